@@ -1,0 +1,47 @@
+# Every target makes its own virtual environment from uv.lock first; nothing needs to be installed by hand.
+SHELL := /bin/bash
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+
+PYTHON ?= python3
+# uv from PATH, else one that we install beside the project's environment.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.PHONY: demo dev test test-full lint format types bench clean
+
+demo: .venv/.ready      ## the main job: an agent on a real model, parked at its cap, raised, finished
+	.venv/bin/paymaster demo $(ARGS)
+
+dev: .venv/.ready       ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
+	.venv/bin/paymaster dev $(ARGS)
+
+test: .venv/.ready      ## all tests that fit into eight minutes
+	.venv/bin/python -m pytest -m "not full" $(ARGS)
+
+test-full: .venv/.ready ## all tests
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.ready
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+format: .venv/.ready
+	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
+
+types: .venv/.ready
+	.venv/bin/pyright
+
+bench: .venv/.ready
+	.venv/bin/python -m benchmarks $(ARGS)
+
+.venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"
+	@touch $@
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paymaster needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing uv into .uv …"
+	@$(PYTHON) -m venv .uv || { echo "Python's venv module is missing: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
+	@.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+clean:
+	rm -rf .venv .uv

@@ -1,0 +1,113 @@
+"""Money is an integer number of nano-dollars; a price is an integer number of nano-dollars per million tokens.
+
+Both are exact. Rounding happens in one place, `Price.cost_nanos`, once per attempt and upwards, so that what is charged
+is never below what the provider bills.
+"""
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+NANOS_PER_USD = 1_000_000_000
+TOKENS_PER_PRICE = 1_000_000
+_LARGEST_USD = Decimal(10) ** 11  # NUMERIC(20,9), the column that stores it, holds eleven digits before the point
+
+
+def usd_to_nanos(amount: str | int | Decimal) -> int:
+    """The nano-dollars in a decimal amount of US dollars, exactly.
+
+    Floats are refused: 0.1 has no exact binary form. Raises ValueError for anything that is not a finite amount with at
+    most nine decimals, and for amounts of 10¹¹ dollars and more.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, str | int | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f'write the amount as text, like "0.20": {amount!r} is not exact')
+    try:
+        usd = Decimal(amount)
+    except InvalidOperation:
+        raise ValueError(f'{amount!r} is not an amount of US dollars; write it like "12.50"') from None
+    if not usd.is_finite() or abs(usd) >= _LARGEST_USD:
+        raise ValueError(f"{amount!r} is not an amount of US dollars below 10^11")
+    nanos = usd.scaleb(9)
+    if nanos != nanos.to_integral_value():
+        raise ValueError(f"{amount!r} is finer than a nano-dollar (nine decimals)")
+    return int(nanos)
+
+
+def nanos_to_usd(nanos: int) -> Decimal:
+    """The same amount in US dollars, with all nine decimals."""
+    return Decimal(nanos).scaleb(-9)
+
+
+def format_usd(nanos: int) -> str:
+    """For people: `$1.50`, `$0.000012345`; at least two decimals, never rounded."""
+    sign = "-" if nanos < 0 else ""
+    whole, fraction = divmod(abs(nanos), NANOS_PER_USD)
+    decimals = f"{fraction:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}${whole:,}.{decimals}"
+
+
+def _nanos_from_input(value: Any) -> int:
+    nanos = usd_to_nanos(value)
+    if nanos < 0:
+        raise ValueError(f"{value!r} is negative")
+    return nanos
+
+
+UsdAsNanos = Annotated[
+    int,
+    BeforeValidator(_nanos_from_input),
+    PlainSerializer(lambda nanos: str(nanos_to_usd(nanos)), return_type=str, when_used="json"),
+]
+"""A field written in US dollars as exact text ("0.20"), not negative, and held as nano-dollars."""
+
+
+class TokenUsage(BaseModel):
+    """What a provider says that it billed. `input_tokens` includes cached and cache-write tokens, `output_tokens` includes reasoning."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Price(BaseModel):
+    """Rates in nano-dollars per million tokens.
+
+    A rate that is None falls back to `input`: a provider that does not discount its cache bills it as input.
+    `source` says where the price came from and is stored with every entry.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    input_nanos: int
+    output_nanos: int
+    cached_input_nanos: int | None = None
+    cache_write_nanos: int | None = None
+    source: str
+
+    def cost_nanos(self, usage: TokenUsage) -> int:
+        """The cost of one attempt, rounded up to a whole nano-dollar.
+
+        Cached and cache-write tokens are part of the input; a provider that reports more of them than input is not
+        given a negative rest.
+        """
+        cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+        plain = max(0, usage.input_tokens - cached - written)
+        cached_rate = self.input_nanos if self.cached_input_nanos is None else self.cached_input_nanos
+        written_rate = self.input_nanos if self.cache_write_nanos is None else self.cache_write_nanos
+        exact = (
+            plain * self.input_nanos
+            + cached * cached_rate
+            + written * written_rate
+            + usage.output_tokens * self.output_nanos
+        )
+        return -(-exact // TOKENS_PER_PRICE)
+
+    def bound_nanos(self, input_tokens_max: int, output_tokens_max: int) -> int:
+        """The most that an attempt can cost: every input token at the dearest input rate, and all the output."""
+        dearest = max(self.input_nanos, self.cached_input_nanos or 0, self.cache_write_nanos or 0)
+        return -(-(input_tokens_max * dearest + output_tokens_max * self.output_nanos) // TOKENS_PER_PRICE)
