@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 NANOS_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
-_LARGEST_USD = Decimal(10) ** 11  # NUMERIC(20,9), the column that stores it, holds eleven digits before the point
+NANOS_MAX = 10**20 - 1
+"""What NUMERIC(20,9), the type of the column that stores money, can hold: below 10¹¹ dollars."""
 
 
 def usd_to_nanos(amount: str | int | Decimal) -> int:
@@ -26,7 +27,7 @@ def usd_to_nanos(amount: str | int | Decimal) -> int:
         usd = Decimal(amount)
     except InvalidOperation:
         raise ValueError(f'{amount!r} is not an amount of US dollars; write it like "12.50"') from None
-    if not usd.is_finite() or abs(usd) >= _LARGEST_USD:
+    if not usd.is_finite() or abs(usd) > nanos_to_usd(NANOS_MAX):
         raise ValueError(f"{amount!r} is not an amount of US dollars below 10^11")
     nanos = usd.scaleb(9)
     if nanos != nanos.to_integral_value():
@@ -63,7 +64,10 @@ UsdAsNanos = Annotated[
 
 
 class TokenUsage(BaseModel):
-    """What a provider says that it billed. `input_tokens` includes cached and cache-write tokens, `output_tokens` includes reasoning."""
+    """What a provider says that it billed.
+
+    `input_tokens` includes cached and cache-write tokens, `output_tokens` includes reasoning.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,0 +1,255 @@
+"""call_service: one HTTP request under one hold, classified by whether it may have been billed.
+
+Retries are Temporal's, by the RetryPolicy that the workflow declares; nothing here or in httpx retries. Only an attempt
+that certainly was not billed fails retryably, so that at most one attempt under a hold can cost money.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import httpx
+from pydantic import JsonValue
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from paymaster.messages import NOT_BILLED, UNKNOWN_OUTCOME, Attempt, Billing, Completion, Failure, ServiceCall
+from paymaster.security.keys import ApiKey, KeySource, KeyUnavailable
+from paymaster.services import openai
+from paymaster.services.http_errors import ErrorClass, classify
+from paymaster.settings import ServiceSettings
+
+HEARTBEAT_EVERY_S = 3.0
+"""A third of the workflow's heartbeat timeout, so that one lost heartbeat costs nothing."""
+CONNECTIONS_MAX = 1_000
+"""For each service and process; how many calls run at once is decided by the ledger, not here."""
+
+
+class Connections:
+    """One pooled HTTP client for each service, all closed together."""
+
+    def __init__(self, services: Mapping[str, ServiceSettings]) -> None:
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=100)
+        self._clients = {
+            name: httpx.AsyncClient(
+                timeout=httpx.Timeout(service.timeout.total_seconds(), connect=10.0),
+                limits=limits,
+                follow_redirects=False,  # a redirect would carry the key to wherever it leads
+            )
+            for name, service in services.items()
+        }
+
+    def __getitem__(self, service: str) -> httpx.AsyncClient:
+        return self._clients[service]
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+
+class CallServiceActivities:
+    def __init__(self, services: Mapping[str, ServiceSettings], keys: KeySource, connections: Connections) -> None:
+        self._services = services
+        self._keys = keys
+        self._connections = connections
+
+    @activity.defn
+    async def call_service(self, call: ServiceCall) -> Completion:
+        """The service's answer, with all attempts under this hold.
+
+        Raises ApplicationError with a Failure in its details: of type OutcomeUnknown when the attempt may have been
+        billed (never retried), else NotBilled, retryable where the same service may do better.
+        """
+        info = activity.info()
+        if not call.grant.hold_id.startswith(f"{info.workflow_run_id}/"):
+            raise ApplicationError(
+                f"hold {call.grant.hold_id} belongs to another run than {info.workflow_run_id}",
+                type=NOT_BILLED,
+                non_retryable=True,
+            )
+        earlier = tuple(Attempt.model_validate(attempt) for attempt in info.heartbeat_details)
+        async with _heartbeats(earlier):
+            tried = await self._try_once(call, info.attempt)
+        attempts = (*earlier, tried.attempt)
+        if tried.answer is not None:
+            return Completion(
+                text=tried.answer.text,
+                parsed=_parsed(tried.answer.text) if call.request.json_schema is not None else None,
+                finish_reason=tried.answer.finish_reason,
+                attempts=attempts,
+            )
+        activity.heartbeat(*attempts)  # the next attempt, or the workflow after a timeout, reads them
+        raise _failure(call, tried, attempts)
+
+    async def _try_once(self, call: ServiceCall, number: int) -> "_Tried":
+        started_at_ms, started = int(time.time() * 1000), time.monotonic()
+
+        def attempt(billing: Billing, **facts: object) -> Attempt:
+            return Attempt.model_validate(
+                {
+                    "number": number,
+                    "started_at_ms": started_at_ms,
+                    "duration_ms": int((time.monotonic() - started) * 1000),
+                    "billing": billing,
+                }
+                | facts
+            )
+
+        def failed(error_class: ErrorClass, message: str, **facts: object) -> "_Tried":
+            error = redact(message, key)[:500]
+            return _Tried(attempt(error_class.billing, error_class=error_class.name, error=error, **facts), error_class)
+
+        key: ApiKey | None = None
+        service = self._services.get(call.grant.service)
+        if service is None:  # a worker with another configuration file may have it
+            return failed(_UNKNOWN_SERVICE, f"this worker has no service {call.grant.service!r}")
+        try:
+            key = None if service.key is None else await self._keys.get(service.key)
+        except KeyUnavailable as error:
+            return failed(_NO_KEY, str(error))
+
+        wire = _Wire()
+        request = self._connections[call.grant.service].build_request(
+            "POST",
+            service.base_url + openai.PATH,
+            headers=openai.headers(key.reveal() if key else None),
+            json=openai.build_request(call.request, call.grant, service.base_url),
+            extensions={"trace": wire.trace},
+        )
+        try:
+            response = await _finish_once_sent(self._connections[call.grant.service].send(request), wire)
+        except asyncio.CancelledError:
+            if not wire.sent and not _worker_is_stopping():
+                raise  # the workflow was cancelled, and nothing was sent
+            return failed(_SHUT_DOWN_SENT if wire.sent else _SHUT_DOWN, "the worker was shut down")
+        except httpx.TimeoutException as error:
+            return failed(_TIMED_OUT if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
+        except httpx.HTTPError as error:
+            return failed(_CUT_OFF if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
+
+        facts = {
+            "http_status": response.status_code,
+            "provider_request_id": response.headers.get(openai.REQUEST_ID_HEADER),
+        }
+        if not response.is_success:
+            error = classify(
+                response.status_code,
+                {name.lower(): value for name, value in response.headers.items()},
+                response.content,
+                errors_billed=service.errors_billed,
+            )
+            tried = failed(error.error_class, error.message, **facts)
+            return tried._replace(retry_after_ms=error.retry_after_ms)
+        try:
+            answer = openai.parse_response(response.content)
+        except openai.MalformedAnswer as error:
+            return failed(_MALFORMED, str(error), **facts)
+        billing = Billing.UNKNOWN if answer.usage is None else Billing.BILLED
+        return _Tried(attempt(billing, usage=answer.usage, model_answered=answer.model, **facts), answer=answer)
+
+
+_UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
+_NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED)
+_NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True)
+_SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
+_SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
+_TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN)
+_CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN)
+_MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN)
+
+
+class _Tried(NamedTuple):
+    attempt: Attempt
+    error_class: ErrorClass | None = None
+    """None: it was answered."""
+    answer: openai.Answer | None = None
+    retry_after_ms: int | None = None
+
+
+class _Wire:
+    """Whether anything of a request has left this machine."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def trace(self, event: str, info: Mapping[str, object]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.sent = True
+
+
+async def _finish_once_sent(sending: Coroutine[None, None, httpx.Response], wire: _Wire) -> httpx.Response:
+    """The response. A cancellation by the workflow comes too late once the request is sent: the answer is paid for.
+
+    Raises CancelledError when nothing was sent, or when the worker is shut down and cannot wait any longer.
+    """
+    task = asyncio.ensure_future(sending)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if wire.sent and not _worker_is_stopping():
+            return await task
+        task.cancel()
+        raise
+
+
+def _worker_is_stopping() -> bool:
+    """Whether this cancellation is the end of the worker's grace period, and not the workflow's wish."""
+    details = activity.cancellation_details()
+    return details is not None and details.worker_shutdown
+
+
+@asynccontextmanager
+async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
+    """Tells the server that this worker lives, and what was tried so far, for as long as the block runs."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat(*attempts)
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) -> ApplicationError:
+    """The error that tells Temporal whether to retry and the workflow how it was billed."""
+    error_class = tried.error_class
+    assert error_class is not None  # without an answer there is one
+    unknown = error_class.billing is Billing.UNKNOWN
+    wait_ms = tried.retry_after_ms
+    too_long = wait_ms is not None and wait_ms > call.grant.max_retry_after_ms
+    failure = Failure(
+        attempts=attempts,
+        reason=error_class.name,
+        detail=f"{call.grant.service}/{call.grant.model}: {tried.attempt.error}",
+        fall_back=error_class.fall_back,
+        unknown=unknown,
+    )
+    activity.logger.warning("attempt failed: %s: %s", failure.reason, failure.detail)
+    return ApplicationError(
+        failure.detail,
+        failure,
+        type=UNKNOWN_OUTCOME if unknown else NOT_BILLED,
+        non_retryable=unknown or too_long or not error_class.retry,
+        next_retry_delay=None if wait_ms is None else timedelta(milliseconds=wait_ms),
+    )
+
+
+def redact(text: str, key: ApiKey | None) -> str:
+    """A provider that echoes the key in its error must not bring it into history, logs or database."""
+    return text if key is None else text.replace(key.reveal(), "[key]")
+
+
+def _parsed(text: str) -> JsonValue:
+    """The answer as data; None when a model did not keep to the schema."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,93 @@
+"""reserve and void: ask the ledger, on behalf of a call workflow that cannot send updates itself."""
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.messages import (
+    Answer,
+    Candidate,
+    Command,
+    Denied,
+    Ended,
+    Granted,
+    Parked,
+    Reserve,
+    ReserveAnswer,
+    ReserveRequest,
+    Void,
+)
+from paymaster.services.pricing import price_of
+from paymaster.settings import Settings, split_candidate
+
+DEFAULT_MAX_OUTPUT_TOKENS = 4_096
+"""When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
+
+
+class ReserveActivities:
+    """Local activities of the call workflow."""
+
+    def __init__(self, settings: Settings, commits: GroupCommit[Command, Answer]) -> None:
+        self._settings = settings
+        self._commits = commits
+
+    @activity.defn
+    async def reserve(self, request: ReserveRequest) -> ReserveAnswer:
+        """A hold for the first candidate that may be called now; or parked, denied, ended.
+
+        Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
+        """
+        ledger = self._settings.ledger
+        if request.route not in self._settings.routes:
+            known = ", ".join(sorted(self._settings.routes)) or "none"
+            detail = f"there is no route {request.route!r} in this worker's configuration; there are: {known}"
+            return Denied(hold_id=request.hold_id, reason="unknown_route", detail=detail)
+        wait_at_most_ms = request.wait_at_most_ms or int(ledger.wait_at_most.total_seconds() * 1000)
+        command = Reserve(
+            hold_id=request.hold_id,
+            call=request.call,
+            budget=request.budget,
+            candidates=self._candidates(request),
+            input_bytes=request.input_bytes,
+            on_exhausted=request.on_exhausted or ledger.on_exhausted,
+            deadline_at_ms=request.started_at_ms + wait_at_most_ms,
+            asked_at_ms=request.asked_at_ms,
+            priority=request.priority,
+        )
+        answer = await submit(self._commits, command)
+        assert isinstance(answer, Granted | Parked | Denied | Ended)  # what the desk answers to a Reserve
+        return answer
+
+    @activity.defn
+    async def void(self, hold_id: str) -> None:
+        """Frees a hold under which nothing was sent, unparks a call, or forbids a reserve that comes too late."""
+        await submit(self._commits, Void(hold_id=hold_id))
+
+    def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...]:
+        candidates: list[Candidate] = []
+        for name in self._settings.routes[request.route]:
+            if name in request.excluded:
+                continue
+            service, model = split_candidate(name)
+            settings = self._settings.services[service].models.get(model)
+            output_max = (settings and settings.max_output_tokens) or DEFAULT_MAX_OUTPUT_TOKENS
+            candidates.append(
+                Candidate(
+                    service=service,
+                    model=model,
+                    max_output_tokens=min(request.max_output_tokens or output_max, output_max),
+                    price=price_of(self._settings, service, model),
+                    context_tokens=settings.context_tokens if settings else None,
+                )
+            )
+        return tuple(candidates)
+
+
+async def submit(commits: GroupCommit[Command, Answer], command: Command) -> Answer:
+    """Sends one command with whatever else is waiting. Errors become ones that Temporal can carry."""
+    try:
+        return await commits.submit(command)
+    except CommitUnavailable as error:
+        raise ApplicationError(f"the ledger: {error}", type="LedgerUnreachable", non_retryable=True) from error
+    except PoisonedBatch as error:
+        raise ApplicationError(f"the ledger refused it: {error}", type="LedgerRefused", non_retryable=True) from error

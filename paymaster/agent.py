@@ -1,0 +1,55 @@
+"""What an agent's workflow calls: `await generate(LLMRequest(...))`."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from paymaster.errors import CallIdReused, completed_or_raise
+from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+
+
+async def generate(request: LLMRequest) -> LLMResult:
+    """The answer of a model, as a durable child workflow under the request's budget.
+
+    May take as long as the request may wait for money. Cancelling it leaves no hold behind. The same `call_id` again
+    gives the stored result and costs nothing.
+
+    Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed) and CallIdReused.
+    """
+    return completed_or_raise(await try_generate(request))
+
+
+async def try_generate(request: LLMRequest) -> LLMResult:
+    """The same, but returns what is not completed too: `result.outcome`, `reason` and `detail` say why.
+
+    Raises only CallIdReused.
+    """
+    call_id = request.call_id or str(workflow.uuid4())
+    request = request.model_copy(update={"call_id": call_id})
+    try:
+        return await workflow.execute_child_workflow(
+            "LLMCallWorkflow",
+            request,
+            id=call_workflow_id(call_id),
+            task_queue=CALLS_TASK_QUEUE,
+            result_type=LLMResult,
+            # An agent that ends lets a call that is being paid for finish its bookkeeping.
+            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            static_summary=f"{request.route} for {request.budget}",
+        )
+    except WorkflowAlreadyStartedError:
+        result = await workflow.execute_activity(
+            "await_result",
+            call_id,
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            result_type=LLMResult,
+            start_to_close_timeout=timedelta(days=2),
+            heartbeat_timeout=timedelta(seconds=30),
+        )
+        if result.request_digest != request.digest():
+            raise CallIdReused(call_id) from None
+        return result

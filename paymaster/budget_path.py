@@ -1,0 +1,25 @@
+"""Budget paths: `acme/content/writer` charges `acme/content/writer`, `acme/content` and `acme`."""
+
+import re
+
+PATH_LENGTH_MAX = 200
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def check_budget_path(path: str) -> str:
+    """The path itself. Raises ValueError with the reason when it is not one that operators can read and type."""
+    if len(path) > PATH_LENGTH_MAX:
+        raise ValueError(f"a budget path has at most {PATH_LENGTH_MAX} characters, this one has {len(path)}")
+    for segment in path.split("/"):
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError(
+                f"budget path {path!r}: {segment!r} is not a segment; "
+                "write segments of letters, digits, '.', '_' and '-', joined by '/', like acme/content"
+            )
+    return path
+
+
+def budget_ancestors(path: str) -> tuple[str, ...]:
+    """The path and its ancestors, nearest first."""
+    parts = path.split("/")
+    return tuple("/".join(parts[:n]) for n in range(len(parts), 0, -1))

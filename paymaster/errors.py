@@ -1,0 +1,62 @@
+"""What can go wrong, as an agent sees it.
+
+PaymasterError              an agent may catch this one
+├── CallFailed
+│   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
+│   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
+└── CallIdReused            the same call id with other content                        → choose another id
+
+They are Temporal `ApplicationError`s, because any other exception that leaves an agent's workflow does not fail it but
+makes its task run again for ever.
+"""
+
+from temporalio.exceptions import ApplicationError
+
+from paymaster.messages import LLMResult, Outcome
+
+
+class PaymasterError(ApplicationError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type=type(self).__name__, non_retryable=True)
+
+
+class CallFailed(PaymasterError):
+    """A call that ended without an answer; `result` has its attempts and cost."""
+
+    def __init__(self, result: LLMResult) -> None:
+        super().__init__(f"{result.reason}: {result.detail}")
+        self.result = result
+
+
+class CallDenied(CallFailed):
+    """Nothing more was sent: the budget, a limit or the configuration forbids it."""
+
+
+class CallUnavailable(CallFailed):
+    """Every service that was allowed failed, or the ledger could not be reached."""
+
+
+class CallIdReused(PaymasterError):
+    """The call id was used before, with other content."""
+
+    def __init__(self, call_id: str) -> None:
+        super().__init__(f"call id {call_id!r} was used before with other content; the same id means the same call")
+
+
+class AdminRefused(Exception):
+    """An admin's command that makes no sense to the ledger; the message says what exists."""
+
+
+class LedgerNotFound(Exception):
+    """There is no ledger of this name in the Temporal namespace, or no worker answers for it."""
+
+
+def completed_or_raise(result: LLMResult) -> LLMResult:
+    """The result when it is an answer. Raises CallDenied or CallUnavailable otherwise."""
+    match result.outcome:
+        case Outcome.COMPLETED:
+            return result
+        case Outcome.DENIED:
+            raise CallDenied(result)
+        case Outcome.UNAVAILABLE:
+            raise CallUnavailable(result)

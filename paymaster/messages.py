@@ -1,0 +1,547 @@
+"""What workflows, activities, callers and operators send each other, and the names by which they find each other.
+
+Fields that cross a version are only ever added, and always with a default. Money is in nano-dollars (`…_nanos`), times
+are milliseconds since the epoch (`…_at_ms`), durations milliseconds (`…_ms`).
+"""
+
+from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+from hashlib import sha256
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from paymaster.money import Price, TokenUsage, nanos_to_usd
+
+CALLS_TASK_QUEUE = "paymaster"
+"""Call workflows with their short local activities. Agents start their children here."""
+LEDGER_TASK_QUEUE = "paymaster-ledger"
+"""The budget workflow alone: on the calls' queue the waiting `reserve`s hold every slot that could answer them."""
+ACTIVITIES_TASK_QUEUE = "paymaster-activities"
+"""Everything that waits for somebody else: services, deliveries."""
+
+UNKNOWN_OUTCOME = "OutcomeUnknown"
+"""Error type of an attempt that may have been billed. Never retried under the same hold."""
+NOT_BILLED = "NotBilled"
+"""Error type of an attempt that certainly was not billed."""
+
+
+def call_workflow_id(call_id: str) -> str:
+    return f"call/{call_id}"
+
+
+def call_id_of(workflow_id: str) -> str:
+    return workflow_id.removeprefix("call/")
+
+
+def budget_workflow_id(ledger: str) -> str:
+    return f"budget/{ledger}"
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+# ---------------------------------------------------------------- what an agent asks for, and gets
+
+
+class ChatMessage(Message):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class LLMRequest(BaseModel):
+    """One thing that an agent wants from a model. Unknown fields are refused, never dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: str
+    """A route of the configuration: an ordered list of `service/model`."""
+    budget: str
+    """The budget's path (`acme/content/writer`). Every configured ancestor is charged too."""
+    prompt: str | None = None
+    """The last user message. A request has a prompt, messages or both."""
+    messages: tuple[ChatMessage, ...] = ()
+    system: str | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens of output, reasoning included. None: what the model's configuration says."""
+    json_schema: dict[str, JsonValue] | None = None
+    """Ask for an answer that follows this JSON schema. The answer's `parsed` has it as data."""
+    temperature: float | None = Field(default=None, ge=0)
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    call_id: str | None = Field(default=None, min_length=1, max_length=200)
+    """The same id always gives the same result, and is paid once. None: a new id."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """A parked call with a higher priority goes first."""
+    on_exhausted: Literal["wait", "fail"] | None = None
+    """When the money is gone: wait for a raised cap or a new window, or fail. None: the ledger's configuration."""
+    wait_at_most: timedelta | None = Field(default=None, gt=timedelta(0))
+    """The longest time to be parked, counted from the start of the call. None: the ledger's configuration."""
+    metadata: dict[str, str] = {}
+    """Stored with every attempt, for reports."""
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.prompt is None and not self.messages:
+            raise ValueError("a request needs a prompt, messages or both")
+        return self
+
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """System message, messages and prompt in the order in which a model reads them."""
+        system = () if self.system is None else (ChatMessage(role="system", content=self.system),)
+        prompt = () if self.prompt is None else (ChatMessage(role="user", content=self.prompt),)
+        return (*system, *self.messages, *prompt)
+
+    def digest(self) -> str:
+        """Tells whether two requests with the same call id ask for the same thing."""
+        return sha256(self.model_dump_json(exclude={"call_id"}).encode()).hexdigest()
+
+
+class Billing(StrEnum):
+    """Whether the provider charges for an attempt."""
+
+    BILLED = "billed"
+    NOT_BILLED = "not_billed"
+    UNKNOWN = "unknown"
+
+
+class Attempt(Message):
+    """One HTTP request that may be billed, as it went."""
+
+    number: int
+    """The activity's attempt; with the hold id it makes the attempt's id."""
+    started_at_ms: int
+    duration_ms: int
+    billing: Billing
+    http_status: int | None = None
+    """None: no answer arrived."""
+    error_class: str | None = None
+    """None: it succeeded."""
+    error: str | None = None
+    """For people; never holds a key."""
+    provider_request_id: str | None = None
+    model_answered: str | None = None
+    usage: TokenUsage | None = None
+    """None: the provider did not say."""
+
+
+class BudgetNotice(Message):
+    """How an account stands after a settlement, for an agent that wants to turn to a cheaper route in time."""
+
+    account: str
+    window: str
+    cap_nanos: int
+    posted_nanos: int
+    pending_nanos: int
+    crossed: tuple[float, ...] = ()
+    """The alert thresholds that this settlement crossed."""
+
+    @property
+    def left_nanos(self) -> int:
+        return self.cap_nanos - self.posted_nanos - self.pending_nanos
+
+
+class Outcome(StrEnum):
+    COMPLETED = "completed"
+    DENIED = "denied"
+    """Nothing more was sent: the budget, a limit or the configuration forbids it."""
+    UNAVAILABLE = "unavailable"
+    """Every service that was allowed failed, or the ledger could not be reached."""
+
+
+class LLMResult(Message):
+    outcome: Outcome
+    call_id: str
+    text: str = ""
+    parsed: JsonValue = None
+    """The answer as data when the request had a `json_schema` and the answer is JSON."""
+    finish_reason: str | None = None
+    usage: TokenUsage = TokenUsage()
+    """Of the attempt that answered."""
+    cost_nanos: int = 0
+    """Of all attempts, unconfirmed ones at their bound."""
+    service: str | None = None
+    model: str | None = None
+    """The model that answered, as the service names it."""
+    attempts: int = 0
+    fell_back: bool = False
+    waited_ms: int = 0
+    """How long the call was parked."""
+    budget: tuple[BudgetNotice, ...] = ()
+    reason: str | None = None
+    """When not completed: a word for programs, such as `cap_reached`."""
+    detail: str | None = None
+    """When not completed: a sentence for people."""
+    request_digest: str = ""
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return nanos_to_usd(self.cost_nanos)
+
+
+# ---------------------------------------------------------------- configuration that the desk decides with
+
+Window = Literal["minute", "hour", "day", "month", "total"]
+
+
+class RetrySettings(Message):
+    """Temporal's RetryPolicy for one service."""
+
+    initial_interval_ms: int = 1_000
+    backoff_coefficient: float = 2.0
+    maximum_interval_ms: int = 30_000
+    maximum_attempts: int = 5
+
+
+class AccountConfig(Message):
+    caps_nanos: dict[Window, int] = {}
+    alert_at: tuple[float, ...] = (0.5, 0.8, 0.95)
+
+
+class ServiceConfig(AccountConfig):
+    timeout_ms: int = 120_000
+    retry: RetrySettings = RetrySettings()
+    max_retry_after_ms: int = 60_000
+    max_unconfirmed: int = 1
+
+
+class DeskConfig(Message):
+    """What the worker's configuration file says about admission. Applied once for each digest."""
+
+    digest: str
+    budgets: dict[str, AccountConfig] = {}
+    services: dict[str, ServiceConfig] = {}
+    hold_expires_after_ms: int = 900_000
+    max_parked: int = 2_000
+
+
+# ---------------------------------------------------------------- commands to the desk, and its answers
+
+
+class CallRef(Message):
+    """The workflow that a hold belongs to, to answer it and to write its entries."""
+
+    workflow_id: str
+    run_id: str
+
+
+class Candidate(Message):
+    service: str
+    model: str
+    max_output_tokens: int
+    price: Price | None
+    """None: nobody knows; such a candidate is refused (a guessed price would be a guessed budget)."""
+    context_tokens: int | None = None
+    """The most tokens of input and output together. None: unknown, not checked."""
+
+
+class Settle(Message):
+    """pending → posted with the real cost. Also corrects a hold that expired or was posted unconfirmed."""
+
+    kind: Literal["settle"] = "settle"
+    hold_id: str
+    cost_nanos: int = Field(ge=0)
+    confirmed: bool = True
+    """False: posted at this cost because nobody knows; a later settlement may still correct it."""
+
+
+class Reserve(Message):
+    """Asks for a hold on the first candidate that may be called now."""
+
+    kind: Literal["reserve"] = "reserve"
+    hold_id: str
+    """The call's run id and a number. The same id gets the same answer, and never a second grant."""
+    call: CallRef
+    budget: str
+    candidates: tuple[Candidate, ...]
+    input_bytes: int
+    on_exhausted: Literal["wait", "fail"]
+    deadline_at_ms: int
+    """A parked call is denied at this time."""
+    asked_at_ms: int
+    """A time before which this hold id cannot have been used."""
+    priority: int = 0
+
+
+class Void(Message):
+    """pending → nothing: nothing was billed. An unknown id is remembered, so that a late reserve finds it ended."""
+
+    kind: Literal["void"] = "void"
+    hold_id: str
+
+
+Command = Annotated[Reserve | Settle | Void, Field(discriminator="kind")]
+
+
+class Grant(Message):
+    """Everything needed to make one call under one hold."""
+
+    hold_id: str
+    budget: str
+    service: str
+    model: str
+    price: Price
+    max_output_tokens: int
+    bound_nanos: int
+    granted_at_ms: int
+    """Window sums use this time, in the desk as in the reports."""
+    expires_at_ms: int
+    epoch: str
+    """The first run id of the budget workflow: which books this hold is in."""
+    timeout_ms: int
+    retry: RetrySettings
+    max_retry_after_ms: int
+    max_unconfirmed: int
+
+
+class Granted(Message):
+    kind: Literal["granted"] = "granted"
+    grant: Grant
+
+
+class Parked(Message):
+    kind: Literal["parked"] = "parked"
+    hold_id: str
+    deadline_at_ms: int
+    detail: str
+
+
+class Denied(Message):
+    kind: Literal["denied"] = "denied"
+    hold_id: str
+    reason: str
+    detail: str
+
+
+class Ended(Message):
+    """This hold id is over: ask again with the next one."""
+
+    kind: Literal["ended"] = "ended"
+    hold_id: str
+
+
+class Settled(Message):
+    """The hold is posted or voided, now or by an earlier sending of the same command."""
+
+    kind: Literal["settled"] = "settled"
+    hold_id: str
+    notices: tuple[BudgetNotice, ...] = ()
+    expired: bool = False
+    """The hold had expired: its unconfirmed expiry entry must be superseded by a final one of zero."""
+
+
+class UnknownHold(Message):
+    """The desk does not know this hold (any more); nothing was posted. `reconcile` shows the difference."""
+
+    kind: Literal["unknown_hold"] = "unknown_hold"
+    hold_id: str
+
+
+class Refused(Message):
+    """The desk could not apply this settlement: a defect, not a decision."""
+
+    kind: Literal["refused"] = "refused"
+    hold_id: str
+    detail: str
+
+
+ReserveAnswer = Annotated[Granted | Parked | Denied | Ended, Field(discriminator="kind")]
+SettleAnswer = Annotated[Settled | UnknownHold | Refused, Field(discriminator="kind")]
+Answer = Annotated[Granted | Parked | Denied | Ended | Settled | UnknownHold | Refused, Field(discriminator="kind")]
+
+
+class CommandBatch(Message):
+    commands: tuple[Command, ...]
+
+
+class AnswerBatch(Message):
+    answers: tuple[Answer, ...]
+
+
+# ---------------------------------------------------------------- the desk's outbox
+
+
+class ParkedAnswer(Message):
+    """The end of a parking: the signal `budget_answer` to the call."""
+
+    kind: Literal["answer"] = "answer"
+    sequence: int
+    call: CallRef
+    answer: Annotated[Granted | Denied, Field(discriminator="kind")]
+
+
+class ExpiredHold(Message):
+    """A hold that nobody settled in time: posted at its bound; the database gets its unconfirmed entry."""
+
+    kind: Literal["expired"] = "expired"
+    sequence: int
+    call: CallRef
+    grant: Grant
+
+
+OutboxItem = Annotated[ParkedAnswer | ExpiredHold, Field(discriminator="kind")]
+
+
+class Outbox(Message):
+    ledger: str
+    items: tuple[OutboxItem, ...]
+
+
+class Delivery(Message):
+    """What became of a batch from the outbox. An item in neither list stays and is sent again."""
+
+    delivered: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+    """The call no longer exists: its hold is voided."""
+
+
+# ---------------------------------------------------------------- admins and operators
+
+
+class RaiseCap(BaseModel):
+    """Signal and update `raise_cap`. Amounts are US dollars as exact text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account: str
+    """`budget:acme/content` or `service:openai`."""
+    window: Window
+    by: Annotated[str, Field(coerce_numbers_to_str=True)]
+    reason: str = ""
+    who: str = ""
+
+
+class CapState(Message):
+    account: str
+    window: Window
+    cap_nanos: int
+
+
+class WindowStatus(Message):
+    window: Window
+    cap_nanos: int | None
+    """None: not capped; shown because the books are kept for `total` in any case."""
+    posted_nanos: int
+    pending_nanos: int
+    ends_at_ms: int | None
+    """None: never."""
+
+
+class AccountStatus(Message):
+    account: str
+    windows: tuple[WindowStatus, ...]
+    parked: int
+
+
+class LedgerStart(Message):
+    """Input of the budget workflow."""
+
+    ledger: str
+    config: DeskConfig
+    state: str | None = None
+    """A dump of the desk, carried by continue-as-new. None: an empty desk."""
+
+
+class DeskStatus(Message):
+    """The query `status`."""
+
+    ledger: str
+    epoch: str
+    config_digest: str
+    accounts: tuple[AccountStatus, ...]
+    holds: int
+    parked: int
+    outbox: int
+    unconfirmed: int
+    refused_messages: tuple[str, ...] = ()
+    """The latest signals that could not be applied, with the reason."""
+
+
+# ---------------------------------------------------------------- between the call workflow and its activities
+
+
+class ReserveRequest(Message):
+    """Facts of a request for the local activity `reserve`: no prompt text, only its size."""
+
+    hold_id: str
+    call: CallRef
+    route: str
+    budget: str
+    input_bytes: int
+    max_output_tokens: int | None
+    on_exhausted: Literal["wait", "fail"] | None
+    wait_at_most_ms: int | None
+    started_at_ms: int
+    asked_at_ms: int
+    priority: int
+    excluded: tuple[str, ...] = ()
+    """`service/model` of the candidates that failed this call already."""
+
+
+class ServiceCall(Message):
+    """Input of the activity `call_service`."""
+
+    grant: Grant
+    request: LLMRequest
+
+
+class Completion(Message):
+    """What a service answered."""
+
+    text: str
+    parsed: JsonValue = None
+    finish_reason: str | None
+    attempts: tuple[Attempt, ...]
+    """All attempts under this hold; the last one is the one that answered."""
+
+
+class Failure(Message):
+    """Why a service call ended without an answer; the details of the activity's error."""
+
+    attempts: tuple[Attempt, ...]
+    reason: str
+    """The last attempt's error class, a word for programs."""
+    detail: str
+    fall_back: bool = True
+    """False: the request is wrong everywhere."""
+    unknown: bool = False
+    """The last attempt may have been billed."""
+
+
+class UsageEntry(Message):
+    """One immutable row of `api_usage`: an attempt as it ended, or (`unconfirmed`) as it may have ended."""
+
+    attempt_id: str
+    state: Literal["final", "unconfirmed"]
+    hold_id: str
+    call_id: str
+    workflow_id: str
+    run_id: str
+    ledger: str
+    epoch: str
+    budget: str
+    service: str
+    model: str
+    model_answered: str | None = None
+    granted_at_ms: int
+    started_at_ms: int | None = None
+    duration_ms: int | None = None
+    status: Literal["completed", "failed", "unknown", "expired"]
+    error_class: str | None = None
+    http_status: int | None = None
+    provider_request_id: str | None = None
+    usage: TokenUsage | None = None
+    cost_nanos: int
+    price_source: str
+    metadata: dict[str, str] = {}
+
+
+class UsageRecord(Message):
+    """Input of the local activity `record_usage`: how the attempts under one hold went."""
+
+    call: CallRef
+    grant: Grant
+    ended: Completion | Failure
+    metadata: dict[str, str] = {}

@@ -1,0 +1,157 @@
+"""The worker: connects, registers, runs. The only file that knows every part.
+
+Three Temporal Workers in one process. `calls` and `ledger` are apart because the waiting `reserve`s of the calls would
+hold every slot that the ledger needs to answer them; the ledger is stopped last, so that what is running can settle.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, get_args
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.await_result import AwaitResultActivities
+from activities.call_service import CallServiceActivities, Connections
+from activities.deliver import DeliverActivities
+from activities.record_usage import RecordUsageActivities
+from activities.reserve import ReserveActivities
+from paymaster.client import Ledger, connect
+from paymaster.database import SchemaOutdated, check_schema, create_engine
+from paymaster.desk_config import desk_config
+from paymaster.group_commit import GroupCommit
+from paymaster.messages import (
+    ACTIVITIES_TASK_QUEUE,
+    CALLS_TASK_QUEUE,
+    LEDGER_TASK_QUEUE,
+    Answer,
+    Command,
+)
+from paymaster.security.keys import EnvironmentKeys
+from paymaster.settings import ConfigurationError, Settings, load_settings
+from workflows.budget import BudgetWorkflow
+from workflows.content_agent import ContentAgentWorkflow
+from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
+
+Role = Literal["all", "workflows", "activities"]
+CALLS_AT_ONCE = 1_000
+"""Service calls that one process waits for; they are idle connections most of the time."""
+logger = logging.getLogger("paymaster.worker")
+
+
+async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set, then lets what is running finish.
+
+    Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`.
+    """
+    if settings.database.url is None:
+        raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
+    client = await connect()
+    engine = create_engine(settings.database.url.get_secret_value())
+    connections = Connections(settings.services)
+    try:
+        await check_schema(engine)
+        async with AsyncExitStack() as running:
+            for worker in _workers(settings, role, client, engine, connections):
+                await running.enter_async_context(worker)
+            if role != "activities":
+                await Ledger(client, settings.ledger.name).start(desk_config(settings))
+            logger.info("worker ready (%s)", role)
+            await stop.wait()
+            logger.info("stopping; calls that are running may finish")
+    finally:
+        await connections.close()
+        await engine.dispose()
+
+
+def _workers(
+    settings: Settings, role: Role, client: Client, engine: AsyncEngine, connections: Connections
+) -> list[Worker]:
+    """In the order of starting; they are stopped in the opposite order."""
+    ledger = Ledger(client, settings.ledger.name)
+    config = desk_config(settings)
+
+    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
+        return await ledger.apply(commands, config)
+
+    commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
+    longest = max((service.timeout for service in settings.services.values()), default=timedelta())
+    ledger_worker = Worker(
+        client,
+        task_queue=LEDGER_TASK_QUEUE,
+        workflows=[BudgetWorkflow],
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+    )
+    calls = CallServiceActivities(settings.services, EnvironmentKeys(), connections)
+    deliveries = DeliverActivities(client, engine)
+    activities_worker = Worker(
+        client,
+        task_queue=ACTIVITIES_TASK_QUEUE,
+        activities=[calls.call_service, deliveries.deliver, AwaitResultActivities(client).await_result],
+        max_concurrent_activities=CALLS_AT_ONCE,
+        graceful_shutdown_timeout=longest + SEND_MARGIN,
+    )
+    reservations = ReserveActivities(settings, commits)
+    records = RecordUsageActivities(settings.ledger.name, engine, commits)
+    calls_worker = Worker(
+        client,
+        task_queue=CALLS_TASK_QUEUE,
+        workflows=[LLMCallWorkflow, ContentAgentWorkflow],
+        activities=[reservations.reserve, reservations.void, records.record_usage],
+        max_concurrent_local_activities=500,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+        graceful_shutdown_timeout=timedelta(seconds=60),
+    )
+    match role:
+        case "all":
+            return [ledger_worker, activities_worker, calls_worker]
+        case "workflows":
+            return [ledger_worker, calls_worker]
+        case "activities":
+            return [activities_worker]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="worker.py", description="Runs a Paymaster worker until SIGTERM or Ctrl-C.")
+    parser.add_argument("--role", choices=get_args(Role), default="all", help="what this process does (default: all)")
+    parser.add_argument(
+        "--config", type=Path, help="the configuration file (default: PAYMASTER_CONFIG or paymaster.toml)"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request says nothing that the entries do not
+    try:
+        asyncio.run(_run_until_stopped(load_settings(options.config), options.role))
+    except ConfigurationError as error:
+        logger.error("%s", error)
+        return 2
+    except (SchemaOutdated, RuntimeError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+async def _run_until_stopped(settings: Settings, role: Role) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    try:
+        await run_worker(settings, role, stop)
+    finally:
+        # Without this the interpreter now and then aborts at exit: the SDK's objects must go while the loop still runs.
+        gc.collect()
+        await asyncio.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Deterministic code: the way of one call, the budget's durable shell, and the example agent."""

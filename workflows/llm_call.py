@@ -1,0 +1,294 @@
+"""LLMCallWorkflow: reserve → call → record and settle, falling back, until a service has answered or none is left."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from temporalio import exceptions, workflow
+from temporalio.common import RetryPolicy
+
+from paymaster.messages import (
+    ACTIVITIES_TASK_QUEUE,
+    UNKNOWN_OUTCOME,
+    Attempt,
+    Billing,
+    CallRef,
+    Completion,
+    Denied,
+    Ended,
+    Failure,
+    Grant,
+    Granted,
+    LLMRequest,
+    LLMResult,
+    Outcome,
+    Parked,
+    ParkedAnswer,
+    ReserveAnswer,
+    ReserveRequest,
+    ServiceCall,
+    SettleAnswer,
+    Settled,
+    UsageRecord,
+    call_id_of,
+)
+from paymaster.services.bounds import input_bytes
+from paymaster.usage_entries import cost_nanos
+
+SEND_MARGIN = timedelta(seconds=10)
+"""The HTTP timeout must come first: it knows whether anything was sent."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+"""How long after its worker died an attempt is given up."""
+
+
+@workflow.defn(name="LLMCallWorkflow")
+class LLMCallWorkflow:
+    @workflow.init
+    def __init__(self, request: LLMRequest) -> None:
+        info = workflow.info()
+        self._request = request
+        self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
+        self._holds = 0
+        self._answers: dict[str, Granted | Denied] = {}
+        self._sending: workflow.ActivityHandle[Completion] | None = None
+        self._cancelled = False
+        self._failed: list[str] = []
+        self._last_failure: Failure | None = None
+        self._unknown: dict[str, int] = {}
+        self._attempts = 0
+        self._cost_nanos = 0
+        self._waited_ms = 0
+
+    @workflow.run
+    async def run(self, request: LLMRequest) -> LLMResult:
+        """A cancelled call still finishes what costs money: the story goes on to the next point where it may stop."""
+        story = asyncio.create_task(self._story())
+        try:
+            return await asyncio.shield(story)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            if self._sending is not None:
+                self._sending.cancel()
+            return await story
+
+    async def _story(self) -> LLMResult:
+        while True:
+            answer = await self._reserve()
+            if isinstance(answer, Denied):
+                return self._denied(answer)
+            ended = await self._send(answer.grant)
+            settled = await self._record(answer.grant, ended)
+            if isinstance(ended, Completion):
+                return self._completed(answer.grant, ended, settled)
+            if self._cancelled:
+                raise asyncio.CancelledError
+            if not ended.fall_back:
+                return self._unavailable(ended)
+            self._pass_over(answer.grant, ended)
+
+    @workflow.signal
+    def budget_answer(self, message: ParkedAnswer) -> None:
+        """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
+        answer = message.answer
+        self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
+
+    # ------------------------------------------------------------ reserve
+
+    async def _reserve(self) -> Granted | Denied:
+        """A hold for the next attempt, after as much parking as it takes. When cancelled meanwhile, leaves none."""
+        asked_at_ms = _ms(workflow.info().start_time) if self._holds == 0 else _now_ms()
+        while True:
+            self._holds += 1
+            hold_id = f"{self._call.run_id}/{self._holds}"
+            answer = await self._ask(hold_id, asked_at_ms)
+            if isinstance(answer, Parked):
+                answer = await self._wait(answer)
+            if self._cancelled:
+                await self._void(hold_id)
+                raise asyncio.CancelledError
+            if isinstance(answer, Ended):  # too old to be told from one that was used before: ask under a new id
+                asked_at_ms = _now_ms()
+                continue
+            return answer
+
+    async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | Ended:
+        request = self._request
+        try:
+            return await workflow.execute_local_activity(
+                "reserve",
+                ReserveRequest(
+                    hold_id=hold_id,
+                    call=self._call,
+                    route=request.route,
+                    budget=request.budget,
+                    input_bytes=input_bytes(request),
+                    max_output_tokens=request.max_output_tokens,
+                    on_exhausted=request.on_exhausted,
+                    wait_at_most_ms=_duration_ms(request.wait_at_most),
+                    started_at_ms=_ms(workflow.info().start_time),
+                    asked_at_ms=asked_at_ms,
+                    priority=request.priority,
+                    excluded=tuple(self._failed),
+                ),
+                result_type=ReserveAnswer,  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
+                start_to_close_timeout=timedelta(minutes=1),
+                retry_policy=RetryPolicy(maximum_attempts=3),
+            )
+        except exceptions.ActivityError as error:
+            await self._void(hold_id)  # it may have been granted all the same
+            return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error.cause))
+
+    async def _wait(self, parked: Parked) -> Granted | Denied:
+        """Parked: costs nothing until the ledger's signal comes. It always comes; the timeout is for a lost ledger."""
+        since_ms = _now_ms()
+        patience = timedelta(milliseconds=parked.deadline_at_ms - since_ms) + timedelta(minutes=5)
+        try:
+            await workflow.wait_condition(
+                lambda: parked.hold_id in self._answers or self._cancelled,
+                timeout=patience,
+                timeout_summary=f"parked: {parked.detail}",
+            )
+        except TimeoutError:
+            await self._void(parked.hold_id)
+        self._waited_ms += _now_ms() - since_ms
+        return self._answers.get(
+            parked.hold_id, Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
+        )
+
+    async def _void(self, hold_id: str) -> None:
+        await workflow.execute_local_activity(
+            "void",
+            hold_id,
+            start_to_close_timeout=timedelta(minutes=1),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        )
+
+    # ------------------------------------------------------------ call
+
+    async def _send(self, grant: Grant) -> Completion | Failure:
+        """One activity under one hold: of its attempts at most one can be billed."""
+        timeout = timedelta(milliseconds=grant.timeout_ms)
+        self._sending = workflow.start_activity(
+            "call_service",
+            ServiceCall(grant=grant, request=self._request),
+            result_type=Completion,
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            schedule_to_start_timeout=timedelta(milliseconds=grant.expires_at_ms - grant.granted_at_ms),
+            start_to_close_timeout=timeout + SEND_MARGIN,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            retry_policy=RetryPolicy(
+                initial_interval=timedelta(milliseconds=grant.retry.initial_interval_ms),
+                backoff_coefficient=grant.retry.backoff_coefficient,
+                maximum_interval=timedelta(milliseconds=grant.retry.maximum_interval_ms),
+                maximum_attempts=grant.retry.maximum_attempts,
+                non_retryable_error_types=[
+                    UNKNOWN_OUTCOME,
+                    "TemporalTimeout:StartToClose",
+                    "TemporalTimeout:Heartbeat",
+                ],
+            ),
+            summary=f"{grant.service}/{grant.model}",
+        )
+        try:
+            return await self._sending
+        except exceptions.ActivityError as error:
+            return _failure(error)
+        finally:
+            self._sending = None
+
+    # ------------------------------------------------------------ record and settle
+
+    async def _record(self, grant: Grant, ended: Completion | Failure) -> SettleAnswer:
+        """Stores a row for each attempt and posts their cost; keeps trying, because money is at stake."""
+        self._attempts += len(ended.attempts)
+        self._cost_nanos += sum(cost_nanos(grant, attempt) for attempt in ended.attempts)
+        return await workflow.execute_local_activity(
+            "record_usage",
+            UsageRecord(call=self._call, grant=grant, ended=ended, metadata=self._request.metadata),
+            result_type=SettleAnswer,  # pyright: ignore[reportArgumentType]  # as above
+            start_to_close_timeout=timedelta(minutes=1),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        )
+
+    def _pass_over(self, grant: Grant, failure: Failure) -> None:
+        """The next reserve asks for another candidate; after an unknown outcome first once more for the same."""
+        self._last_failure = failure
+        if failure.unknown:
+            self._unknown[grant.service] = self._unknown.get(grant.service, 0) + 1
+            if self._unknown[grant.service] <= grant.max_unconfirmed:
+                return
+        self._failed.append(f"{grant.service}/{grant.model}")
+
+    # ------------------------------------------------------------ results
+
+    def _completed(self, grant: Grant, completion: Completion, settled: SettleAnswer) -> LLMResult:
+        answered = completion.attempts[-1]
+        result = self._result(Outcome.COMPLETED)
+        return result.model_copy(
+            update={
+                "text": completion.text,
+                "parsed": completion.parsed,
+                "finish_reason": completion.finish_reason,
+                "usage": answered.usage or result.usage,
+                "service": grant.service,
+                "model": answered.model_answered or grant.model,
+                "fell_back": bool(self._failed),
+                "budget": settled.notices if isinstance(settled, Settled) else (),
+            }
+        )
+
+    def _denied(self, denied: Denied) -> LLMResult:
+        if denied.reason == "no_candidate" and self._last_failure is not None:
+            return self._unavailable(self._last_failure)
+        outcome = Outcome.UNAVAILABLE if denied.reason == "ledger_unreachable" else Outcome.DENIED
+        return self._result(outcome, denied.reason, denied.detail)
+
+    def _unavailable(self, failure: Failure) -> LLMResult:
+        return self._result(Outcome.UNAVAILABLE, failure.reason, failure.detail)
+
+    def _result(self, outcome: Outcome, reason: str | None = None, detail: str | None = None) -> LLMResult:
+        return LLMResult(
+            outcome=outcome,
+            reason=reason,
+            detail=detail,
+            call_id=call_id_of(self._call.workflow_id),
+            attempts=self._attempts,
+            cost_nanos=self._cost_nanos,
+            waited_ms=self._waited_ms,
+            request_digest=self._request.digest(),
+        )
+
+
+def _failure(error: exceptions.ActivityError) -> Failure:
+    """What the activity said before it failed; after a timeout, what it last reported."""
+    cause = error.cause
+    if isinstance(cause, exceptions.ApplicationError | exceptions.CancelledError) and cause.details:
+        return Failure.model_validate(cause.details[0])
+    if isinstance(cause, exceptions.TimeoutError):
+        earlier = tuple(Attempt.model_validate(attempt) for attempt in cause.last_heartbeat_details)
+        if cause.type == exceptions.TimeoutType.SCHEDULE_TO_START:
+            return Failure(attempts=earlier, reason="no_worker", detail="no worker took the call in time")
+        lost = Attempt(
+            number=len(earlier) + 1,
+            started_at_ms=_now_ms(),
+            duration_ms=0,
+            billing=Billing.UNKNOWN,
+            error_class="worker_lost",
+            error=str(cause),
+        )
+        detail = "the worker was lost during the call, which may have been billed"
+        return Failure(attempts=(*earlier, lost), reason="worker_lost", detail=detail, unknown=True)
+    # Cancelled before any worker took it, or while it waited to be retried: nothing was sent since the last report.
+    return Failure(attempts=(), reason="not_sent", detail=str(cause))
+
+
+def _now_ms() -> int:
+    return workflow.time_ns() // 1_000_000
+
+
+def _duration_ms(duration: timedelta | None) -> int | None:
+    return None if duration is None else duration // timedelta(milliseconds=1)
+
+
+def _ms(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
