@@ -435,6 +435,17 @@ class AccountStatus(Message):
     parked: int
 
 
+class WaitingCall(Message):
+    """A parked call, for operators."""
+
+    workflow_id: str
+    budget: str
+    parked_at_ms: int
+    deadline_at_ms: int
+    detail: str
+    """What is in its way."""
+
+
 class LedgerStart(Message):
     """Input of the budget workflow."""
 
@@ -455,6 +466,8 @@ class DeskStatus(Message):
     parked: int
     outbox: int
     unconfirmed: int
+    waiting: tuple[WaitingCall, ...] = ()
+    """The first parked calls, in the order in which they will be served."""
     refused_messages: tuple[str, ...] = ()
     """The latest signals that could not be applied, with the reason."""
 

@@ -1,4 +1,4 @@
-"""ContentAgentWorkflow, the example agent: an outline, its sections in parallel, an introduction; each a budgeted call.
+"""ContentAgentWorkflow, the example agent: outline → sections in parallel → edit, each call a budgeted child workflow.
 
 Written for the smallest models too: it asks for JSON where it needs structure, fills in what is missing, and goes on
 without a section that failed.
@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from temporalio import workflow
 
 from paymaster import LLMRequest, LLMResult, Outcome, generate, try_generate
+
+EDITED_CHARACTERS_MAX = 400
+"""Of each section, for the introduction: small models have a small context."""
 
 
 class ArticleRequest(BaseModel):
@@ -51,7 +54,8 @@ class ContentAgentWorkflow:
                 for n, title in enumerate(titles, start=1)
             )
         )
-        edited = await try_generate(self._ask(request, "edit", _edit_prompt(request, titles)))
+        written = [result.text.strip() for result in sections if result.outcome is Outcome.COMPLETED]
+        edited = await try_generate(self._ask(request, "edit", _edit_prompt(request, written)))
         results = (outline, *sections, edited)
         return Article(
             title=request.topic,
@@ -105,8 +109,9 @@ def _section_prompt(request: ArticleRequest, title: str) -> str:
     return f'Write two or three sentences for the section "{title}" of an article about {request.topic}.'
 
 
-def _edit_prompt(request: ArticleRequest, titles: list[str]) -> str:
-    return f"Write two sentences that introduce an article about {request.topic}. Its sections: {'; '.join(titles)}."
+def _edit_prompt(request: ArticleRequest, sections: list[str]) -> str:
+    text = "\n\n".join(section[:EDITED_CHARACTERS_MAX] for section in sections)
+    return f"Write two sentences that introduce this article about {request.topic}:\n\n{text}"
 
 
 def _section(title: str, result: LLMResult) -> Section:

@@ -38,6 +38,7 @@ from paymaster.messages import (
     Settled,
     UnknownHold,
     Void,
+    WaitingCall,
     WindowStatus,
 )
 from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
@@ -49,6 +50,9 @@ REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
+
+WAITING_SHOWN = 20
+"""Parked calls in a status; the whole queue can be too large for an answer."""
 
 
 @dataclass(slots=True)
@@ -230,6 +234,16 @@ class Desk:
             parked=len(self._queue),
             outbox=len(self.state.outbox),
             unconfirmed=sum(hold.state == "unconfirmed" for hold in self.ledger.holds.values()),
+            waiting=tuple(
+                WaitingCall(
+                    workflow_id=call.reserve.call.workflow_id,
+                    budget=call.reserve.budget,
+                    parked_at_ms=call.parked_at_ms,
+                    deadline_at_ms=call.reserve.deadline_at_ms,
+                    detail=call.detail,
+                )
+                for call in self._queue[:WAITING_SHOWN]
+            ),
             refused_messages=tuple(self.state.refused_messages),
         )
 

@@ -1,0 +1,82 @@
+"""`paymaster dev`: the embedded stack and a worker, for as long as one works on an agent."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paymaster.cli.connection import ConfigOption, command_settings, run_async
+from paymaster.cli.output import CommandError, print_line, print_note
+
+if TYPE_CHECKING:
+    from paymaster.settings import Settings
+
+LOCAL_SERVICE = "local"
+"""A service of this name, without an address that answers, is the model that `dev` runs."""
+TEMPORAL_PORT = 7233
+"""Temporal's usual port, so that other tools find it; another one when it is taken."""
+
+
+def dev(
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where its data is kept. Default: the user's data folder.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run Temporal, PostgreSQL, a local model and a worker until Ctrl-C. Data is kept for the next time."""
+    from paymaster.devstack import default_data_dir
+
+    folder = (data_dir or default_data_dir()).absolute()
+    config_file = config or _config_file(folder)
+    run_async(_dev(folder, config_file, command_settings(config_file)))
+
+
+def _config_file(folder: Path) -> Path:
+    """PAYMASTER_CONFIG, else paymaster.toml, else one in the data folder, written at the first start."""
+    if named := os.environ.get("PAYMASTER_CONFIG"):
+        return Path(named)
+    if (here := Path("paymaster.toml")).exists():
+        return here
+    own = folder / "paymaster.toml"
+    if not own.exists():
+        try:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text((Path(__file__).parent / "dev.toml").read_text())
+        except OSError as error:
+            raise CommandError(
+                f"the data folder {folder} can't be used ({error}); choose one with --data-dir"
+            ) from None
+    return own
+
+
+async def _dev(folder: Path, config_file: Path, settings: "Settings") -> None:
+    from paymaster.devstack import EmbeddedStack, StackError
+    from paymaster.devstack.local import LocalPaymaster
+    from paymaster.devstack.running import RunningStack
+
+    with_model = LOCAL_SERVICE in settings.services
+    stack = EmbeddedStack(folder, progress=print_note, temporal_port=TEMPORAL_PORT, model=with_model)
+    try:
+        async with LocalPaymaster(
+            stack,
+            config_file,
+            ledger=settings.ledger.name,
+            keep_settings=True,
+            local_model=LOCAL_SERVICE if with_model else None,
+            progress=print_note,
+        ) as local:
+            running = RunningStack(pid=os.getpid(), config_file=config_file.absolute(), environment=local.environment())
+            running.announce(folder)
+            print_line(f"Temporal        {stack.temporal_address}")
+            print_line(f"Temporal UI     {stack.temporal_ui_url}")
+            print_line(f"PostgreSQL      {stack.database_url}")
+            if with_model:
+                print_line(f"Local model     {stack.model_base_url}")
+            print_line(f"Configuration   {running.config_file}")
+            print_line(f"Worker's log    {local.worker_log}")
+            print_line('\nIn another terminal:  paymaster call writer "What is a ledger?" --budget dev')
+            print_line("Ctrl-C stops everything; the data stays.")
+            await local.until_worker_ends()
+    except StackError as error:
+        raise CommandError(str(error)) from None

@@ -1,0 +1,133 @@
+"""Paymaster on the embedded stack: servers, a migrated database and a worker. What `demo` and `dev` run."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from temporalio.client import Client
+
+from paymaster import PaymasterPlugin
+from paymaster.client import Ledger
+from paymaster.database import migrate
+from paymaster.devstack.errors import StackError
+from paymaster.devstack.process import GuardedProcess, clean_environment
+from paymaster.devstack.progress import Progress, tell_if_slow
+from paymaster.devstack.stack import EmbeddedStack
+from paymaster.errors import LedgerNotFound
+
+WORKER_STARTS_WITHIN_S = 30.0
+WORKER_GRACE_S = 20.0
+"""For the calls that are running when the stack is stopped."""
+
+
+def worker_program() -> Path:
+    """`worker.py` of the checkout or image. Raises StackError in an installed wheel, which has none."""
+    program = Path(__file__).resolve().parents[2] / "worker.py"
+    if not program.is_file():
+        raise StackError(f"workers run from Paymaster's checkout or image; there is no {program}")
+    return program
+
+
+class LocalPaymaster:
+    """`async with LocalPaymaster(stack, config_file) as local:` until it is left; then worker and servers are gone."""
+
+    client: Client
+    ledger: Ledger
+
+    def __init__(
+        self,
+        stack: EmbeddedStack,
+        config_file: Path,
+        *,
+        ledger: str,
+        overrides: Mapping[str, str] | None = None,
+        keep_settings: bool,
+        local_model: str | None,
+        progress: Progress = lambda line: None,
+    ) -> None:
+        """`ledger`: its name in the configuration. `overrides`: `PAYMASTER__…` variables for the worker.
+        `keep_settings`: whether the shell's own `PAYMASTER_…` variables reach the worker. `local_model`: the name of
+        the service that the local model is to be; None when there is none.
+        """
+        self.stack = stack
+        self._config_file = config_file
+        self._ledger_name = ledger
+        self._overrides = dict(overrides or {})
+        self._keep_settings = keep_settings
+        self._local_model = local_model
+        self._progress = progress
+        self._worker: GuardedProcess | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.stack.start()
+            await migrate(self.stack.database_url)
+            await self._start_worker()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    @property
+    def worker_log(self) -> Path:
+        return self.stack.log_dir / "worker.log"
+
+    def environment(self) -> dict[str, str]:
+        """What points a worker, or any other command, at this stack."""
+        environment = {"TEMPORAL_ADDRESS": self.stack.temporal_address}
+        environment["PAYMASTER__DATABASE__URL"] = self.stack.database_url
+        if self._local_model is not None:
+            environment[f"PAYMASTER__SERVICES__{self._local_model.upper()}__BASE_URL"] = self.stack.model_base_url
+        return environment | self._overrides
+
+    async def until_worker_ends(self) -> None:
+        """Raises StackError, with the end of its log, when the worker ends by itself."""
+        assert self._worker is not None
+        code = await self._worker.wait()
+        raise StackError(f"the worker ended with exit code {code}:\n{self._worker.log_tail()}")
+
+    async def _start_worker(self) -> None:
+        environment = clean_environment(**self.environment())
+        if not self._keep_settings:
+            own = self.environment()
+            environment = {k: v for k, v in environment.items() if k in own or not k.startswith("PAYMASTER_")}
+        self._worker = GuardedProcess(
+            [sys.executable, worker_program(), "--config", self._config_file],
+            env=environment,
+            log_file=self.worker_log,
+            grace_s=WORKER_GRACE_S,
+        )
+        self.client = await Client.connect(self.stack.temporal_address, plugins=[PaymasterPlugin()])
+        self.ledger = Ledger(self.client, self._ledger_name)
+        async with tell_if_slow(self._progress, "Worker: starting"):
+            await self._until_worker_answers()
+
+    async def _until_worker_answers(self) -> None:
+        assert self._worker is not None
+        deadline = asyncio.get_running_loop().time() + WORKER_STARTS_WITHIN_S
+        while True:
+            if self._worker.poll() is not None:
+                raise StackError(f"the worker ended at its start:\n{self._worker.log_tail()}")
+            try:
+                await self.ledger.status()
+            except LedgerNotFound:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StackError(f"the worker does not answer:\n{self._worker.log_tail()}") from None
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+    async def _stop(self) -> None:
+        try:
+            if self._worker is not None:
+                await self._worker.stop()
+        finally:
+            await self.stack.stop()
