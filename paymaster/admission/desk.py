@@ -392,7 +392,9 @@ class Desk:
                 self._answer_parked(call, self._grant(call.reserve, found))
                 continue
             deciding = _deciding(found)
-            if deciding is None or deciding.kind == "never":  # a cap was lowered below its bound
+            # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
+            hopeless = {"never", "gone"} if call.reserve.on_exhausted == "fail" else {"never"}
+            if deciding is None or deciding.kind in hopeless:
                 reason, detail = (deciding.reason, deciding.detail) if deciding else ("no_candidate", "")
                 self._answer_parked(call, self._deny(call.reserve.hold_id, reason, detail))
             else:

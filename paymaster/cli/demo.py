@@ -1,4 +1,4 @@
-"""`paymaster demo`: a content agent with a budget too small for its work, on a real model, from nothing to the books."""
+"""`paymaster demo`: a content agent with a budget too small for its work, on a real model, from start to books."""
 
 import asyncio
 import os
@@ -10,8 +10,10 @@ from uuid import uuid4
 
 import typer
 
+from paymaster.cli.budget import print_accounts
 from paymaster.cli.connection import run_async
 from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note, print_table
+from paymaster.cli.reconcile import print_comparison
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -204,7 +206,18 @@ class _Story:
         )
 
     async def _show_books(self) -> None:
-        pass
+        from paymaster.database import posted_by_account
+
+        status = await self._local.ledger.status()
+        stored = await posted_by_account(self._engine, status.ledger, [each.account for each in status.accounts])
+        print_line("5. The budget: paymaster budget show")
+        print_accounts(status, [each for each in status.accounts if each.account == f"budget:{BUDGET}"])
+        print_line("\n6. Do the rows and the ledger's books agree? paymaster reconcile")
+        if print_comparison(status, stored):
+            raise CommandError("the books do not agree, which should be impossible", EXIT_NO)
+        print_line(
+            "\nNext: `paymaster dev` keeps all this running while you put it under your own agent; see README.md."
+        )
 
 
 async def _keep_running(local: "LocalPaymaster") -> None:

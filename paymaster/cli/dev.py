@@ -28,7 +28,7 @@ def dev(
     from paymaster.devstack import default_data_dir
 
     folder = (data_dir or default_data_dir()).absolute()
-    config_file = config or _config_file(folder)
+    config_file = (config or _config_file(folder)).absolute()
     run_async(_dev(folder, config_file, command_settings(config_file)))
 
 
@@ -66,14 +66,13 @@ async def _dev(folder: Path, config_file: Path, settings: "Settings") -> None:
             local_model=LOCAL_SERVICE if with_model else None,
             progress=print_note,
         ) as local:
-            running = RunningStack(pid=os.getpid(), config_file=config_file.absolute(), environment=local.environment())
-            running.announce(folder)
+            RunningStack(pid=os.getpid(), config_file=config_file, environment=local.environment()).announce(folder)
             print_line(f"Temporal        {stack.temporal_address}")
             print_line(f"Temporal UI     {stack.temporal_ui_url}")
             print_line(f"PostgreSQL      {stack.database_url}")
             if with_model:
                 print_line(f"Local model     {stack.model_base_url}")
-            print_line(f"Configuration   {running.config_file}")
+            print_line(f"Configuration   {config_file}")
             print_line(f"Worker's log    {local.worker_log}")
             print_line('\nIn another terminal:  paymaster call writer "What is a ledger?" --budget dev')
             print_line("Ctrl-C stops everything; the data stays.")

@@ -1,0 +1,39 @@
+"""The command `paymaster`: a module for each command group; `output` is what they print, `connection` what they use."""
+
+import sys
+from io import TextIOWrapper
+
+import typer
+
+from paymaster.cli import budget, call, demo, dev, doctor, migrate, reconcile, usage, worker
+from paymaster.cli.output import CommandError, print_note
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="paymaster",
+    help="Durable LLM calls under a budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # what reaches the top is a defect: its plain traceback, and no values of variables
+)
+app.command()(demo.demo)
+app.command()(dev.dev)
+app.command()(worker.worker)
+app.command()(call.call)
+app.add_typer(budget.app, name="budget")
+app.command()(usage.usage)
+app.command()(reconcile.reconcile)
+app.command()(migrate.migrate)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Runs the command line and exits with its code; see `output` for their meaning."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character gets "?", not a traceback
+    try:
+        app()
+    except CommandError as error:
+        print_note(f"paymaster: {error}")
+        sys.exit(error.exit_code)

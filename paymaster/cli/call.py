@@ -1,0 +1,152 @@
+"""`paymaster call`: one call from the terminal."""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import uuid4
+
+import typer
+
+from paymaster.cli.connection import ConfigOption, command_settings, connect_temporal, run_async
+from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_note, print_text, usd
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from paymaster.messages import LLMRequest, LLMResult
+    from paymaster.settings import Settings
+
+_SAYS_THAT_IT_WAITS_AFTER_S = 2.0
+
+
+def call(
+    route: Annotated[str, typer.Argument(help="A route of the configuration.")],
+    prompt: Annotated[str, typer.Argument(help='The prompt; "-" reads it from stdin.')],
+    budget: Annotated[
+        str | None, typer.Option(help="The budget's path. Default: the configuration's only one.", show_default=False)
+    ] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Default: what the configuration says of the model.", show_default=False)
+    ] = None,
+    on_exhausted: Annotated[
+        Literal["wait", "fail"] | None,
+        typer.Option(help="When the money is gone. Default: what the configuration says.", show_default=False),
+    ] = None,
+    call_id: Annotated[
+        str | None, typer.Option(help="The same id gives the same answer and is paid once. Default: a new one.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Call a model: the answer on stdout, what it cost on stderr."""
+    from pydantic import ValidationError
+
+    from paymaster.messages import LLMRequest
+
+    settings = command_settings(config)
+    if route not in settings.routes:
+        raise CommandError(f"there is no route {route!r}; configured: {', '.join(settings.routes) or 'none'}")
+    try:
+        request = LLMRequest(
+            route=route,
+            budget=budget or _only_budget(settings),
+            prompt=sys.stdin.read() if prompt == "-" else prompt,
+            system=system,
+            max_output_tokens=max_output_tokens,
+            on_exhausted=on_exhausted,
+            call_id=call_id or str(uuid4()),
+        )
+    except ValidationError as invalid:
+        problem = invalid.errors()[0]
+        raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    result = run_async(_call(request))
+    if as_json:
+        print_json(_document(result))
+    elif result.outcome == "completed":
+        print_text(result.text)
+        print_note(_summary(result))
+    else:
+        print_note(f"paymaster: {result.outcome}: {result.reason}: {result.detail}")
+    if result.outcome != "completed":
+        raise typer.Exit(EXIT_NO)
+
+
+def _only_budget(settings: "Settings") -> str:
+    if len(settings.budgets) == 1:
+        return next(iter(settings.budgets))
+    raise CommandError(f"name a budget with --budget; configured: {', '.join(settings.budgets) or 'none'}")
+
+
+async def _call(request: "LLMRequest") -> "LLMResult":
+    from temporalio.client import WorkflowFailureError
+    from temporalio.service import RPCError
+
+    from paymaster.client import try_generate
+    from paymaster.errors import CallIdReused
+    from paymaster.messages import call_workflow_id
+
+    assert request.call_id is not None
+    workflow_id = call_workflow_id(request.call_id)
+    client = await connect_temporal()
+    hint = asyncio.get_running_loop().call_later(
+        _SAYS_THAT_IT_WAITS_AFTER_S, print_note, f"waiting for {workflow_id} … (Ctrl-C leaves it running)"
+    )
+    try:
+        return await try_generate(client, request)
+    except CallIdReused as error:
+        raise CommandError(error.message) from None
+    except WorkflowFailureError as error:
+        raise CommandError(f"{workflow_id} ended without a result: {error.cause}", EXIT_NO) from None
+    except RPCError as error:
+        raise CommandError(f"Temporal gave no answer about {workflow_id}: {error.message}") from None
+    except asyncio.CancelledError:
+        print_note(f"{workflow_id} goes on; the same command with --call-id {request.call_id} gives its answer")
+        raise
+    finally:
+        hint.cancel()
+
+
+def _summary(result: "LLMResult") -> str:
+    from paymaster.money import format_usd
+
+    usage = result.usage
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    parts = [
+        f"{result.service}/{result.model}",
+        f"{usage.input_tokens:,}{cached} + {usage.output_tokens:,} tokens",
+        format_usd(result.cost_nanos),
+        *(f"{notice.account} {notice.window}: {format_usd(notice.left_nanos)} left" for notice in result.budget),
+    ]
+    return " · ".join(parts)
+
+
+def _document(result: "LLMResult") -> "dict[str, JsonValue]":
+    return {
+        "call_id": result.call_id,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "detail": result.detail,
+        "text": result.text,
+        "parsed": result.parsed,
+        "finish_reason": result.finish_reason,
+        "service": result.service,
+        "model": result.model,
+        "usage": dict(result.usage),
+        "cost_usd": usd(result.cost_nanos),
+        "attempts": result.attempts,
+        "fell_back": result.fell_back,
+        "waited_ms": result.waited_ms,
+        "budget": [
+            {
+                "account": notice.account,
+                "window": notice.window,
+                "cap_usd": usd(notice.cap_nanos),
+                "posted_usd": usd(notice.posted_nanos),
+                "pending_usd": usd(notice.pending_nanos),
+                "available_usd": usd(notice.left_nanos),
+                "crossed": list(notice.crossed),
+            }
+            for notice in result.budget
+        ],
+    }

@@ -1,0 +1,171 @@
+"""What commands work with: the settings, Temporal, the ledger, the database; and their errors in words for people.
+
+Other packages are imported inside the functions: each command pays only for what it uses.
+"""
+
+import asyncio
+import gc
+import re
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from paymaster.cli.output import EXIT_INTERRUPTED, CommandError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from temporalio.client import Client
+
+    from paymaster.client import Ledger
+    from paymaster.messages import DeskStatus
+    from paymaster.settings import Settings
+
+T = TypeVar("T")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration. Default: PAYMASTER_CONFIG, else paymaster.toml."),
+]
+
+_TEMPORAL_CONNECTS_WITHIN_S = 5.0
+_REPORT_TIMEOUT_S = 60.0  # a report may sum millions of rows, and nobody else waits for it
+_EXIT_PAUSE_S = 0.1
+
+
+def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a command to its end. Raises CommandError as the command did, and typer.Exit on Ctrl-C.
+
+    temporalio's threads can abort the interpreter when its objects are still there at exit; collecting them, and a
+    pause for the threads, while the event loop still runs prevents that.
+    """
+
+    async def run() -> T:
+        try:
+            return await _without_traceback(coroutine)
+        finally:
+            gc.collect()
+            await asyncio.sleep(_EXIT_PAUSE_S)
+
+    try:
+        return asyncio.run(run())
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result, or its CommandError made anew: the frames of the original hold the Temporal client."""
+    try:
+        return await coroutine
+    except CommandError as error:
+        failure = CommandError(str(error), error.exit_code)
+    raise failure
+
+
+def command_settings(config: Path | None) -> "Settings":
+    """The settings for this command. Raises CommandError."""
+    from paymaster.settings import ConfigurationError, load_settings
+
+    try:
+        return load_settings(config)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None
+
+
+def temporal_address() -> str:
+    """Where Temporal is expected, as `paymaster.client.connect` reads it. Raises CommandError."""
+    from temporalio.envconfig import ClientConfig
+
+    try:
+        return ClientConfig.load_client_connect_config().get("target_host", "localhost:7233")
+    except (RuntimeError, ValueError) as error:
+        raise CommandError(f"Temporal's environment configuration cannot be used: {error}") from None
+
+
+async def connect_temporal() -> "Client":
+    """A connected client. Raises CommandError."""
+    from paymaster.client import connect
+
+    address = temporal_address()
+    try:
+        async with asyncio.timeout(_TEMPORAL_CONNECTS_WITHIN_S):
+            return await connect()
+    except TimeoutError:
+        reason = f"no answer within {_TEMPORAL_CONNECTS_WITHIN_S:.0f} s"
+    except (RuntimeError, ValueError) as error:
+        # The SDK's message is the whole chain of Rust errors, whose innermost `message` is the one for people.
+        innermost = re.search(r'message: "([^"]+)"', str(error))
+        reason = innermost[1] if innermost else str(error)
+    raise CommandError(
+        f"no Temporal at {address} ({reason})\n"
+        "Set TEMPORAL_ADDRESS to a running one, or start `paymaster dev` in another terminal."
+    )
+
+
+async def connect_ledger(settings: "Settings") -> "Ledger":
+    """The ledger of the settings, which may not be running. Raises CommandError."""
+    from paymaster.client import Ledger
+
+    return Ledger(await connect_temporal(), settings.ledger.name)
+
+
+async def ledger_status(ledger: "Ledger") -> "DeskStatus":
+    """Raises CommandError when no worker answers for the ledger."""
+    from paymaster.errors import LedgerNotFound
+
+    try:
+        return await ledger.status()
+    except LedgerNotFound as error:
+        raise CommandError(str(error)) from None
+
+
+def database_url(settings: "Settings") -> str:
+    """Raises CommandError when none is configured."""
+    if settings.database.url is None:
+        raise CommandError(
+            "no database is configured: set database.url in the configuration or PAYMASTER__DATABASE__URL"
+        )
+    return settings.database.url.get_secret_value()
+
+
+@asynccontextmanager
+async def open_database(settings: "Settings") -> AsyncGenerator["AsyncEngine", None]:
+    """The database with the schema that we need; closed at the end. Raises CommandError for whatever it answers."""
+    from paymaster.database import SchemaOutdated, check_schema, create_engine
+
+    url = database_url(settings)
+    async with database_errors(url):
+        engine = create_engine(url, command_timeout_s=_REPORT_TIMEOUT_S)
+        try:
+            await check_schema(engine)
+            yield engine
+        except SchemaOutdated as error:
+            raise CommandError(str(error)) from None
+        finally:
+            await engine.dispose()
+
+
+@asynccontextmanager
+async def database_errors(url: str) -> AsyncGenerator[None, None]:
+    """Turns what a database's address and its driver raise into CommandError."""
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from paymaster.database import parse_url
+
+    try:
+        address = parse_url(url)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    try:
+        yield
+    except TimeoutError:
+        reason = "it does not answer"
+    except DBAPIError as error:
+        reason = str(error.orig)
+    except (OSError, SQLAlchemyError) as error:
+        reason = str(error)
+    else:
+        return
+    raise CommandError(f"the database {address} cannot be used: {reason}\nCheck database.url and that it runs.")

@@ -1,0 +1,117 @@
+"""`paymaster doctor`: is everything there that a call needs?"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+from paymaster.cli.connection import (
+    ConfigOption,
+    command_settings,
+    connect_ledger,
+    connect_temporal,
+    ledger_status,
+    open_database,
+    run_async,
+    temporal_address,
+)
+from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
+
+if TYPE_CHECKING:
+    from paymaster.settings import Settings
+
+
+class Check(NamedTuple):
+    """One line of the report. `detail` is what was found, or the problem with what to do about it."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Check configuration, Temporal, ledger, database, keys and prices, and say what to do."""
+    checks = run_async(_checks(config))
+    if as_json:
+        print_json(
+            {
+                "ok": all(check.ok for check in checks),
+                "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+            }
+        )
+    else:
+        for check in checks:
+            detail = check.detail.replace("\n", " ")
+            print_line(f"{'ok' if check.ok else 'PROBLEM':8} {check.name}: {detail}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(EXIT_NO)
+
+
+async def _checks(config: Path | None) -> list[Check]:
+    try:
+        settings = command_settings(config)
+    except CommandError as error:
+        return [Check("configuration", False, str(error))]
+    checks = [
+        Check("configuration", True, f"{len(settings.services)} services, {len(settings.routes)} routes"),
+        await _check("temporal", _temporal, settings),
+    ]
+    if checks[-1].ok:
+        checks.append(await _check("ledger", _ledger, settings))
+    checks.append(await _check("database", _database, settings))
+    checks.extend([check async for check in _keys(settings)])
+    checks.extend(_prices(settings))
+    return checks
+
+
+async def _check(name: str, find: "Callable[[Settings], Awaitable[str]]", settings: "Settings") -> Check:
+    try:
+        return Check(name, True, await find(settings))
+    except CommandError as error:
+        return Check(name, False, str(error))
+
+
+async def _temporal(_: "Settings") -> str:
+    client = await connect_temporal()
+    return f"{temporal_address()}, namespace {client.namespace}"
+
+
+async def _ledger(settings: "Settings") -> str:
+    status = await ledger_status(await connect_ledger(settings))
+    return f"{status.ledger} answers: {status.holds} in flight, {status.parked} parked"
+
+
+async def _database(settings: "Settings") -> str:
+    from paymaster.database import SCHEMA_REVISION
+
+    async with open_database(settings) as engine:
+        return f"{engine.url}, schema {SCHEMA_REVISION}"
+
+
+async def _keys(settings: "Settings") -> AsyncIterator[Check]:
+    """Whether each key can be used here, and which variable holds it; never its value."""
+    from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
+
+    keys = EnvironmentKeys()
+    for name in dict.fromkeys(service.key for service in settings.services.values() if service.key is not None):
+        try:
+            await keys.get(name)
+        except KeyUnavailable as error:
+            yield Check(f"key {name}", False, str(error))
+        else:
+            yield Check(f"key {name}", True, f"in {keys.where(name)}")
+
+
+def _prices(settings: "Settings") -> Iterator[Check]:
+    from paymaster.services.pricing import price_of
+    from paymaster.settings import split_candidate
+
+    for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
+        service, model = split_candidate(candidate)
+        price = price_of(settings, service, model)
+        problem = (
+            f'unknown, so calls are refused: add [services.{service}.models."{model}"] with '
+            'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'
+        )
+        yield Check(f"price {candidate}", price is not None, f"from {price.source}" if price else problem)

@@ -1,0 +1,89 @@
+"""What every command prints, and where: data on stdout, everything else on stderr, and the meaning of exit codes.
+
+Other packages are imported inside the functions: `paymaster --help` needs none of them.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+EXIT_NO = 1
+"""The command did its work and the answer is "no": differences, a denied call, a problem found."""
+EXIT_ERROR = 2
+"""The command could not do its work: wrong usage or configuration, or something that it needs is not there."""
+EXIT_INTERRUPTED = 130
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+
+_TABLE_WIDTH_MAX = 240  # not the terminal's: a line that the terminal wraps is easier to read than nine wrapped cells
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class CommandError(Exception):
+    """Ends the command with one or two lines on stderr that say what to do, and no traceback."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def print_json(document: "JsonValue") -> None:
+    """The only thing that a command with `--json` writes to stdout. ASCII only: no terminal or pipe can spoil it."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text as it is, to stdout; without control characters if it goes to a terminal, which would obey them."""
+    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + "\n")
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
+    """A table on stdout. `right` names the columns that are aligned to the right: numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    for row in rows:
+        # Text and not str: names come from others, and rich would read "[…]" in them as markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(file=sys.stdout, width=_TABLE_WIDTH_MAX).print(table)
+
+
+def print_note(message: str) -> None:
+    """For the person at the terminal: on stderr."""
+    sys.stderr.write(printable(message) + "\n")
+
+
+def print_line(message: str) -> None:
+    """A line of an answer for people, on stdout."""
+    sys.stdout.write(printable(message) + "\n")
+    sys.stdout.flush()  # in a pipe, too, lines come when they are true, and in order with those on stderr
+
+
+def printable(text: str) -> str:
+    """The text without the control characters that a terminal would obey."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def usd(nanos: int) -> str:
+    """Money in JSON: US dollars as exact text with nine decimals, "0.000123000"."""
+    from paymaster.money import nanos_to_usd
+
+    return f"{nanos_to_usd(nanos):.9f}"
+
+
+def utc(at_ms: int | None) -> str | None:
+    """A time in JSON, in ISO 8601. None stays None."""
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

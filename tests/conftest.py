@@ -1,0 +1,145 @@
+"""What tests share: one Temporal and one PostgreSQL for all, the local model, and a network that ends at loopback."""
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting_server import CountingServer
+from paymaster_process import Databases
+
+from paymaster.devstack import EmbeddedStack
+
+# ---------------------------------------------------------------- no provider can be reached
+
+
+class OutsideConnection(RuntimeError):
+    """A test tried to talk to something that is not on this machine."""
+
+
+class _Network:
+    """What the tests' own process may connect to. Outside of a test, while programs may be downloaded, everything."""
+
+    def __init__(self) -> None:
+        self.guarded = False
+        self.attempts: list[str] = []
+
+    def check(self, host: object) -> None:
+        if self.guarded and not _is_loopback(host):
+            self.attempts.append(str(host))
+            raise OutsideConnection(f"a test may not talk to {host}; what it needs must be on this machine")
+
+
+_network = _Network()
+
+
+def _is_loopback(host: object) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name is None or name in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(name)).is_loopback
+    except ValueError:
+        return False
+
+
+def _guard_sockets() -> None:
+    """Wraps Python's own ways out. Temporal's client connects below them, and only to addresses that tests give it."""
+    for name in ("connect", "connect_ex"):
+        original = getattr(socket.socket, name)
+
+        def guarded(self: socket.socket, address: Any, *, original: Any = original) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                _network.check(address[0])
+            return original(self, address)
+
+        setattr(socket.socket, name, guarded)
+    lookup = socket.getaddrinfo
+
+    def guarded_lookup(host: Any, *arguments: Any, **options: Any) -> Any:
+        _network.check(host)
+        return lookup(host, *arguments, **options)
+
+    socket.getaddrinfo = guarded_lookup
+
+
+_guard_sockets()
+
+
+@pytest.fixture(autouse=True)
+def only_loopback() -> Iterator[None]:
+    """Fails a test that tries to reach another machine, even if the code under test swallows the error."""
+    _network.guarded = True
+    _network.attempts.clear()
+    yield
+    _network.guarded = False
+    assert _network.attempts == [], "a test tried to reach another machine"
+
+
+@contextlib.contextmanager
+def _anything_reachable() -> Generator[None]:
+    """The embedded stack may have to fetch its programs, whichever test needs it first."""
+    before, _network.guarded = _network.guarded, False
+    try:
+        yield
+    finally:
+        _network.guarded = before
+
+
+# ---------------------------------------------------------------- the embedded stack
+
+
+@pytest.fixture(scope="session")
+async def stack() -> AsyncIterator[EmbeddedStack]:
+    """Temporal and PostgreSQL for the whole session. Take a namespace and a database of your own there."""
+    stack = EmbeddedStack(model=False, headless=True)
+    with _anything_reachable():
+        await stack.start()
+    try:
+        yield stack
+    finally:
+        await stack.stop()
+        # As worker.py does: the Temporal SDK's objects must go while the loop still runs, or the interpreter may abort.
+        gc.collect()
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+async def model_base_url() -> AsyncIterator[str]:
+    """The real local model, in the wire format of OpenAI."""
+    stack = EmbeddedStack(temporal=False, postgres=False)
+    await stack.start()
+    try:
+        yield stack.model_base_url
+    finally:
+        await stack.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(stack: EmbeddedStack) -> Databases:
+    """Makes migrated databases."""
+    return Databases(stack.database_url)
+
+
+@pytest.fixture
+async def database_url(databases: Databases) -> str:
+    """A database with the current schema and no rows, on the session's PostgreSQL."""
+    return await databases.create()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[CountingServer]:
+    """The counting server. Take services of your own there: `server.service("name")`."""
+    with CountingServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for everything in this file."""
+    return tmp_path_factory.mktemp("site")

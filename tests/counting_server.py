@@ -1,0 +1,256 @@
+"""The provider of the tests: a chat completions server on loopback that counts, holds back and fails on purpose.
+
+It speaks HTTP over real sockets from a thread of its own. Each `FakeService` is one provider below the same address,
+with its own behaviour and its own count, so that tests which share a worker do not share numbers.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from paymaster.money import Price, TokenUsage
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request as it arrived."""
+
+    number: int
+    """Counted from 1 for each service."""
+    at_s: float
+    """On the monotonic clock."""
+    key_sha256: str | None
+    """Of the value of the Authorization header. None: there was none."""
+    body: Mapping[str, Any]
+    authorization: str = field(repr=False, default="")
+
+    @property
+    def prompt(self) -> str:
+        """The last message."""
+        return self.body["messages"][-1]["content"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one request gets. The default is an answer with the service's usage."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    message: str = "scripted"
+    """Of the error, in the form of an OpenAI error body."""
+    body: bytes | Callable[[Received], bytes] | None = None
+    """The whole body, instead of an answer or an error."""
+    cut: bool = False
+    """The connection is closed instead of an answer. With status 200 the provider bills it all the same."""
+
+
+ANSWER = Reply()
+
+
+class FakeService:
+    """One provider: the requests that it got, and what it does with the next ones."""
+
+    def __init__(self, name: str, base_url: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.base_url = base_url
+        self.requests: list[Received] = []
+        self.script: deque[Reply] = deque()
+        """The replies to the next requests, in the order in which they arrive; after them `reply` decides."""
+        self.reply: Callable[[Received], Reply] = lambda request: ANSWER
+        self.usage: Callable[[Received], TokenUsage] = lambda request: TokenUsage(input_tokens=12, output_tokens=5)
+        self.text: Callable[[Received], str] = lambda request: f"answer to {request.prompt}"
+        self.in_flight = 0
+        self.in_flight_max = 0
+        self.answered = 0
+        """Requests that got their whole answer, an error or a cut one included."""
+        self.billed: list[TokenUsage] = []
+        """What the provider charges for, whether or not the answer arrived."""
+        self._loop = loop
+        self._holding = False
+        self._held: deque[asyncio.Event] = deque()
+
+    @property
+    def count(self) -> int:
+        """How many requests arrived."""
+        return len(self.requests)
+
+    @property
+    def held(self) -> int:
+        """How many requests wait to be released."""
+        return len(self._held)
+
+    def bill_nanos(self, price: Price) -> int:
+        """What all that is billed costs."""
+        return sum(price.cost_nanos(usage) for usage in list(self.billed))
+
+    def hold(self) -> None:
+        """From now on every request waits to be released, in the order of arrival."""
+        self._call(self._set_holding, True)
+
+    def release(self, count: int | None = None) -> None:
+        """Lets the first `count` held requests go on; None: all of them, and those that come later are not held."""
+        self._call(self._release, count)
+
+    def _set_holding(self, holding: bool) -> None:
+        self._holding = holding
+
+    def _release(self, count: int | None) -> None:
+        if count is None:
+            self._holding = False
+        for _ in range(len(self._held) if count is None else count):
+            self._held.popleft().set()
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result(timeout=10)
+
+    async def decide(self, request: Received) -> tuple[Reply, TokenUsage]:
+        """What the request gets, once it is released. Called in the server's thread."""
+        self.requests.append(request)
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self.in_flight)
+        try:
+            reply = self.script.popleft() if self.script else self.reply(request)
+            usage = self.usage(request)
+            if reply.status == 200:
+                self.billed.append(usage)
+            if self._holding:
+                released = asyncio.Event()
+                self._held.append(released)
+                await released.wait()
+            return reply, usage
+        finally:
+            self.in_flight -= 1
+
+    def next_request(self, authorization: str | None, body: Mapping[str, Any]) -> Received:
+        key = None if authorization is None else hashlib.sha256(authorization.encode()).hexdigest()
+        return Received(len(self.requests) + 1, time.monotonic(), key, body, authorization or "")
+
+
+class CountingServer:
+    """`with CountingServer() as server:` runs it; `server.service("name")` is a provider with its own address."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, FakeService] = {}
+        self._connections: set[asyncio.Task[None]] = set()
+        self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="counting server")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._loop, self._stop, self._port = self._started.result(timeout=10)
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def service(self, name: str) -> FakeService:
+        """The provider of this name, made at the first use."""
+        if name not in self._services:
+            self._services[name] = FakeService(name, f"http://127.0.0.1:{self._port}/{name}/v1", self._loop)
+        return self._services[name]
+
+    async def _run(self) -> None:
+        stop = asyncio.Event()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1_000)
+        self._started.set_result((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
+        await stop.wait()
+        server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection with any number of requests, one after the other."""
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await self._serve_one(reader, writer):
+                    pass
+        finally:
+            writer.close()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        path = head[0].split(" ")[1]
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        name, _, rest = path.removeprefix("/").partition("/")
+        service = self._services.get(name)
+        if service is None or rest != "v1/chat/completions":
+            await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
+            return True
+        request = service.next_request(headers.get("authorization"), body)
+        reply, usage = await service.decide(request)
+        service.answered += 1
+        if reply.cut:
+            writer.transport.abort()
+            return False
+        await _write(
+            writer,
+            reply.status,
+            {"x-request-id": f"{name}-{request.number}", **reply.headers},
+            _body(service, request, reply, usage),
+        )
+        return True
+
+
+def _body(service: FakeService, request: Received, reply: Reply, usage: TokenUsage) -> bytes:
+    if reply.body is not None:
+        return reply.body(request) if callable(reply.body) else reply.body
+    if reply.status != 200:
+        return json.dumps({"error": {"message": reply.message, "type": "scripted", "code": None}}).encode()
+    answer = {
+        "id": f"chatcmpl-{request.number}",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": f"{request.body['model']}-2026-01-01",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": service.text(request)},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        },
+    }
+    return json.dumps(answer).encode()
+
+
+async def _write(writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    lines = [f"HTTP/1.1 {status} status", "content-type: application/json", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+    await writer.drain()

@@ -1,0 +1,378 @@
+"""A Paymaster of its own for a test: namespace, database, configuration, real worker processes, and its promises.
+
+`settled_books` is the one place that checks the promises after whatever a test did.
+"""
+
+import asyncio
+import inspect
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from base64 import b64decode
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from counting_server import FakeService
+from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client, WorkflowHandle
+
+from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
+from paymaster.client import Ledger
+from paymaster.database import create_engine, migrate, posted_by_account, usage_report
+from paymaster.devstack import GuardedProcess
+from paymaster.errors import LedgerNotFound
+from paymaster.messages import DeskStatus, LLMRequest, LLMResult, Window, WindowStatus
+from paymaster.money import Price, nanos_to_usd
+from paymaster.plugin import PaymasterPlugin
+from paymaster.services.bounds import input_bytes
+from paymaster.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "model-1"
+PRICE = {"input": "1.00", "output": "4.00"}
+_NUMBERS = itertools.count(1)
+_POLL_S = 0.03
+_KEPT_FROM_THE_SHELL = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+async def until(happened: Callable[[], object], what: str, deadline_s: float = 30.0) -> None:
+    """Waits until the function, plain or async, gives something true. Fails with `what` after the deadline."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        found = happened()
+        if await found if inspect.isawaitable(found) else found:
+            return
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+        await asyncio.sleep(_POLL_S)
+
+
+async def results_of(calls: Sequence[WorkflowHandle[object, LLMResult]], deadline_s: float = 60.0) -> list[LLMResult]:
+    """What all the calls gave, in their order. Fails when one has not ended by the deadline."""
+    async with asyncio.timeout(deadline_s):
+        return list(await asyncio.gather(*(call.result() for call in calls)))
+
+
+# ---------------------------------------------------------------- parts of the stack, fresh and cheap
+
+
+class Databases:
+    """Migrated databases on one PostgreSQL. Each is a copy of one that was migrated once: some 50 ms."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._template: str | None = None
+
+    async def create(self) -> str:
+        """The URL of a new database with the current schema and no rows."""
+        if self._template is None:
+            self._template = await self._create(None)
+            await migrate(self._url(self._template))
+        return self._url(await self._create(self._template))
+
+    async def _create(self, template: str | None) -> str:
+        name = f"e2e_{next(_NUMBERS)}"
+        admin = create_engine(self._server_url).execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            async with admin.connect() as connection:
+                await connection.execute(
+                    text(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+                )
+        finally:
+            await admin.dispose()
+        return name
+
+    def _url(self, name: str) -> str:
+        return make_url(self._server_url).set(database=name).render_as_string(hide_password=False)
+
+
+async def new_namespace(address: str) -> str:
+    """A namespace of its own: the task queues have fixed names, and nobody else polls them there."""
+    name = f"e2e-{next(_NUMBERS)}"
+    client = await Client.connect(address)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
+    )
+    return name
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def configuration(
+    services: Sequence[FakeService],
+    *,
+    budgets: Mapping[str, Mapping[str, object]],
+    routes: Mapping[str, Sequence[FakeService]] | None = None,
+    service: Mapping[str, object] | None = None,
+    ledger: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """The tables of a `paymaster.toml`. Each service has one model, and a route of its own name unless told otherwise.
+
+    `service` adds to every service. Retries are quick: tests wait for them.
+    """
+    usual = {
+        "api": "openai",
+        "timeout": "60s",
+        "retry": {"initial_interval": "50ms", "maximum_interval": "200ms", "maximum_attempts": 3},
+        "models": {MODEL: {"max_output_tokens": 100, "price": PRICE}},
+    }
+    named = routes or {each.name: [each] for each in services}
+    return {
+        "ledger": dict(ledger or {}),
+        "services": {each.name: {**usual, "base_url": each.base_url, **(service or {})} for each in services},
+        "routes": {name: [f"{each.name}/{MODEL}" for each in candidates] for name, candidates in named.items()},
+        "budgets": {path: dict(table) for path, table in budgets.items()},
+    }
+
+
+def _toml(value: object) -> str:
+    match value:
+        case Mapping():
+            items = ", ".join(f"{json.dumps(str(name))} = {_toml(below)}" for name, below in value.items())
+            return f"{{ {items} }}"
+        case list() | tuple():
+            return f"[{', '.join(_toml(item) for item in value)}]"
+        case _:
+            return json.dumps(value)
+
+
+def write_configuration(file: Path, tables: Mapping[str, object]) -> None:
+    file.write_text("".join(f"{name} = {_toml(table)}\n" for name, table in tables.items()))
+
+
+# ---------------------------------------------------------------- a running Paymaster
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A `python worker.py` of its own."""
+
+    process: GuardedProcess
+    log_file: Path
+
+    async def ready(self) -> None:
+        """Waits until it takes work."""
+
+        def says_so() -> bool:
+            assert self.process.poll() is None, f"the worker died at start:\n{self.log()}"
+            return "worker ready" in self.log()
+
+        await until(says_so, "the worker is ready")
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    async def terminate(self, deadline_s: float = 30.0) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await self.process.wait(timeout=deadline_s)
+
+    async def kill(self) -> None:
+        """SIGKILL, and waits until it is gone."""
+        self.process.kill()
+        await self.process.wait(timeout=10)
+
+
+@dataclass
+class Site:
+    """One Paymaster: ledger, namespace, database, configuration and the worker processes that a test started."""
+
+    client: Client
+    temporal_address: str
+    namespace: str
+    database_url: str
+    engine: AsyncEngine
+    settings: Settings
+    folder: Path
+    environment: dict[str, str]
+    workers: list[Worker]
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.client, self.settings.ledger.name)
+
+    async def start_workers(self, count: int = 1) -> list[Worker]:
+        """Starts worker processes and waits until they take work."""
+        started = [self._start_worker() for _ in range(count)]
+        for worker in started:
+            await worker.ready()
+        if started:
+            await until(self._answers, "the ledger answers")
+        return started
+
+    def _start_worker(self) -> Worker:
+        log_file = self.folder / f"worker-{len(self.workers) + 1}.log"
+        command = [sys.executable, str(ROOT / "worker.py"), "--config", str(self.folder / "paymaster.toml")]
+        worker = Worker(GuardedProcess(command, env=self.environment, cwd=self.folder, log_file=log_file), log_file)
+        self.workers.append(worker)
+        return worker
+
+    async def _answers(self) -> bool:
+        try:
+            await self.ledger.status()
+        except LedgerNotFound:
+            return False
+        return True
+
+    def price(self, service: FakeService) -> Price:
+        price = self.settings.services[service.name].models[MODEL].price_of("configuration")
+        assert price is not None
+        return price
+
+    def bound_nanos(self, service: FakeService, request: LLMRequest) -> int:
+        """What the desk sets aside for this request, by the rule in the design."""
+        output_max = self.settings.services[service.name].models[MODEL].max_output_tokens
+        assert output_max is not None
+        asked = min(request.max_output_tokens or output_max, output_max)
+        return self.price(service).bound_nanos(input_bytes(request) + INPUT_OVERHEAD_TOKENS, asked)
+
+    async def balance(self, account: str, window: Window = "total") -> WindowStatus:
+        return balance_of(await self.ledger.status(), account, window)
+
+    def logs(self) -> str:
+        return "".join(worker.log() for worker in self.workers)
+
+
+async def readable_history(handle: WorkflowHandle[Any, Any]) -> str:
+    """The whole history as JSON, with what the payloads contain in plain text instead of base64."""
+
+    def readable(value: Any) -> Any:
+        match value:
+            case {"metadata": {"encoding": _}, "data": str(data)}:
+                return b64decode(data).decode(errors="replace")
+            case dict():
+                return {name: readable(below) for name, below in cast(dict[str, Any], value).items()}
+            case list():
+                return [readable(item) for item in cast(list[Any], value)]
+            case _:
+                return value
+
+    history = await handle.fetch_history()
+    return json.dumps(readable(json.loads(history.to_json())))
+
+
+def balance_of(status: DeskStatus, account: str, window: Window = "total") -> WindowStatus:
+    """How one account stands in one window."""
+    return next(w for a in status.accounts if a.account == account for w in a.windows if w.window == window)
+
+
+@asynccontextmanager
+async def running_site(
+    temporal_address: str,
+    database_url: str,
+    folder: Path,
+    tables: Mapping[str, object],
+    *,
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncGenerator[Site]:
+    """A Paymaster with its workers running; at the end they are killed, because nothing of it is needed any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_configuration(folder / "paymaster.toml", tables)
+    namespace = await new_namespace(temporal_address)
+    client = await Client.connect(temporal_address, namespace=namespace, plugins=[PaymasterPlugin()])
+    engine = create_engine(database_url)
+    site = Site(
+        client=client,
+        temporal_address=temporal_address,
+        namespace=namespace,
+        database_url=database_url,
+        engine=engine,
+        settings=load_settings(folder / "paymaster.toml", environ={}),
+        folder=folder,
+        # Nothing else of the shell: a key or a proxy that is set there must not change what a test does.
+        environment={name: os.environ[name] for name in _KEPT_FROM_THE_SHELL if name in os.environ}
+        | {
+            "TEMPORAL_ADDRESS": temporal_address,
+            "TEMPORAL_NAMESPACE": namespace,
+            "PAYMASTER__DATABASE__URL": database_url,
+        }
+        | dict(environment or {}),
+        workers=[],
+    )
+    try:
+        await site.start_workers(workers)
+        yield site
+    finally:
+        for worker in site.workers:
+            worker.process.kill()
+        for worker in site.workers:
+            await worker.process.stop()
+        await engine.dispose()
+
+
+# ---------------------------------------------------------------- the promises
+
+
+def check_caps(status: DeskStatus) -> None:
+    """Promise 1, at any moment: no account has more posted and pending than its cap."""
+    for account in status.accounts:
+        for window in account.windows:
+            if window.cap_nanos is not None:
+                used = window.posted_nanos + window.pending_nanos
+                assert used <= window.cap_nanos, f"{account.account} is over its cap: {window}"
+
+
+@asynccontextmanager
+async def caps_watched(site: Site) -> AsyncGenerator[None]:
+    """Looks at every account again and again while the block runs; fails when one is ever over its cap."""
+    looked = 0
+
+    async def watch() -> None:
+        nonlocal looked
+        while True:
+            check_caps(await site.ledger.status())
+            looked += 1
+            await asyncio.sleep(0.1)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+        await until(lambda: watching.done() or looked, "the caps were looked at")
+    finally:
+        watching.cancel()
+        outcome = (await asyncio.gather(watching, return_exceptions=True))[0]
+    assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+async def settled_books(site: Site, *services: FakeService, deadline_s: float = 30.0) -> DeskStatus:
+    """Waits until nothing is in flight, and checks what is promised then. Returns the ledger's status.
+
+    - every hold has ended, nobody is parked, everything is delivered, and no account is over a cap;
+    - for every account the stored rows sum up to what the ledger posted, to the nano-dollar;
+    - for each of the services: what it billed is posted, and everything posted that is not unconfirmed was billed.
+    """
+
+    status = await site.ledger.status()
+
+    async def quiet() -> bool:
+        nonlocal status
+        status = await site.ledger.status()
+        return status.holds == status.parked == status.outbox == 0
+
+    await until(quiet, "no hold, no parked call and no delivery is left", deadline_s)
+    assert status.refused_messages == ()
+    check_caps(status)
+    posted: dict[str, int] = {}
+    for account in status.accounts:
+        assert all(window.pending_nanos == 0 for window in account.windows), account
+        posted[account.account] = balance_of(status, account.account).posted_nanos
+    assert await posted_by_account(site.engine, site.settings.ledger.name, list(posted)) == posted
+    rows = await usage_report(site.engine, ledger=site.settings.ledger.name, by=["service"])
+    unconfirmed = {row.service: row.unconfirmed_nanos for row in rows}
+    for service in services:
+        bill, charged = service.bill_nanos(site.price(service)), posted[f"service:{service.name}"]
+        assert charged - unconfirmed.get(service.name, 0) <= bill <= charged, (
+            f"{service.name} billed {nanos_to_usd(bill)}, {nanos_to_usd(charged)} is posted"
+        )
+    return status

@@ -1,0 +1,377 @@
+"""The command line without a Temporal: exit codes, messages that say what to do, and exact output."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import JsonValue
+from sqlalchemy import text
+
+import paymaster
+from paymaster.cli import main
+from paymaster.cli.budget import bar
+from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
+from paymaster.cli.worker import worker
+from paymaster.database import SCHEMA_REVISION, create_engine, insert_entries
+from paymaster.devstack import EmbeddedStack
+from paymaster.messages import UsageEntry, WindowStatus
+from paymaster.money import TokenUsage
+
+PAYMASTER = Path(sys.executable).with_name("paymaster")
+NOWHERE = "127.0.0.1:1"  # a port on which nothing listens
+ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+CONFIGURATION = """
+[services.local]
+api = "openai"
+base_url = "http://127.0.0.1:1/v1"
+key = "local-key"
+[services.local.models."good"]
+price = { input = "1", output = "2" }
+[routes]
+writer = ["local/good", "local/unpriced"]
+[budgets."acme"]
+cap_usd = { day = "5" }
+"""
+
+Ended = subprocess.CompletedProcess[str]
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a good configuration."""
+    (tmp_path / "paymaster.toml").write_text(CONFIGURATION)
+    return tmp_path
+
+
+@pytest.fixture
+def run_process(folder: Path) -> Run:
+    """Runs `paymaster` as a user does, with nothing of the shell's environment."""
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        environment = {**ENVIRONMENT, "TEMPORAL_ADDRESS": NOWHERE, **environment}
+        return subprocess.run(
+            [PAYMASTER, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same within this process: a new interpreter for each of these tests would take a minute more."""
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        with monkeypatch.context() as changed:
+            changed.chdir(folder)
+            changed.setattr(sys, "argv", ["paymaster", *arguments])
+            for name in [name for name in os.environ if name.startswith(("PAYMASTER", "TEMPORAL"))]:
+                changed.delenv(name)
+            for name, value in {"TEMPORAL_ADDRESS": NOWHERE, **environment}.items():
+                changed.setenv(name, value)
+            # In a thread, because commands run an event loop of their own.
+            with ThreadPoolExecutor(1) as thread, pytest.raises(SystemExit) as ended:
+                thread.submit(main).result()
+        captured = capsys.readouterr()
+        return Ended(arguments, cast(int, ended.value.code), captured.out, captured.err)
+
+    return run
+
+
+def assert_ends_with_advice(ended: Ended, exit_code: int, *advice: str) -> None:
+    """The code, nothing on stdout, and a few lines on stderr: what is wrong, what to do, and no traceback."""
+    assert ended.returncode == exit_code, ended.stderr
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("paymaster: ")
+    for words in advice:
+        assert words in ended.stderr
+
+
+# ---------------------------------------------------------------- usage and configuration
+
+
+def test_help_names_every_command_and_is_quick(run_process: Run) -> None:
+    started = time.monotonic()
+    helped = run_process("--help")
+    print(f"paymaster --help: {time.monotonic() - started:.2f} s")
+    assert helped.returncode == 0
+    for command in ("worker", "call", "budget", "usage", "reconcile", "migrate", "doctor"):
+        assert command in helped.stdout
+
+
+def test_the_commands_themselves_import_nothing_heavy() -> None:
+    # The parent packages are imported first: what they need is not the commands' doing.
+    program = (
+        "import sys, paymaster; before = set(sys.modules); import paymaster.cli; print(*set(sys.modules) - before)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"temporalio", "sqlalchemy", "asyncpg", "alembic", "pydantic_settings", "httpx", "rich"}
+    assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["usage", "--nonsense"], ["worker", "--role", "boss"], ["call"]])
+def test_wrong_usage_is_2(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call", "writer", "hi"],
+        ["budget", "show", "--json"],
+        ["budget", "raise", "acme", "--window", "day", "--by", "5", "--reason", "r"],
+        ["usage", "--json"],
+        ["reconcile", "--json"],
+        ["migrate"],
+    ],
+)
+def test_without_a_configuration_every_command_says_how_to_write_one(run: Run, arguments: list[str]) -> None:
+    assert_ends_with_advice(run(*arguments, "--config", "missing.toml"), 2, "missing.toml", "name one that is there")
+
+
+def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: Path) -> None:
+    (folder / "wrong.toml").write_text("[ledger]\nnam = 'x'\n")
+    ended = run_process("usage", PAYMASTER_CONFIG="wrong.toml")
+    assert_ends_with_advice(ended, 2, "wrong.toml", "ledger.nam", "did you mean name?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["usage", "--by", "service,colour"], "--by colour: write some of service, model, budget, day, status"),
+        (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
+        (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
+        (["budget", "raise", "acme", "--window", "week", "--by", "5", "--reason", "r"], "'day'"),
+        (["budget", "raise", "acme", "--window", "day", "--by", "five", "--reason", "r"], 'write it like "12.50"'),
+        (["budget", "raise", "acme", "--window", "day", "--by", "0", "--reason", "r"], "more than zero"),
+        (["budget", "raise", "acme", "--window", "day", "--by", "-1", "--reason", "r"], "more than zero"),
+    ],
+)
+def test_a_wrong_value_says_what_is_right(run: Run, arguments: list[str], advice: str) -> None:
+    assert_ends_with_advice(run(*arguments), 2, advice)
+
+
+def test_a_call_without_a_budget_takes_the_only_one_or_asks(run: Run) -> None:
+    two = '{"acme": {"cap_usd": {"day": "5"}}, "umbra": {}}'
+    asked = run("call", "writer", "hi", PAYMASTER__BUDGETS=two)
+    assert_ends_with_advice(asked, 2, "--budget; configured: acme, umbra")
+
+
+# ---------------------------------------------------------------- what is not there
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call", "writer", "hi"],
+        ["budget", "show", "--json"],
+        ["budget", "raise", "acme", "--window", "day", "--by", "5", "--reason", "r"],
+        ["reconcile"],
+    ],
+)
+def test_without_a_temporal_a_command_says_where_it_looked_and_what_to_do(run: Run, arguments: list[str]) -> None:
+    started = time.monotonic()
+    ended = run(*arguments)
+    assert_ends_with_advice(ended, 2, f"no Temporal at {NOWHERE} (", "Set TEMPORAL_ADDRESS", "paymaster dev")
+    assert len(ended.stderr.splitlines()) == 2
+    assert time.monotonic() - started < 20
+
+
+def test_a_ledger_that_was_not_started_is_2_and_the_interpreter_ends_with_that(
+    run_process: Run, stack: EmbeddedStack
+) -> None:
+    for _ in range(5):  # temporalio's threads could abort the interpreter, now and then; `run_async` prevents that
+        ended = run_process("budget", "show", TEMPORAL_ADDRESS=stack.temporal_address)
+        assert_ends_with_advice(ended, 2, "no ledger 'default' answered", "`paymaster worker`")
+
+
+@pytest.mark.parametrize("command", ["usage", "migrate"])
+def test_without_a_database_a_command_says_so_and_shows_no_password(run: Run, command: str) -> None:
+    assert_ends_with_advice(run(command), 2, "no database is configured", "PAYMASTER__DATABASE__URL")
+    ended = run(command, PAYMASTER__DATABASE__URL=f"postgresql://user:geheim@{NOWHERE}/name")
+    assert_ends_with_advice(ended, 2, f"user:***@{NOWHERE}/name cannot be used", "Check database.url")
+    assert "geheim" not in ended.stderr
+
+
+def test_doctor_finds_every_problem_and_shows_no_key(run: Run, run_process: Run) -> None:
+    doctor = run_process("doctor", "--json", LOCAL_KEY="geheim")
+    assert (doctor.returncode, doctor.stderr) == (1, "")
+    assert "geheim" not in doctor.stdout
+    document = json.loads(doctor.stdout)
+    assert document["ok"] is False
+    checks = {check["name"]: (check["ok"], check["detail"]) for check in document["checks"]}
+    assert checks["configuration"][0]
+    assert checks["key local-key"] == (True, "in LOCAL_KEY")
+    assert checks["price local/good"][0]
+    assert not checks["temporal"][0]
+    assert "no database is configured" in checks["database"][1]
+    assert 'add [services.local.models."unpriced"]' in checks["price local/unpriced"][1]
+
+    lines = run("doctor").stdout.splitlines()
+    assert len(lines) == len(document["checks"])
+    assert any(line.startswith("PROBLEM  key local-key") and "PAYMASTER_KEY_LOCAL_KEY" in line for line in lines)
+
+
+def test_doctor_with_a_wrong_configuration_is_a_problem_found(run: Run) -> None:
+    doctor = run("doctor", "--json", "--config", "missing.toml")
+    assert doctor.returncode == 1
+    assert [check["name"] for check in json.loads(doctor.stdout)["checks"]] == ["configuration"]
+
+
+# ---------------------------------------------------------------- with a database
+
+
+async def test_migrate_makes_an_empty_database_usable(run: Run, database_url: str) -> None:
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP SCHEMA public CASCADE"))
+        await connection.execute(text("CREATE SCHEMA public"))
+    await engine.dispose()
+    reached = {"PAYMASTER__DATABASE__URL": database_url}
+    assert_ends_with_advice(run("usage", **reached), 2, "run `paymaster migrate`")
+    migrated = run("migrate", **reached)
+    assert (migrated.returncode, migrated.stdout) == (0, f"the database has schema {SCHEMA_REVISION}\n")
+    assert run("usage", **reached).stdout == "no usage is stored for this\n"
+
+
+async def test_usage_is_exact_in_json_and_has_a_total_of_different_calls(run: Run, database_url: str) -> None:
+    entries = [
+        _entry("a-1", service="openai", status="failed", usage=None, cost_nanos=0),
+        _entry("a-2", service="local", cost_nanos=123_000),
+        _entry("b-1", call_id="b", service="local", state="unconfirmed", status="unknown", usage=None, cost_nanos=1),
+    ]
+    engine = create_engine(database_url)
+    await insert_entries(engine, entries)
+    await engine.dispose()
+
+    def usage(*arguments: str) -> Any:
+        ended = run("usage", "--json", *arguments, PAYMASTER__DATABASE__URL=database_url)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return json.loads(ended.stdout)
+
+    report = usage("--by", "service")
+    assert [(row["service"], row["calls"], row["cost_usd"]) for row in report["rows"]] == [
+        ("local", 2, "0.000123001"),
+        ("openai", 1, "0.000000000"),
+    ]
+    assert report["rows"][1]["input_tokens"] is None
+    assert report["total"] == {
+        "calls": 2,
+        "attempts": 3,
+        "input_tokens": 100,
+        "cached_input_tokens": 40,
+        "output_tokens": 7,
+        "cost_usd": "0.000123001",
+        "unconfirmed_usd": "0.000000001",
+    }
+    assert usage("--by", "day", "--since", "2026-03-01")["rows"][0]["day"] == "2026-03-01"
+    assert usage("--since", "2026-03-02")["rows"] == []
+    assert usage("--budget", "acm")["total"]["calls"] == 0
+
+
+def _entry(attempt_id: str, **fields: object) -> UsageEntry:
+    usual: dict[str, object] = {
+        "attempt_id": attempt_id,
+        "state": "final",
+        "hold_id": attempt_id,
+        "call_id": "a",
+        "workflow_id": "call/a",
+        "run_id": "run",
+        "ledger": "default",
+        "epoch": "epoch",
+        "budget": "acme/content",
+        "model": "small",
+        "granted_at_ms": 1_772_323_200_000,
+        "status": "completed",
+        "usage": TokenUsage(input_tokens=100, cached_input_tokens=40, output_tokens=7),
+        "price_source": "test",
+    }
+    return UsageEntry.model_validate(usual | fields)
+
+
+# ---------------------------------------------------------------- the worker
+
+
+def test_worker_becomes_the_checkouts_worker_with_role_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def execv(_: str, arguments: list[str]) -> None:
+        started.append(arguments)
+
+    monkeypatch.setattr(os, "execv", execv)
+    worker("activities", Path("other.toml"))
+    worker("all", None)
+    program = str(Path(paymaster.__file__).resolve().parent.parent / "worker.py")
+    assert started == [
+        [sys.executable, program, "--role", "activities", "--config", "other.toml"],
+        [sys.executable, program, "--role", "all"],
+    ]
+
+
+def test_worker_in_an_installed_wheel_says_where_workers_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(paymaster, "__file__", str(tmp_path / "site-packages" / "paymaster" / "__init__.py"))
+    with pytest.raises(CommandError, match="workers run from Paymaster's checkout or image") as refused:
+        worker()
+    assert refused.value.exit_code == 2
+
+
+# ---------------------------------------------------------------- output
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0.000000000"), (123_000, "0.000123000"), (10**20 - 1, "99999999999.999999999"), (-1, "-0.000000001")],
+)
+def test_money_in_json_is_exact_text_with_nine_decimals(nanos: int, text: str) -> None:
+    assert usd(nanos) == text
+
+
+def test_what_others_named_neither_styles_the_output_nor_commands_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hostile = "[red]x[/red] :smile: \x1b[2J\x9b2J\x07"
+    print_table(["name"], [[hostile]])
+    print_line(hostile)
+    out = capsys.readouterr().out
+    assert out.count("[red]x[/red] :smile: \ufffd[2J\ufffd2J\ufffd") == 2
+    assert printable("two\nlines\tand a tab") == "two\nlines\tand a tab"
+
+
+def test_json_is_one_document_that_no_terminal_can_spoil(capsys: pytest.CaptureFixture[str]) -> None:
+    document: JsonValue = {"text": "Wörter \x1b[2J \ud800"}
+    print_json(document)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out) == document
+
+
+def test_a_table_keeps_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["budget", "cost"], [["acme/" + "x" * 150, "$1.00"]], right=["cost"])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("cap", "posted", "pending", "drawn"),
+    [
+        (100, 0, 0, "··········"),
+        (100, 50, 25, "█████▒▒▒··"),
+        (1_000_000, 1, 0, "█·········"),
+        (100, 500, 10, "██████████"),
+        (0, 0, 0, "██████████"),
+        (None, 5, 5, ""),
+    ],
+)
+def test_a_bar_shows_posted_and_pending_parts_of_the_cap(
+    cap: int | None, posted: int, pending: int, drawn: str
+) -> None:
+    window = WindowStatus(window="day", cap_nanos=cap, posted_nanos=posted, pending_nanos=pending, ends_at_ms=None)
+    assert bar(window) == drawn
