@@ -216,7 +216,7 @@ class _Story:
         if print_comparison(status, stored):
             raise CommandError("the books do not agree, which should be impossible", EXIT_NO)
         print_line(
-            "\nNext: `paymaster dev` keeps all this running while you put it under your own agent; see README.md."
+            "\nNext: `paymaster dev` keeps all this running for your own agent; see README.md."
         )
 
 
