@@ -1,11 +1,13 @@
 """Budget paths: `acme/content/writer` charges `acme/content/writer`, `acme/content` and `acme`."""
 
 import re
+from functools import lru_cache
 
 PATH_LENGTH_MAX = 200
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
+@lru_cache(maxsize=10_000)
 def check_budget_path(path: str) -> str:
     """The path itself. Raises ValueError with the reason when it is not one that operators can read and type."""
     if len(path) > PATH_LENGTH_MAX:

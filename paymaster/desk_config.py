@@ -1,8 +1,8 @@
 """The part of the configuration that the ledger decides with, as the message that reaches it."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import sha256
+from typing import TypedDict
 
 from paymaster.messages import AccountConfig, DeskConfig, RetrySettings, ServiceConfig, Window
 from paymaster.settings import AccountSettings, ServiceSettings, Settings
@@ -21,14 +21,15 @@ def desk_config(settings: Settings) -> DeskConfig:
 
 
 def _account(account: AccountSettings) -> AccountConfig:
-    return AccountConfig(caps_nanos=_sorted(account.cap_usd), alert_at=account.alert_at)
+    return AccountConfig(**_common(account))
 
 
 def _service(service: ServiceSettings) -> ServiceConfig:
     retry = service.retry
     return ServiceConfig(
-        caps_nanos=_sorted(service.cap_usd),
-        alert_at=service.alert_at,
+        **_common(service),
+        breaker_failures=service.breaker.failures,
+        breaker_cooldown_ms=_ms(service.breaker.cooldown),
         timeout_ms=_ms(service.timeout),
         retry=RetrySettings(
             initial_interval_ms=_ms(retry.initial_interval),
@@ -41,8 +42,22 @@ def _service(service: ServiceSettings) -> ServiceConfig:
     )
 
 
-def _sorted(caps: Mapping[Window, int]) -> dict[Window, int]:
-    return dict(sorted(caps.items()))
+class _Common(TypedDict):
+    caps_nanos: dict[Window, int]
+    alert_at: tuple[float, ...]
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    max_concurrent: int | None
+
+
+def _common(account: AccountSettings) -> _Common:
+    return _Common(
+        caps_nanos=dict(sorted(account.cap_usd.items())),
+        alert_at=account.alert_at,
+        requests_per_minute=account.requests_per_minute,
+        tokens_per_minute=account.tokens_per_minute,
+        max_concurrent=account.max_concurrent,
+    )
 
 
 def _ms(duration: timedelta) -> int:

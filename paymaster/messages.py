@@ -4,6 +4,7 @@ Fields that cross a version are only ever added, and always with a default. Mone
 are milliseconds since the epoch (`…_at_ms`), durations milliseconds (`…_ms`).
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -29,6 +30,10 @@ NOT_BILLED = "NotBilled"
 
 def call_workflow_id(call_id: str) -> str:
     return f"call/{call_id}"
+
+
+def backlog_workflow_id(ledger: str) -> str:
+    return f"usage-backlog/{ledger}"
 
 
 def call_id_of(workflow_id: str) -> str:
@@ -125,10 +130,16 @@ class Attempt(Message):
     model_answered: str | None = None
     usage: TokenUsage | None = None
     """None: the provider did not say."""
+    trips_breaker: bool = False
+    """It failed, and the failure is the service's, not the request's."""
 
 
-class BudgetNotice(Message):
-    """How an account stands after a settlement, for an agent that wants to turn to a cheaper route in time."""
+@dataclass(slots=True)
+class BudgetNotice:
+    """How an account stands after a settlement, for an agent that wants to turn to a cheaper route in time.
+
+    A dataclass, because the desk makes several for each settlement.
+    """
 
     account: str
     window: str
@@ -198,9 +209,15 @@ class RetrySettings(Message):
 class AccountConfig(Message):
     caps_nanos: dict[Window, int] = {}
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrent: int | None = None
+    """Calls at once. None, here as above: no limit."""
 
 
 class ServiceConfig(AccountConfig):
+    breaker_failures: int = 5
+    breaker_cooldown_ms: int = 30_000
     timeout_ms: int = 120_000
     retry: RetrySettings = RetrySettings()
     max_retry_after_ms: int = 60_000
@@ -245,6 +262,14 @@ class Settle(Message):
     cost_nanos: int = Field(ge=0)
     confirmed: bool = True
     """False: posted at this cost because nobody knows; a later settlement may still correct it."""
+    tokens: int | None = None
+    """Input and output as billed, to correct the estimate of the rate limit. None: unknown, the estimate stays."""
+    served: bool = False
+    """The service answered: its breaker closes."""
+    failures: int = 0
+    """Failed attempts under the hold, for those of which no report arrived."""
+    epoch: str = ""
+    """The books in which the hold was made."""
 
 
 class Reserve(Message):
@@ -273,6 +298,23 @@ class Void(Message):
 
 
 Command = Annotated[Reserve | Settle | Void, Field(discriminator="kind")]
+
+
+class AttemptReport(Message):
+    """A failed attempt, told at once and not only when its hold ends."""
+
+    hold_id: str
+    service: str
+    pause_ms: int | None = None
+    """How long the service asked to be left alone. None: it did not."""
+    trips_breaker: bool = False
+    """The failure is the service's, not the request's."""
+
+
+class AttemptReports(Message):
+    """Signal `report_attempts`."""
+
+    reports: tuple[AttemptReport, ...]
 
 
 class Grant(Message):
@@ -372,6 +414,16 @@ class ParkedAnswer(Message):
     answer: Annotated[Granted | Denied, Field(discriminator="kind")]
 
 
+class Withdrawn(Message):
+    """A grant that an admin took back: the signal `budget_withdrawn`. Nothing may be sent under this hold any more."""
+
+    kind: Literal["withdrawn"] = "withdrawn"
+    sequence: int
+    call: CallRef
+    hold_id: str
+    detail: str
+
+
 class ExpiredHold(Message):
     """A hold that nobody settled in time: posted at its bound; the database gets its unconfirmed entry."""
 
@@ -381,16 +433,84 @@ class ExpiredHold(Message):
     grant: Grant
 
 
-OutboxItem = Annotated[ParkedAnswer | ExpiredHold, Field(discriminator="kind")]
+AlertKind = Literal[
+    "threshold",
+    "exhausted",
+    "parked",
+    "overage",
+    "unconfirmed",
+    "unknown_hold",
+    "breaker_opened",
+    "breaker_closed",
+    "refused_message",
+    "no_price",
+    "queue_full",
+]
 
 
-class Outbox(Message):
+class Alert(Message):
+    """Something that an admin or operator should know of."""
+
+    kind: Literal["alert"] = "alert"
+    sequence: int
+    at_ms: int
+    what: AlertKind
+    account: str | None = None
+    window: Window | None = None
+    text: str
+    """A sentence for people."""
+
+
+class CapChange(Message):
+    """A cap that an admin changed; a row of `cap_changes`."""
+
+    kind: Literal["cap_change"] = "cap_change"
+    sequence: int
+    at_ms: int
+    account: str
+    window: Window
+    from_nanos: int | None
+    """None: not capped before."""
+    to_nanos: int
+    by_nanos: int | None
+    """Of a raise. None: the cap was set."""
+    file_nanos: int | None
+    """What the configuration said at that time. None: no cap."""
+    until_window_end: bool
+    who: str
+    reason: str
+
+
+CallMessage = Annotated[ParkedAnswer | Withdrawn, Field(discriminator="kind")]
+"""For one call: a signal to its workflow."""
+Notice = Annotated[ExpiredHold | Alert | CapChange, Field(discriminator="kind")]
+"""For the database, the log and the webhook. Never holds up a call."""
+
+
+class CallMessages(Message):
+    """Input of the activity `answer_calls`."""
+
+    messages: tuple[CallMessage, ...]
+
+
+class Notices(Message):
+    """Input of the activity `store_notices`."""
+
     ledger: str
-    items: tuple[OutboxItem, ...]
+    epoch: str
+    notices: tuple[Notice, ...]
+
+
+class Alerts(Message):
+    """Input of the activity `send_alerts`."""
+
+    ledger: str
+    epoch: str
+    alerts: tuple[Alert, ...]
 
 
 class Delivery(Message):
-    """What became of a batch from the outbox. An item in neither list stays and is sent again."""
+    """What became of a batch. An item in neither list stays in the outbox and is sent again."""
 
     delivered: tuple[int, ...] = ()
     gone: tuple[int, ...] = ()
@@ -400,17 +520,44 @@ class Delivery(Message):
 # ---------------------------------------------------------------- admins and operators
 
 
-class RaiseCap(BaseModel):
-    """Signal and update `raise_cap`. Amounts are US dollars as exact text."""
+class AdminMessage(BaseModel):
+    """What an admin sends, as a signal or as an update of the same name; often by hand, so nothing is guessed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str = Field(default="", max_length=1_000)
+    who: str = Field(default="", max_length=200)
+
+
+class RaiseCap(AdminMessage):
+    """`raise_cap`: adds to a cap. Amounts are US dollars as exact text."""
 
     account: str
     """`budget:acme/content` or `service:openai`."""
     window: Window
     by: Annotated[str, Field(coerce_numbers_to_str=True)]
-    reason: str = ""
-    who: str = ""
+    until_window_end: bool = False
+    """The raise lapses when the window ends."""
+
+
+class SetCap(AdminMessage):
+    """`set_cap`: sets a cap, or puts one where there was none."""
+
+    account: str
+    window: Window
+    to: Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
+class PauseService(AdminMessage):
+    """`pause_service`: nothing is sent to it until `resume_service`; calls fall back or park."""
+
+    service: str
+
+
+class ResumeService(AdminMessage):
+    """`resume_service`: ends an admin's pause, a pause that the service asked for, and an open breaker."""
+
+    service: str
 
 
 class CapState(Message):
@@ -419,20 +566,50 @@ class CapState(Message):
     cap_nanos: int
 
 
+class ServiceState(Message):
+    service: str
+    paused: bool
+
+
 class WindowStatus(Message):
     window: Window
     cap_nanos: int | None
     """None: not capped; shown because the books are kept for `total` in any case."""
+    cap_from: Literal["file", "admin"] = "file"
     posted_nanos: int
     pending_nanos: int
     ends_at_ms: int | None
     """None: never."""
 
 
+class LimitStatus(Message):
+    """A rate limit of an account, and how much of its burst is in use."""
+
+    what: Literal["requests_per_minute", "tokens_per_minute", "max_concurrent"]
+    limit: int
+    used: int
+    """Requests or tokens that have not drained yet; for `max_concurrent`, calls that are running."""
+
+
 class AccountStatus(Message):
     account: str
     windows: tuple[WindowStatus, ...]
     parked: int
+    limits: tuple[LimitStatus, ...] = ()
+    loading: bool = False
+    """What was spent before is being read from the database; its calls wait."""
+
+
+class ServiceStatus(Message):
+    service: str
+    breaker: Literal["closed", "open", "half_open"]
+    failures: int
+    """In a row."""
+    open_until_ms: int | None
+    paused_until_ms: int | None
+    """A pause that the service asked for. None: none."""
+    paused_by: str | None
+    """The admin who paused it, and why. None: nobody."""
 
 
 class WaitingCall(Message):
@@ -455,6 +632,45 @@ class LedgerStart(Message):
     """A dump of the desk, carried by continue-as-new. None: an empty desk."""
 
 
+class Configure(Message):
+    """The update `configure`."""
+
+    config: DeskConfig
+    force: bool = False
+    """Bring back a configuration that was superseded."""
+
+
+class ConfigState(Message):
+    """The answer to the update `configure`."""
+
+    digest: str
+    """Of the configuration that is in force."""
+    applied: bool
+    detail: str
+
+
+class LoadSpend(Message):
+    """Input of the activity `load_spend`."""
+
+    number: int
+    ledger: str
+    accounts: tuple[str, ...]
+    known_holds: tuple[str, ...]
+    """Holds that the desk counts itself: their entries are left out."""
+    with_cap_changes: bool
+    """The ledger began without a state: it needs to know too what admins changed before."""
+    window_starts_ms: dict[Window, int]
+
+
+class LoadedSpend(Message):
+    number: int
+    """Of the LoadSpend that this answers."""
+    posted_nanos: dict[str, dict[Window, int]]
+    """By account and window."""
+    cap_changes: tuple[CapChange, ...] = ()
+    """In the order in which they were made."""
+
+
 class DeskStatus(Message):
     """The query `status`."""
 
@@ -466,6 +682,7 @@ class DeskStatus(Message):
     parked: int
     outbox: int
     unconfirmed: int
+    services: tuple[ServiceStatus, ...] = ()
     waiting: tuple[WaitingCall, ...] = ()
     """The first parked calls, in the order in which they will be served."""
     refused_messages: tuple[str, ...] = ()
@@ -556,5 +773,40 @@ class UsageRecord(Message):
 
     call: CallRef
     grant: Grant
-    ended: Completion | Failure
+    attempts: tuple[Attempt, ...]
+    answered: bool
+    """The last attempt was answered."""
     metadata: dict[str, str] = {}
+
+
+class Deferred(Message):
+    """The ledger did not answer; the usage backlog settles as soon as it does."""
+
+    kind: Literal["deferred"] = "deferred"
+    hold_id: str
+
+
+RecordAnswer = Annotated[Settled | UnknownHold | Refused | Deferred, Field(discriminator="kind")]
+
+
+class BacklogBatch(Message):
+    """Signal `add` of the usage backlog, and input of its activity `catch_up`."""
+
+    records: tuple[UsageRecord, ...] = ()
+    voids: tuple[str, ...] = ()
+    """Hold ids."""
+
+
+class CaughtUp(Message):
+    rejected: tuple[str, ...] = ()
+    """Holds whose records the database or the ledger refuses for good."""
+
+
+class BacklogStart(Message):
+    """Input of the usage backlog."""
+
+    ledger: str
+    waiting: str | None = None
+    """A compressed BacklogBatch, carried by continue-as-new. None: nothing waits."""
+    set_aside: tuple[UsageRecord, ...] = ()
+    """Records that are refused for good, for a person to look at."""

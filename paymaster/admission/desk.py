@@ -1,4 +1,4 @@
-"""The desk: one state, one command at a time, one answer. Ledger + routing + the queue of parked calls + the outbox.
+"""The desk: one state, one command at a time, one answer. Ledger + gates + routing + parked queue + outbox.
 
 The desk is deterministic: the same commands at the same times give the same answers and the same state, also when it is
 cut anywhere through `dump` and `Desk.load`. Its time never goes back.
@@ -6,74 +6,62 @@ cut anywhere through `dump` and `Desk.load`. Its time never goes back.
 
 import zlib
 from base64 import b64decode, b64encode
-from bisect import insort
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import TypeAdapter
 
-from paymaster.admission.ledger import WINDOWS, Hold, Ledger, LedgerState, window_end_ms, window_start_ms
+from paymaster.admission.breaker import Breaker, Gate
+from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, LedgerState, window_start_ms
+from paymaster.admission.outbox import Outbox, OutboxState
+from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
 from paymaster.admission.routing import Choice, Obstacle, choose
+from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
 from paymaster.messages import (
     AccountConfig,
-    AccountStatus,
     Answer,
+    AttemptReport,
+    CapChange,
     CapState,
     Command,
+    ConfigState,
     Delivery,
     Denied,
     DeskConfig,
     DeskStatus,
     Ended,
-    ExpiredHold,
     Grant,
     Granted,
-    OutboxItem,
+    LoadedSpend,
+    LoadSpend,
     Parked,
     ParkedAnswer,
+    PauseService,
     RaiseCap,
     Reserve,
+    ResumeService,
     ServiceConfig,
+    ServiceState,
+    SetCap,
     Settle,
     Settled,
     UnknownHold,
     Void,
-    WaitingCall,
-    WindowStatus,
+    Window,
 )
 from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
 
+RULES = 1
+"""The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
+no running ledger uses any more are removed from the code."""
 NEVER_MS = 2**62
-CLAIM_AFTER_MS = 60_000
-"""A parked call that waits only for holds lets smaller calls pass for this long; then its accounts are kept for it."""
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
-
-WAITING_SHOWN = 20
-"""Parked calls in a status; the whole queue can be too large for an answer."""
-
-
-@dataclass(slots=True)
-class ParkedCall:
-    reserve: Reserve
-    sequence: int
-    parked_at_ms: int
-    waits_for: frozenset[str] = frozenset()
-    """Accounts in which something must be freed."""
-    retry_at_ms: int | None = None
-    """… or a time that must come."""
-    busy_since_ms: int | None = None
-    """Since when only holds, limits or pauses are in the way. None: money is gone."""
-    detail: str = ""
-
-    def place(self) -> tuple[int, int]:
-        """By priority, then order of arrival."""
-        return (-self.reserve.priority, self.sequence)
-
-    def claims_at_ms(self) -> int | None:
-        return None if self.busy_since_ms is None else self.busy_since_ms + CLAIM_AFTER_MS
+SUPERSEDED_MAX = 50
+"""Earlier configurations that do not come back by themselves."""
 
 
 @dataclass(slots=True)
@@ -85,34 +73,50 @@ class EndedHold:
 
 
 @dataclass(slots=True)
+class Loading:
+    """Accounts whose earlier spending is being read. The holds that are here at its start are counted by the desk."""
+
+    number: int
+    accounts: tuple[str, ...]
+    known_holds: tuple[str, ...]
+    window_starts_ms: dict[Window, int]
+
+
+@dataclass(slots=True)
 class DeskState:
     """Everything that the desk knows; what continue-as-new carries."""
 
     ledger: str
     epoch: str
-    rules: int = 1
+    rules: int = RULES
     now_ms: int = 0
     config: DeskConfig = field(default_factory=lambda: DeskConfig(digest=""))
+    superseded: list[str] = field(default_factory=list[str])
     books: LedgerState = field(default_factory=LedgerState)
+    gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     parked: dict[str, ParkedCall] = field(default_factory=dict[str, ParkedCall])
     ended: dict[str, EndedHold] = field(default_factory=dict[str, EndedHold])
     forgotten_until_ms: int = 0
     """Ends of holds before this time are no longer remembered."""
-    outbox: list[OutboxItem] = field(default_factory=list[OutboxItem])
-    sequence: int = 0
+    loading: Loading | None = None
+    began: bool = False
+    """What earlier epochs left behind was loaded."""
+    outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
 
 
 _STATE = TypeAdapter(DeskState)
+_FORMER_SERVICE = ServiceConfig()
+"""How a service is called that the configuration does not name any more, but a worker still asks for."""
 
 
 class Desk:
     def __init__(self, state: DeskState) -> None:
         self.state = state
         self.ledger = Ledger(state.books)
-        self._queue = sorted(state.parked.values(), key=ParkedCall.place)
+        self.queue = ParkedQueue(state.parked)
+        self.outbox = Outbox(state.outbox)
         self._freed: set[str] = set()
-        self._claims: dict[str, tuple[int, int]] = {}
         self._minute_ends_ms = 0
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
@@ -154,98 +158,193 @@ class Desk:
         elif self._freed:
             self._serve_parked()
 
-    def configure(self, config: DeskConfig, now_ms: int) -> None:
-        """Applies a configuration. Caps that an admin changed stay until the file's own value changes."""
+    def report(self, report: AttemptReport, now_ms: int) -> None:
+        """A failed attempt: one request more, perhaps a pause that the service asked for, perhaps its fault."""
         self.advance(now_ms)
-        if config.digest == self.state.config.digest:
+        hold, gate = self.ledger.holds.get(report.hold_id), self.state.gates.get(report.service)
+        if gate is None:
             return
-        before, self.state.config = self.state.config, config
+        if report.pause_ms is not None:
+            gate.pause(self.state.now_ms + report.pause_ms)
+        if hold is None:
+            return
+        for key in hold.accounts:
+            self.ledger.accounts[key].limiter.use(1, 0, self.state.now_ms)
+        if report.trips_breaker:
+            hold.failures_told += 1
+            self._failed(hold)
+
+    # ------------------------------------------------------------ admins
+
+    def configure(self, config: DeskConfig, now_ms: int, *, force: bool = False) -> ConfigState:
+        """Applies a configuration. Caps that an admin changed stay until the file's own value changes.
+
+        One that was superseded comes back only by `force`, so that a worker with an old file changes nothing.
+        """
+        self.advance(now_ms)
+        state = self.state
+        if config.digest == state.config.digest:
+            return ConfigState(digest=config.digest, applied=False, detail="it is in force already")
+        if config.digest in state.superseded and not force:
+            detail = "a newer one superseded it; `paymaster config apply --force` brings it back"
+            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
+        before, state.config = state.config, config
+        if before.digest:
+            kept = [digest for digest in state.superseded if digest != config.digest]
+            state.superseded = [*kept, before.digest][-SUPERSEDED_MAX:]
         wanted = _account_configs(config)
         for key in _account_configs(before).keys() - wanted.keys():
             self.ledger.configure(key, AccountConfig())
         for key, account in wanted.items():
             self.ledger.configure(key, account)
+        for name, service in config.services.items():
+            gate = state.gates.setdefault(name, Gate(Breaker(service.breaker_failures, service.breaker_cooldown_ms)))
+            gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
         self._freed |= self.ledger.accounts.keys()
         self.advance(now_ms)
+        return ConfigState(digest=config.digest, applied=True, detail="")
 
     def raise_cap(self, change: RaiseCap, now_ms: int) -> CapState:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
         self.advance(now_ms)
         account = self.ledger.accounts.get(change.account)
         if account is None:
-            known = ", ".join(sorted(self.ledger.accounts)) or "none"
-            raise ValueError(f"there is no account {change.account!r}; there are: {known}")
-        cap = account.balances[change.window].cap_nanos
-        if cap is None:
+            raise ValueError(f"there is no account {change.account!r}; there are: {self._known_accounts()}")
+        balance = account.balances[change.window]
+        if balance.cap_nanos is None:
             capped = ", ".join(w for w, b in account.balances.items() if b.cap_nanos is not None) or "none"
             raise ValueError(f"{change.account} has no cap for {change.window!r}; capped windows: {capped}")
         by = usd_to_nanos(change.by)
         if by <= 0:
             raise ValueError(f"a cap is raised by a positive amount, not by {change.by}")
-        if cap + by > NANOS_MAX:
-            raise ValueError(f"a cap of {format_usd(cap + by)} is more than the books can hold")
-        self.ledger.set_cap(change.account, change.window, cap + by)
-        self._freed.add(change.account)
-        self.advance(now_ms)
-        return CapState(account=change.account, window=change.window, cap_nanos=cap + by)
+        if change.until_window_end and change.window == "total":
+            raise ValueError("the window `total` never ends; a raise of it cannot lapse")
+        lapsing = balance.lapsing_nanos + (by if change.until_window_end else 0)
+        return self._set_cap(account, change, balance.cap_nanos + by, by, lapsing)
 
-    def refuse_message(self, text: str) -> None:
+    def set_cap(self, change: SetCap, now_ms: int) -> CapState:
+        """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
+        self.advance(now_ms)
+        to = usd_to_nanos(change.to)
+        if to < 0:
+            raise ValueError(f"a cap is not negative: {change.to}")
+        account = self._account_for_admin(change.account)
+        return self._set_cap(account, change, to, None, 0)
+
+    def pause_service(self, change: PauseService, now_ms: int) -> ServiceState:
+        """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
+        self.advance(now_ms)
+        gate = self._gate(change.service)
+        gate.paused_by = f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
+        for hold in self.ledger.holds.values():
+            if hold.state == "pending" and hold.grant.service == change.service:
+                self.outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
+        return ServiceState(service=change.service, paused=True)
+
+    def resume_service(self, change: ResumeService, now_ms: int) -> ServiceState:
+        """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
+        self.advance(now_ms)
+        self._gate(change.service).open_up()
+        self._freed.add(f"service:{change.service}")
+        self.advance(now_ms)
+        return ServiceState(service=change.service, paused=False)
+
+    def refuse_message(self, text: str, now_ms: int) -> None:
         """Keeps a message that could not be applied where operators see it."""
-        self.state.refused_messages = [*self.state.refused_messages[-19:], text]
-
-    def delivered(self, delivery: Delivery, now_ms: int) -> None:
-        """Takes delivered items out of the outbox. A call that is gone gets nothing: its hold is free again."""
-        done = {*delivery.delivered, *delivery.gone}
-        gone = set(delivery.gone)
-        for item in self.state.outbox:
-            if item.sequence in gone and isinstance(item, ParkedAnswer) and isinstance(item.answer, Granted):
-                self._void(Void(hold_id=item.answer.grant.hold_id))
-        self.state.outbox = [item for item in self.state.outbox if item.sequence not in done]
         self.advance(now_ms)
+        self.state.refused_messages = [*self.state.refused_messages[-19:], text]
+        self.outbox.alert(self.state.now_ms, "refused_message", text)
 
     def status(self) -> DeskStatus:
-        waiting: dict[str, int] = {}
-        for call in self._queue:
-            for key in call.waits_for:
-                waiting[key] = waiting.get(key, 0) + 1
+        state = self.state
         return DeskStatus(
-            ledger=self.state.ledger,
-            epoch=self.state.epoch,
-            config_digest=self.state.config.digest,
-            accounts=tuple(
-                AccountStatus(
-                    account=key,
-                    parked=waiting.get(key, 0),
-                    windows=tuple(
-                        WindowStatus(
-                            window=window,
-                            cap_nanos=account.balances[window].cap_nanos,
-                            posted_nanos=account.balances[window].posted_nanos,
-                            pending_nanos=account.balances[window].pending_nanos,
-                            ends_at_ms=window_end_ms(window, self.state.now_ms),
-                        )
-                        for window in WINDOWS
-                        if window == "total" or account.balances[window].cap_nanos is not None
-                    ),
-                )
-                for key, account in sorted(self.ledger.accounts.items())
-            ),
+            ledger=state.ledger,
+            epoch=state.epoch,
+            config_digest=state.config.digest,
+            accounts=account_statuses(self.ledger, self.queue, state.now_ms),
             holds=sum(hold.state == "pending" for hold in self.ledger.holds.values()),
-            parked=len(self._queue),
-            outbox=len(self.state.outbox),
+            parked=len(self.queue),
+            outbox=len(state.outbox.messages) + len(state.outbox.notices),
             unconfirmed=sum(hold.state == "unconfirmed" for hold in self.ledger.holds.values()),
-            waiting=tuple(
-                WaitingCall(
-                    workflow_id=call.reserve.call.workflow_id,
-                    budget=call.reserve.budget,
-                    parked_at_ms=call.parked_at_ms,
-                    deadline_at_ms=call.reserve.deadline_at_ms,
-                    detail=call.detail,
-                )
-                for call in self._queue[:WAITING_SHOWN]
-            ),
-            refused_messages=tuple(self.state.refused_messages),
+            services=service_statuses(state.gates, state.now_ms),
+            waiting=waiting_calls(self.queue),
+            refused_messages=tuple(state.refused_messages),
         )
+
+    # ------------------------------------------------------------ deliveries and loading
+
+    def delivered(self, delivery: Delivery, now_ms: int) -> None:
+        """Takes what arrived out of the outbox. A call that is gone gets nothing: its hold is free again."""
+        gone = set(delivery.gone)
+        for message in self.state.outbox.messages:
+            answer = message.answer if isinstance(message, ParkedAnswer) else None
+            if message.sequence in gone and isinstance(answer, Granted):
+                self._void(Void(hold_id=answer.grant.hold_id))
+        self.outbox.acknowledge(gone | set(delivery.delivered))
+        self.advance(now_ms)
+
+    def to_load(self) -> LoadSpend | None:
+        """What must be read from the database next, or None. The same until `loaded` is called."""
+        state = self.state
+        if state.loading is None:
+            accounts = tuple(sorted(key for key, account in self.ledger.accounts.items() if account.loading))
+            if not accounts:
+                return None
+            for key in accounts:
+                self.ledger.start_loading(self.ledger.accounts[key])
+            starts: dict[Window, int] = {window: window_start_ms(window, state.now_ms) for window in WINDOWS}
+            number = self.outbox.next_sequence()
+            state.loading = Loading(number, accounts, tuple(self.ledger.holds), starts)
+        loading = state.loading
+        return LoadSpend(
+            number=loading.number,
+            ledger=state.ledger,
+            accounts=loading.accounts,
+            known_holds=loading.known_holds,
+            with_cap_changes=not state.began,
+            window_starts_ms=loading.window_starts_ms,
+        )
+
+    def loaded(self, spend: LoadedSpend, now_ms: int) -> None:
+        """What was spent before is known: the accounts are open. A window that ended meanwhile starts at zero."""
+        self.advance(now_ms)
+        loading = self.state.loading
+        if loading is None or loading.number != spend.number:  # a reload was asked for meanwhile
+            return
+        for key in loading.accounts:
+            for window, posted in spend.posted_nanos.get(key, {}).items():
+                if loading.window_starts_ms[window] == window_start_ms(window, self.state.now_ms):
+                    self.ledger.loaded(key, window, posted)
+            self.ledger.accounts[key].loading = False
+        if not self.state.began:
+            for change in spend.cap_changes:
+                self._restore_cap(change)
+            self.state.began = True
+        self.state.loading = None
+        self._freed.update(loading.accounts)
+        self.advance(now_ms)
+
+    def _restore_cap(self, change: CapChange) -> None:
+        """An admin's change from before this epoch, unless it lapsed or the file says something else since."""
+        if change.account not in self.ledger.accounts and not change.account.startswith("budget:"):
+            return  # a service that the configuration does not have any more
+        balance = self._account_for_admin(change.account).balances[change.window]
+        lapsed = change.until_window_end and change.at_ms < window_start_ms(change.window, self.state.now_ms)
+        if lapsed or balance.file_cap_nanos != change.file_nanos:
+            return
+        if change.by_nanos is None or balance.cap_nanos is None:
+            self.ledger.set_cap(change.account, change.window, change.to_nanos)
+        else:
+            lapsing = balance.lapsing_nanos + (change.by_nanos if change.until_window_end else 0)
+            cap = balance.cap_nanos + change.by_nanos
+            self.ledger.set_cap(change.account, change.window, cap, lapsing_nanos=lapsing)
+
+    def reload(self, now_ms: int) -> None:
+        """Takes the stored entries for the truth: reads again what every account has spent."""
+        self.advance(now_ms)
+        self.state.loading = None
+        for account in self.ledger.accounts.values():
+            self.ledger.start_loading(account)
 
     # ------------------------------------------------------------ reserve
 
@@ -253,7 +352,7 @@ class Desk:
         hold_id = request.hold_id
         if hold := self.ledger.holds.get(hold_id):
             return Granted(grant=hold.grant) if hold.state == "pending" else Ended(hold_id=hold_id)
-        if call := self.state.parked.get(hold_id):
+        if call := self.queue.get(hold_id):
             return Parked(hold_id=hold_id, deadline_at_ms=call.reserve.deadline_at_ms, detail=call.detail)
         if ended := self.state.ended.get(hold_id):
             return ended.denied or Ended(hold_id=hold_id)
@@ -263,22 +362,26 @@ class Desk:
             check_budget_path(request.budget)
         except ValueError as error:
             return self._deny(hold_id, "bad_budget", str(error))
-
-        place = (-request.priority, self.state.sequence + 1)
+        if not request.candidates:
+            return self._deny(hold_id, "no_candidate", "no candidate of the route is left")
+        place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._choose(request, place)
         if isinstance(found, Choice):
             return self._grant(request, found)
         return self._park_or_deny(request, found)
 
     def _choose(self, request: Reserve, place: tuple[int, int]) -> Choice | list[Obstacle]:
-        def is_claimed(accounts: tuple[str, ...]) -> str | None:
-            return next((key for key in accounts if key in self._claims and self._claims[key] < place), None)
-
-        return choose(request, self.ledger, self.state.now_ms, is_claimed)
+        return choose(
+            request,
+            self.ledger,
+            self.state.gates,
+            self.state.now_ms,
+            lambda accounts: self.queue.claimed_before(place, accounts),
+        )
 
     def _grant(self, request: Reserve, choice: Choice) -> Granted:
         candidate, config = choice.candidate, self.state.config
-        service = config.services.get(candidate.service, ServiceConfig())
+        service = config.services.get(candidate.service, _FORMER_SERVICE)
         assert candidate.price is not None  # `choose` passes over a candidate without a price
         now_ms = self.state.now_ms
         grant = Grant(
@@ -297,30 +400,28 @@ class Desk:
             max_retry_after_ms=service.max_retry_after_ms,
             max_unconfirmed=service.max_unconfirmed,
         )
-        self.ledger.hold(Hold(request.call, grant, choice.accounts))
+        self.ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
+        self.state.gates[candidate.service].breaker.started(request.hold_id)
         self._remind(grant.expires_at_ms)
         return Granted(grant=grant)
 
     def _park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
-        deciding = _deciding(obstacles)
-        if deciding is None:
-            return self._deny(request.hold_id, "no_candidate", "no candidate of the route is left")
-        if deciding.kind == "never" or (deciding.kind == "gone" and request.on_exhausted == "fail"):
-            details = dict.fromkeys(
-                o.detail for o in obstacles
-            )  # once each: an unknown budget is so for every candidate
-            return self._deny(request.hold_id, deciding.reason, "; ".join(details))
-        if request.deadline_at_ms <= self.state.now_ms:
-            return self._deny(request.hold_id, "waited_too_long", deciding.detail)
-        if len(self._queue) >= self.state.config.max_parked:
-            return self._deny(request.hold_id, "queue_full", f"{len(self._queue)} calls are parked already")
-        self.state.sequence += 1
-        call = ParkedCall(request, self.state.sequence, self.state.now_ms)
-        self._note_obstacles(call, obstacles)
-        self.state.parked[request.hold_id] = call
-        insort(self._queue, call, key=ParkedCall.place)
+        hold_id, now_ms, deciding = request.hold_id, self.state.now_ms, decide(obstacles)
+        self._alert_obstacles(obstacles)
+        if deciding.kind == "never" or (deciding.kind != "busy" and request.on_exhausted == "fail"):
+            return self._deny(hold_id, deciding.reason, _details(obstacles))
+        if request.deadline_at_ms <= now_ms:
+            return self._deny(hold_id, "waited_too_long", deciding.detail)
+        if len(self.queue) >= self.state.config.max_parked:
+            self.outbox.alert_once(now_ms, "queue_full", f"{len(self.queue)} calls are parked", str(now_ms // 60_000))
+            return self._deny(hold_id, "queue_full", f"{len(self.queue)} calls are parked already")
+        call = ParkedCall(request, self.outbox.next_sequence(), now_ms)
+        self._note(call, obstacles)
+        self.queue.add(call)
         self._remind(request.deadline_at_ms)
-        return Parked(hold_id=request.hold_id, deadline_at_ms=request.deadline_at_ms, detail=deciding.detail)
+        if deciding.kind == "gone" and deciding.account and deciding.window:
+            self._alert_in_window("parked", deciding.account, deciding.window, f"calls are parked: {deciding.detail}")
+        return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=deciding.detail)
 
     def _deny(self, hold_id: str, reason: str, detail: str) -> Denied:
         denied = Denied(hold_id=hold_id, reason=reason, detail=detail)
@@ -332,29 +433,66 @@ class Desk:
     def _settle(self, command: Settle) -> Answer:
         hold = self.ledger.holds.get(command.hold_id)
         if hold is None:
-            ended = self.state.ended.get(command.hold_id)
-            if ended is not None and ended.posted:
-                return Settled(hold_id=command.hold_id, expired=ended.expired)
-            return UnknownHold(hold_id=command.hold_id)
-        notices = self.ledger.post(command.hold_id, command.cost_nanos, confirmed=command.confirmed)
+            return self._settle_unknown(command)
+        posted = self.ledger.post(command.hold_id, command.cost_nanos, confirmed=command.confirmed)
+        self.ledger.release(hold, command.tokens, self.state.now_ms)
         self._freed.update(hold.accounts)
+        self._alert_settlement(command, hold)
+        for balance, part in posted.crossed:
+            spent = f"{format_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
+            text = f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
+            self.outbox.alert(self.state.now_ms, "threshold", text, balance.account, balance.window)
         if command.confirmed:
             self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True, expired=hold.expired)
-        return Settled(hold_id=command.hold_id, notices=notices, expired=hold.expired)
+        self._judge_service(command, hold)
+        return Settled(hold_id=command.hold_id, notices=posted.notices, expired=hold.expired)
+
+    def _settle_unknown(self, command: Settle) -> Answer:
+        """Settled before, or made by an earlier epoch, or forgotten: never posted blind."""
+        ended = self.state.ended.get(command.hold_id)
+        if ended is not None and ended.posted:
+            return Settled(hold_id=command.hold_id, expired=ended.expired)
+        if command.epoch not in ("", self.state.epoch):
+            self.reload(self.state.now_ms)  # its entries are stored: they are read with all the others
+            return Settled(hold_id=command.hold_id)
+        text = f"a settlement of {format_usd(command.cost_nanos)} for the unknown hold {command.hold_id}; reconcile"
+        self.outbox.alert(self.state.now_ms, "unknown_hold", text)
+        return UnknownHold(hold_id=command.hold_id)
 
     def _void(self, command: Void) -> Answer:
         hold = self.ledger.holds.get(command.hold_id)
         if hold is not None:
             self.ledger.post(command.hold_id, 0, confirmed=True)
+            self.ledger.release(hold, 0, self.state.now_ms)
             self._freed.update(hold.accounts)
+            self.state.gates[hold.grant.service].breaker.ended(command.hold_id)
             self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, expired=hold.expired)
             return Settled(hold_id=command.hold_id, expired=hold.expired)
-        if call := self.state.parked.pop(command.hold_id, None):
-            self._queue.remove(call)
-            self._renew_claims()
+        if call := self.queue.get(command.hold_id):
+            self.queue.remove(call)
             self._freed.update(call.waits_for)  # somebody behind it may have been kept waiting by its claim
         ended = self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
         return Settled(hold_id=command.hold_id, expired=ended.expired)
+
+    def _judge_service(self, command: Settle, hold: Hold) -> None:
+        """What the end of a call says about its service."""
+        breaker = self.state.gates[hold.grant.service].breaker
+        for _ in range(command.failures - hold.failures_told):
+            self._failed(hold)
+        if command.served:
+            if breaker.served():
+                text = f"{hold.grant.service} works again"
+                self.outbox.alert(self.state.now_ms, "breaker_closed", text, f"service:{hold.grant.service}")
+        else:
+            breaker.ended(hold.grant.hold_id)
+
+    def _failed(self, hold: Hold) -> None:
+        service = hold.grant.service
+        breaker = self.state.gates[service].breaker
+        if breaker.failed(hold.grant.hold_id, self.state.now_ms):
+            text = f"{service} failed {breaker.failures} times in a row; no calls for {breaker.cooldown_ms // 1000} s"
+            self.outbox.alert(self.state.now_ms, "breaker_opened", text, f"service:{service}")
+            self._freed.add(f"service:{service}")  # who waits for the probe must look elsewhere
 
     # ------------------------------------------------------------ what happens by itself
 
@@ -365,67 +503,56 @@ class Desk:
                 self.ledger.post(hold_id, hold.grant.bound_nanos, confirmed=False)
                 hold.expired = True
                 self._freed.update(hold.accounts)
-                self.state.sequence += 1
-                self.state.outbox.append(ExpiredHold(sequence=self.state.sequence, call=hold.call, grant=hold.grant))
+                self.state.gates[hold.grant.service].breaker.ended(hold_id)
+                self.outbox.expired(hold)
+                text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged until then"
+                self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
     def _deny_overdue(self) -> None:
-        for call in list(self._queue):
+        for call in self.queue:
             if call.reserve.deadline_at_ms <= self.state.now_ms:
                 waited_s = (self.state.now_ms - call.parked_at_ms) // 1000
-                self._answer_parked(
-                    call, self._deny(call.reserve.hold_id, "waited_too_long", f"parked for {waited_s} s")
-                )
+                self._deny_parked(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
 
     def _serve_parked(self) -> None:
         """Grants, in the queue's order, what fits now. Only calls that wait for what was freed are looked at."""
         freed, self._freed = self._freed, set()
-        if not self._queue:
+        if not len(self.queue):
             return
-        self._renew_claims()
         now_ms = self.state.now_ms
-        for call in list(self._queue):
+        self.queue.renew_claims(now_ms)
+        for call in self.queue:
             due = call.retry_at_ms is not None and call.retry_at_ms <= now_ms
             if not due and freed.isdisjoint(call.waits_for):
                 continue
             found = self._choose(call.reserve, call.place())
             if isinstance(found, Choice):
-                self._answer_parked(call, self._grant(call.reserve, found))
+                self.queue.remove(call)
+                self.outbox.answer(call.reserve.call, self._grant(call.reserve, found))
                 continue
-            deciding = _deciding(found)
+            deciding = decide(found)
             # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
-            hopeless = {"never", "gone"} if call.reserve.on_exhausted == "fail" else {"never"}
-            if deciding is None or deciding.kind in hopeless:
-                reason, detail = (deciding.reason, deciding.detail) if deciding else ("no_candidate", "")
-                self._answer_parked(call, self._deny(call.reserve.hold_id, reason, detail))
+            failing = call.reserve.on_exhausted == "fail" and deciding.kind != "busy"
+            if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
+                self._deny_parked(call, deciding.reason, _details(found))
             else:
-                self._note_obstacles(call, found)
-        self._renew_claims()
+                self._note(call, found)
+        self.queue.renew_claims(now_ms)
 
-    def _answer_parked(self, call: ParkedCall, answer: Granted | Denied) -> None:
-        del self.state.parked[call.reserve.hold_id]
-        self._queue.remove(call)
-        self.state.sequence += 1
-        self.state.outbox.append(ParkedAnswer(sequence=self.state.sequence, call=call.reserve.call, answer=answer))
+    def _cooled_down(self, call: ParkedCall) -> bool:
+        """It has waited for a whole cooldown, and every service fails again: its agent must go on without."""
+        cooldown_ms = max(self.state.gates[c.service].breaker.cooldown_ms for c in call.reserve.candidates)
+        return call.open_since_ms is not None and self.state.now_ms >= call.open_since_ms + cooldown_ms
 
-    def _note_obstacles(self, call: ParkedCall, obstacles: list[Obstacle]) -> None:
-        deciding = _deciding(obstacles)
-        busy = deciding is not None and deciding.kind == "busy"
-        call.waits_for = frozenset(o.account for o in obstacles if o.account is not None)
-        call.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
-        call.busy_since_ms = (call.busy_since_ms or self.state.now_ms) if busy else None
-        call.detail = deciding.detail if deciding else ""
+    def _deny_parked(self, call: ParkedCall, reason: str, detail: str) -> None:
+        self.queue.remove(call)
+        self.outbox.answer(call.reserve.call, self._deny(call.reserve.hold_id, reason, detail))
+
+    def _note(self, call: ParkedCall, obstacles: list[Obstacle]) -> None:
+        call.note(obstacles, self.state.now_ms)
         for at_ms in (call.retry_at_ms, call.claims_at_ms()):
             if at_ms is not None:
                 self._remind(at_ms)
-
-    def _renew_claims(self) -> None:
-        """Accounts are kept for the first call that has waited long enough for holds in them."""
-        self._claims = {}
-        for call in self._queue:
-            claims_at = call.claims_at_ms()
-            if claims_at is not None and claims_at <= self.state.now_ms:
-                for key in call.waits_for:
-                    self._claims.setdefault(key, call.place())
 
     def _forget_ended(self) -> None:
         """The dict is in order of time: the oldest ends come first."""
@@ -445,11 +572,93 @@ class Desk:
         for hold in self.ledger.holds.values():
             if hold.state == "pending":
                 self._remind(hold.grant.expires_at_ms)
-        for call in self._queue:
+        for call in self.queue:
             self._remind(call.reserve.deadline_at_ms)
             for at_ms in (call.retry_at_ms, call.claims_at_ms()):
                 if at_ms is not None and at_ms > self.state.now_ms:
                     self._remind(at_ms)
+
+    # ------------------------------------------------------------ alerts
+
+    def _alert_obstacles(self, obstacles: list[Obstacle]) -> None:
+        for obstacle in obstacles:
+            if obstacle.kind == "gone" and obstacle.account and obstacle.window:
+                self._alert_in_window("exhausted", obstacle.account, obstacle.window, obstacle.detail)
+            elif obstacle.reason == "no_price":
+                self.outbox.alert_once(self.state.now_ms, "no_price", obstacle.detail, obstacle.detail)
+
+    def _alert_in_window(self, what: Literal["exhausted", "parked"], account: str, window: Window, text: str) -> None:
+        alerted = self.ledger.accounts[account].balances[window].alerted
+        if what not in alerted:
+            alerted.add(what)
+            self.outbox.alert(self.state.now_ms, what, text, account, window)
+
+    def _alert_settlement(self, command: Settle, hold: Hold) -> None:
+        grant, now_ms = hold.grant, self.state.now_ms
+        if command.cost_nanos > grant.bound_nanos:
+            over = format_usd(command.cost_nanos - grant.bound_nanos)
+            text = f"{grant.service}/{grant.model} billed {over} more than the bound of {grant.hold_id}"
+            self.outbox.alert(now_ms, "overage", text, f"budget:{grant.budget}")
+        if not command.confirmed:
+            text = f"nobody knows whether {grant.hold_id} was billed; {format_usd(command.cost_nanos)} stay charged"
+            self.outbox.alert(now_ms, "unconfirmed", text, f"budget:{grant.budget}")
+
+    # ------------------------------------------------------------ admins' helpers
+
+    def _set_cap(
+        self, account: Account, change: RaiseCap | SetCap, to_nanos: int, by_nanos: int | None, lapsing_nanos: int
+    ) -> CapState:
+        if to_nanos > NANOS_MAX:
+            raise ValueError(f"a cap of {format_usd(to_nanos)} is more than the books can hold")
+        balance = account.balances[change.window]
+        before = balance.cap_nanos
+        self.ledger.set_cap(account.key, change.window, to_nanos, lapsing_nanos=lapsing_nanos)
+        self.outbox.cap_changed(
+            self.state.now_ms,
+            account.key,
+            change.window,
+            before,
+            to_nanos,
+            by_nanos=by_nanos,
+            file_nanos=balance.file_cap_nanos,
+            until_window_end=isinstance(change, RaiseCap) and change.until_window_end,
+            who=change.who,
+            reason=change.reason,
+        )
+        self._withdraw_above_cap(account, change.window)
+        self._freed.add(account.key)
+        self.advance(self.state.now_ms)
+        return CapState(account=account.key, window=change.window, cap_nanos=to_nanos)
+
+    def _withdraw_above_cap(self, account: Account, window: Window) -> None:
+        """Takes back the latest grants until what is left fits under a cap that was lowered."""
+        balance = account.balances[window]
+        above = balance.posted_nanos + balance.pending_nanos - (balance.cap_nanos or 0)
+        for hold in reversed(self.ledger.holds.values()):
+            if above <= 0:
+                return
+            if hold.state == "pending" and account.key in hold.accounts:
+                self.outbox.withdraw(hold, f"the cap of {account.key} ({window}) was lowered")
+                above -= hold.grant.bound_nanos
+
+    def _account_for_admin(self, key: str) -> Account:
+        """An admin may cap any budget, also one that the configuration does not name."""
+        account = self.ledger.accounts.get(key)
+        if account is not None:
+            return account
+        kind, _, path = key.partition(":")
+        if kind != "budget":
+            raise ValueError(f"there is no account {key!r}; there are: {self._known_accounts()}")
+        check_budget_path(path)
+        return self.ledger.open_account(key)
+
+    def _gate(self, service: str) -> Gate:
+        if service not in self.state.gates:
+            raise ValueError(f"there is no service {service!r}; there are: {', '.join(sorted(self.state.gates))}")
+        return self.state.gates[service]
+
+    def _known_accounts(self) -> str:
+        return ", ".join(sorted(self.ledger.accounts)) or "none"
 
 
 def _account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
@@ -458,10 +667,6 @@ def _account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
     }
 
 
-def _deciding(obstacles: list[Obstacle]) -> Obstacle | None:
-    """The obstacle that clears soonest decides what happens to the call."""
-    for kind in ("busy", "gone", "never"):
-        for obstacle in obstacles:
-            if obstacle.kind == kind:
-                return obstacle
-    return None
+def _details(obstacles: list[Obstacle]) -> str:
+    """Once each: an unknown budget is so for every candidate."""
+    return "; ".join(dict.fromkeys(obstacle.detail for obstacle in obstacles))

@@ -8,10 +8,13 @@ kept even when it has no cap, so that the books can always be compared with the 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal, NamedTuple, get_args
 
+from paymaster.admission.limiter import Limiter
 from paymaster.budget_path import budget_ancestors
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
+from paymaster.money import NANOS_MAX
 
 WINDOWS: tuple[Window, ...] = get_args(Window)
 
@@ -48,6 +51,10 @@ def window_end_ms(window: Window, now_ms: int) -> int | None:
             return None
 
 
+CHARGED_MAX = 20_000
+"""How many budgets' accounts are remembered, to look them up only once."""
+
+
 @dataclass(slots=True)
 class Balance:
     """One account's money in one window, as of now."""
@@ -58,8 +65,16 @@ class Balance:
     """What is in force. None: not capped."""
     file_cap_nanos: int | None = None
     """What the configuration said last; a cap that an admin changed stays until the file's own value changes."""
+    lapsing_nanos: int = 0
+    """The part of the cap that is taken away when the window ends."""
+    by_admin: bool = False
+    """An admin changed it since the file's value came into force."""
     posted_nanos: int = 0
     pending_nanos: int = 0
+    alerted: set[str] = field(default_factory=set[str])
+    """What was alerted already in this window."""
+    alert_from_nanos: int = 0
+    """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
 
 
 @dataclass(slots=True)
@@ -69,6 +84,9 @@ class Account:
     key: str
     alert_at: tuple[float, ...]
     balances: dict[Window, Balance]
+    limiter: Limiter = field(default_factory=Limiter)
+    loading: bool = False
+    """What was spent before is being read from the database; until then nothing is granted."""
 
 
 @dataclass(slots=True)
@@ -77,10 +95,16 @@ class Hold:
     grant: Grant
     accounts: tuple[str, ...]
     """What it was charged to, even if the configuration names other accounts later."""
+    tokens: int = 0
+    """The estimate that its rate limits were charged with."""
     state: Literal["pending", "unconfirmed"] = "pending"
     posted_nanos: int = 0
     """When unconfirmed: at what it is posted until somebody knows better."""
     expired: bool = False
+    running: bool = True
+    """It has a place among the calls at once; an expired hold keeps it until somebody settles it."""
+    failures_told: int = 0
+    """Failed attempts that the breaker knows of."""
 
 
 @dataclass(slots=True)
@@ -90,6 +114,18 @@ class LedgerState:
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
     holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
     window_starts_ms: dict[Window, int] = field(default_factory=lambda: dict.fromkeys(WINDOWS, 0))
+
+
+class Crossed(NamedTuple):
+    """A threshold that posted money reached for the first time in a window."""
+
+    balance: Balance
+    part: float
+
+
+class Posted(NamedTuple):
+    notices: tuple[BudgetNotice, ...]
+    crossed: tuple[Crossed, ...]
 
 
 class Shortfall(NamedTuple):
@@ -104,10 +140,12 @@ _SEVERITY = {"held": 0, "gone": 1, "never": 2}
 
 
 class _Lines(NamedTuple):
-    """The balances that a set of accounts consists of, looked up once."""
+    """What a set of accounts consists of, looked up once."""
 
     all: tuple[Balance, ...]
     capped: tuple[Balance, ...]
+    limits: tuple[tuple[str, Limiter], ...]
+    """Of the accounts that have any."""
 
 
 class Ledger:
@@ -118,6 +156,7 @@ class Ledger:
         self.holds = state.holds
         self._window_starts_ms = state.window_starts_ms
         self._lines: dict[tuple[str, ...], _Lines] = {}
+        self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def roll_windows(self, now_ms: int) -> set[str]:
         """Starts the windows of `now_ms`, and returns the accounts of which a capped window ended."""
@@ -129,33 +168,97 @@ class Ledger:
             self._window_starts_ms[window] = start
             for account in self.accounts.values():
                 balance = account.balances[window]
-                balance.posted_nanos = balance.pending_nanos = 0
+                balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
+                balance.alerted.clear()
                 if balance.cap_nanos is not None:
+                    balance.cap_nanos -= balance.lapsing_nanos
+                    balance.lapsing_nanos = 0
                     rolled.add(account.key)
         return rolled
 
     def configure(self, key: str, config: AccountConfig) -> None:
         """Sets what the file says about an account, new or known. A cap that an admin changed is left alone."""
-        account = self.accounts.get(key)
-        if account is None:
-            account = Account(key, config.alert_at, {window: Balance(key, window) for window in WINDOWS})
-            self.accounts[key] = account
+        account = self.accounts.get(key) or self.open_account(key)
         account.alert_at = config.alert_at
+        account.limiter.configure(config.requests_per_minute, config.tokens_per_minute, config.max_concurrent)
+        account.limiter.running = sum(key in hold.accounts and hold.running for hold in self.holds.values())
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
+            balance.alert_from_nanos = 0
             if file_cap != balance.file_cap_nanos:
                 balance.cap_nanos = balance.file_cap_nanos = file_cap
+                balance.lapsing_nanos, balance.by_admin = 0, False
+                balance.alerted.clear()
         self._lines.clear()
 
-    def set_cap(self, key: str, window: Window, cap_nanos: int) -> None:
-        """An admin's cap. It may be below what is posted: then it blocks until the window ends, and breaks nothing."""
-        self.accounts[key].balances[window].cap_nanos = cap_nanos
+    def open_account(self, key: str) -> Account:
+        """A new account. Holds that it would have been charged with join it; what was spent before must be loaded."""
+        account = Account(key, (), {window: Balance(key, window) for window in WINDOWS}, loading=True)
+        self.accounts[key] = account
+        self._charged.clear()
+        for hold in self.holds.values():
+            if key in self.charged_accounts(hold.grant.budget, hold.grant.service):
+                hold.accounts = (*hold.accounts, key)
+        self._restate(account)
+        return account
+
+    def start_loading(self, account: Account) -> None:
+        """Forgets what is posted, but for what the holds here say, until `loaded` brings the rest."""
+        account.loading = True
+        self._restate(account)
+
+    def loaded(self, key: str, window: Window, posted_nanos: int) -> None:
+        """Adds what was spent in this window under holds that were not here when the loading began."""
+        self.accounts[key].balances[window].posted_nanos += posted_nanos
+
+    def _restate(self, account: Account) -> None:
+        for balance in account.balances.values():
+            balance.posted_nanos = balance.pending_nanos = 0
+        for hold in self.holds.values():
+            if account.key in hold.accounts:
+                for window, balance in account.balances.items():
+                    if hold.grant.granted_at_ms >= self._window_starts_ms[window]:
+                        balance.posted_nanos += hold.posted_nanos
+                        balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
+
+    def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
+        """An admin's cap, of which a part may lapse when the window ends.
+
+        It may be below what is posted: then it blocks until the window ends, and breaks nothing. Thresholds that are
+        not reached any more alert again.
+        """
+        balance = self.accounts[key].balances[window]
+        balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
+        balance.alert_from_nanos = 0
+        parts = map(str, self.accounts[key].alert_at)
+        balance.alerted = {part for part in parts if part in balance.alerted and _reached(balance, part)}
         self._lines.clear()
 
-    def charged_accounts(self, budget: str, service: str) -> tuple[str, ...] | None:
-        """The accounts that a call charges, or None when neither the budget nor an ancestor is configured."""
-        budgets = tuple(key for path in budget_ancestors(budget) if (key := f"budget:{path}") in self.accounts)
-        return (*budgets, f"service:{service}") if budgets else None
+    def charged_accounts(self, budget: str, service: str) -> tuple[str, ...]:
+        """The accounts that a call charges: the service, and of the budget and its ancestors those that exist."""
+        found = self._charged.get((budget, service))
+        if found is None:
+            keys = (f"service:{service}", *(f"budget:{path}" for path in budget_ancestors(budget)))
+            found = tuple(key for key in keys if key in self.accounts)
+            if len(self._charged) >= CHARGED_MAX:
+                self._charged.clear()
+            self._charged[budget, service] = found
+        return found
+
+    def is_loading(self, accounts: tuple[str, ...]) -> str | None:
+        """One of the accounts for which nothing is granted yet, or None."""
+        return next((key for key in accounts if self.accounts[key].loading), None)
+
+    def full_or_wait_ms(self, accounts: tuple[str, ...], tokens: int, now_ms: int) -> tuple[str, int | None] | None:
+        """The account whose limits are in the way longest, and for how long (None: until one of its calls ends)."""
+        worst: tuple[str, int | None] | None = None
+        for key, limiter in self._lines_of(accounts).limits:
+            if limiter.is_full:
+                return key, None
+            wait_ms = limiter.wait_ms(tokens, now_ms)
+            if wait_ms > 0 and (worst is None or wait_ms > (worst[1] or 0)):
+                worst = key, wait_ms
+        return worst
 
     def shortfall(self, accounts: tuple[str, ...], amount_nanos: int) -> Shortfall | None:
         """The most lasting reason why the amount does not fit, or None when it fits everywhere."""
@@ -170,12 +273,25 @@ class Ledger:
         return worst
 
     def hold(self, hold: Hold) -> None:
-        """Sets the bound aside. The caller has asked `shortfall` at the same moment."""
+        """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment."""
         self.holds[hold.grant.hold_id] = hold
-        for balance in self._lines_of(hold.accounts).all:
-            balance.pending_nanos += hold.grant.bound_nanos
+        lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
+        for balance in lines.all:
+            balance.pending_nanos += bound
+        for _, limiter in lines.limits:
+            limiter.start(hold.tokens, now_ms)
 
-    def post(self, hold_id: str, cost_nanos: int, *, confirmed: bool) -> tuple[BudgetNotice, ...]:
+    def release(self, hold: Hold, tokens: int | None, now_ms: int) -> None:
+        """The call of this hold has ended: its place is free, and its rate limits learn what it really used."""
+        if not hold.running:
+            return
+        hold.running = False
+        for _, limiter in self._lines_of(hold.accounts).limits:
+            limiter.running -= 1
+            if tokens is not None:
+                limiter.use(0, tokens - hold.tokens, now_ms)
+
+    def post(self, hold_id: str, cost_nanos: int, *, confirmed: bool) -> Posted:
         """pending → posted at the real cost, or a correction of what was posted unconfirmed. Confirmed holds are over.
 
         The cost may be above the bound (overage): it is posted all the same, because it was spent.
@@ -184,23 +300,29 @@ class Ledger:
         freed = hold.grant.bound_nanos if hold.state == "pending" else 0
         change = cost_nanos - hold.posted_nanos
         notices: list[BudgetNotice] = []
+        crossed: list[Crossed] = []
         for balance in self._open_lines(hold):
-            before = balance.posted_nanos
             balance.pending_nanos -= freed
             balance.posted_nanos += change
             if balance.cap_nanos is not None:
-                notices.append(self._notice(balance, balance.cap_nanos, before))
+                parts = () if balance.posted_nanos < balance.alert_from_nanos else self._newly_crossed(balance)
+                crossed += [Crossed(balance, part) for part in parts]
+                notices.append(_notice(balance, balance.cap_nanos, parts))
         if confirmed:
             del self.holds[hold_id]
         else:
             hold.state, hold.posted_nanos = "unconfirmed", cost_nanos
-        return tuple(notices)
+        return Posted(tuple(notices), tuple(crossed))
 
     def _lines_of(self, accounts: tuple[str, ...]) -> _Lines:
         lines = self._lines.get(accounts)
         if lines is None:
             every = tuple(balance for key in accounts for balance in self.accounts[key].balances.values())
-            lines = _Lines(every, tuple(balance for balance in every if balance.cap_nanos is not None))
+            lines = _Lines(
+                every,
+                tuple(balance for balance in every if balance.cap_nanos is not None),
+                tuple((key, self.accounts[key].limiter) for key in accounts if self.accounts[key].limiter.limits),
+            )
             self._lines[accounts] = lines
         return lines
 
@@ -212,16 +334,27 @@ class Ledger:
             return lines
         return [balance for balance in lines if made_at_ms >= starts[balance.window]]
 
-    def _notice(self, balance: Balance, cap_nanos: int, posted_before: int) -> BudgetNotice:
-        return BudgetNotice(
-            account=balance.account,
-            window=balance.window,
-            cap_nanos=cap_nanos,
-            posted_nanos=balance.posted_nanos,
-            pending_nanos=balance.pending_nanos,
-            crossed=tuple(
-                part
-                for part in self.accounts[balance.account].alert_at
-                if posted_before < cap_nanos * part <= balance.posted_nanos
-            ),
-        )
+    def _newly_crossed(self, balance: Balance) -> tuple[float, ...]:
+        """The thresholds that are reached and were not before; each is told once per window."""
+        parts = self.accounts[balance.account].alert_at
+        crossed = tuple(p for p in parts if str(p) not in balance.alerted and _reached(balance, str(p)))
+        balance.alerted.update(map(str, crossed))
+        ahead = [part for part in parts if str(part) not in balance.alerted]
+        balance.alert_from_nanos = int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
+        return crossed
+
+
+def _reached(balance: Balance, part: str) -> bool:
+    """Whether posted money has reached this part of the cap, exactly as it is written in the configuration."""
+    return balance.cap_nanos is not None and balance.posted_nanos >= Decimal(part) * balance.cap_nanos
+
+
+def _notice(balance: Balance, cap_nanos: int, crossed: tuple[float, ...]) -> BudgetNotice:
+    return BudgetNotice(
+        account=balance.account,
+        window=balance.window,
+        cap_nanos=cap_nanos,
+        posted_nanos=balance.posted_nanos,
+        pending_nanos=balance.pending_nanos,
+        crossed=crossed,
+    )

@@ -1,10 +1,11 @@
 """Which candidate of a route a call may use now, and, where none, what is in the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from paymaster.admission.ledger import Ledger, window_end_ms
-from paymaster.messages import Candidate, Reserve
+from paymaster.admission.breaker import Gate
+from paymaster.admission.ledger import Ledger, Shortfall, window_end_ms
+from paymaster.messages import Candidate, Reserve, Window
 from paymaster.money import format_usd
 
 INPUT_OVERHEAD_TOKENS = 1_024
@@ -14,14 +15,19 @@ BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has
 about 4.5). Between this and the truth the service itself says so, unbilled, and the call falls back."""
 
-ObstacleKind = Literal["never", "gone", "busy"]
+BYTES_PER_TOKEN = 4
+"""For the estimate that rate limits are charged with before the call: English text has about 4.5 bytes a token. What it
+is wrong by is corrected when the call has ended."""
+
+ObstacleKind = Literal["busy", "gone", "open", "never"]
 
 
 class Obstacle(NamedTuple):
     """Why one candidate can't be called now."""
 
     kind: ObstacleKind
-    """never: waiting would not help. gone: money must come from an admin or a new window. busy: it clears by itself."""
+    """busy: it clears by itself. gone: money must come from an admin or a new window. open: the service keeps failing.
+    never: waiting would not help."""
     reason: str
     """A word for programs."""
     detail: str
@@ -29,81 +35,127 @@ class Obstacle(NamedTuple):
     """Worth another look when something is freed in this account."""
     until_ms: int | None = None
     """Worth another look at this time."""
+    window: Window | None = None
 
 
 class Choice(NamedTuple):
     candidate: Candidate
     accounts: tuple[str, ...]
     bound_nanos: int
+    tokens: int
+    """The estimate for the rate limits."""
 
 
 def choose(
     request: Reserve,
     ledger: Ledger,
+    gates: Mapping[str, Gate],
     now_ms: int,
-    is_claimed: Callable[[tuple[str, ...]], str | None],
+    claimed: Callable[[tuple[str, ...]], str | None] | None,
 ) -> Choice | list[Obstacle]:
     """The first candidate that fits now, or one obstacle for each candidate.
 
-    `is_claimed` names an account that a call further ahead in the queue has claimed, or None.
+    `claimed` names an account that a call further ahead in the queue has claimed; None: nobody claims any.
     """
     obstacles: list[Obstacle] = []
     for candidate in request.candidates:
-        found = _consider(candidate, request, ledger, now_ms, is_claimed)
+        found = _consider(candidate, request, ledger, gates, now_ms)
         if isinstance(found, Choice):
-            return found
+            account = claimed(found.accounts) if claimed is not None else None
+            if account is None:
+                return found
+            detail = f"{_name(candidate)}: a call that has waited longer comes first in {account}"
+            found = Obstacle("busy", "claimed", detail, account)
         obstacles.append(found)
     return obstacles
 
 
 def _consider(
-    candidate: Candidate,
-    request: Reserve,
-    ledger: Ledger,
-    now_ms: int,
-    is_claimed: Callable[[tuple[str, ...]], str | None],
+    candidate: Candidate, request: Reserve, ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
 ) -> Choice | Obstacle:
-    name = f"{candidate.service}/{candidate.model}"
-    if f"service:{candidate.service}" not in ledger.accounts:
-        return Obstacle(
-            "never",
-            "unknown_service",
-            f"{name}: the ledger has no service {candidate.service!r}; restart a worker with it",
-        )
-    if candidate.price is None:
-        return Obstacle(
-            "never",
-            "no_price",
-            f'{name}: no price is known; add price = {{ input = "…", output = "…" }} (USD per million tokens) '
-            f'under [services.{candidate.service}.models."{candidate.model}"]',
-        )
+    """What can never be comes first, then the money, then what clears by itself."""
     accounts = ledger.charged_accounts(request.budget, candidate.service)
-    if accounts is None:
-        return Obstacle(
-            "never",
-            "unknown_budget",
-            f'budget {request.budget!r}: neither it nor an ancestor is configured; add [budgets."{request.budget}"]',
-        )
-    tokens_min = request.input_bytes // BYTES_PER_TOKEN_MAX + candidate.max_output_tokens
-    if candidate.context_tokens is not None and tokens_min > candidate.context_tokens:
-        return Obstacle(
-            "never",
-            "context_too_small",
-            f"{name}: at least {tokens_min} tokens do not fit its context of {candidate.context_tokens}",
-        )
+    impossible = _impossible(candidate, request, ledger, accounts)
+    if impossible is not None:
+        return impossible
+    assert candidate.price is not None  # that would be impossible
     bound = candidate.price.bound_nanos(request.input_bytes + INPUT_OVERHEAD_TOKENS, candidate.max_output_tokens)
+    loading = ledger.is_loading(accounts)
+    if loading is not None:
+        return Obstacle("busy", "loading", f"{loading}: what was spent before is being loaded", loading)
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
-        kind, balance = shortfall
-        what = f"{name}: {balance.account} has a cap of {format_usd(balance.cap_nanos or 0)} ({balance.window})"
-        if kind == "never":
-            return Obstacle("never", "bound_above_cap", f"{what}, and the call can cost up to {format_usd(bound)}")
-        in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
-        detail = f"{what}; {in_the_way}; the call can cost up to {format_usd(bound)}"
-        if kind == "gone":
-            return Obstacle("gone", "cap_reached", detail, balance.account, window_end_ms(balance.window, now_ms))
-        return Obstacle("busy", "money_held", detail, balance.account, window_end_ms(balance.window, now_ms))
-    claimed = is_claimed(accounts)
-    if claimed is not None:
-        return Obstacle("busy", "claimed", f"{name}: a larger call has waited longer for {claimed}", claimed)
-    return Choice(candidate, accounts, bound)
+        return _short(candidate, shortfall, bound, now_ms)
+    shut = _shut(candidate.service, gates[candidate.service], now_ms)
+    if shut is not None:
+        return shut
+    tokens = request.input_bytes // BYTES_PER_TOKEN + candidate.max_output_tokens
+    limited = ledger.full_or_wait_ms(accounts, tokens, now_ms)
+    if limited is not None:
+        account, wait_ms = limited
+        if wait_ms is None:
+            return Obstacle("busy", "max_concurrent", f"{account} has all the calls at once that it may have", account)
+        until = now_ms + wait_ms
+        return Obstacle("busy", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until)
+    return Choice(candidate, accounts, bound, tokens)
+
+
+def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> Obstacle | None:
+    name = _name(candidate)
+    if f"service:{candidate.service}" not in ledger.accounts:
+        detail = f"{name}: the ledger has no service {candidate.service!r}; restart a worker that has it"
+        return Obstacle("never", "unknown_service", detail)
+    if candidate.price is None:
+        detail = (
+            f'{name}: no price is known; add price = {{ input = "…", output = "…" }} (USD per million tokens) '
+            f'under [services.{candidate.service}.models."{candidate.model}"]'
+        )
+        return Obstacle("never", "no_price", detail)
+    if len(accounts) < 2:  # only the service
+        detail = (
+            f'budget {request.budget!r}: neither it nor an ancestor is configured; add [budgets."{request.budget}"]'
+        )
+        return Obstacle("never", "unknown_budget", detail)
+    tokens_min = request.input_bytes // BYTES_PER_TOKEN_MAX + candidate.max_output_tokens
+    if candidate.context_tokens is not None and tokens_min > candidate.context_tokens:
+        detail = f"{name}: at least {tokens_min} tokens do not fit its context of {candidate.context_tokens}"
+        return Obstacle("never", "context_too_small", detail)
+    return None
+
+
+def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) -> Obstacle:
+    kind, balance = shortfall
+    cap = f"{balance.account} has a cap of {format_usd(balance.cap_nanos or 0)} ({balance.window})"
+    in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
+    needed = f"the call can cost up to {format_usd(bound)}"
+    if kind == "never":
+        return Obstacle("never", "bound_above_cap", f"{_name(candidate)}: {cap}, and {needed}")
+    detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
+    ends_ms = window_end_ms(balance.window, now_ms)
+    if kind == "gone":
+        return Obstacle("gone", "cap_reached", detail, balance.account, ends_ms, balance.window)
+    return Obstacle("busy", "money_held", detail, balance.account, ends_ms, balance.window)
+
+
+def _shut(service: str, gate: Gate, now_ms: int) -> Obstacle | None:
+    account = f"service:{service}"
+    if gate.paused_by is not None:
+        return Obstacle("busy", "paused", f"{service} is paused by {gate.paused_by}", account)
+    if now_ms < gate.paused_until_ms:
+        wait_s = (gate.paused_until_ms - now_ms + 999) // 1000
+        detail = f"{service} asked to be left alone for another {wait_s} s"
+        return Obstacle("busy", "paused", detail, account, gate.paused_until_ms)
+    match gate.breaker.state(now_ms):
+        case "closed":
+            return None
+        case "open":
+            detail = f"{service} failed {gate.breaker.failures} times in a row"
+            return Obstacle("open", "breaker_open", detail, account, gate.breaker.open_until_ms)
+        case "half_open":
+            if gate.breaker.probe is None:
+                return None
+            return Obstacle("busy", "probing", f"{service} failed; one call is probing it", account)
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.service}/{candidate.model}"

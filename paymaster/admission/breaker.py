@@ -1,0 +1,67 @@
+"""One breaker for each service: consecutive failures open it for a cooldown, then one call probes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(slots=True)
+class Breaker:
+    failures_max: int
+    """So many failures in a row open it."""
+    cooldown_ms: int
+    failures: int = 0
+    open_until_ms: int | None = None
+    """None: closed. In the past: half open, the next call is the probe."""
+    probe: str | None = None
+    """The hold id of the call that probes."""
+
+    def state(self, now_ms: int) -> Literal["closed", "open", "half_open"]:
+        if self.open_until_ms is None:
+            return "closed"
+        return "open" if now_ms < self.open_until_ms else "half_open"
+
+    def admits(self, now_ms: int) -> bool:
+        """Everybody while it is closed; one probe when the cooldown is over."""
+        return self.open_until_ms is None or (now_ms >= self.open_until_ms and self.probe is None)
+
+    def started(self, hold_id: str) -> None:
+        if self.open_until_ms is not None:
+            self.probe = hold_id
+
+    def failed(self, hold_id: str, now_ms: int) -> bool:
+        """One more failure. True when this opened it, or kept it open after a probe."""
+        self.failures += 1
+        if self.probe == hold_id or (self.open_until_ms is None and self.failures >= self.failures_max):
+            self.open_until_ms, self.probe = now_ms + self.cooldown_ms, None
+            return True
+        return False
+
+    def served(self) -> bool:
+        """The service answered. True when this closed it."""
+        was_open = self.open_until_ms is not None
+        self.failures, self.open_until_ms, self.probe = 0, None, None
+        return was_open
+
+    def ended(self, hold_id: str) -> None:
+        """A call that says nothing about the service is over; when it was the probe, the next call probes."""
+        if self.probe == hold_id:
+            self.probe = None
+
+
+@dataclass(slots=True)
+class Gate:
+    """Whether a service may be called at all: its breaker, a pause that it asked for, and a pause by an admin."""
+
+    breaker: Breaker
+    paused_until_ms: int = 0
+    paused_by: str | None = None
+    """Who paused it, and why. None: no admin did."""
+
+    def pause(self, until_ms: int) -> None:
+        """The service asked to be left alone; the latest end counts."""
+        self.paused_until_ms = max(self.paused_until_ms, until_ms)
+
+    def open_up(self) -> None:
+        """An admin knows that it works again."""
+        self.paused_by, self.paused_until_ms = None, 0
+        self.breaker.served()

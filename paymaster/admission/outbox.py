@@ -1,0 +1,117 @@
+"""What the desk has to say to others: signals to calls, and notices to the database, the log and the webhook.
+
+Everything stays here until it is acknowledged, so that nothing is lost; whoever receives it twice can tell by its
+sequence number.
+"""
+
+from dataclasses import dataclass, field
+
+from paymaster.admission.ledger import Hold
+from paymaster.messages import (
+    Alert,
+    AlertKind,
+    CallMessage,
+    CallRef,
+    CapChange,
+    Denied,
+    ExpiredHold,
+    Granted,
+    Notice,
+    ParkedAnswer,
+    Window,
+    Withdrawn,
+)
+
+ALERTS_MAX = 2_000
+"""Alerts that wait to be delivered; further ones are only counted. Cap changes and expired holds always stay."""
+ONCE_MAX = 1_000
+"""How many alerts that are given once for ever are remembered."""
+
+
+@dataclass(slots=True)
+class OutboxState:
+    sequence: int = 0
+    messages: list[CallMessage] = field(default_factory=list[CallMessage])
+    notices: list[Notice] = field(default_factory=list[Notice])
+    sending: list[Alert] = field(default_factory=list[Alert])
+    """Alerts that are stored already and wait for the webhook."""
+    once: dict[str, None] = field(default_factory=dict[str, None])
+    alerts_dropped: int = 0
+
+
+class Outbox:
+    def __init__(self, state: OutboxState) -> None:
+        self.state = state
+
+    def next_sequence(self) -> int:
+        self.state.sequence += 1
+        return self.state.sequence
+
+    def answer(self, call: CallRef, answer: Granted | Denied) -> None:
+        self.state.messages.append(ParkedAnswer(sequence=self.next_sequence(), call=call, answer=answer))
+
+    def withdraw(self, hold: Hold, detail: str) -> None:
+        message = Withdrawn(sequence=self.next_sequence(), call=hold.call, hold_id=hold.grant.hold_id, detail=detail)
+        self.state.messages.append(message)
+
+    def expired(self, hold: Hold) -> None:
+        self.state.notices.append(ExpiredHold(sequence=self.next_sequence(), call=hold.call, grant=hold.grant))
+
+    def cap_changed(
+        self,
+        at_ms: int,
+        account: str,
+        window: Window,
+        from_nanos: int | None,
+        to_nanos: int,
+        *,
+        by_nanos: int | None,
+        file_nanos: int | None,
+        until_window_end: bool,
+        who: str,
+        reason: str,
+    ) -> None:
+        self.state.notices.append(
+            CapChange(
+                sequence=self.next_sequence(),
+                at_ms=at_ms,
+                account=account,
+                window=window,
+                from_nanos=from_nanos,
+                to_nanos=to_nanos,
+                by_nanos=by_nanos,
+                file_nanos=file_nanos,
+                until_window_end=until_window_end,
+                who=who,
+                reason=reason,
+            )
+        )
+
+    def alert(
+        self, at_ms: int, what: AlertKind, text: str, account: str | None = None, window: Window | None = None
+    ) -> None:
+        if len(self.state.notices) + len(self.state.sending) >= ALERTS_MAX:
+            self.state.alerts_dropped += 1
+            return
+        self.state.notices.append(
+            Alert(sequence=self.next_sequence(), at_ms=at_ms, what=what, text=text, account=account, window=window)
+        )
+
+    def alert_once(self, at_ms: int, what: AlertKind, text: str, about: str) -> None:
+        """The same kind of alert about the same thing is given only once."""
+        key, once = f"{what} {about}", self.state.once
+        if key in once:
+            return
+        if len(once) >= ONCE_MAX:
+            del once[next(iter(once))]
+        once[key] = None
+        self.alert(at_ms, what, text)
+
+    def acknowledge(self, done: set[int]) -> None:
+        """Takes out what arrived. An alert that is stored goes on to the webhook."""
+        state = self.state
+        state.messages = [message for message in state.messages if message.sequence not in done]
+        state.sending = [alert for alert in state.sending if alert.sequence not in done]
+        stored = [notice for notice in state.notices if notice.sequence in done]
+        state.sending += [notice for notice in stored if isinstance(notice, Alert)]
+        state.notices = [notice for notice in state.notices if notice.sequence not in done]

@@ -1,0 +1,91 @@
+"""The desk's state as operators see it."""
+
+from typing import Literal
+
+from paymaster.admission.breaker import Gate
+from paymaster.admission.ledger import WINDOWS, Account, Balance, Ledger, window_end_ms
+from paymaster.admission.limiter import Bucket, Limiter
+from paymaster.admission.queue import ParkedCall, ParkedQueue
+from paymaster.messages import AccountStatus, LimitStatus, ServiceStatus, WaitingCall, WindowStatus
+
+WAITING_SHOWN = 20
+"""Parked calls in a status; the whole queue can be too large for an answer."""
+
+
+def account_statuses(ledger: Ledger, queue: ParkedQueue, now_ms: int) -> tuple[AccountStatus, ...]:
+    parked: dict[str, int] = {}
+    for call in queue:
+        for key in call.waits_for:
+            parked[key] = parked.get(key, 0) + 1
+    return tuple(
+        AccountStatus(
+            account=key,
+            parked=parked.get(key, 0),
+            loading=account.loading,
+            windows=_windows(account, now_ms),
+            limits=_limits(account.limiter, now_ms),
+        )
+        for key, account in sorted(ledger.accounts.items())
+    )
+
+
+def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus, ...]:
+    return tuple(
+        ServiceStatus(
+            service=name,
+            breaker=gate.breaker.state(now_ms),
+            failures=gate.breaker.failures,
+            open_until_ms=gate.breaker.open_until_ms,
+            paused_until_ms=gate.paused_until_ms if gate.paused_until_ms > now_ms else None,
+            paused_by=gate.paused_by,
+        )
+        for name, gate in sorted(gates.items())
+    )
+
+
+def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
+    return tuple(_waiting(call) for call, _ in zip(queue, range(WAITING_SHOWN), strict=False))
+
+
+def _windows(account: Account, now_ms: int) -> tuple[WindowStatus, ...]:
+    return tuple(
+        _window(account.balances[window], now_ms)
+        for window in WINDOWS
+        if window == "total" or account.balances[window].cap_nanos is not None
+    )
+
+
+def _window(balance: Balance, now_ms: int) -> WindowStatus:
+    return WindowStatus(
+        window=balance.window,
+        cap_nanos=balance.cap_nanos,
+        cap_from="admin" if balance.by_admin else "file",
+        posted_nanos=balance.posted_nanos,
+        pending_nanos=balance.pending_nanos,
+        ends_at_ms=window_end_ms(balance.window, now_ms),
+    )
+
+
+def _limits(limiter: Limiter, now_ms: int) -> tuple[LimitStatus, ...]:
+    limits: list[LimitStatus] = []
+    if limiter.requests is not None:
+        limits.append(_bucket("requests_per_minute", limiter.requests, now_ms))
+    if limiter.tokens is not None:
+        limits.append(_bucket("tokens_per_minute", limiter.tokens, now_ms))
+    if limiter.concurrent_max is not None:
+        limits.append(LimitStatus(what="max_concurrent", limit=limiter.concurrent_max, used=limiter.running))
+    return tuple(limits)
+
+
+def _bucket(what: Literal["requests_per_minute", "tokens_per_minute"], bucket: Bucket, now_ms: int) -> LimitStatus:
+    return LimitStatus(what=what, limit=bucket.per_minute, used=bucket.used(now_ms))
+
+
+def _waiting(call: ParkedCall) -> WaitingCall:
+    return WaitingCall(
+        workflow_id=call.reserve.call.workflow_id,
+        budget=call.reserve.budget,
+        parked_at_ms=call.parked_at_ms,
+        deadline_at_ms=call.reserve.deadline_at_ms,
+        detail=call.detail,
+    )
