@@ -20,12 +20,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
 from activities.call_service import CallServiceActivities, Connections
-from activities.deliver import DeliverActivities
+from activities.catch_up import CatchUpActivities
+from activities.load_spend import LoadSpendActivities
 from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
-from paymaster.client import Ledger, connect
+from activities.send_alerts import SendAlertsActivities
+from activities.store_notices import StoreNoticesActivities
+from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
 from paymaster.group_commit import GroupCommit
@@ -34,6 +38,7 @@ from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
     Answer,
+    AttemptReport,
     Command,
 )
 from paymaster.security.keys import EnvironmentKeys
@@ -41,10 +46,13 @@ from paymaster.settings import ConfigurationError, Settings, load_settings
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
+from workflows.usage_backlog import UsageBacklogWorkflow
 
 Role = Literal["all", "workflows", "activities"]
 CALLS_AT_ONCE = 1_000
 """Service calls that one process waits for; they are idle connections most of the time."""
+REPORT_WITHIN_S = 5.0
+"""For telling the ledger of a failed attempt; its settlement says it again."""
 logger = logging.getLogger("paymaster.worker")
 
 
@@ -64,7 +72,9 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
             for worker in _workers(settings, role, client, engine, connections):
                 await running.enter_async_context(worker)
             if role != "activities":
-                await Ledger(client, settings.ledger.name).start(desk_config(settings))
+                applied = await Ledger(client, settings.ledger.name).start(desk_config(settings))
+                if applied.detail and not applied.applied:
+                    logger.info("configuration of the ledger: %s", applied.detail)
             logger.info("worker ready (%s)", role)
             await stop.wait()
             logger.info("stopping; calls that are running may finish")
@@ -91,21 +101,32 @@ def _workers(
         workflows=[BudgetWorkflow],
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
-    calls = CallServiceActivities(settings.services, EnvironmentKeys(), connections)
-    deliveries = DeliverActivities(client, engine)
+    reports = GroupCommit[AttemptReport, None](
+        ledger.report, size_of=lambda report: len(report.model_dump_json()), give_up_after_s=REPORT_WITHIN_S
+    )
+    webhook_url = settings.alerts.webhook_url
     activities_worker = Worker(
         client,
         task_queue=ACTIVITIES_TASK_QUEUE,
-        activities=[calls.call_service, deliveries.deliver, AwaitResultActivities(client).await_result],
+        activities=[
+            CallServiceActivities(settings.services, EnvironmentKeys(), connections, reports).call_service,
+            AwaitResultActivities(client).await_result,
+            LoadSpendActivities(client, engine).load_spend,
+            AnswerCallsActivities(client).answer_calls,
+            StoreNoticesActivities(engine).store_notices,
+            SendAlertsActivities(webhook_url.get_secret_value() if webhook_url else None).send_alerts,
+            CatchUpActivities(ledger, engine).catch_up,
+        ],
         max_concurrent_activities=CALLS_AT_ONCE,
         graceful_shutdown_timeout=longest + SEND_MARGIN,
     )
-    reservations = ReserveActivities(settings, commits)
-    records = RecordUsageActivities(settings.ledger.name, engine, commits)
+    backlog = Backlog(client, settings.ledger.name)
+    reservations = ReserveActivities(settings, commits, backlog)
+    records = RecordUsageActivities(settings.ledger.name, engine, commits, backlog)
     calls_worker = Worker(
         client,
         task_queue=CALLS_TASK_QUEUE,
-        workflows=[LLMCallWorkflow, ContentAgentWorkflow],
+        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, ContentAgentWorkflow],
         activities=[reservations.reserve, reservations.void, records.record_usage],
         max_concurrent_local_activities=500,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),

@@ -13,11 +13,21 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import httpx
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.messages import NOT_BILLED, UNKNOWN_OUTCOME, Attempt, Billing, Completion, Failure, ServiceCall
+from paymaster.group_commit import CommitUnavailable, GroupCommit
+from paymaster.messages import (
+    NOT_BILLED,
+    UNKNOWN_OUTCOME,
+    Attempt,
+    AttemptReport,
+    Billing,
+    Completion,
+    Failure,
+    ServiceCall,
+)
 from paymaster.security.keys import ApiKey, KeySource, KeyUnavailable
 from paymaster.services import openai
 from paymaster.services.http_errors import ErrorClass, classify
@@ -52,10 +62,17 @@ class Connections:
 
 
 class CallServiceActivities:
-    def __init__(self, services: Mapping[str, ServiceSettings], keys: KeySource, connections: Connections) -> None:
+    def __init__(
+        self,
+        services: Mapping[str, ServiceSettings],
+        keys: KeySource,
+        connections: Connections,
+        reports: GroupCommit[AttemptReport, None],
+    ) -> None:
         self._services = services
         self._keys = keys
         self._connections = connections
+        self._reports = reports
 
     @activity.defn
     async def call_service(self, call: ServiceCall) -> Completion:
@@ -83,7 +100,21 @@ class CallServiceActivities:
                 attempts=attempts,
             )
         activity.heartbeat(*attempts)  # the next attempt, or the workflow after a timeout, reads them
+        await self._report(call, tried)
         raise _failure(call, tried, attempts)
+
+    async def _report(self, call: ServiceCall, tried: "_Tried") -> None:
+        """Lets the ledger pause or break the service at once, for all the other calls."""
+        report = AttemptReport(
+            hold_id=call.grant.hold_id,
+            service=call.grant.service,
+            pause_ms=tried.retry_after_ms if tried.attempt.error_class == "rate_limited" else None,
+            trips_breaker=tried.attempt.trips_breaker,
+        )
+        try:
+            await self._reports.submit(report)
+        except CommitUnavailable as error:  # the settlement says it again
+            activity.logger.warning("attempt not reported: %s", error)
 
     async def _try_once(self, call: ServiceCall, number: int) -> "_Tried":
         started_at_ms, started = int(time.time() * 1000), time.monotonic()
@@ -101,7 +132,8 @@ class CallServiceActivities:
 
         def failed(error_class: ErrorClass, message: str, **facts: object) -> "_Tried":
             error = redact(message, key)[:500]
-            return _Tried(attempt(error_class.billing, error_class=error_class.name, error=error, **facts), error_class)
+            facts |= {"error_class": error_class.name, "error": error, "trips_breaker": error_class.trips_breaker}
+            return _Tried(attempt(error_class.billing, **facts), error_class)
 
         key: ApiKey | None = None
         service = self._services.get(call.grant.service)
@@ -131,35 +163,39 @@ class CallServiceActivities:
         except httpx.HTTPError as error:
             return failed(_CUT_OFF if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
 
+        # Here, before anything is cut to length: half a key would no longer be found.
+        content = redact(response.content.decode("latin-1"), key).encode("latin-1")
+        request_id = response.headers.get(openai.REQUEST_ID_HEADER)
         facts = {
             "http_status": response.status_code,
-            "provider_request_id": response.headers.get(openai.REQUEST_ID_HEADER),
+            "provider_request_id": None if request_id is None else redact(request_id, key),
         }
         if not response.is_success:
             error = classify(
                 response.status_code,
                 {name.lower(): value for name, value in response.headers.items()},
-                response.content,
+                content,
                 errors_billed=service.errors_billed,
             )
             tried = failed(error.error_class, error.message, **facts)
             return tried._replace(retry_after_ms=error.retry_after_ms)
         try:
-            answer = openai.parse_response(response.content)
+            answer = openai.parse_response(content)
         except openai.MalformedAnswer as error:
             return failed(_MALFORMED, str(error), **facts)
         billing = Billing.UNKNOWN if answer.usage is None else Billing.BILLED
         return _Tried(attempt(billing, usage=answer.usage, model_answered=answer.model, **facts), answer=answer)
 
 
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
-_NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED)
-_NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True)
+_NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True)
+_NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 _SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
 _SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
-_TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN)
-_CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN)
-_MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN)
+_TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
+_CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
+_MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
 
 
 class _Tried(NamedTuple):
@@ -248,8 +284,10 @@ def redact(text: str, key: ApiKey | None) -> str:
 
 
 def _parsed(text: str) -> JsonValue:
-    """The answer as data; None when a model did not keep to the schema."""
+    """The answer as data; None when a model did not keep to the schema, or wrote what no message can carry."""
     try:
-        return json.loads(text)
-    except ValueError:
+        data = json.loads(text)
+        _JSON.dump_json(data)
+    except (ValueError, RecursionError):  # pydantic's errors for half a surrogate pair and for endless nesting too
         return None
+    return data

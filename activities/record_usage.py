@@ -1,34 +1,108 @@
-"""record_usage: store what was spent, then tell the ledger. In this order, so that the books never lead the rows."""
+"""record_usage: store what was spent, then tell the ledger. In this order, so that the books never lead the rows.
 
+What the database or the ledger do not take now goes to the usage backlog, which is as durable and keeps trying, and the
+agent gets its answer without waiting for them.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.reserve import submit
+from paymaster.client import Backlog
 from paymaster.database import insert_entries
-from paymaster.group_commit import GroupCommit
-from paymaster.messages import Answer, Command, Refused, SettleAnswer, Settled, UnknownHold, UsageRecord
+from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.messages import (
+    Answer,
+    Command,
+    Deferred,
+    RecordAnswer,
+    Refused,
+    Settled,
+    UnknownHold,
+    UsageEntry,
+    UsageRecord,
+)
 from paymaster.usage_entries import entries_of, expiry_correction, settlement_of
+
+DATABASE_ANSWERS_WITHIN_S = 3.0
+LOOK_AGAIN_AFTER_S = 5.0
+"""After the database did not answer, so long it is not asked again."""
 
 
 class RecordUsageActivities:
     """A local activity of the call workflow."""
 
-    def __init__(self, ledger: str, engine: AsyncEngine, commits: GroupCommit[Command, Answer]) -> None:
+    def __init__(
+        self, ledger: str, engine: AsyncEngine, commits: GroupCommit[Command, Answer], backlog: Backlog
+    ) -> None:
         self._ledger = ledger
         self._engine = engine
         self._commits = commits
+        self._backlog = backlog
+        self._not_before = 0.0
+        self._inserts = GroupCommit[tuple[UsageEntry, ...], None](
+            self._insert,
+            size_of=lambda entries: sum(len(entry.model_dump_json()) for entry in entries),
+            give_up_after_s=DATABASE_ANSWERS_WITHIN_S,
+        )
 
     @activity.defn
-    async def record_usage(self, record: UsageRecord) -> SettleAnswer:
+    async def record_usage(self, record: UsageRecord) -> RecordAnswer:
         """Harmless when it runs again: rows are unique, and a settled hold stays settled."""
-        entries = entries_of(record, self._ledger)
-        if entries:
-            await insert_entries(self._engine, entries)
-        answer = await submit(self._commits, settlement_of(record.grant, record.ended))
-        assert isinstance(answer, Settled | UnknownHold | Refused)  # what the desk answers to a Settle
-        if isinstance(answer, Settled):
-            if answer.expired:
-                await insert_entries(self._engine, [expiry_correction(record.grant, record.call, self._ledger)])
-        else:
-            activity.logger.error("hold %s was not settled: %s", record.grant.hold_id, answer)
+        stored = await self._store(entries_of(record, self._ledger))
+        answer = await self._settle(record)
+        if isinstance(answer, Settled) and answer.expired:
+            stored &= await self._store((expiry_correction(record.grant, record.call, self._ledger),))
+        if not stored or isinstance(answer, Deferred):
+            await self._backlog.add_record(record)
         return answer
+
+    async def _store(self, entries: tuple[UsageEntry, ...]) -> bool:
+        """False when the database did not take them."""
+        if not entries:
+            return True
+        if time.monotonic() < self._not_before:
+            return False
+        try:
+            await self._inserts.submit(entries)
+        except CommitUnavailable as error:
+            self._not_before = time.monotonic() + LOOK_AGAIN_AFTER_S
+            activity.logger.warning("the database does not answer, entries go to the backlog: %s", error)
+            return False
+        except PoisonedBatch as error:
+            activity.logger.error("the database refuses an entry, which goes to the backlog: %s", error)
+            return False
+        return True
+
+    async def _settle(self, record: UsageRecord) -> RecordAnswer:
+        hold_id = record.grant.hold_id
+        try:
+            answer = await self._commits.submit(settlement_of(record))
+        except (CommitUnavailable, PoisonedBatch) as error:
+            activity.logger.error("hold %s could not be settled, the backlog tries again: %s", hold_id, error)
+            return Deferred(hold_id=hold_id)
+        assert isinstance(answer, Settled | UnknownHold | Refused)  # what the desk answers to a Settle
+        if not isinstance(answer, Settled):
+            activity.logger.error("hold %s was not settled: %s", hold_id, answer)
+        return answer
+
+    async def _insert(self, groups: Sequence[tuple[UsageEntry, ...]]) -> Sequence[None]:
+        try:
+            async with asyncio.timeout(DATABASE_ANSWERS_WITHIN_S):
+                await insert_entries(self._engine, [entry for entries in groups for entry in entries])
+        except SQLAlchemyError as error:
+            if is_refused(error):
+                raise PoisonedBatch(str(error)) from error
+            raise
+        return [None] * len(groups)
+
+
+def is_refused(error: SQLAlchemyError) -> bool:
+    """Whether the database answered that it will never take this, and not that it can't just now."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    # 22: data exception; 23: integrity constraint violation.
+    return isinstance(state, str) and state[:2] in ("22", "23")

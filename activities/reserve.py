@@ -3,6 +3,7 @@
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from paymaster.client import Backlog
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
@@ -27,9 +28,10 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 class ReserveActivities:
     """Local activities of the call workflow."""
 
-    def __init__(self, settings: Settings, commits: GroupCommit[Command, Answer]) -> None:
+    def __init__(self, settings: Settings, commits: GroupCommit[Command, Answer], backlog: Backlog) -> None:
         self._settings = settings
         self._commits = commits
+        self._backlog = backlog
 
     @activity.defn
     async def reserve(self, request: ReserveRequest) -> ReserveAnswer:
@@ -54,14 +56,25 @@ class ReserveActivities:
             asked_at_ms=request.asked_at_ms,
             priority=request.priority,
         )
-        answer = await submit(self._commits, command)
+        try:
+            answer = await self._commits.submit(command)
+        except CommitUnavailable as error:
+            raise ApplicationError(f"the ledger: {error}", type="LedgerUnreachable", non_retryable=True) from error
+        except PoisonedBatch as error:
+            raise ApplicationError(
+                f"the ledger refused it: {error}", type="LedgerRefused", non_retryable=True
+            ) from error
         assert isinstance(answer, Granted | Parked | Denied | Ended)  # what the desk answers to a Reserve
         return answer
 
     @activity.defn
     async def void(self, hold_id: str) -> None:
         """Frees a hold under which nothing was sent, unparks a call, or forbids a reserve that comes too late."""
-        await submit(self._commits, Void(hold_id=hold_id))
+        try:
+            await self._commits.submit(Void(hold_id=hold_id))
+        except (CommitUnavailable, PoisonedBatch) as error:
+            activity.logger.warning("hold %s could not be voided, the backlog tries again: %s", hold_id, error)
+            await self._backlog.add_void(hold_id)
 
     def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...]:
         candidates: list[Candidate] = []
@@ -81,13 +94,3 @@ class ReserveActivities:
                 )
             )
         return tuple(candidates)
-
-
-async def submit(commits: GroupCommit[Command, Answer], command: Command) -> Answer:
-    """Sends one command with whatever else is waiting. Errors become ones that Temporal can carry."""
-    try:
-        return await commits.submit(command)
-    except CommitUnavailable as error:
-        raise ApplicationError(f"the ledger: {error}", type="LedgerUnreachable", non_retryable=True) from error
-    except PoisonedBatch as error:
-        raise ApplicationError(f"the ledger refused it: {error}", type="LedgerRefused", non_retryable=True) from error

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 from uuid import uuid4
 
+from pydantic import BaseModel
 from temporalio.client import (
     Client,
     WorkflowHandle,
@@ -17,26 +19,41 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.errors import AdminRefused, CallIdReused, LedgerNotFound, completed_or_raise
-from paymaster.group_commit import PoisonedBatch
+from paymaster.group_commit import GroupCommit, PoisonedBatch
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
     Answer,
     AnswerBatch,
+    AttemptReport,
+    AttemptReports,
+    BacklogBatch,
+    BacklogStart,
     CapState,
     Command,
     CommandBatch,
+    ConfigState,
+    Configure,
     DeskConfig,
     DeskStatus,
     LedgerStart,
     LLMRequest,
     LLMResult,
+    PauseService,
     RaiseCap,
+    ResumeService,
+    ServiceState,
+    SetCap,
+    UsageRecord,
+    backlog_workflow_id,
     budget_workflow_id,
     call_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
 
+ResultT = TypeVar("ResultT")
+LEDGER_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
+"""What an update that was not answered raises; the server also fails one when the workflow's task failed under it."""
 ANSWER_WITHIN = timedelta(seconds=10)
 """How long one update or query to the ledger may take before it counts as unanswered."""
 
@@ -101,35 +118,58 @@ class Ledger:
 
     async def raise_cap(self, change: RaiseCap) -> CapState:
         """Raises a cap and answers with the new one. Raises AdminRefused, with what exists, and LedgerNotFound."""
-        try:
-            return await self._handle.execute_update(
-                "raise_cap", change, result_type=CapState, rpc_timeout=ANSWER_WITHIN
-            )
-        except WorkflowUpdateFailedError as error:
-            raise AdminRefused(str(error.cause)) from error
-        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-            raise self._not_found(error) from error
+        return await self._update("raise_cap", change, CapState)
 
     async def signal_raise_cap(self, change: RaiseCap) -> None:
         """The same without an answer: what the ledger refuses shows in its status."""
         await self._handle.signal("raise_cap", change)
 
-    async def start(self, config: DeskConfig) -> None:
+    async def set_cap(self, change: SetCap) -> CapState:
+        """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
+        return await self._update("set_cap", change, CapState)
+
+    async def pause_service(self, change: PauseService) -> ServiceState:
+        """Sends nothing more to a service. Raises AdminRefused and LedgerNotFound."""
+        return await self._update("pause_service", change, ServiceState)
+
+    async def resume_service(self, change: ResumeService) -> ServiceState:
+        """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
+        return await self._update("resume_service", change, ServiceState)
+
+    async def configure(self, config: DeskConfig, *, force: bool = False) -> ConfigState:
+        """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound."""
+        return await self._update("configure", Configure(config=config, force=force), ConfigState)
+
+    async def reload(self) -> None:
+        """Reads again what every account has spent; calls wait meanwhile. Raises LedgerNotFound."""
+        try:
+            await self._handle.execute_update("reload", rpc_timeout=ANSWER_WITHIN)
+        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            raise self._not_found(error) from error
+
+    async def start(self, config: DeskConfig) -> ConfigState:
         """Starts the budget workflow where it does not run, and gives it this configuration where it does."""
         await self._start(config)
-        await self._handle.execute_update("configure", config)
+        return await self.configure(config)
+
+    async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
+        """One signal with many reports of failed attempts."""
+        await self._handle.signal("report_attempts", AttemptReports(reports=tuple(reports)), rpc_timeout=ANSWER_WITHIN)
+        return [None] * len(reports)
+
+    async def send(self, commands: Sequence[Command]) -> Sequence[Answer]:
+        """One update with many commands. Raises one of LEDGER_ERRORS when it should be sent again."""
+        batch = CommandBatch(commands=tuple(commands))
+        answers = await self._handle.execute_update("apply", batch, result_type=AnswerBatch, rpc_timeout=ANSWER_WITHIN)
+        return answers.answers
 
     async def apply(self, commands: Sequence[Command], config: DeskConfig) -> Sequence[Answer]:
-        """One update with many commands; starts the ledger when it is missing.
+        """The same for a worker: starts the ledger when it is missing, before it raises.
 
-        Raises PoisonedBatch when the update itself was refused, and RPCError or
-        WorkflowUpdateRPCTimeoutOrCancelledError when it should be sent again.
+        Raises PoisonedBatch when the update itself was refused, and one of LEDGER_ERRORS when it should be sent again.
         """
-        batch = CommandBatch(commands=tuple(commands))
         try:
-            answers = await self._handle.execute_update(
-                "apply", batch, result_type=AnswerBatch, rpc_timeout=ANSWER_WITHIN
-            )
+            return await self.send(commands)
         except WorkflowUpdateFailedError as error:
             # The server fails an update too when the workflow's task failed under it: then it is not the batch's fault.
             if isinstance(error.cause, ApplicationError) and error.cause.type != "UnhandledCommand":
@@ -139,7 +179,14 @@ class Ledger:
             if error.status is RPCStatusCode.NOT_FOUND:
                 await self._start(config)
             raise
-        return answers.answers
+
+    async def _update(self, name: str, message: BaseModel, result_type: type[ResultT]) -> ResultT:
+        try:
+            return await self._handle.execute_update(name, message, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
+        except WorkflowUpdateFailedError as error:
+            raise AdminRefused(_message(error)) from error
+        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            raise self._not_found(error) from error
 
     async def _start(self, config: DeskConfig) -> None:
         await self._client.start_workflow(
@@ -156,3 +203,42 @@ class Ledger:
             f"no ledger {self.name!r} answered in this Temporal namespace ({error}); "
             "is a worker running? `paymaster worker` starts one"
         )
+
+
+class Backlog:
+    """The usage backlog of a ledger, started when it is needed. Many additions go in one signal."""
+
+    def __init__(self, client: Client, ledger: str) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._additions = GroupCommit[BacklogBatch, None](
+            self._send, size_of=lambda batch: len(batch.model_dump_json())
+        )
+
+    async def add_record(self, record: UsageRecord) -> None:
+        """Keeps what was spent until it is stored and settled. Raises CommitUnavailable when Temporal is away."""
+        await self._additions.submit(BacklogBatch(records=(record,)))
+
+    async def add_void(self, hold_id: str) -> None:
+        """Keeps trying to void a hold. Raises CommitUnavailable when Temporal is away."""
+        await self._additions.submit(BacklogBatch(voids=(hold_id,)))
+
+    async def _send(self, batches: Sequence[BacklogBatch]) -> Sequence[None]:
+        batch = BacklogBatch(
+            records=tuple(record for each in batches for record in each.records),
+            voids=tuple(hold_id for each in batches for hold_id in each.voids),
+        )
+        await self._client.start_workflow(
+            "UsageBacklogWorkflow",
+            BacklogStart(ledger=self._ledger),
+            id=backlog_workflow_id(self._ledger),
+            task_queue=CALLS_TASK_QUEUE,
+            start_signal="add",
+            start_signal_args=[batch],
+            static_summary=f"what waits to be stored and settled for ledger {self._ledger}",
+        )
+        return [None] * len(batches)
+
+
+def _message(error: WorkflowUpdateFailedError) -> str:
+    return error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)

@@ -46,7 +46,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from paymaster.messages import UsageEntry
 from paymaster.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The schema that this version reads and writes: the newest migration."""
 SCHEMA_TABLE = "paymaster_schema"
 """Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""
@@ -301,17 +301,17 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
     if entry.usage is not None:
         tokens.update(entry.usage.model_dump())
     return {
-        "attempt_id": _storable(entry.attempt_id),
+        "attempt_id": storable(entry.attempt_id),
         "state": entry.state,
-        "hold_id": _storable(entry.hold_id),
-        "call_id": _storable(entry.call_id),
-        "workflow_id": _storable(entry.workflow_id),
-        "run_id": _storable(entry.run_id),
-        "ledger": _storable(entry.ledger),
-        "epoch": _storable(entry.epoch),
-        "budget": _storable(entry.budget),
-        "service": _storable(entry.service),
-        "model": _storable(entry.model),
+        "hold_id": storable(entry.hold_id),
+        "call_id": storable(entry.call_id),
+        "workflow_id": storable(entry.workflow_id),
+        "run_id": storable(entry.run_id),
+        "ledger": storable(entry.ledger),
+        "epoch": storable(entry.epoch),
+        "budget": storable(entry.budget),
+        "service": storable(entry.service),
+        "model": storable(entry.model),
         "model_answered": _storable_or_none(entry.model_answered),
         "granted_at": _time(entry.granted_at_ms),
         "started_at": None if entry.started_at_ms is None else _time(entry.started_at_ms),
@@ -322,18 +322,19 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
         "provider_request_id": _storable_or_none(entry.provider_request_id),
         **{name: _within_or_none(_BIGINT_MAX, count) for name, count in tokens.items()},
         "cost_usd": nanos_to_usd(_within(NANOS_MAX, entry.cost_nanos)),
-        "price_source": _storable(entry.price_source),
-        "metadata": {_storable(name): _storable(value) for name, value in entry.metadata.items()},
+        "price_source": storable(entry.price_source),
+        "metadata": {storable(name): storable(value) for name, value in entry.metadata.items()},
     }
 
 
-def _storable(value: str) -> str:
+def storable(value: str) -> str:
+    """The text as PostgreSQL takes it: what it refuses is replaced where it can be seen, and too long is cut."""
     clean = _REFUSED_BY_POSTGRESQL.sub("\ufffd", value)
     return clean if len(clean) <= _TEXT_CHARACTERS_MAX else clean[: _TEXT_CHARACTERS_MAX - 1] + "…"
 
 
 def _storable_or_none(value: str | None) -> str | None:
-    return None if value is None else _storable(value)
+    return None if value is None else storable(value)
 
 
 def _within(largest: int, value: int) -> int:
@@ -488,11 +489,22 @@ async def calls_report(
     ]
 
 
+async def unconfirmed_entries(engine: AsyncEngine, ledger: str) -> list[UsageEntry]:
+    """The attempts of which nobody knows whether they were billed, oldest first."""
+    query = (
+        select(_counted)
+        .where(_counted.c.ledger == ledger, _counted.c.state == "unconfirmed")
+        .order_by(_counted.c.granted_at, _counted.c.attempt_id)
+    )
+    async with engine.connect() as connection:
+        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+
+
 async def entries_of_call(engine: AsyncEngine, call_id: str) -> list[UsageEntry]:
     """Every stored entry of a call in the order of granting and sending; an unconfirmed one and its final one both."""
     query = (
         select(_usage)
-        .where(_usage.c.call_id == _storable(call_id))
+        .where(_usage.c.call_id == storable(call_id))
         .order_by(_usage.c.granted_at, _usage.c.started_at.nulls_last(), _usage.c.id)
     )
     async with engine.connect() as connection:

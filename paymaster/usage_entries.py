@@ -4,14 +4,13 @@ from paymaster.messages import (
     Attempt,
     Billing,
     CallRef,
-    Completion,
-    Failure,
     Grant,
     Settle,
     UsageEntry,
     UsageRecord,
     call_id_of,
 )
+from paymaster.money import NANOS_MAX
 
 
 def cost_nanos(grant: Grant, attempt: Attempt) -> int:
@@ -20,14 +19,14 @@ def cost_nanos(grant: Grant, attempt: Attempt) -> int:
         case Billing.NOT_BILLED:
             return 0
         case Billing.BILLED if attempt.usage is not None:
-            return grant.price.cost_nanos(attempt.usage)
+            return min(grant.price.cost_nanos(attempt.usage), NANOS_MAX)
         case _:
             return grant.bound_nanos
 
 
 def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
     """One row for each attempt under the hold, failed ones too."""
-    answered = record.ended.attempts[-1].number if isinstance(record.ended, Completion) else None
+    answered = record.attempts[-1].number if record.answered else None
     return tuple(
         _entry(record.grant, record.call, ledger).model_copy(
             update={
@@ -45,16 +44,23 @@ def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
                 "metadata": record.metadata,
             }
         )
-        for attempt in record.ended.attempts
+        for attempt in record.attempts
     )
 
 
-def settlement_of(grant: Grant, ended: Completion | Failure) -> Settle:
+def settlement_of(record: UsageRecord) -> Settle:
     """Posts what the rows of `entries_of` say, neither more nor less."""
+    grant, attempts = record.grant, record.attempts
+    confirmed = all(attempt.billing is not Billing.UNKNOWN for attempt in attempts)
+    used = [attempt.usage.input_tokens + attempt.usage.output_tokens for attempt in attempts if attempt.usage]
     return Settle(
         hold_id=grant.hold_id,
-        cost_nanos=sum(cost_nanos(grant, attempt) for attempt in ended.attempts),
-        confirmed=all(attempt.billing is not Billing.UNKNOWN for attempt in ended.attempts),
+        cost_nanos=sum(cost_nanos(grant, attempt) for attempt in attempts),
+        confirmed=confirmed,
+        tokens=sum(used) if confirmed else None,
+        served=record.answered,
+        failures=sum(attempt.trips_breaker for attempt in attempts),
+        epoch=grant.epoch,
     )
 
 

@@ -1,16 +1,19 @@
 """BudgetWorkflow: a durable shell around the desk. It receives, applies and persists; every decision is the desk's.
 
 It runs for ever, on its own task queue. Calls send commands by the update `apply` (many in one, see
-paymaster/group_commit.py), admins send `raise_cap`, as a signal or as an update that answers, and operators ask the
-query `status`.
+paymaster/group_commit.py) and reports of failed attempts by the signal `report_attempts`. Admins send `raise_cap`,
+`set_cap`, `pause_service` and `resume_service`, as signals or as updates that answer. Operators ask the query `status`.
 """
 
+import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -18,26 +21,39 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from paymaster.admission.desk import NEVER_MS, Desk, DeskState
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
+    Alerts,
     Answer,
     AnswerBatch,
+    AttemptReports,
+    CallMessages,
     CapState,
     Command,
     CommandBatch,
+    ConfigState,
+    Configure,
     Delivery,
     Denied,
-    DeskConfig,
     DeskStatus,
     LedgerStart,
-    Outbox,
+    LoadedSpend,
+    Notices,
+    PauseService,
     RaiseCap,
     Refused,
     Reserve,
+    ResumeService,
+    ServiceState,
+    SetCap,
 )
 
-DELIVER_AT_MOST = 200
+AT_MOST = 200
 """Items of the outbox in one delivery."""
-DELIVERY_PAUSE = timedelta(milliseconds=250)
-"""Between two deliveries, so that what comes meanwhile goes together."""
+PAUSE = timedelta(milliseconds=250)
+"""Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
+PAUSE_AFTER_FAILURE = timedelta(seconds=10)
+
+MessageT = TypeVar("MessageT", bound=BaseModel)
+ResultT = TypeVar("ResultT")
 
 
 @workflow.defn(name="BudgetWorkflow")
@@ -46,56 +62,90 @@ class BudgetWorkflow:
     def __init__(self, start: LedgerStart) -> None:
         """Restores the desk here and not in `run`: a signal can be handled before `run` begins."""
         if start.state is None:
-            epoch = workflow.info().first_execution_run_id
-            self._desk = Desk(DeskState(ledger=start.ledger, epoch=epoch))
+            self._desk = Desk(DeskState(ledger=start.ledger, epoch=workflow.info().first_execution_run_id))
             self._desk.configure(start.config, _now_ms())
         else:
             self._desk = Desk.load(start.state)
-        self._ledger = start.ledger
 
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
-        while not workflow.info().is_continue_as_new_suggested():
-            await self._until_something_happens()
-            self._desk.advance(_now_ms())
-            if self._desk.state.outbox and not workflow.info().is_continue_as_new_suggested():
-                await self._deliver()
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        workflow.continue_as_new(
-            LedgerStart(ledger=self._ledger, config=self._desk.state.config, state=self._desk.dump())
+        """Does its duties until the server suggests a new run, which then begins with the same desk."""
+        await asyncio.gather(
+            self._keep_time(), self._load_spend(), self._answer_calls(), self._store_notices(), self._send_alerts()
         )
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        state = self._desk.state
+        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=state.config, state=self._desk.dump()))
 
-    async def _until_something_happens(self) -> None:
-        """Sleeps until there is something to deliver, or until the time at which the desk wants to look again."""
-        due_ms = self._desk.due_ms
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: (
-                    bool(self._desk.state.outbox)
-                    or self._desk.due_ms < due_ms
-                    or workflow.info().is_continue_as_new_suggested()
-                ),
-                timeout=max(timedelta(0), timedelta(milliseconds=due_ms - _now_ms())) if due_ms < NEVER_MS else None,
-                timeout_summary="a hold expires, or a parked call is due",
-            )
+    # ------------------------------------------------------------ duties
 
-    async def _deliver(self) -> None:
-        """Sends what is in the outbox. What did not arrive stays there and is sent again."""
-        items = tuple(self._desk.state.outbox[:DELIVER_AT_MOST])
+    async def _keep_time(self) -> None:
+        """Wakes the desk when something happens by itself: a hold expires, a window ends, a parked call is due."""
+        while True:
+            due_ms = self._desk.due_ms
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda due_ms=due_ms: self._desk.due_ms < due_ms or _is_ending(),
+                    timeout=None if due_ms >= NEVER_MS else max(PAUSE, timedelta(milliseconds=due_ms - _now_ms())),
+                    timeout_summary="a hold expires, or a parked call is due",
+                )
+            if _is_ending():
+                return
+            self._desk.advance(_now_ms())
+
+    async def _load_spend(self) -> None:
+        """Reads what accounts have spent that were not in these books before."""
+        while await self._next(lambda: self._desk.to_load() is not None):
+            loaded = await self._activity("load_spend", self._desk.to_load(), LoadedSpend)
+            if loaded is not None:
+                self._desk.loaded(loaded, _now_ms())
+
+    async def _answer_calls(self) -> None:
+        messages = self._desk.state.outbox
+        while await self._next(lambda: bool(messages.messages)):
+            batch = CallMessages(messages=tuple(messages.messages[:AT_MOST]))
+            self._delivered(await self._activity("answer_calls", batch, Delivery))
+            await workflow.sleep(PAUSE, summary="between deliveries")
+
+    async def _store_notices(self) -> None:
+        state = self._desk.state
+        while await self._next(lambda: bool(state.outbox.notices)):
+            notices = tuple(state.outbox.notices[:AT_MOST])
+            batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices)
+            self._delivered(await self._activity("store_notices", batch, Delivery))
+
+    async def _send_alerts(self) -> None:
+        state = self._desk.state
+        while await self._next(lambda: bool(state.outbox.sending)):
+            alerts = tuple(state.outbox.sending[:AT_MOST])
+            batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
+            self._delivered(await self._activity("send_alerts", batch, Delivery))
+
+    async def _next(self, has_work: Callable[[], bool]) -> bool:
+        """Waits for work. False when this run is ending: the next run finds the work in the desk's state."""
+        await workflow.wait_condition(lambda: has_work() or _is_ending())
+        return not _is_ending()
+
+    async def _activity(self, name: str, batch: BaseModel | None, result_type: type[ResultT]) -> ResultT | None:
+        """The activity's result, or None, after a pause, when it failed: what was to be done is still to be done."""
         try:
-            delivery = await workflow.execute_activity(
-                "deliver",
-                Outbox(ledger=self._ledger, items=items),
-                result_type=Delivery,
+            return await workflow.execute_activity(
+                name,
+                batch,
+                result_type=result_type,
                 task_queue=ACTIVITIES_TASK_QUEUE,
                 start_to_close_timeout=timedelta(seconds=30),
-                retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),
+                retry_policy=RetryPolicy(maximum_attempts=3),
             )
         except ActivityError as error:
-            workflow.logger.warning("delivery failed, trying again: %s", error.cause)
-            delivery = Delivery()
-        self._desk.delivered(delivery, _now_ms())
-        await workflow.sleep(DELIVERY_PAUSE, summary="between deliveries")
+            workflow.logger.warning("%s failed, trying again: %s", name, error.cause)
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(_is_ending, timeout=PAUSE_AFTER_FAILURE)
+            return None
+
+    def _delivered(self, delivery: Delivery | None) -> None:
+        if delivery is not None:
+            self._desk.delivered(delivery, _now_ms())
 
     # ------------------------------------------------------------ calls
 
@@ -115,39 +165,97 @@ class BudgetWorkflow:
                 return Denied(hold_id=command.hold_id, reason="ledger_error", detail=repr(error))
             return Refused(hold_id=command.hold_id, detail=repr(error))
 
+    @workflow.signal
+    def report_attempts(self, message: RawValue) -> None:
+        if batch := self._decoded("report_attempts", AttemptReports, message):
+            for report in batch.reports:
+                self._desk.report(report, _now_ms())
+
     @workflow.update
-    def configure(self, config: DeskConfig) -> None:
+    def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
-        self._desk.configure(config, _now_ms())
+        return self._desk.configure(change.config, _now_ms(), force=change.force)
+
+    @workflow.update
+    def reload(self) -> None:
+        """Reads again what every account has spent: the stored entries are the truth."""
+        self._desk.reload(_now_ms())
 
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name="raise_cap")
     def raise_cap_signal(self, message: RawValue) -> None:
-        """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
-        text = message.payload.data.decode(errors="replace")
-        try:
-            self._desk.raise_cap(RaiseCap.model_validate(json.loads(text, parse_float=Decimal)), _now_ms())
-        except ValueError as error:
-            workflow.logger.error("refused raise_cap %s: %s", text, _reason(error))
-            self._desk.refuse_message(f"raise_cap {text[:200]}: {_reason(error)}")
+        self._signalled("raise_cap", RaiseCap, self._desk.raise_cap, message)
+
+    @workflow.signal(name="set_cap")
+    def set_cap_signal(self, message: RawValue) -> None:
+        self._signalled("set_cap", SetCap, self._desk.set_cap, message)
+
+    @workflow.signal(name="pause_service")
+    def pause_service_signal(self, message: RawValue) -> None:
+        self._signalled("pause_service", PauseService, self._desk.pause_service, message)
+
+    @workflow.signal(name="resume_service")
+    def resume_service_signal(self, message: RawValue) -> None:
+        self._signalled("resume_service", ResumeService, self._desk.resume_service, message)
 
     @workflow.update(name="raise_cap")
     def raise_cap_update(self, change: RaiseCap) -> CapState:
-        try:
-            return self._desk.raise_cap(change, _now_ms())
-        except ValueError as error:
-            raise ApplicationError(_reason(error), type="Refused", non_retryable=True) from error
+        return _answered(self._desk.raise_cap, change)
+
+    @workflow.update(name="set_cap")
+    def set_cap_update(self, change: SetCap) -> CapState:
+        return _answered(self._desk.set_cap, change)
+
+    @workflow.update(name="pause_service")
+    def pause_service_update(self, change: PauseService) -> ServiceState:
+        return _answered(self._desk.pause_service, change)
+
+    @workflow.update(name="resume_service")
+    def resume_service_update(self, change: ResumeService) -> ServiceState:
+        return _answered(self._desk.resume_service, change)
 
     @workflow.query
     def status(self) -> DeskStatus:
         return self._desk.status()
 
+    def _signalled(
+        self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue
+    ) -> None:
+        change = self._decoded(name, kind, message)
+        if change is not None:
+            try:
+                act(change, _now_ms())
+            except ValueError as error:
+                self._refuse(name, change.model_dump_json(), str(error))
 
-def _reason(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
-    return str(error)
+    def _decoded(self, name: str, kind: type[MessageT], message: RawValue) -> MessageT | None:
+        """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
+        text = message.payload.data.decode(errors="replace")
+        try:
+            return kind.model_validate(json.loads(text, parse_float=Decimal))
+        except ValidationError as error:
+            problems = (f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
+            self._refuse(name, text, "; ".join(problems))
+        except ValueError as error:
+            self._refuse(name, text, f"not JSON: {error}")
+        return None
+
+    def _refuse(self, name: str, text: str, reason: str) -> None:
+        workflow.logger.error("refused %s %s: %s", name, text, reason)
+        self._desk.refuse_message(f"{name} {text[:200]}: {reason}", _now_ms())
+
+
+def _answered(act: Callable[[MessageT, int], ResultT], change: MessageT) -> ResultT:
+    """The answer of an update; what the desk refuses fails the update, and only that."""
+    try:
+        return act(change, _now_ms())
+    except ValueError as error:
+        raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
+
+
+def _is_ending() -> bool:
+    return workflow.info().is_continue_as_new_suggested()
 
 
 def _now_ms() -> int:

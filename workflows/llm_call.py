@@ -23,17 +23,20 @@ from paymaster.messages import (
     Outcome,
     Parked,
     ParkedAnswer,
+    RecordAnswer,
     ReserveAnswer,
     ReserveRequest,
     ServiceCall,
-    SettleAnswer,
     Settled,
     UsageRecord,
+    Withdrawn,
     call_id_of,
 )
 from paymaster.services.bounds import input_bytes
 from paymaster.usage_entries import cost_nanos
 
+UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
+"""Denials that are not about money or limits: services or the ledger do not work."""
 SEND_MARGIN = timedelta(seconds=10)
 """The HTTP timeout must come first: it knows whether anything was sent."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
@@ -49,6 +52,7 @@ class LLMCallWorkflow:
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
         self._holds = 0
         self._answers: dict[str, Granted | Denied] = {}
+        self._withdrawn: set[str] = set()
         self._sending: workflow.ActivityHandle[Completion] | None = None
         self._cancelled = False
         self._failed: list[str] = []
@@ -75,12 +79,15 @@ class LLMCallWorkflow:
             answer = await self._reserve()
             if isinstance(answer, Denied):
                 return self._denied(answer)
+            if answer.grant.hold_id in self._withdrawn:
+                await self._void(answer.grant.hold_id)
+                continue
             ended = await self._send(answer.grant)
             settled = await self._record(answer.grant, ended)
-            if isinstance(ended, Completion):
-                return self._completed(answer.grant, ended, settled)
             if self._cancelled:
                 raise asyncio.CancelledError
+            if isinstance(ended, Completion):
+                return self._completed(answer.grant, ended, settled)
             if not ended.fall_back:
                 return self._unavailable(ended)
             self._pass_over(answer.grant, ended)
@@ -90,6 +97,11 @@ class LLMCallWorkflow:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
         answer = message.answer
         self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
+
+    @workflow.signal
+    def budget_withdrawn(self, message: Withdrawn) -> None:
+        """An admin takes a grant back. What was sent already is sent."""
+        self._withdrawn.add(message.hold_id)
 
     # ------------------------------------------------------------ reserve
 
@@ -198,14 +210,20 @@ class LLMCallWorkflow:
 
     # ------------------------------------------------------------ record and settle
 
-    async def _record(self, grant: Grant, ended: Completion | Failure) -> SettleAnswer:
-        """Stores a row for each attempt and posts their cost; keeps trying, because money is at stake."""
+    async def _record(self, grant: Grant, ended: Completion | Failure) -> RecordAnswer:
+        """Stores a row for each attempt and posts their cost, or has the backlog do it as soon as it is possible."""
         self._attempts += len(ended.attempts)
         self._cost_nanos += sum(cost_nanos(grant, attempt) for attempt in ended.attempts)
         return await workflow.execute_local_activity(
             "record_usage",
-            UsageRecord(call=self._call, grant=grant, ended=ended, metadata=self._request.metadata),
-            result_type=SettleAnswer,  # pyright: ignore[reportArgumentType]  # as above
+            UsageRecord(
+                call=self._call,
+                grant=grant,
+                attempts=ended.attempts,
+                answered=isinstance(ended, Completion),
+                metadata=self._request.metadata,
+            ),
+            result_type=RecordAnswer,  # pyright: ignore[reportArgumentType]  # as above
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )
@@ -221,7 +239,7 @@ class LLMCallWorkflow:
 
     # ------------------------------------------------------------ results
 
-    def _completed(self, grant: Grant, completion: Completion, settled: SettleAnswer) -> LLMResult:
+    def _completed(self, grant: Grant, completion: Completion, settled: RecordAnswer) -> LLMResult:
         answered = completion.attempts[-1]
         result = self._result(Outcome.COMPLETED)
         return result.model_copy(
@@ -240,7 +258,7 @@ class LLMCallWorkflow:
     def _denied(self, denied: Denied) -> LLMResult:
         if denied.reason == "no_candidate" and self._last_failure is not None:
             return self._unavailable(self._last_failure)
-        outcome = Outcome.UNAVAILABLE if denied.reason == "ledger_unreachable" else Outcome.DENIED
+        outcome = Outcome.UNAVAILABLE if denied.reason in UNAVAILABLE_REASONS else Outcome.DENIED
         return self._result(outcome, denied.reason, denied.detail)
 
     def _unavailable(self, failure: Failure) -> LLMResult:
@@ -262,7 +280,7 @@ class LLMCallWorkflow:
 def _failure(error: exceptions.ActivityError) -> Failure:
     """What the activity said before it failed; after a timeout, what it last reported."""
     cause = error.cause
-    if isinstance(cause, exceptions.ApplicationError | exceptions.CancelledError) and cause.details:
+    if isinstance(cause, exceptions.ApplicationError) and cause.details:
         return Failure.model_validate(cause.details[0])
     if isinstance(cause, exceptions.TimeoutError):
         earlier = tuple(Attempt.model_validate(attempt) for attempt in cause.last_heartbeat_details)

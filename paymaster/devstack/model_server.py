@@ -25,6 +25,9 @@ def main(model_file: str, alias: str, port_file: str) -> None:
     params.model_alias = {alias}
     params.n_parallel = REQUESTS_AT_ONCE
     params.n_ctx = REQUESTS_AT_ONCE * CONTEXT_TOKENS
+    # llama.cpp's threads spin while they wait for each other: one too many for the free cores is ten times slower.
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_ram_mib = _PROMPT_CACHE_MIB
     params.verbosity = _LOG_ERRORS_ONLY
     params.ui = False

@@ -17,25 +17,27 @@ class ErrorClass(NamedTuple):
     """The same service again, under the same hold. Only where nothing was billed."""
     fall_back: bool = True
     """The next candidate of the route may do better. False: the request is wrong everywhere."""
+    trips_breaker: bool = False
+    """The service's fault: so many in a row open its breaker."""
 
 
 _BY_STATUS = {
     400: ErrorClass("invalid_request", Billing.NOT_BILLED, fall_back=False),
-    401: ErrorClass("auth", Billing.NOT_BILLED),
-    402: ErrorClass("quota", Billing.NOT_BILLED),
-    403: ErrorClass("auth", Billing.NOT_BILLED),
+    401: ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True),
+    402: ErrorClass("quota", Billing.NOT_BILLED, trips_breaker=True),
+    403: ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True),
     404: ErrorClass("model_not_found", Billing.NOT_BILLED),
-    408: ErrorClass("timeout", Billing.UNKNOWN),
-    409: ErrorClass("server_error", Billing.NOT_BILLED, retry=True),
+    408: ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True),
+    409: ErrorClass("server_error", Billing.NOT_BILLED, retry=True, trips_breaker=True),
     413: ErrorClass("context_too_long", Billing.NOT_BILLED),
     422: ErrorClass("invalid_request", Billing.NOT_BILLED, fall_back=False),
     429: ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True),
-    502: ErrorClass("server_error", Billing.UNKNOWN),
-    504: ErrorClass("timeout", Billing.UNKNOWN),
-    529: ErrorClass("overloaded", Billing.NOT_BILLED, retry=True),
+    502: ErrorClass("server_error", Billing.UNKNOWN, trips_breaker=True),
+    504: ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True),
+    529: ErrorClass("overloaded", Billing.NOT_BILLED, retry=True, trips_breaker=True),
 }
-_OWN_SERVER_ERROR = ErrorClass("server_error", Billing.NOT_BILLED, retry=True)
-_OTHER_SERVER_ERROR = ErrorClass("server_error", Billing.UNKNOWN)
+_OWN_SERVER_ERROR = ErrorClass("server_error", Billing.NOT_BILLED, retry=True, trips_breaker=True)
+_OTHER_SERVER_ERROR = ErrorClass("server_error", Billing.UNKNOWN, trips_breaker=True)
 _OTHER = ErrorClass("unexpected_status", Billing.NOT_BILLED)
 
 
@@ -68,7 +70,7 @@ def provider_message(body: bytes) -> str | None:
     """The error message in the body, or None when the body is not an error of a provider's own."""
     try:
         data: JsonValue = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict):
         return None

@@ -10,6 +10,8 @@ from paymaster.money import TokenUsage
 
 PATH = "/chat/completions"
 REQUEST_ID_HEADER = "x-request-id"
+TOKENS_MAX = 10**10
+"""A count above this is a mistake and not a bill."""
 _OPENAI = "https://api.openai.com/"
 
 
@@ -56,7 +58,7 @@ def parse_response(body: bytes) -> Answer:
     """The answer in the body of a 2xx. Raises MalformedAnswer when it is none."""
     try:
         data: JsonValue = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: brackets nested without end
         raise MalformedAnswer(f"not JSON: {body[:200]!r}") from None
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -65,9 +67,9 @@ def parse_response(body: bytes) -> Answer:
         raise MalformedAnswer(f"no choices[0].message: {body[:200]!r}")
     content, finish_reason, model = message.get("content"), choice.get("finish_reason"), data.get("model")
     return Answer(
-        text=content if isinstance(content, str) else "",
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model=model if isinstance(model, str) else None,
+        text=_text(content) or "",
+        finish_reason=_text(finish_reason),
+        model=_text(model),
         usage=_usage(data.get("usage")),
     )
 
@@ -88,6 +90,11 @@ def _usage(usage: JsonValue) -> TokenUsage | None:
     )
 
 
+def _text(value: JsonValue) -> str | None:
+    """A string that can be encoded: half a surrogate pair, which JSON can name and UTF-8 cannot, becomes U+FFFD."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else None
+
+
 def _count(details: JsonValue, name: str) -> int | None:
     value = details.get(name) if isinstance(details, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None

@@ -1,0 +1,35 @@
+"""load_spend: what was spent before the ledger knew an account, from the stored entries."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from paymaster.ledger_store import load_spend
+from paymaster.messages import LoadedSpend, LoadSpend, backlog_workflow_id
+
+
+class LoadSpendActivities:
+    def __init__(self, client: Client, engine: AsyncEngine) -> None:
+        self._client = client
+        self._engine = engine
+
+    @activity.defn
+    async def load_spend(self, wanted: LoadSpend) -> LoadedSpend:
+        """Raises while entries wait in the usage backlog: sums without them would be too small."""
+        waiting = await self._backlog(wanted.ledger)
+        if waiting:
+            raise ApplicationError(f"{waiting} entries still wait for the database", type="BacklogNotEmpty")
+        return await load_spend(self._engine, wanted)
+
+    async def _backlog(self, ledger: str) -> int:
+        handle = self._client.get_workflow_handle(backlog_workflow_id(ledger))
+        try:
+            if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+                return 0
+            return await handle.query("waiting", result_type=int)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return 0
+            raise

@@ -1,0 +1,32 @@
+"""store_notices: what the ledger has to tell people goes into the log and the database."""
+
+from paymaster.database import insert_entries
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+
+from paymaster.ledger_store import insert_alerts, insert_cap_changes
+from paymaster.messages import Alert, CapChange, Delivery, ExpiredHold, Notices
+from paymaster.usage_entries import expiry_entry
+
+
+class StoreNoticesActivities:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def store_notices(self, batch: Notices) -> Delivery:
+        """All or none: what was stored already when it runs again stays as it is."""
+        alerts = [notice for notice in batch.notices if isinstance(notice, Alert)]
+        changes = [notice for notice in batch.notices if isinstance(notice, CapChange)]
+        expired = [notice for notice in batch.notices if isinstance(notice, ExpiredHold)]
+        if activity.info().attempt == 1:
+            for alert in alerts:
+                activity.logger.warning("alert %s: %s", alert.what, alert.text, extra=alert.model_dump(mode="json"))
+        if alerts:
+            await insert_alerts(self._engine, batch.ledger, batch.epoch, alerts)
+        if changes:
+            await insert_cap_changes(self._engine, batch.ledger, batch.epoch, changes)
+        if expired:
+            entries = [expiry_entry(notice.grant, notice.call, batch.ledger) for notice in expired]
+            await insert_entries(self._engine, entries)
+        return Delivery(delivered=tuple(notice.sequence for notice in batch.notices))
