@@ -1,9 +1,13 @@
 """Durable, exactly budgeted LLM calls for agents, on Temporal."""
 
-from paymaster.agent import generate, try_generate
-from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, PaymasterError
-from paymaster.messages import ChatMessage, LLMRequest, LLMResult, Outcome
-from paymaster.plugin import PaymasterPlugin
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paymaster.agent import generate, try_generate
+    from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, PaymasterError
+    from paymaster.messages import ChatMessage, LLMRequest, LLMResult, Outcome
+    from paymaster.plugin import PaymasterPlugin
 
 __all__ = [
     "CallDenied",
@@ -19,3 +23,20 @@ __all__ = [
     "generate",
     "try_generate",
 ]
+
+_HOME = {
+    "generate": "agent",
+    "try_generate": "agent",
+    "ChatMessage": "messages",
+    "LLMRequest": "messages",
+    "LLMResult": "messages",
+    "Outcome": "messages",
+    "PaymasterPlugin": "plugin",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imported when first asked for: `paymaster --help` must not wait a second for Temporal's SDK."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"paymaster.{_HOME.get(name, 'errors')}"), name)

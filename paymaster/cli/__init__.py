@@ -5,7 +5,20 @@ from io import TextIOWrapper
 
 import typer
 
-from paymaster.cli import budget, call, demo, dev, doctor, migrate, reconcile, usage, worker
+from paymaster.cli import (
+    budget,
+    call,
+    config,
+    demo,
+    dev,
+    doctor,
+    migrate,
+    reconcile,
+    services,
+    unconfirmed,
+    usage,
+    worker,
+)
 from paymaster.cli.output import CommandError, print_note
 
 __all__ = ["app", "main"]
@@ -21,8 +34,11 @@ app.command()(dev.dev)
 app.command()(worker.worker)
 app.command()(call.call)
 app.add_typer(budget.app, name="budget")
+app.add_typer(services.app, name="services")
 app.command()(usage.usage)
 app.command()(reconcile.reconcile)
+app.add_typer(unconfirmed.app, name="unconfirmed")
+app.add_typer(config.app, name="config")
 app.command()(migrate.migrate)
 app.command()(doctor.doctor)
 

@@ -1,16 +1,20 @@
 """`paymaster budget`: the accounts of the ledger, and raising a cap."""
 
-import getpass
-import os
-import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, connect_ledger, ledger_status, run_async
+from paymaster.cli.connection import (
+    ConfigOption,
+    admin,
+    admin_errors,
+    command_settings,
+    connect_ledger,
+    ledger_status,
+    run_async,
+)
 from paymaster.cli.output import (
-    EXIT_NO,
     CommandError,
     JsonOption,
     print_json,
@@ -26,10 +30,24 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from paymaster.messages import AccountStatus, CapState, DeskStatus, RaiseCap, WindowStatus
+    from paymaster.messages import (
+        AccountStatus,
+        AdminMessage,
+        CapState,
+        DeskStatus,
+        RaiseCap,
+        SetCap,
+        WindowStatus,
+    )
     from paymaster.settings import Settings
 
-app = typer.Typer(help="Show the accounts, raise a cap.", no_args_is_help=True)
+app = typer.Typer(help="Show the accounts, raise or set a cap.", no_args_is_help=True)
+
+Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
+WindowOption = Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")]
+Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
+Who = Annotated[str | None, typer.Option(help="Kept with the change. Default: user@host.")]
+ChangeT = TypeVar("ChangeT", bound="AdminMessage")
 
 _BAR_CHARACTERS = 10
 
@@ -61,9 +79,9 @@ def show(
 
 def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") -> None:
     """For people: a line for each account and window, and how the ledger as a whole stands."""
-    headers = ["account", "window", "used", "posted", "pending", "available", "cap", "ends (UTC)", "parked"]
+    headers = ["account", "window", "used", "posted", "pending", "available", "cap", "from", "ends (UTC)", "parked"]
     rows = [_row(each, window) for each in accounts for window in each.windows]
-    print_table(headers, rows, right=headers[3:7] + headers[8:])
+    print_table(headers, rows, right=headers[3:7] + headers[9:])
     print_line(
         f"ledger {status.ledger}: {status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed"
     )
@@ -73,39 +91,83 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
 
 @app.command(name="raise")
 def raise_(
-    account: Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")],
-    window: Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")],
+    account: Account,
+    window: WindowOption,
     by: Annotated[str, typer.Option(metavar="USD", help='By how many US dollars: "5", "0.25".')],
-    reason: Annotated[str, typer.Option(help="Why; kept with the change.")],
-    who: Annotated[str | None, typer.Option(help="Kept with the change. Default: user@host.")] = None,
+    reason: Reason,
+    until_window_end: Annotated[
+        bool, typer.Option("--until-window-end", help="The raise lapses when the window ends.")
+    ] = False,
+    who: Who = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
+    from paymaster.messages import RaiseCap
+
+    change = _checked(
+        RaiseCap,
+        {
+            "account": _full_name(account),
+            "window": window,
+            "by": _amount("--by", by),
+            "until_window_end": until_window_end,
+            "reason": reason,
+            "who": who or admin(),
+        },
+    )
+    _tell(run_async(_raise_cap(command_settings(config), change)), as_json=as_json)
+
+
+@app.command(name="set")
+def set_(
+    account: Account,
+    window: WindowOption,
+    to: Annotated[str, typer.Option(metavar="USD", help='The new cap in US dollars: "50"; "0" blocks.')],
+    reason: Reason,
+    who: Who = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
+    from paymaster.messages import SetCap
+
+    change = _checked(
+        SetCap,
+        {
+            "account": _full_name(account),
+            "window": window,
+            "to": _amount("--to", to),
+            "reason": reason,
+            "who": who or admin(),
+        },
+    )
+    _tell(run_async(_set_cap(command_settings(config), change)), as_json=as_json)
+
+
+def _amount(option: str, text: str) -> str:
+    from paymaster.money import usd_to_nanos
+
+    try:
+        usd_to_nanos(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}") from None
+    return text
+
+
+def _checked(kind: "type[ChangeT]", values: dict[str, object]) -> "ChangeT":
     from pydantic import ValidationError
 
-    from paymaster.messages import RaiseCap
-    from paymaster.money import format_usd, usd_to_nanos
-
-    settings = command_settings(config)
     try:
-        if usd_to_nanos(by) <= 0:
-            raise CommandError(f"--by {by}: a raise is more than zero")
-        change = RaiseCap.model_validate(
-            {
-                "account": _full_name(account),
-                "window": window,
-                "by": by,
-                "reason": reason,
-                "who": who or _user_at_host(),
-            }
-        )
+        return kind.model_validate(values)
     except ValidationError as invalid:
         problem = invalid.errors()[0]
         raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    except ValueError as error:
-        raise CommandError(f"--by: {error}") from None
-    state = run_async(_raise_cap(settings, change))
+
+
+def _tell(state: "CapState", *, as_json: bool) -> None:
+    from paymaster.money import format_usd
+
     if as_json:
         print_json({"account": state.account, "window": state.window, "cap_usd": usd(state.cap_nanos)})
     else:
@@ -117,15 +179,15 @@ async def _status(settings: "Settings") -> "DeskStatus":
 
 
 async def _raise_cap(settings: "Settings", change: "RaiseCap") -> "CapState":
-    from paymaster.errors import AdminRefused, LedgerNotFound
-
     ledger = await connect_ledger(settings)
-    try:
+    with admin_errors():
         return await ledger.raise_cap(change)
-    except AdminRefused as error:
-        raise CommandError(str(error), EXIT_NO) from None
-    except LedgerNotFound as error:
-        raise CommandError(str(error)) from None
+
+
+async def _set_cap(settings: "Settings", change: "SetCap") -> "CapState":
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        return await ledger.set_cap(change)
 
 
 def _full_name(account: str) -> str:
@@ -140,14 +202,6 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
     raise CommandError(f"the ledger has no account {_full_name(account)}; it has {known or 'none'}")
 
 
-def _user_at_host() -> str:
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as containers have; KeyError before Python 3.13
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
-
-
 def _row(account: "AccountStatus", window: "WindowStatus") -> list[str]:
     from paymaster.money import format_usd
 
@@ -160,6 +214,7 @@ def _row(account: "AccountStatus", window: "WindowStatus") -> list[str]:
         format_usd(window.pending_nanos),
         "" if left is None else format_usd(left),
         "no cap" if window.cap_nanos is None else format_usd(window.cap_nanos),
+        "" if window.cap_nanos is None else window.cap_from,
         "never"
         if window.ends_at_ms is None
         else f"{datetime.fromtimestamp(window.ends_at_ms / 1000, UTC):%Y-%m-%d %H:%M}",
@@ -194,6 +249,7 @@ def _document(account: "AccountStatus") -> "JsonValue":
         windows.append(
             {
                 "window": window.window,
+                "cap_from": None if window.cap_nanos is None else window.cap_from,
                 "cap_usd": None if window.cap_nanos is None else usd(window.cap_nanos),
                 "posted_usd": usd(window.posted_nanos),
                 "pending_usd": usd(window.pending_nanos),

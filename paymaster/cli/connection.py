@@ -5,21 +5,26 @@ Other packages are imported inside the functions: each command pays only for wha
 
 import asyncio
 import gc
+import getpass
+import os
 import re
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+import signal
+import socket
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from paymaster.cli.output import EXIT_INTERRUPTED, CommandError
+from paymaster.cli.output import EXIT_INTERRUPTED, EXIT_NO, EXIT_TERMINATED, CommandError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from temporalio.client import Client
 
     from paymaster.client import Ledger
+    from paymaster.devstack.running import RunningStack
     from paymaster.messages import DeskStatus
     from paymaster.settings import Settings
 
@@ -43,6 +48,9 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
     """
 
     async def run() -> T:
+        this = asyncio.current_task()
+        assert this is not None  # it is running
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         try:
             return await _without_traceback(coroutine)
         finally:
@@ -53,6 +61,8 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(run())
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except asyncio.CancelledError:
+        raise typer.Exit(EXIT_TERMINATED) from None
 
 
 async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -68,9 +78,49 @@ def command_settings(config: Path | None) -> "Settings":
     """The settings for this command. Raises CommandError."""
     from paymaster.settings import ConfigurationError, load_settings
 
+    stack = _dev_stack(config)
     try:
-        return load_settings(config)
+        if stack is None:
+            return load_settings(config)
+        os.environ.setdefault("TEMPORAL_ADDRESS", stack.environment["TEMPORAL_ADDRESS"])
+        return load_settings(stack.config_file, environ=stack.environment | dict(os.environ))
     except ConfigurationError as error:
+        raise CommandError(str(error)) from None
+
+
+def _dev_stack(config: Path | None) -> "RunningStack | None":
+    """The stack of a running `paymaster dev`, when this command has no configuration of its own or the same one."""
+    named = config or (Path(os.environ["PAYMASTER_CONFIG"]) if "PAYMASTER_CONFIG" in os.environ else None)
+    own = named or Path("paymaster.toml")
+    if named is None and not own.exists():
+        own = None
+    try:
+        from paymaster.devstack.running import running_stack
+    except ImportError:  # an installed wheel without the embedded stack's packages
+        return None
+    stack = running_stack()
+    return stack if stack and (own is None or own.absolute() == stack.config_file) else None
+
+
+def admin() -> str:
+    """Who gives this command: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as containers have; KeyError before Python 3.13
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@contextmanager
+def admin_errors() -> Generator[None]:
+    """Turns what the ledger refuses, and a ledger that does not answer, into CommandError."""
+    from paymaster.errors import AdminRefused, LedgerNotFound
+
+    try:
+        yield
+    except AdminRefused as error:
+        raise CommandError(f"refused: {error}", EXIT_NO) from None
+    except LedgerNotFound as error:
         raise CommandError(str(error)) from None
 
 

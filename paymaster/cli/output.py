@@ -20,6 +20,7 @@ EXIT_NO = 1
 EXIT_ERROR = 2
 """The command could not do its work: wrong usage or configuration, or something that it needs is not there."""
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 

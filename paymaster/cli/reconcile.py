@@ -1,11 +1,13 @@
 """`paymaster reconcile`: do the stored entries and the ledger's books agree?"""
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paymaster.cli.connection import (
     ConfigOption,
+    admin_errors,
     command_settings,
     connect_ledger,
     ledger_status,
@@ -19,11 +21,24 @@ if TYPE_CHECKING:
     from paymaster.settings import Settings
 
 
-def reconcile(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+_LOADS_WITHIN_S = 60.0
+
+
+def reconcile(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Where they disagree, make the ledger read the stored rows again.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
     """Compare what is stored with what the ledger posted. Exit code 1 where they disagree."""
-    status, stored = run_async(_both(command_settings(config)))
+    settings = command_settings(config)
+    status, stored = run_async(_both(settings))
+    if repair and _differing(status, stored):
+        print_note("they disagree; the ledger reads the stored rows again")
+        status, stored = run_async(_repaired(settings))
     posted = _posted(status)
-    differing = [account for account, nanos in posted.items() if nanos != stored[account]]
+    differing = _differing(status, stored)
     if as_json:
         print_json(
             {
@@ -58,7 +73,7 @@ def print_comparison(status: "DeskStatus", stored: dict[str, int]) -> list[str]:
     from paymaster.money import format_usd
 
     posted = _posted(status)
-    differing = [account for account, nanos in posted.items() if nanos != stored[account]]
+    differing = _differing(status, stored)
     headers = ["account", "posted", "stored", "difference"]
     rows = [
         [
@@ -75,6 +90,10 @@ def print_comparison(status: "DeskStatus", stored: dict[str, int]) -> list[str]:
     return differing
 
 
+def _differing(status: "DeskStatus", stored: dict[str, int]) -> list[str]:
+    return [account for account, nanos in _posted(status).items() if nanos != stored[account]]
+
+
 def _posted(status: "DeskStatus") -> dict[str, int]:
     """What each account has posted in all."""
     return {
@@ -83,6 +102,17 @@ def _posted(status: "DeskStatus") -> dict[str, int]:
         for window in account.windows
         if window.window == "total"
     }
+
+
+async def _repaired(settings: "Settings") -> "tuple[DeskStatus, dict[str, int]]":
+    """Both sums again, after the ledger has taken the stored rows for the truth."""
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        await ledger.reload()
+    async with asyncio.timeout(_LOADS_WITHIN_S):
+        while any(account.loading for account in (await ledger_status(ledger)).accounts):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.2)
+    return await _both(settings)
 
 
 async def _both(settings: "Settings") -> "tuple[DeskStatus, dict[str, int]]":

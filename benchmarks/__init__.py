@@ -1,0 +1,1 @@
+"""What Paymaster's parts can do: `make bench`."""

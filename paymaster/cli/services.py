@@ -1,0 +1,123 @@
+"""`paymaster services`: rate limits, breakers, pauses."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paymaster.cli.connection import (
+    ConfigOption,
+    admin,
+    admin_errors,
+    command_settings,
+    connect_ledger,
+    ledger_status,
+    run_async,
+)
+from paymaster.cli.output import JsonOption, print_json, print_line, print_table, utc
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from paymaster.messages import AccountStatus, DeskStatus, PauseService, ResumeService, ServiceState, ServiceStatus
+    from paymaster.settings import Settings
+
+app = typer.Typer(help="Show services with their limits, pause and resume them.", invoke_without_command=True)
+
+Name = Annotated[str, typer.Argument(help="The service's name in the configuration.")]
+Reason = Annotated[str, typer.Option(help="Why; shown to whoever waits.")]
+Who = Annotated[str | None, typer.Option(help="Default: user@host.")]
+
+
+@app.callback()
+def services(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Rate limits and their use, breakers, pauses."""
+    if context.invoked_subcommand is not None:
+        return
+    status = run_async(_status(command_settings(config)))
+    accounts = {account.account: account for account in status.accounts}
+    rows = [(service, accounts[f"service:{service.service}"]) for service in status.services]
+    if as_json:
+        print_json({"ledger": status.ledger, "services": [_document(*row) for row in rows]})
+        return
+    headers = ["service", "state", "requests/min", "tokens/min", "at once", "parked"]
+    print_table(headers, [_row(*row) for row in rows], right=headers[2:])
+
+
+@app.command()
+def pause(
+    name: Name, reason: Reason, who: Who = None, as_json: JsonOption = False, config: ConfigOption = None
+) -> None:
+    """Send nothing more to a service: its calls fall back, or park."""
+    from paymaster.messages import PauseService
+
+    change = PauseService(service=name, reason=reason, who=who or admin())
+    _tell(run_async(_pause(command_settings(config), change)), as_json=as_json)
+
+
+@app.command()
+def resume(
+    name: Name, reason: Reason = "", who: Who = None, as_json: JsonOption = False, config: ConfigOption = None
+) -> None:
+    """End an admin's pause, a pause that the service asked for, and an open breaker."""
+    from paymaster.messages import ResumeService
+
+    change = ResumeService(service=name, reason=reason, who=who or admin())
+    _tell(run_async(_resume(command_settings(config), change)), as_json=as_json)
+
+
+async def _status(settings: "Settings") -> "DeskStatus":
+    return await ledger_status(await connect_ledger(settings))
+
+
+async def _pause(settings: "Settings", change: "PauseService") -> "ServiceState":
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        return await ledger.pause_service(change)
+
+
+async def _resume(settings: "Settings", change: "ResumeService") -> "ServiceState":
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        return await ledger.resume_service(change)
+
+
+def _tell(state: "ServiceState", *, as_json: bool) -> None:
+    if as_json:
+        print_json({"service": state.service, "paused": state.paused})
+    else:
+        print_line(f"{state.service} is {'paused' if state.paused else 'not paused'}")
+
+
+def _row(service: "ServiceStatus", account: "AccountStatus") -> list[str]:
+    limits = {limit.what: f"{limit.used} of {limit.limit}" for limit in account.limits}
+    return [
+        service.service,
+        _state(service),
+        limits.get("requests_per_minute", "no limit"),
+        limits.get("tokens_per_minute", "no limit"),
+        limits.get("max_concurrent", "no limit"),
+        str(account.parked),
+    ]
+
+
+def _state(service: "ServiceStatus") -> str:
+    if service.paused_by is not None:
+        return f"paused by {service.paused_by}"
+    if service.paused_until_ms is not None:
+        return f"paused until {utc(service.paused_until_ms)}"
+    if service.breaker == "closed":
+        return "open for calls"
+    return f"breaker {service.breaker.replace('_', ' ')}, {service.failures} failures in a row"
+
+
+def _document(service: "ServiceStatus", account: "AccountStatus") -> "JsonValue":
+    return {
+        "service": service.service,
+        "breaker": service.breaker,
+        "failures": service.failures,
+        "open_until": utc(service.open_until_ms),
+        "paused_until": utc(service.paused_until_ms),
+        "paused_by": service.paused_by,
+        "parked": account.parked,
+        "limits": {limit.what: {"limit": limit.limit, "used": limit.used} for limit in account.limits},
+    }
