@@ -1,9 +1,9 @@
 """store_notices: what the ledger has to tell people goes into the log and the database."""
 
-from paymaster.database import insert_entries
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
+from paymaster.database import insert_entries
 from paymaster.ledger_store import insert_alerts, insert_cap_changes
 from paymaster.messages import Alert, CapChange, Delivery, ExpiredHold, Notices
 from paymaster.usage_entries import expiry_entry
