@@ -145,9 +145,9 @@ class LLMCallWorkflow:
                 start_to_close_timeout=timedelta(minutes=1),
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
-        except exceptions.ActivityError as error:
+        except exceptions.FailureError as error:
             await self._void(hold_id)  # it may have been granted all the same
-            return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error.cause))
+            return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
 
     async def _wait(self, parked: Parked) -> Granted | Denied:
         """Parked: costs nothing until the ledger's signal comes. It always comes; the timeout is for a lost ledger."""
