@@ -1,0 +1,180 @@
+"""Promise 1 and promise 6 under load: 200 calls at once, two worker processes, money for 20."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService, Received
+from paymaster_process import (
+    Databases,
+    Site,
+    caps_watched,
+    configuration,
+    results_of,
+    running_site,
+    settled_books,
+    until,
+)
+from temporalio.client import Client, WorkflowHandle
+
+from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
+from paymaster.client import start
+from paymaster.devstack import EmbeddedStack
+from paymaster.devstack.temporal_binary import temporal_binary
+from paymaster.messages import RaiseCap
+from paymaster.money import TokenUsage, nanos_to_usd
+from paymaster.services.bounds import input_bytes
+
+pytestmark = pytest.mark.timeout(120)
+CALLS, PAID = 200, 20
+OUTPUT_TOKENS = 100
+
+
+def ask(name: str, number: int, on_exhausted: str) -> LLMRequest:
+    """All requests are of one length, so that they have one bound."""
+    return LLMRequest.model_validate(
+        {
+            "route": name,
+            "budget": f"acme/{name}",
+            "prompt": f"question {number:04}",
+            "max_output_tokens": OUTPUT_TOKENS,
+            "on_exhausted": on_exhausted,
+        }
+    )
+
+
+USAGE_MAX = TokenUsage(
+    input_tokens=input_bytes(ask("equal", 0, "fail")) + INPUT_OVERHEAD_TOKENS, output_tokens=OUTPUT_TOKENS
+)
+BOUND_NANOS = USAGE_MAX.input_tokens * 1_000 + USAGE_MAX.output_tokens * 4_000
+CAP_NANOS = PAID * BOUND_NANOS
+
+
+def as_much_as_allowed(request: Received) -> TokenUsage:
+    return USAGE_MAX
+
+
+def less_than_allowed(request: Received) -> TokenUsage:
+    """Between a fifth and all of it, the same for the same question."""
+    draw = random.Random(request.prompt)
+    return TokenUsage(
+        input_tokens=draw.randint(USAGE_MAX.input_tokens // 5, USAGE_MAX.input_tokens),
+        output_tokens=draw.randint(OUTPUT_TOKENS // 5, OUTPUT_TOKENS),
+    )
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+) -> AsyncIterator[Site]:
+    """Two worker processes. Each test has a budget and a service of its own name."""
+    names = ("equal", "smaller", "raised")
+    tables = configuration(
+        [server.service(name) for name in names],
+        budgets={f"acme/{name}": {"cap_usd": {"total": str(nanos_to_usd(CAP_NANOS))}} for name in names},
+    )
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables, workers=2) as site:
+        yield site
+
+
+async def start_all(site: Site, service: FakeService, on_exhausted: str) -> list[WorkflowHandle[object, LLMResult]]:
+    requests = [ask(service.name, number, on_exhausted) for number in range(CALLS)]
+    assert {site.bound_nanos(service, request) for request in requests} == {BOUND_NANOS}
+    return list(await asyncio.gather(*(start(site.client, request) for request in requests)))
+
+
+async def until_parked(site: Site, parked: int, service: FakeService, held: int) -> None:
+    """Every other call waits for money, and so many requests are at the service."""
+
+    async def so_many() -> bool:
+        status = await site.ledger.status()
+        return (status.parked, status.holds, service.held) == (parked, held, held)
+
+    await until(so_many, f"{parked} calls are parked and {held} requests are held")
+
+
+@pytest.mark.parametrize(("name", "usage"), [("equal", as_much_as_allowed), ("smaller", less_than_allowed)])
+async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
+    site: Site, server: CountingServer, name: str, usage: Callable[[Received], TokenUsage]
+) -> None:
+    """What the service billed never passes the cap, and nobody is refused while money is only on hold."""
+    service = server.service(name)
+    service.usage = usage
+    service.hold()
+    async with caps_watched(site):
+        calls = await start_all(site, service, "fail")
+        await until_parked(site, CALLS - PAID, service, PAID)  # with `fail` too: money may come back
+        service.release()
+        results = await results_of(calls)
+    await settled_books(site, service)
+
+    completed = [result for result in results if result.outcome is Outcome.COMPLETED]
+    denied = [result for result in results if result.outcome is Outcome.DENIED]
+    assert len(completed) + len(denied) == CALLS
+    assert {result.reason for result in denied} == {"cap_reached"}
+    assert service.count == len(completed), "a denied call was sent, or one was sent twice"
+    assert service.in_flight_max == PAID
+    bill = service.bill_nanos(site.price(service))
+    assert bill <= CAP_NANOS
+    balance = await site.balance(f"budget:acme/{name}")
+    assert balance.posted_nanos == bill == sum(result.cost_nanos for result in completed)
+    assert CAP_NANOS - balance.posted_nanos < BOUND_NANOS, "calls were denied although another one would have fitted"
+    assert len(completed) == PAID if name == "equal" else len(completed) > PAID
+    print(f"{name}: {len(completed)} of {CALLS} completed")
+
+
+async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_temporal_command_and_an_update(
+    site: Site, server: CountingServer
+) -> None:
+    """Each raise by k bounds lets k calls more through, the rest stays parked, and in the end all 200 complete."""
+    service = server.service("raised")
+    service.usage = as_much_as_allowed
+    account = "budget:acme/raised"
+    async with caps_watched(site):
+        calls = await start_all(site, service, "wait")
+        await until_parked(site, CALLS - PAID, service, 0)
+        assert service.count == PAID
+
+        # As the Temporal UI does it: no converter of ours, just JSON.
+        plain = await Client.connect(site.temporal_address, namespace=site.namespace)
+        by = str(nanos_to_usd(7 * BOUND_NANOS))
+        await plain.get_workflow_handle("budget/default").signal(
+            "raise_cap", {"account": account, "window": "total", "by": by, "reason": "more to write"}
+        )
+        await until_parked(site, CALLS - PAID - 7, service, 0)
+        assert service.count == PAID + 7
+
+        raise_cap = {"account": account, "window": "total", "by": str(nanos_to_usd(5 * BOUND_NANOS)), "reason": "more"}
+        await signal_with_temporal_command(site, json.dumps(raise_cap))
+        await until_parked(site, CALLS - PAID - 12, service, 0)
+        assert service.count == PAID + 12
+
+        # Less than one bound more, twice: it adds up.
+        half = nanos_to_usd(BOUND_NANOS - BOUND_NANOS // 2)
+        for parked in (CALLS - PAID - 12, CALLS - PAID - 13):
+            await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(half)))
+            await until_parked(site, parked, service, 0)
+
+        rest = nanos_to_usd((CALLS - PAID - 13) * BOUND_NANOS)
+        state = await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(rest), reason="all of it"))
+        assert state.cap_nanos >= CALLS * BOUND_NANOS
+        results = await results_of(calls)
+    assert {result.outcome for result in results} == {Outcome.COMPLETED}
+    assert service.count == CALLS
+    assert sum(result.waited_ms > 0 for result in results) == CALLS - PAID
+    await settled_books(site, service)
+
+
+async def signal_with_temporal_command(site: Site, message: str) -> None:
+    """What an admin types who has nothing but Temporal's own command."""
+    binary = await temporal_binary(lambda line: None)
+    address = ["--address", site.temporal_address, "--namespace", site.namespace]
+    signal = ["workflow", "signal", "--workflow-id", "budget/default", "--name", "raise_cap", "--input", message]
+    process = await asyncio.create_subprocess_exec(
+        binary, *signal, *address, cwd=site.folder, env=site.environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0

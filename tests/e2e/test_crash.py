@@ -1,0 +1,90 @@
+"""Promises 4 and 5: the worker is killed or stopped in the middle of everything, and the books still agree."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService
+from paymaster_process import (
+    Site,
+    configuration,
+    results_of,
+    running_site,
+    settled_books,
+    until,
+)
+
+from paymaster import LLMRequest, Outcome
+from paymaster.client import start
+from paymaster.devstack import EmbeddedStack
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture
+async def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeService:
+    return server.service(request.node.name.replace("_", "-")[:60].strip("-"))
+
+
+@pytest.fixture
+async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "1000"}}})
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
+        yield site
+
+
+def ask(number: int) -> LLMRequest:
+    return LLMRequest(route="writer", budget="acme/writer", prompt=f"question {number:04}", call_id=f"call-{number}")
+
+
+async def test_all_300_calls_end_within_a_minute_after_the_worker_was_killed(site: Site, service: FakeService) -> None:
+    """SIGKILL with requests in flight, calls being reserved and calls being recorded: none is lost, none hidden."""
+    calls_count, answered_before = 300, 60
+    service.hold()
+    calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(calls_count)))
+    await until(lambda: service.count >= calls_count - 20, "nearly all calls are sent, the last ones on their way", 60)
+    service.release(answered_before)
+    await until(lambda: service.answered == answered_before, "some are answered and about to be recorded")
+
+    await site.workers[0].kill()
+    service.release()
+    sent_before = service.count
+    await site.start_workers()
+    restarted = time.monotonic()
+    results = await results_of(calls, 60)
+    print(f"{calls_count} calls ended {time.monotonic() - restarted:.1f} s after the restart")
+
+    assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: calls_count}
+    assert [result.text for result in results] == [f"answer to question {number:04}" for number in range(calls_count)]
+    # What was in flight is booked at its bound and was sent once more, under another hold.
+    status = await settled_books(site, service)
+    assert status.unconfirmed >= sent_before - answered_before
+    assert sum(result.attempts for result in results) == calls_count + status.unconfirmed
+    times_sent = Counter(request.prompt for request in service.requests)
+    for number, result in enumerate(results):  # an attempt may have died before its request was out
+        assert times_sent[f"question {number:04}"] <= result.attempts <= 2
+
+
+async def test_sigterm_lets_20_running_calls_complete_and_none_is_sent_twice(site: Site, service: FakeService) -> None:
+    """The worker takes nothing new, waits for what is running, and leaves with exit code 0."""
+    service.hold()
+    calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(20)))
+    await until(lambda: service.held == 20, "all calls are in flight")
+
+    stopping = asyncio.create_task(site.workers[0].terminate(60))
+    await until(lambda: "stopping" in site.workers[0].log(), "the worker heard the signal")
+    assert not stopping.done()
+    service.release()
+    assert await stopping == 0
+    assert service.count == 20
+
+    await site.start_workers()
+    results = await results_of(calls)
+    assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: 20}
+    assert {result.attempts for result in results} == {1}
+    assert service.count == 20, "a call was sent a second time"
+    status = await settled_books(site, service)
+    assert status.unconfirmed == 0

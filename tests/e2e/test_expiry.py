@@ -1,0 +1,96 @@
+"""Promises 2 and 5: a hold that nobody settles ends as spending that nobody confirmed, and a late bill corrects it."""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService
+from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
+
+from paymaster import LLMRequest, Outcome
+from paymaster.client import start
+from paymaster.database import entries_of_call
+from paymaster.devstack import EmbeddedStack
+
+pytestmark = pytest.mark.timeout(90)
+EXPIRES_AFTER_S = 2.0
+ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the server's usual usage at its usual price
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+) -> AsyncIterator[Site]:
+    tables = configuration(
+        [server.service("expiring"), server.service("late")],
+        budgets={"acme": {"cap_usd": {"total": "1"}}},
+        service={"timeout": "1s", "retry": {"maximum_attempts": 1}},
+        ledger={"hold_expires_after": f"{EXPIRES_AFTER_S:.0f}s"},
+    )
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+        yield site
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, server: CountingServer) -> FakeService:
+    return server.service("late" if "late" in request.node.name else "expiring")
+
+
+def ask(service: FakeService) -> LLMRequest:
+    return LLMRequest(route=service.name, budget="acme/writer", prompt="Say hello", call_id=service.name)
+
+
+async def unconfirmed(site: Site) -> int:
+    return (await site.ledger.status()).unconfirmed
+
+
+async def test_the_hold_of_a_terminated_call_expires_at_its_bound(site: Site, service: FakeService) -> None:
+    """Nobody is left to say what it cost: the bound stays charged, as an unconfirmed row, and the books agree."""
+    service.hold()
+    call = await start(site.client, ask(service))
+    await until(lambda: service.held == 1, "the call is in flight")
+    bound = site.bound_nanos(service, ask(service))
+    balance = await site.balance("budget:acme")
+    assert (balance.posted_nanos, balance.pending_nanos) == (0, bound)
+    await call.terminate("somebody's mistake")
+    assert (await site.ledger.status()).holds == 1, "the hold was freed although the request may be billed"
+
+    await until(lambda: unconfirmed(site), "the hold expires")
+    service.release()
+    status = await settled_books(site, service)
+    assert status.unconfirmed == 1
+    assert (await site.balance("budget:acme")).posted_nanos == bound
+    (entry,) = await entries_of_call(site.engine, service.name)
+    assert entry.attempt_id == f"{call.first_execution_run_id}/1/expiry"
+    assert (entry.state, entry.status) == ("unconfirmed", "expired")
+    assert (entry.cost_nanos, entry.started_at_ms, entry.usage) == (bound, None, None)
+
+
+async def test_a_settlement_that_comes_late_is_not_charged_twice(site: Site, service: FakeService) -> None:
+    """The worker slept longer than the hold lived. Its own report replaces the expiry, in the books and in the rows."""
+    before = await site.ledger.status()
+    service.hold()
+    call = await start(site.client, ask(service))
+    await until(lambda: service.held == 1, "the call is in flight")
+    granted = time.monotonic()
+    site.workers[0].process.send_signal(signal.SIGSTOP)
+    await until(lambda: time.monotonic() > granted + EXPIRES_AFTER_S, "the hold's time is over")
+    service.release()
+    site.workers[0].process.send_signal(signal.SIGCONT)
+
+    result = await call.result()
+    assert result.outcome is Outcome.COMPLETED
+    status = await settled_books(site, service)
+    bound = site.bound_nanos(service, ask(service))
+    entries = await entries_of_call(site.engine, service.name)
+    assert {f"{entry.attempt_id.partition('/')[2]} {entry.state}": entry.cost_nanos for entry in entries} == {
+        "1/expiry unconfirmed": bound,
+        "1/expiry final": 0,
+        "1/1 unconfirmed": bound,
+        "2/1 final": ANSWER_NANOS,
+    }
+    assert result.cost_nanos == bound + ANSWER_NANOS
+    assert status.unconfirmed == before.unconfirmed + 1
+    assert (await site.balance(f"service:{service.name}")).posted_nanos == bound + ANSWER_NANOS

@@ -1,0 +1,67 @@
+"""Answers with status 200 that are not what they should be: they were billed, and nothing in them may hide that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService, Reply
+from paymaster_process import Site, configuration, running_site, settled_books
+
+from paymaster import LLMRequest
+from paymaster.client import try_generate
+from paymaster.database import entries_of_call
+from paymaster.devstack import EmbeddedStack
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeService:
+    return server.service(request.node.callspec.id.replace(" ", "-"))
+
+
+@pytest.fixture
+async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
+    """One for each test: books that disagree would fail every later test."""
+    tables = configuration([service], routes={"odd": [service]}, budgets={"acme": {"cap_usd": {"total": "1"}}})
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
+        yield site
+
+
+def answer(*, content: str = "hello", input_tokens: str = "12") -> bytes:
+    """An answer as text, for what `json.dumps` would not write."""
+    usage = f'{{"prompt_tokens": {input_tokens}, "completion_tokens": 5}}'
+    message = f'{{"role": "assistant", "content": "{content}"}}'
+    return f'{{"choices": [{{"message": {message}, "finish_reason": "stop"}}], "usage": {usage}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            answer(content="half a pair \\ud83d and a zero \\u0000"),
+            id="half a surrogate pair",
+        ),
+        pytest.param(
+            b'{"a":' * 100_000,
+            id="nested too deeply",
+        ),
+        pytest.param(
+            answer(input_tokens="9" * 40),
+            id="senseless usage",
+        ),
+    ],
+)
+async def test_an_odd_answer_is_charged_and_sent_once_under_each_hold(
+    site: Site, service: FakeService, body: bytes
+) -> None:
+    """The books agree with each other and cover the bill, whether or not the call could use the answer."""
+    service.reply = lambda request: Reply(body=body)
+    async with asyncio.timeout(30):
+        result = await try_generate(
+            site.client, LLMRequest(route="odd", budget="acme/writer", prompt="Say hello", max_output_tokens=50)
+        )
+    entries = await entries_of_call(site.engine, result.call_id)
+    assert service.count == len(entries) == len({entry.hold_id for entry in entries})
+    await settled_books(site, service)

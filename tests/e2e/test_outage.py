@@ -1,0 +1,110 @@
+"""The ledger does not answer: nothing is sent without a budget, and what was paid for is neither lost nor hidden.
+
+Paymaster's own workers run in this process, so that the ledger's can be stopped alone; and they have less patience.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService
+from paymaster_process import Site, configuration, results_of, running_site, settled_books, until
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+import paymaster.client
+import worker
+from activities.call_service import Connections
+from paymaster import LLMRequest, Outcome
+from paymaster.client import start
+from paymaster.devstack import EmbeddedStack
+from paymaster.group_commit import AnswerT, GroupCommit, ItemT
+from paymaster.plugin import PaymasterPlugin
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Impatient(GroupCommit[ItemT, AnswerT]):
+    """Gives up after one second instead of 30."""
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
+        *,
+        size_of: Callable[[ItemT], int],
+        give_up_after_s: float = 1.0,
+    ) -> None:
+        super().__init__(commit, size_of=size_of, give_up_after_s=min(1.0, give_up_after_s))
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "GroupCommit", Impatient)
+    monkeypatch.setattr(paymaster.client, "ANSWER_WITHIN", timedelta(seconds=1))
+
+
+@pytest.fixture
+def service(server: CountingServer) -> FakeService:
+    return server.service("outage")
+
+
+@pytest.fixture
+async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
+    """Without worker processes."""
+    tables = configuration([service], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
+        yield site
+
+
+@asynccontextmanager
+async def paymasters_workers(site: Site) -> AsyncGenerator[tuple[Worker, Worker, Worker]]:
+    """The ledger's worker, the activities' and the calls', not started yet."""
+    # A client can have one worker for each task queue; so each of these sets needs a client of its own.
+    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
+    connections = Connections(site.settings.services)
+    try:
+        ledger, activities, calls = worker._workers(site.settings, "all", client, site.engine, connections)
+        yield ledger, activities, calls
+    finally:
+        await connections.close()
+
+
+def ask() -> LLMRequest:
+    return LLMRequest(route="outage", budget="acme/writer", prompt="Say hello")
+
+
+async def test_a_ledger_that_does_not_answer_is_a_typed_outcome_and_nothing_is_sent(
+    site: Site, service: FakeService
+) -> None:
+    """Never an unbudgeted call, and no error that an agent does not expect."""
+    count = service.count
+    async with paymasters_workers(site) as (ledger, activities, calls), activities, calls:
+        (result,) = await results_of([await start(site.client, ask())], 30)
+        assert (result.outcome, result.reason) == (Outcome.UNAVAILABLE, "ledger_unreachable")
+        assert service.count == count
+        async with ledger:
+            await settled_books(site, service)
+
+
+async def test_a_paid_answer_is_not_lost_while_the_ledger_does_not_answer(
+    site: Site, service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent gets what it paid for at once; the backlog settles when the ledger answers again."""
+    service.hold()
+    async with (
+        paymasters_workers(site) as (ledger, activities, calls),
+        paymasters_workers(site) as (ledger_again, _, _),
+        activities,
+        calls,
+    ):
+        async with ledger:
+            call = await start(site.client, ask())
+            await until(lambda: service.held == 1, "the call is in flight")
+        service.release()
+        (result,) = await results_of([call], 30)
+        assert result.outcome is Outcome.COMPLETED
+        assert "could not be settled" in caplog.text, "the settlement met a ledger, so this proves nothing"
+        async with ledger_again:
+            await settled_books(site, service)
