@@ -65,6 +65,22 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(EXIT_TERMINATED) from None
 
 
+async def until_ctrl_c(running: Coroutine[Any, Any, object]) -> None:
+    """Waits for Ctrl-C, which is how such a command is meant to end: it then exits with 0.
+
+    `running` is what must not end before; what it raises is raised here.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(running)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        await asyncio.wait([task])
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        task.cancel()
+    if not task.cancelled():
+        task.result()
+
+
 async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result, or its CommandError made anew: the frames of the original hold the Temporal client."""
     try:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 
 from paymaster.cli.budget import print_accounts
-from paymaster.cli.connection import run_async
+from paymaster.cli.connection import run_async, until_ctrl_c
 from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note, print_table
 from paymaster.cli.reconcile import print_comparison
 
@@ -138,9 +138,7 @@ class _Story:
             raise CommandError("the article was finished without meeting its cap, which should be impossible", EXIT_NO)
         for call in status.waiting:
             print_line(f"   ⏸ {_step(call.workflow_id):<10} parked: {call.detail}")
-        print_line(
-            "   Parked calls cost nothing: no worker, no polling. They would wait for 24 h, or until midnight UTC."
-        )
+        print_line("   Parked calls cost nothing: no worker, no polling. Here they would wait until midnight UTC.")
 
     async def _watch_until_done(self, result: "asyncio.Task[Any]") -> None:
         await self._watch(result, until_parked=False)
@@ -174,7 +172,7 @@ class _Story:
         change = RaiseCap(
             account=f"budget:{BUDGET}", window="day", by=RAISE_BY_USD, reason="the article is worth it", who="demo"
         )
-        print_line(f"   raise_cap {change.model_dump_json()}")
+        print_line(f"   raise_cap {change.model_dump_json(exclude_defaults=True)}")
         await self._local.ledger.signal_raise_cap(change)
 
     def _show_article(self, article: dict[str, Any]) -> None:
@@ -222,7 +220,7 @@ async def _keep_running(local: "LocalPaymaster") -> None:
     print_line("\nStill running, until Ctrl-C. In another terminal:")
     for name, value in local.environment().items():
         print_line(f"  export {name}='{value}'")
-    await asyncio.Event().wait()
+    await until_ctrl_c(local.until_worker_ends())
 
 
 def _step(call_id: str) -> str:

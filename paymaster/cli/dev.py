@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, run_async
+from paymaster.cli.connection import ConfigOption, command_settings, run_async, until_ctrl_c
 from paymaster.cli.output import CommandError, print_line, print_note
 
 if TYPE_CHECKING:
@@ -76,6 +76,6 @@ async def _dev(folder: Path, config_file: Path, settings: "Settings") -> None:
             print_line(f"Worker's log    {local.worker_log}")
             print_line('\nIn another terminal:  paymaster call writer "What is a ledger?" --budget dev')
             print_line("Ctrl-C stops everything; the data stays.")
-            await local.until_worker_ends()
+            await until_ctrl_c(local.until_worker_ends())
     except StackError as error:
         raise CommandError(str(error)) from None

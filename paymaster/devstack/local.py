@@ -19,8 +19,8 @@ from paymaster.devstack.stack import EmbeddedStack
 from paymaster.errors import LedgerNotFound
 
 WORKER_STARTS_WITHIN_S = 30.0
-WORKER_GRACE_S = 20.0
-"""For the calls that are running when the stack is stopped."""
+WORKER_GRACE_S = 8.0
+"""For the calls that are running when the stack is stopped; all that is left of it is gone after this time."""
 
 
 def worker_program() -> Path:
@@ -82,7 +82,7 @@ class LocalPaymaster:
 
     def environment(self) -> dict[str, str]:
         """What points a worker, or any other command, at this stack."""
-        environment = {"TEMPORAL_ADDRESS": self.stack.temporal_address}
+        environment = {"TEMPORAL_ADDRESS": self.stack.temporal_address, "PAYMASTER_CONFIG": str(self._config_file)}
         environment["PAYMASTER__DATABASE__URL"] = self.stack.database_url
         if self._local_model is not None:
             environment[f"PAYMASTER__SERVICES__{self._local_model.upper()}__BASE_URL"] = self.stack.model_base_url
