@@ -1,5 +1,6 @@
 """send_alerts: to the webhook, one POST for each alert, as JSON whose `text` Slack shows."""
 
+import time
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ from temporalio.exceptions import ApplicationError
 from paymaster.messages import Alert, Alerts, Delivery
 
 WEBHOOK_ANSWERS_WITHIN_S = 5.0
+STOPS_AFTER_S = 15.0
+"""Before its time is over it must say what was taken, or a slow webhook would get the same alerts again and again."""
 
 
 class SendAlertsActivities:
@@ -23,6 +26,7 @@ class SendAlertsActivities:
             return Delivery(delivered=tuple(alert.sequence for alert in batch.alerts))
         sent: list[int] = []
         problem = ""
+        stop_at = time.monotonic() + STOPS_AFTER_S
         async with httpx.AsyncClient(timeout=WEBHOOK_ANSWERS_WITHIN_S) as client:
             for alert in batch.alerts:
                 try:
@@ -35,6 +39,8 @@ class SendAlertsActivities:
                     problem = type(error).__name__
                     break
                 sent.append(alert.sequence)
+                if time.monotonic() > stop_at:
+                    break
         if problem and not sent:
             raise ApplicationError(f"the webhook does not take alerts: {problem}", type="WebhookFailed")
         return Delivery(delivered=tuple(sent))

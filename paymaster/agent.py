@@ -47,7 +47,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
             call_id,
             task_queue=ACTIVITIES_TASK_QUEUE,
             result_type=LLMResult,
-            start_to_close_timeout=timedelta(days=2),
+            start_to_close_timeout=timedelta(days=366),
             heartbeat_timeout=timedelta(seconds=30),
         )
         if result.request_digest != request.digest():

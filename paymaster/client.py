@@ -44,6 +44,7 @@ from paymaster.messages import (
     ResumeService,
     ServiceState,
     SetCap,
+    StatusRequest,
     UsageRecord,
     backlog_workflow_id,
     budget_workflow_id,
@@ -111,8 +112,16 @@ class Ledger:
 
     async def status(self) -> DeskStatus:
         """Accounts, holds and parked calls as of now. Raises LedgerNotFound."""
+        status = await self._status_page(StatusRequest())
+        accounts = status.accounts
+        while status.more_accounts:
+            status = await self._status_page(StatusRequest(after=accounts[-1].account))
+            accounts += status.accounts
+        return status.model_copy(update={"accounts": accounts})
+
+    async def _status_page(self, page: StatusRequest) -> DeskStatus:
         try:
-            return await self._handle.query("status", result_type=DeskStatus, rpc_timeout=ANSWER_WITHIN)
+            return await self._handle.query("status", page, result_type=DeskStatus, rpc_timeout=ANSWER_WITHIN)
         except (RPCError, WorkflowQueryFailedError) as error:
             raise self._not_found(error) from error
 

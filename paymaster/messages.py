@@ -671,13 +671,24 @@ class LoadedSpend(Message):
     """In the order in which they were made."""
 
 
+class StatusRequest(Message):
+    """Argument of the query `status`; without one, its first page."""
+
+    after: str = ""
+    """Accounts after this one, in alphabetical order."""
+    limit: int = Field(default=1_000, ge=1, le=2_000)
+    """The most accounts in one answer: those of 10,000 budgets would not fit."""
+
+
 class DeskStatus(Message):
-    """The query `status`."""
+    """The answer to the query `status`."""
 
     ledger: str
     epoch: str
     config_digest: str
     accounts: tuple[AccountStatus, ...]
+    more_accounts: bool = False
+    """There are further ones after the last of these."""
     holds: int
     parked: int
     outbox: int

@@ -254,3 +254,81 @@ async def _write(writer: asyncio.StreamWriter, status: int, headers: Mapping[str
     lines += [f"{name}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode() + body)
     await writer.drain()
+
+
+# ---------------------------------------------------------------- where alerts go
+
+
+class Webhook:
+    """Takes alerts by POST on loopback, in the tests' own event loop, and can be down in several ways.
+
+    `async with Webhook() as webhook:` reserves a port; until `listen` nobody answers there.
+    """
+
+    def __init__(self) -> None:
+        self.took: list[dict[str, Any]] = []
+        """The documents that got a 200, in order."""
+        self.refused = 0
+        """The POSTs that got another answer, or none in time."""
+        self.status = 200
+        self.answers_after_s = 0.0
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/alerts"
+
+    @property
+    def ids(self) -> list[str]:
+        return [document["id"] for document in self.took]
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        await self.refuse()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.refuse()
+
+    async def listen(self) -> None:
+        """From now on somebody answers."""
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """From now on connections are refused."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                    length = next(int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:"))
+                    document = json.loads(await reader.readexactly(length))
+                    await self._answer(document, writer)
+        finally:
+            writer.close()
+
+    async def _answer(self, document: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        self.refused += 1
+        if self.answers_after_s:
+            await asyncio.sleep(self.answers_after_s)
+        await _write(writer, self.status, {}, b"ok")
+        if self.status == 200:
+            self.refused -= 1
+            self.took.append(document)

@@ -16,28 +16,32 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from counting_server import FakeService
 from google.protobuf.duration_pb2 import Duration
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker as TemporalWorker
 
+from activities.call_service import Connections
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Ledger
 from paymaster.database import create_engine, migrate, posted_by_account, usage_report
 from paymaster.devstack import GuardedProcess
 from paymaster.errors import LedgerNotFound
-from paymaster.messages import DeskStatus, LLMRequest, LLMResult, Window, WindowStatus
+from paymaster.messages import AlertKind, DeskStatus, LLMRequest, LLMResult, ServiceStatus, Window, WindowStatus
 from paymaster.money import Price, nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
 from paymaster.services.bounds import input_bytes
 from paymaster.settings import Settings, load_settings
+from worker import _workers as paymasters_workers  # pyright: ignore[reportPrivateUsage]
 
 ROOT = Path(__file__).resolve().parent.parent
+PAYMASTER = Path(sys.executable).with_name("paymaster")
 MODEL = "model-1"
 PRICE = {"input": "1.00", "output": "4.00"}
 _NUMBERS = itertools.count(1)
@@ -115,10 +119,12 @@ def configuration(
     routes: Mapping[str, Sequence[FakeService]] | None = None,
     service: Mapping[str, object] | None = None,
     ledger: Mapping[str, object] | None = None,
+    only: Mapping[str, Mapping[str, object]] | None = None,
+    webhook_url: str | None = None,
 ) -> dict[str, object]:
     """The tables of a `paymaster.toml`. Each service has one model, and a route of its own name unless told otherwise.
 
-    `service` adds to every service. Retries are quick: tests wait for them.
+    `service` adds to every service, `only` to single ones. Retries are quick: tests wait for them.
     """
     usual = {
         "api": "openai",
@@ -129,9 +135,13 @@ def configuration(
     named = routes or {each.name: [each] for each in services}
     return {
         "ledger": dict(ledger or {}),
-        "services": {each.name: {**usual, "base_url": each.base_url, **(service or {})} for each in services},
+        "services": {
+            each.name: {**usual, "base_url": each.base_url, **(service or {}), **(only or {}).get(each.name, {})}
+            for each in services
+        },
         "routes": {name: [f"{each.name}/{MODEL}" for each in candidates] for name, candidates in named.items()},
         "budgets": {path: dict(table) for path, table in budgets.items()},
+        "alerts": {} if webhook_url is None else {"webhook_url": webhook_url},
     }
 
 
@@ -201,18 +211,18 @@ class Site:
     def ledger(self) -> Ledger:
         return Ledger(self.client, self.settings.ledger.name)
 
-    async def start_workers(self, count: int = 1) -> list[Worker]:
-        """Starts worker processes and waits until they take work."""
-        started = [self._start_worker() for _ in range(count)]
+    async def start_workers(self, count: int = 1, file: Path | None = None) -> list[Worker]:
+        """Starts worker processes and waits until they take work. `file`: another configuration than the site's."""
+        started = [self._start_worker(file or self.folder / "paymaster.toml") for _ in range(count)]
         for worker in started:
             await worker.ready()
         if started:
             await until(self._answers, "the ledger answers")
         return started
 
-    def _start_worker(self) -> Worker:
+    def _start_worker(self, file: Path) -> Worker:
         log_file = self.folder / f"worker-{len(self.workers) + 1}.log"
-        command = [sys.executable, str(ROOT / "worker.py"), "--config", str(self.folder / "paymaster.toml")]
+        command = [sys.executable, str(ROOT / "worker.py"), "--config", str(file)]
         worker = Worker(GuardedProcess(command, env=self.environment, cwd=self.folder, log_file=log_file), log_file)
         self.workers.append(worker)
         return worker
@@ -241,6 +251,72 @@ class Site:
 
     def logs(self) -> str:
         return "".join(worker.log() for worker in self.workers)
+
+    async def service_status(self, name: str) -> ServiceStatus:
+        """How one service stands."""
+        return next(each for each in (await self.ledger.status()).services if each.service == name)
+
+    async def alerts(self, what: AlertKind | None = None) -> list[RowMapping]:
+        """The stored alerts of this kind (None: all), in the order in which the ledger gave them."""
+        return [row for row in await self._rows("alerts") if what is None or row["what"] == what]
+
+    async def cap_changes(self) -> list[RowMapping]:
+        """The stored changes of caps, in their order."""
+        return await self._rows("cap_changes")
+
+    async def _rows(self, table: str) -> list[RowMapping]:
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(text(f"SELECT * FROM {table} ORDER BY at, sequence"))
+            return list(rows.mappings())
+
+    async def command(self, *arguments: str, file: Path | None = None) -> "Ended":
+        """Runs `paymaster` as an admin does, and gives what it printed and its exit code."""
+        environment = self.environment | {"PAYMASTER_CONFIG": str(file or self.folder / "paymaster.toml")}
+        process = await asyncio.create_subprocess_exec(
+            PAYMASTER,
+            *arguments,
+            cwd=self.folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        return Ended(process.returncode or 0, output.decode(), errors.decode())
+
+    async def document(self, *arguments: str, file: Path | None = None) -> Any:
+        """What a command prints with `--json`. Fails unless its exit code is 0."""
+        ended = await self.command(*arguments, "--json", file=file)
+        assert ended.code == 0, ended
+        return json.loads(ended.output)
+
+
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class OwnWorkers(NamedTuple):
+    """Paymaster's three workers in the tests' own process, not started yet, so that each can be stopped alone."""
+
+    ledger: TemporalWorker
+    activities: TemporalWorker
+    calls: TemporalWorker
+
+
+@asynccontextmanager
+async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
+    """Take another set to start one of them again. Beside the site's worker processes, if it has any."""
+    # A client can have one worker for each task queue; so each of these sets needs a client of its own.
+    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
+    connections = Connections(site.settings.services)
+    try:
+        yield OwnWorkers(*paymasters_workers(site.settings, "all", client, site.engine, connections))
+    finally:
+        await connections.close()
 
 
 async def readable_history(handle: WorkflowHandle[Any, Any]) -> str:

@@ -44,6 +44,7 @@ from paymaster.messages import (
     ResumeService,
     ServiceState,
     SetCap,
+    StatusRequest,
 )
 
 AT_MOST = 200
@@ -216,8 +217,8 @@ class BudgetWorkflow:
         return _answered(self._desk.resume_service, change)
 
     @workflow.query
-    def status(self) -> DeskStatus:
-        return self._desk.status()
+    def status(self, page: StatusRequest | None = None) -> DeskStatus:
+        return self._desk.status(page or StatusRequest())
 
     def _signalled(
         self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue

@@ -46,6 +46,7 @@ from paymaster.messages import (
     SetCap,
     Settle,
     Settled,
+    StatusRequest,
     UnknownHold,
     Void,
     Window,
@@ -255,13 +256,15 @@ class Desk:
         self.state.refused_messages = [*self.state.refused_messages[-19:], text]
         self.outbox.alert(self.state.now_ms, "refused_message", text)
 
-    def status(self) -> DeskStatus:
+    def status(self, page: StatusRequest) -> DeskStatus:
         state = self.state
+        accounts, more = account_statuses(self.ledger, self.queue, state.now_ms, page)
         return DeskStatus(
             ledger=state.ledger,
             epoch=state.epoch,
             config_digest=state.config.digest,
-            accounts=account_statuses(self.ledger, self.queue, state.now_ms),
+            accounts=accounts,
+            more_accounts=more,
             holds=sum(hold.state == "pending" for hold in self.ledger.holds.values()),
             parked=len(self.queue),
             outbox=len(state.outbox.messages) + len(state.outbox.notices),
@@ -505,7 +508,7 @@ class Desk:
                 self._freed.update(hold.accounts)
                 self.state.gates[hold.grant.service].breaker.ended(hold_id)
                 self.outbox.expired(hold)
-                text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged until then"
+                text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged"
                 self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
     def _deny_overdue(self) -> None:

@@ -6,27 +6,33 @@ from paymaster.admission.breaker import Gate
 from paymaster.admission.ledger import WINDOWS, Account, Balance, Ledger, window_end_ms
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.admission.queue import ParkedCall, ParkedQueue
-from paymaster.messages import AccountStatus, LimitStatus, ServiceStatus, WaitingCall, WindowStatus
+from paymaster.messages import AccountStatus, LimitStatus, ServiceStatus, StatusRequest, WaitingCall, WindowStatus
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
 
 
-def account_statuses(ledger: Ledger, queue: ParkedQueue, now_ms: int) -> tuple[AccountStatus, ...]:
+def account_statuses(
+    ledger: Ledger, queue: ParkedQueue, now_ms: int, page: StatusRequest
+) -> tuple[tuple[AccountStatus, ...], bool]:
+    """One page of accounts, and whether there are more."""
+    after = sorted(key for key in ledger.accounts if key > page.after)
+    keys = after[: page.limit]
     parked: dict[str, int] = {}
     for call in queue:
         for key in call.waits_for:
             parked[key] = parked.get(key, 0) + 1
-    return tuple(
+    accounts = tuple(
         AccountStatus(
             account=key,
             parked=parked.get(key, 0),
-            loading=account.loading,
-            windows=_windows(account, now_ms),
-            limits=_limits(account.limiter, now_ms),
+            loading=ledger.accounts[key].loading,
+            windows=_windows(ledger.accounts[key], now_ms),
+            limits=_limits(ledger.accounts[key].limiter, now_ms),
         )
-        for key, account in sorted(ledger.accounts.items())
+        for key in keys
     )
+    return accounts, len(after) > len(keys)
 
 
 def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus, ...]:
