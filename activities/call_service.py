@@ -5,20 +5,20 @@ that certainly was not billed fails retryably, so that at most one attempt under
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import httpx
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit
 from paymaster.messages import (
+    BILLED,
     NOT_BILLED,
     UNKNOWN_OUTCOME,
     Attempt,
@@ -29,14 +29,27 @@ from paymaster.messages import (
     ServiceCall,
 )
 from paymaster.security.keys import ApiKey, KeySource, KeyUnavailable
-from paymaster.services import openai
-from paymaster.services.http_errors import ErrorClass, classify
+from paymaster.services.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.services.json_reading import message_data
+from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
+from paymaster.services.registry import WIRE_FORMATS, streams
+from paymaster.services.wire_format import (
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    UnsupportedParameter,
+    stream_events,
+)
 from paymaster.settings import ServiceSettings
 
 HEARTBEAT_EVERY_S = 3.0
 """A third of the workflow's heartbeat timeout, so that one lost heartbeat costs nothing."""
 CONNECTIONS_MAX = 1_000
 """For each service and process; how many calls run at once is decided by the ledger, not here."""
+BODY_BYTES_MAX = 8_000_000
+"""No answer is longer, not even one in a stream of single tokens; the rest is not read."""
+ANSWER_LENGTH_MAX = 400_000
+"""Characters of text and tool calls: with the parsed text beside it, what Temporal lets an activity answer."""
 
 
 class Connections:
@@ -96,6 +109,8 @@ class CallServiceActivities:
             return Completion(
                 text=tried.answer.text,
                 parsed=_parsed(tried.answer.text) if call.request.json_schema is not None else None,
+                tool_calls=tried.answer.tool_calls,
+                refused=tried.answer.refused,
                 finish_reason=tried.answer.finish_reason,
                 attempts=attempts,
             )
@@ -144,50 +159,89 @@ class CallServiceActivities:
         except KeyUnavailable as error:
             return failed(_NO_KEY, str(error))
 
+        wire_format = WIRE_FORMATS[service.api]
+        client = self._connections[call.grant.service]
+        try:
+            built = wire_format.build_request(call.request, call.grant, service, stream=streams(service))
+        except UnsupportedParameter as error:
+            return failed(_UNSUPPORTED_PARAMETER, str(error))
         wire = _Wire()
-        request = self._connections[call.grant.service].build_request(
+        request = client.build_request(
             "POST",
-            service.base_url + openai.PATH,
-            headers=openai.headers(key.reveal() if key else None),
-            json=openai.build_request(call.request, call.grant, service.base_url),
+            service.base_url + built.path,
+            headers=built.headers | ({} if key is None else wire_format.auth_headers(key.reveal())),
+            json=built.body,
             extensions={"trace": wire.trace},
+            timeout=_timeout(service),
         )
         try:
-            response = await _finish_once_sent(self._connections[call.grant.service].send(request), wire)
+            response, content = await _finish_once_sent(_exchange(client, request, service.timeout), wire)
         except asyncio.CancelledError:
             if not wire.sent and not _worker_is_stopping():
                 raise  # the workflow was cancelled, and nothing was sent
             return failed(_SHUT_DOWN_SENT if wire.sent else _SHUT_DOWN, "the worker was shut down")
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, TimeoutError) as error:
             return failed(_TIMED_OUT if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
         except httpx.HTTPError as error:
             return failed(_CUT_OFF if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
+        except _TooLarge as error:
+            return failed(_TOO_LARGE, str(error))
 
         # Here, before anything is cut to length: half a key would no longer be found.
-        content = redact(response.content.decode("latin-1"), key).encode("latin-1")
-        request_id = response.headers.get(openai.REQUEST_ID_HEADER)
-        facts = {
+        content = redact(content.decode("latin-1"), key).encode("latin-1")
+        headers = {name.lower(): redact(value, key) for name, value in response.headers.items()}
+        facts: dict[str, object] = {
             "http_status": response.status_code,
-            "provider_request_id": None if request_id is None else redact(request_id, key),
+            "provider_request_id": request_id(headers, content),
         }
-        if not response.is_success:
-            error = classify(
-                response.status_code,
-                {name.lower(): value for name, value in response.headers.items()},
-                content,
+
+        def error_of(status: int, body: bytes, *, within_200: bool = False) -> HttpError:
+            return classify(
+                status,
+                headers,
+                body,
+                now_ms=int(time.time() * 1000),
                 errors_billed=service.errors_billed,
+                within_200=within_200,
             )
-            tried = failed(error.error_class, error.message, **facts)
-            return tried._replace(retry_after_ms=error.retry_after_ms)
+
+        def refused(error: HttpError, **facts: object) -> "_Tried":
+            error_class = error.error_class
+            if error_class.name == CONTENT_FILTERED.name:
+                error_class = error_class._replace(fall_back=service.fall_back_when_filtered)
+            return failed(error_class, error.message, **facts)._replace(retry_after_ms=error.retry_after_ms)
+
+        if not response.is_success:
+            return refused(error_of(response.status_code, content), **facts)
         try:
-            answer = openai.parse_response(content)
-        except openai.MalformedAnswer as error:
+            if headers.get("content-type", "").startswith("text/event-stream"):
+                answer = wire_format.parse_stream(stream_events(content.decode(errors="replace")), service)
+            else:
+                answer = wire_format.parse_response(content, service)
+        except MalformedAnswer as error:
             return failed(_MALFORMED, str(error), **facts)
-        billing = Billing.UNKNOWN if answer.usage is None else Billing.BILLED
-        return _Tried(attempt(billing, usage=answer.usage, model_answered=answer.model, **facts), answer=answer)
+        usage = None if answer.usage is None else answer.usage.stored()
+        billing = Billing.UNKNOWN if usage is None else Billing.BILLED
+        if isinstance(answer, ServiceError):
+            error = error_of(answer.status, answer.body, within_200=True)
+            error = error._replace(error_class=error.error_class._replace(billing=billing))
+            return refused(error, usage=usage, **facts)
+        facts |= {"usage": usage, "model_answered": answer.model}
+        cost = _cost(call, service, answer, started_at_ms)
+        if cost is not None:
+            facts |= {"cost_nanos": cost.nanos, "cost_source": cost.source}
+            billing = Billing.BILLED
+        if answer.refused and service.fall_back_when_filtered:
+            error_class = CONTENT_FILTERED._replace(billing=billing, fall_back=True)
+            return failed(error_class, f"{answer.finish_reason}: {answer.text}", **facts)
+        if len(answer.text) + sum(len(call.model_dump_json()) for call in answer.tool_calls) > ANSWER_LENGTH_MAX:
+            return failed(_TOO_LARGE._replace(billing=billing), "the answer is too long to be carried", **facts)
+        return _Tried(attempt(billing, **facts), answer=answer)
 
 
-_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
+_UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
+_TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 _NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True)
 _NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
@@ -198,12 +252,47 @@ _CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
 _MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
 
 
+_ERROR_TYPES = {Billing.UNKNOWN: UNKNOWN_OUTCOME, Billing.NOT_BILLED: NOT_BILLED, Billing.BILLED: BILLED}
+
+
 class _Tried(NamedTuple):
     attempt: Attempt
     error_class: ErrorClass | None = None
     """None: it was answered."""
-    answer: openai.Answer | None = None
+    answer: ServiceAnswer | None = None
     retry_after_ms: int | None = None
+
+
+class _TooLarge(Exception):
+    """The server sends more than any answer can be."""
+
+
+def _timeout(service: ServiceSettings) -> httpx.Timeout:
+    """In a stream no silence may be longer than the idle timeout; without one the whole answer is one silence."""
+    silence = min(service.idle_timeout, service.timeout) if streams(service) else service.timeout
+    return httpx.Timeout(silence.total_seconds(), connect=10.0)
+
+
+async def _exchange(
+    client: httpx.AsyncClient, request: httpx.Request, timeout: timedelta
+) -> tuple[httpx.Response, bytes]:
+    """The response with its whole body."""
+    content = bytearray()
+    async with asyncio.timeout(timeout.total_seconds()):
+        response = await client.send(request, stream=True)
+        try:
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > BODY_BYTES_MAX:
+                    raise _TooLarge(f"the answer has more than {BODY_BYTES_MAX} bytes")
+        finally:
+            await response.aclose()
+    return response, bytes(content)
+
+
+def request_id(headers: Mapping[str, str], body: bytes) -> str | None:
+    """The provider's name for this request, for questions to its support."""
+    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None) or request_id_in(body)
 
 
 class _Wire:
@@ -217,7 +306,10 @@ class _Wire:
             self.sent = True
 
 
-async def _finish_once_sent(sending: Coroutine[None, None, httpx.Response], wire: _Wire) -> httpx.Response:
+Exchanged = tuple[httpx.Response, bytes]
+
+
+async def _finish_once_sent(sending: Coroutine[None, None, Exchanged], wire: _Wire) -> Exchanged:
     """The response. A cancellation by the workflow comes too late once the request is sent: the answer is paid for.
 
     Raises CancelledError when nothing was sent, or when the worker is shut down and cannot wait any longer.
@@ -258,7 +350,7 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
     """The error that tells Temporal whether to retry and the workflow how it was billed."""
     error_class = tried.error_class
     assert error_class is not None  # without an answer there is one
-    unknown = error_class.billing is Billing.UNKNOWN
+    billing = error_class.billing
     wait_ms = tried.retry_after_ms
     too_long = wait_ms is not None and wait_ms > call.grant.max_retry_after_ms
     failure = Failure(
@@ -266,16 +358,24 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
         reason=error_class.name,
         detail=f"{call.grant.service}/{call.grant.model}: {tried.attempt.error}",
         fall_back=error_class.fall_back,
-        unknown=unknown,
+        unknown=billing is Billing.UNKNOWN,
     )
     activity.logger.warning("attempt failed: %s: %s", failure.reason, failure.detail)
     return ApplicationError(
         failure.detail,
         failure,
-        type=UNKNOWN_OUTCOME if unknown else NOT_BILLED,
-        non_retryable=unknown or too_long or not error_class.retry,
+        type=_ERROR_TYPES[billing],
+        non_retryable=billing is not Billing.NOT_BILLED or too_long or not error_class.retry,
         next_retry_delay=None if wait_ms is None else timedelta(milliseconds=wait_ms),
     )
+
+
+def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, started_at_ms: int) -> Cost | None:
+    """What the answer cost, where that is known better than by the grant. A configured price is what the owner wants,
+    whatever model answered; only the service's own figure is better."""
+    if call.grant.price.source == CONFIGURATION and answer.cost_nanos is None:
+        return None
+    return settled_cost(service, answer, datetime.fromtimestamp(started_at_ms / 1000, UTC))
 
 
 def redact(text: str, key: ApiKey | None) -> str:
@@ -286,8 +386,6 @@ def redact(text: str, key: ApiKey | None) -> str:
 def _parsed(text: str) -> JsonValue:
     """The answer as data; None when a model did not keep to the schema, or wrote what no message can carry."""
     try:
-        data = json.loads(text)
-        _JSON.dump_json(data)
-    except (ValueError, RecursionError):  # pydantic's errors for half a surrogate pair and for endless nesting too
+        return message_data(text)
+    except ValueError:
         return None
-    return data

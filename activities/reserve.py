@@ -1,5 +1,7 @@
 """reserve and void: ask the ledger, on behalf of a call workflow that cannot send updates itself."""
 
+from datetime import UTC, datetime
+
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -19,10 +21,14 @@ from paymaster.messages import (
     Void,
 )
 from paymaster.services.pricing import price_of
-from paymaster.settings import Settings, split_candidate
+from paymaster.settings import ModelSettings, Settings, split_candidate
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
+_NO_IMAGES = (
+    "the request has images, whose tokens nobody knows beforehand; add image_tokens_max = … (the most "
+    'of one image) under [services.{service}.models."{model}"]'
+)
 
 
 class ReserveActivities:
@@ -78,19 +84,29 @@ class ReserveActivities:
 
     def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...]:
         candidates: list[Candidate] = []
+        too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
         for name in self._settings.routes[request.route]:
-            if name in request.excluded:
+            settings = self._model(name)
+            if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue
             service, model = split_candidate(name)
-            settings = self._settings.services[service].models.get(model)
-            output_max = (settings and settings.max_output_tokens) or DEFAULT_MAX_OUTPUT_TOKENS
+            output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
             candidates.append(
                 Candidate(
                     service=service,
                     model=model,
                     max_output_tokens=min(request.max_output_tokens or output_max, output_max),
-                    price=price_of(self._settings, service, model),
-                    context_tokens=settings.context_tokens if settings else None,
+                    price=price_of(self._settings, service, model, datetime.now(UTC)),
+                    context_tokens=settings.context_tokens,
+                    media_tokens=request.images * (settings.image_tokens_max or 0),
+                    refused=_NO_IMAGES.format(service=service, model=model)
+                    if request.images and settings.image_tokens_max is None
+                    else None,
                 )
             )
         return tuple(candidates)
+
+    def _model(self, name: str) -> ModelSettings:
+        """What the configuration says about a candidate; all defaults when nothing."""
+        service, model = split_candidate(name)
+        return self._settings.services[service].models.get(model, ModelSettings())

@@ -4,6 +4,7 @@ Fields that cross a version are only ever added, and always with a default. Mone
 are milliseconds since the epoch (`…_at_ms`), durations milliseconds (`…_ms`).
 """
 
+from base64 import b64encode
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -26,6 +27,10 @@ UNKNOWN_OUTCOME = "OutcomeUnknown"
 """Error type of an attempt that may have been billed. Never retried under the same hold."""
 NOT_BILLED = "NotBilled"
 """Error type of an attempt that certainly was not billed."""
+CONTEXT_TOO_LONG = "context_too_long"
+"""The reason of a failure for which a candidate with a larger context is asked."""
+BILLED = "Billed"
+"""Error type of an attempt that was billed, for a known sum, and is of no use. Never retried under the same hold."""
 
 
 def call_workflow_id(call_id: str) -> str:
@@ -51,9 +56,75 @@ class Message(BaseModel):
 # ---------------------------------------------------------------- what an agent asks for, and gets
 
 
+class Image(Message):
+    """An image in a user message: by URL, which the service fetches, or as bytes.
+
+    What it costs depends on the model: only models with a configured `image_tokens_max` take one.
+    """
+
+    url: str | None = None
+    data: str | None = None
+    """The bytes in base64; `Image.of` makes them."""
+    media_type: str | None = None
+    """Such as "image/png". Needed with `data`."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.url is None) == (self.data is None):
+            raise ValueError("an image has a url or data, and not both")
+        if self.data is not None and self.media_type is None:
+            raise ValueError('an image as data needs its media_type, such as "image/png"')
+        return self
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> Self:
+        return cls(data=b64encode(content).decode(), media_type=media_type)
+
+
+class ToolCall(Message):
+    """A tool that the model wants called. It goes back to the model in an assistant message, with the result after."""
+
+    id: str
+    name: str
+    arguments: dict[str, JsonValue] = {}
+    invalid_arguments: str | None = None
+    """What the model wrote when that is not a JSON object; `arguments` is empty then."""
+    signature: str | None = None
+    """Opaque: Gemini wants it back with the call."""
+
+
 class ChatMessage(Message):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    """The text; of a `tool` message, what the tool answered."""
+    images: tuple[Image, ...] = ()
+    """Of a `user` message; the model reads them before the text."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an `assistant` message: what the model wanted called."""
+    tool_call_id: str | None = None
+    """Of a `tool` message: the call that it answers."""
+
+    @model_validator(mode="after")
+    def _has_what_its_role_allows(self) -> Self:
+        if self.images and self.role != "user":
+            raise ValueError("only a user message has images")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant message has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a tool message needs a tool_call_id, and no other message has one")
+        return self
+
+
+class Tool(Message):
+    """A function that the model may ask for."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, JsonValue] = {"type": "object", "properties": {}}
+    """The JSON schema of its arguments."""
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class LLMRequest(BaseModel):
@@ -76,6 +147,13 @@ class LLMRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0)
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    reasoning_effort: ReasoningEffort | None = None
+    """How long a reasoning model thinks. None: the model's default."""
+    tools: tuple[Tool, ...] = ()
+    """The functions that the model may ask for; the answer's `tool_calls` says which."""
+    tool_choice: str | None = None
+    """"auto", "none", "required" or the name of a tool. None: the service's default, which is "auto"."""
     call_id: str | None = Field(default=None, min_length=1, max_length=200)
     """The same id always gives the same result, and is paid once. None: a new id."""
     priority: int = Field(default=0, ge=-100, le=100)
@@ -93,6 +171,16 @@ class LLMRequest(BaseModel):
             raise ValueError("a request needs a prompt, messages or both")
         return self
 
+    @model_validator(mode="after")
+    def _chooses_a_tool_that_is_there(self) -> Self:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        known = {"auto", "none", "required", *names}
+        if self.tool_choice is not None and (not names or self.tool_choice not in known):
+            raise ValueError(f"tool_choice {self.tool_choice!r} is neither a tool of this request nor one of its words")
+        return self
+
     def conversation(self) -> tuple[ChatMessage, ...]:
         """System message, messages and prompt in the order in which a model reads them."""
         system = () if self.system is None else (ChatMessage(role="system", content=self.system),)
@@ -101,7 +189,8 @@ class LLMRequest(BaseModel):
 
     def digest(self) -> str:
         """Tells whether two requests with the same call id ask for the same thing."""
-        return sha256(self.model_dump_json(exclude={"call_id"}).encode()).hexdigest()
+        # Without defaults, so that a field which a later version adds does not change it.
+        return sha256(self.model_dump_json(exclude={"call_id"}, exclude_defaults=True).encode()).hexdigest()
 
 
 class Billing(StrEnum):
@@ -132,6 +221,11 @@ class Attempt(Message):
     """None: the provider did not say."""
     trips_breaker: bool = False
     """It failed, and the failure is the service's, not the request's."""
+    cost_nanos: int | None = Field(default=None, ge=0)
+    """What it cost when that is known better than by the grant's price: the service's own figure, or the price of the
+    model and tier that really answered. None: the grant's price decides."""
+    cost_source: str | None = None
+    """Where `cost_nanos` is from, stored as the entry's price source."""
 
 
 @dataclass(slots=True)
@@ -168,7 +262,12 @@ class LLMResult(Message):
     text: str = ""
     parsed: JsonValue = None
     """The answer as data when the request had a `json_schema` and the answer is JSON."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools that the model wants called."""
+    refused: bool = False
+    """The model or a filter refused; `text` holds what was said, if anything. It costs like an answer."""
     finish_reason: str | None = None
+    """In the service's own words."""
     usage: TokenUsage = TokenUsage()
     """Of the attempt that answered."""
     cost_nanos: int = 0
@@ -252,6 +351,10 @@ class Candidate(Message):
     """None: nobody knows; such a candidate is refused (a guessed price would be a guessed budget)."""
     context_tokens: int | None = None
     """The most tokens of input and output together. None: unknown, not checked."""
+    media_tokens: int = 0
+    """The most input tokens that the request's images can be, which its bytes do not say."""
+    refused: str | None = None
+    """Why no bound can be given for this request here, with the line to add. None: one can."""
 
 
 class Settle(Message):
@@ -719,6 +822,10 @@ class ReserveRequest(Message):
     priority: int
     excluded: tuple[str, ...] = ()
     """`service/model` of the candidates that failed this call already."""
+    too_long_for: tuple[str, ...] = ()
+    """Those of them that found the prompt too long: another one with no more context is not asked."""
+    images: int = 0
+    """How many images the request has; the bytes do not count them."""
 
 
 class ServiceCall(Message):
@@ -733,6 +840,8 @@ class Completion(Message):
 
     text: str
     parsed: JsonValue = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    refused: bool = False
     finish_reason: str | None
     attempts: tuple[Attempt, ...]
     """All attempts under this hold; the last one is the one that answered."""

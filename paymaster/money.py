@@ -78,12 +78,9 @@ class TokenUsage(BaseModel):
     reasoning_tokens: int = 0
 
 
-class Price(BaseModel):
-    """Rates in nano-dollars per million tokens.
-
-    A rate that is None falls back to `input`: a provider that does not discount its cache bills it as input.
-    `source` says where the price came from and is stored with every entry.
-    """
+class Rates(BaseModel):
+    """Nano-dollars per million tokens. A rate that is None falls back to `input_nanos`: a provider that does not
+    discount its cache bills it as input."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -91,7 +88,26 @@ class Price(BaseModel):
     output_nanos: int
     cached_input_nanos: int | None = None
     cache_write_nanos: int | None = None
+
+    @property
+    def dearest_input_nanos(self) -> int:
+        return max(self.input_nanos, self.cached_input_nanos or 0, self.cache_write_nanos or 0)
+
+
+class PriceTier(Rates):
+    """The rates of all tokens of an attempt, output too, whose input is larger than `above_input_tokens`."""
+
+    above_input_tokens: int
+
+
+class Price(Rates):
+    """What a model costs. `source` says where the price came from and is stored with every entry."""
+
     source: str
+    tiers: tuple[PriceTier, ...] = ()
+    """In rising order. Below the first one, the rates of the price itself."""
+    request_nanos: int = 0
+    """Nano-dollars for each request, whatever its size."""
 
     def cost_nanos(self, usage: TokenUsage) -> int:
         """The cost of one attempt, rounded up to a whole nano-dollar.
@@ -99,19 +115,28 @@ class Price(BaseModel):
         Cached and cache-write tokens are part of the input; a provider that reports more of them than input is not
         given a negative rest.
         """
+        rates = self._reachable(usage.input_tokens)[-1]
         cached, written = usage.cached_input_tokens, usage.cache_write_tokens
         plain = max(0, usage.input_tokens - cached - written)
-        cached_rate = self.input_nanos if self.cached_input_nanos is None else self.cached_input_nanos
-        written_rate = self.input_nanos if self.cache_write_nanos is None else self.cache_write_nanos
+        cached_rate = rates.input_nanos if rates.cached_input_nanos is None else rates.cached_input_nanos
+        written_rate = rates.input_nanos if rates.cache_write_nanos is None else rates.cache_write_nanos
         exact = (
-            plain * self.input_nanos
+            plain * rates.input_nanos
             + cached * cached_rate
             + written * written_rate
-            + usage.output_tokens * self.output_nanos
+            + usage.output_tokens * rates.output_nanos
         )
-        return -(-exact // TOKENS_PER_PRICE)
+        return self.request_nanos - (-exact // TOKENS_PER_PRICE)
 
     def bound_nanos(self, input_tokens_max: int, output_tokens_max: int) -> int:
-        """The most that an attempt can cost: every input token at the dearest input rate, and all the output."""
-        dearest = max(self.input_nanos, self.cached_input_nanos or 0, self.cache_write_nanos or 0)
-        return -(-(input_tokens_max * dearest + output_tokens_max * self.output_nanos) // TOKENS_PER_PRICE)
+        """The most that an attempt can cost: every input token at the dearest input rate, and all the output, in the
+        dearest tier that so many input tokens can reach."""
+        exact = max(
+            input_tokens_max * rates.dearest_input_nanos + output_tokens_max * rates.output_nanos
+            for rates in self._reachable(input_tokens_max)
+        )
+        return self.request_nanos - (-exact // TOKENS_PER_PRICE)
+
+    def _reachable(self, input_tokens: int) -> list[Rates]:
+        """The rates that up to so many input tokens can have; the last ones are those of exactly so many."""
+        return [self, *(tier for tier in self.tiers if input_tokens > tier.above_input_tokens)]

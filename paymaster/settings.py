@@ -235,6 +235,7 @@ BudgetPath = Annotated[str, AfterValidator(check_budget_path)]
 KeyName = Annotated[str, AfterValidator(check_key_name)]
 Candidates = Annotated[tuple[str, ...], AfterValidator(_check_candidates)]
 AtLeastOne = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)]
+Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
 Fraction = Annotated[float, BeforeValidator(_not_a_boolean), Field(gt=0, le=1)]
 
 
@@ -322,8 +323,11 @@ class ModelSettings(_Table):
     output no call has a bound."""
     context_tokens: AtLeastOne | None = None
     """The most tokens of input and output together. None, the default: not known here."""
+    image_tokens_max: AtLeastOne | None = None
+    """The most input tokens that one image can be. None, the default: requests with images are refused, because they
+    would have no bound."""
     price: PriceSettings | None = None
-    """None, the default: no price is known, and calls to the model are refused."""
+    """None, the default: what genai-prices knows; where that is nothing, calls to the model are refused."""
 
     def price_of(self, source: str) -> Price | None:
         """The price set here, with the source to store beside it. None: none is set here."""
@@ -341,16 +345,30 @@ class ModelSettings(_Table):
 class ServiceSettings(AccountSettings):
     """`[services.NAME]`: something that can be called, with its limits."""
 
-    api: Literal["openai"]
-    """The wire format. No default."""
+    api: Api
+    """The wire format: "openai" (chat completions: OpenAI, Mistral, Groq, DeepSeek, OpenRouter, vLLM, Ollama, llama.cpp
+    and others), "openai-responses", "anthropic", "gemini" or "azure-openai". No default."""
     allow_http: bool = False  # before base_url, whose check reads it
     """Accept an http:// address that is not on this machine. Default false."""
     base_url: str
-    """The address up to and without `/chat/completions`, https:// (http:// to this machine). No default."""
+    """The address up to and without the format's own path (`/chat/completions`, `/responses`, `/messages`,
+    `/models/…`), https:// (http:// to this machine). No default."""
+    api_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,40}$")] | None = None
+    """Only "azure-openai": the version of the API with deployments in its URLs, such as "2024-10-21"; `base_url` is the
+    resource then. None, the default: `base_url` ends in `/openai/v1`."""
     key: KeyName | None = None
     """The NAME of a key (see `[keys]`), never the key. None, the default: a server that needs none."""
     timeout: Duration = timedelta(seconds=120)
     """The longest time for one attempt. Default "120s"."""
+    stream: bool | None = None
+    """Have the answer sent in pieces, so that a stalled service is noticed early; the result is the same. None, the
+    default: where the service is known to say in a stream what it bills (without that the bound is charged)."""
+    idle_timeout: Duration = timedelta(seconds=60)
+    """The longest silence in a streamed answer, and before it. Longer for models that think without a sign of life.
+    Default "60s"; `timeout` if that is shorter."""
+    fall_back_when_filtered: bool = False
+    """True: a request that the service's filter or its model refuses goes to the next candidate. Default false: the
+    refusal is the answer."""
     retry: RetryPolicySettings = RetryPolicySettings()
     """When and how often an attempt that was not billed is repeated."""
     breaker: BreakerSettings = BreakerSettings()

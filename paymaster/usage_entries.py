@@ -14,10 +14,13 @@ from paymaster.money import NANOS_MAX
 
 
 def cost_nanos(grant: Grant, attempt: Attempt) -> int:
-    """What one attempt is charged: its usage at the grant's price, nothing, or the bound while nobody knows."""
+    """What one attempt is charged: what is known of its cost, else its usage at the grant's price; nothing; or the
+    bound while nobody knows."""
     match attempt.billing:
         case Billing.NOT_BILLED:
             return 0
+        case Billing.BILLED if attempt.cost_nanos is not None:
+            return min(attempt.cost_nanos, NANOS_MAX)
         case Billing.BILLED if attempt.usage is not None:
             return min(grant.price.cost_nanos(attempt.usage), NANOS_MAX)
         case _:
@@ -41,6 +44,7 @@ def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
                 "provider_request_id": attempt.provider_request_id,
                 "usage": attempt.usage,
                 "cost_nanos": cost_nanos(record.grant, attempt),
+                "price_source": attempt.cost_source or record.grant.price.source,
                 "metadata": record.metadata,
             }
         )

@@ -295,7 +295,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (OPENAI + 'models." x" = {}', 'services.openai.models." x"', "as the service's API names it"),
         ('[budgets."acme//x"]', 'budgets."acme//x"', "segment"),
         # values that only some are supported of
-        ('[services.x]\napi = "anthropic"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
+        ('[services.x]\napi = "bedrock"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
         ('[keys]\nsource = "azure-key-vault"', "keys.source", "not supported; write 'env'"),
         ('[ledger]\non_exhausted = "park"', "ledger.on_exhausted", "write 'wait' or 'fail'"),
         (OPENAI + 'cap_usd = { week = "5" }', "services.openai.cap_usd.week", "'month' or 'total'"),

@@ -8,6 +8,7 @@ from temporalio.common import RetryPolicy
 
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
+    CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
     Attempt,
     Billing,
@@ -56,6 +57,7 @@ class LLMCallWorkflow:
         self._sending: workflow.ActivityHandle[Completion] | None = None
         self._cancelled = False
         self._failed: list[str] = []
+        self._too_long_for: list[str] = []
         self._last_failure: Failure | None = None
         self._unknown: dict[str, int] = {}
         self._attempts = 0
@@ -140,6 +142,8 @@ class LLMCallWorkflow:
                     asked_at_ms=asked_at_ms,
                     priority=request.priority,
                     excluded=tuple(self._failed),
+                    too_long_for=tuple(self._too_long_for),
+                    images=sum(len(message.images) for message in request.messages),
                 ),
                 result_type=ReserveAnswer,  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
                 start_to_close_timeout=timedelta(minutes=1),
@@ -231,6 +235,8 @@ class LLMCallWorkflow:
     def _pass_over(self, grant: Grant, failure: Failure) -> None:
         """The next reserve asks for another candidate; after an unknown outcome first once more for the same."""
         self._last_failure = failure
+        if failure.reason == CONTEXT_TOO_LONG:
+            self._too_long_for.append(f"{grant.service}/{grant.model}")
         if failure.unknown:
             self._unknown[grant.service] = self._unknown.get(grant.service, 0) + 1
             if self._unknown[grant.service] <= grant.max_unconfirmed:
@@ -246,6 +252,8 @@ class LLMCallWorkflow:
             update={
                 "text": completion.text,
                 "parsed": completion.parsed,
+                "tool_calls": completion.tool_calls,
+                "refused": completion.refused,
                 "finish_reason": completion.finish_reason,
                 "usage": answered.usage or result.usage,
                 "service": grant.service,

@@ -79,7 +79,8 @@ def _consider(
     if impossible is not None:
         return impossible
     assert candidate.price is not None  # that would be impossible
-    bound = candidate.price.bound_nanos(request.input_bytes + INPUT_OVERHEAD_TOKENS, candidate.max_output_tokens)
+    input_tokens_max = request.input_bytes + INPUT_OVERHEAD_TOKENS + candidate.media_tokens
+    bound = candidate.price.bound_nanos(input_tokens_max, candidate.max_output_tokens)
     loading = ledger.is_loading(accounts)
     if loading is not None:
         return Obstacle("busy", "loading", f"{loading}: what was spent before is being loaded", loading)
@@ -89,7 +90,7 @@ def _consider(
     shut = _shut(candidate.service, gates[candidate.service], now_ms)
     if shut is not None:
         return shut
-    tokens = request.input_bytes // BYTES_PER_TOKEN + candidate.max_output_tokens
+    tokens = request.input_bytes // BYTES_PER_TOKEN + candidate.media_tokens + candidate.max_output_tokens
     limited = ledger.full_or_wait_ms(accounts, tokens, now_ms)
     if limited is not None:
         account, wait_ms = limited
@@ -111,6 +112,8 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
             f'under [services.{candidate.service}.models."{candidate.model}"]'
         )
         return Obstacle("never", "no_price", detail)
+    if candidate.refused is not None:
+        return Obstacle("never", "no_bound", f"{name}: {candidate.refused}")
     if len(accounts) < 2:  # only the service
         detail = (
             f'budget {request.budget!r}: neither it nor an ancestor is configured; add [budgets."{request.budget}"]'

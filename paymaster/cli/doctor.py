@@ -1,6 +1,7 @@
 """`paymaster doctor`: is everything there that a call needs?"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from paymaster.cli.connection import (
 from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
 
 if TYPE_CHECKING:
+    from paymaster.money import Price
     from paymaster.settings import Settings
 
 
@@ -109,9 +111,24 @@ def _prices(settings: "Settings") -> Iterator[Check]:
 
     for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
         service, model = split_candidate(candidate)
-        price = price_of(settings, service, model)
+        price = price_of(settings, service, model, datetime.now(UTC))
         problem = (
             f'unknown, so calls are refused: add [services.{service}.models."{model}"] with '
             'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'
         )
-        yield Check(f"price {candidate}", price is not None, f"from {price.source}" if price else problem)
+        yield Check(f"price {candidate}", price is not None, _described(price) if price else problem)
+
+
+def _described(price: "Price") -> str:
+    """The rates and where they are from."""
+    from paymaster.money import format_usd
+
+    rates = {
+        "input": price.input_nanos,
+        "cached": price.cached_input_nanos,
+        "cache writes": price.cache_write_nanos,
+        "output": price.output_nanos,
+    }
+    per_million = ", ".join(f"{name} {format_usd(rate)}" for name, rate in rates.items() if rate is not None)
+    tiers = "".join(f"; more above {tier.above_input_tokens:,} tokens of input" for tier in price.tiers)
+    return f"{per_million} per million tokens{tiers}; from {price.source}"

@@ -7,18 +7,20 @@ from paymaster.messages import LLMRequest
 
 
 def input_bytes(request: LLMRequest) -> int:
-    """The size of everything that a tokenizer will see: messages and schema as JSON, in UTF-8.
+    """The size of everything that a tokenizer will see: messages, tools and schema as JSON, in UTF-8; without images.
 
     Byte-level tokenizers never make more tokens than bytes. Those that normalise first can (U+FDFA is 3 bytes and 18
     letters), so the larger of the text and its NFKC form counts.
     """
-    text = json.dumps(
-        {
-            "messages": [message.model_dump() for message in request.conversation()],
-            "json_schema": request.json_schema,
-        },
-        ensure_ascii=False,
-    )
+    seen: dict[str, object] = {
+        "messages": [
+            message.model_dump(exclude={"images"}, exclude_defaults=True) for message in request.conversation()
+        ],
+        "json_schema": request.json_schema,
+    }
+    if request.tools:
+        seen["tools"] = [tool.model_dump() for tool in request.tools]
+    text = json.dumps(seen, ensure_ascii=False)
     return max(_utf8_length(text), _utf8_length(unicodedata.normalize("NFKC", text)))
 
 

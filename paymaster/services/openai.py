@@ -1,44 +1,83 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
-import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from paymaster.messages import Grant, LLMRequest
-from paymaster.money import TokenUsage
+from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
+from paymaster.money import NANOS_MAX
+from paymaster.services.json_reading import count_of, list_of, object_of, text_of
+from paymaster.services.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    StreamEvent,
+    UnsupportedParameter,
+    WireUsage,
+    answer_object,
+    dumped,
+    event_object,
+    tool_call,
+)
+from paymaster.settings import ServiceSettings
 
 PATH = "/chat/completions"
-REQUEST_ID_HEADER = "x-request-id"
-TOKENS_MAX = 10**10
-"""A count above this is a mistake and not a bill."""
-_OPENAI = "https://api.openai.com/"
 
 
-class MalformedAnswer(ValueError):
-    """A 2xx answer that is not a chat completion. It may have been billed."""
+@dataclass(frozen=True)
+class Quirks:
+    """How one provider differs from what most compatible servers do."""
+
+    output_cap: str = "max_tokens"
+    """OpenAI's reasoning models refuse this old name; most compatible servers know no other."""
+    seed: str = "seed"
+    required: str = "required"
+    """The word of `tool_choice` for "any of the tools"."""
+    unsupported: frozenset[str] = frozenset()
+    """Parameters of a request that it ignores or refuses."""
+    reports_cost: bool = False
+    """`usage.cost` is what it charges, in US dollars."""
+    streams_usage: bool = True
+    """A stream says what is billed, when asked to."""
 
 
-class Answer(NamedTuple):
-    text: str
-    finish_reason: str | None
-    model: str | None
-    usage: TokenUsage | None
-    """None: the service did not say, so that the cost is unknown."""
+_UNKNOWN = Quirks(streams_usage=False)
+_QUIRKS = {
+    "api.openai.com": Quirks(output_cap="max_completion_tokens"),
+    "api.groq.com": Quirks(output_cap="max_completion_tokens"),
+    "api.mistral.ai": Quirks(seed="random_seed", required="any"),
+    "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"})),
+    "openrouter.ai": Quirks(reports_cost=True),
+    # Ollama, by its usual port: it drops `tool_choice` without a word.
+    ":11434": Quirks(unsupported=frozenset({"tool_choice"})),
+}
+AZURE = Quirks(output_cap="max_completion_tokens")
 
 
-def headers(key: str | None) -> dict[str, str]:
-    """Authentication. None: a server that needs no key."""
-    return {} if key is None else {"authorization": f"Bearer {key}"}
+def quirks_of(base_url: str) -> Quirks:
+    address = urlsplit(base_url)
+    return _QUIRKS.get(address.hostname or "") or _QUIRKS.get(f":{address.port}") or _UNKNOWN
 
 
-def build_request(request: LLMRequest, grant: Grant, base_url: str) -> dict[str, JsonValue]:
-    """The body of the request. The cap on the output is always sent: the bound of the cost depends on it."""
+def auth_headers(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+    """The cap on the output is always sent: the bound of the cost depends on it."""
+    return HttpRequest(PATH, build_body(request, grant, quirks_of(service.base_url), stream=stream))
+
+
+def build_body(request: LLMRequest, grant: Grant, quirks: Quirks, *, stream: bool) -> dict[str, JsonValue]:
+    _refuse_unsupported(request, quirks)
     body: dict[str, JsonValue] = {
         "model": grant.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.conversation()],
-        # OpenAI's reasoning models refuse the old name; most compatible servers know no other.
-        "max_completion_tokens" if base_url.startswith(_OPENAI) else "max_tokens": grant.max_output_tokens,
+        "messages": [_message(message) for message in request.conversation()],
+        quirks.output_cap: grant.max_output_tokens,
     }
     if request.json_schema is not None:
         body["response_format"] = {
@@ -47,54 +86,226 @@ def build_request(request: LLMRequest, grant: Grant, base_url: str) -> dict[str,
         }
     if request.temperature is not None:
         body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
     if request.stop:
         body["stop"] = list(request.stop)
     if request.seed is not None:
-        body["seed"] = request.seed
+        body[quirks.seed] = request.seed
+    if request.reasoning_effort is not None:
+        body["reasoning_effort"] = request.reasoning_effort
+    if request.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+            }
+            for tool in request.tools
+        ]
+    if request.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(request.tool_choice, quirks)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
     return body
 
 
-def parse_response(body: bytes) -> Answer:
-    """The answer in the body of a 2xx. Raises MalformedAnswer when it is none."""
-    try:
-        data: JsonValue = json.loads(body)
-    except (ValueError, RecursionError):  # RecursionError: brackets nested without end
-        raise MalformedAnswer(f"not JSON: {body[:200]!r}") from None
-    choices = data.get("choices") if isinstance(data, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(data, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
-        raise MalformedAnswer(f"no choices[0].message: {body[:200]!r}")
-    content, finish_reason, model = message.get("content"), choice.get("finish_reason"), data.get("model")
-    return Answer(
-        text=_text(content) or "",
-        finish_reason=_text(finish_reason),
-        model=_text(model),
-        usage=_usage(data.get("usage")),
+def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """The answer, or the error, in the body of a 2xx. Raises MalformedAnswer when it is neither."""
+    return parse_object(answer_object(body), quirks_of(service.base_url))
+
+
+def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | ServiceError:
+    usage = _usage(data.get("usage"))
+    if data.get("error"):
+        return _error(data["error"], usage)
+    choices = list_of(data.get("choices"))
+    choice = object_of(choices[0]) if choices else {}
+    finish_reason, message = text_of(choice.get("finish_reason")), choice.get("message")
+    # Azure leaves the message out when its filter has taken the whole answer.
+    if not isinstance(message, dict) and finish_reason is None:
+        raise MalformedAnswer(f"no choices[0].message: {dumped(data)[:200]}")
+    message = object_of(message)
+    refusal = text_of(message.get("refusal"))
+    return ServiceAnswer(
+        text=_content(message.get("content")) or refusal or "",
+        tool_calls=_tool_calls(message.get("tool_calls")),
+        finish_reason=finish_reason,
+        refused=bool(refusal) or finish_reason == "content_filter",
+        model=text_of(data.get("model")),
+        usage=usage,
+        cost_nanos=_cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
+        service_tier=text_of(data.get("service_tier")),
     )
 
 
-def _usage(usage: JsonValue) -> TokenUsage | None:
+def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return parse_chunks(events, quirks_of(service.base_url))
+
+
+def parse_chunks(events: Sequence[StreamEvent], quirks: Quirks) -> ServiceAnswer | ServiceError:
+    """Puts the chunks together into the answer that would have come without streaming."""
+    usage: JsonValue = None
+    model = tier = finish_reason = refusal = ""
+    text: list[str] = []
+    calls: dict[int, dict[str, str]] = {}
+    for event in events:
+        chunk = event_object(event)
+        usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
+        if chunk.get("error"):
+            return _error(chunk["error"], _usage(usage))
+        model = text_of(chunk.get("model")) or model
+        tier = text_of(chunk.get("service_tier")) or tier
+        for choice in map(object_of, list_of(chunk.get("choices"))):
+            if choice.get("index", 0) != 0:
+                continue
+            delta = object_of(choice.get("delta"))
+            finish_reason = text_of(choice.get("finish_reason")) or finish_reason
+            text.append(_content(delta.get("content")) or "")
+            refusal += text_of(delta.get("refusal")) or ""
+            for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
+                _add_tool_call(calls, number, part)
+    if not any(event.data.strip() == "[DONE]" for event in events):
+        raise MalformedAnswer("the stream ended without its last event, [DONE]")
+    function_calls: list[JsonValue] = [
+        {"id": call["id"], "function": {"name": call["name"], "arguments": call["arguments"]}}
+        for _, call in sorted(calls.items())
+    ]
+    message: dict[str, JsonValue] = {"content": "".join(text), "refusal": refusal, "tool_calls": function_calls}
+    return parse_object(
+        {
+            "model": model or None,
+            "service_tier": tier or None,
+            "usage": usage,
+            "choices": [{"message": message, "finish_reason": finish_reason or None}],
+        },
+        quirks,
+    )
+
+
+# ---------------------------------------------------------------- building
+
+
+def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
+    asked = {
+        "json_schema": request.json_schema is not None,
+        "seed": request.seed is not None,
+        "images": any(message.images for message in request.messages),
+        "tool_choice": request.tool_choice is not None,
+    }
+    for parameter, is_asked in asked.items():
+        if is_asked and parameter in quirks.unsupported:
+            raise UnsupportedParameter(parameter, "this service does not honour it")
+
+
+def _message(message: ChatMessage) -> JsonValue:
+    if message.role == "tool":
+        return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+    if message.images:
+        images: list[JsonValue] = [
+            {"type": "image_url", "image_url": {"url": image_url(image)}} for image in message.images
+        ]
+        return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
+    if message.tool_calls:
+        calls: list[JsonValue] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_text(call)}}
+            for call in message.tool_calls
+        ]
+        return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
+    return {"role": message.role, "content": message.content}
+
+
+def image_url(image: Image) -> str:
+    return image.url if image.url is not None else f"data:{image.media_type};base64,{image.data}"
+
+
+def arguments_text(call: ToolCall) -> str:
+    return dumped(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
+
+
+def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:
+    if choice in ("auto", "none"):
+        return choice
+    return quirks.required if choice == "required" else {"type": "function", "function": {"name": choice}}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
+    """OpenRouter gives the status as the code, Groq as `status_code`; without one it is the server's fault."""
+    fields = object_of(error)
+    status = next(
+        (
+            code
+            for code in (fields.get("code"), fields.get("status_code"))
+            if isinstance(code, int) and 400 <= code < 600
+        ),
+        500,
+    )
+    return ServiceError(status, dumped({"error": error}).encode(errors="replace"), usage)
+
+
+def _content(content: JsonValue) -> str | None:
+    """A string, or Mistral's list of parts, of which only the text is the answer."""
+    if isinstance(content, list):
+        texts = [text_of(part.get("text")) for part in map(object_of, content) if part.get("type") == "text"]
+        return "".join(text for text in texts if text)
+    return text_of(content)
+
+
+def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
+    found: list[ToolCall] = []
+    for call in map(object_of, list_of(calls)):
+        function = object_of(call.get("function"))
+        name = text_of(function.get("name"))
+        if name:
+            found.append(tool_call(text_of(call.get("id")) or "", name, function.get("arguments")))
+    return tuple(found)
+
+
+def _add_tool_call(calls: dict[int, dict[str, str]], number: int, part: dict[str, JsonValue]) -> None:
+    index = part.get("index")
+    call = calls.setdefault(index if isinstance(index, int) else number, {"id": "", "name": "", "arguments": ""})
+    function = object_of(part.get("function"))
+    call["id"] = call["id"] or text_of(part.get("id")) or ""
+    call["name"] = call["name"] or text_of(function.get("name")) or ""
+    call["arguments"] += text_of(function.get("arguments")) or ""
+
+
+def _usage(usage: JsonValue) -> WireUsage | None:
     """None when the counts that the cost is made of are missing or senseless."""
-    if not isinstance(usage, dict):
-        return None
-    input_tokens, output_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    input_tokens, output_tokens = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if input_tokens is None or output_tokens is None:
         return None
-    return TokenUsage(
+    fields = object_of(usage)
+    of_input, of_output = fields.get("prompt_tokens_details"), fields.get("completion_tokens_details")
+    return WireUsage(
         input_tokens=input_tokens,
-        cached_input_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens") or 0,
-        cache_write_tokens=_count(usage.get("prompt_tokens_details"), "cache_write_tokens") or 0,
+        cached_input_tokens=count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0,
+        cache_write_tokens=count_of(of_input, "cache_write_tokens") or 0,
         output_tokens=output_tokens,
-        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens") or 0,
+        reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
+        input_audio_tokens=count_of(of_input, "audio_tokens") or 0,
+        output_audio_tokens=count_of(of_output, "audio_tokens") or 0,
     )
 
 
-def _text(value: JsonValue) -> str | None:
-    """A string that can be encoded: half a surrogate pair, which JSON can name and UTF-8 cannot, becomes U+FFFD."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else None
+def _cost_nanos(usage: dict[str, JsonValue]) -> int | None:
+    """The charge, rounded up. With the customer's own key at the upstream provider, that one's bill is part of it."""
+    cost = dollars_to_nanos(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    upstream = dollars_to_nanos(object_of(usage.get("cost_details")).get("upstream_inference_cost"))
+    return cost + (upstream or 0)
 
 
-def _count(details: JsonValue, name: str) -> int | None:
-    value = details.get(name) if isinstance(details, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None
+def dollars_to_nanos(amount: JsonValue) -> int | None:
+    """The nano-dollars of an amount as a server wrote it, rounded up. None: not an amount."""
+    if isinstance(amount, bool) or not isinstance(amount, int | float | str):
+        return None
+    try:
+        nanos = Decimal(str(amount)).scaleb(9)
+    except (InvalidOperation, ValueError):
+        return None
+    return -int(-nanos // 1) if nanos.is_finite() and 0 <= nanos <= NANOS_MAX else None

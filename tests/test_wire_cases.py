@@ -1,0 +1,159 @@
+"""Recorded and realistic answers of real services come out as a correct client would have them.
+
+The cases are not part of this project: `PAYMASTER_WIRE_CASES` names the folder that has them.
+"""
+
+import json
+import os
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities.call_service import request_id
+from paymaster.messages import Billing
+from paymaster.services.http_errors import CONTENT_FILTERED, HttpError, classify
+from paymaster.services.pricing import settled_cost
+from paymaster.services.registry import WIRE_FORMATS
+from paymaster.services.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
+from paymaster.settings import Api, ServiceSettings
+
+FOLDER = os.environ.get("PAYMASTER_WIRE_CASES")
+FILES = sorted(Path(FOLDER).glob("*.json")) if FOLDER else []
+NOW = datetime.fromisoformat("2026-11-22T12:00:00+00:00")
+BASE_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "azure": "https://example.openai.azure.com/openai/v1",
+    "google": "https://generativelanguage.googleapis.com/v1beta",
+    "mistral": "https://api.mistral.ai/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "deepseek": "https://api.deepseek.com",
+    "openrouter": "https://openrouter.ai/api/v1",
+}
+APIS: dict[str, Api] = {"chat": "openai", "responses": "openai-responses", "messages": "anthropic"}
+CLASSES = {
+    "rate_limited": {"rate_limited"},
+    "overloaded": {"overloaded"},
+    "server_error": {"retryable"},
+    "malformed_answer": {"retryable"},
+    "timeout": {"timeout", "retryable"},
+    "bad_sample": {"retryable"},
+    "quota_exhausted": {"quota_exhausted"},
+    "auth": {"auth"},
+    "model_not_found": {"model_not_found"},
+    "exceeds_rate_limit": {"not_retryable"},
+    "context_too_long": {"context_too_long"},
+    "content_filtered": {"content_filtered"},
+    "invalid_request": {"not_retryable"},
+}
+"""The words of the cases for our classes."""
+
+
+def service_of(case: dict[str, Any]) -> ServiceSettings:
+    provider = case["provider"]
+    api: Api = "gemini" if case["api"] == "generateContent" else APIS[case["api"]]
+    if provider == "azure":
+        api = "azure-openai"
+    return ServiceSettings(api=api, base_url=BASE_URLS.get(provider, "http://127.0.0.1:8000/v1"))
+
+
+def body_of(response: dict[str, Any]) -> bytes:
+    text = response.get("body_text")
+    return (json.dumps(response["body"]) if text is None else text).encode()
+
+
+def read(case: dict[str, Any]) -> ServiceAnswer | HttpError | ServiceError:
+    """As `call_service` reads it."""
+    response, service = case["response"], service_of(case)
+    headers = {name.lower(): value for name, value in response["headers"].items()}
+    body, now_ms = body_of(response), int(NOW.timestamp() * 1000)
+    if response["status"] != 200:
+        return classify(response["status"], headers, body, now_ms=now_ms)
+    wire_format = WIRE_FORMATS[service.api]
+    if headers.get("content-type", "").startswith("text/event-stream"):
+        answer = wire_format.parse_stream(stream_events(body.decode()), service)
+    else:
+        answer = wire_format.parse_response(body, service)
+    if isinstance(answer, ServiceError):
+        return classify(answer.status, headers, answer.body, now_ms=now_ms, within_200=True)
+    return answer
+
+
+def test_the_wire_cases_are_there() -> None:
+    """Says in plain sight that they were not run."""
+    if not FILES:
+        pytest.skip("PAYMASTER_WIRE_CASES does not name a folder with wire cases")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recorded_answer_comes_out_right(file: Path) -> None:
+    case = json.loads(file.read_text())
+    expected = case["expected"]
+    headers = {name.lower(): value for name, value in case["response"]["headers"].items()}
+    if expected["provider_request_id"] is not None:
+        assert request_id(headers, body_of(case["response"])) == expected["provider_request_id"]
+    if expected["outcome"] == "ok":
+        check_answer(case, read(case))
+    else:
+        check_error(case)
+
+
+def check_error(case: dict[str, Any]) -> None:
+    expected = case["expected"]
+    try:
+        found = read(case)
+    except MalformedAnswer:
+        assert "retryable" in expected["accept_classes"]
+        return
+    if isinstance(found, ServiceAnswer):
+        assert found.refused
+        found = HttpError(CONTENT_FILTERED, "", None)
+    assert isinstance(found, HttpError)
+    words = CLASSES[found.error_class.name]
+    assert words & set(expected["accept_classes"]), found
+    if expected["error_class"] in words:
+        # An attempt that may have been billed is repeated too, by the workflow and under a new hold.
+        again = found.error_class.retry or found.error_class.billing is Billing.UNKNOWN
+        if "x-should-retry" not in case["response"]["headers"]:
+            assert again == expected["retry_same_model"], found
+    if expected["retry_after_s"] is not None:
+        assert found.retry_after_ms == expected["retry_after_s"] * 1000
+    else:
+        assert found.retry_after_ms is None
+
+
+def check_answer(case: dict[str, Any], answer: ServiceAnswer | HttpError | ServiceError) -> None:
+    expected, billing = case["expected"], case["expected"]["billing"]
+    assert isinstance(answer, ServiceAnswer), answer
+    assert answer.text.strip() == expected["text"].strip()
+    assert answer.model == expected["model"]
+    calls = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in answer.tool_calls]
+    assert calls == expected["tool_calls"]
+    assert answer.finish_reason == expected["finish_reason"]
+    billing |= case["expected"].get("billing_all_iterations", {})
+    if billing["usage"] is None:
+        assert answer.usage is None
+        return
+    assert answer.usage is not None
+    names = {
+        "input_tokens": answer.usage.input_tokens,
+        "output_tokens": answer.usage.output_tokens,
+        "cache_read_tokens": answer.usage.cached_input_tokens,
+        "cache_write_tokens": answer.usage.cache_write_tokens,
+        "output_reasoning_tokens": answer.usage.reasoning_tokens,
+        "input_audio_tokens": answer.usage.input_audio_tokens,
+        "web_searches": answer.usage.web_searches,
+    }
+    assert {name: count for name, count in billing["usage"].items() if name in names} == {
+        name: count for name, count in names.items() if count or name in billing["usage"]
+    }
+    cost = settled_cost(service_of(case), answer, NOW)
+    price = billing.get("provider_reported_cost_usd") or billing["price_usd"]
+    if price is None:
+        assert cost is None
+    else:
+        assert cost is not None
+        assert cost.nanos == -(-Decimal(price).scaleb(9) // 1)
