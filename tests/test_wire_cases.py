@@ -6,7 +6,7 @@ The cases are not part of this project: `PAYMASTER_WIRE_CASES` names the folder 
 import json
 import os
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -156,4 +156,4 @@ def check_answer(case: dict[str, Any], answer: ServiceAnswer | HttpError | Servi
         assert cost is None
     else:
         assert cost is not None
-        assert cost.nanos == -(-Decimal(price).scaleb(9) // 1)
+        assert cost.nanos == Decimal(price).scaleb(9).to_integral_value(rounding=ROUND_CEILING)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -308,4 +308,6 @@ def dollars_to_nanos(amount: JsonValue) -> int | None:
         nanos = Decimal(str(amount)).scaleb(9)
     except (InvalidOperation, ValueError):
         return None
-    return -int(-nanos // 1) if nanos.is_finite() and 0 <= nanos <= NANOS_MAX else None
+    if not nanos.is_finite() or not 0 <= nanos <= NANOS_MAX:
+        return None
+    return int(nanos.to_integral_value(rounding=ROUND_CEILING))

@@ -1,0 +1,249 @@
+"""What every kind of failed answer means: whether it was billed, what is tried next, and how long to wait."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paymaster.messages import Billing
+from paymaster.services.http_errors import WAIT_MAX_MS, HttpError, classify
+
+NOW_MS = 1_795_000_000_000  # 2026-11-18 11:06:40 UTC
+NO, UNKNOWN = Billing.NOT_BILLED, Billing.UNKNOWN
+
+
+def openai_error(message: str = "no", **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, "type": None, "param": None, "code": None, **fields}}
+
+
+def anthropic_error(kind: str, message: str = "no", **fields: Any) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message, **fields}}
+
+
+def google_error(code: int, status: str, message: str = "no", *details: Any) -> dict[str, Any]:
+    return {"error": {"code": code, "status": status, "message": message, "details": list(details)}}
+
+
+def quota_failure(quota_id: str) -> dict[str, Any]:
+    return {"@type": "…QuotaFailure", "violations": [{"quotaId": quota_id}]}
+
+
+def read(status: int, body: Any = None, headers: dict[str, str] | None = None, **options: Any) -> HttpError:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return classify(status, headers or {}, content, now_ms=NOW_MS, **options)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name", "billing", "retry", "fall_back"),
+    [
+        # rate limits, which pass
+        (429, openai_error(code="rate_limit_exceeded"), "rate_limited", NO, True, True),
+        (429, anthropic_error("rate_limit_error"), "rate_limited", NO, True, True),
+        (
+            429,
+            anthropic_error("rate_limit_error", details={"error_code": "ramp_limit_exceeded"}),
+            "rate_limited",
+            NO,
+            True,
+            True,
+        ),
+        (429, google_error(429, "RESOURCE_EXHAUSTED"), "rate_limited", NO, True, True),
+        (
+            429,
+            google_error(429, "RESOURCE_EXHAUSTED", "check your plan and billing", quota_failure("TokensPerMinute")),
+            "rate_limited",
+            NO,
+            True,
+            True,
+        ),
+        (429, {"object": "error", "message": "slow down", "code": "1300"}, "rate_limited", NO, True, True),
+        (
+            402,
+            openai_error(code=402, metadata={"limit_source": "openrouter_in_flight_budget"}),
+            "rate_limited",
+            NO,
+            True,
+            True,
+        ),
+        # money and plans, which do not
+        (429, openai_error("check your plan", code="insufficient_quota"), "quota_exhausted", NO, False, True),
+        (
+            429,
+            anthropic_error("rate_limit_error", details={"error_code": "contract_spend_limit_reached"}),
+            "quota_exhausted",
+            NO,
+            False,
+            True,
+        ),
+        (
+            429,
+            google_error(429, "RESOURCE_EXHAUSTED", "quota", quota_failure("RequestsPerDay"), {"retryDelay": "20s"}),
+            "quota_exhausted",
+            NO,
+            False,
+            True,
+        ),
+        (429, google_error(429, "X", "Please check your plan and billing"), "quota_exhausted", NO, False, True),
+        (429, openai_error("Please retry after 86400 seconds."), "quota_exhausted", NO, False, True),
+        (402, openai_error("Insufficient Balance"), "quota_exhausted", NO, False, True),
+        (
+            400,
+            anthropic_error("invalid_request_error", "Your credit balance is too low to go on"),
+            "quota_exhausted",
+            NO,
+            False,
+            True,
+        ),
+        # keys
+        (401, {"detail": "Unauthorized"}, "auth", NO, False, True),
+        (403, anthropic_error("permission_error"), "auth", NO, False, True),
+        (400, google_error(400, "INVALID_ARGUMENT", "bad", {"reason": "API_KEY_INVALID"}), "auth", NO, False, True),
+        # models
+        (404, openai_error(code="model_not_found"), "model_not_found", NO, False, True),
+        (400, openai_error(code="model_not_found"), "model_not_found", NO, False, True),
+        (404, openai_error(code="DeploymentNotFound"), "model_not_found", NO, False, True),
+        # size
+        (400, openai_error(code="context_length_exceeded"), "context_too_long", NO, False, True),
+        (
+            400,
+            anthropic_error("invalid_request_error", "prompt is too long: 9 > 8"),
+            "context_too_long",
+            NO,
+            False,
+            True,
+        ),
+        (413, anthropic_error("request_too_large"), "context_too_long", NO, False, True),
+        (
+            400,
+            {"object": "error", "message": "the maximum context length is 4096"},
+            "context_too_long",
+            NO,
+            False,
+            True,
+        ),
+        (413, openai_error(code="rate_limit_exceeded"), "exceeds_rate_limit", NO, False, True),
+        (
+            429,
+            openai_error("Request too large for x: Limit 3, Requested 4. Try again in 1s", code="rate_limit_exceeded"),
+            "exceeds_rate_limit",
+            NO,
+            False,
+            True,
+        ),
+        # filters
+        (400, openai_error(code="content_filter"), "content_filtered", NO, False, False),
+        (403, openai_error("flagged by moderation", code=403), "content_filtered", NO, False, False),
+        # wrong everywhere
+        (400, openai_error(code="unsupported_value"), "invalid_request", NO, False, False),
+        (422, {"detail": [{"msg": "field required"}]}, "invalid_request", NO, False, False),
+        (400, b"", "invalid_request", NO, False, False),
+        # the service's fault
+        (500, openai_error("sorry"), "server_error", NO, True, True),
+        (500, b"<html>", "server_error", UNKNOWN, False, True),
+        (503, openai_error("overloaded"), "overloaded", NO, True, True),
+        (503, b"<html>", "server_error", UNKNOWN, False, True),
+        (529, anthropic_error("overloaded_error"), "overloaded", NO, True, True),
+        (498, openai_error(code="capacity_exceeded"), "overloaded", NO, True, True),
+        (429, {"message": "Service tier capacity exceeded for this model."}, "overloaded", NO, True, True),
+        (409, anthropic_error("conflict_error"), "server_error", NO, True, True),
+        (502, openai_error("bad gateway"), "server_error", UNKNOWN, False, True),
+        (524, b"", "server_error", UNKNOWN, False, True),
+        (408, openai_error("late"), "timeout", UNKNOWN, False, True),
+        (504, b"", "timeout", UNKNOWN, False, True),
+        (400, openai_error(code="tool_use_failed", failed_generation="{"), "bad_sample", UNKNOWN, False, True),
+        (302, b"", "unexpected_status", NO, False, True),
+        # a list around the error
+        (429, [google_error(429, "RESOURCE_EXHAUSTED")], "rate_limited", NO, True, True),
+    ],
+)
+def test_an_error_is_told_by_its_codes_and_words_before_its_status(
+    status: int, body: Any, name: str, billing: Billing, retry: bool, fall_back: bool
+) -> None:
+    error_class = read(status, body).error_class
+    assert (error_class.name, error_class.billing) == (name, billing)
+    assert (error_class.retry, error_class.fall_back) == (retry, fall_back)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "wait_ms"),
+    [
+        ({"retry-after": "23"}, {}, 23_000),
+        ({"retry-after": "0.6"}, {}, 600),
+        ({"retry-after-ms": "250", "retry-after": "1"}, {}, 250),
+        ({"retry-after": "Wed, 18 Nov 2026 11:07:40 GMT"}, {}, 60_000),
+        ({"retry-after": "Wed, 18 Nov 2026 11:00:00 GMT"}, {}, 0),
+        ({"retry-after": "6m0s"}, {}, 360_000),
+        ({"retry-after": "1h2m3.5s"}, {}, 3_723_500),
+        ({"retry-after": "12ms"}, {}, 12),
+        ({}, google_error(429, "X", "no", {"@type": "…RetryInfo", "retryDelay": "38.2s"}), 38_200),
+        ({}, openai_error("Rate limit is exceeded. Try again in 2 seconds."), 2_000),
+        ({}, openai_error("Please try again in 9m38.016s. Need more?"), 578_016),
+        ({}, openai_error("Please try again in 20ms."), 20),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1.574s"}, {}, 1_574),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7"}, {}, 7_000),
+        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "7"}, {}, None),
+        ({"retry-after": "soon"}, {}, None),
+        ({"retry-after": "-1"}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_the_wait_that_a_service_asks_for_is_understood_in_every_form(
+    headers: dict[str, str], body: Any, wait_ms: int | None
+) -> None:
+    found = read(429, body, headers)
+    assert (found.error_class.name, found.retry_after_ms) == ("rate_limited", wait_ms)
+
+
+def test_a_wait_that_does_not_help_is_not_passed_on() -> None:
+    """A used-up plan is not there again in 20 seconds, whatever the answer says."""
+    assert read(429, openai_error(code="insufficient_quota"), {"retry-after": "20"}).retry_after_ms is None
+
+
+def test_the_header_x_should_retry_wins_over_the_status_but_not_over_what_the_body_says() -> None:
+    assert not read(500, openai_error(), {"x-should-retry": "false"}).error_class.retry
+    assert read(404, b"", {"x-should-retry": "true"}).error_class.retry
+    assert not read(429, openai_error(code="insufficient_quota"), {"x-should-retry": "true"}).error_class.retry
+    assert not read(502, b"", {"x-should-retry": "true"}).error_class.retry, "it may have been billed"
+
+
+def test_an_error_within_a_200_may_have_been_billed_and_is_not_repeated_under_the_same_hold() -> None:
+    error_class = read(529, anthropic_error("overloaded_error"), within_200=True).error_class
+    assert (error_class.name, error_class.billing, error_class.retry) == ("overloaded", UNKNOWN, False)
+
+
+@pytest.mark.parametrize("status", [500, 503, 529])
+def test_a_service_that_bills_its_errors_leaves_them_unknown(status: int) -> None:
+    error_class = read(status, openai_error(), errors_billed=True).error_class
+    assert (error_class.billing, error_class.retry) == (UNKNOWN, False)
+
+
+@pytest.mark.parametrize("name", ["quota", "auth", "model"])
+def test_what_somebody_must_mend_alerts(name: str) -> None:
+    status = {"quota": 402, "auth": 401, "model": 404}[name]
+    assert read(status, openai_error()).error_class.alert
+
+
+@given(
+    status=st.integers(100, 999),
+    body=st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.text() | st.integers(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["error", "message", "details", "code", "violations", "retryDelay"]), inner
+            )
+        ),
+    ).map(lambda data: json.dumps(data).encode()),
+    wait=st.text(max_size=30) | st.integers().map(str) | st.floats().map(str),
+    within_200=st.booleans(),
+)
+def test_whatever_a_server_says_is_classified_and_nothing_unsure_is_repeated(
+    status: int, body: bytes, wait: str, within_200: bool
+) -> None:
+    headers = {"retry-after": wait, "retry-after-ms": wait, "x-ratelimit-reset-tokens": wait, "x-should-retry": "true"}
+    found = classify(status, headers, body, now_ms=NOW_MS, within_200=within_200)
+    assert not found.error_class.retry or found.error_class.billing is NO
+    assert found.retry_after_ms is None or 0 <= found.retry_after_ms <= WAIT_MAX_MS

@@ -1,0 +1,199 @@
+"""Prices: what is known, from where, and that what is not known is never taken for zero."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelPrice
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paymaster.money import Price, PriceTier, TokenUsage
+from paymaster.services.pricing import price_of, settled_cost
+from paymaster.services.wire_format import ServiceAnswer, WireUsage
+from paymaster.settings import Settings
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+SETTINGS = Settings.model_validate(
+    {
+        "services": {
+            "openai": {
+                "api": "openai",
+                "base_url": "https://api.openai.com/v1",
+                "models": {
+                    "gpt-5.6-sol": {"max_output_tokens": 100},
+                    "ours": {"price": {"input": "1", "output": "4"}},
+                    "gpt-5": {"price": {"input": "0", "output": "0"}},
+                },
+            },
+            "anthropic": {"api": "anthropic", "base_url": "https://api.anthropic.com/v1"},
+            "deepseek": {"api": "openai", "base_url": "https://api.deepseek.com"},
+            "openrouter": {"api": "openai", "base_url": "https://openrouter.ai/api/v1"},
+            "local": {"api": "openai", "base_url": "http://127.0.0.1:8080/v1"},
+        }
+    }
+)
+
+
+def mtok(usd: str) -> int:
+    return int(Decimal(usd).scaleb(9))
+
+
+def test_genai_prices_is_asked_by_the_services_address_and_named_as_the_source() -> None:
+    price = price_of(SETTINGS, "openai", "gpt-5.6-sol", NOON)
+    assert price is not None
+    assert (price.input_nanos, price.output_nanos) == (mtok("4"), mtok("20"))
+    assert (price.cached_input_nanos, price.cache_write_nanos) == (mtok("0.4"), mtok("5"))
+    assert price.tiers == (
+        PriceTier(
+            above_input_tokens=272_000,
+            input_nanos=mtok("8"),
+            output_nanos=mtok("30"),
+            cached_input_nanos=mtok("0.8"),
+            cache_write_nanos=mtok("10"),
+        ),
+    )
+    assert price.source.startswith("genai-prices ")
+    assert price.source.endswith(": openai/gpt-5.6-sol")
+
+
+def test_the_configuration_comes_first_zero_included() -> None:
+    ours, free = (price_of(SETTINGS, "openai", model, NOON) for model in ("ours", "gpt-5"))
+    assert ours == Price(input_nanos=mtok("1"), output_nanos=mtok("4"), source="configuration")
+    assert free == Price(input_nanos=0, output_nanos=0, source="configuration")
+
+
+@pytest.mark.parametrize(
+    ("service", "model"),
+    [
+        ("openai", "nobody-knows-this"),
+        ("local", "gpt-5.6-sol"),  # the same name served by somebody else
+        ("openrouter", "google/gemma-3-4b-it:free"),  # genai-prices has it without rates
+    ],
+)
+def test_what_is_not_known_has_no_price(service: str, model: str) -> None:
+    assert price_of(SETTINGS, service, model, NOON) is None
+
+
+def test_a_model_that_is_dearer_at_some_hours_is_held_at_its_dearest_and_settled_at_its_hour() -> None:
+    noon, night = (price_of(SETTINGS, "deepseek", "deepseek-v4-flash", NOON.replace(hour=hour)) for hour in (12, 2))
+    assert noon is not None
+    assert noon == night
+    answer = ServiceAnswer(model="deepseek-v4-flash", usage=WireUsage(input_tokens=1_000_000))
+    costs = [settled_cost(SETTINGS.services["deepseek"], answer, NOON.replace(hour=hour)) for hour in (12, 2)]
+    assert all(costs)
+    assert [cost.nanos for cost in costs if cost] == [noon.input_nanos // 2, noon.input_nanos]
+
+
+def test_the_windows_of_one_model_move_all_its_rates_alike() -> None:
+    """What `price_of` takes for granted when it picks the dearest window, for all the data that there is."""
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            windows = [] if isinstance(model.prices, ModelPrice) else model.prices
+            daily = [window.prices for window in windows if type(window.constraint).__name__ == "TimeOfDateConstraint"]
+            rates = [[rate for rate in prices.__dict__.values() if isinstance(rate, Decimal)] for prices in daily]
+            dearest = max(rates, default=[])
+            assert all(mine >= other for row in rates for mine, other in zip(dearest, row, strict=True)), model.id
+
+
+def test_the_services_own_figure_comes_before_every_price() -> None:
+    answer = ServiceAnswer(model="openai/gpt-4o-mini", usage=WireUsage(input_tokens=888), cost_nanos=14_547_600)
+    cost = settled_cost(SETTINGS.services["openrouter"], answer, NOON)
+    assert cost is not None
+    assert cost.nanos == 14_547_600
+
+
+def test_the_model_and_the_tier_that_answered_are_what_is_paid() -> None:
+    """Asked for gpt-5.6-sol or not: this was answered by gpt-5, in the tier that costs twice."""
+    usage = WireUsage(input_tokens=8, output_tokens=11)
+    service = SETTINGS.services["openai"]
+    standard = settled_cost(service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage), NOON)
+    assert standard is not None
+    assert standard.nanos == 8 * 1_250 + 11 * 10_000
+    priority = settled_cost(
+        service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage, service_tier="priority"), NOON
+    )
+    assert priority is not None
+    assert priority.nanos == 2 * standard.nanos
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ServiceAnswer(model="gpt-5"),
+        ServiceAnswer(usage=WireUsage(input_tokens=1)),
+        ServiceAnswer(model="unheard-of", usage=WireUsage(input_tokens=1)),
+        ServiceAnswer(model="gpt-5", usage=WireUsage(input_tokens=1, cached_input_tokens=2)),
+    ],
+    ids=["no usage", "no model", "unknown model", "more cached than input"],
+)
+def test_where_nothing_better_is_known_the_grants_price_decides(answer: ServiceAnswer) -> None:
+    assert settled_cost(SETTINGS.services["openai"], answer, NOON) is None
+
+
+TIERED = Price(
+    input_nanos=mtok("3"),
+    output_nanos=mtok("15"),
+    cached_input_nanos=mtok("0.3"),
+    cache_write_nanos=mtok("3.75"),
+    tiers=(PriceTier(above_input_tokens=200_000, input_nanos=mtok("6"), output_nanos=mtok("22.5")),),
+    source="test",
+)
+
+
+def test_strictly_above_its_start_all_tokens_move_to_the_higher_tier() -> None:
+    at, above = TokenUsage(input_tokens=200_000, output_tokens=10), TokenUsage(input_tokens=200_001, output_tokens=10)
+    assert TIERED.cost_nanos(at) == 200_000 * 3_000 + 10 * 15_000
+    assert TIERED.cost_nanos(above) == 200_001 * 6_000 + 10 * 22_500
+
+
+def test_a_price_without_tiers_is_the_message_that_it_was() -> None:
+    """What an older worker wrote into a history is read."""
+    old = '{"input_nanos": 1, "output_nanos": 2, "cached_input_nanos": null, "cache_write_nanos": null, "source": "x"}'
+    assert Price.model_validate_json(old) == Price(input_nanos=1, output_nanos=2, source="x")
+
+
+rates = st.integers(0, 10**12)
+prices = st.builds(
+    Price,
+    input_nanos=rates,
+    output_nanos=rates,
+    cached_input_nanos=st.none() | rates,
+    cache_write_nanos=st.none() | rates,
+    request_nanos=st.integers(0, 10**9),
+    source=st.just("x"),
+    tiers=st.lists(st.integers(1, 10**6), unique=True, max_size=3)
+    .map(sorted)
+    .flatmap(
+        lambda starts: st.tuples(
+            *(
+                st.builds(
+                    PriceTier,
+                    above_input_tokens=st.just(start),
+                    input_nanos=rates,
+                    output_nanos=rates,
+                    cached_input_nanos=st.none() | rates,
+                    cache_write_nanos=st.none() | rates,
+                )
+                for start in starts
+            )
+        )
+    ),
+)
+
+
+@given(price=prices, data=st.data(), input_max=st.integers(0, 2 * 10**6), output_max=st.integers(0, 10**6))
+def test_no_usage_within_the_bound_costs_more_than_the_bound(
+    price: Price, data: st.DataObject, input_max: int, output_max: int
+) -> None:
+    """Whatever part of the input is cached or written, and whichever tier it comes to be in."""
+    input_tokens = data.draw(st.integers(0, input_max))
+    cached = data.draw(st.integers(0, input_tokens))
+    usage = TokenUsage(
+        input_tokens=input_tokens,
+        cached_input_tokens=cached,
+        cache_write_tokens=data.draw(st.integers(0, input_tokens - cached)),
+        output_tokens=data.draw(st.integers(0, output_max)),
+    )
+    assert price.cost_nanos(usage) <= price.bound_nanos(input_max, output_max)

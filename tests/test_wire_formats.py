@@ -1,0 +1,724 @@
+"""The wire formats: what is sent, what is understood, streamed or not, and that nothing from a server breaks them."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
+from paymaster.money import Price
+from paymaster.services.registry import WIRE_FORMATS, streams
+from paymaster.services.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    UnsupportedParameter,
+    WireUsage,
+    stream_events,
+)
+from paymaster.settings import Api, ServiceSettings
+
+GRANT = Grant(
+    hold_id="run/1",
+    budget="acme",
+    service="one",
+    model="the-model",
+    price=Price(input_nanos=1, output_nanos=1, source="test"),
+    max_output_tokens=77,
+    bound_nanos=1,
+    granted_at_ms=0,
+    expires_at_ms=1,
+    epoch="e",
+    timeout_ms=1,
+    retry=RetrySettings(),
+    max_retry_after_ms=1,
+    max_unconfirmed=1,
+)
+BASE_URLS: dict[Api, str] = {
+    "openai": "https://api.openai.com/v1",
+    "openai-responses": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+    "azure-openai": "https://example.openai.azure.com/openai/v1",
+}
+WEATHER = Tool(
+    name="weather",
+    description="The weather somewhere",
+    parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+)
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"answer": {"type": "string"}}}
+ASKED = ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="opaque")
+
+
+def ask(**fields: Any) -> LLMRequest:
+    return LLMRequest(route="writer", budget="acme", **({"prompt": "Hello"} | fields))
+
+
+CONVERSATION = ask(
+    system="Be brief.",
+    messages=(
+        ChatMessage(role="user", content="What is this?", images=(Image.of(b"\x89PNG", "image/png"),)),
+        ChatMessage(role="assistant", content="", tool_calls=(ASKED,)),
+        ChatMessage(role="tool", content="sunny", tool_call_id="call-1"),
+    ),
+    prompt="And now?",
+    tools=(WEATHER,),
+    tool_choice="weather",
+    temperature=0.5,
+    top_p=0.9,
+)
+
+
+def service(api: Api, base_url: str | None = None, **fields: Any) -> ServiceSettings:
+    return ServiceSettings(api=api, base_url=base_url or BASE_URLS[api], **fields)
+
+
+def build(request: LLMRequest, api: Api, base_url: str | None = None, *, stream: bool = False) -> HttpRequest:
+    return WIRE_FORMATS[api].build_request(request, GRANT, service(api, base_url), stream=stream)
+
+
+def parse(api: Api, data: Any, base_url: str | None = None) -> ServiceAnswer | ServiceError:
+    body = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return WIRE_FORMATS[api].parse_response(body, service(api, base_url))
+
+
+def parse_stream(api: Api, text: str) -> ServiceAnswer | ServiceError:
+    return WIRE_FORMATS[api].parse_stream(stream_events(text), service(api))
+
+
+def sse(*events: Any, last: str | None = None) -> str:
+    """Each event as its `data:`, after an `event:` where it has a type."""
+    text = ""
+    for event in events:
+        name = f"event: {event['type']}\n" if "type" in event else ""
+        text += f"{name}data: {json.dumps(event)}\n\n"
+    return text + (f"data: {last}\n\n" if last else "")
+
+
+# ---------------------------------------------------------------- requests
+
+
+def test_every_wire_format_of_the_configuration_has_its_module() -> None:
+    assert set(WIRE_FORMATS) == set(get_args(Api))
+
+
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("openai", "/chat/completions"),
+        ("openai-responses", "/responses"),
+        ("anthropic", "/messages"),
+        ("gemini", "/models/the-model:generateContent"),
+        ("azure-openai", "/chat/completions"),
+    ],
+)
+def test_a_request_goes_to_the_formats_path(api: Api, path: str) -> None:
+    assert build(ask(), api).path == path
+
+
+def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None:
+    azure = service("azure-openai", "https://example.openai.azure.com", api_version="2024-10-21")
+    grant = GRANT.model_copy(update={"model": "our gpt/5"})
+    path = WIRE_FORMATS["azure-openai"].build_request(ask(), grant, azure).path
+    assert path == "/openai/deployments/our%20gpt%2F5/chat/completions?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize(
+    ("api", "headers"),
+    [
+        ("openai", {"authorization": "Bearer k"}),
+        ("openai-responses", {"authorization": "Bearer k"}),
+        ("anthropic", {"x-api-key": "k"}),
+        ("gemini", {"x-goog-api-key": "k"}),
+        ("azure-openai", {"api-key": "k"}),
+    ],
+)
+def test_the_key_goes_into_one_header_and_nowhere_else(api: Api, headers: dict[str, str]) -> None:
+    assert WIRE_FORMATS[api].auth_headers("k") == headers
+    assert not {name.lower() for name in build(ask(), api).headers} & set(headers)
+
+
+@pytest.mark.parametrize(
+    ("api", "base_url", "place"),
+    [
+        ("openai", "https://api.openai.com/v1", ("max_completion_tokens",)),
+        ("openai", "https://api.groq.com/openai/v1", ("max_completion_tokens",)),
+        ("openai", "https://api.mistral.ai/v1", ("max_tokens",)),
+        ("openai", "http://127.0.0.1:8080/v1", ("max_tokens",)),
+        ("azure-openai", None, ("max_completion_tokens",)),
+        ("openai-responses", None, ("max_output_tokens",)),
+        ("anthropic", None, ("max_tokens",)),
+        ("gemini", None, ("generationConfig", "maxOutputTokens")),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_cap_on_the_output_is_always_sent(
+    api: Api, base_url: str | None, place: tuple[str, ...], stream: bool
+) -> None:
+    """The bound of the cost depends on it."""
+    found: Any = build(ask(), api, base_url, stream=stream).body
+    for name in place:
+        found = found[name]
+    assert found == 77
+
+
+def test_a_conversation_as_chat_completions() -> None:
+    body = build(CONVERSATION, "openai").body
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+                {"type": "text", "text": "What is this?"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "call-1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city": "Bern"}'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call-1", "content": "sunny"},
+        {"role": "user", "content": "And now?"},
+    ]
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    assert body["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "The weather somewhere",
+                "parameters": WEATHER.parameters,
+            },
+        }
+    ]
+    assert (body["temperature"], body["top_p"]) == (0.5, 0.9)
+
+
+def test_a_conversation_as_responses_which_stores_nothing() -> None:
+    body = build(CONVERSATION, "openai-responses").body
+    assert body["store"] is False
+    assert body["input"] == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": "data:image/png;base64,iVBORw==", "detail": "auto"},
+                {"type": "input_text", "text": "What is this?"},
+            ],
+        },
+        {"type": "function_call", "call_id": "call-1", "name": "weather", "arguments": '{"city": "Bern"}'},
+        {"type": "function_call_output", "call_id": "call-1", "output": "sunny"},
+        {"role": "user", "content": "And now?"},
+    ]
+    assert body["tool_choice"] == {"type": "function", "name": "weather"}
+
+
+def test_a_conversation_as_anthropic_messages() -> None:
+    """The tools' results and what the user says next are one turn, because turns alternate."""
+    request = build(CONVERSATION, "anthropic")
+    assert request.headers == {"anthropic-version": "2023-06-01"}
+    assert request.body["system"] == "Be brief."
+    assert request.body["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}},
+                {"type": "text", "text": "What is this?"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "call-1", "name": "weather", "input": {"city": "Bern"}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "call-1", "content": "sunny"},
+                {"type": "text", "text": "And now?"},
+            ],
+        },
+    ]
+    assert request.body["tool_choice"] == {"type": "tool", "name": "weather"}
+
+
+def test_a_conversation_as_gemini_contents_with_the_signature_given_back() -> None:
+    body = build(CONVERSATION, "gemini").body
+    assert body["systemInstruction"] == {"parts": [{"text": "Be brief."}]}
+    assert body["contents"] == [
+        {
+            "role": "user",
+            "parts": [
+                {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}},
+                {"text": "What is this?"},
+            ],
+        },
+        {
+            "role": "model",
+            "parts": [
+                {"functionCall": {"name": "weather", "args": {"city": "Bern"}}, "thoughtSignature": "opaque"},
+            ],
+        },
+        {"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {"result": "sunny"}}}]},
+        {"role": "user", "parts": [{"text": "And now?"}]},
+    ]
+    assert body["toolConfig"] == {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather"]}}
+
+
+@pytest.mark.parametrize(
+    ("api", "base_url", "required"),
+    [
+        ("openai", None, "required"),
+        ("openai", "https://api.mistral.ai/v1", "any"),
+        ("openai-responses", None, "required"),
+        ("anthropic", None, {"type": "any"}),
+    ],
+)
+def test_any_tool_is_asked_for_in_the_services_own_word(api: Api, base_url: str | None, required: Any) -> None:
+    body = build(ask(tools=(WEATHER,), tool_choice="required"), api, base_url).body
+    assert body["tool_choice"] == required
+
+
+@pytest.mark.parametrize(
+    ("api", "place"),
+    [
+        ("openai", ("response_format", "json_schema", "schema")),
+        ("azure-openai", ("response_format", "json_schema", "schema")),
+        ("openai-responses", ("text", "format", "schema")),
+        ("anthropic", ("output_config", "format", "schema")),
+        ("gemini", ("generationConfig", "responseJsonSchema")),
+    ],
+)
+def test_a_json_schema_is_sent_where_the_format_has_it(api: Api, place: tuple[str, ...]) -> None:
+    found: Any = build(ask(json_schema=SCHEMA), api).body
+    for name in place:
+        found = found[name]
+    assert found == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("api", "base_url", "fields", "parameter"),
+    [
+        ("anthropic", None, {"seed": 1}, "seed"),
+        ("anthropic", None, {"reasoning_effort": "minimal"}, "reasoning_effort"),
+        ("openai-responses", None, {"seed": 1}, "seed"),
+        ("openai-responses", None, {"stop": ("x",)}, "stop"),
+        ("openai", "https://api.deepseek.com", {"json_schema": SCHEMA}, "json_schema"),
+        ("openai", "https://api.deepseek.com", {"seed": 0}, "seed"),
+        ("openai", "http://127.0.0.1:11434/v1", {"tools": (WEATHER,), "tool_choice": "none"}, "tool_choice"),
+        ("gemini", None, {"reasoning_effort": "none"}, "reasoning_effort"),
+    ],
+)
+def test_a_parameter_that_a_service_cannot_honour_is_refused_by_name(
+    api: Api, base_url: str | None, fields: dict[str, Any], parameter: str
+) -> None:
+    with pytest.raises(UnsupportedParameter, match=parameter) as refused:
+        build(ask(**fields), api, base_url)
+    assert refused.value.parameter == parameter
+
+
+@pytest.mark.parametrize(
+    ("api", "base_url", "stream", "streamed"),
+    [
+        ("openai", "https://api.openai.com/v1", None, True),
+        ("openai", "http://127.0.0.1:8080/v1", None, False),  # may not say in a stream what it bills
+        ("openai", "http://127.0.0.1:8080/v1", True, True),
+        ("anthropic", None, None, True),
+        ("gemini", None, False, False),
+    ],
+)
+def test_answers_are_streamed_where_usage_is_known_to_come_with_them(
+    api: Api, base_url: str | None, stream: bool | None, streamed: bool
+) -> None:
+    assert streams(service(api, base_url, stream=stream)) is streamed
+
+
+# ---------------------------------------------------------------- answers, each streamed and not
+
+CHAT: dict[str, Any] = {
+    "model": "gpt-x",
+    "service_tier": "default",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "tool_calls",
+            "message": {
+                "content": "Let me see.",
+                "tool_calls": [{"id": "c1", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}],
+            },
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
+        "completion_tokens_details": {"reasoning_tokens": 5},
+    },
+}
+CHAT_STREAM = sse(
+    {"model": "", "choices": []},
+    {"model": "gpt-x", "service_tier": "default", "choices": [{"index": 0, "delta": {"content": "Let me"}}]},
+    {"choices": [{"index": 0, "delta": {"content": " see."}}], "usage": None},
+    {
+        "choices": [
+            {"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"ci'}}]}}
+        ]
+    },
+    {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": 'ty": "Bern"}'}}]}}]},
+    {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]},
+    {"choices": [], "usage": CHAT["usage"]},
+    last="[DONE]",
+)
+CHAT_ANSWER = ServiceAnswer(
+    text="Let me see.",
+    tool_calls=(ToolCall(id="c1", name="weather", arguments={"city": "Bern"}),),
+    finish_reason="tool_calls",
+    model="gpt-x",
+    usage=WireUsage(
+        input_tokens=100, cached_input_tokens=60, cache_write_tokens=30, output_tokens=20, reasoning_tokens=5
+    ),
+    service_tier="default",
+)
+RESPONSE: dict[str, Any] = {
+    "model": "gpt-x",
+    "status": "completed",
+    "output": [
+        {"type": "reasoning", "summary": []},
+        {"type": "message", "content": [{"type": "output_text", "text": "Let me see."}]},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Bern"}'},
+    ],
+    "usage": {
+        "input_tokens": 100,
+        "output_tokens": 20,
+        "input_tokens_details": {"cached_tokens": 60},
+        "output_tokens_details": {"reasoning_tokens": 5},
+    },
+}
+RESPONSE_STREAM = sse(
+    {"type": "response.created", "response": {"status": "in_progress"}},
+    {"type": "response.output_text.delta", "delta": "Let"},
+    {"type": "response.completed", "response": RESPONSE},
+)
+RESPONSE_ANSWER = ServiceAnswer(
+    text="Let me see.",
+    tool_calls=CHAT_ANSWER.tool_calls,
+    finish_reason="completed",
+    model="gpt-x",
+    usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
+)
+MESSAGE: dict[str, Any] = {
+    "type": "message",
+    "model": "claude-x",
+    "stop_reason": "tool_use",
+    "content": [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Bern"}},
+    ],
+    "usage": {
+        "input_tokens": 10,
+        "cache_creation_input_tokens": 30,
+        "cache_read_input_tokens": 60,
+        "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
+        "output_tokens": 20,
+        "output_tokens_details": {"thinking_tokens": 5},
+    },
+}
+MESSAGE_STREAM = sse(
+    {
+        "type": "message_start",
+        "message": MESSAGE | {"content": [], "stop_reason": None, "usage": MESSAGE["usage"] | {"output_tokens": 1}},
+    },
+    {"type": "ping"},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Let me"}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": " see."}},
+    {
+        "type": "content_block_start",
+        "index": 2,
+        "content_block": {"type": "tool_use", "id": "c1", "name": "weather", "input": {}},
+    },
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": '{"city"'}},
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": ': "Bern"}'}},
+    {"type": "something_new", "usage": {"output_tokens": 9_999}},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 20}},
+    {"type": "message_stop"},
+)
+MESSAGE_ANSWER = ServiceAnswer(
+    text="Let me see.",
+    tool_calls=CHAT_ANSWER.tool_calls,
+    finish_reason="tool_use",
+    model="claude-x",
+    usage=WireUsage(
+        input_tokens=100,
+        cached_input_tokens=60,
+        cache_write_tokens=30,
+        cache_write_1h_tokens=20,
+        output_tokens=20,
+        reasoning_tokens=5,
+    ),
+)
+GEMINI: dict[str, Any] = {
+    "modelVersion": "gemini-x",
+    "candidates": [
+        {
+            "finishReason": "STOP",
+            "content": {
+                "parts": [
+                    {"text": "hm", "thought": True},
+                    {"text": "Let me see."},
+                    {"functionCall": {"name": "weather", "args": {"city": "Bern"}}, "thoughtSignature": "s"},
+                ]
+            },
+        }
+    ],
+    "usageMetadata": {
+        "promptTokenCount": 90,
+        "toolUsePromptTokenCount": 10,
+        "cachedContentTokenCount": 60,
+        "candidatesTokenCount": 15,
+        "thoughtsTokenCount": 5,
+    },
+}
+_PARTS = GEMINI["candidates"][0]["content"]["parts"]
+GEMINI_STREAM = sse(
+    {"candidates": [{"content": {"parts": _PARTS[:1]}}], "usageMetadata": {"promptTokenCount": 90}},
+    {"candidates": [{"content": {"parts": [{"text": "Let me"}]}}]},
+    {"candidates": [{"content": {"parts": [{"text": " see."}]}}]},
+    GEMINI | {"candidates": [{"content": {"parts": _PARTS[2:]}, "finishReason": "STOP"}]},
+)
+GEMINI_ANSWER = ServiceAnswer(
+    text="Let me see.",
+    tool_calls=(ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="s"),),
+    finish_reason="STOP",
+    model="gemini-x",
+    usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
+)
+ANSWERS: dict[Api, tuple[dict[str, Any], str, ServiceAnswer]] = {
+    "openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
+    "azure-openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
+    "openai-responses": (RESPONSE, RESPONSE_STREAM, RESPONSE_ANSWER),
+    "anthropic": (MESSAGE, MESSAGE_STREAM, MESSAGE_ANSWER),
+    "gemini": (GEMINI, GEMINI_STREAM, GEMINI_ANSWER),
+}
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+def test_an_answer_is_understood_and_its_tokens_are_counted_by_one_convention(api: Api) -> None:
+    """Input with all that was cached, output with all that was thought, whichever way the service counts."""
+    data, _, expected = ANSWERS[api]
+    assert parse(api, data) == expected
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+def test_a_stream_comes_out_as_the_same_answer(api: Api) -> None:
+    _, stream, expected = ANSWERS[api]
+    assert parse_stream(api, stream) == expected
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+def test_a_stream_that_ends_before_its_end_is_no_answer(api: Api) -> None:
+    """Cut after each of its events, and within the last one."""
+    stream = ANSWERS[api][1]
+    events = stream.split("\n\n")[:-1]
+    for count in range(len(events)):
+        with pytest.raises(MalformedAnswer):
+            parse_stream(api, "\n\n".join(events[:count]) + "\n\n")
+    with pytest.raises(MalformedAnswer):
+        parse_stream(api, stream[:-2])
+
+
+def test_a_stream_may_have_comments_and_its_lines_in_any_order() -> None:
+    event = json.dumps({"choices": [{"delta": {"content": "hi"}, "finish_reason": "stop"}]})
+    text = f": PROCESSING\r\n\r\ndata: {event}\r\nevent: x\r\n\r\ndata:[DONE]\r\n\r\n"
+    answer = parse_stream("openai", text)
+    assert isinstance(answer, ServiceAnswer)
+    assert answer.text == "hi"
+
+
+def test_groqs_usage_in_a_place_of_its_own_is_found() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "x_groq": {"usage": usage}}
+    answer = parse_stream("openai", sse(last, last="[DONE]"))
+    assert answer.usage == WireUsage(input_tokens=3, output_tokens=2)
+
+
+def test_mistrals_parts_are_read_without_the_thinking() -> None:
+    content = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "yes"}]
+    answer = parse("openai", {"choices": [{"message": {"content": content}}]})
+    assert isinstance(answer, ServiceAnswer)
+    assert answer.text == "yes"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "usage", "cost_nanos"),
+    [
+        ("https://openrouter.ai/api/v1", {"cost": 0.00341475}, 3_414_750),
+        ("https://openrouter.ai/api/v1", {"cost": 1e-10}, 1),
+        (
+            "https://openrouter.ai/api/v1",
+            {"cost": 0.001, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.02}},
+            21_000_000,
+        ),
+        ("https://openrouter.ai/api/v1", {"cost": -1}, None),
+        ("https://openrouter.ai/api/v1", {"cost": "free"}, None),
+        ("https://openrouter.ai/api/v1", {}, None),
+        ("https://api.example.com/v1", {"cost": 5}, None),  # whatever that means there
+    ],
+)
+def test_openrouters_own_figure_is_read_exactly_and_nobody_elses(
+    base_url: str, usage: dict[str, Any], cost_nanos: int | None
+) -> None:
+    answer = parse("openai", CHAT | {"usage": usage}, base_url)
+    assert isinstance(answer, ServiceAnswer)
+    assert answer.cost_nanos == cost_nanos
+
+
+@pytest.mark.parametrize(
+    ("api", "data"),
+    [
+        ("openai", {"choices": [{"message": {"content": None, "refusal": "I won't"}, "finish_reason": "stop"}]}),
+        ("azure-openai", {"choices": [{"finish_reason": "content_filter"}]}),
+        (
+            "openai-responses",
+            {"status": "incomplete", "output": [], "incomplete_details": {"reason": "content_filter"}},
+        ),
+        ("openai-responses", {"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}]}),
+        ("anthropic", {"content": [], "stop_reason": "refusal"}),
+        ("gemini", {"candidates": [{"finishReason": "SAFETY"}]}),
+        ("gemini", {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}),
+    ],
+)
+def test_a_refusal_with_status_200_is_told_from_an_answer(api: Api, data: dict[str, Any]) -> None:
+    answer = parse(api, data)
+    assert isinstance(answer, ServiceAnswer)
+    assert answer.refused
+
+
+@pytest.mark.parametrize(
+    ("api", "data", "status"),
+    [
+        ("openai", {"error": {"code": 502, "message": "upstream"}}, 502),
+        ("openai", {"error": {"message": "?", "code": None}}, 500),
+        ("openai-responses", {"status": "failed", "output": [], "error": {"code": "server_error"}}, 500),
+        ("openai-responses", {"status": "failed", "output": [], "error": {"code": "rate_limit_exceeded"}}, 429),
+        ("anthropic", {"type": "error", "error": {"type": "overloaded_error"}}, 529),
+        ("gemini", {"error": {"code": 503, "status": "UNAVAILABLE"}}, 503),
+    ],
+)
+def test_an_error_with_status_200_has_the_status_that_it_would_have_had(
+    api: Api, data: dict[str, Any], status: int
+) -> None:
+    error = parse(api, data)
+    assert isinstance(error, ServiceError)
+    assert error.status == status
+
+
+def test_an_error_in_a_stream_ends_it_whatever_came_before() -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}
+    error = parse_stream("anthropic", sse(start, {"type": "error", "error": {"type": "overloaded_error"}}))
+    assert isinstance(error, ServiceError)
+    assert (error.status, error.usage) == (529, None)
+
+
+def test_passes_that_the_totals_leave_out_are_billed() -> None:
+    passes = [
+        {"input_tokens": 100, "cache_read_input_tokens": 50, "output_tokens": 7},
+        {"input_tokens": 20, "output_tokens": 3},
+    ]
+    usage = {"input_tokens": 20, "output_tokens": 3, "iterations": passes}
+    answer = parse("anthropic", {"content": [], "usage": usage})
+    assert answer.usage == WireUsage(input_tokens=170, cached_input_tokens=50, output_tokens=10)
+
+
+@pytest.mark.parametrize("arguments", ['{"half": ', "[]", "3", '"text"', '{"a":' * 5_000])
+def test_arguments_that_are_no_object_are_kept_as_they_were_written(arguments: str) -> None:
+    call = {"id": "c1", "function": {"name": "weather", "arguments": arguments}}
+    answer = parse("openai", {"choices": [{"message": {"tool_calls": [call]}}]})
+    assert isinstance(answer, ServiceAnswer)
+    assert answer.tool_calls == (ToolCall(id="c1", name="weather", invalid_arguments=arguments),)
+
+
+# ---------------------------------------------------------------- whatever a server sends
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud83d"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def replaced(data: Any, draw: Any) -> Any:
+    """The data with one value somewhere in it replaced by anything."""
+    if isinstance(data, dict) and data and draw(st.integers(0, 3)):
+        key = draw(st.sampled_from(sorted(data)))
+        return {**data, key: replaced(data[key], draw)}
+    if isinstance(data, list) and data and draw(st.integers(0, 3)):
+        index = draw(st.integers(0, len(data) - 1))
+        return [*data[:index], replaced(data[index], draw), *data[index + 1 :]]
+    return draw(junk)
+
+
+def understood(api: Api, body: bytes) -> None:
+    """Both ways; what comes out can be carried in a message."""
+    for read in (
+        lambda: parse(api, body),
+        lambda: parse_stream(api, body.decode(errors="replace")),
+    ):
+        try:
+            found = read()
+        except MalformedAnswer:
+            continue
+        assert isinstance(found, ServiceAnswer | ServiceError)
+        if isinstance(found, ServiceAnswer):
+            found.text.encode()
+            for call in found.tool_calls:
+                call.model_dump_json()
+
+
+apis = st.sampled_from(sorted(ANSWERS))
+
+
+@given(api=apis, body=st.binary(max_size=200))
+def test_any_bytes_are_an_answer_an_error_or_malformed(api: Api, body: bytes) -> None:
+    understood(api, body)
+
+
+@given(api=apis, data=st.data())
+def test_an_answer_with_anything_in_a_wrong_place_raises_nothing_else(api: Api, data: st.DataObject) -> None:
+    understood(api, json.dumps(replaced(ANSWERS[api][0], data.draw)).encode())
+
+
+@given(api=apis, data=st.data())
+def test_a_stream_with_a_wrong_event_raises_nothing_else(api: Api, data: st.DataObject) -> None:
+    events = [json.loads(event.data) for event in stream_events(ANSWERS[api][1]) if event.data != "[DONE]"]
+    index = data.draw(st.integers(0, len(events) - 1))
+    events[index] = replaced(events[index], data.draw)
+    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    understood(api, (text + "data: [DONE]\n\n").encode())
+
+
+@given(api=apis, data=st.data(), streamed=st.booleans())
+def test_an_answer_cut_or_with_a_flipped_bit_raises_nothing_else(api: Api, data: st.DataObject, streamed: bool) -> None:
+    body = bytearray(ANSWERS[api][1].encode() if streamed else json.dumps(ANSWERS[api][0]).encode())
+    position = data.draw(st.integers(0, len(body) - 1))
+    body[position] ^= 1 << data.draw(st.integers(0, 7))
+    understood(api, bytes(body[: data.draw(st.integers(0, len(body)))]))
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+@pytest.mark.parametrize("body", [b'{"a":' * 100_000, b"[" * 100_000, b"9" * 100_000, b"x" * 10_000_000, b"<html>"])
+def test_endless_bodies_are_malformed(api: Api, body: bytes) -> None:
+    with pytest.raises(MalformedAnswer):
+        parse(api, body)
