@@ -1,4 +1,4 @@
-"""The provider of the tests: a chat completions server on loopback that counts, holds back and fails on purpose.
+"""The provider of the tests: a server of chat completions on loopback that counts, holds back and fails on purpose.
 
 It speaks HTTP over real sockets from a thread of its own. Each `FakeService` is one provider below the same address,
 with its own behaviour and its own count, so that tests which share a worker do not share numbers.
@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -51,6 +51,9 @@ class Reply:
     """The whole body, instead of an answer or an error."""
     cut: bool = False
     """The connection is closed instead of an answer. With status 200 the provider bills it all the same."""
+    stream: Sequence[str | float] | None = None
+    """The body in pieces as server-sent events, instead of an answer; a number is a pause in seconds. With `cut` the
+    connection is closed after them, without the end that HTTP wants."""
 
 
 ANSWER = Reply()
@@ -203,15 +206,19 @@ class CountingServer:
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         name, _, rest = path.removeprefix("/").partition("/")
         service = self._services.get(name)
-        if service is None or rest != "v1/chat/completions":
+        if service is None or rest not in ("v1/chat/completions", "v1/messages"):
             await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
             return True
         request = service.next_request(headers.get("authorization"), body)
         reply, usage = await service.decide(request)
         service.answered += 1
+        if reply.stream is not None:
+            await _write_stream(writer, reply.stream, whole=not reply.cut)
         if reply.cut:
             writer.transport.abort()
             return False
+        if reply.stream is not None:
+            return True
         await _write(
             writer,
             reply.status,
@@ -247,6 +254,20 @@ def _body(service: FakeService, request: Received, reply: Reply, usage: TokenUsa
         },
     }
     return json.dumps(answer).encode()
+
+
+async def _write_stream(writer: asyncio.StreamWriter, pieces: Sequence[str | float], *, whole: bool) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    for piece in pieces:
+        if isinstance(piece, str):
+            data = piece.encode()
+            writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            await writer.drain()
+        else:
+            await asyncio.sleep(piece)
+    if whole:
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
 
 
 async def _write(writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str], body: bytes) -> None:

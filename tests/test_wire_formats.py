@@ -54,7 +54,7 @@ ASKED = ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signat
 
 
 def ask(**fields: Any) -> LLMRequest:
-    return LLMRequest(route="writer", budget="acme", **({"prompt": "Hello"} | fields))
+    return LLMRequest.model_validate({"route": "writer", "budget": "acme", "prompt": "Hello"} | fields)
 
 
 CONVERSATION = ask(

@@ -2,12 +2,19 @@
 
 import importlib.util
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities.call_service import CallServiceActivities, Connections
 from paymaster.devstack import MODEL_NAME, EmbeddedStack, StackError
+from paymaster.group_commit import GroupCommit
+from paymaster.messages import AttemptReport, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
+from paymaster.money import Price
+from paymaster.security.keys import EnvironmentKeys
+from paymaster.settings import Api, ServiceSettings
 
 
 def no_package(_name: str) -> None:
@@ -60,6 +67,56 @@ async def test_the_anthropic_wire_format_is_answered(service: httpx.AsyncClient)
     answer = (await service.post("/messages", json=body)).json()
     assert answer["type"] == "message"
     assert answer["usage"]["output_tokens"] == 5
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", ["openai", "openai-responses", "anthropic"])
+async def test_it_can_be_called_as_each_service_that_it_speaks_like(
+    service: httpx.AsyncClient, api: Api, stream: bool
+) -> None:
+    """Nobody here wrote this server: our wire formats and our token counts agree with its own."""
+    settings = ServiceSettings(api=api, base_url=str(service.base_url).rstrip("/"), stream=stream)
+    services = {"local": settings}
+    connections = Connections(services)
+    reports = GroupCommit[AttemptReport, None](no_reports, size_of=lambda _: 0)
+    activities = CallServiceActivities(services, EnvironmentKeys(), connections, reports)
+    environment = ActivityEnvironment()
+    grant = Grant(
+        hold_id=f"{environment.info.workflow_run_id}/1",
+        budget="acme",
+        service="local",
+        model=MODEL_NAME,
+        price=Price(input_nanos=1, output_nanos=1, source="configuration"),
+        max_output_tokens=7,
+        bound_nanos=1_000,
+        granted_at_ms=0,
+        expires_at_ms=1,
+        epoch="e",
+        timeout_ms=60_000,
+        retry=RetrySettings(),
+        max_retry_after_ms=1,
+        max_unconfirmed=1,
+    )
+    request = LLMRequest(route="r", budget="acme", prompt="Write a story about a lighthouse.", system="You are brief.")
+    call = ServiceCall(grant=grant, request=request)
+    completion: Completion = await environment.run(activities.call_service, call)
+    await connections.close()
+
+    messages = [{"role": "user", "content": request.prompt}]
+    counted = await service.post(
+        "/messages/count_tokens", json={"model": MODEL_NAME, "system": request.system, "messages": messages}
+    )
+    (attempt,) = completion.attempts
+    assert attempt.usage is not None
+    assert attempt.usage.input_tokens == counted.json()["input_tokens"]
+    assert attempt.usage.output_tokens == 7, "the cap, which the story is longer than"
+    assert attempt.model_answered == MODEL_NAME
+    assert completion.text
+    assert not completion.refused
+
+
+async def no_reports(reports: Sequence[AttemptReport]) -> Sequence[None]:
+    raise AssertionError("nothing fails here")
 
 
 async def test_each_request_has_four_thousand_tokens(service: httpx.AsyncClient) -> None:
