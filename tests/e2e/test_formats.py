@@ -1,0 +1,203 @@
+"""Streams, other wire formats, tools and refusals, over real sockets through real workflows."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting_server import CountingServer, Reply
+from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books
+
+from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster.client import try_generate
+from paymaster.database import entries_of_call
+from paymaster.devstack import EmbeddedStack
+from paymaster.messages import ChatMessage, Image, Tool, ToolCall
+
+pytestmark = pytest.mark.timeout(60)
+ROUTES = ("streamed", "stalled", "dripping", "early", "torn", "claude", "busy", "tools", "filter", "strict", "picture")
+STREAMED = {"stream": True, "idle_timeout": "500ms", "timeout": "2s", "max_unconfirmed": 0}
+ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the usage below at the usual price
+
+Row = tuple[str, str, str | None, int | None, int]
+
+
+def data(*events: Any) -> list[str]:
+    return [f"data: {json.dumps(event)}\n\n" for event in events]
+
+
+DONE = "data: [DONE]\n\n"
+WORDS = data(
+    {"model": "m", "choices": [{"index": 0, "delta": {"content": "answer "}}]},
+    {"choices": [{"index": 0, "delta": {"content": "in pieces"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 5}},
+)
+START = data({"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 12, "output_tokens": 1}}})
+CLAUDE_SAYS = [
+    *START,
+    *data(
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "answer "}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "in pieces"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+        {"type": "message_stop"},
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+) -> AsyncIterator[Site]:
+    """Each test has a route of its own, with a first and a second service."""
+    routes = {name: [server.service(f"{name}-1"), server.service(f"{name}-2")] for name in ROUTES}
+    services = [service for pair in routes.values() for service in pair]
+    only: dict[str, dict[str, object]] = {
+        f"{name}-1": dict(STREAMED) for name in ("streamed", "stalled", "dripping", "early", "torn", "claude", "busy")
+    }
+    only["claude-1"]["api"] = only["busy-1"]["api"] = "anthropic"
+    only["strict-1"] = {"api": "anthropic"}
+    only["filter-1"] = {"fall_back_when_filtered": True}
+    tables = configuration(services, routes=routes, budgets={"acme": {"cap_usd": {"total": "1"}}}, only=only)
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+        yield site
+
+
+async def run(
+    site: Site, server: CountingServer, route: str, replies: Sequence[Reply], **fields: Any
+) -> tuple[LLMResult, list[Row]]:
+    """The result, and what is stored: service, state, error class, status and cost of each attempt."""
+    first, second = server.service(f"{route}-1"), server.service(f"{route}-2")
+    first.script.extend(replies)
+    asked = {"route": route, "budget": "acme/writer", "prompt": "Hello", "max_output_tokens": 50} | fields
+    result = await try_generate(site.client, LLMRequest.model_validate(asked))
+    entries = await entries_of_call(site.engine, result.call_id)
+    await settled_books(site, first, second)
+    assert sum(entry.cost_nanos for entry in entries) == result.cost_nanos
+    rows = [
+        (entry.service.rpartition("-")[2], entry.state, entry.error_class, entry.http_status, entry.cost_nanos)
+        for entry in entries
+    ]
+    return result, rows
+
+
+SECOND: Row = ("2", "final", None, 200, ANSWER_NANOS)
+
+
+async def test_a_streamed_answer_is_the_answer(site: Site, server: CountingServer) -> None:
+    """It may take longer than the idle timeout, as long as no silence does; what is billed is in its last event."""
+    pieces: list[str | float] = [WORDS[0], 0.3, WORDS[1], 0.3, WORDS[2], DONE]
+    result, rows = await run(site, server, "streamed", [Reply(stream=pieces)])
+    assert (result.outcome, result.text, result.finish_reason) == (Outcome.COMPLETED, "answer in pieces", "stop")
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+    body = server.service("streamed-1").requests[-1].body
+    assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
+
+
+@pytest.mark.parametrize(
+    ("route", "pieces", "cut", "error_class", "status"),
+    [
+        ("stalled", [WORDS[0], 5.0], True, "timeout", None),
+        ("dripping", [piece for _ in range(10) for piece in (": wait\n\n", 0.4)], True, "timeout", None),
+        ("early", WORDS, False, "malformed_answer", 200),
+        ("torn", WORDS, True, "connection_lost", None),
+    ],
+)
+async def test_a_stream_that_does_not_reach_its_end_is_charged_at_its_bound(
+    site: Site,
+    server: CountingServer,
+    route: str,
+    pieces: list[str | float],
+    cut: bool,
+    error_class: str,
+    status: int | None,
+) -> None:
+    """Silent for longer than the idle timeout, longer than the timeout in all, ended in good order but too early, or
+    cut off: nobody knows what it is billed with, whatever it said so far."""
+    result, rows = await run(site, server, route, [Reply(stream=pieces, cut=cut)])
+    request = LLMRequest(route=route, budget="acme/writer", prompt="Hello", max_output_tokens=50)
+    bound = site.bound_nanos(server.service(f"{route}-1"), request)
+    assert result.text == "answer to Hello"
+    assert rows == [("1", "unconfirmed", error_class, status, bound), SECOND]
+
+
+async def test_an_anthropic_service_is_called_in_its_own_format(site: Site, server: CountingServer) -> None:
+    result, rows = await run(site, server, "claude", [Reply(stream=CLAUDE_SAYS)], system="Be brief")
+    assert (result.text, result.finish_reason, result.cost_nanos) == ("answer in pieces", "end_turn", ANSWER_NANOS)
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+    body = server.service("claude-1").requests[-1].body
+    assert (body["system"], body["max_tokens"]) == ("Be brief", 50)
+
+
+async def test_an_error_within_a_stream_may_have_been_billed(site: Site, server: CountingServer) -> None:
+    """`overloaded` as a status costs nothing and is repeated; within a 200 work was done."""
+    error = data({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    result, rows = await run(site, server, "busy", [Reply(stream=[*START, *error])])
+    request = LLMRequest(route="busy", budget="acme/writer", prompt="Hello", max_output_tokens=50)
+    bound = site.bound_nanos(server.service("busy-1"), request)
+    assert rows == [("1", "unconfirmed", "overloaded", 200, bound), SECOND]
+    assert result.fell_back
+
+
+async def test_the_tools_that_a_model_wants_called_reach_the_agent(site: Site, server: CountingServer) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+    body = {
+        "model": MODEL,
+        "choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 5},
+    }
+    tools = (Tool(name="weather"),)
+    result, rows = await run(site, server, "tools", [Reply(body=json.dumps(body).encode())], tools=tools)
+    assert (result.text, result.finish_reason) == ("", "tool_calls")
+    assert result.tool_calls == (ToolCall(id="c1", name="weather", arguments={"city": "Bern"}),)
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+
+    told = (
+        ChatMessage(role="assistant", content="", tool_calls=result.tool_calls),
+        ChatMessage(role="tool", content="sunny", tool_call_id="c1"),
+    )
+    result, _ = await run(site, server, "tools", [], tools=tools, messages=told)
+    assert result.text == "answer to Hello"
+    assert [message["role"] for message in server.service("tools-1").requests[-1].body["messages"]] == [
+        "assistant",
+        "tool",
+        "user",
+    ]
+
+
+async def test_a_refusal_is_the_answer_unless_the_service_says_otherwise(site: Site, server: CountingServer) -> None:
+    """With `fall_back_when_filtered` the next candidate is asked; the refusal is billed all the same."""
+    refusal = {
+        "choices": [{"message": {"refusal": "I won't."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 5},
+    }
+    reply = Reply(body=json.dumps(refusal).encode())
+    result, rows = await run(site, server, "tools", [reply])
+    assert (result.outcome, result.refused, result.text) == (Outcome.COMPLETED, True, "I won't.")
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+
+    result, rows = await run(site, server, "filter", [reply])
+    assert (result.refused, result.text, result.fell_back) == (False, "answer to Hello", True)
+    assert rows == [("1", "final", "content_filtered", 200, ANSWER_NANOS), SECOND]
+
+
+async def test_a_parameter_that_a_service_does_not_have_sends_the_call_to_the_next_one(
+    site: Site, server: CountingServer
+) -> None:
+    result, rows = await run(site, server, "strict", [], seed=7)
+    assert server.service("strict-1").count == 0
+    assert rows == [("1", "final", "unsupported_parameter", None, 0), SECOND]
+    assert server.service("strict-2").requests[-1].body["seed"] == 7
+    assert result.fell_back
+
+
+async def test_a_request_with_an_image_is_refused_where_nobody_knows_its_tokens(
+    site: Site, server: CountingServer
+) -> None:
+    """The reason has the line to add."""
+    picture = ChatMessage(role="user", content="What is it?", images=(Image.of(b"png", "image/png"),))
+    result, rows = await run(site, server, "picture", [], messages=(picture,))
+    assert (result.outcome, result.reason, rows) == (Outcome.DENIED, "no_bound", [])
+    assert f'image_tokens_max = … (the most of one image) under [services.picture-1.models."{MODEL}"]' in str(
+        result.detail
+    )
