@@ -125,6 +125,8 @@ class CallServiceActivities:
             service=call.grant.service,
             pause_ms=tried.retry_after_ms if tried.attempt.error_class == "rate_limited" else None,
             trips_breaker=tried.attempt.trips_breaker,
+            error_class=tried.attempt.error_class,
+            alert=_detail(call, tried) if tried.error_class is not None and tried.error_class.alert else None,
         )
         try:
             await self._reports.submit(report)
@@ -243,7 +245,7 @@ REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-
 _UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 _TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
-_NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True)
+_NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 _NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 _SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
 _SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
@@ -346,6 +348,10 @@ async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
         task.cancel()
 
 
+def _detail(call: ServiceCall, tried: _Tried) -> str:
+    return f"{call.grant.service}/{call.grant.model}: {tried.attempt.error}"
+
+
 def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) -> ApplicationError:
     """The error that tells Temporal whether to retry and the workflow how it was billed."""
     error_class = tried.error_class
@@ -356,7 +362,7 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
     failure = Failure(
         attempts=attempts,
         reason=error_class.name,
-        detail=f"{call.grant.service}/{call.grant.model}: {tried.attempt.error}",
+        detail=_detail(call, tried),
         fall_back=error_class.fall_back,
         unknown=billing is Billing.UNKNOWN,
     )

@@ -412,6 +412,9 @@ class AttemptReport(Message):
     """How long the service asked to be left alone. None: it did not."""
     trips_breaker: bool = False
     """The failure is the service's, not the request's."""
+    error_class: str | None = None
+    alert: str | None = None
+    """Why somebody must act: pay, change the key or name another model. None: nobody must."""
 
 
 class AttemptReports(Message):
@@ -548,6 +551,7 @@ AlertKind = Literal[
     "refused_message",
     "no_price",
     "queue_full",
+    "service_refuses",
 ]
 
 

@@ -167,6 +167,10 @@ class Desk:
             return
         if report.pause_ms is not None:
             gate.pause(self.state.now_ms + report.pause_ms)
+        if report.alert is not None:
+            today = window_start_ms("day", self.state.now_ms)  # every call may say so: once a day is enough
+            about = f"{report.service} {report.error_class} {today}"
+            self.outbox.alert_once(self.state.now_ms, "service_refuses", report.alert, about)
         if hold is None:
             return
         for key in hold.accounts:

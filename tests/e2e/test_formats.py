@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from counting_server import CountingServer, Reply
-from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books
+from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
@@ -16,7 +16,20 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.messages import ChatMessage, Image, Tool, ToolCall
 
 pytestmark = pytest.mark.timeout(60)
-ROUTES = ("streamed", "stalled", "dripping", "early", "torn", "claude", "busy", "tools", "filter", "strict", "picture")
+ROUTES = (
+    "streamed",
+    "stalled",
+    "dripping",
+    "early",
+    "torn",
+    "claude",
+    "busy",
+    "tools",
+    "filter",
+    "strict",
+    "picture",
+    "broke",
+)
 STREAMED = {"stream": True, "idle_timeout": "500ms", "timeout": "2s", "max_unconfirmed": 0}
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the usage below at the usual price
 
@@ -179,6 +192,21 @@ async def test_a_refusal_is_the_answer_unless_the_service_says_otherwise(site: S
     result, rows = await run(site, server, "filter", [reply])
     assert (result.refused, result.text, result.fell_back) == (False, "answer to Hello", True)
     assert rows == [("1", "final", "content_filtered", 200, ANSWER_NANOS), SECOND]
+
+
+async def test_a_service_that_is_out_of_money_is_not_asked_twice_and_alerts_once(
+    site: Site, server: CountingServer
+) -> None:
+    """A 429 like any other by its status: waiting would not help, so the next candidate answers."""
+    error = {"error": {"message": "check your plan and billing", "code": "insufficient_quota"}}
+    reply = Reply(429, headers={"retry-after": "1"}, body=json.dumps(error).encode())
+    for _ in range(2):
+        result, rows = await run(site, server, "broke", [reply])
+        assert result.fell_back
+        assert rows == [("1", "final", "quota_exhausted", 429, 0), SECOND]
+    await until(lambda: site.alerts("service_refuses"), "the alert is stored")
+    (alert,) = await site.alerts("service_refuses")
+    assert alert["text"] == f"broke-1/{MODEL}: HTTP 429: check your plan and billing"
 
 
 async def test_a_parameter_that_a_service_does_not_have_sends_the_call_to_the_next_one(
