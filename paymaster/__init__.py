@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from paymaster.agent import generate, try_generate
-    from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, PaymasterError
-    from paymaster.messages import ChatMessage, LLMRequest, LLMResult, Outcome
+    from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, OutputInvalid, PaymasterError
+    from paymaster.messages import ChatMessage, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
     from paymaster.plugin import PaymasterPlugin
 
 __all__ = [
@@ -15,11 +15,15 @@ __all__ = [
     "CallIdReused",
     "CallUnavailable",
     "ChatMessage",
+    "Image",
     "LLMRequest",
     "LLMResult",
     "Outcome",
+    "OutputInvalid",
     "PaymasterError",
     "PaymasterPlugin",
+    "Tool",
+    "ToolCall",
     "generate",
     "try_generate",
 ]
@@ -28,6 +32,9 @@ _HOME = {
     "generate": "agent",
     "try_generate": "agent",
     "ChatMessage": "messages",
+    "Image": "messages",
+    "Tool": "messages",
+    "ToolCall": "messages",
     "LLMRequest": "messages",
     "LLMResult": "messages",
     "Outcome": "messages",

@@ -1,6 +1,7 @@
 """What an agent's workflow calls: `await generate(LLMRequest(...))`."""
 
 from datetime import timedelta
+from typing import overload
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
@@ -8,16 +9,27 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from paymaster.errors import CallIdReused, completed_or_raise
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.structured_output import Output, answer_as
 
 
-async def generate(request: LLMRequest) -> LLMResult:
+@overload
+async def generate(request: LLMRequest) -> LLMResult: ...
+@overload
+async def generate(request: LLMRequest, output: type[Output]) -> Output: ...
+async def generate(request: LLMRequest, output: type[Output] | None = None) -> LLMResult | Output:
     """The answer of a model, as a durable child workflow under the request's budget.
+
+    With `output`, a pydantic model, the answer as one: its schema goes with the request, and an answer that does not
+    fit is repaired once, by a call of its own.
 
     May take as long as the request may wait for money. Cancelling it leaves no hold behind. The same `call_id` again
     gives the stored result and costs nothing.
 
-    Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed) and CallIdReused.
+    Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed), CallIdReused, and
+    with `output` OutputInvalid.
     """
+    if output is not None:
+        return await answer_as(output, request, generate)
     return completed_or_raise(await try_generate(request))
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, overload
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -51,6 +52,7 @@ from paymaster.messages import (
     call_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
+from paymaster.structured_output import Output, answer_as
 
 ResultT = TypeVar("ResultT")
 LEDGER_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
@@ -69,8 +71,17 @@ async def connect() -> Client:
     return await Client.connect(**config, plugins=[PaymasterPlugin()])
 
 
-async def generate(client: Client, request: LLMRequest) -> LLMResult:
-    """The answer of a model. Raises CallDenied, CallUnavailable and CallIdReused, like `paymaster.generate`."""
+@overload
+async def generate(client: Client, request: LLMRequest) -> LLMResult: ...
+@overload
+async def generate(client: Client, request: LLMRequest, output: type[Output]) -> Output: ...
+async def generate(client: Client, request: LLMRequest, output: type[Output] | None = None) -> LLMResult | Output:
+    """The answer of a model, or with `output`, a pydantic model, the answer as one, repaired once if need be.
+
+    Raises CallDenied, CallUnavailable, CallIdReused and OutputInvalid, like `paymaster.generate`.
+    """
+    if output is not None:
+        return await answer_as(output, request, partial(generate, client))
     return completed_or_raise(await try_generate(client, request))
 
 

@@ -4,7 +4,8 @@ PaymasterError              an agent may catch this one
 ├── CallFailed
 │   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
-└── CallIdReused            the same call id with other content                        → choose another id
+├── CallIdReused            the same call id with other content                        → choose another id
+└── OutputInvalid           the answer is not what was asked for, even when repaired   → ask otherwise, or do without
 
 They are Temporal `ApplicationError`s, because any other exception that leaves an agent's workflow does not fail it but
 makes its task run again for ever.
@@ -41,6 +42,14 @@ class CallIdReused(PaymasterError):
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call id {call_id!r} was used before with other content; the same id means the same call")
+
+
+class OutputInvalid(PaymasterError):
+    """An answer that does not fit the pydantic model that was asked for; `result` has it, and what it cost."""
+
+    def __init__(self, result: LLMResult, problem: str) -> None:
+        super().__init__(f"the answer of call {result.call_id} does not fit: {problem}")
+        self.result = result
 
 
 class AdminRefused(Exception):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from counting_server import CountingServer, Reply
 from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
+from pydantic import BaseModel
 
-from paymaster import LLMRequest, LLMResult, Outcome
-from paymaster.client import try_generate
+from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
+from paymaster.client import generate, try_generate
 from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import ChatMessage, Image, Tool, ToolCall
@@ -29,6 +30,7 @@ ROUTES = (
     "strict",
     "picture",
     "broke",
+    "typed",
 )
 STREAMED = {"stream": True, "idle_timeout": "500ms", "timeout": "2s", "max_unconfirmed": 0}
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the usage below at the usual price
@@ -176,6 +178,43 @@ async def test_the_tools_that_a_model_wants_called_reach_the_agent(site: Site, s
         "tool",
         "user",
     ]
+
+
+class Author(BaseModel):
+    name: str
+    born: int = 0
+
+
+def say(text: str) -> Reply:
+    usage = {"prompt_tokens": 12, "completion_tokens": 5}
+    choices = [{"message": {"content": text}, "finish_reason": "stop"}]
+    return Reply(body=json.dumps({"choices": choices, "usage": usage}).encode())
+
+
+async def test_an_answer_as_a_model_is_validated_and_repaired_once(site: Site, server: CountingServer) -> None:
+    """The repair is a call of its own under the same budget, which is told what was wrong."""
+    service = server.service("typed-1")
+    request = LLMRequest(
+        route="typed", budget="acme/writer", prompt="Who wrote it?", max_output_tokens=50, call_id="t1"
+    )
+    service.script.extend([say('{"name": "Frisch", "born": "long ago"}'), say('{"name": "Frisch", "born": 1911}')])
+    assert await generate(site.client, request, output=Author) == Author(name="Frisch", born=1911)
+    assert service.count == 2
+    first, second = service.requests
+    schema = first.body["response_format"]["json_schema"]["schema"]
+    assert (schema["required"], schema["additionalProperties"]) == (["name", "born"], False)
+    assert [message["role"] for message in second.body["messages"]] == ["user", "assistant", "user"]
+    assert "born: Input should be a valid integer" in second.prompt
+    for call_id in ("t1", "t1-repair"):
+        (entry,) = await entries_of_call(site.engine, call_id)
+        assert entry.cost_nanos == ANSWER_NANOS
+
+    service.script.extend([say("no"), say("no again")])
+    with pytest.raises(OutputInvalid) as invalid:
+        await generate(site.client, request.model_copy(update={"call_id": "t2"}), output=Author)
+    assert invalid.value.result.text == "no again"
+    assert service.count == 4
+    await settled_books(site, service)
 
 
 async def test_a_refusal_is_the_answer_unless_the_service_says_otherwise(site: Site, server: CountingServer) -> None:
