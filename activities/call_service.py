@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from paymaster.messages import (
     Completion,
     Failure,
     ServiceCall,
+    ToolCall,
 )
 from paymaster.security.keys import ApiKey, KeySource, KeyUnavailable
 from paymaster.services.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
@@ -228,6 +230,7 @@ class CallServiceActivities:
             error = error_of(answer.status, answer.body, within_200=True)
             error = error._replace(error_class=error.error_class._replace(billing=billing))
             return refused(error, usage=usage, **facts)
+        answer = without_key(answer, key)
         facts |= {"usage": usage, "model_answered": answer.model}
         cost = _cost(call, service, answer, started_at_ms)
         if cost is not None:
@@ -387,6 +390,21 @@ def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, st
 def redact(text: str, key: ApiKey | None) -> str:
     """A provider that echoes the key in its error must not bring it into history, logs or database."""
     return text if key is None else text.replace(key.reveal(), "[key]")
+
+
+def without_key(answer: ServiceAnswer, key: ApiKey | None) -> ServiceAnswer:
+    """Once more: in a stream, or escaped in JSON, the key's pieces come together only here."""
+    if key is None:
+        return answer
+    return replace(
+        answer,
+        text=redact(answer.text, key),
+        finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason, key),
+        model=None if answer.model is None else redact(answer.model, key),
+        tool_calls=tuple(
+            ToolCall.model_validate_json(redact(call.model_dump_json(), key)) for call in answer.tool_calls
+        ),
+    )
 
 
 def _parsed(text: str) -> JsonValue:

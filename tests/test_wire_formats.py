@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activities.call_service import without_key
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
 from paymaster.money import Price
+from paymaster.security.keys import ApiKey
 from paymaster.services.registry import WIRE_FORMATS, streams
 from paymaster.services.wire_format import (
     HttpRequest,
@@ -722,3 +724,20 @@ def test_an_answer_cut_or_with_a_flipped_bit_raises_nothing_else(api: Api, data:
 def test_endless_bodies_are_malformed(api: Api, body: bytes) -> None:
     with pytest.raises(MalformedAnswer):
         parse(api, body)
+
+
+def test_a_key_that_comes_in_pieces_is_found_once_they_are_together() -> None:
+    """A server that echoes the key word by word, or escaped: no piece of it is the key, the answer is."""
+    key = "sk-live-0123456789"
+    call = {"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"city": "sk-\\u006cive-'}}
+    more = {"index": 0, "function": {"arguments": '0123456789"}'}}
+    text = sse(
+        {"choices": [{"delta": {"content": "It is sk-live", "tool_calls": [call]}}]},
+        {"choices": [{"delta": {"content": "-0123456789.", "tool_calls": [more]}}]},
+        last="[DONE]",
+    )
+    answer = parse_stream("openai", text)
+    assert isinstance(answer, ServiceAnswer)
+    assert key in answer.text
+    found = without_key(answer, ApiKey(key))
+    assert (found.text, found.tool_calls[0].arguments) == ("It is [key].", {"city": "[key]"})
