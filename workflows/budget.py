@@ -218,7 +218,7 @@ class BudgetWorkflow:
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
-        return self._desk.status(page or StatusRequest())
+        return self._desk.status(page) if page else self._desk.status()
 
     def _signalled(
         self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue
