@@ -370,8 +370,6 @@ class Settled(Message):
     kind: Literal["settled"] = "settled"
     hold_id: str
     notices: tuple[BudgetNotice, ...] = ()
-    expired: bool = False
-    """The hold had expired: its unconfirmed expiry entry must be superseded by a final one of zero."""
 
 
 class UnknownHold(Message):
@@ -431,6 +429,8 @@ class ExpiredHold(Message):
     sequence: int
     call: CallRef
     grant: Grant
+    settled: bool = False
+    """It ended after all, and the entries of its attempts have the cost: a final entry of zero supersedes that one."""
 
 
 AlertKind = Literal[

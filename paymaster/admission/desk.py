@@ -69,7 +69,6 @@ SUPERSEDED_MAX = 50
 class EndedHold:
     at_ms: int
     posted: bool = False
-    expired: bool = False
     denied: Denied | None = None
 
 
@@ -450,16 +449,17 @@ class Desk:
             spent = f"{format_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
             text = f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
             self.outbox.alert(self.state.now_ms, "threshold", text, balance.account, balance.window)
+        self._correct_expiry(hold)
         if command.confirmed:
-            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True, expired=hold.expired)
+            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True)
         self._judge_service(command, hold)
-        return Settled(hold_id=command.hold_id, notices=posted.notices, expired=hold.expired)
+        return Settled(hold_id=command.hold_id, notices=posted.notices)
 
     def _settle_unknown(self, command: Settle) -> Answer:
         """Settled before, or made by an earlier epoch, or forgotten: never posted blind."""
         ended = self.state.ended.get(command.hold_id)
         if ended is not None and ended.posted:
-            return Settled(hold_id=command.hold_id, expired=ended.expired)
+            return Settled(hold_id=command.hold_id)
         if command.epoch not in ("", self.state.epoch):
             self.reload(self.state.now_ms)  # its entries are stored: they are read with all the others
             return Settled(hold_id=command.hold_id)
@@ -474,13 +474,20 @@ class Desk:
             self.ledger.release(hold, 0, self.state.now_ms)
             self.state.freed.update(hold.accounts)
             self.state.gates[hold.grant.service].breaker.ended(command.hold_id)
-            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, expired=hold.expired)
-            return Settled(hold_id=command.hold_id, expired=hold.expired)
+            self._correct_expiry(hold)
+            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms)
+            return Settled(hold_id=command.hold_id)
         if call := self.queue.get(command.hold_id):
             self.queue.remove(call)
             self.state.freed.update(call.waits_for)  # somebody behind it may have been kept waiting by its claim
-        ended = self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
-        return Settled(hold_id=command.hold_id, expired=ended.expired)
+        self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
+        return Settled(hold_id=command.hold_id)
+
+    def _correct_expiry(self, hold: Hold) -> None:
+        """Somebody settles or voids after all: from now on the entries of the attempts say what it did cost."""
+        if hold.expired:
+            hold.expired = False
+            self.outbox.expired(hold, settled=True)
 
     def _judge_service(self, command: Settle, hold: Hold) -> None:
         """What the end of a call says about its service."""
@@ -515,7 +522,7 @@ class Desk:
                 hold.expired = True
                 self.state.freed.update(hold.accounts)
                 self.state.gates[hold.grant.service].breaker.ended(hold_id)
-                self.outbox.expired(hold)
+                self.outbox.expired(hold, settled=False)
                 text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged"
                 self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
