@@ -28,6 +28,10 @@ NOT_BILLED = "NotBilled"
 """Error type of an attempt that certainly was not billed."""
 
 
+Window = Literal["minute", "hour", "day", "month", "total"]
+"""Calendar windows, UTC; `total` never ends."""
+
+
 def call_workflow_id(call_id: str) -> str:
     return f"call/{call_id}"
 
@@ -142,7 +146,7 @@ class BudgetNotice:
     """
 
     account: str
-    window: str
+    window: Window
     cap_nanos: int
     posted_nanos: int
     pending_nanos: int
@@ -193,8 +197,6 @@ class LLMResult(Message):
 
 
 # ---------------------------------------------------------------- configuration that the desk decides with
-
-Window = Literal["minute", "hour", "day", "month", "total"]
 
 
 class RetrySettings(Message):

