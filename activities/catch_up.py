@@ -7,8 +7,8 @@ from temporalio import activity
 from activities.record_usage import is_refused
 from paymaster.client import Ledger
 from paymaster.database import insert_entries
-from paymaster.messages import BacklogBatch, CaughtUp, Refused, Settled, UnknownHold, UsageRecord, Void
-from paymaster.usage_entries import entries_of, expiry_correction, settlement_of
+from paymaster.messages import BacklogBatch, CaughtUp, Refused, UnknownHold, UsageRecord, Void
+from paymaster.usage_entries import entries_of, settlement_of
 
 
 class CatchUpActivities:
@@ -28,11 +28,7 @@ class CatchUpActivities:
         if commands:
             answers = await self._ledger.send(commands)
             for record, answer in zip(records, answers, strict=False):
-                if isinstance(answer, Settled) and answer.expired:
-                    await insert_entries(
-                        self._engine, [expiry_correction(record.grant, record.call, self._ledger.name)]
-                    )
-                elif isinstance(answer, UnknownHold | Refused):
+                if isinstance(answer, UnknownHold | Refused):
                     activity.logger.error("hold %s was not settled: %s", record.grant.hold_id, answer)
         return CaughtUp(rejected=tuple(rejected))
 

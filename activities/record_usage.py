@@ -26,7 +26,7 @@ from paymaster.messages import (
     UsageEntry,
     UsageRecord,
 )
-from paymaster.usage_entries import entries_of, expiry_correction, settlement_of
+from paymaster.usage_entries import entries_of, settlement_of
 
 DATABASE_ANSWERS_WITHIN_S = 3.0
 LOOK_AGAIN_AFTER_S = 5.0
@@ -55,8 +55,6 @@ class RecordUsageActivities:
         """Harmless when it runs again: rows are unique, and a settled hold stays settled."""
         stored = await self._store(entries_of(record, self._ledger))
         answer = await self._settle(record)
-        if isinstance(answer, Settled) and answer.expired:
-            stored &= await self._store((expiry_correction(record.grant, record.call, self._ledger),))
         if not stored or isinstance(answer, Deferred):
             await self._backlog.add_record(record)
         return answer

@@ -6,7 +6,7 @@ from temporalio import activity
 from paymaster.database import insert_entries
 from paymaster.ledger_store import insert_alerts, insert_cap_changes
 from paymaster.messages import Alert, CapChange, Delivery, ExpiredHold, Notices
-from paymaster.usage_entries import expiry_entry
+from paymaster.usage_entries import expiry_correction, expiry_entry
 
 
 class StoreNoticesActivities:
@@ -27,6 +27,9 @@ class StoreNoticesActivities:
         if changes:
             await insert_cap_changes(self._engine, batch.ledger, batch.epoch, changes)
         if expired:
-            entries = [expiry_entry(notice.grant, notice.call, batch.ledger) for notice in expired]
+            entries = [
+                (expiry_correction if notice.settled else expiry_entry)(notice.grant, notice.call, batch.ledger)
+                for notice in expired
+            ]
             await insert_entries(self._engine, entries)
         return Delivery(delivered=tuple(notice.sequence for notice in batch.notices))

@@ -33,6 +33,10 @@ BILLED = "Billed"
 """Error type of an attempt that was billed, for a known sum, and is of no use. Never retried under the same hold."""
 
 
+Window = Literal["minute", "hour", "day", "month", "total"]
+"""Calendar windows, UTC; `total` never ends."""
+
+
 def call_workflow_id(call_id: str) -> str:
     return f"call/{call_id}"
 
@@ -236,7 +240,7 @@ class BudgetNotice:
     """
 
     account: str
-    window: str
+    window: Window
     cap_nanos: int
     posted_nanos: int
     pending_nanos: int
@@ -292,8 +296,6 @@ class LLMResult(Message):
 
 
 # ---------------------------------------------------------------- configuration that the desk decides with
-
-Window = Literal["minute", "hour", "day", "month", "total"]
 
 
 class RetrySettings(Message):
@@ -476,8 +478,6 @@ class Settled(Message):
     kind: Literal["settled"] = "settled"
     hold_id: str
     notices: tuple[BudgetNotice, ...] = ()
-    expired: bool = False
-    """The hold had expired: its unconfirmed expiry entry must be superseded by a final one of zero."""
 
 
 class UnknownHold(Message):
@@ -537,6 +537,8 @@ class ExpiredHold(Message):
     sequence: int
     call: CallRef
     grant: Grant
+    settled: bool = False
+    """It ended after all, and the entries of its attempts have the cost: a final entry of zero supersedes that one."""
 
 
 AlertKind = Literal[

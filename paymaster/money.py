@@ -4,7 +4,7 @@ Both are exact. Rounding happens in one place, `Price.cost_nanos`, once per atte
 is never below what the provider bills.
 """
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -13,6 +13,8 @@ NANOS_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
 NANOS_MAX = 10**20 - 1
 """What NUMERIC(20,9), the type of the column that stores money, can hold: below 10¹¹ dollars."""
+_NANO = Decimal("1e-9")
+_EXACTLY = Context(prec=28, traps=[Inexact, InvalidOperation])
 
 
 def usd_to_nanos(amount: str | int | Decimal) -> int:
@@ -27,12 +29,13 @@ def usd_to_nanos(amount: str | int | Decimal) -> int:
         usd = Decimal(amount)
     except InvalidOperation:
         raise ValueError(f'{amount!r} is not an amount of US dollars; write it like "12.50"') from None
-    if not usd.is_finite() or abs(usd) > nanos_to_usd(NANOS_MAX):
+    # copy_abs, because abs() raises for an exponent of more than six digits.
+    if not usd.is_finite() or usd.copy_abs() > nanos_to_usd(NANOS_MAX):
         raise ValueError(f"{amount!r} is not an amount of US dollars below 10^11")
-    nanos = usd.scaleb(9)
-    if nanos != nanos.to_integral_value():
-        raise ValueError(f"{amount!r} is finer than a nano-dollar (nine decimals)")
-    return int(nanos)
+    try:
+        return int(usd.quantize(_NANO, context=_EXACTLY).scaleb(9))
+    except Inexact:
+        raise ValueError(f"{amount!r} is finer than a nano-dollar (nine decimals)") from None
 
 
 def nanos_to_usd(nanos: int) -> Decimal:

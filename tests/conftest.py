@@ -72,11 +72,14 @@ _guard_sockets()
 
 
 @pytest.fixture(autouse=True)
-def only_loopback() -> Iterator[None]:
-    """Fails a test that tries to reach another machine, even if the code under test swallows the error."""
+def only_loopback() -> Iterator[list[str]]:
+    """Fails a test that tries to reach another machine, even if the code under test swallows the error.
+
+    The hosts that were tried: a test that tries on purpose clears them.
+    """
     _network.guarded = True
     _network.attempts.clear()
-    yield
+    yield _network.attempts
     _network.guarded = False
     assert _network.attempts == [], "a test tried to reach another machine"
 

@@ -11,10 +11,12 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from functools import wraps
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
@@ -55,6 +57,29 @@ PAUSE_AFTER_FAILURE = timedelta(seconds=10)
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 ResultT = TypeVar("ResultT")
+WorkflowT = TypeVar("WorkflowT")
+
+
+def _called_in_any_case(handler: Callable[[WorkflowT, RawValue], None]) -> Callable[[WorkflowT, RawValue], None]:
+    """Signals sent by hand may come without a message, or with two: as an error of Python it would stop the ledger."""
+
+    @wraps(handler)  # also the signature, by which the SDK knows that it must not decode
+    def handle(self: WorkflowT, *messages: RawValue) -> None:
+        handler(self, messages[0] if len(messages) == 1 else RawValue(Payload()))
+
+    return handle
+
+
+def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Callable[[WorkflowT, MessageT], ResultT]:
+    """The same for updates: the wrong number of arguments fails the update, and nothing else."""
+
+    @wraps(handler)
+    def handle(self: WorkflowT, *messages: MessageT) -> ResultT:
+        if len(messages) != 1:
+            raise ApplicationError(f"{len(messages)} messages instead of one", type="Refused", non_retryable=True)
+        return handler(self, messages[0])
+
+    return handle
 
 
 @workflow.defn(name="BudgetWorkflow")
@@ -151,6 +176,7 @@ class BudgetWorkflow:
     # ------------------------------------------------------------ calls
 
     @workflow.update
+    @_with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
         """One answer for each command, in order."""
         answers = tuple(self._apply(command) for command in batch.commands)
@@ -167,58 +193,68 @@ class BudgetWorkflow:
             return Refused(hold_id=command.hold_id, detail=repr(error))
 
     @workflow.signal
+    @_called_in_any_case
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._decoded("report_attempts", AttemptReports, message):
             for report in batch.reports:
                 self._desk.report(report, _now_ms())
 
     @workflow.update
+    @_with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
         return self._desk.configure(change.config, _now_ms(), force=change.force)
 
     @workflow.update
-    def reload(self) -> None:
+    def reload(self, *ignored: object) -> None:
         """Reads again what every account has spent: the stored entries are the truth."""
         self._desk.reload(_now_ms())
 
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name="raise_cap")
+    @_called_in_any_case
     def raise_cap_signal(self, message: RawValue) -> None:
         self._signalled("raise_cap", RaiseCap, self._desk.raise_cap, message)
 
     @workflow.signal(name="set_cap")
+    @_called_in_any_case
     def set_cap_signal(self, message: RawValue) -> None:
         self._signalled("set_cap", SetCap, self._desk.set_cap, message)
 
     @workflow.signal(name="pause_service")
+    @_called_in_any_case
     def pause_service_signal(self, message: RawValue) -> None:
         self._signalled("pause_service", PauseService, self._desk.pause_service, message)
 
     @workflow.signal(name="resume_service")
+    @_called_in_any_case
     def resume_service_signal(self, message: RawValue) -> None:
         self._signalled("resume_service", ResumeService, self._desk.resume_service, message)
 
     @workflow.update(name="raise_cap")
+    @_with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
         return _answered(self._desk.raise_cap, change)
 
     @workflow.update(name="set_cap")
+    @_with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
         return _answered(self._desk.set_cap, change)
 
     @workflow.update(name="pause_service")
+    @_with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
         return _answered(self._desk.pause_service, change)
 
     @workflow.update(name="resume_service")
+    @_with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
         return _answered(self._desk.resume_service, change)
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
-        return self._desk.status(page or StatusRequest())
+        return self._desk.status(page) if page else self._desk.status()
 
     def _signalled(
         self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue
@@ -234,17 +270,20 @@ class BudgetWorkflow:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
         text = message.payload.data.decode(errors="replace")
         try:
-            return kind.model_validate(json.loads(text, parse_float=Decimal))
+            change = kind.model_validate(json.loads(text, parse_float=Decimal))
+            change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
+            return change
         except ValidationError as error:
             problems = (f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
             self._refuse(name, text, "; ".join(problems))
-        except ValueError as error:
-            self._refuse(name, text, f"not JSON: {error}")
+        except (ValueError, RecursionError) as error:  # the latter: nested deeper than the parser can follow
+            self._refuse(name, text, f"not a message: {error}")
         return None
 
     def _refuse(self, name: str, text: str, reason: str) -> None:
-        workflow.logger.error("refused %s %s: %s", name, text, reason)
-        self._desk.refuse_message(f"{name} {text[:200]}: {reason}", _now_ms())
+        refused = f"{name} {text[:200]}: {reason}".encode(errors="replace").decode()
+        workflow.logger.error("refused %s", refused)
+        self._desk.refuse_message(refused, _now_ms())
 
 
 def _answered(act: Callable[[MessageT, int], ResultT], change: MessageT) -> ResultT:

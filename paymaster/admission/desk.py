@@ -7,9 +7,9 @@ cut anywhere through `dump` and `Desk.load`. Its time never goes back.
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter
+from pydantic import PlainSerializer, TypeAdapter
 
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, LedgerState, window_start_ms
@@ -69,7 +69,6 @@ SUPERSEDED_MAX = 50
 class EndedHold:
     at_ms: int
     posted: bool = False
-    expired: bool = False
     denied: Denied | None = None
 
 
@@ -99,6 +98,8 @@ class DeskState:
     ended: dict[str, EndedHold] = field(default_factory=dict[str, EndedHold])
     forgotten_until_ms: int = 0
     """Ends of holds before this time are no longer remembered."""
+    freed: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
+    """Accounts in which something was freed since the parked calls were looked at."""
     loading: Loading | None = None
     began: bool = False
     """What earlier epochs left behind was loaded."""
@@ -107,6 +108,7 @@ class DeskState:
 
 
 _STATE = TypeAdapter(DeskState)
+_FIRST_PAGE = StatusRequest()
 _FORMER_SERVICE = ServiceConfig()
 """How a service is called that the configuration does not name any more, but a worker still asks for."""
 
@@ -117,8 +119,7 @@ class Desk:
         self.ledger = Ledger(state.books)
         self.queue = ParkedQueue(state.parked)
         self.outbox = Outbox(state.outbox)
-        self._freed: set[str] = set()
-        self._minute_ends_ms = 0
+        self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
 
@@ -148,7 +149,7 @@ class Desk:
         state = self.state
         state.now_ms = now_ms = max(state.now_ms, now_ms)
         if now_ms >= self._minute_ends_ms:
-            self._freed |= self.ledger.roll_windows(now_ms)
+            self.state.freed |= self.ledger.roll_windows(now_ms)
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._forget_ended()
         if now_ms >= self.due_ms:
@@ -156,7 +157,7 @@ class Desk:
             self._deny_overdue()
             self._serve_parked()
             self._set_due()
-        elif self._freed:
+        elif self.state.freed:
             self._serve_parked()
 
     def report(self, report: AttemptReport, now_ms: int) -> None:
@@ -175,7 +176,7 @@ class Desk:
             return
         for key in hold.accounts:
             self.ledger.accounts[key].limiter.use(1, 0, self.state.now_ms)
-        if report.trips_breaker:
+        if report.trips_breaker and hold.running:  # else its settlement has told of all its failures
             hold.failures_told += 1
             self._failed(hold)
 
@@ -205,7 +206,7 @@ class Desk:
         for name, service in config.services.items():
             gate = state.gates.setdefault(name, Gate(Breaker(service.breaker_failures, service.breaker_cooldown_ms)))
             gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
-        self._freed |= self.ledger.accounts.keys()
+        self.state.freed |= self.ledger.accounts.keys()
         self.advance(now_ms)
         return ConfigState(digest=config.digest, applied=True, detail="")
 
@@ -250,7 +251,7 @@ class Desk:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         self.advance(now_ms)
         self._gate(change.service).open_up()
-        self._freed.add(f"service:{change.service}")
+        self.state.freed.add(f"service:{change.service}")
         self.advance(now_ms)
         return ServiceState(service=change.service, paused=False)
 
@@ -260,7 +261,7 @@ class Desk:
         self.state.refused_messages = [*self.state.refused_messages[-19:], text]
         self.outbox.alert(self.state.now_ms, "refused_message", text)
 
-    def status(self, page: StatusRequest) -> DeskStatus:
+    def status(self, page: StatusRequest = _FIRST_PAGE) -> DeskStatus:
         state = self.state
         accounts, more = account_statuses(self.ledger, self.queue, state.now_ms, page)
         return DeskStatus(
@@ -286,7 +287,9 @@ class Desk:
         for message in self.state.outbox.messages:
             answer = message.answer if isinstance(message, ParkedAnswer) else None
             if message.sequence in gone and isinstance(answer, Granted):
-                self._void(Void(hold_id=answer.grant.hold_id))
+                hold = self.ledger.holds.get(answer.grant.hold_id)
+                if hold is not None and hold.state == "pending":  # else an earlier sending had reached it
+                    self._void(Void(hold_id=answer.grant.hold_id))
         self.outbox.acknowledge(gone | set(delivery.delivered))
         self.advance(now_ms)
 
@@ -328,7 +331,7 @@ class Desk:
                 self._restore_cap(change)
             self.state.began = True
         self.state.loading = None
-        self._freed.update(loading.accounts)
+        self.state.freed.update(loading.accounts)
         self.advance(now_ms)
 
     def _restore_cap(self, change: CapChange) -> None:
@@ -426,8 +429,7 @@ class Desk:
         self._note(call, obstacles)
         self.queue.add(call)
         self._remind(request.deadline_at_ms)
-        if deciding.kind == "gone" and deciding.account and deciding.window:
-            self._alert_in_window("parked", deciding.account, deciding.window, f"calls are parked: {deciding.detail}")
+        self._alert_parked(deciding)
         return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=deciding.detail)
 
     def _deny(self, hold_id: str, reason: str, detail: str) -> Denied:
@@ -441,24 +443,27 @@ class Desk:
         hold = self.ledger.holds.get(command.hold_id)
         if hold is None:
             return self._settle_unknown(command)
+        is_news = hold.state == "pending" or hold.posted_nanos != command.cost_nanos or command.confirmed
         posted = self.ledger.post(command.hold_id, command.cost_nanos, confirmed=command.confirmed)
         self.ledger.release(hold, command.tokens, self.state.now_ms)
-        self._freed.update(hold.accounts)
-        self._alert_settlement(command, hold)
+        self.state.freed.update(hold.accounts)
+        if is_news:  # and not the same settlement sent again
+            self._alert_settlement(command, hold)
         for balance, part in posted.crossed:
             spent = f"{format_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
             text = f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
             self.outbox.alert(self.state.now_ms, "threshold", text, balance.account, balance.window)
+        self._correct_expiry(hold)
         if command.confirmed:
-            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True, expired=hold.expired)
+            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True)
         self._judge_service(command, hold)
-        return Settled(hold_id=command.hold_id, notices=posted.notices, expired=hold.expired)
+        return Settled(hold_id=command.hold_id, notices=posted.notices)
 
     def _settle_unknown(self, command: Settle) -> Answer:
         """Settled before, or made by an earlier epoch, or forgotten: never posted blind."""
         ended = self.state.ended.get(command.hold_id)
         if ended is not None and ended.posted:
-            return Settled(hold_id=command.hold_id, expired=ended.expired)
+            return Settled(hold_id=command.hold_id)
         if command.epoch not in ("", self.state.epoch):
             self.reload(self.state.now_ms)  # its entries are stored: they are read with all the others
             return Settled(hold_id=command.hold_id)
@@ -471,21 +476,29 @@ class Desk:
         if hold is not None:
             self.ledger.post(command.hold_id, 0, confirmed=True)
             self.ledger.release(hold, 0, self.state.now_ms)
-            self._freed.update(hold.accounts)
+            self.state.freed.update(hold.accounts)
             self.state.gates[hold.grant.service].breaker.ended(command.hold_id)
-            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, expired=hold.expired)
-            return Settled(hold_id=command.hold_id, expired=hold.expired)
+            self._correct_expiry(hold)
+            self.state.ended[command.hold_id] = EndedHold(self.state.now_ms)
+            return Settled(hold_id=command.hold_id)
         if call := self.queue.get(command.hold_id):
             self.queue.remove(call)
-            self._freed.update(call.waits_for)  # somebody behind it may have been kept waiting by its claim
-        ended = self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
-        return Settled(hold_id=command.hold_id, expired=ended.expired)
+            self.state.freed.update(call.waits_for)  # somebody behind it may have been kept waiting by its claim
+        self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
+        return Settled(hold_id=command.hold_id)
+
+    def _correct_expiry(self, hold: Hold) -> None:
+        """Somebody settles or voids after all: from now on the entries of the attempts say what it did cost."""
+        if hold.expired:
+            hold.expired = False
+            self.outbox.expired(hold, settled=True)
 
     def _judge_service(self, command: Settle, hold: Hold) -> None:
         """What the end of a call says about its service."""
         breaker = self.state.gates[hold.grant.service].breaker
         for _ in range(command.failures - hold.failures_told):
             self._failed(hold)
+        hold.failures_told = max(hold.failures_told, command.failures)  # it may be settled again
         if command.served:
             if breaker.served():
                 text = f"{hold.grant.service} works again"
@@ -496,10 +509,12 @@ class Desk:
     def _failed(self, hold: Hold) -> None:
         service = hold.grant.service
         breaker = self.state.gates[service].breaker
+        is_news = breaker.open_until_ms is None  # and not another probe that failed
         if breaker.failed(hold.grant.hold_id, self.state.now_ms):
             text = f"{service} failed {breaker.failures} times in a row; no calls for {breaker.cooldown_ms // 1000} s"
-            self.outbox.alert(self.state.now_ms, "breaker_opened", text, f"service:{service}")
-            self._freed.add(f"service:{service}")  # who waits for the probe must look elsewhere
+            if is_news:
+                self.outbox.alert(self.state.now_ms, "breaker_opened", text, f"service:{service}")
+            self.state.freed.add(f"service:{service}")  # who waits for the probe must look elsewhere
 
     # ------------------------------------------------------------ what happens by itself
 
@@ -509,9 +524,9 @@ class Desk:
             if hold.state == "pending" and hold.grant.expires_at_ms <= self.state.now_ms:
                 self.ledger.post(hold_id, hold.grant.bound_nanos, confirmed=False)
                 hold.expired = True
-                self._freed.update(hold.accounts)
+                self.state.freed.update(hold.accounts)
                 self.state.gates[hold.grant.service].breaker.ended(hold_id)
-                self.outbox.expired(hold)
+                self.outbox.expired(hold, settled=False)
                 text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged"
                 self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
@@ -520,10 +535,11 @@ class Desk:
             if call.reserve.deadline_at_ms <= self.state.now_ms:
                 waited_s = (self.state.now_ms - call.parked_at_ms) // 1000
                 self._deny_parked(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
+                self.state.freed.update(call.waits_for)  # its claim may have kept somebody waiting
 
     def _serve_parked(self) -> None:
         """Grants, in the queue's order, what fits now. Only calls that wait for what was freed are looked at."""
-        freed, self._freed = self._freed, set()
+        freed, self.state.freed = self.state.freed, set()
         if not len(self.queue):
             return
         now_ms = self.state.now_ms
@@ -532,23 +548,32 @@ class Desk:
             due = call.retry_at_ms is not None and call.retry_at_ms <= now_ms
             if not due and freed.isdisjoint(call.waits_for):
                 continue
-            found = self._choose(call.reserve, call.place())
-            if isinstance(found, Choice):
-                self.queue.remove(call)
-                self.outbox.answer(call.reserve.call, self._grant(call.reserve, found))
-                continue
-            deciding = decide(found)
-            # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
-            failing = call.reserve.on_exhausted == "fail" and deciding.kind != "busy"
-            if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
-                self._deny_parked(call, deciding.reason, _details(found))
-            else:
-                self._note(call, found)
-        self.queue.renew_claims(now_ms)
+            claimed = self.queue.end_claims(call)
+            kept = frozenset[str]() if self._serve(call) else self.queue.claim(call, now_ms)
+            freed |= claimed - kept  # it keeps those accounts from nobody behind it any more
+
+    def _serve(self, call: ParkedCall) -> bool:
+        """Grants a parked call, or denies it if waiting does not help any more. False: it waits on."""
+        found = self._choose(call.reserve, call.place())
+        if isinstance(found, Choice):
+            self.queue.remove(call)
+            self.outbox.answer(call.reserve.call, self._grant(call.reserve, found))
+            return True
+        deciding = decide(found)
+        self._alert_obstacles(found)
+        # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
+        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "busy"
+        if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
+            self._deny_parked(call, deciding.reason, _details(found))
+            return True
+        self._note(call, found)
+        self._alert_parked(deciding)
+        return False
 
     def _cooled_down(self, call: ParkedCall) -> bool:
         """It has waited for a whole cooldown, and every service fails again: its agent must go on without."""
-        cooldown_ms = max(self.state.gates[c.service].breaker.cooldown_ms for c in call.reserve.candidates)
+        gates = self.state.gates  # which may not know all services that the call asks for
+        cooldown_ms = max(gates[c.service].breaker.cooldown_ms for c in call.reserve.candidates if c.service in gates)
         return call.open_since_ms is not None and self.state.now_ms >= call.open_since_ms + cooldown_ms
 
     def _deny_parked(self, call: ParkedCall, reason: str, detail: str) -> None:
@@ -594,6 +619,10 @@ class Desk:
             elif obstacle.reason == "no_price":
                 self.outbox.alert_once(self.state.now_ms, "no_price", obstacle.detail, obstacle.detail)
 
+    def _alert_parked(self, deciding: Obstacle) -> None:
+        if deciding.kind == "gone" and deciding.account and deciding.window:
+            self._alert_in_window("parked", deciding.account, deciding.window, f"calls are parked: {deciding.detail}")
+
     def _alert_in_window(self, what: Literal["exhausted", "parked"], account: str, window: Window, text: str) -> None:
         alerted = self.ledger.accounts[account].balances[window].alerted
         if what not in alerted:
@@ -633,7 +662,7 @@ class Desk:
             reason=change.reason,
         )
         self._withdraw_above_cap(account, change.window)
-        self._freed.add(account.key)
+        self.state.freed.add(account.key)
         self.advance(self.state.now_ms)
         return CapState(account=account.key, window=change.window, cap_nanos=to_nanos)
 
@@ -644,7 +673,8 @@ class Desk:
         for hold in reversed(self.ledger.holds.values()):
             if above <= 0:
                 return
-            if hold.state == "pending" and account.key in hold.accounts:
+            counts = hold.grant.granted_at_ms >= window_start_ms(window, self.state.now_ms)
+            if counts and hold.state == "pending" and account.key in hold.accounts:
                 self.outbox.withdraw(hold, f"the cap of {account.key} ({window}) was lowered")
                 above -= hold.grant.bound_nanos
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
+
+from pydantic import PlainSerializer
 
 from paymaster.admission.limiter import Limiter
 from paymaster.budget_path import budget_ancestors
@@ -71,8 +73,8 @@ class Balance:
     """An admin changed it since the file's value came into force."""
     posted_nanos: int = 0
     pending_nanos: int = 0
-    alerted: set[str] = field(default_factory=set[str])
-    """What was alerted already in this window."""
+    alerted: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
+    """What was alerted already in this window. Sorted when dumped: equal states make equal dumps."""
     alert_from_nanos: int = 0
     """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
 
@@ -136,7 +138,12 @@ class Shortfall(NamedTuple):
     balance: Balance
 
 
-_SEVERITY = {"held": 0, "gone": 1, "never": 2}
+_SEVERITY = ("held", "gone", "never")
+
+
+def _lasts(shortfall: Shortfall) -> tuple[int, int]:
+    """Orders reasons: of two that are the same, the one in the longer window lasts longer."""
+    return _SEVERITY.index(shortfall.kind), WINDOWS.index(shortfall.balance.window)
 
 
 class _Lines(NamedTuple):
@@ -261,15 +268,22 @@ class Ledger:
         return worst
 
     def shortfall(self, accounts: tuple[str, ...], amount_nanos: int) -> Shortfall | None:
-        """The most lasting reason why the amount does not fit, or None when it fits everywhere."""
+        """The most lasting reason why the amount does not fit, or None when it fits everywhere.
+
+        Nothing always fits: a free call goes on when a bill above its bound, or a lowered cap, left an account above
+        it.
+        """
         worst: Shortfall | None = None
+        if amount_nanos == 0:
+            return None
         for balance in self._lines_of(accounts).capped:
             cap = balance.cap_nanos
             if cap is None or balance.posted_nanos + balance.pending_nanos + amount_nanos <= cap:
                 continue
             kind = "never" if amount_nanos > cap else "gone" if balance.posted_nanos + amount_nanos > cap else "held"
-            if worst is None or _SEVERITY[kind] > _SEVERITY[worst.kind]:
-                worst = Shortfall(kind, balance)
+            found = Shortfall(kind, balance)
+            if worst is None or _lasts(found) > _lasts(worst):
+                worst = found
         return worst
 
     def hold(self, hold: Hold) -> None:

@@ -54,7 +54,7 @@ class Limiter:
     while there is any limit."""
 
     def configure(self, requests: int | None, tokens: int | None, concurrent_max: int | None) -> None:
-        """Sets the limits. What a bucket holds stays in it."""
+        """Sets the limits. What a bucket holds stays in it, but drains no later than it would have."""
         self.requests = _configured(self.requests, requests)
         self.tokens = _configured(self.tokens, tokens)
         self.concurrent_max = concurrent_max
@@ -90,5 +90,6 @@ def _configured(bucket: Bucket | None, per_minute: int | None) -> Bucket | None:
         return None
     if bucket is None:
         return Bucket(per_minute)
+    bucket.level = min(bucket.level, bucket.level * per_minute // bucket.per_minute)
     bucket.per_minute = per_minute
     return bucket

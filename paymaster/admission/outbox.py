@@ -54,8 +54,10 @@ class Outbox:
         message = Withdrawn(sequence=self.next_sequence(), call=hold.call, hold_id=hold.grant.hold_id, detail=detail)
         self.state.messages.append(message)
 
-    def expired(self, hold: Hold) -> None:
-        self.state.notices.append(ExpiredHold(sequence=self.next_sequence(), call=hold.call, grant=hold.grant))
+    def expired(self, hold: Hold, *, settled: bool) -> None:
+        self.state.notices.append(
+            ExpiredHold(sequence=self.next_sequence(), call=hold.call, grant=hold.grant, settled=settled)
+        )
 
     def cap_changed(
         self,

@@ -1,8 +1,11 @@
 """The parked calls: who waits for what, in which order, and who may not be overtaken any more."""
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from paymaster.admission.routing import Obstacle
 from paymaster.messages import Reserve
@@ -20,7 +23,7 @@ class ParkedCall:
     reserve: Reserve
     sequence: int
     parked_at_ms: int
-    waits_for: frozenset[str] = frozenset()
+    waits_for: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
     """Accounts in which something must be freed."""
     retry_at_ms: int | None = None
     """… or a time that must come."""
@@ -42,7 +45,8 @@ class ParkedCall:
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None)
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy")
-        self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open")
+        # While another call probes, none works yet; else each parked call would wait for a probe of its own.
+        self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
         self.detail = deciding.detail
 
 
@@ -51,7 +55,10 @@ class ParkedQueue:
         """`calls`, by hold id, is the state; everything else here follows from it."""
         self._calls = calls
         self._order = sorted(calls.values(), key=ParkedCall.place)
-        self._claims: dict[str, Place] = {}
+        self._claims: dict[str, list[Place]] = {}
+        """By account, who has waited long enough for it to clear, in order."""
+        self._claimed: dict[str, frozenset[str]] = {}
+        """By hold id, the accounts that it claims."""
 
     def __len__(self) -> int:
         return len(self._order)
@@ -69,21 +76,36 @@ class ParkedQueue:
 
     def remove(self, call: ParkedCall) -> None:
         del self._calls[call.reserve.hold_id]
-        self._order.remove(call)
+        del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
+        self.end_claims(call)
 
     def renew_claims(self, now_ms: int) -> None:
         """Accounts are kept for the first call that has waited long enough for them to clear."""
-        self._claims = {}
+        self._claims, self._claimed = {}, {}
         for call in self._order:
-            claims_at_ms = call.claims_at_ms()
-            if claims_at_ms is not None and claims_at_ms <= now_ms:
-                for key in call.waits_for:
-                    self._claims.setdefault(key, call.place())
+            self.claim(call, now_ms)
+
+    def claim(self, call: ParkedCall, now_ms: int) -> frozenset[str]:
+        """Keeps what it waits for from those behind it, if it has waited long enough. The accounts."""
+        claims_at_ms = call.claims_at_ms()
+        if claims_at_ms is None or claims_at_ms > now_ms:
+            return frozenset()
+        self._claimed[call.reserve.hold_id] = call.waits_for
+        for key in call.waits_for:
+            insort(self._claims.setdefault(key, []), call.place())
+        return call.waits_for
+
+    def end_claims(self, call: ParkedCall) -> frozenset[str]:
+        """The accounts that it claimed: they may be free for somebody behind it."""
+        claimed = self._claimed.pop(call.reserve.hold_id, frozenset())
+        for key in claimed:
+            self._claims[key].remove(call.place())
+        return claimed
 
     def claimed_before(self, place: Place, accounts: tuple[str, ...]) -> str | None:
         """An account among these that is kept for a call before this place, or None."""
         claims = self._claims
-        return next((key for key in accounts if key in claims and claims[key] < place), None) if claims else None
+        return next((key for key in accounts if claims.get(key) and claims[key][0] < place), None) if claims else None
 
 
 def decide(obstacles: list[Obstacle]) -> Obstacle:

@@ -101,7 +101,6 @@ async def test_a_settlement_that_comes_late_is_not_charged_twice(site: Site, ser
     assert (await site.balance(f"service:{service.name}")).posted_nanos == bound + ANSWER_NANOS
 
 
-@pytest.mark.xfail(strict=True, reason="the ledger frees the money, the unconfirmed row of the expiry stays")
 async def test_a_hold_that_is_given_back_late_is_charged_nowhere(site: Site, service: FakeService) -> None:
     """Its worker died with the grant in its hands and came back to a cancelled call: nothing was ever sent.
 

@@ -3,7 +3,7 @@
 Paymaster's own workers run in this process, so that the ledger's can be stopped alone; and they have less patience.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,23 +26,31 @@ from paymaster.plugin import PaymasterPlugin
 pytestmark = pytest.mark.timeout(60)
 
 
-class Impatient(GroupCommit[ItemT, AnswerT]):
-    """Gives up after one second instead of 30."""
+class Changeable(GroupCommit[ItemT, AnswerT]):
+    """Gives up after `patience_s` seconds, as of the time of sending."""
 
-    def __init__(
-        self,
-        commit: Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
-        *,
-        size_of: Callable[[ItemT], int],
-        give_up_after_s: float = 1.0,
-    ) -> None:
-        super().__init__(commit, size_of=size_of, give_up_after_s=min(1.0, give_up_after_s))
+    patience_s = 30.0
+
+    async def submit(self, item: ItemT) -> AnswerT:
+        self._give_up_after_s = Changeable.patience_s
+        return await super().submit(item)
 
 
-@pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "GroupCommit", Impatient)
-    monkeypatch.setattr(paymaster.client, "ANSWER_WITHIN", timedelta(seconds=1))
+class Patience:
+    """How long Paymaster waits for the ledger: as usual, or one second where a test knows that nobody answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr(worker, "GroupCommit", Changeable)
+
+    def set(self, seconds: float) -> None:
+        self._monkeypatch.setattr(Changeable, "patience_s", seconds)
+        self._monkeypatch.setattr(paymaster.client, "ANSWER_WITHIN", timedelta(seconds=min(seconds, 10.0)))
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
+    return Patience(monkeypatch)
 
 
 @pytest.fixture
@@ -76,20 +84,22 @@ def ask() -> LLMRequest:
 
 
 async def test_a_ledger_that_does_not_answer_is_a_typed_outcome_and_nothing_is_sent(
-    site: Site, service: FakeService
+    site: Site, service: FakeService, patience: Patience
 ) -> None:
     """Never an unbudgeted call, and no error that an agent does not expect."""
     count = service.count
+    patience.set(1.0)
     async with paymasters_workers(site) as (ledger, activities, calls), activities, calls:
         (result,) = await results_of([await start(site.client, ask())], 30)
         assert (result.outcome, result.reason) == (Outcome.UNAVAILABLE, "ledger_unreachable")
         assert service.count == count
+        patience.set(30.0)
         async with ledger:
             await settled_books(site, service)
 
 
 async def test_a_paid_answer_is_not_lost_while_the_ledger_does_not_answer(
-    site: Site, service: FakeService, caplog: pytest.LogCaptureFixture
+    site: Site, service: FakeService, patience: Patience, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The agent gets what it paid for at once; the backlog settles when the ledger answers again."""
     service.hold()
@@ -102,9 +112,11 @@ async def test_a_paid_answer_is_not_lost_while_the_ledger_does_not_answer(
         async with ledger:
             call = await start(site.client, ask())
             await until(lambda: service.held == 1, "the call is in flight")
+        patience.set(1.0)
         service.release()
         (result,) = await results_of([call], 30)
         assert result.outcome is Outcome.COMPLETED
         assert "could not be settled" in caplog.text, "the settlement met a ledger, so this proves nothing"
+        patience.set(30.0)
         async with ledger_again:
             await settled_books(site, service)

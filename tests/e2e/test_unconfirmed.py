@@ -1,0 +1,133 @@
+"""What nobody knows is listed and resolved by a person, and `reconcile` finds and mends what does not agree."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService, Reply
+from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
+from sqlalchemy import text
+
+from paymaster import LLMRequest, Outcome
+from paymaster.client import generate, start, try_generate
+from paymaster.database import entries_of_call
+from paymaster.devstack import EmbeddedStack
+from paymaster.money import nanos_to_usd, usd_to_nanos
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def service(server: CountingServer) -> FakeService:
+    return server.service("unconfirmed")
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, service: FakeService, module_folder: Path
+) -> AsyncIterator[Site]:
+    tables = configuration(
+        [service],
+        budgets={"acme": {"cap_usd": {"total": "1", "month": "1"}}, "acme/writer": {"cap_usd": {"total": "0.5"}}},
+        service={"timeout": "1s", "max_unconfirmed": 0, "retry": {"maximum_attempts": 1}},
+        ledger={"hold_expires_after": "2s"},
+    )
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+        yield site
+
+
+def ask(call_id: str) -> LLMRequest:
+    return LLMRequest(route="unconfirmed", budget="acme/writer", prompt="Say hello", call_id=call_id)
+
+
+async def a_lost_answer(site: Site, service: FakeService, call_id: str) -> None:
+    """The connection is cut after the request: nobody knows whether it was billed."""
+    service.script.append(Reply(cut=True))
+    result = await try_generate(site.client, ask(call_id))
+    assert (result.outcome, result.reason) == (Outcome.UNAVAILABLE, "connection_lost")
+
+
+async def an_expired_hold(site: Site, service: FakeService, call_id: str) -> None:
+    """The call's workflow is terminated in flight: nobody settles its hold."""
+    service.hold()
+    call = await start(site.client, ask(call_id))
+    await until(lambda: service.held == 1, "the call is in flight")
+    await call.terminate("somebody's mistake")
+
+    async def expired() -> bool:
+        return bool(await entries_of_call(site.engine, call_id))
+
+    await until(expired, "the hold has expired")
+    service.release()
+
+
+@pytest.mark.parametrize(
+    ("lose", "cost"), [(a_lost_answer, "0.000123457"), (a_lost_answer, "0"), (an_expired_hold, "0.02")]
+)
+async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
+    site: Site, service: FakeService, lose: Callable[[Site, FakeService, str], Awaitable[None]], cost: str
+) -> None:
+    """With the provider's bill in hand: below the bound, nothing at all, above it. Listed before, and not after."""
+    call_id = f"{lose.__name__}-{cost}"
+    before = (await settled_books(site)).unconfirmed
+    posted = (await site.balance("budget:acme")).posted_nanos
+    await lose(site, service, call_id)
+    bound = site.bound_nanos(service, ask(call_id))
+    status = await settled_books(site)
+    assert status.unconfirmed == before + 1
+    assert (await site.balance("budget:acme")).posted_nanos == posted + bound
+    (entry,) = await entries_of_call(site.engine, call_id)
+    listed = (await site.document("unconfirmed", "list"))["attempts"]
+    assert [(each["attempt_id"], each["charged_usd"], each["call_id"]) for each in listed] == [
+        (entry.attempt_id, str(nanos_to_usd(bound)), call_id)
+    ]
+
+    resolved = await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", cost)
+    assert resolved["posted"] is True
+    assert (await site.document("unconfirmed", "list"))["attempts"] == []
+    status = await settled_books(site)
+    assert status.unconfirmed == before
+    new = (await site.balance("budget:acme")).posted_nanos
+    assert new - posted == usd_to_nanos(cost)
+    assert {window: (await site.balance("budget:acme", window)).posted_nanos for window in ("month", "total")} == {
+        "month": new,
+        "total": new,
+    }
+    again = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", "1")
+    assert (again.code, "is not an unconfirmed attempt" in again.errors) == (1, True)
+    assert (await site.document("reconcile"))["agree"]
+
+
+@pytest.mark.parametrize("change", ["lost", "added"])
+async def test_reconcile_finds_what_was_changed_behind_the_ledgers_back_and_repair_mends_it(
+    site: Site, service: FakeService, change: str
+) -> None:
+    """A row is lost, or a row is there that was never posted: exit code 1 with the difference; then the rows count."""
+    result = await generate(site.client, ask(f"reconciled-{change}"))
+    await settled_books(site)
+    posted = (await site.balance("budget:acme")).posted_nanos
+    statement = {
+        "lost": "DELETE FROM api_usage WHERE call_id = 'reconciled-lost'",
+        "added": """
+            INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget,
+                                   service, model, granted_at, status, cost_usd, price_source, metadata)
+            SELECT 'other', state, 'other', 'other', workflow_id, run_id, ledger, epoch, budget,
+                   service, model, granted_at, status, cost_usd, price_source, metadata
+            FROM api_usage WHERE call_id = 'reconciled-added'
+        """,
+    }[change]
+    async with site.engine.begin() as connection:
+        assert (await connection.execute(text(statement))).rowcount == 1
+    difference = -result.cost_nanos if change == "lost" else result.cost_nanos
+
+    found = await site.command("reconcile")
+    assert found.code == 1
+    assert "3 of 3 accounts differ" in found.errors
+    assert (await site.balance("budget:acme")).posted_nanos == posted, "reconcile alone must change nothing"
+    mended = await site.document("reconcile", "--repair")
+    assert mended["agree"]
+    for window in ("month", "total"):
+        assert (await site.balance("budget:acme", window)).posted_nanos == posted + difference
+    assert (await site.balance("budget:acme/writer")).posted_nanos == posted + difference
+    assert (await generate(site.client, ask(f"after-{change}"))).outcome is Outcome.COMPLETED
+    await settled_books(site)
