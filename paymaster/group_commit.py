@@ -99,6 +99,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 1.0)
             else:
+                if len(answers) != len(group):  # a defect of the commit function: nobody knows which answer is whose
+                    for waiting in group:
+                        waiting.fail(CommitUnavailable(f"{len(answers)} answers for {len(group)} items"))
+                    return
                 for waiting, answer in zip(group, answers, strict=True):
                     if not waiting.answer.done():
                         waiting.answer.set_result(answer)

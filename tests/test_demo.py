@@ -108,7 +108,7 @@ def test_the_demo_parks_raises_finishes_and_its_books_agree(environment: dict[st
     demo.leaves_nothing()
 
 
-@pytest.mark.parametrize("moment", ["Starting Temporal", "Temporal UI", "✓ outline", "parked:"])
+@pytest.mark.parametrize("moment", ["Starting Temporal", "✓ outline"])
 def test_ctrl_c_at_any_point_leaves_no_process(environment: dict[str, str], tmp_path: Path, moment: str) -> None:
     demo = Command("demo", env=environment, folder=tmp_path)
     demo.says(moment)

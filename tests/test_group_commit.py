@@ -351,7 +351,6 @@ def test_a_group_that_is_split_is_sent_again_too_when_the_line_fails() -> None:
     run(story())
 
 
-@pytest.mark.xfail(strict=True, reason="the committing task dies of zip(strict=True), and the unanswered wait for ever")
 def test_a_commit_with_too_few_answers_leaves_nobody_waiting() -> None:
     """It cannot be said which answer is whose: all of them fail, and the next item is committed."""
 

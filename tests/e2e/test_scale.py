@@ -97,7 +97,7 @@ async def test_one_raise_releases_all_parked_calls_and_those_block_nobody_meanwh
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(300, marks=pytest.mark.timeout(120)),
+        pytest.param(300, marks=[pytest.mark.full, pytest.mark.timeout(120)]),
         pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(1_800)]),
     ],
 )
