@@ -165,8 +165,8 @@ async def test_a_database_without_our_tables_says_how_to_make_them(empty_databas
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("0000", "has schema 0000, this Paymaster needs 0001: run `paymaster migrate`"),
-        ("9999", "has schema 9999, newer than 0001 of this Paymaster: update this Paymaster"),
+        ("0000", f"has schema 0000, this Paymaster needs {SCHEMA_REVISION}: run `paymaster migrate`"),
+        ("9999", f"has schema 9999, newer than {SCHEMA_REVISION} of this Paymaster: update this Paymaster"),
     ],
 )
 async def test_an_older_and_a_newer_schema_are_told_apart(engine: AsyncEngine, found: str, message: str) -> None:

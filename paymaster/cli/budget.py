@@ -149,9 +149,11 @@ def _amount(option: str, text: str) -> str:
     from paymaster.money import usd_to_nanos
 
     try:
-        usd_to_nanos(text)
+        nanos = usd_to_nanos(text)
     except ValueError as error:
         raise CommandError(f"{option}: {error}") from None
+    if nanos < 0 or (option == "--by" and nanos == 0):
+        raise CommandError(f"{option} {text}: {'a raise is more than zero' if option == '--by' else 'it is negative'}")
     return text
 
 

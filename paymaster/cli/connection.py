@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -50,7 +51,8 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
     async def run() -> T:
         this = asyncio.current_task()
         assert this is not None  # it is running
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        if threading.current_thread() is threading.main_thread():  # only it hears of signals
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         try:
             return await _without_traceback(coroutine)
         finally:

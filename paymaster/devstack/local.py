@@ -9,6 +9,7 @@ from typing import Self
 
 from temporalio.client import Client
 
+import paymaster
 from paymaster import PaymasterPlugin
 from paymaster.client import Ledger
 from paymaster.database import migrate
@@ -25,7 +26,7 @@ WORKER_GRACE_S = 8.0
 
 def worker_program() -> Path:
     """`worker.py` of the checkout or image. Raises StackError in an installed wheel, which has none."""
-    program = Path(__file__).resolve().parents[2] / "worker.py"
+    program = Path(paymaster.__file__).resolve().parents[1] / "worker.py"
     if not program.is_file():
         raise StackError(f"workers run from Paymaster's checkout or image; there is no {program}")
     return program
