@@ -662,7 +662,8 @@ class Desk:
             reason=change.reason,
         )
         self._withdraw_above_cap(account, change.window)
-        self.state.freed.add(account.key)
+        # Also who waits for something else is looked at: a lowered cap may have made it impossible.
+        self.state.freed |= self.ledger.accounts.keys()
         self.advance(self.state.now_ms)
         return CapState(account=account.key, window=change.window, cap_nanos=to_nanos)
 

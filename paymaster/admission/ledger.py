@@ -166,8 +166,12 @@ class Ledger:
         self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def roll_windows(self, now_ms: int) -> set[str]:
-        """Starts the windows of `now_ms`, and returns the accounts of which a capped window ended."""
+        """Starts the windows of `now_ms`, and returns the accounts of which a capped window ended.
+
+        All of them if a raise lapsed: it may have made impossible what waits for something else.
+        """
         rolled: set[str] = set()
+        lapsed = False
         for window in WINDOWS:
             start = window_start_ms(window, now_ms)
             if start <= self._window_starts_ms[window]:
@@ -178,10 +182,11 @@ class Ledger:
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
                 balance.alerted.clear()
                 if balance.cap_nanos is not None:
+                    lapsed = lapsed or balance.lapsing_nanos > 0
                     balance.cap_nanos -= balance.lapsing_nanos
                     balance.lapsing_nanos = 0
                     rolled.add(account.key)
-        return rolled
+        return set(self.accounts) if lapsed else rolled
 
     def configure(self, key: str, config: AccountConfig) -> None:
         """Sets what the file says about an account, new or known. A cap that an admin changed is left alone."""

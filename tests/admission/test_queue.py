@@ -306,6 +306,22 @@ def test_what_can_never_fit_is_denied_in_both_modes_naming_candidate_and_number(
     assert site.denied(candidate("ghost"), candidate(usd=11)).detail.count(";") >= 1, "each candidate is named"
 
 
+@pytest.mark.parametrize("how", ["lowered", "lapsed"])
+def test_a_parked_call_that_cannot_fit_any_more_is_denied_at_once(how: str) -> None:
+    """It waits for a place at the service; meanwhile the cap of its team falls below its bound."""
+    budgets = {"acme": capped(day=100), "acme/team": capped(day=2)}
+    site = Site(config(budgets=budgets, services={"s": service(concurrent=1)}), at(2027, 3, 11) - MINUTE)
+    site.raise_cap("5", "budget:acme/team", lapses=how == "lapsed")
+    site.granted(candidate(usd=1), budget="acme")
+    waiting = site.parked(candidate(usd=4), budget="acme/team")
+    site.wait(MINUTE)
+    if how == "lowered":
+        site.set_cap("3", "budget:acme/team")
+    site.desk.advance(site.now_ms)
+    assert isinstance(denied := site.answers()[waiting], Denied)
+    assert denied.reason == "bound_above_cap"
+
+
 def test_one_call_of_many_that_can_never_fit_does_not_stop_a_route() -> None:
     """A candidate that can never fit is passed over for one that can wait."""
     site = Site(config(budgets={"acme": capped(day=10)}, services={"s": service(), "t": service(concurrent=1)}))
