@@ -483,7 +483,7 @@ class Desk:
             return Settled(hold_id=command.hold_id)
         if call := self.queue.get(command.hold_id):
             self.queue.remove(call)
-            self.state.freed.update(call.waits_for)  # somebody behind it may have been kept waiting by its claim
+            self.state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
         self.state.ended.setdefault(command.hold_id, EndedHold(self.state.now_ms))
         return Settled(hold_id=command.hold_id)
 
@@ -535,7 +535,7 @@ class Desk:
             if call.reserve.deadline_at_ms <= self.state.now_ms:
                 waited_s = (self.state.now_ms - call.parked_at_ms) // 1000
                 self._deny_parked(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
-                self.state.freed.update(call.waits_for)  # its claim may have kept somebody waiting
+                self.state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
 
     def _serve_parked(self) -> None:
         """Grants, in the queue's order, what fits now. Only calls that wait for what was freed are looked at."""

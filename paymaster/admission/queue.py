@@ -25,6 +25,9 @@ class ParkedCall:
     parked_at_ms: int
     waits_for: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
     """Accounts in which something must be freed."""
+    keeps: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
+    """Accounts that are kept for it since it has waited long enough. They only grow while it is busy: if it gave up one
+    when it waits for the next, small calls could take the two in turn, for ever."""
     retry_at_ms: int | None = None
     """… or a time that must come."""
     busy_since_ms: int | None = None
@@ -44,7 +47,10 @@ class ParkedCall:
         deciding = decide(obstacles)
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None)
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
-        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy")
+        loading = any(o.reason == "loading" for o in obstacles)  # that is nobody's hold: patience begins after it
+        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy" and not loading)
+        if self.busy_since_ms is None:
+            self.keeps = frozenset()
         # While another call probes, none works yet; else each parked call would wait for a probe of its own.
         self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
         self.detail = deciding.detail
@@ -90,10 +96,11 @@ class ParkedQueue:
         claims_at_ms = call.claims_at_ms()
         if claims_at_ms is None or claims_at_ms > now_ms:
             return frozenset()
-        self._claimed[call.reserve.hold_id] = call.waits_for
-        for key in call.waits_for:
+        call.keeps |= call.waits_for
+        self._claimed[call.reserve.hold_id] = call.keeps
+        for key in call.keeps:
             insort(self._claims.setdefault(key, []), call.place())
-        return call.waits_for
+        return call.keeps
 
     def end_claims(self, call: ParkedCall) -> frozenset[str]:
         """The accounts that it claimed: they may be free for somebody behind it."""

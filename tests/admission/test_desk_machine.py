@@ -124,6 +124,8 @@ class Waiting:
     parked_at_ms: int
     busy_since_ms: int | None = None
     """Since when only holds are in its way, as far as was seen."""
+    kept: frozenset[str] = frozenset()
+    """Accounts that the desk keeps for it from those behind it."""
 
     def is_ahead_of(self, request: Reserve, arrival: int) -> bool:
         return (-self.request.priority, self.arrival) < (-request.priority, arrival)
@@ -237,20 +239,6 @@ class Model:
             if ahead.is_ahead_of(request, arrival) and self.now_ms >= ahead.parked_at_ms + CLAIM_AFTER_MS
             for other in self.busy_candidates(ahead.request)
         )
-
-    def starved_by(self, request: Reserve, candidate: Candidate, arrival: int) -> Waiting | None:
-        """A call ahead that has waited for holds alone for long enough, and of which this grant spoils every chance."""
-        for ahead in self.queue:
-            since_ms, busy = ahead.busy_since_ms, self.busy_candidates(ahead.request)
-            if (
-                busy
-                and since_ms is not None
-                and self.now_ms >= since_ms + CLAIM_AFTER_MS
-                and ahead.is_ahead_of(request, arrival)
-                and all(self.is_in_the_way_of(ahead, other, request, candidate) for other in busy)
-            ):
-                return ahead
-        return None
 
     def open_candidates(self, request: Reserve, arrival: int) -> list[int]:
         """Those that fit now and that nobody ahead can have claimed."""
@@ -824,8 +812,7 @@ class DeskMachine(RuleBasedStateMachine):
         )
         assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
         assert not [n for n in model.open_candidates(request, arrival) if n < chosen], "an earlier candidate fitted"
-        starved = model.starved_by(request, request.candidates[chosen], arrival)
-        assert starved is None, f"{grant.hold_id} took what {starved} has waited for"
+        self.nothing_kept_was_taken(request, arrival, charged(request.budget, grant.service))
         assert grant.bound_nanos == bound_of(request, request.candidates[chosen])
         assert grant.granted_at_ms == model.now_ms
         assert grant.expires_at_ms == model.now_ms + HOLD_EXPIRES_AFTER_MS
@@ -838,6 +825,12 @@ class DeskMachine(RuleBasedStateMachine):
         for account in hold.accounts:
             if account in model.concurrent_max:
                 assert model.running(account) <= model.concurrent_max[account], f"too many calls at once in {account}"
+
+    def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
+        for ahead in self.model.queue:
+            if ahead.is_ahead_of(request, arrival):
+                kept = ahead.kept.intersection(accounts)
+                assert not kept, f"{request.hold_id} took what was kept in {kept} for {ahead.request.hold_id}"
 
     def judge_denial(self, request: Reserve, arrival: int, denied: Denied, *, waited: bool) -> None:
         model, verdicts = self.model, set(self.model.verdicts(request))
@@ -910,10 +903,18 @@ class DeskMachine(RuleBasedStateMachine):
             assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
             assert verdicts != {"never"}, f"{request.hold_id} is parked though it can never fit"
             if not model.busy_candidates(request):
-                waiting.busy_since_ms = None
+                waiting.busy_since_ms, waiting.kept = None, frozenset()
                 assert request.on_exhausted == "wait", f"{request.hold_id} is to fail on exhausted and waits for money"
+            elif model.loading:
+                waiting.busy_since_ms, waiting.kept = None, frozenset()
             elif waiting.busy_since_ms is None:
                 waiting.busy_since_ms = model.now_ms
+            elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
+                parked = self.desk.queue.get(request.hold_id)
+                assert parked is not None
+                assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
+                assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
+                waiting.kept = parked.keeps
 
     @invariant()
     def books_agree_with_the_model(self) -> None:

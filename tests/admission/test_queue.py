@@ -127,6 +127,22 @@ def test_a_large_call_is_not_starved_by_small_ones() -> None:
     assert passed >= 50, "until then the small ones were let through"
 
 
+def test_a_call_is_not_starved_by_two_sorts_of_small_ones_in_turn() -> None:
+    """It needs a place at the service and almost all the money; whenever one is there, somebody has just taken the
+    other."""
+    budgets = {"acme": capped(day=10), "other": capped(day=100)}
+    site = Site(config(budgets=budgets, services={"s": service(concurrent=1), "t": service()}))
+    place = site.granted(candidate("s"), budget="other")
+    large = site.parked(candidate("s", usd=9))
+    site.wait(CLAIM_AFTER_MS)
+    money = site.granted(candidate("t", usd=2))
+    site.settle(place, 0)
+    assert large not in site.served(), "now it waits for the money"
+    site.parked(candidate("s"), budget="other")
+    site.settle(money, 0)
+    assert site.served()[0] == large
+
+
 def test_a_claim_keeps_only_what_the_call_waits_for() -> None:
     """The large call claims its team's budget; other teams go on, also those with the same ancestor."""
     budgets = {"acme": capped(day=100), "acme/a": capped(day=10), "acme/b": capped(day=10)}
