@@ -4,6 +4,7 @@ Fields that cross a version are only ever added, and always with a default. Mone
 are milliseconds since the epoch (`…_at_ms`), durations milliseconds (`…_ms`).
 """
 
+import json
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import timedelta
@@ -193,8 +194,10 @@ class LLMRequest(BaseModel):
 
     def digest(self) -> str:
         """Tells whether two requests with the same call id ask for the same thing."""
-        # Without defaults, so that a field which a later version adds does not change it.
-        return sha256(self.model_dump_json(exclude={"call_id"}, exclude_defaults=True).encode()).hexdigest()
+        # Without defaults, so that a field which a later version adds does not change it; with sorted keys, so that the
+        # order in which a dict was filled does not either.
+        asked = json.loads(self.model_dump_json(exclude={"call_id"}, exclude_defaults=True))
+        return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 class Billing(StrEnum):

@@ -33,14 +33,14 @@ def usd_to_nanos(amount: str | int | Decimal) -> int:
     if not usd.is_finite() or usd.copy_abs() > nanos_to_usd(NANOS_MAX):
         raise ValueError(f"{amount!r} is not an amount of US dollars below 10^11")
     try:
-        return int(usd.quantize(_NANO, context=_EXACTLY).scaleb(9))
+        return int(usd.quantize(_NANO, context=_EXACTLY).scaleb(9, context=_EXACTLY))
     except Inexact:
         raise ValueError(f"{amount!r} is finer than a nano-dollar (nine decimals)") from None
 
 
 def nanos_to_usd(nanos: int) -> Decimal:
     """The same amount in US dollars, with all nine decimals."""
-    return Decimal(nanos).scaleb(-9)
+    return Decimal(f"{nanos}E-9")  # made from text a Decimal is exact, whatever precision the program has set
 
 
 def format_usd(nanos: int) -> str:

@@ -180,7 +180,6 @@ def test_the_largest_amount_is_what_the_database_can_store() -> None:
     assert usd_to_nanos("0e999999999") == usd_to_nanos("-0") == 0
 
 
-@pytest.mark.xfail(strict=True, reason="Decimal.scaleb without a context rounds to the precision of the program")
 def test_the_precision_of_the_surrounding_program_does_not_matter() -> None:
     """An agent may compute with six digits of its own."""
     with decimal.localcontext(prec=6):
