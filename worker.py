@@ -114,7 +114,9 @@ def _workers(
             LoadSpendActivities(client, engine).load_spend,
             AnswerCallsActivities(client).answer_calls,
             StoreNoticesActivities(engine).store_notices,
-            SendAlertsActivities(webhook_url.get_secret_value() if webhook_url else None).send_alerts,
+            SendAlertsActivities(
+                webhook_url.get_secret_value() if webhook_url else None, settings.alerts.webhook_format
+            ).send_alerts,
             CatchUpActivities(ledger, engine).catch_up,
         ],
         max_concurrent_activities=CALLS_AT_ONCE,

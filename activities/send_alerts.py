@@ -1,23 +1,28 @@
-"""send_alerts: to the webhook, one POST for each alert, as JSON whose `text` Slack shows."""
+"""send_alerts: to the webhook, one POST for each alert."""
 
+import re
 import time
-from typing import Any
+from datetime import timedelta
 
 import httpx
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.messages import Alert, Alerts, Delivery
+from paymaster.alert_forms import AlertForm, document
+from paymaster.messages import Alerts, Delivery
 
 WEBHOOK_ANSWERS_WITHIN_S = 5.0
 STOPS_AFTER_S = 15.0
 """Before its time is over it must say what was taken, or a slow webhook would get the same alerts again and again."""
+RETRY_AFTER_MAX_S = 60
+"""The longest Retry-After that is followed; after it the webhook is just asked again."""
 
 
 class SendAlertsActivities:
-    def __init__(self, webhook_url: str | None) -> None:
+    def __init__(self, webhook_url: str | None, form: AlertForm = "json") -> None:
         """None: there is no webhook; alerts are in the log and in the database."""
         self._webhook_url = webhook_url
+        self._form: AlertForm = form
 
     @activity.defn
     async def send_alerts(self, batch: Alerts) -> Delivery:
@@ -25,15 +30,16 @@ class SendAlertsActivities:
         if self._webhook_url is None:
             return Delivery(delivered=tuple(alert.sequence for alert in batch.alerts))
         sent: list[int] = []
-        problem = ""
+        problem, again_after = "", None
         stop_at = time.monotonic() + STOPS_AFTER_S
         async with httpx.AsyncClient(timeout=WEBHOOK_ANSWERS_WITHIN_S) as client:
             for alert in batch.alerts:
                 try:
-                    response = await client.post(self._webhook_url, json=_document(batch, alert))
+                    response = await client.post(self._webhook_url, json=document(self._form, batch, alert))
                     response.raise_for_status()
                 except httpx.HTTPStatusError as error:  # its own text has the URL, which is a secret
                     problem = f"HTTP {error.response.status_code}"
+                    again_after = _retry_after(error.response)
                     break
                 except httpx.HTTPError as error:
                     problem = type(error).__name__
@@ -42,13 +48,15 @@ class SendAlertsActivities:
                 if time.monotonic() > stop_at:
                     break
         if problem and not sent:
-            raise ApplicationError(f"the webhook does not take alerts: {problem}", type="WebhookFailed")
+            raise ApplicationError(
+                f"the webhook does not take alerts: {problem}", type="WebhookFailed", next_retry_delay=again_after
+            )
         return Delivery(delivered=tuple(sent))
 
 
-def _document(batch: Alerts, alert: Alert) -> dict[str, Any]:
-    return alert.model_dump(mode="json", exclude={"kind"}) | {
-        "text": f"Paymaster: {alert.text}",
-        "ledger": batch.ledger,
-        "id": f"{batch.epoch}/{alert.sequence}",  # the same when it is sent again
-    }
+def _retry_after(response: httpx.Response) -> timedelta | None:
+    """Slack takes one message a second, and says in whole seconds when it takes the next one."""
+    seconds = response.headers.get("retry-after", "")
+    if not re.fullmatch("[0-9]{1,9}", seconds):
+        return None
+    return timedelta(seconds=min(int(seconds), RETRY_AFTER_MAX_S))

@@ -45,6 +45,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from paymaster.alert_forms import AlertForm
 from paymaster.budget_path import check_budget_path
 from paymaster.messages import Window
 from paymaster.money import Price, UsdAsNanos
@@ -413,7 +414,11 @@ class AlertsSettings(_Table):
     """`[alerts]`: where alerts go."""
 
     webhook_url: Annotated[SecretText, AfterValidator(_check_webhook_url)] | None = None
-    """A URL that takes JSON by POST, as Slack does; kept secret. None, the default: alerts are only logged."""
+    """A URL that takes JSON by POST; kept secret. None, the default: alerts are only logged and stored."""
+    webhook_format: AlertForm = "json"
+    """What the webhook takes: "slack" (an incoming webhook), "teams" (the address of a Teams workflow "When a Teams
+    webhook request is received", which shows an adaptive card), or "json": every field of the alert, for programs.
+    Default "json"."""
 
 
 class DatabaseSettings(_Table):

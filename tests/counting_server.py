@@ -288,10 +288,11 @@ class Webhook:
 
     def __init__(self) -> None:
         self.took: list[dict[str, Any]] = []
-        """The documents that got a 200, in order."""
+        """The documents that got a 200 or 202, in order."""
         self.refused = 0
         """The POSTs that got another answer, or none in time."""
         self.status = 200
+        self.headers: dict[str, str] = {}
         self.answers_after_s = 0.0
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -349,7 +350,7 @@ class Webhook:
         self.refused += 1
         if self.answers_after_s:
             await asyncio.sleep(self.answers_after_s)
-        await _write(writer, self.status, {}, b"ok")
-        if self.status == 200:
+        await _write(writer, self.status, self.headers, b"ok")
+        if self.status in (200, 202):
             self.refused -= 1
             self.took.append(document)

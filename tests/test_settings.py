@@ -322,6 +322,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (OPENAI.replace("/v1", f"/v1?key={SENTINEL}"), "services.openai.base_url", "NAME of a key in `key`"),
         (OPENAI.replace("/v1", "/v 1"), "services.openai.base_url", "percent-encoded"),
         ('[alerts]\nwebhook_url = "http://hooks.example.com/x"', "alerts.webhook_url", "write https://"),
+        ('[alerts]\nwebhook_format = "irc"', "alerts.webhook_format", "'json', 'slack' or 'teams'"),
         (f'[database]\nurl = "mysql://u:{SENTINEL}@h/d"', "database.url", "postgresql+asyncpg://user:password@host"),
         (f'[database]\nurl = "{SENTINEL}"', "database.url", "postgresql+asyncpg://user:password@host"),
         (f"[database]\nurl = ['{SENTINEL}']", "database.url", "must be a valid string"),

@@ -3,16 +3,20 @@
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from counting_server import CountingServer, FakeService, Webhook
 from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books, until
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import send_alerts
 from activities.send_alerts import SendAlertsActivities
 from paymaster import LLMRequest, Outcome
+from paymaster.alert_forms import AlertForm, document
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import Alert, Alerts, RaiseCap, SetCap
@@ -147,6 +151,37 @@ async def test_a_webhook_that_takes_long_for_each_alert_gets_on(monkeypatch: pyt
         delivery = await ActivityEnvironment().run(SendAlertsActivities(webhook.url).send_alerts, batch)
     assert delivery.delivered == (1, 2)
     assert webhook.ids == ["slow/1", "slow/2"]
+
+
+@pytest.mark.parametrize("form", get_args(AlertForm))
+async def test_every_form_outlives_an_outage_and_waits_as_long_as_the_webhook_asks(form: AlertForm) -> None:
+    """Nobody there, then 503, then 429 with Retry-After, then taken: all alerts, in the form asked for."""
+    alerts = Alerts(
+        ledger="forms",
+        epoch="forms",
+        alerts=tuple(Alert(sequence=n, at_ms=0, what="overage", text=f"alert {n}") for n in (1, 2)),
+    )
+    async with Webhook() as webhook:
+        send = SendAlertsActivities(webhook.url, form).send_alerts
+
+        async def refused() -> ApplicationError:
+            with pytest.raises(ApplicationError) as caught:
+                await ActivityEnvironment().run(send, alerts)
+            assert webhook.url not in str(caught.value)
+            return caught.value
+
+        assert "ConnectError" in str(await refused())
+        await webhook.listen()
+        webhook.status = 503
+        assert (await refused()).next_retry_delay is None
+        webhook.status = 429
+        for said, delay_s in {"7": 7, "86400": 60, "²": None, "Wed, 21 Oct 2026 07:28:00 GMT": None}.items():
+            webhook.headers = {"Retry-After": said}
+            delay = (await refused()).next_retry_delay
+            assert delay == (None if delay_s is None else timedelta(seconds=delay_s))
+        webhook.status, webhook.headers = (202 if form == "teams" else 200), {}
+        assert (await ActivityEnvironment().run(send, alerts)).delivered == (1, 2)
+    assert webhook.took == [document(form, alerts, alert) for alert in alerts.alerts]
 
 
 async def test_each_change_of_a_cap_is_kept_with_who_why_from_and_to(site: Site) -> None:
