@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 from temporalio.client import (
     Client,
+    WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
@@ -30,6 +31,7 @@ from paymaster.messages import (
     AttemptReports,
     BacklogBatch,
     BacklogStart,
+    CallRef,
     CapState,
     Command,
     CommandBatch,
@@ -176,6 +178,16 @@ class Ledger:
         """One signal with many reports of failed attempts."""
         await self._handle.signal("report_attempts", AttemptReports(reports=tuple(reports)), rpc_timeout=ANSWER_WITHIN)
         return [None] * len(reports)
+
+    async def is_running(self, call: CallRef) -> bool:
+        """Whether a call goes on, and may still report what it did cost."""
+        try:
+            description = await self._client.get_workflow_handle(call.workflow_id, run_id=call.run_id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:  # longer ago than Temporal keeps
+                return False
+            raise
+        return description.status is WorkflowExecutionStatus.RUNNING
 
     async def send(self, commands: Sequence[Command]) -> Sequence[Answer]:
         """One update with many commands. Raises one of LEDGER_ERRORS when it should be sent again."""

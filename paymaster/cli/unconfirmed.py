@@ -98,7 +98,7 @@ async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "Sett
     """First the row, then the books, as for every attempt."""
     from paymaster.client import LEDGER_ERRORS
     from paymaster.database import insert_entries, unconfirmed_entries
-    from paymaster.messages import Refused, Settle, Settled, UnknownHold
+    from paymaster.messages import CallRef, Refused, Settle, Settled, UnknownHold
 
     ledger = await connect_ledger(settings)
     async with open_database(settings) as engine:
@@ -106,6 +106,12 @@ async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "Sett
         found = [entry for entry in entries if entry.attempt_id == attempt]
         if not found:
             raise CommandError(f"{attempt} is not an unconfirmed attempt; see `paymaster unconfirmed list`", EXIT_NO)
+        call = CallRef(workflow_id=found[0].workflow_id, run_id=found[0].run_id)
+        if found[0].status == "expired" and await ledger.is_running(call):
+            raise CommandError(
+                f"{call.workflow_id} is still running and will report itself what it did cost; wait, or cancel it",
+                EXIT_NO,
+            )
         final = found[0].model_copy(update={"state": "final", "cost_nanos": cost_nanos})
         await insert_entries(engine, [final])
     # The hold's other attempts were certainly not billed: their cost is zero.

@@ -7,11 +7,13 @@ import pytest
 from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from sqlalchemy import text
+from temporalio.client import WorkflowFailureError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start, try_generate
-from paymaster.database import entries_of_call
+from paymaster.database import entries_of_call, insert_entries
 from paymaster.devstack import EmbeddedStack
+from paymaster.messages import PauseService, ResumeService, UsageEntry
 from paymaster.money import nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(60)
@@ -94,6 +96,44 @@ async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
     again = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", "1")
     assert (again.code, "is not an unconfirmed attempt" in again.errors) == (1, True)
     assert (await site.document("reconcile"))["agree"]
+
+
+async def test_what_a_running_call_will_say_itself_is_not_resolved_by_a_person(site: Site) -> None:
+    """Its hold expired because its worker slept; if a person wrote down the cost, it would be there twice."""
+    await site.ledger.pause_service(PauseService(service="unconfirmed"))
+    call = await start(site.client, ask("asleep"))
+
+    async def parked() -> bool:
+        return (await site.ledger.status()).parked == 1
+
+    await until(parked, "the call waits, and is running")
+    entry = UsageEntry(
+        attempt_id="asleep/expiry",
+        state="unconfirmed",
+        hold_id="asleep",
+        call_id="asleep",
+        workflow_id=call.id,
+        run_id=call.first_execution_run_id or "",
+        ledger=site.settings.ledger.name,
+        epoch="",
+        budget="acme/writer",
+        service="unconfirmed",
+        model="model-1",
+        granted_at_ms=0,
+        status="expired",
+        cost_nanos=1,
+        price_source="test",
+    )
+    await insert_entries(site.engine, [entry])
+    refused = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", "0.02")
+    assert (refused.code, f"{call.id} is still running" in refused.errors) == (1, True), refused
+    await call.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await call.result()
+    await site.ledger.resume_service(ResumeService(service="unconfirmed"))
+    resolved = await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", "0")
+    assert resolved["posted"] is False, "the ledger never had a hold of this name"
+    await settled_books(site)
 
 
 @pytest.mark.parametrize("change", ["lost", "added"])
