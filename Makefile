@@ -7,6 +7,9 @@ PYTHON ?= python3
 # uv from PATH, else one that we install beside the project's environment.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
+# Two processes, each with a Temporal and a PostgreSQL of its own: many tests wait more than they compute.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
+
 .PHONY: demo dev test test-full lint format types bench clean
 
 demo: .venv/.ready      ## the main job: an agent on a real model, parked at its cap, raised, finished
@@ -16,10 +19,10 @@ dev: .venv/.ready       ## Temporal, PostgreSQL, the local model and a worker un
 	.venv/bin/paymaster dev $(ARGS)
 
 test: .venv/.ready      ## all tests that fit into eight minutes
-	.venv/bin/python -m pytest -m "not full" $(ARGS)
+	$(PYTEST) -m "not full" $(ARGS)
 
 test-full: .venv/.ready ## all tests
-	.venv/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

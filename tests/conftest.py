@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
+import os
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from counting_server import CountingServer
 from paymaster_process import Databases
 
 from paymaster.devstack import EmbeddedStack
+from paymaster.devstack.errors import StackError
+from paymaster.devstack.temporal_binary import temporal_binary
 
 # ---------------------------------------------------------------- no provider can be reached
 
@@ -95,6 +98,16 @@ def _anything_reachable() -> Generator[None]:
 
 
 # ---------------------------------------------------------------- the embedded stack
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Gets Temporal before the first test, whose time limit is too short for a build of it: minutes, once a machine."""
+    if os.environ.get("PYTEST_XDIST_WORKER") or session.config.option.collectonly:
+        return
+    try:
+        asyncio.run(temporal_binary(print))
+    except StackError as error:
+        print(error)  # tests that need it fail with this; all others can do without
 
 
 @pytest.fixture(scope="session")
