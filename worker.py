@@ -42,6 +42,7 @@ from paymaster.messages import (
     Command,
 )
 from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.redaction import redact_crashes, redact_logs
 from paymaster.settings import ConfigurationError, Settings, load_settings
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
@@ -151,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    redact_logs()
+    redact_crashes()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request says nothing that the entries do not
     try:
         asyncio.run(_run_until_stopped(load_settings(options.config), options.role))

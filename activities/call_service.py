@@ -30,7 +30,8 @@ from paymaster.messages import (
     ServiceCall,
     ToolCall,
 )
-from paymaster.security.keys import ApiKey, KeySource, KeyUnavailable
+from paymaster.security.keys import KeySource, KeyUnavailable
+from paymaster.security.redaction import redact, redact_bytes
 from paymaster.services.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.services.json_reading import message_data
 from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
@@ -150,11 +151,10 @@ class CallServiceActivities:
             )
 
         def failed(error_class: ErrorClass, message: str, **facts: object) -> "_Tried":
-            error = redact(message, key)[:500]
+            error = redact(message)[:500]
             facts |= {"error_class": error_class.name, "error": error, "trips_breaker": error_class.trips_breaker}
             return _Tried(attempt(error_class.billing, **facts), error_class)
 
-        key: ApiKey | None = None
         service = self._services.get(call.grant.service)
         if service is None:  # a worker with another configuration file may have it
             return failed(_UNKNOWN_SERVICE, f"this worker has no service {call.grant.service!r}")
@@ -192,8 +192,8 @@ class CallServiceActivities:
             return failed(_TOO_LARGE, str(error))
 
         # Here, before anything is cut to length: half a key would no longer be found.
-        content = redact(content.decode("latin-1"), key).encode("latin-1")
-        headers = {name.lower(): redact(value, key) for name, value in response.headers.items()}
+        content = redact_bytes(content)
+        headers = {name.lower(): redact(value) for name, value in response.headers.items()}
         facts: dict[str, object] = {
             "http_status": response.status_code,
             "provider_request_id": request_id(headers, content),
@@ -230,7 +230,7 @@ class CallServiceActivities:
             error = error_of(answer.status, answer.body, within_200=True)
             error = error._replace(error_class=error.error_class._replace(billing=billing))
             return refused(error, usage=usage, **facts)
-        answer = without_key(answer, key)
+        answer = without_keys(answer)
         facts |= {"usage": usage, "model_answered": answer.model}
         cost = _cost(call, service, answer, started_at_ms)
         if cost is not None:
@@ -387,23 +387,14 @@ def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, st
     return settled_cost(service, answer, datetime.fromtimestamp(started_at_ms / 1000, UTC))
 
 
-def redact(text: str, key: ApiKey | None) -> str:
-    """A provider that echoes the key in its error must not bring it into history, logs or database."""
-    return text if key is None else text.replace(key.reveal(), "[key]")
-
-
-def without_key(answer: ServiceAnswer, key: ApiKey | None) -> ServiceAnswer:
-    """Once more: in a stream, or escaped in JSON, the key's pieces come together only here."""
-    if key is None:
-        return answer
+def without_keys(answer: ServiceAnswer) -> ServiceAnswer:
+    """Once more: in a stream, or escaped in JSON, a key's pieces come together only here."""
     return replace(
         answer,
-        text=redact(answer.text, key),
-        finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason, key),
-        model=None if answer.model is None else redact(answer.model, key),
-        tool_calls=tuple(
-            ToolCall.model_validate_json(redact(call.model_dump_json(), key)) for call in answer.tool_calls
-        ),
+        text=redact(answer.text),
+        finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason),
+        model=None if answer.model is None else redact(answer.model),
+        tool_calls=tuple(ToolCall.model_validate_json(redact(call.model_dump_json())) for call in answer.tool_calls),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.call_service import without_key
+from activities.call_service import without_keys
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
 from paymaster.money import Price
 from paymaster.security.keys import ApiKey
@@ -729,6 +729,7 @@ def test_endless_bodies_are_malformed(api: Api, body: bytes) -> None:
 def test_a_key_that_comes_in_pieces_is_found_once_they_are_together() -> None:
     """A server that echoes the key word by word, or escaped: no piece of it is the key, the answer is."""
     key = "sk-live-0123456789"
+    ApiKey(key)
     call = {"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"city": "sk-\\u006cive-'}}
     more = {"index": 0, "function": {"arguments": '0123456789"}'}}
     text = sse(
@@ -739,5 +740,5 @@ def test_a_key_that_comes_in_pieces_is_found_once_they_are_together() -> None:
     answer = parse_stream("openai", text)
     assert isinstance(answer, ServiceAnswer)
     assert key in answer.text
-    found = without_key(answer, ApiKey(key))
+    found = without_keys(answer)
     assert (found.text, found.tool_calls[0].arguments) == ("It is [key].", {"city": "[key]"})

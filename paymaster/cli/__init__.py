@@ -19,7 +19,8 @@ from paymaster.cli import (
     usage,
     worker,
 )
-from paymaster.cli.output import CommandError, print_note
+from paymaster.cli.output import EXIT_NO, CommandError, print_note
+from paymaster.security.redaction import redact_logs, redacted_traceback
 
 __all__ = ["app", "main"]
 
@@ -48,8 +49,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character gets "?", not a traceback
+    redact_logs()
     try:
         app()
     except CommandError as error:
         print_note(f"paymaster: {error}")
         sys.exit(error.exit_code)
+    except Exception as error:  # not left to Python: typer's own hook would print it with any key that it names
+        sys.stderr.write(redacted_traceback(error))
+        sys.exit(EXIT_NO)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paymaster.security.redaction import redact
+
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
@@ -38,12 +40,12 @@ class CommandError(Exception):
 
 def print_json(document: "JsonValue") -> None:
     """The only thing that a command with `--json` writes to stdout. ASCII only: no terminal or pipe can spoil it."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(redact(json.dumps(document, indent=2)) + "\n")
 
 
 def print_text(text: str) -> None:
     """Text as it is, to stdout; without control characters if it goes to a terminal, which would obey them."""
-    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + "\n")
+    sys.stdout.write((printable(text) if sys.stdout.isatty() else redact(text)) + "\n")
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
@@ -74,8 +76,8 @@ def print_line(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text without the control characters that a terminal would obey."""
-    return _CONTROL.sub("\ufffd", text)
+    """The text without known keys and without the control characters that a terminal would obey."""
+    return _CONTROL.sub("\ufffd", redact(text))
 
 
 def usd(nanos: int) -> str:

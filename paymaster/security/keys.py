@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Never, Protocol
 
+from paymaster.security.redaction import remember
+
 _KEY_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEY_NAME_CHARACTERS_MAX = 64
 _RANDOM_RUN = re.compile(r"[A-Za-z0-9]{24,}|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}")
@@ -26,6 +28,7 @@ class ApiKey:
 
     def __init__(self, value: str) -> None:
         self._value = value
+        remember(value)  # before anybody can write it anywhere
 
     def reveal(self) -> str:
         """The key itself, for the request's header and for nothing else."""

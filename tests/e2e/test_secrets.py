@@ -6,10 +6,11 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
+from key_search import find_key
 from paymaster_process import Databases, Site, configuration, readable_history, running_site, settled_books, until
 from sqlalchemy import text
 
@@ -40,21 +41,6 @@ async def site(
         stack.temporal_address, await databases.create(), module_folder, tables, environment=environment
     ) as site:
         yield site
-
-
-def forms(secret: str) -> set[str]:
-    """How the text looks when somebody wrote it, encoded it, or cut it off."""
-    raw = secret.encode()
-    written = {secret, secret[:12], secret[-12:], json.dumps(secret)[1:-1], quote(secret), quote(secret, safe="")}
-    written |= {quote_plus(secret), raw.hex(), repr(secret)[1:-1]}
-    for shift in range(3):  # the alignments that base64 can meet it in, without what the neighbours change
-        for encode in (b64encode, urlsafe_b64encode):
-            written.add(encode(b"\0" * shift + raw).decode().rstrip("=")[4 if shift else 0 : -4])
-    return written
-
-
-def found_in(haystack: str, secret: str) -> list[str]:
-    return sorted(form for form in forms(secret) if form in haystack)
 
 
 async def everything_readable(site: Site) -> dict[str, str]:
@@ -124,11 +110,11 @@ async def test_no_key_is_in_any_history_log_or_row(site: Site, server: CountingS
     await until(all_listed, "Temporal lists every call")
     places = await everything_readable(site)
     # The same search finds what is there: in each place, and in both forms of the histories.
-    assert [name for name, place in places.items() if not found_in(place, CONTROL)] == []
-    assert len(found_in(places["histories"], CONTROL)) >= 4, "base64 is not searched"
+    assert [name for name, place in places.items() if not find_key(place, CONTROL)] == []
+    assert len(find_key(places["histories"], CONTROL)) >= 4, "base64 is not searched"
     for name, place in places.items():
         for secret in (KEY, UNUSABLE_KEY):
-            where = [re.findall(f".{{0,200}}{re.escape(form)}.{{0,20}}", place)[:1] for form in found_in(place, secret)]
+            where = [re.findall(f".{{0,200}}{re.escape(form)}.{{0,20}}", place)[:1] for form in find_key(place, secret)]
             assert where == [], f"a key is in the {name}"
 
 
@@ -146,5 +132,5 @@ def test_the_search_finds_a_secret_in_every_encoding(secret: str) -> None:
             surrounded.encode().hex(),
             surrounded[: len(before) + 12],
         ):
-            assert found_in(encoded, secret), f"not found in {encoded}"
-        assert not found_in(f"{before}something else", secret)
+            assert find_key(encoded, secret), f"not found in {encoded}"
+        assert not find_key(f"{before}something else", secret)

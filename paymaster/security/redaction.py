@@ -1,0 +1,174 @@
+"""Known keys are taken out of every text that leaves the process: logs, failures, traces, what commands print.
+
+`ApiKey` tells this file each value that it ever holds; whatever writes a text asks `redact` first. A key is found as it
+is, and as URLs, JSON (also inside JSON), HTML, base64 (wherever it begins) and hexadecimal write it.
+"""
+
+import html
+import logging
+import re
+import sys
+import threading
+import traceback
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, cast
+
+INSTEAD = "[key]"
+SECRET_CHARACTERS_MIN = 8
+"""A shorter key is a placeholder of a server that wants none ("none", "EMPTY"): it would be found in ordinary words."""
+SECRETS_MAX = 1_000
+"""So many are remembered; a key that was replaced so often since is of no use to anybody."""
+_NESTED_MAX = 5
+
+
+class _Forms(NamedTuple):
+    """How one secret can be written."""
+
+    anchor: str
+    """A part that every escaped form has as it is: searching for it first is much quicker than the pattern."""
+    escaped: re.Pattern[str]
+    encoded: tuple[str, ...]
+
+
+_known: dict[str, _Forms] = {}
+
+
+def remember(secret: str) -> None:
+    """From now on `redact` takes this value out, unless it is too short to be a secret."""
+    if secret in _known or len(secret) < SECRET_CHARACTERS_MIN:
+        return
+    if len(_known) >= SECRETS_MAX:
+        del _known[next(iter(_known))]
+    runs = re.findall(r"[A-Za-z0-9]+", secret)
+    _known[secret] = _Forms(
+        anchor=max(runs, key=len, default=""),
+        escaped=re.compile("".join(_escapes(character) for character in secret)),
+        encoded=tuple(_encodings(secret.encode())),
+    )
+
+
+def redact(text: str) -> str:
+    """The text with `[key]` in the place of every known secret, in whatever form."""
+    for forms in tuple(_known.values()):  # another thread may add one
+        if forms.anchor in text:
+            text = forms.escaped.sub(INSTEAD, text)
+        for encoded in forms.encoded:
+            if encoded in text:
+                text = text.replace(encoded, INSTEAD)
+    return text
+
+
+def redact_bytes(content: bytes) -> bytes:
+    """The same for bytes, whatever they are: secrets are ASCII."""
+    return redact(content.decode("latin-1")).encode("latin-1")
+
+
+def redact_value(value: Any) -> Any:
+    """The same for whatever is in a log record or on a trace's span: texts, and those in mappings and sequences."""
+    return _redact_value(value, _NESTED_MAX)
+
+
+def _redact_value(value: Any, levels: int) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case bytes():
+            return redact_bytes(value)
+        case bool() | int() | float() | None:
+            return value
+        case Mapping() if levels:
+            items = cast(Mapping[Any, Any], value).items()
+            return {_redact_value(name, 0): _redact_value(below, levels - 1) for name, below in items}
+        case list() | tuple() | set() | frozenset() if levels:
+            return [_redact_value(below, levels - 1) for below in cast(Iterable[Any], value)]
+        case _:
+            text = str(value)
+            redacted = redact(text)
+            return value if redacted == text else redacted
+
+
+def _escapes(character: str) -> str:
+    """A pattern for a character as it is and as URLs, JSON and HTML escape it; none of them escapes letters."""
+    if character.isalnum():
+        return character
+    code = ord(character)
+    entities = {html.escape(character), f"&#{code};", f"&#x{code:x};"}
+    escapes = [
+        rf"\\*{re.escape(character)}",
+        rf"(?i:%(?:25)*{code:02x})",
+        rf"(?i:\\+(?:u00|x){code:02x})",
+        *(f"(?i:{re.escape(entity)})" for entity in sorted(entities - {character})),
+    ]
+    return f"(?:{'|'.join(reversed(escapes))})"
+
+
+def _encodings(secret: bytes) -> Iterable[str]:
+    """Base64 at each of its three alignments, without the characters that the neighbours decide too; hexadecimal."""
+    for shift in range(3):
+        whole = slice(-(-shift * 8 // 6), (shift + len(secret)) * 8 // 6)
+        for encode in (b64encode, urlsafe_b64encode):
+            yield encode(b"\0" * shift + secret).decode()[whole]
+    yield secret.hex()
+    yield secret.hex().upper()
+
+
+# ---------------------------------------------------------------- logs
+
+
+class RedactingFilter(logging.Filter):
+    """On a handler it takes known keys out of messages, their arguments, extra fields and tracebacks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        redacted = redact(message)
+        if redacted != message:
+            record.msg, record.args = redacted, ()
+        for name, value in record.__dict__.items():
+            if name not in ("msg", "args", "exc_info", "exc_text"):
+                record.__dict__[name] = redact_value(value)
+        if record.exc_info:
+            text = _without_last_break(traceback.format_exception(*record.exc_info))
+            redacted = redact(text)
+            if redacted != text:  # formatters print the text when there is no exception
+                record.exc_info, record.exc_text = None, redacted
+        elif record.exc_text:
+            record.exc_text = redact(record.exc_text)
+        return True
+
+
+def _without_last_break(lines: Iterable[str]) -> str:
+    return "".join(lines).rstrip("\n")
+
+
+def redact_logs() -> None:
+    """Puts the filter on every handler of the root logger, and on the one that serves when there is none.
+
+    Call it when logging is set up.
+    """
+    for handler in (*logging.getLogger().handlers, logging.lastResort):
+        if handler is not None:
+            handler.addFilter(RedactingFilter())
+
+
+# ---------------------------------------------------------------- what nobody caught
+
+
+def redact_crashes() -> None:
+    """The traceback of an exception that nobody caught, in any thread, goes to stderr without known keys."""
+
+    def crashed(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        sys.stderr.write(redacted_traceback(error))
+
+    def thread_crashed(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None:
+            sys.stderr.write(redacted_traceback(arguments.exc_value))
+
+    sys.excepthook = crashed
+    threading.excepthook = thread_crashed
+
+
+def redacted_traceback(error: BaseException) -> str:
+    """As Python prints it, without known keys."""
+    return redact("".join(traceback.format_exception(error)))
