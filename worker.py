@@ -41,7 +41,7 @@ from paymaster.messages import (
     AttemptReport,
     Command,
 )
-from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
 from paymaster.security.redaction import redact_crashes, redact_logs
 from paymaster.settings import ConfigurationError, Settings, load_settings
 from workflows.budget import BudgetWorkflow
@@ -60,11 +60,12 @@ logger = logging.getLogger("paymaster.worker")
 async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> None:
     """Runs until `stop` is set, then lets what is running finish.
 
-    Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`.
+    Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`,
+    KeyUnavailable without a key for the payloads' encryption.
     """
     if settings.database.url is None:
         raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
-    client = await connect()
+    client = await connect(settings)
     engine = create_engine(settings.database.url.get_secret_value())
     connections = Connections(settings.services)
     try:
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request says nothing that the entries do not
     try:
         asyncio.run(_run_until_stopped(load_settings(options.config), options.role))
-    except ConfigurationError as error:
+    except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
         return 2
     except (SchemaOutdated, RuntimeError, OSError) as error:

@@ -54,6 +54,7 @@ from paymaster.messages import (
     call_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
+from paymaster.settings import Settings
 from paymaster.structured_output import Output, answer_as
 
 ResultT = TypeVar("ResultT")
@@ -63,14 +64,15 @@ ANSWER_WITHIN = timedelta(seconds=10)
 """How long one update or query to the ledger may take before it counts as unanswered."""
 
 
-async def connect() -> Client:
+async def connect(settings: Settings | None = None) -> Client:
     """A client of the Temporal that the standard environment configuration names (temporal.toml, TEMPORAL_ADDRESS, …).
 
-    Without one: localhost:7233. Raises RuntimeError when it can't be reached.
+    Without one: localhost:7233. `settings` as for `PaymasterPlugin`. Raises RuntimeError when Temporal can't be
+    reached, KeyUnavailable without a key for the payloads' encryption.
     """
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, plugins=[PaymasterPlugin()])
+    return await Client.connect(**config, plugins=[PaymasterPlugin(settings)])
 
 
 @overload

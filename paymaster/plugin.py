@@ -1,13 +1,18 @@
 """What a Temporal client or worker needs to speak Paymaster's messages."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.client import ClientConfig
+from temporalio.common import HeaderCodecBehavior
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkflowRunner
+from temporalio.service import ConnectConfig, ServiceClient
+from temporalio.worker import ReplayerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from paymaster.security.failures import RedactingFailureConverter
+from paymaster.security.encryption import PayloadEncryption, data_converter
+from paymaster.security.keys import EnvironmentKeys
+from paymaster.settings import Settings, load_settings_if_any
 
 
 def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRunner:
@@ -22,13 +27,37 @@ def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRun
 class PaymasterPlugin(SimplePlugin):
     """Give it to `Client.connect(plugins=[PaymasterPlugin()])`; workers of that client have it too.
 
-    It sets the Pydantic data converter, keeps known keys out of failures, and lets workflow code import `paymaster`
-    without the sandbox's copy.
+    It sets the Pydantic data converter, encrypts payloads where that is configured, keeps known keys out of failures,
+    and lets workflow code import `paymaster` without the sandbox's copy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        """`settings` None: those of this process, from PAYMASTER_CONFIG, paymaster.toml and PAYMASTER__… variables, as
+        far as there are any. Only `encryption` and `keys` matter here.
+
+        Raises ConfigurationError; connecting raises KeyUnavailable when a key for the encryption is not there.
+        """
+        settings = load_settings_if_any() if settings is None else settings
+        self._encryption = PayloadEncryption(settings.encryption.keys, EnvironmentKeys())
         super().__init__(
             "paymaster",
-            data_converter=replace(pydantic_data_converter, failure_converter_class=RedactingFailureConverter),
+            data_converter=data_converter(self._encryption),
             workflow_runner=_with_paymaster_passed_through,
         )
+
+    async def connect_service_client(
+        self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]
+    ) -> ServiceClient:
+        """Also fetches the keys: a missing one is better noticed now than by the first payload."""
+        await self._encryption.load()
+        return await super().connect_service_client(config, next)
+
+    def configure_client(self, config: ClientConfig) -> ClientConfig:
+        """Also has headers encoded, which the SDK otherwise leaves as they are."""
+        config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        return super().configure_client(config)
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """The same for replays."""
+        config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        return super().configure_replayer(config)

@@ -141,6 +141,13 @@ def _sorted_once(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(values)))
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is in the list twice; name each key once")
+    return names
+
+
 def _check_ledger_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
         raise ValueError('not a ledger name: write 1 to 64 of a-z, 0-9 and "-"')
@@ -410,6 +417,14 @@ class KeysSettings(_Table):
     Default "env"."""
 
 
+class EncryptionSettings(_Table):
+    """`[encryption]`: hides what Temporal stores (prompts, answers, errors) from everybody who has no key."""
+
+    keys: Annotated[tuple[KeyName, ...], AfterValidator(_each_once)] = ()
+    """NAMES of keys (see `[keys]`), each 32 random bytes in base64 (`openssl rand -base64 32`). The first one encrypts,
+    all of them decrypt. Every worker, agent and command needs the same list. Default []: nothing is encrypted."""
+
+
 class AlertsSettings(_Table):
     """`[alerts]`: where alerts go."""
 
@@ -444,6 +459,7 @@ class Settings(BaseSettings):
     budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
     keys: KeysSettings = KeysSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
 
@@ -535,6 +551,19 @@ def load_settings(path: Path | None = None, *, environ: Mapping[str, str] | None
     raise ConfigurationError(settings, file)
 
 
+def load_settings_if_any() -> Settings:
+    """The same for a program that needs no file, like an agent's: without one the environment variables alone count.
+
+    Raises ConfigurationError with every problem.
+    """
+    if "PAYMASTER_CONFIG" in os.environ or Path(CONFIG_FILE_DEFAULT).is_file():
+        return load_settings()
+    settings = _read(None, None)
+    if isinstance(settings, Settings):
+        return settings
+    raise ConfigurationError(settings)
+
+
 def _find_file(path: Path | None, environ: Mapping[str, str] | None) -> Path:
     configured = (os.environ if environ is None else environ).get("PAYMASTER_CONFIG")
     if path is not None:
@@ -549,8 +578,8 @@ def _find_file(path: Path | None, environ: Mapping[str, str] | None) -> Path:
     return path
 
 
-def _read(file: Path, environ: Mapping[str, str] | None) -> Settings | list[str]:
-    """The settings, or what is wrong with them."""
+def _read(file: Path | None, environ: Mapping[str, str] | None) -> Settings | list[str]:
+    """The settings, or what is wrong with them. `file` None: there is none."""
     try:
         from_file = TomlConfigSettingsSource(Settings, toml_file=file)
     except OSError as error:

@@ -311,7 +311,9 @@ class OwnWorkers(NamedTuple):
 async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
     """Take another set to start one of them again. Beside the site's worker processes, if it has any."""
     # A client can have one worker for each task queue; so each of these sets needs a client of its own.
-    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
+    client = await Client.connect(
+        site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin(site.settings)]
+    )
     connections = Connections(site.settings.services)
     try:
         yield OwnWorkers(*paymasters_workers(site.settings, "all", client, site.engine, connections))

@@ -60,7 +60,7 @@ def call(
     except ValidationError as invalid:
         problem = invalid.errors()[0]
         raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    result = run_async(_call(request))
+    result = run_async(_call(settings, request))
     if as_json:
         print_json(_document(result))
     elif result.outcome == "completed":
@@ -78,7 +78,7 @@ def _only_budget(settings: "Settings") -> str:
     raise CommandError(f"name a budget with --budget; configured: {', '.join(settings.budgets) or 'none'}")
 
 
-async def _call(request: "LLMRequest") -> "LLMResult":
+async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
     from temporalio.client import WorkflowFailureError
     from temporalio.service import RPCError
 
@@ -88,7 +88,7 @@ async def _call(request: "LLMRequest") -> "LLMResult":
 
     assert request.call_id is not None
     workflow_id = call_workflow_id(request.call_id)
-    client = await connect_temporal()
+    client = await connect_temporal(settings)
     hint = asyncio.get_running_loop().call_later(
         _SAYS_THAT_IT_WAITS_AFTER_S, print_note, f"waiting for {workflow_id} … (Ctrl-C leaves it running)"
     )

@@ -85,10 +85,14 @@ async def until_ctrl_c(running: Coroutine[Any, Any, object]) -> None:
 
 async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result, or its CommandError made anew: the frames of the original hold the Temporal client."""
+    from paymaster.security.keys import KeyUnavailable
+
     try:
         return await coroutine
     except CommandError as error:
         failure = CommandError(str(error), error.exit_code)
+    except KeyUnavailable as error:  # whatever came from Temporal may need a key to be read
+        failure = CommandError(str(error))
     raise failure
 
 
@@ -152,14 +156,17 @@ def temporal_address() -> str:
         raise CommandError(f"Temporal's environment configuration cannot be used: {error}") from None
 
 
-async def connect_temporal() -> "Client":
+async def connect_temporal(settings: "Settings") -> "Client":
     """A connected client. Raises CommandError."""
     from paymaster.client import connect
+    from paymaster.security.keys import KeyUnavailable
 
     address = temporal_address()
     try:
         async with asyncio.timeout(_TEMPORAL_CONNECTS_WITHIN_S):
-            return await connect()
+            return await connect(settings)
+    except KeyUnavailable as error:
+        raise CommandError(str(error)) from None
     except TimeoutError:
         reason = f"no answer within {_TEMPORAL_CONNECTS_WITHIN_S:.0f} s"
     except (RuntimeError, ValueError) as error:
@@ -176,7 +183,7 @@ async def connect_ledger(settings: "Settings") -> "Ledger":
     """The ledger of the settings, which may not be running. Raises CommandError."""
     from paymaster.client import Ledger
 
-    return Ledger(await connect_temporal(), settings.ledger.name)
+    return Ledger(await connect_temporal(settings), settings.ledger.name)
 
 
 async def ledger_status(ledger: "Ledger") -> "DeskStatus":

@@ -74,8 +74,8 @@ async def _check(name: str, find: "Callable[[Settings], Awaitable[str]]", settin
         return Check(name, False, str(error))
 
 
-async def _temporal(_: "Settings") -> str:
-    client = await connect_temporal()
+async def _temporal(settings: "Settings") -> str:
+    client = await connect_temporal(settings)
     return f"{temporal_address()}, namespace {client.namespace}"
 
 
@@ -96,7 +96,8 @@ async def _keys(settings: "Settings") -> AsyncIterator[Check]:
     from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
 
     keys = EnvironmentKeys()
-    for name in dict.fromkeys(service.key for service in settings.services.values() if service.key is not None):
+    of_services = (service.key for service in settings.services.values() if service.key is not None)
+    for name in dict.fromkeys((*of_services, *settings.encryption.keys)):
         try:
             await keys.get(name)
         except KeyUnavailable as error:

@@ -18,6 +18,7 @@ from paymaster.devstack.process import GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.stack import EmbeddedStack
 from paymaster.errors import LedgerNotFound
+from paymaster.settings import load_settings
 
 WORKER_STARTS_WITHIN_S = 30.0
 WORKER_GRACE_S = 8.0
@@ -106,7 +107,8 @@ class LocalPaymaster:
             log_file=self.worker_log,
             grace_s=WORKER_GRACE_S,
         )
-        self.client = await Client.connect(self.stack.temporal_address, plugins=[PaymasterPlugin()])
+        settings = load_settings(self._config_file, environ=environment)
+        self.client = await Client.connect(self.stack.temporal_address, plugins=[PaymasterPlugin(settings)])
         self.ledger = Ledger(self.client, self._ledger_name)
         async with tell_if_slow(self._progress, "Worker: starting"):
             await self._until_worker_answers()

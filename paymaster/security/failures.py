@@ -21,6 +21,13 @@ class RedactingFailureConverter(DefaultFailureConverter):
         _redact(failure)
 
 
+class EncodingFailureConverter(RedactingFailureConverter):
+    """The same with message and traceback in a payload, which the codec then encrypts."""
+
+    def __init__(self) -> None:
+        super().__init__(encode_common_attributes=True)
+
+
 def _redact(message: Message) -> None:
     """Every text and all bytes in a message and in those below it; not the names in maps, which are Temporal's."""
     for field, value in cast(list[tuple[Any, Any]], message.ListFields()):
