@@ -8,7 +8,8 @@ paymaster/group_commit.py) and reports of failed attempts by the signal `report_
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import wraps
@@ -54,6 +55,7 @@ AT_MOST = 200
 PAUSE = timedelta(milliseconds=250)
 """Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
 PAUSE_AFTER_FAILURE = timedelta(seconds=10)
+SIGNALS = ("raise_cap", "set_cap", "pause_service", "resume_service", "report_attempts")
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 ResultT = TypeVar("ResultT")
@@ -197,13 +199,19 @@ class BudgetWorkflow:
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._decoded("report_attempts", AttemptReports, message):
             for report in batch.reports:
-                self._desk.report(report, _now_ms())
+                try:
+                    self._desk.report(report, _now_ms())
+                except Exception as error:  # as in `_apply`
+                    self._failed("report_attempts", report, error)
 
     @workflow.update
     @_with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
-        return self._desk.configure(change.config, _now_ms(), force=change.force)
+        return self._answered("configure", self._configure, change)
+
+    def _configure(self, change: Configure, now_ms: int) -> ConfigState:
+        return self._desk.configure(change.config, now_ms, force=change.force)
 
     @workflow.update
     def reload(self, *ignored: object) -> None:
@@ -235,26 +243,37 @@ class BudgetWorkflow:
     @workflow.update(name="raise_cap")
     @_with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
-        return _answered(self._desk.raise_cap, change)
+        return self._answered("raise_cap", self._desk.raise_cap, change)
 
     @workflow.update(name="set_cap")
     @_with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
-        return _answered(self._desk.set_cap, change)
+        return self._answered("set_cap", self._desk.set_cap, change)
 
     @workflow.update(name="pause_service")
     @_with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
-        return _answered(self._desk.pause_service, change)
+        return self._answered("pause_service", self._desk.pause_service, change)
 
     @workflow.update(name="resume_service")
     @_with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
-        return _answered(self._desk.resume_service, change)
+        return self._answered("resume_service", self._desk.resume_service, change)
+
+    @workflow.signal(dynamic=True)
+    def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
+        """A misspelt name is seen too: the SDK would keep such a signal for a handler that never comes."""
+        text = messages[0].payload.data.decode(errors="replace") if messages else ""
+        self._refuse(name, text, f"there is no such signal; there are: {', '.join(SIGNALS)}")
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
-        return self._desk.status(page) if page else self._desk.status()
+        """As of now: breakers cool down and windows end also while nothing happens here."""
+        with workflow.unsafe.sandbox_unrestricted():
+            now_ms = (
+                time.time_ns() // 1_000_000
+            )  # a query is no part of the history, and has no workflow time of its own
+        return self._desk.status(page or StatusRequest(), now_ms)
 
     def _signalled(
         self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue
@@ -265,6 +284,22 @@ class BudgetWorkflow:
                 act(change, _now_ms())
             except ValueError as error:
                 self._refuse(name, change.model_dump_json(), str(error))
+            except Exception as error:  # a defect in one command must not stop the ledger for all the others
+                self._failed(name, change, error)
+
+    def _answered(self, name: str, act: Callable[[MessageT, int], ResultT], change: MessageT) -> ResultT:
+        """The answer of an update; what the desk refuses fails the update, and only that."""
+        try:
+            return act(change, _now_ms())
+        except ValueError as error:
+            raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
+        except Exception as error:  # as above
+            self._failed(name, change, error)
+            raise ApplicationError(f"a defect: {error!r}", type="Refused", non_retryable=True) from error
+
+    def _failed(self, name: str, change: BaseModel, error: Exception) -> None:
+        workflow.logger.exception("the desk failed on %s", name)
+        self._refuse(name, change.model_dump_json(), f"a defect: {error!r}")
 
     def _decoded(self, name: str, kind: type[MessageT], message: RawValue) -> MessageT | None:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
@@ -284,14 +319,6 @@ class BudgetWorkflow:
         refused = f"{name} {text[:200]}: {reason}".encode(errors="replace").decode()
         workflow.logger.error("refused %s", refused)
         self._desk.refuse_message(refused, _now_ms())
-
-
-def _answered(act: Callable[[MessageT, int], ResultT], change: MessageT) -> ResultT:
-    """The answer of an update; what the desk refuses fails the update, and only that."""
-    try:
-        return act(change, _now_ms())
-    except ValueError as error:
-        raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
 
 
 def _is_ending() -> bool:

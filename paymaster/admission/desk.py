@@ -261,9 +261,10 @@ class Desk:
         self.state.refused_messages = [*self.state.refused_messages[-19:], text]
         self.outbox.alert(self.state.now_ms, "refused_message", text)
 
-    def status(self, page: StatusRequest = _FIRST_PAGE) -> DeskStatus:
-        state = self.state
-        accounts, more = account_statuses(self.ledger, self.queue, state.now_ms, page)
+    def status(self, page: StatusRequest = _FIRST_PAGE, now_ms: int = 0) -> DeskStatus:
+        """How everything stands at `now_ms`, also if nothing happened here since; 0: when something last did."""
+        state, now_ms = self.state, max(self.state.now_ms, now_ms)
+        accounts, more = account_statuses(self.ledger, self.queue, now_ms, page)
         return DeskStatus(
             ledger=state.ledger,
             epoch=state.epoch,
@@ -274,7 +275,7 @@ class Desk:
             parked=len(self.queue),
             outbox=len(state.outbox.messages) + len(state.outbox.notices),
             unconfirmed=sum(hold.state == "unconfirmed" for hold in self.ledger.holds.values()),
-            services=service_statuses(state.gates, state.now_ms),
+            services=service_statuses(state.gates, now_ms),
             waiting=waiting_calls(self.queue),
             refused_messages=tuple(state.refused_messages),
         )

@@ -172,11 +172,8 @@ class Ledger:
         """
         rolled: set[str] = set()
         lapsed = False
-        for window in WINDOWS:
-            start = window_start_ms(window, now_ms)
-            if start <= self._window_starts_ms[window]:
-                continue
-            self._window_starts_ms[window] = start
+        for window in self.ended_windows(now_ms):
+            self._window_starts_ms[window] = window_start_ms(window, now_ms)
             for account in self.accounts.values():
                 balance = account.balances[window]
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
@@ -187,6 +184,10 @@ class Ledger:
                     balance.lapsing_nanos = 0
                     rolled.add(account.key)
         return set(self.accounts) if lapsed else rolled
+
+    def ended_windows(self, now_ms: int) -> tuple[Window, ...]:
+        """The windows that are over at this time, and whose balances were not begun anew yet."""
+        return tuple(window for window in WINDOWS if window_start_ms(window, now_ms) > self._window_starts_ms[window])
 
     def configure(self, key: str, config: AccountConfig) -> None:
         """Sets what the file says about an account, new or known. A cap that an admin changed is left alone."""

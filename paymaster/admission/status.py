@@ -1,12 +1,21 @@
 """The desk's state as operators see it."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from paymaster.admission.breaker import Gate
 from paymaster.admission.ledger import WINDOWS, Account, Balance, Ledger, window_end_ms
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.admission.queue import ParkedCall, ParkedQueue
-from paymaster.messages import AccountStatus, LimitStatus, ServiceStatus, StatusRequest, WaitingCall, WindowStatus
+from paymaster.messages import (
+    AccountStatus,
+    LimitStatus,
+    ServiceStatus,
+    StatusRequest,
+    WaitingCall,
+    Window,
+    WindowStatus,
+)
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
@@ -22,12 +31,13 @@ def account_statuses(
     for call in queue:
         for key in call.waits_for:
             parked[key] = parked.get(key, 0) + 1
+    ended = ledger.ended_windows(now_ms)
     accounts = tuple(
         AccountStatus(
             account=key,
             parked=parked.get(key, 0),
             loading=ledger.accounts[key].loading,
-            windows=_windows(ledger.accounts[key], now_ms),
+            windows=_windows(ledger.accounts[key], now_ms, ended),
             limits=_limits(ledger.accounts[key].limiter, now_ms),
         )
         for key in keys
@@ -53,21 +63,23 @@ def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
     return tuple(_waiting(call) for call, _ in zip(queue, range(WAITING_SHOWN), strict=False))
 
 
-def _windows(account: Account, now_ms: int) -> tuple[WindowStatus, ...]:
+def _windows(account: Account, now_ms: int, ended: Collection[Window]) -> tuple[WindowStatus, ...]:
     return tuple(
-        _window(account.balances[window], now_ms)
+        _window(account.balances[window], now_ms, ended=window in ended)
         for window in WINDOWS
         if window == "total" or account.balances[window].cap_nanos is not None
     )
 
 
-def _window(balance: Balance, now_ms: int) -> WindowStatus:
+def _window(balance: Balance, now_ms: int, *, ended: bool) -> WindowStatus:
+    """`ended`: nothing happened here since the window ended, and the next one has begun with nothing in it."""
+    lapsed = balance.lapsing_nanos if ended else 0
     return WindowStatus(
         window=balance.window,
-        cap_nanos=balance.cap_nanos,
+        cap_nanos=None if balance.cap_nanos is None else balance.cap_nanos - lapsed,
         cap_from="admin" if balance.by_admin else "file",
-        posted_nanos=balance.posted_nanos,
-        pending_nanos=balance.pending_nanos,
+        posted_nanos=0 if ended else balance.posted_nanos,
+        pending_nanos=0 if ended else balance.pending_nanos,
         ends_at_ms=window_end_ms(balance.window, now_ms),
     )
 

@@ -207,6 +207,21 @@ def test_a_report_about_a_service_or_a_hold_that_is_not_known_does_nothing() -> 
     assert "left alone for another 1 s" in site.desk.status().model_dump_json() or site.parked()
 
 
+def test_a_status_knows_that_a_cooldown_is_over_also_when_nothing_happened_since() -> None:
+    """And a pause that the service asked for; looking changes nothing."""
+    site = broken_site()
+    site.desk.report(AttemptReport(hold_id="nobody", service="s", pause_ms=10 * SECOND), site.now_ms)
+    before = site.desk.dump()
+
+    def seen(after_ms: int) -> tuple[str, bool]:
+        (status,) = site.desk.status(now_ms=site.now_ms + after_ms).services
+        return status.breaker, status.paused_until_ms is not None
+
+    assert [seen(0), seen(29 * SECOND), seen(30 * SECOND)] == [("open", True), ("open", False), ("half_open", False)]
+    assert seen(-HOUR) == ("open", True), "the desk's time never goes back"
+    assert site.desk.dump() == before
+
+
 def test_an_admin_who_resumes_a_service_closes_its_breaker() -> None:
     """The operator knows that it works again: nobody waits for the cooldown."""
     site = broken_site()

@@ -352,3 +352,19 @@ def test_caps_may_be_as_large_as_the_books_and_as_small_as_a_nano_dollar() -> No
         site.raise_cap("0.000000001")
     assert site.balance().cap_nanos == 10**20 - 1
     assert usd_caps(day=1) == {"day": USD}
+
+
+def test_a_status_after_midnight_shows_the_new_day_also_when_nothing_happened_since() -> None:
+    """Nothing spent, nothing held, and a raise for yesterday is gone: as the next command will find it."""
+    site = Site(config(budgets={"acme": capped(day=10, month=50)}))
+    site.settle(site.granted(candidate(usd=3)), 3)
+    site.granted(candidate(usd=2))
+    site.raise_cap("5", lapses=True)
+    before = site.desk.dump()
+    seen = {w.window: w for w in site.desk.status(now_ms=NOON + DAY).accounts[0].windows}
+    assert site.desk.dump() == before, "looking changes nothing"
+    site.now_ms += DAY
+    site.desk.advance(site.now_ms)
+    assert seen["day"].posted_nanos == seen["day"].pending_nanos == 0
+    assert {w.window: w for w in site.desk.status().accounts[0].windows}["day"] == seen["day"]
+    assert seen["month"].posted_nanos == 3 * USD

@@ -24,9 +24,12 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from paymaster import LLMRequest, Outcome
+from paymaster.admission.desk import Desk
 from paymaster.client import generate, start
+from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import PauseService, RaiseCap, ResumeService, SetCap
+from paymaster.errors import AdminRefused
+from paymaster.messages import AttemptReport, CapState, PauseService, RaiseCap, ResumeService, SetCap
 from paymaster.money import nanos_to_usd
 from paymaster.services.bounds import input_bytes
 
@@ -150,7 +153,9 @@ async def test_a_bad_signal_stops_nothing_and_is_seen_and_a_good_one_after_it_wo
             await budget.execute_update("raise_cap", args=wrong_update, rpc_timeout=timedelta(seconds=5))
     await budget.signal("pause_service", {"service": "nobody"})
     await budget.signal("report_attempts", {"reports": [{"hold_id": 7}]})
-    sent = len(NONSENSE) + 6
+    await budget.signal("rise_cap", {"account": "budget:acme", "window": "total", "by": "1"})
+    await budget.signal("pause")
+    sent = len(NONSENSE) + 8
 
     assert (await generate(site.client, ask("both"))).outcome is Outcome.COMPLETED
     refused: tuple[str, ...] = ()
@@ -163,8 +168,15 @@ async def test_a_bad_signal_stops_nothing_and_is_seen_and_a_good_one_after_it_wo
     await until(all_refused, "every bad signal is refused")
     assert len(refused) == 20
     texts = [row["text"] for row in await site.alerts("refused_message")]
-    for wrong in ("there are: budget:acme", "window: Input should be", "by: Field required", "not a message"):
+    for wrong in (
+        "there are: budget:acme",
+        "window: Input should be",
+        "by: Field required",
+        "not a message",
+        "rise_cap",
+    ):
         assert any(wrong in text for text in texts), wrong
+    assert any(text.startswith("pause : there is no such signal; there are: raise_cap, set_cap,") for text in texts)
     assert (await site.balance("budget:acme")).cap_nanos == cap
     assert await site.cap_changes() == []
 
@@ -174,6 +186,47 @@ async def test_a_bad_signal_stops_nothing_and_is_seen_and_a_good_one_after_it_wo
         return (await site.balance("budget:acme")).cap_nanos == (cap or 0) + 7
 
     await until(raised, "the good signal after them works")
+
+
+async def test_a_defect_in_one_admins_command_stops_nobody_and_is_seen(
+    stack: EmbeddedStack, database_url: str, server: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal and as an update: refused with what went wrong, alerted, and the ledger goes on."""
+    raise_cap, report = Desk.raise_cap, Desk.report
+
+    def sometimes_wrong(desk: Desk, change: RaiseCap, now_ms: int) -> CapState:
+        if change.reason == "the defect":
+            raise KeyError("nobody thought of this")
+        return raise_cap(desk, change, now_ms)
+
+    def always_wrong(desk: Desk, message: AttemptReport, now_ms: int) -> None:
+        raise IndexError(report.__name__)
+
+    monkeypatch.setattr(Desk, "raise_cap", sometimes_wrong)
+    monkeypatch.setattr(Desk, "report", always_wrong)
+    tables = configuration([server.service("defect")], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    change = RaiseCap(account="budget:acme", window="total", by="1", reason="the defect")
+    async with (
+        running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site,
+        own_workers(site) as workers,
+        workers.ledger,
+        workers.activities,
+    ):
+        await site.ledger.start(desk_config(site.settings))
+        await site.ledger.signal_raise_cap(change)
+        with pytest.raises(AdminRefused, match="a defect: KeyError"):
+            await site.ledger.raise_cap(change)
+        await site.ledger.report([AttemptReport(hold_id="x", service="defect")])
+        state = await site.ledger.raise_cap(change.model_copy(update={"reason": "a good one"}))
+        assert state.cap_nanos == 2 * 10**9
+
+        async def alerted() -> bool:
+            return len(await site.alerts("refused_message")) == 3
+
+        await until(alerted, "all three are alerted")
+        refused = (await site.ledger.status()).refused_messages
+        assert [message.partition(" ")[0] for message in refused] == ["raise_cap", "raise_cap", "report_attempts"]
+        assert all("a defect: " in message for message in refused)
 
 
 def nested(depth: int) -> Any:
