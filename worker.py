@@ -18,7 +18,8 @@ from typing import Literal, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
@@ -33,6 +34,8 @@ from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
 from paymaster.group_commit import GroupCommit
+from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
+from paymaster.logs import configure_logs
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -41,9 +44,16 @@ from paymaster.messages import (
     AttemptReport,
     Command,
 )
-from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
-from paymaster.security.redaction import redact_crashes, redact_logs
-from paymaster.settings import ConfigurationError, Settings, load_settings
+from paymaster.security.keys import EnvironmentKeys, KeySource, KeyUnavailable
+from paymaster.security.redaction import redact_crashes
+from paymaster.settings import (
+    ConfigurationError,
+    LogSettings,
+    Settings,
+    WorkerSettings,
+    format_duration,
+    load_settings,
+)
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
@@ -58,7 +68,7 @@ logger = logging.getLogger("paymaster.worker")
 
 
 async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> None:
-    """Runs until `stop` is set, then lets what is running finish.
+    """Runs until `stop` is set, then lets what is running finish, within the grace period.
 
     Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`,
     KeyUnavailable without a key for the payloads' encryption.
@@ -68,10 +78,15 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
     client = await connect(settings)
     engine = create_engine(settings.database.url.get_secret_value())
     connections = Connections(settings.services)
+    keys = EnvironmentKeys()
     try:
         await check_schema(engine)
+        workers = _workers(settings, role, client, engine, connections, keys)
         async with AsyncExitStack() as running:
-            for worker in _workers(settings, role, client, engine, connections):
+            if settings.worker.health_address is not None:
+                checks = _checks(settings, client, engine, keys, workers)
+                await running.enter_async_context(HealthServer(settings.worker.health_address, checks))
+            for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
                 applied = await Ledger(client, settings.ledger.name).start(desk_config(settings))
@@ -79,16 +94,55 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
                     logger.info("configuration of the ledger: %s", applied.detail)
             logger.info("worker ready (%s)", role)
             await stop.wait()
-            logger.info("stopping; calls that are running may finish")
+            logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))
+            # Together, so that one grace period is enough for all; the ledger answers them until they have ended.
+            await asyncio.gather(*(worker.shutdown() for worker in workers if worker.task_queue != LEDGER_TASK_QUEUE))
     finally:
         await connections.close()
         await engine.dispose()
 
 
+def _grace_period(settings: Settings) -> timedelta:
+    """How long running calls may take after SIGTERM: as long as any service may, unless the settings say less."""
+    longest = max((service.timeout for service in settings.services.values()), default=timedelta())
+    return settings.worker.grace_period or longest + SEND_MARGIN
+
+
+def _checks(
+    settings: Settings, client: Client, engine: AsyncEngine, keys: KeySource, workers: Sequence[Worker]
+) -> dict[str, Check]:
+    """What has to be right for this process to be of use."""
+
+    async def temporal() -> str | None:
+        serving = await client.service_client.check_health(timeout=timedelta(seconds=ANSWERS_WITHIN_S))
+        return None if serving else "not serving"
+
+    async def database() -> str | None:
+        try:
+            await check_schema(engine)
+        except SchemaOutdated as error:
+            return str(error)
+        return None
+
+    async def api_keys() -> str | None:
+        problems: list[str] = []
+        for name in sorted({service.key for service in settings.services.values() if service.key is not None}):
+            try:
+                await keys.get(name)
+            except KeyUnavailable as error:
+                problems.append(str(error))
+        return "; ".join(problems) or None
+
+    async def running() -> str | None:
+        return None if all(worker.is_running for worker in workers) else "not all of this process's workers run"
+
+    return {"temporal": temporal, "database": database, "keys": api_keys, "workers": running}
+
+
 def _workers(
-    settings: Settings, role: Role, client: Client, engine: AsyncEngine, connections: Connections
+    settings: Settings, role: Role, client: Client, engine: AsyncEngine, connections: Connections, keys: KeySource
 ) -> list[Worker]:
-    """In the order of starting; they are stopped in the opposite order."""
+    """In the order of starting; the ledger's is stopped last."""
     ledger = Ledger(client, settings.ledger.name)
     config = desk_config(settings)
 
@@ -96,11 +150,13 @@ def _workers(
         return await ledger.apply(commands, config)
 
     commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
-    longest = max((service.timeout for service in settings.services.values()), default=timedelta())
+    grace_period = _grace_period(settings)
+    deployment = _deployment(settings.worker)
     ledger_worker = Worker(
         client,
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
+        deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
     reports = GroupCommit[AttemptReport, None](
@@ -111,7 +167,7 @@ def _workers(
         client,
         task_queue=ACTIVITIES_TASK_QUEUE,
         activities=[
-            CallServiceActivities(settings.services, EnvironmentKeys(), connections, reports).call_service,
+            CallServiceActivities(settings.services, keys, connections, reports).call_service,
             AwaitResultActivities(client).await_result,
             LoadSpendActivities(client, engine).load_spend,
             AnswerCallsActivities(client).answer_calls,
@@ -122,7 +178,8 @@ def _workers(
             CatchUpActivities(ledger, engine).catch_up,
         ],
         max_concurrent_activities=CALLS_AT_ONCE,
-        graceful_shutdown_timeout=longest + SEND_MARGIN,
+        deployment_config=deployment,
+        graceful_shutdown_timeout=grace_period,
     )
     backlog = Backlog(client, settings.ledger.name)
     reservations = ReserveActivities(settings, commits, backlog)
@@ -134,7 +191,8 @@ def _workers(
         activities=[reservations.reserve, reservations.void, records.record_usage],
         max_concurrent_local_activities=500,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-        graceful_shutdown_timeout=timedelta(seconds=60),
+        deployment_config=deployment,
+        graceful_shutdown_timeout=min(grace_period, timedelta(seconds=60)),
     )
     match role:
         case "all":
@@ -145,6 +203,19 @@ def _workers(
             return [activities_worker]
 
 
+def _deployment(settings: WorkerSettings) -> WorkerDeploymentConfig | None:
+    """None: not versioned."""
+    if settings.deployment is None or settings.build_id is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(deployment_name=settings.deployment, build_id=settings.build_id),
+        use_worker_versioning=True,
+        # The ledger runs for ever and a call may be parked for days: to pin them would keep every old version running.
+        # That new code can go on with old histories is what the replay tests are for.
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker.py", description="Runs a Paymaster worker until SIGTERM or Ctrl-C.")
     parser.add_argument("--role", choices=get_args(Role), default="all", help="what this process does (default: all)")
@@ -152,12 +223,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config", type=Path, help="the configuration file (default: PAYMASTER_CONFIG or paymaster.toml)"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    redact_logs()
+    configure_logs(LogSettings())  # for what is wrong with the settings themselves
     redact_crashes()
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request says nothing that the entries do not
     try:
-        asyncio.run(_run_until_stopped(load_settings(options.config), options.role))
+        settings = load_settings(options.config)
+        configure_logs(settings.logs)
+        asyncio.run(_run_until_stopped(settings, options.role))
     except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
         return 2

@@ -38,8 +38,11 @@ Window = Literal["minute", "hour", "day", "month", "total"]
 """Calendar windows, UTC; `total` never ends."""
 
 
+CALL_WORKFLOW_PREFIX = "call/"
+
+
 def call_workflow_id(call_id: str) -> str:
-    return f"call/{call_id}"
+    return f"{CALL_WORKFLOW_PREFIX}{call_id}"
 
 
 def backlog_workflow_id(ledger: str) -> str:
@@ -47,7 +50,7 @@ def backlog_workflow_id(ledger: str) -> str:
 
 
 def call_id_of(workflow_id: str) -> str:
-    return workflow_id.removeprefix("call/")
+    return workflow_id.removeprefix(CALL_WORKFLOW_PREFIX)
 
 
 def budget_workflow_id(ledger: str) -> str:

@@ -35,6 +35,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
@@ -214,6 +215,13 @@ class SecretText(SecretStr):
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # immutable, and a deep copy would ask for the state
+
+
+def _check_address(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65_536):
+        raise ValueError('not an address; write a host and a port, like "127.0.0.1:8000"')
+    return address
 
 
 def _check_database_url(url: SecretText) -> SecretText:
@@ -444,6 +452,38 @@ class DatabaseSettings(_Table):
     None, the default: none configured; commands that need it say so, `paymaster dev` brings its own."""
 
 
+class WorkerSettings(_Table):
+    """`[worker]`: the worker process."""
+
+    health_address: Annotated[str, AfterValidator(_check_address)] | None = None
+    """Host and port, such as "127.0.0.1:8000", of an HTTP server with /live and /ready. It has no password: let only
+    the orchestrator reach it. None, the default: no such server."""
+    grace_period: Duration | None = None
+    """How long running calls may still take after SIGTERM. After that what was sent is charged at its bound as
+    unconfirmed and what was not is left to other workers. The orchestrator must wait 15 s longer before it kills. None,
+    the default: the longest `timeout` of a service and 10 s."""
+    deployment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")] | None = None
+    """The Temporal worker deployment that this worker belongs to, with `build_id`; the server sends it nothing until
+    its version is made current (`temporal worker deployment set-current-version`). None, the default: not versioned."""
+    build_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,200}$")] | None = None
+    """The version within `deployment`, such as a commit or an image's tag. None, the default: not versioned."""
+
+    @model_validator(mode="after")
+    def _versioned_or_not(self) -> Self:
+        if (self.deployment is None) != (self.build_id is None):
+            raise ValueError("deployment and build_id belong together; set both, or neither")
+        return self
+
+
+class LogSettings(_Table):
+    """`[logs]`: what the worker says on standard error."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """"json": an object a line, "console": for people. Default "auto": "console" on a terminal, else "json"."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less important is left out. Default "info"."""
+
+
 class Settings(BaseSettings):
     """The whole configuration. `load_settings` reads it; the constructor reads no file and no environment."""
 
@@ -462,6 +502,8 @@ class Settings(BaseSettings):
     encryption: EncryptionSettings = EncryptionSettings()
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
+    worker: WorkerSettings = WorkerSettings()
+    logs: LogSettings = LogSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from base64 import b64decode
@@ -36,6 +37,7 @@ from paymaster.errors import LedgerNotFound
 from paymaster.messages import AlertKind, DeskStatus, LLMRequest, LLMResult, ServiceStatus, Window, WindowStatus
 from paymaster.money import Price, nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
+from paymaster.security.keys import EnvironmentKeys
 from paymaster.services.bounds import input_bytes
 from paymaster.settings import Settings, load_settings
 from worker import _workers as paymasters_workers  # pyright: ignore[reportPrivateUsage]
@@ -58,6 +60,13 @@ async def until(happened: Callable[[], object], what: str, deadline_s: float = 3
             return
         assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
         await asyncio.sleep(_POLL_S)
+
+
+def free_address() -> str:
+    """A host and a port on loopback that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def results_of(calls: Sequence[WorkflowHandle[object, LLMResult]], deadline_s: float = 60.0) -> list[LLMResult]:
@@ -121,6 +130,7 @@ def configuration(
     ledger: Mapping[str, object] | None = None,
     only: Mapping[str, Mapping[str, object]] | None = None,
     webhook_url: str | None = None,
+    worker: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """The tables of a `paymaster.toml`. Each service has one model, and a route of its own name unless told otherwise.
 
@@ -142,6 +152,7 @@ def configuration(
         "routes": {name: [f"{each.name}/{MODEL}" for each in candidates] for name, candidates in named.items()},
         "budgets": {path: dict(table) for path, table in budgets.items()},
         "alerts": {} if webhook_url is None else {"webhook_url": webhook_url},
+        "worker": dict(worker or {}),
     }
 
 
@@ -316,7 +327,8 @@ async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
     )
     connections = Connections(site.settings.services)
     try:
-        yield OwnWorkers(*paymasters_workers(site.settings, "all", client, site.engine, connections))
+        workers = paymasters_workers(site.settings, "all", client, site.engine, connections, EnvironmentKeys({}))
+        yield OwnWorkers(*workers)
     finally:
         await connections.close()
 

@@ -24,8 +24,10 @@ from paymaster.settings import (
     BudgetSettings,
     ConfigurationError,
     LedgerSettings,
+    LogSettings,
     ServiceSettings,
     Settings,
+    WorkerSettings,
     format_duration,
     load_settings,
     parse_duration,
@@ -170,7 +172,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     """Documentation is made of these descriptions; a setting without one would have none."""
-    tables: list[type[BaseModel]] = [LedgerSettings, ServiceSettings, BudgetSettings]
+    tables: list[type[BaseModel]] = [LedgerSettings, ServiceSettings, BudgetSettings, WorkerSettings, LogSettings]
     for table in tables:
         for name, field in table.model_fields.items():
             assert field.description, f"{table.__name__}.{name}"
@@ -248,7 +250,11 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
     [
         # unknown keys, at every depth
         ("[service.x]", "service", "did you mean services?"),
-        ("[xyz]", "xyz", "known here: alerts, budgets, database, encryption, keys, ledger, routes, services"),
+        (
+            "[xyz]",
+            "xyz",
+            "known here: alerts, budgets, database, encryption, keys, ledger, logs, routes, services, worker",
+        ),
         ("_env_file = 'x'", "_env_file", "unknown key"),
         ('[ledger]\nwait_atmost = "1h"', "ledger.wait_atmost", "did you mean wait_at_most?"),
         (OPENAI + "requests_per_minut = 5", "services.openai.requests_per_minut", "did you mean requests_per_minute?"),
@@ -334,6 +340,12 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
             "only the NAME of a key belongs here",
         ),
         (OPENAI + f'key = "{SENTINEL}"', "services.openai.key", "write lower-case words"),
+        # the worker
+        ('[worker]\nhealth_address = "8000"', "worker.health_address", 'like "127.0.0.1:8000"'),
+        ('[worker]\nhealth_address = "127.0.0.1:99999"', "worker.health_address", 'like "127.0.0.1:8000"'),
+        ('[worker]\ndeployment = "paymaster"', "worker", "set both, or neither"),
+        ('[worker]\nbuild_id = "1"', "worker", "set both, or neither"),
+        ('[logs]\nformat = "xml"', "logs.format", "write 'auto', 'json' or 'console'"),
         # routes
         (LOCAL + "[routes]\nwriter = []", "routes.writer", 'name at least one "service/model"'),
         (LOCAL + '[routes]\nwriter = ["local"]', "routes.writer", 'write "service/model"'),

@@ -68,23 +68,52 @@ async def test_all_300_calls_end_within_a_minute_after_the_worker_was_killed(sit
         assert times_sent[f"question {number:04}"] <= result.attempts <= 2
 
 
-async def test_sigterm_lets_20_running_calls_complete_and_none_is_sent_twice(site: Site, service: FakeService) -> None:
+async def test_sigterm_lets_50_running_calls_complete_and_none_is_sent_twice(site: Site, service: FakeService) -> None:
     """The worker takes nothing new, waits for what is running, and leaves with exit code 0."""
     service.hold()
-    calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(20)))
-    await until(lambda: service.held == 20, "all calls are in flight")
+    calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(50)))
+    await until(lambda: service.held == 50, "all calls are in flight")
 
     stopping = asyncio.create_task(site.workers[0].terminate(60))
     await until(lambda: "stopping" in site.workers[0].log(), "the worker heard the signal")
     assert not stopping.done()
     service.release()
     assert await stopping == 0
-    assert service.count == 20
+    assert service.count == 50
 
     await site.start_workers()
     results = await results_of(calls)
-    assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: 20}
+    assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: 50}
     assert {result.attempts for result in results} == {1}
-    assert service.count == 20, "a call was sent a second time"
+    assert service.count == 50, "a call was sent a second time"
     status = await settled_books(site, service)
     assert status.unconfirmed == 0
+
+
+@pytest.mark.full
+async def test_after_the_grace_period_the_worker_leaves_and_another_one_goes_on(
+    stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path
+) -> None:
+    """A service that does not answer cannot hold a worker back: what was sent stays charged and is asked once more."""
+    tables = configuration(
+        [service],
+        routes={"writer": [service]},
+        budgets={"acme": {"cap_usd": {"total": "1000"}}},
+        worker={"grace_period": "2s"},
+    )
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
+        service.hold()
+        calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(50)))
+        await until(lambda: service.held == 50, "all calls are in flight")
+        stopped = time.monotonic()
+        assert await site.workers[0].terminate(60) == 0
+        took = time.monotonic() - stopped
+        print(f"50 running calls: the worker left {took:.1f} s after SIGTERM")
+        assert 2 <= took < 2 + 15  # what the settings say an orchestrator has to wait
+        service.release()
+        await site.start_workers()
+        results = await results_of(calls)
+        assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: 50}
+        assert {result.attempts for result in results} == {2}
+        status = await settled_books(site, service)
+        assert status.unconfirmed == 50

@@ -22,6 +22,7 @@ from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.group_commit import AnswerT, GroupCommit, ItemT
 from paymaster.plugin import PaymasterPlugin
+from paymaster.security.keys import EnvironmentKeys
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -73,7 +74,9 @@ async def paymasters_workers(site: Site) -> AsyncGenerator[tuple[Worker, Worker,
     client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
     connections = Connections(site.settings.services)
     try:
-        ledger, activities, calls = worker._workers(site.settings, "all", client, site.engine, connections)
+        ledger, activities, calls = worker._workers(
+            site.settings, "all", client, site.engine, connections, EnvironmentKeys({})
+        )
         yield ledger, activities, calls
     finally:
         await connections.close()

@@ -1,0 +1,64 @@
+"""The worker's log: an object a line, and no key in it, whatever was logged and however."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+
+from paymaster.logs import configure_logs
+from paymaster.security.keys import ApiKey
+from paymaster.settings import LogSettings
+
+SECRET = "sk-logs-Zq7Wm3Kx9TfRb2"
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def logged(form: Literal["auto", "json", "console"], level: Literal["info", "warning"] = "info") -> str:
+    """Everything that a program can do with a key and a logger."""
+    stream = io.StringIO()
+    configure_logs(LogSettings(format=form, level=level), stream)
+    logger = logging.getLogger("paymaster.test")
+    key = ApiKey(SECRET)
+    logger.info("used %s", key.reveal())
+    logger.warning("with fields", extra={"header": f"Bearer {key.reveal()}", "nested": {"key": [key.reveal()]}})
+    try:
+        raise ValueError(f"cannot use {key.reveal()}")
+    except ValueError:
+        logger.exception("failed")
+    return stream.getvalue()
+
+
+def test_a_line_is_an_object_with_what_was_logged() -> None:
+    used, fields, failed = [json.loads(line) for line in logged("auto").splitlines()]
+    assert (used["event"], used["level"], used["logger"]) == ("used [key]", "info", "paymaster.test")
+    assert (fields["header"], fields["nested"]) == ("Bearer [key]", {"key": ["[key]"]})
+    assert failed["event"] == "failed"
+    assert failed["exception"].endswith("ValueError: cannot use [key]")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_form_shows_a_key(form: Any) -> None:
+    text = logged(form)
+    assert SECRET not in text
+    assert text.count("[key]") == 4
+
+
+def test_what_is_less_important_is_left_out() -> None:
+    assert [json.loads(line)["event"] for line in logged("json", "warning").splitlines()] == ["with fields", "failed"]
+
+
+def test_the_form_for_people_is_no_json_and_has_the_same_words() -> None:
+    text = logged("console")
+    assert "with fields" in text
+    assert not text.startswith("{")
