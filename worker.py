@@ -26,6 +26,7 @@ from activities.await_result import AwaitResultActivities
 from activities.call_service import CallServiceActivities, Connections
 from activities.catch_up import CatchUpActivities
 from activities.load_spend import LoadSpendActivities
+from activities.recall_parked import RecallParkedActivities
 from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
@@ -170,6 +171,7 @@ def _workers(
             CallServiceActivities(settings.services, keys, connections, reports).call_service,
             AwaitResultActivities(client).await_result,
             LoadSpendActivities(client, engine).load_spend,
+            RecallParkedActivities(client).recall_parked,
             AnswerCallsActivities(client).answer_calls,
             StoreNoticesActivities(engine).store_notices,
             SendAlertsActivities(

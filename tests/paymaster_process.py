@@ -448,9 +448,10 @@ async def settled_books(site: Site, *services: FakeService, deadline_s: float = 
     async def quiet() -> bool:
         nonlocal status
         status = await site.ledger.status()
-        return status.holds == status.parked == status.outbox == 0
+        loading = any(account.loading for account in status.accounts)
+        return not loading and status.holds == status.parked == status.outbox == 0
 
-    await until(quiet, "no hold, no parked call and no delivery is left", deadline_s)
+    await until(quiet, "nothing is being loaded, and no hold, no parked call and no delivery is left", deadline_s)
     assert status.refused_messages == ()
     check_caps(status)
     posted: dict[str, int] = {}

@@ -98,9 +98,10 @@ class BudgetWorkflow:
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
         """Does its duties until the server suggests a new run, which then begins with the same desk."""
-        await asyncio.gather(
-            self._keep_time(), self._load_spend(), self._answer_calls(), self._store_notices(), self._send_alerts()
-        )
+        duties = [self._keep_time, self._load_spend, self._answer_calls, self._store_notices, self._send_alerts]
+        if start.state is None:
+            duties.append(self._recall_parked)
+        await asyncio.gather(*(duty() for duty in duties))
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
         workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=state.config, state=self._desk.dump()))
@@ -127,6 +128,11 @@ class BudgetWorkflow:
             loaded = await self._activity("load_spend", self._desk.to_load(), LoadedSpend)
             if loaded is not None:
                 self._desk.loaded(loaded, _now_ms())
+
+    async def _recall_parked(self) -> None:
+        """Calls may wait that were parked in a ledger which is lost: they ask again."""
+        while not _is_ending() and await self._activity("recall_parked", None, int) is None:
+            pass
 
     async def _answer_calls(self) -> None:
         messages = self._desk.state.outbox
@@ -159,7 +165,7 @@ class BudgetWorkflow:
         try:
             return await workflow.execute_activity(
                 name,
-                batch,
+                args=[] if batch is None else [batch],
                 result_type=result_type,
                 task_queue=ACTIVITIES_TASK_QUEUE,
                 start_to_close_timeout=timedelta(seconds=30),

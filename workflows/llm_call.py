@@ -54,6 +54,7 @@ class LLMCallWorkflow:
         self._holds = 0
         self._answers: dict[str, Granted | Denied] = {}
         self._withdrawn: set[str] = set()
+        self._recalled = 0
         self._sending: workflow.ActivityHandle[Completion] | None = None
         self._cancelled = False
         self._failed: list[str] = []
@@ -105,6 +106,11 @@ class LLMCallWorkflow:
         """An admin takes a grant back. What was sent already is sent."""
         self._withdrawn.add(message.hold_id)
 
+    @workflow.signal
+    def ledger_began(self) -> None:
+        """The ledger began anew, from the stored entries, and knows of no parked call: a parked one asks again."""
+        self._recalled += 1
+
     # ------------------------------------------------------------ reserve
 
     async def _reserve(self) -> Granted | Denied:
@@ -114,8 +120,8 @@ class LLMCallWorkflow:
             self._holds += 1
             hold_id = f"{self._call.run_id}/{self._holds}"
             answer = await self._ask(hold_id, asked_at_ms)
-            if isinstance(answer, Parked):
-                answer = await self._wait(answer)
+            while isinstance(answer, Parked):
+                answer = await self._wait(answer) or await self._ask(hold_id, asked_at_ms)
             if self._cancelled:
                 await self._void(hold_id)
                 raise asyncio.CancelledError
@@ -153,22 +159,27 @@ class LLMCallWorkflow:
             await self._void(hold_id)  # it may have been granted all the same
             return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
 
-    async def _wait(self, parked: Parked) -> Granted | Denied:
-        """Parked: costs nothing until the ledger's signal comes. It always comes; the timeout is for a lost ledger."""
-        since_ms = _now_ms()
+    async def _wait(self, parked: Parked) -> Granted | Denied | None:
+        """Parked: costs nothing until the ledger's signal comes. None: the ledger began anew, ask again.
+
+        One of the two always comes; the timeout is for a ledger that was lost and did not begin again.
+        """
+        since_ms, recalled = _now_ms(), self._recalled
         patience = timedelta(milliseconds=parked.deadline_at_ms - since_ms) + timedelta(minutes=5)
         try:
             await workflow.wait_condition(
-                lambda: parked.hold_id in self._answers or self._cancelled,
+                lambda: parked.hold_id in self._answers or self._cancelled or self._recalled > recalled,
                 timeout=patience,
                 timeout_summary=f"parked: {parked.detail}",
             )
         except TimeoutError:
             await self._void(parked.hold_id)
         self._waited_ms += _now_ms() - since_ms
-        return self._answers.get(
-            parked.hold_id, Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
-        )
+        if parked.hold_id in self._answers:
+            return self._answers[parked.hold_id]
+        if self._recalled > recalled and not self._cancelled:
+            return None
+        return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
 
     async def _void(self, hold_id: str) -> None:
         await workflow.execute_local_activity(

@@ -14,7 +14,7 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import DeskStatus, RaiseCap, SetCap
-from paymaster.money import TokenUsage, usd_to_nanos
+from paymaster.money import TokenUsage, nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(90)
 CAPS = {"hour": "0.5", "day": "0.6", "month": "0.7", "total": "0.8"}
@@ -145,6 +145,30 @@ async def test_calls_in_flight_when_the_ledger_was_lost_are_neither_dropped_nor_
     assert [alert for alert in await site.alerts() if alert["what"] == "unknown_hold"] == []
     agree = await site.document("reconcile")
     assert (agree["agree"], agree["holds"]) == (True, 0)
+
+
+async def test_calls_that_were_parked_when_the_ledger_was_lost_are_parked_again_and_go_on_after_a_raise(
+    site: Site, service: FakeService
+) -> None:
+    request = ask(1).model_copy(update={"on_exhausted": "wait"})
+    bound = str(nanos_to_usd(site.bound_nanos(service, request)))
+    await site.ledger.set_cap(SetCap(account="budget:acme/content", window="day", to=bound))
+    await generate(site.client, request)
+    before = await settled_books(site, service)
+    calls = [await start(site.client, request) for _ in range(5)]
+
+    async def all_parked() -> bool:
+        return (await site.ledger.status()).parked == 5
+
+    await until(all_parked, "five calls wait for a raise")
+    await site.client.get_workflow_handle("budget/default").terminate("somebody's mistake")
+    await generate(site.client, ask(0))  # the next call starts a new one
+    await loaded(site, before.epoch)
+    await until(all_parked, "they are parked in the new ledger")
+    await site.ledger.raise_cap(RaiseCap(account="budget:acme/content", window="day", by="0.3"))
+    assert {result.outcome for result in await results_of(calls)} == {Outcome.COMPLETED}
+    await settled_books(site, service)
+    assert service.count == 7
 
 
 async def test_another_namespace_with_the_same_database_and_ledger_goes_on_with_the_same_books(
