@@ -45,6 +45,7 @@ from paymaster.messages import (
     AttemptReport,
     Command,
 )
+from paymaster.search_attributes import are_registered
 from paymaster.security.keys import EnvironmentKeys, KeySource, KeyUnavailable
 from paymaster.security.redaction import redact_crashes
 from paymaster.settings import (
@@ -57,6 +58,7 @@ from paymaster.settings import (
 )
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
+from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogWorkflow
 
@@ -82,7 +84,8 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
     keys = EnvironmentKeys()
     try:
         await check_schema(engine)
-        workers = _workers(settings, role, client, engine, connections, keys)
+        findable = role != "activities" and await _is_findable(client)
+        workers = _workers(settings, role, client, engine, connections, keys, findable=findable)
         async with AsyncExitStack() as running:
             if settings.worker.health_address is not None:
                 checks = _checks(settings, client, engine, keys, workers)
@@ -101,6 +104,18 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
     finally:
         await connections.close()
         await engine.dispose()
+
+
+async def _is_findable(client: Client) -> bool:
+    """Whether calls may set search attributes; looked up once, so that none is in the way of a call later."""
+    found = await are_registered(client)
+    if not found:
+        logger.warning(
+            "calls are not found by budget, service or cost in the Temporal UI: namespace %s lacks the search "
+            "attributes; `paymaster migrate` registers them, then start this worker again",
+            client.namespace,
+        )
+    return found
 
 
 def _grace_period(settings: Settings) -> timedelta:
@@ -141,7 +156,14 @@ def _checks(
 
 
 def _workers(
-    settings: Settings, role: Role, client: Client, engine: AsyncEngine, connections: Connections, keys: KeySource
+    settings: Settings,
+    role: Role,
+    client: Client,
+    engine: AsyncEngine,
+    connections: Connections,
+    keys: KeySource,
+    *,
+    findable: bool = False,
 ) -> list[Worker]:
     """In the order of starting; the ledger's is stopped last."""
     ledger = Ledger(client, settings.ledger.name)
@@ -158,6 +180,7 @@ def _workers(
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
+        interceptors=[LiveDetails()],
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
     reports = GroupCommit[AttemptReport, None](
@@ -184,13 +207,14 @@ def _workers(
         graceful_shutdown_timeout=grace_period,
     )
     backlog = Backlog(client, settings.ledger.name)
-    reservations = ReserveActivities(settings, commits, backlog)
+    reservations = ReserveActivities(settings, commits, backlog, findable=findable)
     records = RecordUsageActivities(settings.ledger.name, engine, commits, backlog)
     calls_worker = Worker(
         client,
         task_queue=CALLS_TASK_QUEUE,
         workflows=[LLMCallWorkflow, UsageBacklogWorkflow, ContentAgentWorkflow],
         activities=[reservations.reserve, reservations.void, records.record_usage],
+        interceptors=[LiveDetails()],
         max_concurrent_local_activities=500,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=deployment,

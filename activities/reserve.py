@@ -15,6 +15,7 @@ from paymaster.messages import (
     Ended,
     Granted,
     Parked,
+    Reservation,
     Reserve,
     ReserveAnswer,
     ReserveRequest,
@@ -34,17 +35,24 @@ _NO_IMAGES = (
 class ReserveActivities:
     """Local activities of the call workflow."""
 
-    def __init__(self, settings: Settings, commits: GroupCommit[Command, Answer], backlog: Backlog) -> None:
+    def __init__(
+        self, settings: Settings, commits: GroupCommit[Command, Answer], backlog: Backlog, *, findable: bool = False
+    ) -> None:
+        """`findable`: whether calls may set Paymaster's search attributes."""
         self._settings = settings
         self._commits = commits
         self._backlog = backlog
+        self._findable = findable
 
     @activity.defn
-    async def reserve(self, request: ReserveRequest) -> ReserveAnswer:
+    async def reserve(self, request: ReserveRequest) -> Reservation:
         """A hold for the first candidate that may be called now; or parked, denied, ended.
 
         Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
         """
+        return Reservation(answer=await self._reserve(request), findable=self._findable)
+
+    async def _reserve(self, request: ReserveRequest) -> ReserveAnswer:
         ledger = self._settings.ledger
         if request.route not in self._settings.routes:
             known = ", ".join(sorted(self._settings.routes)) or "none"

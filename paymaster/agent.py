@@ -10,6 +10,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from paymaster.errors import CallIdReused, completed_or_raise
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
 from paymaster.structured_output import Output, answer_as
+from paymaster.temporal_ui import call_details, call_summary
 
 
 @overload
@@ -51,7 +52,8 @@ async def try_generate(request: LLMRequest) -> LLMResult:
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
             cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=f"{request.route} for {request.budget}",
+            static_summary=call_summary(request),
+            static_details=call_details(request),
         )
     except WorkflowAlreadyStartedError:
         result = await workflow.execute_activity(

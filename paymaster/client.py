@@ -56,6 +56,7 @@ from paymaster.messages import (
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from paymaster.structured_output import Output, answer_as
+from paymaster.temporal_ui import call_details, call_summary
 
 ResultT = TypeVar("ResultT")
 LEDGER_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
@@ -111,7 +112,8 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
             task_queue=CALLS_TASK_QUEUE,
             result_type=LLMResult,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=f"{request.route} for {request.budget}",
+            static_summary=call_summary(request),
+            static_details=call_details(request),
         )
     except WorkflowAlreadyStartedError:
         return client.get_workflow_handle(workflow_id, result_type=LLMResult)

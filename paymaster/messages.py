@@ -840,6 +840,15 @@ class ReserveRequest(Message):
     """How many images the request has; the bytes do not count them."""
 
 
+class Reservation(Message):
+    """What the local activity `reserve` answers."""
+
+    answer: ReserveAnswer
+    findable: bool = False
+    """The namespace has Paymaster's search attributes, so that the call may set them. Here, because what a workflow
+    does must follow from its history, and not from the worker that it happens to run on."""
+
+
 class ServiceCall(Message):
     """Input of the activity `call_service`."""
 

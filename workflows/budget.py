@@ -49,6 +49,7 @@ from paymaster.messages import (
     SetCap,
     StatusRequest,
 )
+from paymaster.temporal_ui import ledger_details
 
 AT_MOST = 200
 """Items of the outbox in one delivery."""
@@ -280,6 +281,10 @@ class BudgetWorkflow:
                 time.time_ns() // 1_000_000
             )  # a query is no part of the history, and has no workflow time of its own
         return self._desk.status(page or StatusRequest(), now_ms)
+
+    def live_details(self) -> str:
+        """The same for people, in the Temporal UI."""
+        return ledger_details(self._desk.status())
 
     def _signalled(
         self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue

@@ -25,7 +25,7 @@ from paymaster.messages import (
     Parked,
     ParkedAnswer,
     RecordAnswer,
-    ReserveAnswer,
+    Reservation,
     ReserveRequest,
     ServiceCall,
     Settled,
@@ -33,7 +33,9 @@ from paymaster.messages import (
     Withdrawn,
     call_id_of,
 )
+from paymaster.search_attributes import call_attributes
 from paymaster.services.bounds import input_bytes
+from paymaster.temporal_ui import state_of_call, summary
 from paymaster.usage_entries import cost_nanos
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
@@ -64,9 +66,21 @@ class LLMCallWorkflow:
         self._attempts = 0
         self._cost_nanos = 0
         self._waited_ms = 0
+        self._grant: Grant | None = None
+        self._parked: Parked | None = None
+        self._findable = False
 
     @workflow.run
     async def run(self, request: LLMRequest) -> LLMResult:
+        try:
+            result = await self._to_its_end()
+        except asyncio.CancelledError:
+            self._make_findable("cancelled")
+            raise
+        self._make_findable(result.outcome)
+        return result
+
+    async def _to_its_end(self) -> LLMResult:
         """A cancelled call still finishes what costs money: the story goes on to the next point where it may stop."""
         story = asyncio.create_task(self._story())
         try:
@@ -85,6 +99,7 @@ class LLMCallWorkflow:
             if answer.grant.hold_id in self._withdrawn:
                 await self._void(answer.grant.hold_id)
                 continue
+            self._grant = answer.grant
             ended = await self._send(answer.grant)
             settled = await self._record(answer.grant, ended)
             if self._cancelled:
@@ -133,7 +148,7 @@ class LLMCallWorkflow:
     async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | Ended:
         request = self._request
         try:
-            return await workflow.execute_local_activity(
+            reservation = await workflow.execute_local_activity(
                 "reserve",
                 ReserveRequest(
                     hold_id=hold_id,
@@ -151,10 +166,12 @@ class LLMCallWorkflow:
                     too_long_for=tuple(self._too_long_for),
                     images=sum(len(message.images) for message in request.messages),
                 ),
-                result_type=ReserveAnswer,  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
+                result_type=Reservation,
                 start_to_close_timeout=timedelta(minutes=1),
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
+            self._findable = reservation.findable
+            return reservation.answer
         except exceptions.FailureError as error:
             await self._void(hold_id)  # it may have been granted all the same
             return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
@@ -165,15 +182,18 @@ class LLMCallWorkflow:
         One of the two always comes; the timeout is for a ledger that was lost and did not begin again.
         """
         since_ms, recalled = _now_ms(), self._recalled
+        self._parked = parked
+        self._make_findable("parked")
         patience = timedelta(milliseconds=parked.deadline_at_ms - since_ms) + timedelta(minutes=5)
         try:
             await workflow.wait_condition(
                 lambda: parked.hold_id in self._answers or self._cancelled or self._recalled > recalled,
                 timeout=patience,
-                timeout_summary=f"parked: {parked.detail}",
+                timeout_summary=summary(f"parked: {parked.detail}"),
             )
         except TimeoutError:
             await self._void(parked.hold_id)
+        self._parked = None
         self._waited_ms += _now_ms() - since_ms
         if parked.hold_id in self._answers:
             return self._answers[parked.hold_id]
@@ -214,7 +234,7 @@ class LLMCallWorkflow:
                     "TemporalTimeout:Heartbeat",
                 ],
             ),
-            summary=f"{grant.service}/{grant.model}",
+            summary=summary(f"{grant.service}/{grant.model}"),
         )
         try:
             return await self._sending
@@ -238,7 +258,7 @@ class LLMCallWorkflow:
                 answered=isinstance(ended, Completion),
                 metadata=self._request.metadata,
             ),
-            result_type=RecordAnswer,  # pyright: ignore[reportArgumentType]  # as above
+            result_type=RecordAnswer,  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )
@@ -253,6 +273,19 @@ class LLMCallWorkflow:
             if self._unknown[grant.service] <= grant.max_unconfirmed:
                 return
         self._failed.append(f"{grant.service}/{grant.model}")
+
+    # ------------------------------------------------------------ what operators see
+
+    def _make_findable(self, outcome: str) -> None:
+        """One event, in the same task as what it tells of; none where the attributes are not registered."""
+        if self._findable:
+            budget, cost = self._request.budget, self._cost_nanos
+            workflow.upsert_search_attributes(call_attributes(budget, outcome, self._grant, cost))
+
+    def live_details(self) -> str:
+        """Where the call is now, for whoever looks at it in the Temporal UI."""
+        sending = self._grant if self._sending else None
+        return state_of_call(self._parked, sending, self._attempts, self._cost_nanos, self._failed)
 
     # ------------------------------------------------------------ results
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from paymaster.cli.output import EXIT_INTERRUPTED, EXIT_NO, EXIT_TERMINATED, CommandError
+from paymaster.cli.output import EXIT_INTERRUPTED, EXIT_NO, EXIT_TERMINATED, CommandError, print_note
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,6 +39,7 @@ ConfigOption = Annotated[
 _TEMPORAL_CONNECTS_WITHIN_S = 5.0
 _REPORT_TIMEOUT_S = 60.0  # a report may sum millions of rows, and nobody else waits for it
 _EXIT_PAUSE_S = 0.1
+_SLOW_AFTER_S = 1.0
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -131,6 +132,16 @@ def admin() -> str:
     except (OSError, KeyError):  # a user id without a name, as containers have; KeyError before Python 3.13
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+@asynccontextmanager
+async def tell_if_slow(what: str) -> AsyncGenerator[None, None]:
+    """Says on stderr what takes more than a second, so that nobody wonders whether anything happens."""
+    hint = asyncio.get_running_loop().call_later(_SLOW_AFTER_S, print_note, f"{what} …")
+    try:
+        yield
+    finally:
+        hint.cancel()
 
 
 @contextmanager

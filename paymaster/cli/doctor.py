@@ -75,8 +75,11 @@ async def _check(name: str, find: "Callable[[Settings], Awaitable[str]]", settin
 
 
 async def _temporal(settings: "Settings") -> str:
+    from paymaster.search_attributes import are_registered
+
     client = await connect_temporal(settings)
-    return f"{temporal_address()}, namespace {client.namespace}"
+    attributes = "with" if await are_registered(client) else "without (see `paymaster migrate`)"
+    return f"{temporal_address()}, namespace {client.namespace}, {attributes} search attributes"
 
 
 async def _ledger(settings: "Settings") -> str:

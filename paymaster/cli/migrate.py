@@ -1,20 +1,43 @@
-"""`paymaster migrate`: the database's schema."""
+"""`paymaster migrate`: the database's schema, and Temporal's search attributes."""
 
-from paymaster.cli.connection import ConfigOption, command_settings, database_errors, database_url, run_async
-from paymaster.cli.output import CommandError, print_line
+from typing import TYPE_CHECKING
+
+from paymaster.cli.connection import (
+    ConfigOption,
+    command_settings,
+    connect_temporal,
+    database_errors,
+    database_url,
+    run_async,
+    tell_if_slow,
+)
+from paymaster.cli.output import CommandError, print_line, print_note
+
+if TYPE_CHECKING:
+    from paymaster.settings import Settings
 
 
 def migrate(config: ConfigOption = None) -> None:
-    """Bring the database to the schema of this version. Harmless when it is there already."""
-    run_async(_migrate(database_url(command_settings(config))))
+    """Bring the database to the schema of this version, and register Temporal's search attributes. Harmless when both
+    are there already. Without the attributes calls run all the same, so their absence is said and does not fail it."""
+    run_async(_migrate(command_settings(config)))
 
 
-async def _migrate(url: str) -> None:
+async def _migrate(settings: "Settings") -> None:
     from paymaster.database import SCHEMA_REVISION, MigrationsMissing, SchemaOutdated, migrate
+    from paymaster.search_attributes import SearchAttributesMissing, register
 
-    async with database_errors(url):
+    url = database_url(settings)
+    async with database_errors(url), tell_if_slow("migrating the database; large tables take minutes"):
         try:
             await migrate(url)
         except (MigrationsMissing, SchemaOutdated) as error:
             raise CommandError(str(error)) from None
     print_line(f"the database has schema {SCHEMA_REVISION}")
+    try:
+        client = await connect_temporal(settings)
+        await register(client)
+    except (CommandError, SearchAttributesMissing) as error:
+        print_note(f"search attributes are not registered: {error}")
+    else:
+        print_line(f"Temporal's namespace {client.namespace} has the search attributes")

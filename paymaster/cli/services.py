@@ -89,25 +89,17 @@ def _tell(state: "ServiceState", *, as_json: bool) -> None:
 
 
 def _row(service: "ServiceStatus", account: "AccountStatus") -> list[str]:
+    from paymaster.temporal_ui import service_state
+
     limits = {limit.what: f"{limit.used} of {limit.limit}" for limit in account.limits}
     return [
         service.service,
-        _state(service),
+        service_state(service),
         limits.get("requests_per_minute", "no limit"),
         limits.get("tokens_per_minute", "no limit"),
         limits.get("max_concurrent", "no limit"),
         str(account.parked),
     ]
-
-
-def _state(service: "ServiceStatus") -> str:
-    if service.paused_by is not None:
-        return f"paused by {service.paused_by}"
-    if service.paused_until_ms is not None:
-        return f"paused until {utc(service.paused_until_ms)}"
-    if service.breaker == "closed":
-        return "open for calls"
-    return f"breaker {service.breaker.replace('_', ' ')}, {service.failures} failures in a row"
 
 
 def _document(service: "ServiceStatus", account: "AccountStatus") -> "JsonValue":

@@ -18,6 +18,7 @@ from paymaster.devstack.process import GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.stack import EmbeddedStack
 from paymaster.errors import LedgerNotFound
+from paymaster.search_attributes import register
 from paymaster.settings import load_settings
 
 WORKER_STARTS_WITHIN_S = 30.0
@@ -101,15 +102,16 @@ class LocalPaymaster:
         if not self._keep_settings:
             own = self.environment()
             environment = {k: v for k, v in environment.items() if k in own or not k.startswith("PAYMASTER_")}
+        settings = load_settings(self._config_file, environ=environment)
+        self.client = await Client.connect(self.stack.temporal_address, plugins=[PaymasterPlugin(settings)])
+        self.ledger = Ledger(self.client, self._ledger_name)
+        await register(self.client)
         self._worker = GuardedProcess(
             [sys.executable, worker_program(), "--config", self._config_file],
             env=environment,
             log_file=self.worker_log,
             grace_s=WORKER_GRACE_S,
         )
-        settings = load_settings(self._config_file, environ=environment)
-        self.client = await Client.connect(self.stack.temporal_address, plugins=[PaymasterPlugin(settings)])
-        self.ledger = Ledger(self.client, self._ledger_name)
         async with tell_if_slow(self._progress, "Worker: starting"):
             await self._until_worker_answers()
 
