@@ -1,10 +1,12 @@
 """call_service: one HTTP request under one hold, classified by whether it may have been billed.
 
-Retries are Temporal's, by the RetryPolicy that the workflow declares; nothing here or in httpx retries. Only an attempt
-that certainly was not billed fails retryably, so that at most one attempt under a hold can cost money.
+Retries are Temporal's, by the RetryPolicy that the workflow declares; nothing here or in httpx retries. What is added
+here to each failure is how long to wait: as the policy says with jitter, or as the service asked. Only an attempt that
+certainly was not billed fails retryably, so that at most one attempt under a hold can cost money.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -36,6 +38,7 @@ from paymaster.services.http_errors import CONTENT_FILTERED, ErrorClass, HttpErr
 from paymaster.services.json_reading import message_data
 from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
 from paymaster.services.registry import WIRE_FORMATS, streams
+from paymaster.services.retries import retry_delay
 from paymaster.services.wire_format import (
     MalformedAnswer,
     ServiceAnswer,
@@ -46,13 +49,19 @@ from paymaster.services.wire_format import (
 from paymaster.settings import ServiceSettings
 
 HEARTBEAT_EVERY_S = 3.0
-"""A third of the workflow's heartbeat timeout, so that one lost heartbeat costs nothing."""
+"""A third of the workflow's heartbeat timeout, so that one lost heartbeat costs nothing.
+
+By the clock and not as tokens come: a heartbeat says that this worker lives, which a service that thinks in silence for
+a minute must not put in doubt. How long the service may be silent is what its `idle_timeout` says."""
 CONNECTIONS_MAX = 1_000
 """For each service and process; how many calls run at once is decided by the ledger, not here."""
 BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
-ANSWER_LENGTH_MAX = 400_000
-"""Characters of text and tool calls: with the parsed text beside it, what Temporal lets an activity answer."""
+ANSWER_BYTES_MAX = 1_900_000
+"""Of an answer as JSON. Temporal takes 2 MiB, and what is longer it turns into a failure that does not say what the
+attempt cost."""
+WORD_LENGTH_MAX = 200
+"""Of what a service names: a model, a reason, a request."""
 
 
 class Connections:
@@ -99,24 +108,19 @@ class CallServiceActivities:
         """
         info = activity.info()
         if not call.grant.hold_id.startswith(f"{info.workflow_run_id}/"):
-            raise ApplicationError(
-                f"hold {call.grant.hold_id} belongs to another run than {info.workflow_run_id}",
-                type=NOT_BILLED,
-                non_retryable=True,
-            )
+            detail = f"hold {call.grant.hold_id} belongs to another run than {info.workflow_run_id}"
+            refused = Failure(attempts=(), reason="not_sent", detail=detail)
+            raise ApplicationError(detail, refused, type=NOT_BILLED, non_retryable=True)
         earlier = tuple(Attempt.model_validate(attempt) for attempt in info.heartbeat_details)
         async with _heartbeats(earlier):
-            tried = await self._try_once(call, info.attempt)
+            try:
+                tried = await self._try_once(call, info.attempt)
+            except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
+                activity.logger.error("a defect in attempt %s: %s", info.attempt, type(error).__name__)
+                tried = _lost(info.attempt, error)
         attempts = (*earlier, tried.attempt)
-        if tried.answer is not None:
-            return Completion(
-                text=tried.answer.text,
-                parsed=_parsed(tried.answer.text) if call.request.json_schema is not None else None,
-                tool_calls=tried.answer.tool_calls,
-                refused=tried.answer.refused,
-                finish_reason=tried.answer.finish_reason,
-                attempts=attempts,
-            )
+        if tried.completion is not None:
+            return tried.completion.model_copy(update={"attempts": attempts})
         activity.heartbeat(*attempts)  # the next attempt, or the workflow after a timeout, reads them
         await self._report(call, tried)
         raise _failure(call, tried, attempts)
@@ -135,6 +139,10 @@ class CallServiceActivities:
             await self._reports.submit(report)
         except CommitUnavailable as error:  # the settlement says it again
             activity.logger.warning("attempt not reported: %s", error)
+        except asyncio.CancelledError:
+            # What the attempt may cost must reach the workflow all the same: after a failure Temporal does not retry a
+            # cancelled activity.
+            activity.logger.warning("attempt not reported: the call was cancelled")
 
     async def _try_once(self, call: ServiceCall, number: int) -> "_Tried":
         started_at_ms, started = int(time.time() * 1000), time.monotonic()
@@ -196,7 +204,7 @@ class CallServiceActivities:
         headers = {name.lower(): redact(value) for name, value in response.headers.items()}
         facts: dict[str, object] = {
             "http_status": response.status_code,
-            "provider_request_id": request_id(headers, content),
+            "provider_request_id": _word(request_id(headers, content)),
         }
 
         def error_of(status: int, body: bytes, *, within_200: bool = False) -> HttpError:
@@ -231,7 +239,7 @@ class CallServiceActivities:
             error = error._replace(error_class=error.error_class._replace(billing=billing))
             return refused(error, usage=usage, **facts)
         answer = without_keys(answer)
-        facts |= {"usage": usage, "model_answered": answer.model}
+        facts |= {"usage": usage, "model_answered": _word(answer.model)}
         cost = _cost(call, service, answer, started_at_ms)
         if cost is not None:
             facts |= {"cost_nanos": cost.nanos, "cost_source": cost.source}
@@ -239,9 +247,19 @@ class CallServiceActivities:
         if answer.refused and service.fall_back_when_filtered:
             error_class = CONTENT_FILTERED._replace(billing=billing, fall_back=True)
             return failed(error_class, f"{answer.finish_reason}: {answer.text}", **facts)
-        if len(answer.text) + sum(len(call.model_dump_json()) for call in answer.tool_calls) > ANSWER_LENGTH_MAX:
-            return failed(_TOO_LARGE._replace(billing=billing), "the answer is too long to be carried", **facts)
-        return _Tried(attempt(billing, **facts), answer=answer)
+        completion = Completion(
+            text=answer.text,
+            parsed=_parsed(answer.text) if call.request.json_schema is not None else None,
+            tool_calls=answer.tool_calls,
+            refused=answer.refused,
+            finish_reason=_word(answer.finish_reason),
+            attempts=(),
+        )
+        size = len(completion.model_dump_json().encode())
+        if size > ANSWER_BYTES_MAX:
+            too_large = _TOO_LARGE._replace(billing=billing)
+            return failed(too_large, f"the answer has {size} bytes, {ANSWER_BYTES_MAX} can be carried", **facts)
+        return _Tried(attempt(billing, **facts), completion=completion)
 
 
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
@@ -255,6 +273,7 @@ _SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
 _TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
 _CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
 _MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
+_DEFECT = ErrorClass("defect", Billing.UNKNOWN)
 
 
 _ERROR_TYPES = {Billing.UNKNOWN: UNKNOWN_OUTCOME, Billing.NOT_BILLED: NOT_BILLED, Billing.BILLED: BILLED}
@@ -264,8 +283,22 @@ class _Tried(NamedTuple):
     attempt: Attempt
     error_class: ErrorClass | None = None
     """None: it was answered."""
-    answer: ServiceAnswer | None = None
+    completion: Completion | None = None
+    """Without its attempts. None: it failed."""
     retry_after_ms: int | None = None
+
+
+def _lost(number: int, error: Exception) -> _Tried:
+    """An attempt that ended in a way that nobody foresaw: it may have been sent."""
+    lost = Attempt(
+        number=number,
+        started_at_ms=int(time.time() * 1000),
+        duration_ms=0,
+        billing=_DEFECT.billing,
+        error_class=_DEFECT.name,
+        error=type(error).__name__,
+    )
+    return _Tried(lost, _DEFECT)
 
 
 class _TooLarge(Exception):
@@ -362,6 +395,7 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
     billing = error_class.billing
     wait_ms = tried.retry_after_ms
     too_long = wait_ms is not None and wait_ms > call.grant.max_retry_after_ms
+    too_often = error_class.attempts_max is not None and tried.attempt.number >= error_class.attempts_max
     failure = Failure(
         attempts=attempts,
         reason=error_class.name,
@@ -374,8 +408,8 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
         failure.detail,
         failure,
         type=_ERROR_TYPES[billing],
-        non_retryable=billing is not Billing.NOT_BILLED or too_long or not error_class.retry,
-        next_retry_delay=None if wait_ms is None else timedelta(milliseconds=wait_ms),
+        non_retryable=billing is not Billing.NOT_BILLED or too_long or too_often or not error_class.retry,
+        next_retry_delay=retry_delay(call.grant.retry, tried.attempt.number, wait_ms, random.random()),  # noqa: S311
     )
 
 
@@ -396,6 +430,11 @@ def without_keys(answer: ServiceAnswer) -> ServiceAnswer:
         model=None if answer.model is None else redact(answer.model),
         tool_calls=tuple(ToolCall.model_validate_json(redact(call.model_dump_json())) for call in answer.tool_calls),
     )
+
+
+def _word(name: str | None) -> str | None:
+    """What a service names, not longer than any name is."""
+    return None if name is None else name[:WORD_LENGTH_MAX]
 
 
 def _parsed(text: str) -> JsonValue:

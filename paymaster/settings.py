@@ -51,6 +51,7 @@ from paymaster.budget_path import check_budget_path
 from paymaster.messages import Window
 from paymaster.money import Price, UsdAsNanos
 from paymaster.security.keys import check_key_name
+from paymaster.services.retries import JITTER
 
 CONFIG_FILE_DEFAULT = "paymaster.toml"
 
@@ -302,7 +303,7 @@ class RetryPolicySettings(_Table):
     initial_interval: Duration = timedelta(seconds=1)
     """The wait before the second attempt. Default "1s"."""
     backoff_coefficient: Annotated[float, BeforeValidator(_not_a_boolean), Field(ge=1, le=100)] = 2.0
-    """Each wait is the one before times this. Default 2.0."""
+    """Each wait is the one before times this; and every wait is up to a fifth longer, by chance. Default 2.0."""
     maximum_interval: Duration = timedelta(seconds=30)
     """The longest wait of our own; a server's Retry-After may ask for `max_retry_after`. Default "30s"."""
     maximum_attempts: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=100)] = 5
@@ -408,9 +409,9 @@ class ServiceSettings(AccountSettings):
         return url
 
     def worst_case(self) -> timedelta:
-        """The longest that one hold can be in use: every attempt times out and every wait is the longest."""
+        """The longest that one hold can be in use: every attempt times out, every wait is the longest with jitter."""
         wait_max = max(self.retry.maximum_interval, self.max_retry_after)
-        return self.retry.maximum_attempts * self.timeout + (self.retry.maximum_attempts - 1) * wait_max
+        return self.retry.maximum_attempts * self.timeout + (self.retry.maximum_attempts - 1) * wait_max * (1 + JITTER)
 
 
 class BudgetSettings(AccountSettings):
@@ -532,7 +533,7 @@ class Settings(BaseSettings):
             (
                 (name,),
                 f"its retry policy can take {format_duration(service.worst_case())} (retry.maximum_attempts x timeout, "
-                f"and the longest wait in between), and ledger.hold_expires_after is "
+                f"and the longest wait, jitter included, in between), and ledger.hold_expires_after is "
                 f"{format_duration(ledger.hold_expires_after)}: make that longer, or the retry policy shorter",
             )
             for name, service in services.items()

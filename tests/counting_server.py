@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -51,6 +53,10 @@ class Reply:
     """The whole body, instead of an answer or an error."""
     cut: bool = False
     """The connection is closed instead of an answer. With status 200 the provider bills it all the same."""
+    reset: bool = False
+    """As `cut`, but not in good order: the client gets a TCP reset."""
+    raw: bytes | None = None
+    """What goes over the wire, head and all, whether or not it is HTTP; then the connection is closed."""
     stream: Sequence[str | float] | None = None
     """The body in pieces as server-sent events, instead of an answer; a number is a pause in seconds. With `cut` the
     connection is closed after them, without the end that HTTP wants."""
@@ -206,16 +212,23 @@ class CountingServer:
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         name, _, rest = path.removeprefix("/").partition("/")
         service = self._services.get(name)
-        if service is None or rest not in ("v1/chat/completions", "v1/messages"):
+        if service is None or not rest.startswith(("v1/chat/completions", "v1/messages", "v1/models/")):
             await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
             return True
         request = service.next_request(headers.get("authorization"), body)
         reply, usage = await service.decide(request)
         service.answered += 1
         if reply.stream is not None:
-            await _write_stream(writer, reply.stream, whole=not reply.cut)
-        if reply.cut:
+            await _write_stream(writer, reply.stream, whole=not (reply.cut or reply.reset))
+        if reply.raw is not None:
+            writer.write(reply.raw)
+            await writer.drain()
+        if reply.reset:
+            linger_for_nothing = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_nothing)
+        if reply.cut or reply.reset:
             writer.transport.abort()
+        if reply.cut or reply.reset or reply.raw is not None:
             return False
         if reply.stream is not None:
             return True

@@ -208,6 +208,16 @@ def test_the_header_x_should_retry_wins_over_the_status_but_not_over_what_the_bo
     assert not read(502, b"", {"x-should-retry": "true"}).error_class.retry, "it may have been billed"
 
 
+def test_googles_internal_error_is_repeated_once_because_it_may_mean_that_the_input_is_too_long() -> None:
+    found = read(500, google_error(500, "INTERNAL", "An internal error has occurred."))
+    assert (found.error_class.name, found.error_class.retry, found.error_class.attempts_max) == (
+        "server_error",
+        True,
+        2,
+    )
+    assert read(500, openai_error("sorry")).error_class.attempts_max is None
+
+
 def test_an_error_within_a_200_may_have_been_billed_and_is_not_repeated_under_the_same_hold() -> None:
     error_class = read(529, anthropic_error("overloaded_error"), within_200=True).error_class
     assert (error_class.name, error_class.billing, error_class.retry) == ("overloaded", UNKNOWN, False)

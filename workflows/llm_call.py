@@ -330,26 +330,28 @@ class LLMCallWorkflow:
 
 
 def _failure(error: exceptions.ActivityError) -> Failure:
-    """What the activity said before it failed; after a timeout, what it last reported."""
+    """What the activity said before it failed, or what it last reported. When in doubt something was sent."""
     cause = error.cause
     if isinstance(cause, exceptions.ApplicationError) and cause.details:
         return Failure.model_validate(cause.details[0])
+    if isinstance(cause, exceptions.CancelledError):
+        # Before any worker took it, or while it waited to be retried: nothing was sent since the last report.
+        return Failure(attempts=(), reason="not_sent", detail=str(cause))
+    earlier: tuple[Attempt, ...] = ()
     if isinstance(cause, exceptions.TimeoutError):
         earlier = tuple(Attempt.model_validate(attempt) for attempt in cause.last_heartbeat_details)
         if cause.type == exceptions.TimeoutType.SCHEDULE_TO_START:
             return Failure(attempts=earlier, reason="no_worker", detail="no worker took the call in time")
-        lost = Attempt(
-            number=len(earlier) + 1,
-            started_at_ms=_now_ms(),
-            duration_ms=0,
-            billing=Billing.UNKNOWN,
-            error_class="worker_lost",
-            error=str(cause),
-        )
-        detail = "the worker was lost during the call, which may have been billed"
-        return Failure(attempts=(*earlier, lost), reason="worker_lost", detail=detail, unknown=True)
-    # Cancelled before any worker took it, or while it waited to be retried: nothing was sent since the last report.
-    return Failure(attempts=(), reason="not_sent", detail=str(cause))
+    lost = Attempt(
+        number=len(earlier) + 1,
+        started_at_ms=_now_ms(),
+        duration_ms=0,
+        billing=Billing.UNKNOWN,
+        error_class="worker_lost",
+        error=str(cause),
+    )
+    detail = "the worker was lost during the call, which may have been billed"
+    return Failure(attempts=(*earlier, lost), reason="worker_lost", detail=detail, unknown=True)
 
 
 def _now_ms() -> int:

@@ -4,7 +4,7 @@
 |-----------------------|---------|--------------------|----------------|---------|-------|
 | rate_limited          | no      | after its wait     | if too long    |         |       |
 | overloaded            | no      | yes                | then           | yes     |       |
-| server_error          | no, or unknown without the provider's own body | yes | then | yes | |
+| server_error          | no, or unknown without the provider's own body | yes; Google's INTERNAL once | then | yes | |
 | timeout               | unknown | under a new hold   | then           | yes     |       |
 | bad_sample            | unknown | under a new hold   | then           |         |       |
 | quota_exhausted       | no      | no                 | yes            | yes     | yes   |
@@ -49,11 +49,15 @@ class ErrorClass(NamedTuple):
     """The service's fault: so many in a row open its breaker."""
     alert: bool = False
     """Somebody must act: pay, change the key or the configuration."""
+    attempts_max: int | None = None
+    """Not more attempts under one hold than this. None: as many as the service's policy says."""
 
 
 RATE_LIMITED = ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True)
 OVERLOADED = ErrorClass("overloaded", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 SERVER_ERROR = ErrorClass("server_error", Billing.NOT_BILLED, retry=True, trips_breaker=True)
+GOOGLE_INTERNAL = SERVER_ERROR._replace(attempts_max=2)
+"""Google says so also when the input is too long, which does not pass."""
 SERVER_ERROR_UNKNOWN = ErrorClass("server_error", Billing.UNKNOWN, trips_breaker=True)
 TIMEOUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
 BAD_SAMPLE = ErrorClass("bad_sample", Billing.UNKNOWN)
@@ -110,6 +114,7 @@ _RULES = (
     _Rule(BAD_SAMPLE, codes="tool_use_failed"),
     _Rule(OVERLOADED, codes="overloaded_error|capacity_exceeded|service_tier_capacity_exceeded"),
     _Rule(OVERLOADED, message="service tier capacity exceeded"),
+    _Rule(GOOGLE_INTERNAL, frozenset({500}), codes="internal"),
 )
 _BY_STATUS = {
     400: INVALID_REQUEST,
