@@ -42,8 +42,8 @@ UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
 SEND_MARGIN = timedelta(seconds=10)
 """The HTTP timeout must come first: it knows whether anything was sent."""
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-"""How long after its worker died an attempt is given up."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=20)
+"""How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
 
 
 @workflow.defn(name="LLMCallWorkflow")
