@@ -46,7 +46,9 @@ from paymaster.messages import (
     Command,
 )
 from paymaster.search_attributes import are_registered
-from paymaster.security.keys import EnvironmentKeys, KeySource, KeyUnavailable
+from paymaster.security.key_cache import KeyCache
+from paymaster.security.key_ring import kept_keys
+from paymaster.security.keys import KeySource, KeyUnavailable
 from paymaster.security.redaction import redact_crashes
 from paymaster.settings import (
     ConfigurationError,
@@ -83,7 +85,7 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
     client = await connect(settings)
     engine = create_engine(settings.database.url.get_secret_value())
     connections = Connections(settings.services)
-    keys = EnvironmentKeys()
+    keys = kept_keys(settings)
     try:
         await check_schema(engine)
         findable = role != "activities" and await _is_findable(client)
@@ -104,6 +106,7 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
             # Together, so that one grace period is enough for all; the ledger answers them until they have ended.
             await asyncio.gather(*(worker.shutdown() for worker in workers if worker.task_queue != LEDGER_TASK_QUEUE))
     finally:
+        await keys.close()
         await connections.close()
         await engine.dispose()
 
@@ -163,7 +166,7 @@ def _workers(
     client: Client,
     engine: AsyncEngine,
     connections: Connections,
-    keys: KeySource,
+    keys: KeyCache,
     *,
     findable: bool = False,
 ) -> list[Worker]:

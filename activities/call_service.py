@@ -32,9 +32,10 @@ from paymaster.messages import (
     ServiceCall,
     ToolCall,
 )
-from paymaster.security.keys import KeySource, KeyUnavailable
+from paymaster.security.key_cache import KeyCache
+from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
 from paymaster.security.redaction import redact, redact_bytes
-from paymaster.services.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.services.http_errors import AUTH, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.services.json_reading import message_data
 from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
 from paymaster.services.registry import WIRE_FORMATS, streams
@@ -90,7 +91,7 @@ class CallServiceActivities:
     def __init__(
         self,
         services: Mapping[str, ServiceSettings],
-        keys: KeySource,
+        keys: KeyCache,
         connections: Connections,
         reports: GroupCommit[AttemptReport, None],
     ) -> None:
@@ -169,7 +170,7 @@ class CallServiceActivities:
         try:
             key = None if service.key is None else await self._keys.get(service.key)
         except KeyUnavailable as error:
-            return failed(_NO_KEY, str(error))
+            return failed(_KEY_SOURCE_DOWN if isinstance(error, KeySourceDown) else _NO_KEY, str(error))
 
         wire_format = WIRE_FORMATS[service.api]
         client = self._connections[call.grant.service]
@@ -224,7 +225,10 @@ class CallServiceActivities:
             return failed(error_class, error.message, **facts)._replace(retry_after_ms=error.retry_after_ms)
 
         if not response.is_success:
-            return refused(error_of(response.status_code, content), **facts)
+            error = error_of(response.status_code, content)
+            if error.error_class.name == AUTH.name and key is not None and service.key is not None:
+                error = error._replace(error_class=await self._after_refusal(service.key, key, error.error_class))
+            return refused(error, **facts)
         try:
             if headers.get("content-type", "").startswith("text/event-stream"):
                 answer = wire_format.parse_stream(stream_events(content.decode(errors="replace")), service)
@@ -261,12 +265,26 @@ class CallServiceActivities:
             return failed(too_large, f"the answer has {size} bytes, {ANSWER_BYTES_MAX} can be carried", **facts)
         return _Tried(attempt(billing, **facts), completion=completion)
 
+    async def _after_refusal(self, name: str, key: ApiKey, as_it_is: ErrorClass) -> ErrorClass:
+        """What it means that a service refused this key: perhaps only that it was changed since we fetched it."""
+        try:
+            replaced = await self._keys.replaced(name, key)
+        except KeyWithdrawn:
+            return as_it_is
+        except KeyUnavailable:  # nobody knows; the next attempt asks again
+            return as_it_is._replace(retry=True)
+        except asyncio.CancelledError:  # too late: what became of the request is known
+            return as_it_is
+        return _KEY_REPLACED if replaced else as_it_is
+
 
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
 _UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 _TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 _NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
+_KEY_SOURCE_DOWN = ErrorClass("key_source_down", Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
+_KEY_REPLACED = ErrorClass("key_replaced", Billing.NOT_BILLED, retry=True)
 _NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 _SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
 _SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)

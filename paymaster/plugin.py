@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from temporalio.client import ClientConfig
 from temporalio.common import HeaderCodecBehavior
@@ -11,7 +12,7 @@ from temporalio.worker import ReplayerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from paymaster.security.encryption import PayloadEncryption, data_converter
-from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.key_ring import key_source
 from paymaster.settings import Settings, load_settings_if_any
 
 
@@ -38,7 +39,7 @@ class PaymasterPlugin(SimplePlugin):
         Raises ConfigurationError; connecting raises KeyUnavailable when a key for the encryption is not there.
         """
         settings = load_settings_if_any() if settings is None else settings
-        self._encryption = PayloadEncryption(settings.encryption.keys, EnvironmentKeys())
+        self._encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
         super().__init__(
             "paymaster",
             data_converter=data_converter(self._encryption),

@@ -233,6 +233,14 @@ def _check_database_url(url: SecretText) -> SecretText:
     return SecretText(f"postgresql+asyncpg://{rest}")
 
 
+def _check_azure_url(url: str) -> str:
+    url = _check_http_url(url, allow_http=False)
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.path or parts.query or parts.fragment:
+        raise ValueError('write https:// and the host alone, like "https://example.vault.azure.net"')
+    return url
+
+
 def _check_webhook_url(url: SecretText) -> SecretText:
     return SecretText(_check_http_url(url.get_secret_value(), allow_http=False))
 
@@ -250,6 +258,7 @@ RouteName = Annotated[str, AfterValidator(_check_name)]
 ModelName = Annotated[str, AfterValidator(_check_model)]
 BudgetPath = Annotated[str, AfterValidator(check_budget_path)]
 KeyName = Annotated[str, AfterValidator(check_key_name)]
+AzureName = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,100}$")]
 Candidates = Annotated[tuple[str, ...], AfterValidator(_check_candidates)]
 AtLeastOne = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)]
 Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
@@ -421,9 +430,58 @@ class BudgetSettings(AccountSettings):
 class KeysSettings(_Table):
     """`[keys]`: where keys come from."""
 
-    source: Literal["env"] = "env"
+    source: Literal["env", "file", "azure-key-vault"] = "env"
     """env: environment variables, PAYMASTER_KEY_OPENAI_API_KEY or else OPENAI_API_KEY for `openai-api-key`.
-    Default "env"."""
+    file: the file `openai-api-key` in `folder`. azure-key-vault: the secret `openai-api-key` in the vault at
+    `vault_url`. Default "env"."""
+    folder: Path | None = None
+    """Only for "file": a folder with one file for each key, readable by nobody but its owner. No default."""
+    vault_url: Annotated[str, AfterValidator(_check_azure_url)] | None = None
+    """Only for "azure-key-vault": the vault, `https://NAME.vault.azure.net`. No default."""
+    verify_challenge_resource: bool = True
+    """Whether the vault must ask for tokens for its own domain. false, for vaults behind a name of your own and for
+    emulators: a wrong `vault_url` could then lead a token for a vault to somebody else. Default true."""
+    refresh_after: Duration = timedelta(minutes=10)
+    """A key is kept in memory for so long; a little earlier it is asked for again. Default "10m"."""
+    keep_in_outage: Duration = timedelta(hours=24)
+    """When the source cannot be asked, the key that is kept stays in use for so much longer. A key that the source
+    knows to be deleted or disabled is not used any more. Default "24h"."""
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> Self:
+        needs = {"file": ("folder", self.folder), "azure-key-vault": ("vault_url", self.vault_url)}
+        name, value = needs.get(self.source, ("", ""))
+        if value is None:
+            _raise_at([((name,), f'missing; source = "{self.source}" needs it')])
+        return self
+
+
+class AzureSettings(_Table):
+    """`[azure]`: who Paymaster is at Azure, for Key Vault and for services with `auth = "entra"`."""
+
+    credential: Literal["default", "managed-identity", "workload-identity", "client-secret"] = "default"
+    """default: whatever azure-identity's DefaultAzureCredential finds (the variables AZURE_…, a workload's or a managed
+    identity, the Azure CLI's user). The others are one of these and no other. Default "default"."""
+    tenant_id: AzureName | None = None
+    """The directory, for "client-secret" and "workload-identity". None, the default: AZURE_TENANT_ID."""
+    client_id: AzureName | None = None
+    """The application, or the identity of your own. None, the default: AZURE_CLIENT_ID; for "managed-identity" the one
+    of the system."""
+    client_secret: SecretText | None = None
+    """Only for "client-secret", and kept secret; better in PAYMASTER__AZURE__CLIENT_SECRET than in the file. None, the
+    default: AZURE_CLIENT_SECRET."""
+    authority: Annotated[str, AfterValidator(_check_azure_url)] | None = None
+    """Where to sign in, for sovereign and private clouds, such as `https://login.microsoftonline.us`. None, the
+    default: AZURE_AUTHORITY_HOST, else the public cloud."""
+    ca_bundle: Path | None = None
+    """A PEM file with the certificate authorities to trust for the vault and for signing in, instead of the usual ones.
+    None, the default: those that Python and SSL_CERT_FILE name."""
+
+    @model_validator(mode="after")
+    def _secret_is_used(self) -> Self:
+        if self.client_secret is not None and self.credential != "client-secret":
+            _raise_at([(("client_secret",), 'only for credential = "client-secret"; set that, or take this out')])
+        return self
 
 
 class EncryptionSettings(_Table):
@@ -501,6 +559,7 @@ class Settings(BaseSettings):
     """By path. A call charges the budget that it names and every ancestor."""
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    azure: AzureSettings = AzureSettings()
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -37,7 +37,7 @@ from paymaster.errors import LedgerNotFound
 from paymaster.messages import AlertKind, DeskStatus, LLMRequest, LLMResult, ServiceStatus, Window, WindowStatus
 from paymaster.money import Price, nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.key_ring import kept_keys
 from paymaster.services.bounds import input_bytes
 from paymaster.settings import Settings, load_settings
 from worker import _workers as paymasters_workers  # pyright: ignore[reportPrivateUsage]
@@ -325,11 +325,11 @@ async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
     client = await Client.connect(
         site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin(site.settings)]
     )
-    connections = Connections(site.settings.services)
+    connections, keys = Connections(site.settings.services), kept_keys(site.settings)
     try:
-        workers = paymasters_workers(site.settings, "all", client, site.engine, connections, EnvironmentKeys({}))
-        yield OwnWorkers(*workers)
+        yield OwnWorkers(*paymasters_workers(site.settings, "all", client, site.engine, connections, keys))
     finally:
+        await keys.close()
         await connections.close()
 
 

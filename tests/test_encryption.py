@@ -29,7 +29,7 @@ PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=REQUEST.model_dump_js
 
 def encryption(*names: str, values: Mapping[str, str] = VALUES) -> PayloadEncryption:
     variables = {f"PAYMASTER_KEY_{name.upper().replace('-', '_')}": value for name, value in values.items()}
-    return PayloadEncryption(names, EnvironmentKeys(variables))
+    return PayloadEncryption(names, lambda: EnvironmentKeys(variables))
 
 
 async def encrypted(*names: str) -> Payload:

@@ -134,12 +134,12 @@ async def test_an_unusable_value_is_refused_by_its_variable_without_being_shown(
     assert "SENTINEL" not in traceback_with_locals(caught.value)
 
 
-def test_where_tells_the_variable_and_not_the_value() -> None:
+async def test_a_key_tells_the_variable_that_it_is_from() -> None:
     """`doctor` says where a key is; a variable that is set counts even when its value is wrong."""
-    assert EnvironmentKeys({OWN: SECRET, USUAL: SECRET}).where("openai-api-key") == OWN
-    assert EnvironmentKeys({USUAL: SECRET}).where("openai-api-key") == USUAL
-    assert EnvironmentKeys({OWN: "", USUAL: SECRET}).where("openai-api-key") == OWN
-    assert EnvironmentKeys({"OPENAI": SECRET}).where("openai-api-key") is None
+    assert (await EnvironmentKeys({OWN: SECRET, USUAL: SECRET}).get("openai-api-key")).where == OWN
+    assert (await EnvironmentKeys({USUAL: SECRET}).get("openai-api-key")).where == USUAL
+    with pytest.raises(KeyUnavailable, match=f"{OWN} is empty"):
+        await EnvironmentKeys({OWN: "", USUAL: SECRET}).get("openai-api-key")
 
 
 @pytest.mark.parametrize(

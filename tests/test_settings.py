@@ -253,7 +253,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (
             "[xyz]",
             "xyz",
-            "known here: alerts, budgets, database, encryption, keys, ledger, logs, routes, services, worker",
+            "known here: alerts, azure, budgets, database, encryption, keys, ledger, logs, routes, services, worker",
         ),
         ("_env_file = 'x'", "_env_file", "unknown key"),
         ('[ledger]\nwait_atmost = "1h"', "ledger.wait_atmost", "did you mean wait_at_most?"),
@@ -302,7 +302,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[budgets."acme//x"]', 'budgets."acme//x"', "segment"),
         # values that only some are supported of
         ('[services.x]\napi = "bedrock"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
-        ('[keys]\nsource = "azure-key-vault"', "keys.source", "not supported; write 'env'"),
+        ('[keys]\nsource = "vault"', "keys.source", "not supported; write 'env', 'file' or 'azure-key-vault'"),
         ('[ledger]\non_exhausted = "park"', "ledger.on_exhausted", "write 'wait' or 'fail'"),
         (OPENAI + 'cap_usd = { week = "5" }', "services.openai.cap_usd.week", "'month' or 'total'"),
         # money and durations
@@ -346,6 +346,12 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[worker]\ndeployment = "paymaster"', "worker", "set both, or neither"),
         ('[worker]\nbuild_id = "1"', "worker", "set both, or neither"),
         ('[logs]\nformat = "xml"', "logs.format", "write 'auto', 'json' or 'console'"),
+        ('[keys]\nsource = "azure-key-vault"', "keys.vault_url", 'source = "azure-key-vault" needs it'),
+        ('[keys]\nsource = "file"', "keys.folder", 'source = "file" needs it'),
+        ('[keys]\nvault_url = "http://127.0.0.1"', "keys.vault_url", "write https:// and the host alone"),
+        ('[keys]\nvault_url = "https://x.vault.azure.net/secrets/a"', "keys.vault_url", "the host alone"),
+        (f'[azure]\nclient_secret = "{SENTINEL}"', "azure.client_secret", "only for credential"),
+        (f'[azure]\ntenant_id = "{SENTINEL} x"', "azure.tenant_id", "should match pattern"),
         # routes
         (LOCAL + "[routes]\nwriter = []", "routes.writer", 'name at least one "service/model"'),
         (LOCAL + '[routes]\nwriter = ["local"]', "routes.writer", 'write "service/model"'),
@@ -367,7 +373,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     """Nobody has to start five times to find five mistakes: in tables, between them and in the environment."""
     text = (
         '[ledger]\nmax_parked = 0\n[services.x]\napi = "openai"\nbase_url = "nowhere"\ntimeout = 5\n'
-        '[routes]\nwriter = ["y/m"]\n[keys]\nsource = "file"\n'
+        '[routes]\nwriter = ["y/m"]\n[keys]\nsource = "files"\n'
     )
     with pytest.raises(ConfigurationError) as caught:
         load(tmp_path, text, PAYMASTER__NONSENSE="1", PAYMASTER__BUDGETS="{")

@@ -95,18 +95,22 @@ async def _database(settings: "Settings") -> str:
 
 
 async def _keys(settings: "Settings") -> AsyncIterator[Check]:
-    """Whether each key can be used here, and which variable holds it; never its value."""
-    from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
+    """Whether each key can be used here, and where it is; never its value."""
+    from paymaster.security.key_ring import key_source
+    from paymaster.security.keys import KeyUnavailable
 
-    keys = EnvironmentKeys()
+    keys = key_source(settings)
     of_services = (service.key for service in settings.services.values() if service.key is not None)
-    for name in dict.fromkeys((*of_services, *settings.encryption.keys)):
-        try:
-            await keys.get(name)
-        except KeyUnavailable as error:
-            yield Check(f"key {name}", False, str(error))
-        else:
-            yield Check(f"key {name}", True, f"in {keys.where(name)}")
+    try:
+        for name in dict.fromkeys((*of_services, *settings.encryption.keys)):
+            try:
+                key = await keys.get(name)
+            except KeyUnavailable as error:
+                yield Check(f"key {name}", False, str(error))
+            else:
+                yield Check(f"key {name}", True, f"in {key.where}")
+    finally:
+        await keys.close()
 
 
 def _prices(settings: "Settings") -> Iterator[Check]:

@@ -9,7 +9,7 @@ a history from before) is taken as it is: encryption hides what is stored, it do
 import binascii
 import os
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -69,9 +69,10 @@ class _EncryptionKey:
 class PayloadEncryption(PayloadCodec):
     """Encrypts with the first of the named keys, decrypts with any of them. Without keys it encrypts nothing."""
 
-    def __init__(self, names: Sequence[str], source: KeySource) -> None:
+    def __init__(self, names: Sequence[str], open_source: Callable[[], KeySource]) -> None:
+        """`open_source` gives where the keys are; it is closed again when they are fetched."""
         self._names = tuple(names)
-        self._source = source
+        self._open_source = open_source
         self._keys: dict[str, _EncryptionKey] = {}
 
     @property
@@ -81,9 +82,15 @@ class PayloadEncryption(PayloadCodec):
 
     async def load(self) -> None:
         """Fetches the keys, once: the value behind a name must not change. Raises KeyUnavailable."""
-        for name in self._names:
-            if name not in self._keys:
-                self._keys[name] = _EncryptionKey(name, _secret(name, (await self._source.get(name)).reveal()))
+        missing = [name for name in self._names if name not in self._keys]
+        if not missing:
+            return
+        source = self._open_source()
+        try:
+            for name in missing:
+                self._keys[name] = _EncryptionKey(name, _secret(name, (await source.get(name)).reveal()))
+        finally:
+            await source.close()
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Raises KeyUnavailable."""

@@ -13,8 +13,8 @@ from paymaster.devstack import MODEL_NAME, EmbeddedStack, StackError
 from paymaster.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
 from paymaster.money import Price
-from paymaster.security.keys import EnvironmentKeys
-from paymaster.settings import Api, ServiceSettings
+from paymaster.security.key_ring import kept_keys
+from paymaster.settings import Api, ServiceSettings, Settings
 
 
 def no_package(_name: str) -> None:
@@ -79,7 +79,7 @@ async def test_it_can_be_called_as_each_service_that_it_speaks_like(
     services = {"local": settings}
     connections = Connections(services)
     reports = GroupCommit[AttemptReport, None](no_reports, size_of=lambda _: 0)
-    activities = CallServiceActivities(services, EnvironmentKeys(), connections, reports)
+    activities = CallServiceActivities(services, kept_keys(Settings()), connections, reports)
     environment = ActivityEnvironment()
     grant = Grant(
         hold_id=f"{environment.info.workflow_run_id}/1",

@@ -32,7 +32,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
 from paymaster.money import nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.key_ring import kept_keys
 from paymaster.services.bounds import input_bytes
 
 pytestmark = pytest.mark.timeout(90)
@@ -194,7 +194,7 @@ async def loaded_ledger(site: Site, connections: Connections) -> None:
     """Starts the ledger and lets it read what was spent, so that it will grant; then it has no worker any more."""
     # A client of its own: one client can have only one worker for a task queue.
     client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
-    ledger, _, _ = worker._workers(site.settings, "all", client, site.engine, connections, EnvironmentKeys({}))
+    ledger, _, _ = worker._workers(site.settings, "all", client, site.engine, connections, kept_keys(site.settings))
     async with ledger:
         await site.ledger.start(desk_config(site.settings))
 
@@ -220,7 +220,7 @@ async def test_a_call_cancelled_while_it_reserves_leaves_no_hold(
         connections = Connections(site.settings.services)
         running.push_async_callback(connections.close)
         ledger, activities, calls = worker._workers(
-            site.settings, "all", site.client, site.engine, connections, EnvironmentKeys({})
+            site.settings, "all", site.client, site.engine, connections, kept_keys(site.settings)
         )
         await running.enter_async_context(activities)
         await loaded_ledger(site, connections)

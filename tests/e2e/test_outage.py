@@ -22,7 +22,7 @@ from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.group_commit import AnswerT, GroupCommit, ItemT
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.keys import EnvironmentKeys
+from paymaster.security.key_ring import kept_keys
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -75,7 +75,7 @@ async def paymasters_workers(site: Site) -> AsyncGenerator[tuple[Worker, Worker,
     connections = Connections(site.settings.services)
     try:
         ledger, activities, calls = worker._workers(
-            site.settings, "all", client, site.engine, connections, EnvironmentKeys({})
+            site.settings, "all", client, site.engine, connections, kept_keys(site.settings)
         )
         yield ledger, activities, calls
     finally:
