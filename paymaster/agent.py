@@ -9,6 +9,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from paymaster.errors import CallIdReused, completed_or_raise
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.sendable import denial_of
 from paymaster.structured_output import Output, answer_as
 from paymaster.temporal_ui import call_details, call_summary
 
@@ -39,6 +40,8 @@ async def try_generate(request: LLMRequest) -> LLMResult:
 
     Raises only CallIdReused.
     """
+    if denied := denial_of(request):
+        return denied
     call_id = request.call_id or str(workflow.uuid4())
     request = request.model_copy(update={"call_id": call_id})
     try:

@@ -20,7 +20,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.errors import AdminRefused, CallIdReused, LedgerNotFound, completed_or_raise
+from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
 from paymaster.group_commit import GroupCommit, PoisonedBatch
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
@@ -54,6 +54,7 @@ from paymaster.messages import (
     call_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
+from paymaster.sendable import denial_of
 from paymaster.settings import Settings
 from paymaster.structured_output import Output, answer_as
 from paymaster.temporal_ui import call_details, call_summary
@@ -92,7 +93,10 @@ async def generate(client: Client, request: LLMRequest, output: type[Output] | N
 
 async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
     """The same, but returns what is not completed too. Raises only CallIdReused."""
-    handle = await start(client, request)
+    try:
+        handle = await start(client, request)
+    except CallDenied as error:
+        return error.result
     result = await handle.result()
     if request.call_id is not None and result.request_digest != request.digest():
         raise CallIdReused(request.call_id)
@@ -100,7 +104,12 @@ async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
 
 
 async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, LLMResult]:
-    """Starts a call and does not wait for it; a call id that was used before gives that call."""
+    """Starts a call and does not wait for it; a call id that was used before gives that call.
+
+    Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`.
+    """
+    if denied := denial_of(request):
+        raise CallDenied(denied)
     call_id = request.call_id or str(uuid4())
     request = request.model_copy(update={"call_id": call_id})
     workflow_id = call_workflow_id(call_id)

@@ -32,13 +32,24 @@ class ManyQuestions:
         return list(await asyncio.gather(*(try_generate(request) for request in requests)))
 
 
+@workflow.defn
+class BrokenQuestions:
+    """Asks what no message can carry, one thing after the other, and then something sensible."""
+
+    @workflow.run
+    async def run(self) -> list[LLMResult]:
+        prompts = ("x" * 20_000_000, "half \ud83d of a smile", "Say hello")
+        requests = (LLMRequest(route="writer", budget="acme/writer", prompt=prompt) for prompt in prompts)
+        return [await try_generate(request) for request in requests]
+
+
 @asynccontextmanager
 async def agents_running(client: Client) -> AsyncGenerator[None]:
     """A worker of the agents' own, as a team beside Paymaster would have it."""
     worker = Worker(
         client,
         task_queue=AGENTS_TASK_QUEUE,
-        workflows=[OneQuestion, ManyQuestions],
+        workflows=[OneQuestion, ManyQuestions, BrokenQuestions],
         graceful_shutdown_timeout=timedelta(seconds=5),
     )
     async with worker:

@@ -222,18 +222,24 @@ class Site:
     def ledger(self) -> Ledger:
         return Ledger(self.client, self.settings.ledger.name)
 
-    async def start_workers(self, count: int = 1, file: Path | None = None) -> list[Worker]:
-        """Starts worker processes and waits until they take work. `file`: another configuration than the site's."""
-        started = [self._start_worker(file or self.folder / "paymaster.toml") for _ in range(count)]
+    async def start_workers(
+        self, count: int = 1, file: Path | None = None, program: Sequence[str | Path] = (ROOT / "worker.py",)
+    ) -> list[Worker]:
+        """Starts worker processes and waits until they take work.
+
+        `file`: another configuration than the site's. `program`: another one than `worker.py`, or with arguments.
+        """
+        started = [self.launch_worker(program, file) for _ in range(count)]
         for worker in started:
             await worker.ready()
         if started:
             await until(self._answers, "the ledger answers")
         return started
 
-    def _start_worker(self, file: Path) -> Worker:
+    def launch_worker(self, program: Sequence[str | Path], file: Path | None = None) -> Worker:
+        """The same for one process, without waiting."""
         log_file = self.folder / f"worker-{len(self.workers) + 1}.log"
-        command = [sys.executable, str(ROOT / "worker.py"), "--config", str(file)]
+        command = [sys.executable, *program, "--config", file or self.folder / "paymaster.toml"]
         worker = Worker(GuardedProcess(command, env=self.environment, cwd=self.folder, log_file=log_file), log_file)
         self.workers.append(worker)
         return worker
@@ -435,15 +441,61 @@ async def caps_watched(site: Site) -> AsyncGenerator[None]:
     assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
-async def settled_books(site: Site, *services: FakeService, deadline_s: float = 30.0) -> DeskStatus:
-    """Waits until nothing is in flight, and checks what is promised then. Returns the ledger's status.
+class Books(NamedTuple):
+    """What was found when nothing was in flight any more."""
 
-    - every hold has ended, nobody is parked, everything is delivered, and no account is over a cap;
-    - for every account the stored rows sum up to what the ledger posted, to the nano-dollar;
-    - for each of the services: what it billed is posted, and everything posted that is not unconfirmed was billed.
+    calls: int
+    """Different calls that have rows."""
+    requests: int
+    """That the services got."""
+    rows: int
+    """Attempts that have a row; an attempt with an unconfirmed and a final one counts once."""
+    posted_nanos: int
+    """By the ledger, to the services."""
+    unconfirmed_nanos: int
+    """The part of it that nobody knows whether it was billed."""
+    difference_nanos: int
+    """Between the ledger and the rows, over all accounts."""
+
+    def __str__(self) -> str:
+        return (
+            f"calls {self.calls}, provider requests {self.requests}, rows {self.rows}, "
+            f"posted ${nanos_to_usd(self.posted_nanos)}, unconfirmed ${nanos_to_usd(self.unconfirmed_nanos)}, "
+            f"difference ${nanos_to_usd(self.difference_nanos)}"
+        )
+
+
+_COUNTS = text(
+    """
+    SELECT count(DISTINCT call_id) AS calls, count(DISTINCT attempt_id) AS rows,
+        count(DISTINCT attempt_id) FILTER (WHERE service = ANY(:services)) AS of_services
+    FROM api_usage WHERE ledger = :ledger
+    """
+)
+_PAID_TWICE = text(
+    """
+    SELECT 'hold ' || hold_id FROM api_usage_counted WHERE ledger = :ledger AND cost_usd > 0
+    GROUP BY hold_id HAVING count(*) > 1
+    UNION ALL
+    SELECT 'call ' || call_id FROM api_usage_counted WHERE ledger = :ledger AND status = 'completed'
+    GROUP BY call_id HAVING count(*) > 1
+    """
+)
+
+
+async def settled_books(site: Site, *services: FakeService, deadline_s: float = 30.0) -> DeskStatus:
+    """Waits until nothing is in flight, checks promises 1 to 6 and prints the figures. Returns the ledger's status.
+
+    1. No account is over a cap.
+    2. Every hold has ended, and under none of them two attempts were paid.
+    3. For every account the stored rows sum up to what the ledger posted, to the nano-dollar.
+    4. Every request that the services billed has a row, and no call has two answers.
+    5. What each of the services billed is posted, and everything posted that is not unconfirmed was billed.
+    6. Nobody waits: no call is parked, none goes on, and everything is delivered.
     """
 
     status = await site.ledger.status()
+    ledger = site.settings.ledger.name
 
     async def quiet() -> bool:
         nonlocal status
@@ -451,16 +503,38 @@ async def settled_books(site: Site, *services: FakeService, deadline_s: float = 
         loading = any(account.loading for account in status.accounts)
         return not loading and status.holds == status.parked == status.outbox == 0
 
+    async def no_call_goes_on() -> bool:
+        running = "WorkflowType = 'LLMCallWorkflow' AND ExecutionStatus = 'Running'"
+        return (await site.client.count_workflows(running)).count == 0
+
     await until(quiet, "nothing is being loaded, and no hold, no parked call and no delivery is left", deadline_s)
+    await until(no_call_goes_on, "every call has ended", deadline_s)
     assert status.refused_messages == ()
     check_caps(status)
     posted: dict[str, int] = {}
     for account in status.accounts:
         assert all(window.pending_nanos == 0 for window in account.windows), account
         posted[account.account] = balance_of(status, account.account).posted_nanos
-    assert await posted_by_account(site.engine, site.settings.ledger.name, list(posted)) == posted
-    rows = await usage_report(site.engine, ledger=site.settings.ledger.name, by=["service"])
+    stored = await posted_by_account(site.engine, ledger, list(posted))
+    names = [service.name for service in services]
+    async with site.engine.connect() as connection:
+        counts = (await connection.execute(_COUNTS, {"ledger": ledger, "services": names})).one()
+        paid_twice = (await connection.execute(_PAID_TWICE, {"ledger": ledger})).scalars().all()
+    rows = await usage_report(site.engine, ledger=ledger, by=["service"])
     unconfirmed = {row.service: row.unconfirmed_nanos for row in rows}
+    books = Books(
+        calls=counts.calls,
+        requests=sum(service.count for service in services),
+        rows=counts.rows,
+        posted_nanos=sum(nanos for account, nanos in posted.items() if account.startswith("service:")),
+        unconfirmed_nanos=sum(unconfirmed.values()),
+        difference_nanos=sum(abs(nanos - stored[account]) for account, nanos in posted.items()),
+    )
+    print(books)
+    assert stored == posted
+    assert not paid_twice
+    # A refused attempt (429, say) has none when its call was cancelled before it could tell of it.
+    assert sum(len(service.billed) for service in services) <= counts.of_services, f"billed without a row: {books}"
     for service in services:
         bill, charged = service.bill_nanos(site.price(service)), posted[f"service:{service.name}"]
         assert charged - unconfirmed.get(service.name, 0) <= bill <= charged, (

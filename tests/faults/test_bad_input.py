@@ -1,0 +1,134 @@
+"""What makes no sense is refused with a clear answer: nothing is sent, nothing is stuck, the books are untouched."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from agents import AGENTS_TASK_QUEUE, BrokenQuestions, agents_running
+from counting_server import CountingServer, FakeService
+from paymaster_process import Databases, Site, configuration, running_site, settled_books
+
+from paymaster import LLMRequest, Outcome
+from paymaster.client import try_generate
+from paymaster.devstack import EmbeddedStack
+from paymaster.errors import AdminRefused
+from paymaster.messages import ChatMessage, RaiseCap, SetCap
+from paymaster.sendable import REQUEST_BYTES_MAX
+
+HALF_A_PAIR = "half \ud83d of a smile"
+
+
+@pytest.fixture(scope="module")
+def service(server: CountingServer) -> FakeService:
+    service = server.service("bad-input")
+    service.text = lambda request: "an answer"
+    return service
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, service: FakeService, module_folder: Path
+) -> AsyncIterator[Site]:
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "1000"}}})
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+        yield site
+
+
+def ask(**fields: object) -> LLMRequest:
+    return LLMRequest.model_validate({"route": "writer", "budget": "acme/writer", "prompt": "Say hello"} | fields)
+
+
+NO_MESSAGE_CAN_CARRY = {
+    "20 MB": (ask(prompt="x" * 20_000_000), "request_too_long"),
+    "one byte too many": (ask(prompt="x" * REQUEST_BYTES_MAX), "request_too_long"),
+    "short, but long as JSON": (ask(prompt="\x00" * 400_000), "request_too_long"),
+    "prompt": (ask(prompt=HALF_A_PAIR), "not_text"),
+    "system": (ask(system=HALF_A_PAIR), "not_text"),
+    "message": (ask(messages=[ChatMessage(role="user", content=HALF_A_PAIR)]), "not_text"),
+    "metadata": (ask(metadata={"team": HALF_A_PAIR}), "not_text"),
+    "budget": (ask(budget=HALF_A_PAIR), "not_text"),
+}
+
+
+@pytest.mark.parametrize(("request_", "reason"), NO_MESSAGE_CAN_CARRY.values(), ids=NO_MESSAGE_CAN_CARRY)
+async def test_a_request_that_no_message_can_carry_is_denied_before_it_is_sent(
+    site: Site, service: FakeService, request_: LLMRequest, reason: str
+) -> None:
+    count = service.count
+    result = await try_generate(site.client, request_)
+    assert (result.outcome, result.reason) == (Outcome.DENIED, reason)
+    assert result.detail
+    assert len(result.model_dump_json()) < 1_000
+    assert service.count == count
+
+
+@pytest.mark.timeout(60)
+async def test_an_agent_gets_such_a_denial_as_an_outcome_and_its_workflow_goes_on(
+    site: Site, service: FakeService
+) -> None:
+    """The agent's own texts, too long or broken, come into being inside its workflow: its task must not get stuck."""
+    count = service.count
+    async with agents_running(site.client):
+        results = await site.client.execute_workflow(
+            BrokenQuestions.run, id="broken", task_queue=AGENTS_TASK_QUEUE, execution_timeout=timedelta(seconds=30)
+        )
+    assert [(result.outcome, result.reason) for result in results] == [
+        (Outcome.DENIED, "request_too_long"),
+        (Outcome.DENIED, "not_text"),
+        (Outcome.COMPLETED, None),
+    ]
+    assert service.count == count + 1
+    await settled_books(site, service)
+
+
+@pytest.mark.timeout(60)
+async def test_the_longest_request_and_the_shortest_are_answered(site: Site, service: FakeService) -> None:
+    room = REQUEST_BYTES_MAX - len(ask(prompt="", call_id=str(uuid4())).model_dump_json())
+    for prompt in ("x" * room, "ü" * (room // 2), ""):
+        result = await try_generate(site.client, ask(prompt=prompt))
+        assert result.outcome is Outcome.COMPLETED, (result.reason, result.detail)
+        assert service.requests[-1].prompt == prompt
+    await settled_books(site, service)
+
+
+HOSTILE_PATHS = [
+    "",
+    "/",
+    "acme/",
+    "acme//writer",
+    "/acme",
+    "acme/%",
+    "acme/wr iter",
+    "acme/\x00",
+    "acme/\u202eretirw",
+    "acme/\uff41dmin",
+    "acme'; DROP TABLE api_usage; --",
+    "acme/" + "a" * 196,
+    "x" * 100_000,
+]
+
+
+async def test_a_hostile_budget_path_is_denied_and_makes_no_account(site: Site, service: FakeService) -> None:
+    count, accounts = service.count, {account.account for account in (await site.ledger.status()).accounts}
+    for path in HOSTILE_PATHS:
+        result = await try_generate(site.client, ask(budget=path))
+        assert (result.outcome, result.reason) == (Outcome.DENIED, "bad_budget"), path
+        assert len(result.detail or "") < 1_000
+        with pytest.raises(AdminRefused):
+            await site.ledger.set_cap(SetCap(account=f"budget:{path}", window="day", to="1"))
+    assert service.count == count
+    assert {account.account for account in (await site.ledger.status()).accounts} == accounts
+
+
+async def test_no_cap_is_changed_by_an_amount_that_is_none(site: Site) -> None:
+    before = await site.balance("budget:acme")
+    for amount in ("-1", "NaN", "-NaN", "Infinity", "1e400", "1e-400", "-0.000000001", "", "1,5", "$5"):
+        with pytest.raises(AdminRefused):
+            await site.ledger.set_cap(SetCap(account="budget:acme", window="total", to=amount))
+        with pytest.raises(AdminRefused):
+            await site.ledger.raise_cap(RaiseCap(account="budget:acme", window="total", by=amount))
+    with pytest.raises(AdminRefused):
+        await site.ledger.raise_cap(RaiseCap(account="budget:acme", window="total", by="0"))
+    assert await site.balance("budget:acme") == before
