@@ -236,7 +236,7 @@ class Site:
             await until(self._answers, "the ledger answers")
         return started
 
-    def launch_worker(self, program: Sequence[str | Path], file: Path | None = None) -> Worker:
+    def launch_worker(self, program: Sequence[str | Path] = (ROOT / "worker.py",), file: Path | None = None) -> Worker:
         """The same for one process, without waiting."""
         log_file = self.folder / f"worker-{len(self.workers) + 1}.log"
         command = [sys.executable, *program, "--config", file or self.folder / "paymaster.toml"]

@@ -105,7 +105,7 @@ async def test_a_worker_without_a_key_is_not_ready_and_one_of_a_version_waits_un
     # Not `start_workers`: without a current version the ledger does not answer.
     async with running_site(stack.temporal_address, await databases.create(), tmp_path, tables, workers=0) as site:
         address = site.settings.worker.health_address
-        starting = site._start_worker(tmp_path / "paymaster.toml")
+        starting = site.launch_worker()
 
         async def not_ready() -> bool:
             try:
