@@ -97,9 +97,10 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
             for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
-                applied = await Ledger(client, settings.ledger.name).start(desk_config(settings))
-                if applied.detail and not applied.applied:
-                    logger.info("configuration of the ledger: %s", applied.detail)
+                config = desk_config(settings)
+                applied = await Ledger(client, settings.ledger.name).start(config)
+                if applied.digest != config.digest:
+                    logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
             logger.info("worker ready (%s)", role)
             await stop.wait()
             logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))

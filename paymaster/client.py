@@ -47,6 +47,7 @@ from paymaster.messages import (
     ResumeService,
     ServiceState,
     SetCap,
+    Signature,
     StatusRequest,
     UsageRecord,
     backlog_workflow_id,
@@ -145,6 +146,10 @@ class Ledger:
             accounts += status.accounts
         return status.model_copy(update={"accounts": accounts})
 
+    async def epoch(self) -> str:
+        """Which books these are, for what a signed command has to name. Raises LedgerNotFound."""
+        return (await self._status_page(StatusRequest(limit=1))).epoch
+
     async def _status_page(self, page: StatusRequest) -> DeskStatus:
         try:
             return await self._handle.query("status", page, result_type=DeskStatus, rpc_timeout=ANSWER_WITHIN)
@@ -171,9 +176,15 @@ class Ledger:
         """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
         return await self._update("resume_service", change, ServiceState)
 
-    async def configure(self, config: DeskConfig, *, force: bool = False) -> ConfigState:
-        """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound."""
-        return await self._update("configure", Configure(config=config, force=force), ConfigState)
+    async def configure(
+        self, config: DeskConfig, *, force: bool = False, signature: Signature | None = None
+    ) -> ConfigState:
+        """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound.
+
+        Where signatures are required, one with other caps, budgets or `[admin]` needs one. Raises AdminRefused for a
+        wrong one.
+        """
+        return await self._update("configure", Configure(config=config, force=force, signature=signature), ConfigState)
 
     async def reload(self) -> None:
         """Reads again what every account has spent; calls wait meanwhile. Raises LedgerNotFound."""

@@ -4,7 +4,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import TypedDict
 
-from paymaster.messages import AccountConfig, DeskConfig, RetrySettings, ServiceConfig, Window
+from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, ServiceConfig, Window
 from paymaster.settings import AccountSettings, ServiceSettings, Settings
 
 
@@ -16,6 +16,9 @@ def desk_config(settings: Settings) -> DeskConfig:
         services={name: _service(service) for name, service in sorted(settings.services.items())},
         hold_expires_after_ms=_ms(settings.ledger.hold_expires_after),
         max_parked=settings.ledger.max_parked,
+        admin=AdminConfig(
+            require_signature=settings.admin.require_signature, keys=dict(sorted(settings.admin.keys.items()))
+        ),
     )
     return config.model_copy(update={"digest": sha256(config.model_dump_json().encode()).hexdigest()})
 

@@ -331,6 +331,14 @@ class ServiceConfig(AccountConfig):
     max_unconfirmed: int = 1
 
 
+class AdminConfig(Message):
+    """Who may change caps."""
+
+    require_signature: bool = False
+    keys: dict[str, str] = {}
+    """Public Ed25519 keys in base64, by the name of their owner."""
+
+
 class DeskConfig(Message):
     """What the worker's configuration file says about admission. Applied once for each digest."""
 
@@ -339,6 +347,7 @@ class DeskConfig(Message):
     services: dict[str, ServiceConfig] = {}
     hold_expires_after_ms: int = 900_000
     max_parked: int = 2_000
+    admin: AdminConfig = AdminConfig()
 
 
 # ---------------------------------------------------------------- commands to the desk, and its answers
@@ -635,6 +644,20 @@ class Delivery(Message):
 # ---------------------------------------------------------------- admins and operators
 
 
+class Signature(BaseModel):
+    """Who gives a command. What is signed, and how, says paymaster/security/signatures.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: str = Field(max_length=200)
+    """The name of the key in `[admin.keys]`; it is kept with the change as who made it."""
+    id: str = Field(min_length=1, max_length=64)
+    """Each is good for one command."""
+    expires_at_ms: int
+    value: str = Field(max_length=200)
+    """The signature in base64."""
+
+
 class AdminMessage(BaseModel):
     """What an admin sends, as a signal or as an update of the same name; often by hand, so nothing is guessed."""
 
@@ -642,6 +665,9 @@ class AdminMessage(BaseModel):
 
     reason: str = Field(default="", max_length=1_000)
     who: str = Field(default="", max_length=200)
+    """Of a signed command its signer, whatever is written here."""
+    signature: Signature | None = None
+    """None: refused where `[admin] require_signature` is set."""
 
 
 class RaiseCap(AdminMessage):
@@ -753,6 +779,8 @@ class Configure(Message):
     config: DeskConfig
     force: bool = False
     """Bring back a configuration that was superseded."""
+    signature: Signature | None = None
+    """Where `[admin] require_signature` is set, a configuration with other caps, budgets or `[admin]` needs one."""
 
 
 class ConfigState(Message):

@@ -18,6 +18,7 @@ import ipaddress
 import json
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -57,6 +58,7 @@ CONFIG_FILE_DEFAULT = "paymaster.toml"
 
 _PREFIX = "PAYMASTER__"
 _DURATION_MAX = timedelta(days=366)
+_PUBLIC_KEY_BYTES = 32  # of Ed25519
 _UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
@@ -162,6 +164,22 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_admin_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}", name):
+        raise ValueError('not a name: write 1 to 64 of letters, digits, "@", ".", "_" and "-", like "alice"')
+    return name
+
+
+def _check_public_key(key: str) -> str:
+    """The key, if it can be one. The message does not repeat it: it may be the private one, in the wrong place."""
+    try:
+        if len(b64decode(key, validate=True)) == _PUBLIC_KEY_BYTES:
+            return key
+    except ValueError:
+        pass
+    raise ValueError("not a public key: write the line that `paymaster admin new-key FILE` printed")
+
+
 def _check_model(name: str) -> str:
     if not name or not name.isprintable() or name != name.strip():
         raise ValueError("not the name of a model: write it as the service's API names it")
@@ -259,6 +277,8 @@ ModelName = Annotated[str, AfterValidator(_check_model)]
 BudgetPath = Annotated[str, AfterValidator(check_budget_path)]
 KeyName = Annotated[str, AfterValidator(check_key_name)]
 AzureName = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,100}$")]
+AdminName = Annotated[str, AfterValidator(_check_admin_name)]
+PublicKey = Annotated[str, AfterValidator(_check_public_key)]
 Candidates = Annotated[tuple[str, ...], AfterValidator(_check_candidates)]
 AtLeastOne = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)]
 Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
@@ -492,6 +512,27 @@ class EncryptionSettings(_Table):
     all of them decrypt. Every worker, agent and command needs the same list. Default []: nothing is encrypted."""
 
 
+class AdminSettings(_Table):
+    """`[admin]`: who may change caps. See docs/security.md for what this protects, and what it does not."""
+
+    require_signature: bool = False
+    """Whether the ledger follows only signed commands to raise and set caps, to pause and resume services, and to take
+    a configuration with other caps, budgets or `[admin]`. Default false."""
+    keys: dict[AdminName, PublicKey] = Field(default_factory=dict[str, str], validate_default=True)
+    """Public keys by the name of their owner, which is kept with each change. `paymaster admin new-key FILE` makes a
+    key and prints the line for here. Default {}."""
+
+    @field_validator("keys")
+    @classmethod
+    def _somebody_can_sign(cls, keys: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.data.get("require_signature") and not keys:
+            raise ValueError(
+                "require_signature = true, and nobody could sign; `paymaster admin new-key FILE` makes a key and "
+                "prints the line to write here"
+            )
+        return keys
+
+
 class AlertsSettings(_Table):
     """`[alerts]`: where alerts go."""
 
@@ -560,6 +601,7 @@ class Settings(BaseSettings):
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     azure: AzureSettings = AzureSettings()
+    admin: AdminSettings = AdminSettings()
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -253,7 +253,8 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (
             "[xyz]",
             "xyz",
-            "known here: alerts, azure, budgets, database, encryption, keys, ledger, logs, routes, services, worker",
+            "known here: admin, alerts, azure, budgets, database, encryption, keys, ledger, logs, routes, services, "
+            "worker",
         ),
         ("_env_file = 'x'", "_env_file", "unknown key"),
         ('[ledger]\nwait_atmost = "1h"', "ledger.wait_atmost", "did you mean wait_at_most?"),

@@ -21,6 +21,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.desk import NEVER_MS, Desk, DeskState
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
@@ -218,7 +219,7 @@ class BudgetWorkflow:
         return self._answered("configure", self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
-        return self._desk.configure(change.config, now_ms, force=change.force)
+        return self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
 
     @workflow.update
     def reload(self, *ignored: object) -> None:
@@ -294,7 +295,7 @@ class BudgetWorkflow:
             try:
                 act(change, _now_ms())
             except ValueError as error:
-                self._refuse(name, change.model_dump_json(), str(error))
+                self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
             except Exception as error:  # a defect in one command must not stop the ledger for all the others
                 self._failed(name, change, error)
 
@@ -303,6 +304,8 @@ class BudgetWorkflow:
         try:
             return act(change, _now_ms())
         except ValueError as error:
+            if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
+                self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
             raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
         except Exception as error:  # as above
             self._failed(name, change, error)
@@ -310,7 +313,7 @@ class BudgetWorkflow:
 
     def _failed(self, name: str, change: BaseModel, error: Exception) -> None:
         workflow.logger.exception("the desk failed on %s", name)
-        self._refuse(name, change.model_dump_json(), f"a defect: {error!r}")
+        self._refuse(name, change.model_dump_json(exclude={"signature"}), f"a defect: {error!r}")
 
     def _decoded(self, name: str, kind: type[MessageT], message: RawValue) -> MessageT | None:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""

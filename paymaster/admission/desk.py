@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import PlainSerializer, TypeAdapter
 
+from paymaster.admission.admin import changes_money, check_signature
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, LedgerState, window_start_ms
 from paymaster.admission.outbox import Outbox, OutboxState
@@ -26,6 +27,7 @@ from paymaster.messages import (
     CapState,
     Command,
     ConfigState,
+    Configure,
     Delivery,
     Denied,
     DeskConfig,
@@ -46,12 +48,14 @@ from paymaster.messages import (
     SetCap,
     Settle,
     Settled,
+    Signature,
     StatusRequest,
     UnknownHold,
     Void,
     Window,
 )
 from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
+from paymaster.security.signatures import SignedT
 
 RULES = 1
 """The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
@@ -105,6 +109,8 @@ class DeskState:
     """What earlier epochs left behind was loaded."""
     outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
+    used_signatures: dict[str, int] = field(default_factory=dict[str, int])
+    """When they expire. Each is good for one command; after that time it is refused without this."""
 
 
 _STATE = TypeAdapter(DeskState)
@@ -182,10 +188,14 @@ class Desk:
 
     # ------------------------------------------------------------ admins
 
-    def configure(self, config: DeskConfig, now_ms: int, *, force: bool = False) -> ConfigState:
+    def configure(
+        self, config: DeskConfig, now_ms: int, *, force: bool = False, signature: Signature | None = None
+    ) -> ConfigState:
         """Applies a configuration. Caps that an admin changed stay until the file's own value changes.
 
-        One that was superseded comes back only by `force`, so that a worker with an old file changes nothing.
+        One that was superseded comes back only by `force`, so that a worker with an old file changes nothing. Where
+        signatures are required, one that changes caps, budgets or `[admin]` is applied only with one: a worker that
+        brings it at its start changes nothing. Raises SignatureRefused for a wrong one.
         """
         self.advance(now_ms)
         state = self.state
@@ -193,6 +203,16 @@ class Desk:
             return ConfigState(digest=config.digest, applied=False, detail="it is in force already")
         if config.digest in state.superseded and not force:
             detail = "a newer one superseded it; `paymaster config apply --force` brings it back"
+            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
+        change = Configure(config=config, force=force, signature=signature)
+        if signature is not None:
+            self._signed("configure", change)
+        elif state.config.admin.require_signature and changes_money(state.config, config):
+            detail = (
+                "it changes caps, budgets or [admin], and must be signed: `paymaster config apply --sign-with FILE`"
+            )
+            text = f"a configuration ({config.digest[:12]}) was not applied: {detail}"
+            self.outbox.alert_once(self.state.now_ms, "refused_message", text, config.digest)
             return ConfigState(digest=state.config.digest, applied=False, detail=detail)
         before, state.config = state.config, config
         if before.digest:
@@ -211,8 +231,12 @@ class Desk:
         return ConfigState(digest=config.digest, applied=True, detail="")
 
     def raise_cap(self, change: RaiseCap, now_ms: int) -> CapState:
-        """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
+        """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not.
+
+        As the other commands of admins it raises SignatureRefused for one that is not signed as it must be.
+        """
         self.advance(now_ms)
+        change = self._signed("raise_cap", change)
         account = self.ledger.accounts.get(change.account)
         if account is None:
             raise ValueError(f"there is no account {change.account!r}; there are: {self._known_accounts()}")
@@ -231,6 +255,7 @@ class Desk:
     def set_cap(self, change: SetCap, now_ms: int) -> CapState:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
         self.advance(now_ms)
+        change = self._signed("set_cap", change)
         to = usd_to_nanos(change.to)
         if to < 0:
             raise ValueError(f"a cap is not negative: {change.to}")
@@ -240,6 +265,7 @@ class Desk:
     def pause_service(self, change: PauseService, now_ms: int) -> ServiceState:
         """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
         self.advance(now_ms)
+        change = self._signed("pause_service", change)
         gate = self._gate(change.service)
         gate.paused_by = f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
         for hold in self.ledger.holds.values():
@@ -250,6 +276,7 @@ class Desk:
     def resume_service(self, change: ResumeService, now_ms: int) -> ServiceState:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         self.advance(now_ms)
+        change = self._signed("resume_service", change)
         self._gate(change.service).open_up()
         self.state.freed.add(f"service:{change.service}")
         self.advance(now_ms)
@@ -641,6 +668,18 @@ class Desk:
             self.outbox.alert(now_ms, "unconfirmed", text, f"budget:{grant.budget}")
 
     # ------------------------------------------------------------ admins' helpers
+
+    def _signed(self, action: str, command: SignedT) -> SignedT:
+        state = self.state
+        return check_signature(
+            action,
+            command,
+            state.config.admin,
+            state.used_signatures,
+            ledger=state.ledger,
+            epoch=state.epoch,
+            now_ms=state.now_ms,
+        )
 
     def _set_cap(
         self, account: Account, change: RaiseCap | SetCap, to_nanos: int, by_nanos: int | None, lapsing_nanos: int

@@ -6,6 +6,7 @@ from io import TextIOWrapper
 import typer
 
 from paymaster.cli import (
+    admin,
     budget,
     call,
     config,
@@ -40,6 +41,7 @@ app.command()(usage.usage)
 app.command()(reconcile.reconcile)
 app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(config.app, name="config")
+app.add_typer(admin.app, name="admin")
 app.command()(migrate.migrate)
 app.command()(doctor.doctor)
 

@@ -1,6 +1,7 @@
 """`paymaster budget`: the accounts of the ledger, and raising a cap."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -24,6 +25,7 @@ from paymaster.cli.output import (
     usd,
     utc,
 )
+from paymaster.cli.signing import SignOption, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +48,7 @@ app = typer.Typer(help="Show the accounts, raise or set a cap.", no_args_is_help
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
 WindowOption = Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
-Who = Annotated[str | None, typer.Option(help="Kept with the change. Default: user@host.")]
+Who = Annotated[str | None, typer.Option(help="Kept with the change; of a signed one its signer. Default: user@host.")]
 ChangeT = TypeVar("ChangeT", bound="AdminMessage")
 
 _BAR_CHARACTERS = 10
@@ -99,6 +101,7 @@ def raise_(
         bool, typer.Option("--until-window-end", help="The raise lapses when the window ends.")
     ] = False,
     who: Who = None,
+    sign_with: SignOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -116,7 +119,7 @@ def raise_(
             "who": who or admin(),
         },
     )
-    _tell(run_async(_raise_cap(command_settings(config), change)), as_json=as_json)
+    _tell(run_async(_raise_cap(command_settings(config), change, sign_with)), as_json=as_json)
 
 
 @app.command(name="set")
@@ -126,6 +129,7 @@ def set_(
     to: Annotated[str, typer.Option(metavar="USD", help='The new cap in US dollars: "50"; "0" blocks.')],
     reason: Reason,
     who: Who = None,
+    sign_with: SignOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -142,7 +146,7 @@ def set_(
             "who": who or admin(),
         },
     )
-    _tell(run_async(_set_cap(command_settings(config), change)), as_json=as_json)
+    _tell(run_async(_set_cap(command_settings(config), change, sign_with)), as_json=as_json)
 
 
 def _amount(option: str, text: str) -> str:
@@ -180,14 +184,16 @@ async def _status(settings: "Settings") -> "DeskStatus":
     return await ledger_status(await connect_ledger(settings))
 
 
-async def _raise_cap(settings: "Settings", change: "RaiseCap") -> "CapState":
+async def _raise_cap(settings: "Settings", change: "RaiseCap", sign_with: Path | None) -> "CapState":
     ledger = await connect_ledger(settings)
+    change = await signed(ledger, settings, "raise_cap", change, sign_with)
     with admin_errors():
         return await ledger.raise_cap(change)
 
 
-async def _set_cap(settings: "Settings", change: "SetCap") -> "CapState":
+async def _set_cap(settings: "Settings", change: "SetCap", sign_with: Path | None) -> "CapState":
     ledger = await connect_ledger(settings)
+    change = await signed(ledger, settings, "set_cap", change, sign_with)
     with admin_errors():
         return await ledger.set_cap(change)
 

@@ -1,5 +1,6 @@
 """`paymaster services`: rate limits, breakers, pauses."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from paymaster.cli.connection import (
     run_async,
 )
 from paymaster.cli.output import JsonOption, print_json, print_line, print_table, utc
+from paymaster.cli.signing import SignOption, signed
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -45,38 +47,50 @@ def services(context: typer.Context, as_json: JsonOption = False, config: Config
 
 @app.command()
 def pause(
-    name: Name, reason: Reason, who: Who = None, as_json: JsonOption = False, config: ConfigOption = None
+    name: Name,
+    reason: Reason,
+    who: Who = None,
+    sign_with: SignOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> None:
     """Send nothing more to a service: its calls fall back, or park."""
     from paymaster.messages import PauseService
 
     change = PauseService(service=name, reason=reason, who=who or admin())
-    _tell(run_async(_pause(command_settings(config), change)), as_json=as_json)
+    _tell(run_async(_pause(command_settings(config), change, sign_with)), as_json=as_json)
 
 
 @app.command()
 def resume(
-    name: Name, reason: Reason = "", who: Who = None, as_json: JsonOption = False, config: ConfigOption = None
+    name: Name,
+    reason: Reason = "",
+    who: Who = None,
+    sign_with: SignOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
 ) -> None:
     """End an admin's pause, a pause that the service asked for, and an open breaker."""
     from paymaster.messages import ResumeService
 
     change = ResumeService(service=name, reason=reason, who=who or admin())
-    _tell(run_async(_resume(command_settings(config), change)), as_json=as_json)
+    _tell(run_async(_resume(command_settings(config), change, sign_with)), as_json=as_json)
 
 
 async def _status(settings: "Settings") -> "DeskStatus":
     return await ledger_status(await connect_ledger(settings))
 
 
-async def _pause(settings: "Settings", change: "PauseService") -> "ServiceState":
+async def _pause(settings: "Settings", change: "PauseService", sign_with: Path | None) -> "ServiceState":
     ledger = await connect_ledger(settings)
+    change = await signed(ledger, settings, "pause_service", change, sign_with)
     with admin_errors():
         return await ledger.pause_service(change)
 
 
-async def _resume(settings: "Settings", change: "ResumeService") -> "ServiceState":
+async def _resume(settings: "Settings", change: "ResumeService", sign_with: Path | None) -> "ServiceState":
     ledger = await connect_ledger(settings)
+    change = await signed(ledger, settings, "resume_service", change, sign_with)
     with admin_errors():
         return await ledger.resume_service(change)
 

@@ -1,0 +1,44 @@
+"""Signing what an admin commands, where the ledger wants that."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paymaster.cli.connection import admin_errors
+from paymaster.cli.output import CommandError
+
+if TYPE_CHECKING:
+    from paymaster.client import Ledger
+    from paymaster.security.signatures import SignedT
+    from paymaster.settings import Settings
+
+SignOption = Annotated[
+    Path | None,
+    typer.Option("--sign-with", metavar="FILE", help="Your signing key; see `paymaster admin new-key`."),
+]
+
+
+async def signed(
+    ledger: "Ledger", settings: "Settings", action: str, command: "SignedT", file: Path | None
+) -> "SignedT":
+    """The command with the signature of whose key the file holds; None: as it is. Raises CommandError.
+
+    The configuration says whose it is. Where that is another one than the ledger has, the ledger refuses.
+    """
+    from paymaster.security.signatures import KeyFileUnusable, SigningKey
+
+    if file is None:
+        return command
+    try:
+        key = SigningKey.read(file)
+    except KeyFileUnusable as error:
+        raise CommandError(f"--sign-with: {error}") from None
+    by = next((name for name, public in settings.admin.keys.items() if public == key.public), None)
+    if by is None:
+        raise CommandError(
+            f"--sign-with: [admin.keys] of the configuration does not have the key of {file}; its line would be\n"
+            f'  your-name = "{key.public}"'
+        )
+    with admin_errors():
+        return key.sign(action, command, by=by, ledger=ledger.name, epoch=await ledger.epoch())
