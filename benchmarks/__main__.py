@@ -1,32 +1,72 @@
-"""`make bench`: prints a table, or with --json the same as data. Only ratios within one run say something."""
+"""`make bench`: prints a table, and with --json FILE writes the same as data. Only ratios within one run say something.
+
+`make bench ARGS="calls --json figures.json"` runs one part; `--long` takes the time that the memory of a worker needs.
+"""
 
 import argparse
+import asyncio
+import gc
 import json
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from benchmarks.desk import pairs_per_second
+from benchmarks import calls, desk
+from benchmarks.figures import Figure, as_data, table
+from benchmarks.site import Site, running_site
+from paymaster.devstack import EmbeddedStack
 
-BENCHMARKS: dict[str, tuple[Callable[[], float], str]] = {
-    "desk": (
-        pairs_per_second,
-        "reserve + settle pairs a second, 4 accounts with 5 caps and rate limits (at least 50,000)",
-    ),
+BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
+    "throughput": calls.throughput,
+    "agents": calls.throughput_of_agents,
+    "alone": calls.added_time,
+    "history": calls.history_events,
+    "processor": calls.processor_time,
 }
+ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure}
+"""These need no servers."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help="which ones (default: all)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("names", nargs="*", choices=[*ALONE, *BENCHMARKS, []], help="which ones (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    figures = {name: BENCHMARKS[name][0]() for name in options.names or BENCHMARKS}
-    if options.json:
-        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-    else:
-        for name, figure in figures.items():
-            sys.stdout.write(f"{name:<12} {figure:>12,.0f}   {BENCHMARKS[name][1]}\n")
+    names = options.names or [*ALONE, *BENCHMARKS]
+    figures = [figure for name in names if name in ALONE for figure in ALONE[name]()]
+    if on_site := [name for name in names if name in BENCHMARKS]:
+        figures += asyncio.run(_measure(on_site))
+    sys.stdout.write("\n" + table(figures))
+    load = os.getloadavg()[0]
+    sys.stdout.write(f"\n{os.cpu_count()} processors; load average at the end {load:.1f}\n")
+    if options.json is not None:
+        document = {"processors": os.cpu_count(), "load_average": load, "figures": as_data(figures)}
+        options.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return 0
+
+
+async def _measure(names: list[str]) -> list[Figure]:
+    figures: list[Figure] = []
+    stack = EmbeddedStack(progress=_say, model=False, headless=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="paymaster-bench-") as folder:
+            async with stack, running_site(stack, Path(folder)) as site:
+                for name in names:
+                    _say(f"{name} …")
+                    measured = await BENCHMARKS[name](site)
+                    sys.stderr.write(table(measured))
+                    figures += measured
+    finally:
+        # As worker.py does: the Temporal SDK's objects must go while the loop still runs, or the interpreter may abort.
+        gc.collect()
+        await asyncio.sleep(0.1)
+    return figures
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Governed calls against the same workflow without a budget: throughput, the time that one adds, history events."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import uuid4
+
+from temporalio.worker import Worker
+
+from benchmarks.compared import AGENTS_TASK_QUEUE, UNBUDGETED_TASK_QUEUE, Agent
+from benchmarks.figures import Figure, percentile
+from benchmarks.resources import cpu_seconds
+from benchmarks.site import Site
+from paymaster import client as paymaster
+from paymaster.messages import LLMResult, budget_workflow_id, call_workflow_id
+
+AT_ONCE = 50
+Call = Callable[[Site], Awaitable[object]]
+
+
+async def governed(site: Site) -> LLMResult:
+    return await paymaster.generate(site.client, site.request())
+
+
+async def unbudgeted(site: Site) -> LLMResult:
+    return await site.client.execute_workflow(
+        "UnbudgetedCall", site.request(), id=f"u/{uuid4()}", task_queue=UNBUDGETED_TASK_QUEUE, result_type=LLMResult
+    )
+
+
+# ---------------------------------------------------------------- 50 at once
+
+
+async def throughput(site: Site, *, calls: int = 400, rounds: int = 5) -> list[Figure]:
+    """Calls a second, one round of each after the other; the ratio of the medians of each."""
+    return await _paired(site, governed, unbudgeted, calls, rounds, AT_ONCE, "50 at once", 0.90)
+
+
+async def throughput_of_agents(site: Site, *, calls: int = 10, rounds: int = 5, agents: int = 20) -> list[Figure]:
+    """The same as children: each agent makes its calls five at once."""
+    async with Worker(site.client, task_queue=AGENTS_TASK_QUEUE, workflows=[Agent]):
+
+        async def one(site: Site, kind: str) -> None:
+            await site.client.execute_workflow(
+                Agent.run,
+                args=[kind, site.request(), calls],
+                id=f"agent/{uuid4()}",
+                task_queue=AGENTS_TASK_QUEUE,
+                execution_timeout=timedelta(minutes=10),
+            )
+
+        return await _paired(
+            site,
+            lambda site: one(site, "governed"),
+            lambda site: one(site, "unbudgeted"),
+            agents,
+            rounds,
+            10,
+            "as children of agents, 50 at once",
+            0.95,
+            calls_each=calls,
+        )
+
+
+async def _paired(
+    site: Site,
+    ours: Call,
+    theirs: Call,
+    count: int,
+    rounds: int,
+    at_once: int,
+    what: str,
+    reach: float,
+    *,
+    calls_each: int = 1,
+) -> list[Figure]:
+    for call in (ours, theirs):  # what only the first calls cost
+        await _rate(site, call, min(at_once, count), at_once)
+    rates: dict[str, list[float]] = {"governed": [], "unbudgeted": []}
+    for turn in range(rounds):
+        pair = [("governed", ours), ("unbudgeted", theirs)]
+        for name, call in pair if turn % 2 == 0 else reversed(pair):
+            rates[name].append(calls_each * await _rate(site, call, count, at_once))
+    ratios = [mine / other for mine, other in zip(rates["governed"], rates["unbudgeted"], strict=True)]
+    spread = f"{rounds} pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
+    return [
+        Figure(f"governed / without budget, {what}", percentile(ratios, 0.5), "", ("≥", reach), spread),
+        Figure(f"governed calls, {what}", max(rates["governed"]), "a second", None, "the best round"),
+        Figure(f"calls without budget, {what}", max(rates["unbudgeted"]), "a second", None, "the best round"),
+    ]
+
+
+async def _rate(site: Site, call: Call, count: int, at_once: int) -> float:
+    """Calls a second, with so many always running."""
+    waiting = iter(range(count))
+
+    async def one_after_another() -> None:
+        for _ in waiting:
+            await call(site)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one_after_another() for _ in range(at_once)))
+    return count / (time.perf_counter() - started)
+
+
+# ---------------------------------------------------------------- one at a time
+
+
+async def added_time(site: Site, *, pairs: int = 100) -> list[Figure]:
+    """What a budget adds to a call that is alone: one of each in turn."""
+    times: dict[Call, list[float]] = {governed: [], unbudgeted: []}
+    for call in times:
+        for _ in range(3):  # what only the first calls cost
+            await call(site)
+    for _ in range(pairs):
+        for call, taken in times.items():
+            started = time.perf_counter()
+            await call(site)
+            taken.append((time.perf_counter() - started) * 1_000)
+    ours, theirs = (percentile(taken, 0.5) for taken in times.values())
+    detail = f"p50 {ours:.1f} against {theirs:.1f} ms, p90 {percentile(times[governed], 0.9):.1f} against "
+    detail += f"{percentile(times[unbudgeted], 0.9):.1f} ms, {pairs} pairs"
+    return [Figure("added by the budget to one call alone, p50", ours - theirs, "ms", ("≤", 12), detail)]
+
+
+# ---------------------------------------------------------------- history events
+
+
+async def history_events(site: Site, *, calls: int = 400) -> list[Figure]:
+    """Of a call, and of the budget workflow for each call at 50 at once."""
+    call_id = str(uuid4())
+    await paymaster.generate(site.client, site.request().model_copy(update={"call_id": call_id}))
+    of_a_call = (await site.client.get_workflow_handle(call_workflow_id(call_id)).describe()).history_length
+    before = await _events_of_the_ledger(site)
+    await _rate(site, governed, calls, AT_ONCE)
+    of_the_ledger = await _events_of_the_ledger(site) - before
+    return [
+        Figure("history events of a call", of_a_call, "", ("≤", 17)),
+        Figure(
+            "history events of the budget workflow for each call, 50 at once",
+            of_the_ledger / calls,
+            "",
+            ("≤", 0.5),
+            f"{of_the_ledger} for {calls} calls",
+        ),
+    ]
+
+
+async def _events_of_the_ledger(site: Site) -> int:
+    """Of all its runs: continue-as-new begins a new history."""
+    workflow_id = budget_workflow_id(site.ledger.name)
+    now = await site.client.get_workflow_handle(workflow_id).describe()
+    earlier = [
+        run.history_length
+        async for run in site.client.list_workflows(f'WorkflowId="{workflow_id}" AND ExecutionStatus="ContinuedAsNew"')
+    ]
+    return now.history_length + sum(earlier)
+
+
+# ---------------------------------------------------------------- where the time goes
+
+
+async def processor_time(site: Site, *, calls: int = 400) -> list[Figure]:
+    """Processor time of each part for each call, 50 at once, governed and not."""
+    parts = {
+        "worker": (site.worker, site.unbudgeted_worker),
+        "Temporal": (site.stack.temporal.process,),
+        "PostgreSQL": (site.stack.postgres.process,),
+        "provider": (site.provider,),
+    }
+    figures: list[Figure] = []
+    for name, call in (("governed", governed), ("without budget", unbudgeted)):
+        before = {part: cpu_seconds(*processes) for part, processes in parts.items()}
+        started, client_before = time.perf_counter(), time.process_time()
+        await _rate(site, call, calls, AT_ONCE)
+        wall_s = time.perf_counter() - started
+        used = {part: cpu_seconds(*processes) - before[part] for part, processes in parts.items()}
+        used["client"] = time.process_time() - client_before
+        detail = f"{calls / wall_s:.0f} calls a second"
+        figures += [
+            Figure(f"processor time of a call, {name}: {part}", s * 1_000 / calls, "ms", None, detail)
+            for part, s in used.items()
+        ]
+    return figures

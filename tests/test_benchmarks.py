@@ -1,0 +1,48 @@
+"""The benchmarks run, in sizes that say nothing about speed; what they count is asserted here."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import calls
+from benchmarks.figures import Figure, table
+from benchmarks.site import Site, running_site
+from paymaster.devstack import EmbeddedStack
+
+
+@pytest.fixture(scope="module")
+async def site(stack: EmbeddedStack, module_folder: Path) -> AsyncIterator[Site]:
+    async with running_site(stack, module_folder) as site:
+        yield site
+
+
+async def test_a_call_and_its_budget_leave_few_history_events(site: Site):
+    of_a_call, of_the_ledger = await calls.history_events(site, calls=50)
+    assert of_a_call.value <= 17
+    assert of_the_ledger.value <= 5  # what one command in each update would leave is 10
+
+
+async def test_governed_and_unbudgeted_calls_are_compared(site: Site):
+    ratio, governed, unbudgeted = await calls.throughput(site, calls=4, rounds=1)
+    assert ratio.value == pytest.approx(governed.value / unbudgeted.value)
+    (added,) = await calls.added_time(site, pairs=1)
+    assert added.unit == "ms"
+
+
+async def test_processor_time_is_counted_for_each_part(site: Site):
+    figures = await calls.processor_time(site, calls=5)
+    assert sum(figure.value for figure in figures) > 0
+
+
+def test_the_table_says_what_is_reached():
+    figures = [
+        Figure("events", 13.0, "", ("≤", 17)),
+        Figure("ratio", 0.5, "", ("≥", 0.9), "3 pairs"),
+        Figure("calls", 1234.5, "a second"),
+    ]
+    assert table(figures).splitlines() == [
+        "events            13.0  ✓ ≤ 17",
+        "ratio             0.50  ✗ ≥ 0.9  3 pairs",
+        "calls   1,234 a second",
+    ]
