@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.group_commit import CommitUnavailable, GroupCommit
+from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     BILLED,
     NOT_BILLED,
@@ -138,7 +138,7 @@ class CallServiceActivities:
         )
         try:
             await self._reports.submit(report)
-        except CommitUnavailable as error:  # the settlement says it again
+        except (CommitUnavailable, PoisonedBatch) as error:  # the settlement says it again
             activity.logger.warning("attempt not reported: %s", error)
         except asyncio.CancelledError:
             # What the attempt may cost must reach the workflow all the same: after a failure Temporal does not retry a
