@@ -1,10 +1,11 @@
 """Prices: what is known, from where, and that what is not known is never taken for zero."""
 
+from copy import deepcopy
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from genai_prices.data_snapshot import get_snapshot
+from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
 from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,26 @@ def test_genai_prices_is_asked_by_the_services_address_and_named_as_the_source()
     )
     assert price.source.startswith("genai-prices ")
     assert price.source.endswith(": openai/gpt-5.6-sol")
+
+
+def test_new_data_of_genai_prices_is_asked_from_the_next_call_on() -> None:
+    """Nothing here remembers a price; the ledger has the one that each call brings."""
+    providers = deepcopy(get_snapshot().providers)
+    (model,) = (
+        model
+        for provider in providers
+        if provider.id == "openai"
+        for model in provider.models
+        if model.id == "gpt-5.6-sol"
+    )
+    model.prices = ModelPrice(input_mtok=Decimal("7"), output_mtok=Decimal("70"))
+    set_custom_snapshot(DataSnapshot(providers=providers, from_auto_update=True))
+    try:
+        changed = price_of(SETTINGS, "openai", "gpt-5.6-sol", NOON)
+    finally:
+        set_custom_snapshot(None)
+    assert changed is not None
+    assert (changed.input_nanos, changed.output_nanos) == (mtok("7"), mtok("70"))
 
 
 def test_the_configuration_comes_first_zero_included() -> None:

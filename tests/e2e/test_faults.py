@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
-from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
@@ -207,6 +207,10 @@ FAULTS = [
 ]
 
 
+CONTEXTS = {"small": 3_000, "same": 3_000, "large": 100_000}
+"""Tokens of one more route's candidates, in their order."""
+
+
 @pytest.fixture(scope="module")
 async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
@@ -219,6 +223,14 @@ async def site(
         service={"retry": POLICY},
         only={f"fault-{fault.name}-1": fault.service for fault in FAULTS},
     )
+    for name, context_tokens in CONTEXTS.items():
+        service = server.service(f"context-{name}")
+        models = {MODEL: {"max_output_tokens": 100, "price": PRICE, "context_tokens": context_tokens}}
+        tables["services"][service.name] = {"api": "openai", "base_url": service.base_url, "models": models}
+    tables["routes"] |= {
+        "context": [f"context-{name}/{MODEL}" for name in CONTEXTS],
+        "small-context": [f"context-small/{MODEL}"],
+    }
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         tables["services"]["fault-refused-1"]["base_url"] = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/v1"
@@ -303,6 +315,45 @@ async def test_retries_wait_as_long_as_the_policy_or_the_service_says(
     assert len(waits) > 20
     assert sum(waited_s < wait_s for _, wait_s, waited_s in waits) <= 1, waits
     assert all(waited_s < wait_s + 10 for _, wait_s, waited_s in waits), waits
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "requests", "rows"),
+    [
+        # By its bytes it may fit, and the service says that it does not.
+        (1, True, (1, 0, 1), [*unbilled("context_too_long", 400), answered("2/1")]),
+        # At eight bytes a token it would still be too long: nobody has to be asked.
+        (5_000, False, (0, 0, 1), [answered("1/1")]),
+    ],
+    ids=["the service says so", "the ledger says so"],
+)
+async def test_a_prompt_too_long_for_one_model_goes_to_one_with_a_larger_context(
+    site: Site,
+    server: CountingServer,
+    words: int,
+    says: bool,
+    requests: tuple[int, int, int],
+    rows: Sequence[Row],
+) -> None:
+    """And past one whose context is no larger; where there is none that is, the outcome says so."""
+    services = [server.service(f"context-{name}") for name in CONTEXTS]
+    too_long = Reply(400, body=openai_error("too long", code="context_length_exceeded"))
+    request = LLMRequest(
+        route="context", budget="acme/writer", prompt="Say hello " * words, max_output_tokens=50, on_exhausted="fail"
+    )
+    before = [service.count for service in services]
+    services[0].script.extend([too_long] * says)
+    result = await try_generate(site.client, request)
+    entries = await entries_of_call(site.engine, result.call_id)
+    assert (result.outcome, result.service) == (Outcome.COMPLETED, "context-large")
+    assert [row_of(entry) for entry in entries] == rows
+    assert tuple(service.count - old for service, old in zip(services, before, strict=True)) == requests
+
+    services[0].script.extend([too_long] * says)
+    result = await try_generate(site.client, request.model_copy(update={"route": "small-context"}))
+    expected = (Outcome.UNAVAILABLE, "context_too_long") if says else (Outcome.DENIED, "context_too_small")
+    assert ((result.outcome, result.reason), result.cost_nanos) == (expected, 0)
+    await settled_books(site, *services)
 
 
 def row_of(entry: UsageEntry) -> Row:

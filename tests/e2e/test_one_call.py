@@ -2,22 +2,39 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from agents import AGENTS_TASK_QUEUE, ManyQuestions, OneQuestion, agents_running
 from counting_server import CountingServer, FakeService
-from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
+from paymaster_process import (
+    MODEL,
+    Databases,
+    Site,
+    configuration,
+    running_site,
+    settled_books,
+    until,
+    write_configuration,
+)
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, ChildWorkflowError
+from temporalio.testing import ActivityEnvironment
 
+from activities.reserve import ReserveActivities
 from paymaster import LLMRequest, LLMResult, Outcome
-from paymaster.client import generate, start, try_generate
+from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
+from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.database import entries_of_call
+from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import CallIdReused
+from paymaster.group_commit import GroupCommit
+from paymaster.messages import Answer, CallRef, Command, Granted, ReserveRequest
 from paymaster.money import TokenUsage
+from paymaster.settings import load_settings
 
 pytestmark = pytest.mark.timeout(60)
 NUMBERS = itertools.count(1)
@@ -181,4 +198,39 @@ async def test_the_same_call_id_with_other_content_is_an_error_and_costs_nothing
     assert not isinstance(failure.value.cause, ChildWorkflowError)
     assert failure.value.cause.type == "CallIdReused"
     assert service.count == count
+    await settled_books(site, service)
+
+
+async def test_a_price_that_changes_is_that_of_the_next_grant(
+    site: Site, service: FakeService, module_folder: Path
+) -> None:
+    """A worker that was started with another price in its file brings it with every call; the ledger keeps none."""
+    price = {"input": "3.00", "output": "8.00"}
+    models = {MODEL: {"max_output_tokens": 100, "price": price}}
+    file = module_folder / "dearer.toml"
+    write_configuration(file, configuration([service], budgets={"acme": {}}, only={service.name: {"models": models}}))
+    config, now_ms = desk_config(site.settings), int(time.time() * 1000)
+    commits = GroupCommit[Command, Answer](lambda commands: site.ledger.apply(commands, config), size_of=lambda _: 0)
+    prices: list[tuple[int, int]] = []
+    for number, settings in enumerate((site.settings, load_settings(file, environ={}))):
+        reservations = ReserveActivities(settings, commits, Backlog(site.client, site.ledger.name))
+        request = ReserveRequest(
+            hold_id=f"run-of-prices/{number}",
+            call=CallRef(workflow_id="call/prices", run_id="run-of-prices"),
+            route=service.name,
+            budget="acme/writer",
+            input_bytes=100,
+            max_output_tokens=50,
+            on_exhausted="fail",
+            wait_at_most_ms=None,
+            started_at_ms=now_ms,
+            asked_at_ms=now_ms,
+            priority=0,
+        )
+        granted = (await ActivityEnvironment().run(reservations.reserve, request)).answer
+        await ActivityEnvironment().run(reservations.void, request.hold_id)
+        assert isinstance(granted, Granted)
+        prices.append((granted.grant.bound_nanos, granted.grant.price.output_nanos))
+    tokens = 100 + INPUT_OVERHEAD_TOKENS
+    assert prices == [(tokens * 1_000 + 50 * 4_000, 4 * 10**9), (tokens * 3_000 + 50 * 8_000, 8 * 10**9)]
     await settled_books(site, service)
