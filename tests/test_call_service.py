@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,8 @@ from paymaster.messages import (
     ServiceCall,
     UsageRecord,
 )
-from paymaster.security.keys import ApiKey
+from paymaster.security.key_cache import KeyCache
+from paymaster.security.keys import ApiKey, EnvironmentKeys
 from paymaster.settings import Api, ServiceSettings
 from paymaster.usage_entries import entries_of, settlement_of
 
@@ -51,11 +53,19 @@ class RawServer:
         writer.close()
 
 
-class SomeKeys:
+class SomeKeys(KeyCache):
+    """One key for every service, and a defect."""
+
+    def __init__(self) -> None:
+        super().__init__(EnvironmentKeys(), refresh_after=timedelta(minutes=1), keep_in_outage=timedelta(minutes=1))
+
     async def get(self, name: str) -> ApiKey:
         if name == "broken":
             raise RuntimeError("a defect with the key sk-live-0123 in its text")
         return ApiKey("sk-live-0123456789")
+
+    async def replaced(self, name: str, refused: ApiKey) -> bool:
+        return False
 
 
 class Caller:
