@@ -226,6 +226,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", origin):
+            raise ValueError(
+                f'{origin!r} is no origin; write scheme, host and port in lower case, like "https://temporal.example.com"'
+            )
+    return origins
+
+
 class SecretText(SecretStr):
     """Text that prints as stars and cannot be pickled; the value only by `get_secret_value()`."""
 
@@ -533,6 +542,36 @@ class AdminSettings(_Table):
         return keys
 
 
+class CodecSettings(_Table):
+    """`[codec]`: the codec server, by which operators with a token read encrypted payloads in the Temporal UI."""
+
+    token: KeyName | None = None
+    """The NAME of a key (see `[keys]`): who sends its value may decrypt. `paymaster codec` needs it. No default."""
+    origins: Annotated[tuple[str, ...], AfterValidator(_check_origins)] = (
+        "http://localhost:8233",
+        "http://127.0.0.1:8233",
+    )
+    """The pages that may ask from a browser: where the Temporal UI is, without a path. Default: that of
+    `paymaster dev`, ["http://localhost:8233", "http://127.0.0.1:8233"]."""
+    allow_http: bool = False  # before host, whose check reads it
+    """Listen on other addresses than this machine's. It speaks HTTP only, so put a proxy with TLS in front.
+    Default false."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Default "127.0.0.1"."""
+    port: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65_535)] = 8234
+    """The port to listen on; 0 is a free one. Default 8234."""
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, host: str, info: ValidationInfo) -> str:
+        if not info.data.get("allow_http", False) and not _is_loopback(host):
+            raise ValueError(
+                "tokens and prompts would leave this machine unencrypted; keep 127.0.0.1, or set allow_http = true if "
+                "a proxy with TLS is in front"
+            )
+        return host
+
+
 class AlertsSettings(_Table):
     """`[alerts]`: where alerts go."""
 
@@ -600,6 +639,7 @@ class Settings(BaseSettings):
     """By path. A call charges the budget that it names and every ancestor."""
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    codec: CodecSettings = CodecSettings()
     azure: AzureSettings = AzureSettings()
     admin: AdminSettings = AdminSettings()
     alerts: AlertsSettings = AlertsSettings()

@@ -376,7 +376,8 @@ async def running_site(
     folder.mkdir(parents=True, exist_ok=True)
     write_configuration(folder / "paymaster.toml", tables)
     namespace = await new_namespace(temporal_address)
-    client = await Client.connect(temporal_address, namespace=namespace, plugins=[PaymasterPlugin()])
+    settings = load_settings(folder / "paymaster.toml", environ={})
+    client = await Client.connect(temporal_address, namespace=namespace, plugins=[PaymasterPlugin(settings)])
     engine = create_engine(database_url)
     site = Site(
         client=client,
@@ -384,7 +385,7 @@ async def running_site(
         namespace=namespace,
         database_url=database_url,
         engine=engine,
-        settings=load_settings(folder / "paymaster.toml", environ={}),
+        settings=settings,
         folder=folder,
         # Nothing else of the shell: a key or a proxy that is set there must not change what a test does.
         environment={name: os.environ[name] for name in _KEPT_FROM_THE_SHELL if name in os.environ}

@@ -9,6 +9,7 @@ from paymaster.cli import (
     admin,
     budget,
     call,
+    codec,
     config,
     demo,
     dev,
@@ -42,6 +43,7 @@ app.command()(reconcile.reconcile)
 app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(config.app, name="config")
 app.add_typer(admin.app, name="admin")
+app.command()(codec.codec)
 app.command()(migrate.migrate)
 app.command()(doctor.doctor)
 

@@ -1,0 +1,373 @@
+"""With encryption on, Temporal holds no readable prompt and no readable answer, whatever becomes of the calls."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from agents import AGENTS_TASK_QUEUE, OneQuestion, agents_running
+from counting_server import CountingServer, Received, Reply
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from paymaster_process import (
+    PAYMASTER,
+    Databases,
+    Site,
+    configuration,
+    running_site,
+    settled_books,
+    until,
+    write_configuration,
+)
+from temporalio import workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.client import (
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    StartWorkflowInput,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.common import RawValue
+from temporalio.worker import Worker as TemporalWorker
+
+import worker
+from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster.client import start, try_generate
+from paymaster.devstack import EmbeddedStack, GuardedProcess
+from paymaster.messages import RaiseCap
+from paymaster.plugin import PaymasterPlugin
+from paymaster.security.encryption import ENCRYPTED, PayloadEncryption
+from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
+from paymaster.settings import EncryptionSettings, Settings, load_settings
+
+pytestmark = pytest.mark.timeout(120)
+OLD, NEW = "payload-key-2025", "payload-key-2026"
+KEYS = {f"PAYMASTER_KEY_{name.upper().replace('-', '_')}": b64encode(os.urandom(32)).decode() for name in (OLD, NEW)}
+PROMPT, ANSWER, SYSTEM, NOTE, TOPIC = (
+    f"Plain-{word}-text-8Qz" for word in ("prompt", "answer", "system", "note", "topic")
+)
+PRIVATE = (PROMPT, ANSWER, SYSTEM, NOTE, TOPIC)
+PLAIN_PLACES = re.compile(
+    # How the SDK finds a local activity again: its number, name and times. The result beside it is encrypted.
+    r"\.marker_recorded_event_attributes\.details\.data\.payloads"
+    # What one can search by: budget, service, model, outcome, cost, and the server's own.
+    r"|.*\.search_attributes\.indexed_fields\.(Paymaster\w+|BuildIds)"
+)
+SERVICES = ("crypt-ok", "crypt-fails", "crypt-held")
+
+
+def ask(name: str, **more: Any) -> LLMRequest:
+    return LLMRequest(route=name, budget=f"acme/{name}", prompt=PROMPT, system=SYSTEM, metadata={"note": NOTE}, **more)
+
+
+def repeats_the_prompt(request: Received) -> bytes:
+    return b'{"error": {"message": "cannot answer %s", "type": "invalid"}}' % request.prompt.encode()
+
+
+@pytest.fixture(scope="module")
+def keys_of_the_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+async def tables(server: CountingServer) -> dict[str, Any]:
+    budgets: dict[str, Any] = {f"acme/{name}": {"cap_usd": {"total": "1"}} for name in SERVICES}
+    services = [server.service(name) for name in SERVICES]
+    for service in services:
+        service.text = lambda request: f"{ANSWER} to {request.prompt}"
+    one_at_a_time = {"crypt-held": {"max_concurrent": 1}}
+    return configuration(services, budgets=budgets, only=one_at_a_time) | {"encryption": {"keys": [OLD]}}
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack,
+    databases: Databases,
+    module_folder: Path,
+    tables: dict[str, Any],
+    keys_of_the_process: None,
+) -> AsyncIterator[Site]:
+    async with (
+        running_site(stack.temporal_address, await databases.create(), module_folder, tables, environment=KEYS) as site,
+        agents_running(site.client),
+    ):
+        yield site
+
+
+# ---------------------------------------------------------------- what Temporal holds
+
+
+def payloads_in(message: Message, path: str = "") -> Iterator[tuple[str, Payload]]:
+    """Every payload anywhere below, with where it is."""
+    if isinstance(message, Payload):
+        yield path, message
+        return
+    for field, value in message.ListFields():
+        here = f"{path}.{field.name}"
+        if isinstance(value, Message):
+            yield from payloads_in(value, here)
+        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for name in value:
+                if isinstance(value[name], Message):
+                    yield from payloads_in(value[name], f"{here}.{name}")
+        elif field.message_type is not None:
+            for below in value:
+                yield from payloads_in(below, here)
+
+
+@dataclass
+class Held:
+    """All that Temporal gives out about the workflows of a namespace."""
+
+    raw: bytes
+    """Every event and every description, as they are."""
+    opened: str
+    """The contents of all payloads, decrypted."""
+    plain: dict[str, bytes]
+    """Payloads that are not encrypted, by where they are."""
+    keys: set[str]
+    """The names of the keys that were used."""
+
+
+async def held_by_temporal(site: Site, *names: str) -> Held:
+    """What is there now, opened with the keys of these names."""
+    codec = PayloadEncryption(names, EnvironmentKeys)
+    held = Held(b"", "", {}, set())
+    async for execution in site.client.list_workflows():
+        handle = site.client.get_workflow_handle(execution.id, run_id=execution.run_id)
+        description = await handle.describe()
+        messages: list[Message] = [description.raw_description, *(await handle.fetch_history()).events]
+        for message in messages:
+            held.raw += message.SerializeToString()
+            for path, payload in payloads_in(message):
+                if payload.metadata["encoding"] == ENCRYPTED:
+                    held.keys.add(payload.metadata["encryption-key-id"].decode())
+                else:
+                    held.plain[path] = payload.data
+                (content,) = await codec.decode([payload])
+                held.opened += content.data.decode(errors="replace")
+    return held
+
+
+class _TopicInHeader(Interceptor):
+    """What a tracing interceptor does, with something private in it."""
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        class Outbound(OutboundInterceptor):
+            async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
+                header = Payload(metadata={"encoding": b"json/plain"}, data=f'"{TOPIC}"'.encode())
+                input.headers = {**input.headers, "topic": header}
+                return await super().start_workflow(input)
+
+        return Outbound(next)
+
+
+@workflow.defn(sandboxed=False)
+class BrokenAgent:
+    """Its task fails with an error that has the topic in it."""
+
+    @workflow.run
+    async def run(self, topic: str) -> None:
+        workflow.set_current_details(topic)
+        raise LookupError(f"nothing known of {topic}")
+
+
+async def client_with(site: Site, *names: str) -> Client:
+    plugin = PaymasterPlugin(Settings(encryption=EncryptionSettings(keys=names)))
+    return await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[plugin])
+
+
+async def until_listed(site: Site, *ids: str) -> None:
+    async def listed() -> bool:
+        return set(ids) <= {execution.id async for execution in site.client.list_workflows()}
+
+    await until(listed, "Temporal lists every workflow")
+
+
+async def test_nothing_private_is_readable_in_anything_that_temporal_holds(site: Site, server: CountingServer) -> None:
+    """Success, failure, a failed attempt in flight, parked, cancelled, a failing task; summaries, memo, headers.
+
+    The same search finds everything once the payloads are decrypted, so it can fail.
+    """
+    ok, fails, held_back = (server.service(name) for name in SERVICES[:3])
+    assert (await try_generate(site.client, ask("crypt-ok", call_id="ok"))).text == f"{ANSWER} to {PROMPT}"
+    fails.reply = lambda request: Reply(400, body=repeats_the_prompt)
+    failed = await try_generate(site.client, ask("crypt-fails", call_id="fails"))
+    assert failed.outcome is Outcome.UNAVAILABLE
+    assert PROMPT in (failed.detail or "")
+
+    client = await Client.connect(
+        site.temporal_address,
+        namespace=site.namespace,
+        plugins=[PaymasterPlugin(site.settings)],
+        interceptors=[_TopicInHeader()],
+    )
+    agent = await client.start_workflow(
+        OneQuestion.run,
+        ask("crypt-fails", call_id="of-agent"),
+        id="agent",
+        task_queue=AGENTS_TASK_QUEUE,
+        memo={"topic": TOPIC},
+        static_summary=TOPIC,
+        static_details=TOPIC,
+    )
+    with pytest.raises(WorkflowFailureError) as failure:
+        await agent.result()
+    assert PROMPT in str(failure.value.cause)
+
+    held_back.script.append(Reply(500, body=repeats_the_prompt))  # its attempt is in the heartbeats of the next
+    held_back.hold()
+    flying = await start(site.client, ask("crypt-held", call_id="held"))
+    await until(lambda: held_back.held == 1, "the first attempt")
+    held_back.release(1)
+    await until(lambda: held_back.held == 1 and held_back.count == 2, "the second attempt")
+    parked = await start(site.client, ask("crypt-held", call_id="parked"))
+    async with TemporalWorker(client, task_queue="broken", workflows=[BrokenAgent]):
+        broken = await client.start_workflow(BrokenAgent.run, TOPIC, id="broken", task_queue="broken")
+
+        async def task_failed() -> bool:
+            events = (await broken.fetch_history()).events
+            return any(event.HasField("workflow_task_failed_event_attributes") for event in events)
+
+        await until(task_failed, "its task failed")
+    await site.ledger.raise_cap(
+        RaiseCap(account="budget:acme/crypt-ok", window="total", by="1", reason=NOTE, who="ada")
+    )
+    await until_listed(site, "call/ok", "call/fails", "call/of-agent", "call/parked", "call/held", "agent", "broken")
+
+    async def one_parked() -> bool:
+        return (await site.ledger.status()).parked == 1
+
+    await until(one_parked, "one call is parked")
+    in_flight = await held_by_temporal(site, OLD)
+    await parked.cancel()
+    await flying.cancel()
+    held_back.release()
+    for call in (parked, flying):
+        with pytest.raises(WorkflowFailureError):
+            await call.result()
+    await broken.terminate()
+    await settled_books(site, ok, fails, held_back)
+    ended = await held_by_temporal(site, OLD)
+
+    for held in (in_flight, ended):
+        assert [text for text in PRIVATE if text not in held.opened] == [], "the search would not find it"
+        assert [text for text in PRIVATE if text.encode() in held.raw] == []
+        assert held.keys == {OLD}
+        assert {where: what for where, what in held.plain.items() if not PLAIN_PLACES.fullmatch(where)} == {}
+
+
+# ---------------------------------------------------------------- who has no key, or another one
+
+
+async def test_who_has_no_key_is_told_which_one(
+    site: Site, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of an admin, the client of an agent whose call is made all the same, and a worker."""
+    without = {name: table for name, table in tables.items() if name != "encryption"}
+    write_configuration(tmp_path / "without.toml", without)
+    shown = await site.command("budget", "show", file=tmp_path / "without.toml")
+    assert shown.code == 2
+    assert f"encrypted with the key '{OLD}', which [encryption] keys does not name here" in shown.errors
+    assert "Traceback" not in shown.errors
+    assert "budget:acme" in (await site.command("budget", "show")).output
+
+    request = LLMRequest(route="crypt-ok", budget="acme/crypt-ok", prompt="No secret", call_id="from-plain")
+    with pytest.raises(KeyUnavailable, match=OLD):
+        await try_generate(await client_with(site), request)
+    assert (await try_generate(site.client, request)).text == f"{ANSWER} to No secret"
+
+    stop = asyncio.Event()
+    monkeypatch.delenv("PAYMASTER_KEY_PAYLOAD_KEY_2025")
+    with pytest.raises(KeyUnavailable, match="PAYMASTER_KEY_PAYLOAD_KEY_2025"):
+        await worker.run_worker(load_settings(site.folder / "paymaster.toml", environ=site.environment), "all", stop)
+
+
+async def test_signals_by_hand_work_and_broken_ones_stop_nothing(site: Site) -> None:
+    """Plain JSON, as the Temporal UI sends it, is taken. What cannot be decrypted is refused and seen; calls go on."""
+    plain = await Client.connect(site.temporal_address, namespace=site.namespace)
+    budget = plain.get_workflow_handle("budget/default")
+    cap_before = (await site.balance("budget:acme/crypt-ok")).cap_nanos
+    change = {"account": "budget:acme/crypt-ok", "window": "total", "by": "1", "reason": "r", "who": "ada"}
+    codec = PayloadEncryption([OLD], EnvironmentKeys)
+    other_value = {"PAYMASTER_KEY_PAYLOAD_KEY_2025": b64encode(os.urandom(32)).decode()}
+    message = Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(change).encode())
+    (whole,) = await codec.encode([message])
+    (of_another,) = await PayloadEncryption([OLD], lambda: EnvironmentKeys(other_value)).encode([message])
+    cut = Payload(metadata=whole.metadata, data=whole.data[:-3])
+    for payload in (cut, of_another, whole, message):
+        await budget.signal("raise_cap", RawValue(payload))
+
+    async def both_raised() -> bool:
+        return (await site.balance("budget:acme/crypt-ok")).cap_nanos == (cap_before or 0) + 2 * 10**9
+
+    await until(both_raised, "the encrypted and the plain one are applied")
+    first, second = (await site.ledger.status()).refused_messages
+    assert "changed or cut" in first
+    assert f"another key that was called '{OLD}'" in second
+    assert (await try_generate(site.client, ask("crypt-ok"))).outcome is Outcome.COMPLETED
+
+
+async def test_the_codec_server_opens_a_history_for_who_has_the_token(site: Site, tables: dict[str, Any]) -> None:
+    """`paymaster codec`, asked as the Temporal UI asks."""
+    token = os.urandom(16).hex()
+    file, log_file = site.folder / "codec.toml", site.folder / "codec.log"
+    write_configuration(file, {**tables, "codec": {"token": "codec-token", "port": 0}})
+    process = GuardedProcess(
+        [PAYMASTER, "codec", "--config", str(file)],
+        env=site.environment | {"PAYMASTER_KEY_CODEC_TOKEN": token},
+        log_file=log_file,
+    )
+    try:
+        await until(lambda: "Codec server" in log_file.read_text() or process.poll(), "the codec server listens")
+        address = log_file.read_text().split()[2]
+        started = (await site.client.get_workflow_handle("call/ok").fetch_history()).events[0]
+        body = MessageToDict(started.workflow_execution_started_event_attributes.input)
+        page = {"Origin": "http://localhost:8233", "X-Namespace": site.namespace}
+        async with httpx.AsyncClient(base_url=address, trust_env=False) as browser:
+            assert (await browser.post("/decode", json=body, headers=page)).status_code == 401
+            answer = await browser.post("/decode", json=body, headers=page | {"Authorization": f"Bearer {token}"})
+        assert PROMPT in b64decode(answer.json()["payloads"][0]["data"]).decode()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait(timeout=20) == 0
+        assert token not in log_file.read_text()
+    finally:
+        await process.stop()
+
+
+# ---------------------------------------------------------------- rotation
+
+
+async def test_after_a_rotation_the_new_key_encrypts_and_the_old_histories_stay_readable(
+    site: Site, tables: dict[str, Any]
+) -> None:
+    """The ledger goes on with its old history, and an old result is still there for who asks again."""
+    file = site.folder / "rotated.toml"
+    write_configuration(file, {**tables, "encryption": {"keys": [NEW, OLD]}})
+    with_old_key, rotated = site.client, await client_with(site, NEW, OLD)
+    site.client = rotated
+    await site.workers[0].kill()
+    await site.start_workers(file=file)
+    result = await try_generate(rotated, ask("crypt-ok", call_id="after"))
+    assert result.text == f"{ANSWER} to {PROMPT}"
+    before = await rotated.get_workflow_handle("call/ok", result_type=LLMResult).result()
+    assert before.text == result.text
+    with pytest.raises(KeyUnavailable, match=NEW):
+        await with_old_key.get_workflow_handle("call/after", result_type=LLMResult).result()
+    await until_listed(site, "call/after")
+    held = await held_by_temporal(site, NEW, OLD)
+    assert held.keys == {NEW, OLD}
+    assert [text for text in PRIVATE if text.encode() in held.raw] == []
