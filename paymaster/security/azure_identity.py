@@ -9,7 +9,7 @@ from typing import Any
 
 from azure.core.credentials import AccessTokenInfo, TokenRequestOptions
 from azure.core.credentials_async import AsyncSupportsTokenInfo
-from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 from azure.identity import CredentialUnavailableError
 from azure.identity.aio import (
     ClientSecretCredential,
@@ -19,6 +19,7 @@ from azure.identity.aio import (
 )
 
 from paymaster.security.keys import KeySourceDown, KeyUnavailable
+from paymaster.security.redaction import remember
 from paymaster.settings import AzureSettings
 
 _QUICK: dict[str, Any] = {
@@ -27,6 +28,7 @@ _QUICK: dict[str, Any] = {
     "retry_total": 2,
     "retry_status": 0,  # what it answers is what we tell; to ask again later is the business of who asked
     "retry_backoff_factor": 0.2,
+    "permit_redirects": False,
 }
 _REFUSALS = {
     "AADSTS7000222": "the client secret has expired; make a new one for the application",
@@ -49,7 +51,9 @@ class AzureIdentity:
         if self._credential is None:
             self._credential = self._made()
         try:
-            return await self._credential.get_token_info(*scopes, options=options)
+            token = await self._credential.get_token_info(*scopes, options=options)
+            remember(token.token)
+            return token
         except Exception as error:  # what answers may be no Entra ID at all, and then the library fails in any way
             problem = self._problem(error)
         raise problem  # here, so that it carries nothing of what was answered
@@ -68,22 +72,37 @@ class AzureIdentity:
 
     def _problem(self, error: Exception) -> KeyUnavailable:
         """Never in the words of who answered, which may hold anything."""
-        if isinstance(error, CredentialUnavailableError):
+        if isinstance(error, ClientAuthenticationError):
+            return self._refusal(error)
+        if isinstance(error, OSError | ServiceRequestError | ServiceResponseError):
+            return KeySourceDown(f"nobody to sign in at: {why_no_connection(error)}")
+        return KeySourceDown(f"the server to sign in at does not answer as Entra ID does ({type(error).__name__})")
+
+    def _refusal(self, error: ClientAuthenticationError) -> KeyUnavailable:
+        if "not configured to acquire tokens for tenant" in str(error):
+            return KeyUnavailable("the vault belongs to another directory; set azure.tenant_id to that one")
+        code = re.search(r"AADSTS[0-9]{1,10}", str(error))
+        if code is None and (isinstance(error, CredentialUnavailableError) or self._azure.credential == "default"):
             return KeyUnavailable(
                 f"nothing here says who we are at Azure (azure.credential is {self._azure.credential!r}); give this "
                 "machine an identity, set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or run: az login"
             )
-        if isinstance(error, ClientAuthenticationError):
-            if "not configured to acquire tokens for tenant" in str(error):
-                return KeyUnavailable("the vault belongs to another directory; set azure.tenant_id to that one")
-            code = re.search(r"AADSTS[0-9]{1,10}", str(error))
-            fix = _REFUSALS.get(code[0] if code else "", "check azure.client_id, azure.tenant_id and what proves them")
-            return KeyUnavailable(f"Azure does not sign us in ({code[0] if code else type(error).__name__}): {fix}")
-        if isinstance(error, AzureError):
-            return KeySourceDown(
-                f"the server to sign in at cannot be asked ({type(error).__name__}); check the network"
-            )
-        return KeySourceDown(f"the server to sign in at does not answer as Entra ID does ({type(error).__name__})")
+        said = type(error).__name__ if code is None else code[0]
+        fix = _REFUSALS.get(said, "check azure.client_id, azure.tenant_id and what proves them")
+        return KeyUnavailable(f"Azure does not sign us in ({said}): {fix}")
+
+
+def why_no_connection(error: Exception) -> str:
+    """What to look at when an Azure client got no answer at all."""
+    if isinstance(error, OSError):  # of a file: what goes wrong with a connection comes as an error of the client
+        return f"{error.filename or 'azure.ca_bundle'} cannot be read ({error.strerror})"
+    match type(error.__cause__).__name__:  # aiohttp's, which is there only because the Azure clients use it
+        case "ClientConnectorCertificateError":
+            return "its certificate is not trusted here; name its authority in azure.ca_bundle or SSL_CERT_FILE"
+        case "ClientConnectorDNSError":
+            return "there is no such host"
+        case _:
+            return "no connection, or it was cut; check the network and proxies"
 
 
 def connection_options(azure: AzureSettings) -> dict[str, Any]:
@@ -105,11 +124,13 @@ def _credential(azure: AzureSettings) -> AsyncSupportsTokenInfo:
         case "workload-identity":
             return WorkloadIdentityCredential(**client_id, **tenant_id, **authority, **connection_options(azure))
         case "client-secret":
-            secret = azure.client_secret
+            given = azure.client_secret
+            secret = _variable("AZURE_CLIENT_SECRET", "client_secret") if given is None else given.get_secret_value()
+            remember(secret)
             return ClientSecretCredential(
                 azure.tenant_id or _variable("AZURE_TENANT_ID", "tenant_id"),
                 azure.client_id or _variable("AZURE_CLIENT_ID", "client_id"),
-                _variable("AZURE_CLIENT_SECRET", "client_secret") if secret is None else secret.get_secret_value(),
+                secret,
                 **authority,
                 **connection_options(azure),
             )

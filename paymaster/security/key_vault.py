@@ -5,7 +5,6 @@ Imported only where a vault is configured: its packages take long to import.
 
 import asyncio
 import re
-import socket
 from typing import Any, cast
 
 from azure.core.credentials_async import AsyncTokenCredential
@@ -13,7 +12,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
-from paymaster.security.azure_identity import AzureIdentity, connection_options
+from paymaster.security.azure_identity import AzureIdentity, connection_options, why_no_connection
 from paymaster.security.keys import (
     ApiKey,
     KeySourceDown,
@@ -90,12 +89,8 @@ class VaultKeys:
             return type(error)(self._says(name, str(error)))
         if isinstance(error, HttpResponseError) and error.status_code is not None:
             return self._refusal(name, error.status_code, _codes(error))
-        if isinstance(error, ServiceRequestError):
-            unknown = isinstance(error.__cause__, socket.gaierror) or "DNS" in type(error.__cause__).__name__
-            problem = "no such host" if unknown else "no connection"
-            return KeySourceDown(self._says(name, f"{problem}; check keys.vault_url and the network"))
-        if isinstance(error, ServiceResponseError):
-            return KeySourceDown(self._says(name, "the connection was lost before the answer"))
+        if isinstance(error, OSError | ServiceRequestError | ServiceResponseError):
+            return KeySourceDown(self._says(name, f"{why_no_connection(error)}; else check keys.vault_url"))
         if isinstance(error, ValueError) and "challenge" in str(error):
             return KeyUnavailable(
                 self._says(
