@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 from devstack.process_table import alive, descendants, until
+from temporalio.client import Client
+
+from paymaster.devstack import EmbeddedStack
 
 PAYMASTER = [sys.executable, "-c", "import sys; from paymaster.cli import main; sys.argv[0] = 'paymaster'; main()"]
 NONSENSE = {
@@ -106,6 +109,20 @@ def test_the_demo_parks_raises_finishes_and_its_books_agree(environment: dict[st
     os.kill(demo.process.pid, signal.SIGINT)
     demo.ends_with(0)
     demo.leaves_nothing()
+
+
+async def test_the_demo_on_another_server_has_a_namespace_of_its_own(
+    stack: EmbeddedStack, environment: dict[str, str], tmp_path: Path
+) -> None:
+    demo = Command("demo", "--temporal", stack.temporal_address, env=environment, folder=tmp_path)
+    output = demo.ends_with(0, 150.0)
+    assert "agree, to the nano-dollar" in output
+    (namespace,) = re.findall(r"/namespaces/(paymaster-\w+)/workflows at 127", output)
+    client = await Client.connect(stack.temporal_address, namespace=namespace)
+    assert (await client.count_workflows('WorkflowType = "LLMCallWorkflow"')).count >= 5
+
+    nobody = Command("demo", "--temporal", "127.0.0.1:1", env=environment, folder=tmp_path)
+    assert "no namespace for the demo could be made at 127.0.0.1:1" in nobody.ends_with(2)
 
 
 @pytest.mark.parametrize("moment", ["Starting Temporal", "✓ outline"])

@@ -47,15 +47,19 @@ def demo(
         bool,
         typer.Option("--use-my-keys", help="Put OpenAI first, with the OPENAI_API_KEY of this shell. Costs money."),
     ] = False,
+    temporal: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Use this Temporal server, in a new namespace, and start none."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")] = False,
 ) -> None:
     """Show it all on this machine: an agent on a real model, parked at its cap, raised by a signal, finished."""
     if use_my_keys and not os.environ.get("OPENAI_API_KEY"):
         raise CommandError("--use-my-keys needs OPENAI_API_KEY to be set in this shell")
-    run_async(_demo(use_my_keys=use_my_keys, keep=keep))
+    run_async(_demo(use_my_keys=use_my_keys, temporal=temporal, keep=keep))
 
 
-async def _demo(*, use_my_keys: bool, keep: bool) -> None:
+async def _demo(*, use_my_keys: bool, temporal: str | None, keep: bool) -> None:
     from paymaster.database import create_engine
     from paymaster.devstack import EmbeddedStack, StackError
     from paymaster.devstack.local import LocalPaymaster
@@ -65,16 +69,18 @@ async def _demo(*, use_my_keys: bool, keep: bool) -> None:
     if use_my_keys:
         total = f"${float(CAP_USD) + float(RAISE_BY_USD):.4f}"
         print_line(f"With your OpenAI key: {MY_ROUTE} is asked first. The most this can cost is {total}.\n")
-    print_note("Starting Temporal, PostgreSQL and a language model on this machine …")
+    servers = "PostgreSQL" if temporal else "Temporal, PostgreSQL"
+    print_note(f"Starting {servers} and a language model on this machine …")
     with tempfile.TemporaryDirectory(prefix="paymaster-demo-") as folder:
         config_file = _write_config(Path(folder), ledger, use_my_keys=use_my_keys)
         try:
             async with LocalPaymaster(
-                EmbeddedStack(progress=print_note),
+                EmbeddedStack(temporal=temporal is None, progress=print_note),
                 config_file,
                 ledger=ledger,
                 keep_settings=False,
                 local_model="local",
+                other_temporal=temporal,
                 progress=print_note,
             ) as local:
                 engine = create_engine(local.stack.database_url)
@@ -110,9 +116,9 @@ class _Story:
     async def tell(self) -> None:
         from paymaster.messages import CALLS_TASK_QUEUE
 
-        client, ui = self._local.client, self._local.stack.temporal_ui_url
+        client = self._local.client
         article_id = f"article-{uuid4().hex[:6]}"
-        print_line(f"Temporal UI   {ui}/namespaces/default/workflows")
+        print_line(f"Temporal UI   {self._where_to_look()}")
         print_line(f"\n1. The agent writes about {TOPIC!r}. Budget {BUDGET!r} has a cap of ${CAP_USD} a day.")
         agent = await client.start_workflow(
             "ContentAgentWorkflow",
@@ -131,6 +137,12 @@ class _Story:
         self._show_article(result.result())
         await self._show_calls()
         await self._show_books()
+
+    def _where_to_look(self) -> str:
+        page = f"/namespaces/{self._local.namespace}/workflows"
+        if self._local.has_own_temporal:
+            return f"{self._local.stack.temporal_ui_url}{page}"
+        return f"{page} at {self._local.temporal_address}; the namespace is left there"
 
     async def _watch_until_parked(self, result: "asyncio.Task[Any]") -> None:
         status = await self._watch(result, until_parked=True)
