@@ -1,50 +1,105 @@
-"""Promise 8: a provider's key is in no history, no log and no row, whatever the provider does with it."""
+"""Promise 8: a provider's key is in no history, log, row or output, whatever the provider or the network does with it.
 
+The same test runs twice: as it is, and with redaction switched off, when it must find the key in every place.
+"""
+
+import asyncio
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
 from key_search import find_key
-from paymaster_process import Databases, Site, configuration, readable_history, running_site, settled_books, until
+from paymaster_process import (
+    MODEL,
+    ROOT,
+    Databases,
+    Site,
+    configuration,
+    readable_history,
+    running_site,
+    settled_books,
+    until,
+)
 from sqlalchemy import text
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
 
-pytestmark = pytest.mark.timeout(90)
-KEY = "sk-live+Zq7/Wm3=Kx9%Tf5-Rb2_Hd8Lc4Vn6"
+pytestmark = pytest.mark.timeout(120)
+KEY = 'sk-live+Zq7/Wm3=Kx9%Tf5-Rb2_Hd8"Lc4\\Vn6&Qs1'
+"""With characters that URLs, JSON and HTML escape, and that base64 shows with both of its alphabets."""
 UNUSABLE_KEY = "sk-broken Jp1Yg5Ns0Ea"  # a space: no header can carry it
 CONTROL = "A control string, not a secret: 50% + 1/2"
+WRITTEN = {
+    "plain": KEY,
+    "JSON": json.dumps(KEY)[1:-1],
+    "URL": quote(KEY, safe=""),
+    "base64": b64encode(f"Bearer {KEY}".encode()).decode()[12:-4],
+}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["redacted", "leaking"])
 async def site(
-    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+    request: pytest.FixtureRequest,
+    stack: EmbeddedStack,
+    databases: Databases,
+    server: CountingServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Site]:
-    services = [server.service(f"secret-{n}") for n in (1, 2, 3)]
+    """A worker that logs all that it can; once as it is, and once with redaction switched off."""
+    services = [server.service(f"{request.param}-{n}") for n in (1, 2, 3)]
     tables: dict[str, Any] = configuration(
         services,
         routes={"writer": services[:2], "unusable": services[2:]},
         budgets={"acme": {"cap_usd": {"total": "1"}}},
-        service={"key": "provider-key"},
+        service={"key": "provider-key", "breaker": {"failures": 1_000, "cooldown": "30s"}},
     )
-    tables["services"]["secret-3"]["key"] = "unusable-key"
-    environment = {"PAYMASTER_KEY_PROVIDER_KEY": KEY, "PAYMASTER_KEY_UNUSABLE_KEY": UNUSABLE_KEY}
-    async with running_site(
-        stack.temporal_address, await databases.create(), module_folder, tables, environment=environment
-    ) as site:
+    tables["services"][services[2].name]["key"] = "unusable-key"
+    nonsense = await asyncio.start_server(_talk_nonsense, "127.0.0.1", 0)
+    port = nonsense.sockets[0].getsockname()[1]
+    own_url = services[0].base_url.removesuffix(f"/{services[0].name}/v1")
+    for name, base_url in {
+        "nonsense": f"http://127.0.0.1:{port}",
+        "in-url": f"{own_url}/{quote(KEY, safe='')}/v1",
+        "unreachable": f"http://127.0.0.1:1/{quote(KEY, safe='')}/v1",
+    }.items():
+        tables["services"][name] = tables["services"][services[0].name] | {"base_url": base_url}
+        tables["routes"][name] = [f"{name}/{MODEL}"]
+    environment = {
+        "PAYMASTER_KEY_PROVIDER_KEY": KEY,
+        "PAYMASTER_KEY_UNUSABLE_KEY": UNUSABLE_KEY,
+        "PYTHONASYNCIODEBUG": "1",
+    }
+    program = [ROOT / "tests" / "debugged_worker.py", *(["--leaking"] if request.param == "leaking" else [])]
+    folder = tmp_path_factory.mktemp("site")
+    url = await databases.create()
+    async with (
+        nonsense,
+        running_site(stack.temporal_address, url, folder, tables, workers=0, environment=environment) as site,
+    ):
+        await site.start_workers(program=program)
         yield site
 
 
+async def _talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that does not speak HTTP, and repeats what it heard: the client's error has it."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        heard = next(line for line in head if line.lower().startswith("authorization:"))
+        writer.write(f"NONSENSE {heard}\r\n\r\n".encode())
+        await writer.drain()
+    writer.close()
+
+
 async def everything_readable(site: Site) -> dict[str, str]:
-    """All that anybody could read: histories with their payloads decoded and as they are, logs, and every row."""
+    """Histories with their payloads decoded and as they are, logs, and every column of every row."""
     histories: list[str] = []
     async for execution in site.client.list_workflows():
         handle = site.client.get_workflow_handle(execution.id, run_id=execution.run_id)
@@ -77,9 +132,36 @@ def echo_at_the_cut(position: int) -> Reply:
     return Reply(403, body=body)
 
 
-async def test_no_key_is_in_any_history_log_or_row(site: Site, server: CountingServer) -> None:
-    """After calls that succeed, are retried, fall back and fail, with a provider that repeats the key in its errors."""
-    first, second, unusable = (server.service(f"secret-{n}") for n in (1, 2, 3))
+def echo_encoded(request: Received) -> bytes:
+    """As a URL, base64 and JSON write it, all in one error."""
+    said = request.authorization
+    message = f"{CONTROL}: {quote(said, safe='')} {b64encode(said.encode()).decode()} {json.dumps(said)}"
+    return json.dumps({"error": {"message": message}}).encode()
+
+
+def event(**fields: Any) -> str:
+    return f"data: {json.dumps(fields)}\n\n"
+
+
+IN_PIECES = Reply(
+    stream=[
+        *(event(choices=[{"delta": {"content": f"{piece}"}}]) for piece in ("It is ", KEY[:9], KEY[9:20], KEY[20:])),
+        event(choices=[{"delta": {}, "finish_reason": "stop"}]),
+        event(choices=[], usage={"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}),
+        "data: [DONE]\n\n",
+    ]
+)
+ERROR_IN_STREAM = Reply(stream=[event(error={"message": f"cannot use {KEY}", "code": 500})])
+
+
+async def test_no_key_is_in_any_history_log_row_or_output(
+    site: Site, server: CountingServer, request: pytest.FixtureRequest
+) -> None:
+    """After calls that succeed, are retried, fall back and fail, with a provider that repeats the key in errors,
+    headers and streams, connection errors and URLs that hold it, debug logging, and a crash of the worker.
+    """
+    leaking = request.node.callspec.params["site"] == "leaking"
+    first, second, unusable = (server.service(name) for name in list(site.settings.services)[:3])
     stories: list[tuple[list[Reply], list[Reply], Outcome]] = [
         ([ANSWER], [], Outcome.COMPLETED),
         ([Reply(429, body=echo), Reply(500, body=echo), ANSWER], [], Outcome.COMPLETED),
@@ -88,32 +170,52 @@ async def test_no_key_is_in_any_history_log_or_row(site: Site, server: CountingS
         ([Reply(502, body=echo_in_text), Reply(200, body=echo_in_text)], [ANSWER], Outcome.COMPLETED),
         ([echo_at_the_cut(300)], [echo_at_the_cut(500)], Outcome.UNAVAILABLE),
         ([Reply(200, body=echo_at_the_cut(200).body), ANSWER], [], Outcome.COMPLETED),
+        ([Reply(400, body=echo_encoded, headers={"x-echo": KEY})], [], Outcome.UNAVAILABLE),
+        ([IN_PIECES], [], Outcome.COMPLETED),
+        ([ERROR_IN_STREAM, ANSWER], [], Outcome.COMPLETED),
     ]
     results: list[LLMResult] = []
     for at_first, at_second, outcome in stories:
         first.script.extend(at_first)
         second.script.extend(at_second)
-        request = LLMRequest(route="writer", budget="acme/writer", prompt=CONTROL, metadata={"note": CONTROL})
-        result = await try_generate(site.client, request)
-        assert result.outcome is outcome
+        asked = LLMRequest(route="writer", budget="acme/writer", prompt=CONTROL, metadata={"note": CONTROL})
+        result = await try_generate(site.client, asked)
+        assert result.outcome is outcome, (at_first, result)
         results.append(result)
-    request = LLMRequest(route="unusable", budget="acme/writer", prompt="Say hello")
-    results.append(await try_generate(site.client, request))
-    assert (results[-1].reason, unusable.count) == ("no_key", 0)
+    for route in ("unusable", "nonsense", "in-url", "unreachable"):
+        results.append(await try_generate(site.client, LLMRequest(route=route, budget="acme/writer", prompt=CONTROL)))
+        assert results[-1].outcome is Outcome.UNAVAILABLE
+    reasons = [result.reason for result in results[-4:]]
+    assert reasons == ["no_key", "connection_lost", "model_not_found", "not_connected"]
+    assert unusable.count == 0
     await settled_books(site, first, second)
-    assert {request.authorization for request in (*first.requests, *second.requests)} == {f"Bearer {KEY}"}
+    assert {received.authorization for received in (*first.requests, *second.requests)} == {f"Bearer {KEY}"}
+
+    first.script.append(Reply(400, body=echo))
+    outputs = await asyncio.gather(
+        site.command("call", "writer", CONTROL, "--budget", "acme/cli"), site.command("unconfirmed", "list")
+    )
+    assert [ended.code for ended in outputs] == [1, 0]
 
     async def all_listed() -> bool:
         listed = {execution.id async for execution in site.client.list_workflows()}
         return {f"call/{result.call_id}" for result in results} <= listed
 
     await until(all_listed, "Temporal lists every call")
+    assert await site.workers[0].terminate() == 1, "it does not crash, so this proves nothing"
     places = await everything_readable(site)
+    assert '\nCrash: {"authorization": ' in places["logs"]
+    assert "receive_response_headers.complete" in places["logs"], "the log has no debugging, so this proves nothing"
+    places["outputs"] = "".join(ended.output + ended.errors for ended in outputs)
     # The same search finds what is there: in each place, and in both forms of the histories.
     assert [name for name, place in places.items() if not find_key(place, CONTROL)] == []
     assert len(find_key(places["histories"], CONTROL)) >= 4, "base64 is not searched"
+    if leaking:
+        assert [name for name, place in places.items() if not find_key(place, KEY)] == []
+        forms = {form for form, written in WRITTEN.items() for place in places.values() if written in place}
+        assert forms == set(WRITTEN), "not every form was there to be found"
     for name, place in places.items():
-        for secret in (KEY, UNUSABLE_KEY):
+        for secret in (UNUSABLE_KEY,) if leaking else (KEY, UNUSABLE_KEY):
             where = [re.findall(f".{{0,200}}{re.escape(form)}.{{0,20}}", place)[:1] for form in find_key(place, secret)]
             assert where == [], f"a key is in the {name}"
 
