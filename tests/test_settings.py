@@ -4,6 +4,7 @@ import copy
 import logging
 import pickle
 import pprint
+import re
 import subprocess
 import sys
 import traceback
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from rich.pretty import pretty_repr
 
 from paymaster.money import Price
 from paymaster.settings import (
+    Api,
     BudgetSettings,
     ConfigurationError,
     LedgerSettings,
@@ -728,3 +730,10 @@ def test_settings_need_neither_workflows_nor_activities() -> None:
     packages = {module.split(".")[0] for module in run.stdout.split()}
     assert "paymaster" in packages
     assert packages.isdisjoint({"workflows", "activities", "worker"})
+
+
+def test_the_examples_in_the_page_on_services_are_valid_together(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "services.md").read_text()
+    first, retries = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    settings = load(tmp_path, first.replace("[services.openai]\n", retries, 1))
+    assert {service.api for service in settings.services.values()} == set(get_args(Api))
