@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import pytest
 from temporalio.testing import ActivityEnvironment
+from test_wire_formats import GRANT
 
 from activities.call_service import CallServiceActivities, Connections
+from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.devstack import MODEL_NAME, EmbeddedStack, StackError
 from paymaster.group_commit import GroupCommit
-from paymaster.messages import AttemptReport, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
+from paymaster.messages import AttemptReport, ChatMessage, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
 from paymaster.money import Price
 from paymaster.security.key_ring import kept_keys
+from paymaster.services.bounds import input_bytes
+from paymaster.services.registry import WIRE_FORMATS
 from paymaster.settings import Api, ServiceSettings, Settings
 
 
@@ -113,6 +117,27 @@ async def test_it_can_be_called_as_each_service_that_it_speaks_like(
     assert attempt.model_answered == MODEL_NAME
     assert completion.text
     assert not completion.refused
+
+
+async def test_what_a_real_tokenizer_makes_of_a_request_is_within_its_bound(service: httpx.AsyncClient) -> None:
+    """Of text from every corner of Unicode, in requests as we send them; the counts are the server's own."""
+    planes = [chr(code) for code in range(0x20, 0x30000, 89) if not 0xD800 <= code < 0xE000]
+    words = ["the tide ", " ", "\n", "0", "\ufdfa", "\x01", "👩‍👩‍👧", "語", "a\u0301", "<|im_start|>", "\\", "é"]
+    texts = ["", *(word * 60 for word in words), *("".join(planes[n : n + 150]) for n in range(0, len(planes), 150))]
+    settings = ServiceSettings(api="anthropic", base_url=str(service.base_url).rstrip("/"))
+    counted: list[tuple[int, int]] = []
+    for number, text in enumerate(texts):
+        messages = (ChatMessage(role="user", content=text), ChatMessage(role="assistant", content=text[:40]))[
+            : number % 3
+        ]
+        request = LLMRequest(route="r", budget="acme", system=text[:20], messages=messages, prompt=text)
+        body = WIRE_FORMATS["anthropic"].build_request(request, GRANT, settings).body | {"model": MODEL_NAME}
+        tokens = (await service.post("/messages/count_tokens", json=body)).json()["input_tokens"]
+        counted.append((tokens, input_bytes(request) + INPUT_OVERHEAD_TOKENS))
+    parts = sorted(tokens / bound for tokens, bound in counted)
+    print(f"{len(counted)} requests had {parts[0]:.2f} to {parts[-1]:.2f} of their bound")
+    assert all(0 < tokens <= bound for tokens, bound in counted), counted
+    assert max(tokens for tokens, _ in counted) > 500, "it counts"
 
 
 async def no_reports(reports: Sequence[AttemptReport]) -> Sequence[None]:
