@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
@@ -13,8 +14,8 @@ import socket
 import sys
 import time
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,6 +27,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker as TemporalWorker
 
 from activities.call_service import Connections
@@ -34,7 +36,16 @@ from paymaster.client import Ledger
 from paymaster.database import create_engine, migrate, posted_by_account, usage_report
 from paymaster.devstack import GuardedProcess
 from paymaster.errors import LedgerNotFound
-from paymaster.messages import AlertKind, DeskStatus, LLMRequest, LLMResult, ServiceStatus, Window, WindowStatus
+from paymaster.messages import (
+    AlertKind,
+    DeskStatus,
+    LLMRequest,
+    LLMResult,
+    ServiceStatus,
+    Window,
+    WindowStatus,
+    backlog_workflow_id,
+)
 from paymaster.money import Price, nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.key_ring import kept_keys
@@ -111,11 +122,15 @@ class Databases:
 async def new_namespace(address: str) -> str:
     """A namespace of its own: the task queues have fixed names, and nobody else polls them there."""
     name = f"e2e-{next(_NUMBERS)}"
+    await register_namespace(address, name)
+    return name
+
+
+async def register_namespace(address: str, name: str) -> None:
     client = await Client.connect(address)
     await client.workflow_service.register_namespace(
         RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
     )
-    return name
 
 
 # ---------------------------------------------------------------- configuration
@@ -269,6 +284,16 @@ class Site:
     def logs(self) -> str:
         return "".join(worker.log() for worker in self.workers)
 
+    async def in_backlog(self) -> int:
+        """How many records wait in the usage backlog to be stored or settled."""
+        backlog = self.client.get_workflow_handle(backlog_workflow_id(self.settings.ledger.name))
+        try:
+            return await backlog.query("waiting", result_type=int)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return 0
+            raise
+
     async def service_status(self, name: str) -> ServiceStatus:
         """How one service stands."""
         return next(each for each in (await self.ledger.status()).services if each.service == name)
@@ -408,6 +433,23 @@ async def running_site(
         await engine.dispose()
 
 
+@contextmanager
+def frozen(process_id: int) -> Generator[None]:
+    """SIGSTOP for a process and its children, and at the end SIGCONT."""
+    children = Path(f"/proc/{process_id}/task/{process_id}/children")
+    stopped = [process_id]
+    os.kill(process_id, signal.SIGSTOP)  # first, so that there are no new ones
+    for child in map(int, children.read_text().split()):
+        os.kill(child, signal.SIGSTOP)
+        stopped.append(child)
+    try:
+        yield
+    finally:
+        for stopped_id in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stopped_id, signal.SIGCONT)
+
+
 # ---------------------------------------------------------------- the promises
 
 
@@ -502,13 +544,13 @@ async def settled_books(site: Site, *services: FakeService, deadline_s: float = 
         nonlocal status
         status = await site.ledger.status()
         loading = any(account.loading for account in status.accounts)
-        return not loading and status.holds == status.parked == status.outbox == 0
+        return not loading and status.holds == status.parked == status.outbox == await site.in_backlog() == 0
 
     async def no_call_goes_on() -> bool:
         running = "WorkflowType = 'LLMCallWorkflow' AND ExecutionStatus = 'Running'"
         return (await site.client.count_workflows(running)).count == 0
 
-    await until(quiet, "nothing is being loaded, and no hold, no parked call and no delivery is left", deadline_s)
+    await until(quiet, "nothing is loading, and no hold, parked call, delivery or backlog is left", deadline_s)
     await until(no_call_goes_on, "every call has ended", deadline_s)
     assert status.refused_messages == ()
     check_caps(status)

@@ -1,6 +1,5 @@
 """Promises 1 to 6 with workers killed (SIGKILL) at every point where something is half done."""
 
-import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -8,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from counting_server import CountingServer, FakeService
+from load import asking
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 
-from paymaster import LLMRequest, LLMResult, Outcome
-from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
 
 WORKER_THAT_DIES = Path(__file__).with_name("worker_that_dies.py")
@@ -63,28 +61,15 @@ async def test_a_worker_that_is_killed_loses_nothing_hides_nothing_and_pays_noth
     site: Site, service: FakeService, how: str, others: int
 ) -> None:
     """It dies again and again under load; alone, or beside one that lives on."""
-    results: list[LLMResult] = []
-    stopping = asyncio.Event()
-
-    async def ask_on(agent: int) -> None:
-        for number in itertools.count():
-            if stopping.is_set():
-                return
-            request = LLMRequest(route="writer", budget="acme/writer", prompt=f"question {agent:02}-{number:05}")
-            results.append(await try_generate(site.client, request))
-
     await site.start_workers(others)
     dying = site.launch_worker([WORKER_THAT_DIES, how])
-    async with asyncio.TaskGroup() as asking:
-        for agent in range(AGENTS):
-            asking.create_task(ask_on(agent))
+    async with asking(site, AGENTS) as load:
         try:
             await until(lambda: "worker ready" in dying.log().partition("lives on")[2], "it was killed for good", 800)
         finally:
             print("\n".join(line for line in dying.log().splitlines() if line.startswith("killed")))
-            stopping.set()
 
-    assert Counter(result.outcome for result in results) == {Outcome.COMPLETED: len(results)}
+    results = load.results
     status = await settled_books(site, service)
     assert sum(result.attempts for result in results) == len(results) + status.unconfirmed
     times_sent = Counter(request.prompt for request in service.requests)

@@ -1,0 +1,104 @@
+"""Many worker processes on one ledger: all at once, each restarted in turn, one frozen, one with a wrong clock."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService
+from load import asking
+from paymaster_process import (
+    ROOT,
+    Databases,
+    Site,
+    caps_watched,
+    configuration,
+    frozen,
+    running_site,
+    settled_books,
+    until,
+)
+
+from paymaster.devstack import EmbeddedStack
+
+pytestmark = pytest.mark.timeout(300)
+WORKER = ROOT / "worker.py"
+WORKER_WITH_A_WRONG_CLOCK = Path(__file__).with_name("worker_with_a_wrong_clock.py")
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def service(server: CountingServer) -> FakeService:
+    return server.service(f"many-workers-{next(NUMBERS)}")
+
+
+@pytest.fixture
+async def site(stack: EmbeddedStack, databases: Databases, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
+    """Without worker processes. A call parks while others hold what is left under the cap of a minute."""
+    tables = configuration(
+        [service],
+        routes={"writer": [service]},
+        budgets={"acme": {"cap_usd": {"total": "100"}}},
+        service={"max_unconfirmed": 20, "max_concurrent": 10},
+    )
+    database_url = await databases.create()
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
+        yield site
+
+
+@pytest.mark.full
+async def test_twelve_worker_processes_share_one_ledger(site: Site, service: FakeService) -> None:
+    """Eight poll workflow tasks, as many as may; four only call services."""
+    await site.start_workers(8)
+    await site.start_workers(4, program=[WORKER, "--role", "activities"])
+    async with caps_watched(site), asking(site, agents=40) as load:
+        await load.answers(400, deadline_s=200)
+    status = await settled_books(site, service)
+    assert status.unconfirmed == 0
+    assert service.count == len(load.results)
+    assert service.in_flight_max <= 10
+
+
+@pytest.mark.full
+async def test_a_rolling_restart_of_all_workers_disturbs_no_call(site: Site, service: FakeService) -> None:
+    """Each of three is replaced under load, SIGTERM and a new one: nothing is lost, nothing is sent twice."""
+    await site.start_workers(3)
+    async with caps_watched(site), asking(site, agents=20) as load:
+        for old in list(site.workers):
+            await load.answers(20)
+            await site.start_workers()
+            assert await old.terminate(120) == 0
+        await load.answers(20)
+    status = await settled_books(site, service)
+    assert status.unconfirmed == 0
+    assert service.count == len(load.results)
+
+
+@pytest.mark.full
+async def test_a_worker_that_is_frozen_for_half_a_minute_and_then_goes_on_harms_nothing(
+    site: Site, service: FakeService
+) -> None:
+    """What it had begun was given up meanwhile and done by the other; what it says when it wakes is too late."""
+    first, _ = await site.start_workers(2)
+    async with caps_watched(site), asking(site, agents=20) as load:
+        await load.answers(20)
+        with frozen(first.process.pid):
+            slept = time.monotonic()
+            await until(lambda: time.monotonic() > slept + 30, "it is frozen for so long", 40)
+        await load.answers(40)
+    await settled_books(site, service, deadline_s=60)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_worker_whose_clock_is_wrong_by_an_hour_charges_the_same_windows(
+    site: Site, service: FakeService, hours: int
+) -> None:
+    """Times of money are the ledger's, which are the Temporal server's; a worker's own are only in `started_at`."""
+    await site.start_workers(program=[WORKER_WITH_A_WRONG_CLOCK, str(hours * 3_600)])
+    async with caps_watched(site), asking(site) as load:
+        await load.answers(40)
+    status = await settled_books(site, service)
+    assert status.unconfirmed == 0
+    assert service.count == len(load.results)
