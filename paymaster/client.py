@@ -55,6 +55,7 @@ from paymaster.messages import (
     call_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
+from paymaster.security.redaction import remember
 from paymaster.sendable import denial_of
 from paymaster.settings import Settings
 from paymaster.structured_output import Output, answer_as
@@ -75,6 +76,8 @@ async def connect(settings: Settings | None = None) -> Client:
     """
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
+    if "api_key" in config:
+        remember(config["api_key"])
     return await Client.connect(**config, plugins=[PaymasterPlugin(settings)])
 
 

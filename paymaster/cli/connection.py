@@ -181,13 +181,28 @@ async def connect_temporal(settings: "Settings") -> "Client":
     except TimeoutError:
         reason = f"no answer within {_TEMPORAL_CONNECTS_WITHIN_S:.0f} s"
     except (RuntimeError, ValueError) as error:
-        # The SDK's message is the whole chain of Rust errors, whose innermost `message` is the one for people.
-        innermost = re.search(r'message: "([^"]+)"', str(error))
-        reason = innermost[1] if innermost else str(error)
-    raise CommandError(
-        f"no Temporal at {address} ({reason})\n"
-        "Set TEMPORAL_ADDRESS to a running one, or start `paymaster dev` in another terminal."
-    )
+        reason = str(error)
+    raise CommandError(f"no Temporal at {address} {_what_to_do(reason)}")
+
+
+def _what_to_do(reason: str) -> str:
+    """The reason, of the SDK's whole chain of Rust errors, in words for people, and what to do."""
+    untrusted = re.search(r"InvalidCertificate\((\w+)", reason)
+    if untrusted:
+        return (
+            f"(its certificate is not trusted: {untrusted[1]})\n"
+            "Name its authority in TEMPORAL_TLS_SERVER_CA_CERT_PATH, and its host in TEMPORAL_TLS_SERVER_NAME if the "
+            "certificate has another one than the address."
+        )
+    innermost = re.search(r'message: "([^"]+)"', reason)
+    said = innermost[1] if innermost else reason
+    if "CertificateRequired" in reason or said == "transport error":
+        return (
+            "(it ends the connection)\n"
+            "Does it want TLS (TEMPORAL_TLS=true), or a client certificate (TEMPORAL_TLS_CLIENT_CERT_PATH and "
+            "TEMPORAL_TLS_CLIENT_KEY_PATH)?"
+        )
+    return f"({said})\nSet TEMPORAL_ADDRESS to a running one, or start `paymaster dev` in another terminal."
 
 
 async def connect_ledger(settings: "Settings") -> "Ledger":
