@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from paymaster.alert_forms import AlertForm, document
 from paymaster.messages import Alerts, Delivery
+from paymaster.security.redaction import remember
 
 WEBHOOK_ANSWERS_WITHIN_S = 5.0
 STOPS_AFTER_S = 15.0
@@ -21,6 +22,8 @@ RETRY_AFTER_MAX_S = 60
 class SendAlertsActivities:
     def __init__(self, webhook_url: str | None, form: AlertForm = "json") -> None:
         """None: there is no webhook; alerts are in the log and in the database."""
+        if webhook_url is not None:
+            remember(httpx.URL(webhook_url).raw_path.decode())  # whoever knows it may post; HTTP libraries log it
         self._webhook_url = webhook_url
         self._form: AlertForm = form
 

@@ -20,6 +20,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 
+from activities.send_alerts import SendAlertsActivities
 from paymaster.cli import main, output
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security import redaction
@@ -100,6 +101,15 @@ def test_all_keys_that_were_ever_known_are_taken_out() -> None:
     assert redact("another-key-7") == "[key]"
 
 
+def test_the_secret_part_of_a_webhooks_url_is_taken_out_like_a_key() -> None:
+    """HTTP libraries log whole URLs, and the path apart."""
+    SendAlertsActivities("https://hooks.example.com/services/T0/B0/Zq7Wm3Kx9?v=1")
+    assert (
+        redact("POST https://hooks.example.com/services/T0/B0/Zq7Wm3Kx9?v=1") == "POST https://hooks.example.com[key]"
+    )
+    assert redact("target=b'/services/T0/B0/Zq7Wm3Kx9?v=1'") == "target=b'[key]'"
+
+
 def test_a_long_text_is_searched_in_milliseconds() -> None:
     """Bodies of answers are searched for every call: ten keys in a million characters."""
     for number in range(10):
@@ -171,6 +181,12 @@ def test_values_for_traces_are_searched_wherever_they_are() -> None:
     error = ValueError("fine")
     assert redact_value(error) is error
     assert redact_value(ValueError(KEY)) == "[key]"
+
+    class Quiet(ValueError):
+        def __str__(self) -> str:
+            return "only its repr says it"
+
+    assert redact_value(Quiet(KEY)) == "Quiet('[key]')"
 
 
 # ---------------------------------------------------------------- crashes and failures

@@ -84,9 +84,11 @@ def _redact_value(value: Any, levels: int) -> Any:
         case list() | tuple() | set() | frozenset() if levels:
             return [_redact_value(below, levels - 1) for below in cast(Iterable[Any], value)]
         case _:
-            text = str(value)
-            redacted = redact(text)
-            return value if redacted == text else redacted
+            for text in (str(value), repr(value)):  # a formatter may write either
+                redacted = redact(text)
+                if redacted != text:
+                    return redacted
+            return value
 
 
 def _escapes(character: str) -> str:
