@@ -11,6 +11,22 @@ from paymaster.messages import Billing
 from paymaster.services.http_errors import WAIT_MAX_MS, HttpError, classify
 
 NOW_MS = 1_795_000_000_000  # 2026-11-18 11:06:40 UTC
+DATE_PARTS = (
+    "Wed,",
+    "18",
+    "Nov",
+    "2026",
+    "11:07:40",
+    "24:61:61",
+    "1:2",
+    "GMT",
+    "EST",
+    "+9999",
+    "9" * 21,
+    "-1",
+    "1e5",
+    "(",
+)
 NO, UNKNOWN = Billing.NOT_BILLED, Billing.UNKNOWN
 
 
@@ -186,6 +202,8 @@ def test_an_error_is_told_by_its_codes_and_words_before_its_status(
         ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "7"}, {}, None),
         ({"retry-after": "soon"}, {}, None),
         ({"retry-after": "-1"}, {}, None),
+        ({"retry-after": "99999999999999999999 seconds"}, {}, None),
+        ({"retry-after": "9" * 400}, {}, None),
         ({}, {}, None),
     ],
 )
@@ -247,7 +265,10 @@ def test_what_somebody_must_mend_alerts(name: str) -> None:
             )
         ),
     ).map(lambda data: json.dumps(data).encode()),
-    wait=st.text(max_size=30) | st.integers().map(str) | st.floats().map(str),
+    wait=st.text(max_size=30)
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.lists(st.sampled_from(DATE_PARTS), max_size=8).map(" ".join),
     within_200=st.booleans(),
 )
 def test_whatever_a_server_says_is_classified_and_nothing_unsure_is_repeated(

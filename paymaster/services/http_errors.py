@@ -254,7 +254,7 @@ def _codes(error: JsonValue) -> Iterator[str]:
 
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
-_SECONDS = re.compile(r"\d+(?:\.\d+)?")
+_SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _IN_MESSAGE = re.compile(r"(?:try again in|retry after|retry in) (\d[\dhms.]*)(?: ?(millisecond|second|minute|hour))?")
 _UNITS_MS = {"millisecond": 1, "second": 1_000, "minute": 60_000, "hour": 3_600_000}
 
@@ -284,7 +284,7 @@ def _wait_ms(status: int, headers: Mapping[str, str], error: JsonValue, message:
 
 
 def _number_ms(text: str, unit_ms: int) -> int | None:
-    return min(int(float(text) * unit_ms), WAIT_MAX_MS) if _SECONDS.fullmatch(text.strip()[:20]) else None
+    return min(int(float(text) * unit_ms), WAIT_MAX_MS) if _SECONDS.fullmatch(text.strip()) else None
 
 
 def _duration_ms(text: str) -> int | None:
