@@ -392,8 +392,8 @@ async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
 
     async def beat() -> None:
         while True:
+            await asyncio.sleep(HEARTBEAT_EVERY_S)  # first: a quick call costs the server none
             activity.heartbeat(*attempts)
-            await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     task = asyncio.create_task(beat())
     try:

@@ -86,7 +86,7 @@ def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Call
     return handle
 
 
-@workflow.defn(name="BudgetWorkflow")
+@workflow.defn(name="BudgetWorkflow", sandboxed=False)
 class BudgetWorkflow:
     @workflow.init
     def __init__(self, start: LedgerStart) -> None:

@@ -20,7 +20,7 @@ STAYS = timedelta(seconds=30)
 """How long it waits for more when nothing is left."""
 
 
-@workflow.defn(name="UsageBacklogWorkflow")
+@workflow.defn(name="UsageBacklogWorkflow", sandboxed=False)
 class UsageBacklogWorkflow:
     @workflow.init
     def __init__(self, start: BacklogStart) -> None:
