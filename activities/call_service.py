@@ -40,6 +40,7 @@ from paymaster.services.json_reading import message_data
 from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
 from paymaster.services.registry import WIRE_FORMATS, streams
 from paymaster.services.retries import retry_delay
+from paymaster.services.tls import tls_context
 from paymaster.services.wire_format import (
     MalformedAnswer,
     ServiceAnswer,
@@ -65,16 +66,23 @@ WORD_LENGTH_MAX = 200
 """Of what a service names: a model, a reason, a request."""
 
 
+_NO_PROXIES: Mapping[str, None] = {"http://": None, "https://": None, "all://": None}
+"""http:// is accepted for this machine because nothing leaves it; a proxy of the environment would get the key."""
+
+
 class Connections:
     """One pooled HTTP client for each service, all closed together."""
 
     def __init__(self, services: Mapping[str, ServiceSettings]) -> None:
+        """Raises ConfigurationError when a service's `ca_bundle` cannot be used."""
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=100)
         self._clients = {
             name: httpx.AsyncClient(
                 timeout=httpx.Timeout(service.timeout.total_seconds(), connect=10.0),
                 limits=limits,
+                verify=tls_context(name, service.ca_bundle),
                 follow_redirects=False,  # a redirect would carry the key to wherever it leads
+                mounts=_NO_PROXIES if service.is_on_this_machine() else None,
             )
             for name, service in services.items()
         }

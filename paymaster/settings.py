@@ -413,6 +413,10 @@ class ServiceSettings(AccountSettings):
     resource then. None, the default: `base_url` ends in `/openai/v1`."""
     key: KeyName | None = None
     """The NAME of a key (see `[keys]`), never the key. None, the default: a server that needs none."""
+    ca_bundle: Path | None = None
+    """A PEM file with authorities to trust besides the usual ones, for a server or a gateway whose certificate is of
+    your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
+    names."""
     timeout: Duration = timedelta(seconds=120)
     """The longest time for one attempt. Default "120s"."""
     stream: bool | None = None
@@ -445,6 +449,10 @@ class ServiceSettings(AccountSettings):
         if "?" in url or "#" in url:
             raise ValueError('the URL has a "?" or "#" part; write it without, and give the NAME of a key in `key`')
         return url
+
+    def is_on_this_machine(self) -> bool:
+        """Whether its address is a loopback one."""
+        return _is_loopback(urlsplit(self.base_url).hostname or "")
 
     def worst_case(self) -> timedelta:
         """The longest that one hold can be in use: every attempt times out, every wait is the longest with jitter."""

@@ -63,6 +63,7 @@ async def _checks(config: Path | None) -> list[Check]:
         checks.append(await _check("ledger", _ledger, settings))
     checks.append(await _check("database", _database, settings))
     checks.extend([check async for check in _keys(settings)])
+    checks.extend(_bundles(settings))
     checks.extend(_prices(settings))
     return checks
 
@@ -111,6 +112,21 @@ async def _keys(settings: "Settings") -> AsyncIterator[Check]:
                 yield Check(f"key {name}", True, f"in {key.where}")
     finally:
         await keys.close()
+
+
+def _bundles(settings: "Settings") -> Iterator[Check]:
+    """Whether each `ca_bundle` can be read here."""
+    from paymaster.services.tls import tls_context
+    from paymaster.settings import ConfigurationError
+
+    for name, service in settings.services.items():
+        if service.ca_bundle is not None:
+            try:
+                tls_context(name, service.ca_bundle)
+            except ConfigurationError as error:
+                yield Check(f"authorities of {name}", False, str(error))
+            else:
+                yield Check(f"authorities of {name}", True, f"in {service.ca_bundle}")
 
 
 def _prices(settings: "Settings") -> Iterator[Check]:
