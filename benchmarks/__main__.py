@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import calls, desk
+from benchmarks import calls, desk, usage
 from benchmarks.figures import Figure, as_data, table
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
@@ -25,8 +25,8 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "history": calls.history_events,
     "processor": calls.processor_time,
 }
-ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure}
-"""These need no servers."""
+ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure, "usage": usage.measure}
+"""These need no Paymaster that runs."""
 
 
 def main() -> int:

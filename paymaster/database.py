@@ -6,11 +6,11 @@ sums reads the view.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
@@ -24,18 +24,21 @@ from sqlalchemy import (
     Date,
     DateTime,
     FetchedValue,
+    FromClause,
     Integer,
     MetaData,
     Numeric,
     RowMapping,
     Table,
     Text,
+    and_,
     column,
-    distinct,
     func,
+    literal_column,
     select,
     table,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -46,7 +49,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from paymaster.messages import UsageEntry
 from paymaster.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The schema that this version reads and writes: the newest migration."""
 SCHEMA_TABLE = "paymaster_schema"
 """Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""
@@ -64,10 +67,14 @@ _URL_PARAMETERS = {"host", "port", "ssl", "target_session_attrs", "prepared_stat
 _INT_MAX, _BIGINT_MAX = 2**31 - 1, 2**63 - 1
 _TEXT_CHARACTERS_MAX = 600  # at most 2,400 bytes: what PostgreSQL takes into an index ends at 2,704
 _REFUSED_BY_POSTGRESQL = re.compile("[\x00\ud800-\udfff]")
+_FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Dimension = Literal["service", "model", "budget", "day", "status"]
-"""What `usage_report` can group by. `budget` is the one that the call named; `day` is the UTC day of the grant."""
+"""What `usage_report` can group by, beside the metadata. `budget` is the one that the call named; `day` is the UTC day
+of the grant."""
+METADATA = "metadata."
+"""Before a key, it makes a dimension of what callers wrote there: `metadata.team`."""
 
 
 class SchemaOutdated(RuntimeError):
@@ -91,8 +98,10 @@ class UsageRow(BaseModel):
     budget: str | None = None
     day: date | None = None
     status: str | None = None
+    metadata: dict[str, str | None] = {}
+    """What the report groups by of the metadata. None: the calls have no such key."""
     calls: int
-    """Different calls; one that fell back is in the rows of both services."""
+    """Different calls; one that fell back is in the rows of both services. A reset workflow counts once more."""
     attempts: int
     """HTTP requests. A hold that expired has money in it, but nobody knows about a request."""
     input_tokens: int | None
@@ -384,60 +393,243 @@ async def posted_by_account(engine: AsyncEngine, ledger: str, accounts: Sequence
     return posted
 
 
+def is_dimension(name: str) -> bool:
+    return name in get_args(Dimension) or (name.startswith(METADATA) and name != METADATA)
+
+
 async def usage_report(
     engine: AsyncEngine,
     *,
     ledger: str,
-    by: Sequence[Dimension],
+    by: Sequence[str],
     since: datetime | None = None,
+    until: datetime | None = None,
     budget: str | None = None,
 ) -> list[UsageRow]:
     """Calls, attempts, tokens and cost for each combination of the dimensions, in their order; one row without any.
 
-    `since`: entries granted at this time or later (None: all). `budget`: entries of this budget or below it.
+    `by`: names of `Dimension`, and keys of the metadata after `METADATA`. `since`, `until`: entries granted at this
+    time or later, and before that time (None: all). `budget`: entries of this budget or below it.
     """
-    dimensions = {
-        "service": _counted.c.service,
-        "model": _counted.c.model,
-        "budget": _counted.c.budget,
-        "day": func.timezone("UTC", _counted.c.granted_at).cast(Date),
-        "status": _counted.c.status,
-    }
-    keys = [dimensions[name].label(name) for name in by]
+    rows, total = await usage_report_with_total(engine, ledger=ledger, by=by, since=since, until=until, budget=budget)
+    return rows if by else [total]
+
+
+async def usage_report_with_total(
+    engine: AsyncEngine,
+    *,
+    ledger: str,
+    by: Sequence[str],
+    since: datetime | None = None,
+    until: datetime | None = None,
+    budget: str | None = None,
+) -> tuple[list[UsageRow], UsageRow]:
+    """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
+    keys = [key.label(f"key_{number}") for number, key in enumerate(_key(_counted, name) for name in by)]
+    in_report = _in_report(_counted, ledger, since, until, budget)
+    # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
+    # are counted, and those taken off that are not the first of their call there: only later attempts can be.
     query = (
         select(
             *keys,
-            func.count(distinct(_counted.c.call_id)).label("calls"),
+            func.count().label("rows"),
             _attempts(),
             *_sums(),
             func.coalesce(func.sum(_counted.c.cost_usd).filter(_counted.c.state == "unconfirmed"), 0).label(
                 "unconfirmed_usd"
             ),
         )
-        .where(_counted.c.ledger == ledger)
+        .where(*in_report)
         .group_by(*keys)
         .order_by(*keys)
     )
-    if since is not None:
-        query = query.where(_counted.c.granted_at >= since)
-    if budget is not None:
-        below = _counted.c.budget.startswith(budget + "/", autoescape=True)
-        query = query.where((_counted.c.budget == budget) | below)
+    earlier = _usage.alias("earlier")
+    same_group = and_(true(), *(_key(earlier, name).is_not_distinct_from(_key(_counted, name)) for name in by))
+    found = (
+        select(func.bool_or(same_group).label("in_group"))
+        .where(
+            *_in_report(earlier, ledger, since, until, budget),
+            earlier.c.call_id == _counted.c.call_id,
+            earlier.c.attempt_id.collate("C") < _counted.c.attempt_id.collate("C"),
+        )
+        .lateral("found")
+    )
+    later = (
+        select(
+            *keys,
+            func.count().filter(found.c.in_group).label("in_group"),
+            func.count(found.c.in_group).label("in_report"),
+        )
+        .select_from(_counted.join(found, true()))
+        .where(*in_report, _counted.c.attempt_id != _counted.c.run_id + _FIRST_ATTEMPT)
+        .group_by(*keys)
+    )
     async with engine.connect() as connection:
-        rows = (await connection.execute(query)).mappings()
-        return [
-            UsageRow(
-                **{name: row[name] for name in by},
-                calls=row["calls"],
-                attempts=row["attempts"],
-                input_tokens=_count(row["input_tokens"]),
-                cached_input_tokens=_count(row["cached_input_tokens"]),
-                output_tokens=_count(row["output_tokens"]),
-                cost_nanos=_nanos(row["cost_usd"]),
-                unconfirmed_nanos=_nanos(row["unconfirmed_usd"]),
-            )
-            for row in rows
-        ]
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # both see the same rows
+        groups = (await connection.execute(query)).mappings().all()
+        again = {tuple(row[key.name] for key in keys): row for row in (await connection.execute(later)).mappings()}
+    rows = [
+        _usage_row(by, group, group["rows"] - (again[at]["in_group"] if at in again else 0))
+        for group in groups
+        for at in [tuple(group[key.name] for key in keys)]
+    ]
+    calls = sum(group["rows"] for group in groups) - sum(row["in_report"] for row in again.values())
+    return rows, _total(rows, calls)
+
+
+def _key(rows: FromClause, name: str) -> ColumnElement[Any]:
+    """The column or expression of a dimension."""
+    if name.startswith(METADATA):
+        return rows.c.metadata[name.removeprefix(METADATA)].astext
+    return func.timezone("UTC", rows.c.granted_at).cast(Date) if name == "day" else rows.c[name]
+
+
+def _in_report(
+    rows: FromClause, ledger: str, since: datetime | None, until: datetime | None, budget: str | None
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [rows.c.ledger == ledger]
+    if since is not None:
+        conditions.append(rows.c.granted_at >= since)
+    if until is not None:
+        conditions.append(rows.c.granted_at < until)
+    if budget is not None:
+        conditions.append((rows.c.budget == budget) | rows.c.budget.startswith(budget + "/", autoescape=True))
+    return conditions
+
+
+def _usage_row(by: Sequence[str], group: RowMapping, calls: int) -> UsageRow:
+    values = {name: group[f"key_{number}"] for number, name in enumerate(by)}
+    return UsageRow(
+        **{name: value for name, value in values.items() if not name.startswith(METADATA)},
+        metadata={name.removeprefix(METADATA): value for name, value in values.items() if name.startswith(METADATA)},
+        calls=calls,
+        attempts=group["attempts"],
+        input_tokens=_count(group["input_tokens"]),
+        cached_input_tokens=_count(group["cached_input_tokens"]),
+        output_tokens=_count(group["output_tokens"]),
+        cost_nanos=_nanos(group["cost_usd"]),
+        unconfirmed_nanos=_nanos(group["unconfirmed_usd"]),
+    )
+
+
+def _total(rows: Sequence[UsageRow], calls: int) -> UsageRow:
+    def sum_of(counts: Iterable[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
+
+    return UsageRow(
+        calls=calls,
+        attempts=sum(row.attempts for row in rows),
+        input_tokens=sum_of(row.input_tokens for row in rows),
+        cached_input_tokens=sum_of(row.cached_input_tokens for row in rows),
+        output_tokens=sum_of(row.output_tokens for row in rows),
+        cost_nanos=sum(row.cost_nanos for row in rows),
+        unconfirmed_nanos=sum(row.unconfirmed_nanos for row in rows),
+    )
+
+
+class CostPoint(BaseModel):
+    """What a service cost in one interval of time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: datetime
+    """UTC."""
+    service: str
+    cost_nanos: int
+
+
+class ErrorCount(BaseModel):
+    """How often a service failed in one way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    service: str
+    error_class: str
+    attempts: int
+
+
+class Latency(BaseModel):
+    """How long the answered attempts of a model took, in milliseconds: half of them less than `p50_ms`, and so on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    service: str
+    model: str
+    attempts: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+class UsageTrends(BaseModel):
+    """What a usage report over time is drawn from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    interval: Literal["hour", "day", "month", "year"]
+    costs: tuple[CostPoint, ...]
+    errors: tuple[ErrorCount, ...]
+    """The most frequent first."""
+    latencies: tuple[Latency, ...]
+
+
+async def usage_trends(
+    engine: AsyncEngine,
+    *,
+    ledger: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    budget: str | None = None,
+) -> UsageTrends:
+    """Cost over time, failures and latencies; the interval follows from how much time the entries cover."""
+    in_report = _in_report(_counted, ledger, since, until, budget)
+    names = (_counted.c.service, _counted.c.model)
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+        at = _counted.c.granted_at
+        first, last = (await connection.execute(select(func.min(at), func.max(at)).where(*in_report))).one()
+        interval = "hour" if first is None else _interval(last - first)
+        start = func.date_trunc(interval, func.timezone("UTC", at)).label("start")
+        cost = func.sum(_counted.c.cost_usd).label("cost_usd")
+        costs = await connection.execute(
+            select(start, names[0], cost).where(*in_report).group_by(start, names[0]).order_by(start, names[0])
+        )
+        attempts = func.count().label("attempts")
+        failed = (*in_report, _counted.c.error_class.is_not(None))
+        by_class = (names[0], _counted.c.error_class)
+        errors = await connection.execute(
+            select(*by_class, attempts).where(*failed).group_by(*by_class).order_by(attempts.desc(), *by_class)
+        )
+        answered = (*in_report, _counted.c.status == "completed", _counted.c.duration_ms.is_not(None))
+        shares = func.percentile_cont(literal_column("ARRAY[0.5, 0.9, 0.99]")).within_group(_counted.c.duration_ms)
+        latencies = await connection.execute(
+            select(*names, attempts, shares.label("shares")).where(*answered).group_by(*names).order_by(*names)
+        )
+        return UsageTrends(
+            interval=interval,
+            costs=tuple(
+                CostPoint(start=when.replace(tzinfo=UTC), service=service, cost_nanos=_nanos(usd))
+                for when, service, usd in costs
+            ),
+            errors=tuple(
+                ErrorCount(service=service, error_class=error_class, attempts=count)
+                for service, error_class, count in errors
+            ),
+            latencies=tuple(
+                Latency(service=service, model=model, attempts=count, p50_ms=p50, p90_ms=p90, p99_ms=p99)
+                for service, model, count, (p50, p90, p99) in latencies
+            ),
+        )
+
+
+def _interval(covered: timedelta) -> Literal["hour", "day", "month", "year"]:
+    """At most some hundred intervals."""
+    if covered <= timedelta(days=3):
+        return "hour"
+    if covered <= timedelta(days=120):
+        return "day"
+    return "month" if covered <= timedelta(days=366 * 12) else "year"
 
 
 async def calls_report(

@@ -1,5 +1,7 @@
 """The command line without a Temporal: exit codes, messages that say what to do, and exact output."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -147,7 +149,10 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["usage", "--by", "service,colour"], "--by colour: write some of service, model, budget, day, status"),
+        (
+            ["usage", "--by", "service,colour"],
+            "--by colour: write some of service, model, budget, day, status, metadata.KEY",
+        ),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
         (["budget", "raise", "acme", "--window", "week", "--by", "5", "--reason", "r"], "'day'"),
@@ -276,6 +281,45 @@ async def test_usage_is_exact_in_json_and_has_a_total_of_different_calls(run: Ru
     assert usage("--by", "day", "--since", "2026-03-01")["rows"][0]["day"] == "2026-03-01"
     assert usage("--since", "2026-03-02")["rows"] == []
     assert usage("--budget", "acm")["total"]["calls"] == 0
+
+
+async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, database_url: str) -> None:
+    names = ("=1+1", " @cmd", "-2", "\t=x", 'plain, with "quotes"', "two\nlines", "<b>")
+    entries = [
+        _entry(f"a-{n}", call_id=f"c{n}", service="local", cost_nanos=10**n + n, metadata={"team,x": name})
+        for n, name in enumerate(names)
+    ]
+    engine = create_engine(database_url)
+    await insert_entries(engine, [*entries, _entry("z", call_id="z", service="local", cost_nanos=10**20 - 1)])
+    await engine.dispose()
+    reached = {"PAYMASTER__DATABASE__URL": database_url}
+    ended = run("usage", "--csv", "--by", "metadata.team\\,x", "--by", "service,status", **reached)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(ended.stdout, newline="")))
+    found = {row["metadata.team,x"]: row for row in rows}
+    assert set(found) == {"'=1+1", "' @cmd", "'-2", "'\t=x", *names[4:], ""}
+    assert {row["cost_nanos"] for row in rows} == {*(str(10**n + n) for n in range(len(names))), str(10**20 - 1)}
+    assert found[""]["cost_usd"] == "99999999999.999999999"
+    assert found["two\nlines"]["cost_usd"] == "0.000100005"
+    assert list(rows[0])[1:3] == ["service", "status"]
+
+    page = run("usage", "--html", "usage.html", **reached)
+    assert (page.returncode, page.stdout) == (0, "wrote usage.html\n")
+    assert "the page has no caps: no Temporal" in page.stderr
+    assert_ends_with_advice(run("usage", "--html", "no/such/folder.html", **reached), 2, "no such folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--csv", "--json"], "choose one of --json, --csv and --html"),
+        (["--by", "metadata."], "--by metadata.: write some of"),
+        (["--since", "2026-02-02", "--until", "2026-02-01"], "is not before"),
+        (["--until", "9999-12-31"], "--until 9999-12-31: write a duration"),
+    ],
+)
+def test_usage_says_what_does_not_go_together(run: Run, arguments: list[str], advice: str) -> None:
+    assert_ends_with_advice(run("usage", *arguments), 2, advice)
 
 
 def _entry(attempt_id: str, **fields: object) -> UsageEntry:

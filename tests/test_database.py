@@ -5,7 +5,7 @@ import itertools
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from paymaster.database import (
     migrate,
     posted_by_account,
     usage_report,
+    usage_report_with_total,
 )
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import UsageEntry
@@ -382,31 +383,73 @@ async def test_since_includes_what_was_granted_at_that_time(engine: AsyncEngine)
 
 async def test_a_call_that_fell_back_is_one_call_with_its_attempts(engine: AsyncEngine) -> None:
     start = at_ms(MIDNIGHT)
-    first_hold = {"call_id": "c", "granted_at_ms": start, "usage": None}
-    second_hold = {"call_id": "c", "granted_at_ms": start + 999, "service": "local", "model": "small"}
-    expiry = second_hold | {"attempt_id": "x", "status": "expired", "started_at_ms": None, "usage": None}
+    call = {"call_id": "c", "run_id": "run"}
+    first_hold = call | {"granted_at_ms": start, "usage": None}
+    second_hold = call | {"granted_at_ms": start + 999, "service": "local", "model": "small"}
+    expiry = second_hold | {"attempt_id": "run/2/expiry", "status": "expired", "started_at_ms": None, "usage": None}
     await insert_entries(
         engine,
         [
             # Two attempts under one hold have one time of grant; the order is the one of sending.
-            entry(**first_hold, started_at_ms=start + 900, status="unknown", cost_nanos=50),
-            entry(**first_hold, started_at_ms=start, status="failed", cost_nanos=0),
+            entry(**first_hold, attempt_id="run/1/2", started_at_ms=start + 900, status="unknown", cost_nanos=50),
+            entry(**first_hold, attempt_id="run/1/1", started_at_ms=start, status="failed", cost_nanos=0),
             # This hold expired and was settled after all: no request of its own.
             entry(**expiry, state="unconfirmed", cost_nanos=99),
-            entry(**second_hold, started_at_ms=start + 1_000, cost_nanos=7),
+            entry(**second_hold, attempt_id="run/2/1", started_at_ms=start + 1_000, cost_nanos=7),
             entry(**expiry, state="final", cost_nanos=0),
         ],
     )
-    [call] = await calls_report(engine, ledger="default")
-    assert (call.service, call.model, call.status) == ("local", "small", "completed")
-    assert (call.attempts, call.cost_nanos, call.granted_at) == (3, 57, MIDNIGHT)
-    assert (call.input_tokens, call.cached_input_tokens, call.output_tokens) == (100, 40, 7)
+    [shown] = await calls_report(engine, ledger="default")
+    assert (shown.service, shown.model, shown.status) == ("local", "small", "completed")
+    assert (shown.attempts, shown.cost_nanos, shown.granted_at) == (3, 57, MIDNIGHT)
+    assert (shown.input_tokens, shown.cached_input_tokens, shown.output_tokens) == (100, 40, 7)
     [total] = await usage_report(engine, ledger="default", by=())
     assert (total.calls, total.attempts, total.cost_nanos) == (1, 3, 57)
     by_service = await usage_report(engine, ledger="default", by=["service"])
     assert [(row.service, row.calls, row.attempts) for row in by_service] == [("local", 1, 1), ("openai", 1, 2)]
     # Not said is not zero.
     assert [row.input_tokens for row in by_service] == [100, None]
+
+
+async def test_calls_are_counted_once_for_each_group_whatever_their_attempts(engine: AsyncEngine) -> None:
+    """The quick way of counting against the plain one, over every mix of attempts, holds, groups and time."""
+    entries = [
+        entry(
+            attempt_id=f"run-{call}/{hold}/{attempt}",
+            run_id=f"run-{call}",
+            call_id=f"call-{call}",
+            service=("local", "openai")[(call + hold) % 2],
+            status=("failed", "completed")[attempt % 2],
+            budget=f"acme/{call % 3}",
+            metadata={"team": f"t{call % 2}"} if call % 3 else {},
+            state="unconfirmed" if (call + attempt) % 5 == 0 else "final",
+            granted_at_ms=at_ms(MIDNIGHT) + (call * 7 + hold) * 3_600_000,
+        )
+        for call in range(30)
+        for hold in range(1, 1 + call % 12)
+        for attempt in range(1, 2 + call % 3)
+    ]
+    await insert_entries(engine, entries)
+    by_name: dict[str, Callable[[UsageEntry], object]] = {
+        "service": lambda each: each.service,
+        "budget": lambda each: each.budget,
+        "status": lambda each: each.status,
+        "metadata.team": lambda each: each.metadata.get("team"),
+    }
+    since, until = MIDNIGHT + timedelta(hours=20), MIDNIGHT + timedelta(hours=120)
+    counted = [each for each in entries if at_ms(since) <= each.granted_at_ms < at_ms(until)]
+    for by in ([], ["service"], ["status", "service"], ["metadata.team"], ["budget", "metadata.team"]):
+        rows, total = await usage_report_with_total(engine, ledger="default", by=by, since=since, until=until)
+        found = {
+            tuple(row.metadata["team"] if name == "metadata.team" else getattr(row, name) for name in by): row.calls
+            for row in rows
+        }
+        expected: dict[tuple[object, ...], set[str]] = {}
+        for each in counted:
+            expected.setdefault(tuple(by_name[name](each) for name in by), set()).add(each.call_id)
+        assert found == {key: len(calls) for key, calls in expected.items()}
+        assert total.calls == len({each.call_id for each in counted})
+        assert total.cost_nanos == sum(each.cost_nanos for each in counted)
 
 
 async def test_the_table_of_calls_has_the_latest_oldest_first(engine: AsyncEngine) -> None:

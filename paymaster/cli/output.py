@@ -26,7 +26,7 @@ EXIT_TERMINATED = 143
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
-_TABLE_WIDTH_MAX = 240  # not the terminal's: a line that the terminal wraps is easier to read than nine wrapped cells
+_TABLE_WIDTH_MAX = 240
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -49,7 +49,10 @@ def print_text(text: str) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
-    """A table on stdout. `right` names the columns that are aligned to the right: numbers."""
+    """A table on stdout. `right` names the columns that are aligned to the right: numbers, which are never wrapped.
+
+    Names are, on a terminal that is narrower than the table; a file or pipe gets each row on one line.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -57,11 +60,15 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+        is_number = header in right
+        table.add_column(header, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in rows:
         # Text and not str: names come from others, and rich would read "[…]" in them as markup.
         table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(file=sys.stdout, width=_TABLE_WIDTH_MAX).print(table)
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = _TABLE_WIDTH_MAX
+    console.print(table)
 
 
 def print_note(message: str) -> None:

@@ -1,108 +1,194 @@
-"""`paymaster usage`: the usage report from the database."""
+"""`paymaster usage`: the usage report from the database, for the terminal, for programs, for finance, and as a page."""
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+import csv
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async
+from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
 from paymaster.cli.output import CommandError, JsonOption, print_json, print_line, print_table, usd
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import JsonValue
 
-    from paymaster.database import Dimension, UsageRow
+    from paymaster.database import UsageRow
     from paymaster.settings import Settings
+
+_STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def usage(
     by: Annotated[
-        str, typer.Option(metavar="LIST", help="Of service, model, budget, day, status; in this order.")
-    ] = "service,model",
+        list[str] | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of service, model, budget, day, status and metadata.KEY, in this order; may be repeated. "
+            "Default: service,model.",
+        ),
+    ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="7d|2026-01-31", help="Granted since then (UTC). Default: everything.")
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="1d|2026-02-28", help="Granted before then; a day is included. Default: now.")
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="Only this budget and what is below it.")] = None,
     as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="For finance: exact US dollars, and integer nano-dollars beside them.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with charts, which needs nothing else.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Calls, attempts, tokens and cost."""
+    if [as_json, as_csv, html is not None].count(True) > 1:
+        raise CommandError("choose one of --json, --csv and --html")
     settings = command_settings(config)
-    dimensions = _dimensions(by)
-    start = None if since is None else _start(since)
-    rows, total = run_async(_report(settings, dimensions, start, budget))
+    dimensions = _dimensions(by or ["service,model"])
+    start = None if since is None else _time("--since", since)
+    end = None if until is None else _time("--until", until, whole_day=True)
+    if start is not None and end is not None and start >= end:
+        raise CommandError(f"--since {since} is not before --until {until}")
+    if html is not None:
+        if not html.absolute().parent.is_dir():
+            raise CommandError(f"--html {html}: there is no such folder")
+        from paymaster.cli.usage_page import write_page
+
+        run_async(write_page(settings, html, since=start, until=end, budget=budget))
+        print_line(f"wrote {html}")
+        return
+    rows, total = run_async(_report(settings, dimensions, start, end, budget))
     if as_json:
         print_json(
             {
                 "ledger": settings.ledger.name,
                 "by": list(dimensions),
                 "since": None if start is None else start.isoformat(timespec="seconds"),
+                "until": None if end is None else end.isoformat(timespec="seconds"),
                 "budget": budget,
-                "rows": [{**{name: _key(row, name) for name in dimensions}, **_figures(row)} for row in rows],
+                "rows": [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows],
                 "total": _figures(total),
             }
         )
-        return
-    if not rows:
+    elif as_csv:
+        _print_csv(dimensions, rows)
+    elif rows:
+        _print(dimensions, rows, total)
+    else:
         print_line("no usage is stored for this")
-        return
-    numbers = ["calls", "attempts", "input", "cached", "output", "cost", "unconfirmed"]
-    lines = [[*(_key(row, name) for name in dimensions), *_cells(row)] for row in rows]
-    if dimensions:
-        lines.append(["total", *[""] * (len(dimensions) - 1), *_cells(total)])
-    print_table([*dimensions, *numbers], lines, right=numbers)
 
 
-def _dimensions(by: str) -> "list[Dimension]":
-    from paymaster.database import Dimension
+def _dimensions(by: "Sequence[str]") -> list[str]:
+    """A key of the metadata may have a comma, written "\\,"."""
+    from paymaster.database import is_dimension
 
-    names = [name.strip() for name in by.split(",") if name.strip()]
-    known = get_args(Dimension)
-    if wrong := [name for name in names if name not in known]:
-        raise CommandError(f"--by {', '.join(wrong)}: write some of {', '.join(known)}")
-    return cast("list[Dimension]", list(dict.fromkeys(names)))
+    parts = (part for each in by for part in re.split(r"(?<!\\),", each))
+    names = [name for part in parts if (name := part.strip().replace("\\,", ","))]
+    if wrong := [name for name in names if not is_dimension(name)]:
+        raise CommandError(f"--by {', '.join(wrong)}: write some of service, model, budget, day, status, metadata.KEY")
+    return list(dict.fromkeys(names))
 
 
-def _start(since: str) -> datetime:
-    """The time that is so long ago, or the beginning of that day."""
+def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
+    """The time that is so long ago, or the beginning of that day; with `whole_day` its end."""
     from paymaster.settings import parse_duration
 
     try:
-        return datetime.now(UTC) - parse_duration(since)
+        return datetime.now(UTC) - parse_duration(text)
     except ValueError:
         pass
     try:
-        return datetime.strptime(since, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise CommandError(f"--since {since}: write a duration like 7d or 24h, or a day like 2026-01-31") from None
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=int(whole_day))
+    except (ValueError, OverflowError):
+        raise CommandError(f"{option} {text}: write a duration like 7d or 24h, or a day like 2026-01-31") from None
 
 
 async def _report(
-    settings: "Settings", by: "list[Dimension]", since: datetime | None, budget: str | None
+    settings: "Settings", by: "Sequence[str]", since: datetime | None, until: datetime | None, budget: str | None
 ) -> "tuple[list[UsageRow], UsageRow]":
-    from paymaster.database import usage_report
+    from paymaster.database import usage_report_with_total
 
-    ledger = settings.ledger.name
-    async with open_database(settings) as engine:
-        rows = await usage_report(engine, ledger=ledger, by=by, since=since, budget=budget)
-        # Not the sum of the rows: a call that fell back is in more than one of them.
-        [total] = await usage_report(engine, ledger=ledger, by=(), since=since, budget=budget)
-    return rows, total
+    async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
+        return await usage_report_with_total(
+            engine, ledger=settings.ledger.name, by=by, since=since, until=until, budget=budget
+        )
 
 
-def _key(row: "UsageRow", dimension: "Dimension") -> str:
+def _value(row: "UsageRow", dimension: str) -> str | None:
+    """None: the calls have no such key in their metadata."""
+    from paymaster.database import METADATA
+
+    if dimension.startswith(METADATA):
+        return row.metadata[dimension.removeprefix(METADATA)]
     return str(getattr(row, dimension))
 
 
-def _cells(row: "UsageRow") -> list[str]:
+def _print(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]", total: "UsageRow") -> None:
+    """A table without the columns in which nothing is, so that it fits a terminal."""
     from paymaster.money import format_usd
 
-    counts = (row.calls, row.attempts, row.input_tokens, row.cached_input_tokens, row.output_tokens)
-    return [
-        *("?" if count is None else f"{count:,}" for count in counts),
-        format_usd(row.cost_nanos),
-        format_usd(row.unconfirmed_nanos) if row.unconfirmed_nanos else "",
-    ]
+    columns = {
+        "calls": [_shown(row.calls) for row in (*rows, total)],
+        "attempts": [_shown(row.attempts) for row in (*rows, total)],
+        "input": [_tokens(row.input_tokens) for row in (*rows, total)],
+        "cached": [_tokens(row.cached_input_tokens) if row.cached_input_tokens else "" for row in (*rows, total)],
+        "output": [_tokens(row.output_tokens) for row in (*rows, total)],
+        "cost": [format_usd(row.cost_nanos) for row in (*rows, total)],
+        "unconfirmed": [format_usd(row.unconfirmed_nanos) if row.unconfirmed_nanos else "" for row in (*rows, total)],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    keys = [[_value(row, name) or "" for name in dimensions] for row in rows]
+    if dimensions:
+        keys.append(["total", *[""] * (len(dimensions) - 1)])
+    lines = [[*key, *cells] for key, cells in zip(keys or [[]], zip(*columns.values(), strict=True), strict=False)]
+    print_table([*dimensions, *columns], lines, right=list(columns))
+
+
+def _shown(count: int) -> str:
+    return f"{count:,}"
+
+
+def _tokens(count: int | None) -> str:
+    """As exact as it is of use in a narrow terminal; elsewhere exact. None: no service said."""
+    if count is None:
+        return "?"
+    if count >= 1_000_000 and sys.stdout.isatty():
+        return f"{count / 1_000_000:,.1f}M"
+    return f"{count:,}"
+
+
+def _print_csv(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]") -> None:
+    """As RFC 4180 has it. No total: whoever sums the column gets it, and it stays out of a pivot table."""
+    writer = csv.writer(sys.stdout, lineterminator="\r\n")
+    numbers = ["calls", "attempts", "input_tokens", "cached_input_tokens", "output_tokens"]
+    money = ["cost_usd", "cost_nanos", "unconfirmed_usd", "unconfirmed_nanos"]
+    writer.writerow([*(csv_text(name) for name in dimensions), *numbers, *money])
+    for row in rows:
+        counts = [getattr(row, name) for name in numbers]
+        writer.writerow(
+            [
+                *(csv_text(_value(row, name) or "") for name in dimensions),
+                *("" if count is None else count for count in counts),
+                usd(row.cost_nanos),
+                row.cost_nanos,
+                usd(row.unconfirmed_nanos),
+                row.unconfirmed_nanos,
+            ]
+        )
+
+
+def csv_text(text: str) -> str:
+    """The text as a spreadsheet shows it: one that it would calculate begins with an apostrophe instead."""
+    text = text.replace("\x00", "\ufffd")
+    return f"'{text}" if _STARTS_A_FORMULA.match(text.lstrip(" \u00a0\ufeff\n")) else text
 
 
 def _figures(row: "UsageRow") -> "dict[str, JsonValue]":

@@ -44,6 +44,11 @@ async def site(
         assert migrated.code == 0, migrated
         assert f"Temporal's namespace {site.namespace} has the search attributes" in migrated.output
         await site.start_workers(1)
+
+        async def loaded() -> bool:
+            return not any(account.loading for account in (await site.ledger.status()).accounts)
+
+        await until(loaded, "the ledger knows what was spent before; until then it parks")
         yield site
 
 

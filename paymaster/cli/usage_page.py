@@ -1,0 +1,65 @@
+"""Collects what the usage page shows, and writes the file."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paymaster.cli.connection import connect_ledger, ledger_status, open_database, tell_if_slow
+from paymaster.cli.output import CommandError, print_note
+
+if TYPE_CHECKING:
+    from paymaster.messages import AccountStatus
+    from paymaster.settings import Settings
+
+
+async def write_page(
+    settings: "Settings", file: Path, *, since: datetime | None, until: datetime | None, budget: str | None
+) -> None:
+    """Raises CommandError when the database cannot be used, or the file not be written."""
+    from paymaster.database import usage_report, usage_report_with_total, usage_trends
+    from paymaster.usage_page import render
+
+    ledger = settings.ledger.name
+    async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
+        models, total = await usage_report_with_total(
+            engine, ledger=ledger, by=["service", "model"], since=since, until=until, budget=budget
+        )
+        budgets = await usage_report(engine, ledger=ledger, by=["budget"], since=since, until=until, budget=budget)
+        trends = await usage_trends(engine, ledger=ledger, since=since, until=until, budget=budget)
+    page = render(
+        title=f"Usage of ledger {ledger}",
+        covers=_covers(since, until, budget),
+        made_at=datetime.now(UTC),
+        total=total,
+        models=models,
+        budgets=budgets,
+        trends=trends,
+        accounts=await _accounts(settings, budget),
+    )
+    try:
+        await asyncio.to_thread(file.write_text, page, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}") from None
+
+
+async def _accounts(settings: "Settings", budget: str | None) -> "tuple[AccountStatus, ...] | None":
+    """The ledger's accounts; None, with a note, when it does not answer: the rest of the page is as useful."""
+    try:
+        accounts = (await ledger_status(await connect_ledger(settings))).accounts
+    except CommandError as error:
+        print_note(f"the page has no caps: {error}")
+        return None
+    if budget is None:
+        return accounts
+    return tuple(each for each in accounts if f"{each.account}/".startswith(f"budget:{budget}/"))
+
+
+def _covers(since: datetime | None, until: datetime | None, budget: str | None) -> str:
+    times = (
+        "all time"
+        if since is None and until is None
+        else f"{'the beginning' if since is None else f'{since:%Y-%m-%d %H:%M}'} to "
+        f"{'now' if until is None else f'{until:%Y-%m-%d %H:%M}'} (UTC)"
+    )
+    return times if budget is None else f"{times}, budget {budget} and below"
