@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +21,13 @@ class Load:
 
     def __init__(self) -> None:
         self.results: list[LLMResult] = []
+        self.ended_at_s: list[float] = []
+        """When each of them came, on the monotonic clock."""
+
+    @property
+    def longest_pause_s(self) -> float:
+        """In which no call ended at all."""
+        return max((later - earlier for earlier, later in itertools.pairwise(self.ended_at_s)), default=0.0)
 
     async def answers(self, count: int, deadline_s: float = 60.0) -> None:
         """Waits until so many more calls have ended."""
@@ -47,6 +55,7 @@ async def asking(site: Site, agents: int = 8) -> AsyncGenerator[Load]:
             prompt = f"question {next(_NUMBERS):06}"
             request = LLMRequest(route="writer", budget=f"acme/agent-{agent}", prompt=prompt, call_id=prompt)
             load.results.append(await _answer(site, request))
+            load.ended_at_s.append(time.monotonic())
 
     async with asyncio.TaskGroup() as group:
         for agent in range(agents):

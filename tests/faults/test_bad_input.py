@@ -1,5 +1,6 @@
 """What makes no sense is refused with a clear answer: nothing is sent, nothing is stuck, the books are untouched."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -8,10 +9,10 @@ from uuid import uuid4
 import pytest
 from agents import AGENTS_TASK_QUEUE, BrokenQuestions, agents_running
 from counting_server import CountingServer, FakeService
-from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books
 
 from paymaster import LLMRequest, Outcome
-from paymaster.client import try_generate
+from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
 from paymaster.messages import ChatMessage, RaiseCap, SetCap
@@ -132,3 +133,23 @@ async def test_no_cap_is_changed_by_an_amount_that_is_none(site: Site) -> None:
     with pytest.raises(AdminRefused):
         await site.ledger.raise_cap(RaiseCap(account="budget:acme", window="total", by="0"))
     assert await site.balance("budget:acme") == before
+
+
+@pytest.mark.full
+@pytest.mark.timeout(200)
+async def test_ten_thousand_budgets_with_a_cap_each_and_a_call_on_many_of_them(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, tmp_path: Path
+) -> None:
+    """Configuration, state and status of them all fit, and a budget that nobody configured is charged to its parent."""
+    budgets = {f"acme/b{n:05}": {"cap_usd": {"day": "1"}} for n in range(10_000)}
+    service = server.service("ten-thousand")
+    tables = configuration(
+        [service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "1000"}}} | budgets
+    )
+    async with running_site(stack.temporal_address, await databases.create(), tmp_path, tables) as site:
+        paths = [*(f"acme/b{n:05}" for n in range(0, 10_000, 50)), *(f"acme/other/{n}" for n in range(200))]
+        calls = await asyncio.gather(*(start(site.client, ask(budget=path)) for path in paths))
+        results = await results_of(calls, 120)
+        assert {result.outcome for result in results} == {Outcome.COMPLETED}
+        status = await settled_books(site, service)
+        assert len(status.accounts) == 10_002

@@ -70,6 +70,7 @@ async def test_a_rolling_restart_of_all_workers_disturbs_no_call(site: Site, ser
             await site.start_workers()
             assert await old.terminate(120) == 0
         await load.answers(20)
+    print(f"no answer for {load.longest_pause_s:.1f} s at most")
     status = await settled_books(site, service)
     assert status.unconfirmed == 0
     assert service.count == len(load.results)
@@ -87,6 +88,7 @@ async def test_a_worker_that_is_frozen_for_half_a_minute_and_then_goes_on_harms_
             slept = time.monotonic()
             await until(lambda: time.monotonic() > slept + 30, "it is frozen for so long", 40)
         await load.answers(40)
+    print(f"no answer for {load.longest_pause_s:.1f} s at most")
     await settled_books(site, service, deadline_s=60)
 
 
