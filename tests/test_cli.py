@@ -18,13 +18,13 @@ from sqlalchemy import text
 
 import paymaster
 from paymaster.cli import main
-from paymaster.cli.budget import bar
+from paymaster.cli.budget import bar, burn_nanos_per_hour, cap_reached_at_ms, print_accounts
 from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
 from paymaster.database import SCHEMA_REVISION, create_engine, insert_entries
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import UsageEntry, WindowStatus
-from paymaster.money import TokenUsage
+from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus
+from paymaster.money import NANOS_MAX, TokenUsage
 
 PAYMASTER = Path(sys.executable).with_name("paymaster")
 NOWHERE = "127.0.0.1:1"  # a port on which nothing listens
@@ -419,3 +419,50 @@ def test_a_bar_shows_posted_and_pending_parts_of_the_cap(
 ) -> None:
     window = WindowStatus(window="day", cap_nanos=cap, posted_nanos=posted, pending_nanos=pending, ends_at_ms=None)
     assert bar(window) == drawn
+
+
+DAY_MS = 86_400_000
+TODAY_MS = 1_772_323_200_000  # 2026-03-01
+
+
+def today(cap: int | None, posted: int, pending: int = 0) -> WindowStatus:
+    return WindowStatus(
+        window="day", cap_nanos=cap, posted_nanos=posted, pending_nanos=pending, ends_at_ms=TODAY_MS + DAY_MS
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "rate", "reached_ms"),
+    [
+        (today(100, 12), 2, None),  # two an hour from six in the morning on: 48 by the end
+        (today(30, 12), 2, TODAY_MS + 15 * 3_600_000),
+        (today(30, 12, pending=12), 2, TODAY_MS + 9 * 3_600_000),
+        (today(30, 0), 0, None),
+        (today(10, 12), 2, TODAY_MS + 6 * 3_600_000),
+        (today(0, 0), 0, TODAY_MS + 6 * 3_600_000),
+        (today(None, 12), 2, None),
+        (today(NANOS_MAX, NANOS_MAX // 2), NANOS_MAX // 12, TODAY_MS + 12 * 3_600_000 - 1),
+        (WindowStatus(window="total", cap_nanos=5, posted_nanos=1, pending_nanos=0, ends_at_ms=None), None, None),
+    ],
+)
+def test_the_burn_rate_says_when_a_cap_is_reached(
+    window: WindowStatus, rate: int | None, reached_ms: int | None
+) -> None:
+    now_ms = TODAY_MS + 6 * 3_600_000
+    assert burn_nanos_per_hour(window, now_ms) == rate
+    found = cap_reached_at_ms(window, now_ms)
+    assert found == reached_ms or (found and reached_ms and abs(found - reached_ms) <= 1)
+    assert burn_nanos_per_hour(window, TODAY_MS) is None, "just begun"
+
+
+def test_accounts_are_readable_in_80_columns_without_colour_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    account = AccountStatus(account="budget:acme/content", parked=3, windows=(today(5_000_000_000, 4_900_000_001, 5),))
+    status = DeskStatus(
+        ledger="default", epoch="e", config_digest="d", accounts=(account,), holds=1, parked=3, outbox=0, unconfirmed=0
+    )
+    print_accounts(status, status.accounts)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "budget:acme/content, 3 parked"
+    assert lines[1] == "  day    ██████████ $4.900000001 of $5.00, $0.000000005 held"
+    assert lines[2].strip().startswith("$0.099999994 left until 03-02 00:00 UTC; $0.204/h")
+    assert max(map(len, lines)) <= 80

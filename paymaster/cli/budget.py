@@ -21,7 +21,7 @@ from paymaster.cli.output import (
     print_json,
     print_line,
     print_note,
-    print_table,
+    print_styled,
     usd,
     utc,
 )
@@ -52,6 +52,7 @@ Who = Annotated[str | None, typer.Option(help="Kept with the change; of a signed
 ChangeT = TypeVar("ChangeT", bound="AdminMessage")
 
 _BAR_CHARACTERS = 10
+_HOUR_MS = 3_600_000
 
 
 @app.command()
@@ -80,10 +81,15 @@ def show(
 
 
 def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") -> None:
-    """For people: a line for each account and window, and how the ledger as a whole stands."""
-    headers = ["account", "window", "used", "posted", "pending", "available", "cap", "from", "ends (UTC)", "parked"]
-    rows = [_row(each, window) for each in accounts for window in each.windows]
-    print_table(headers, rows, right=headers[3:7] + headers[9:])
+    """For people: two lines for each account and window, and how the ledger as a whole stands."""
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+    for each in accounts:
+        print_line(f"{each.account}{f', {each.parked} parked' if each.parked else ''}")
+        for window in each.windows:
+            first, second = _described(window, now_ms)
+            print_styled(f"  {window.window:<6} ", (bar(window), _colour(window)), f" {first}")
+            if second:
+                print_line(f"{'':9}{second}")
     print_line(
         f"ledger {status.ledger}: {status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed"
     )
@@ -210,24 +216,67 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
     raise CommandError(f"the ledger has no account {_full_name(account)}; it has {known or 'none'}")
 
 
-def _row(account: "AccountStatus", window: "WindowStatus") -> list[str]:
+def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
+    """What is spent, and what is left with how long it will last."""
     from paymaster.money import format_usd
 
+    held = f", {format_usd(window.pending_nanos)} held" if window.pending_nanos else ""
     left = _available_nanos(window)
-    return [
-        account.account,
-        window.window,
-        bar(window),
-        format_usd(window.posted_nanos),
-        format_usd(window.pending_nanos),
-        "" if left is None else format_usd(left),
-        "no cap" if window.cap_nanos is None else format_usd(window.cap_nanos),
-        "" if window.cap_nanos is None else window.cap_from,
-        "never"
-        if window.ends_at_ms is None
-        else f"{datetime.fromtimestamp(window.ends_at_ms / 1000, UTC):%Y-%m-%d %H:%M}",
-        str(account.parked),
-    ]
+    if window.cap_nanos is None or left is None:
+        return f"{format_usd(window.posted_nanos)}{held}, no cap", ""
+    by_admin = " (set by an admin)" if window.cap_from == "admin" else ""
+    first = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}{by_admin}{held}"
+    until = "" if window.ends_at_ms is None else f" until {_minute(window.ends_at_ms)} UTC"
+    parts = [f"{format_usd(left)} left{until}"]
+    if rate := burn_nanos_per_hour(window, now_ms):
+        reached_ms = cap_reached_at_ms(window, now_ms)
+        lasts = "enough" if reached_ms is None else f"reached {_minute(reached_ms)}"
+        parts.append(f"{format_usd(_rounded(rate))}/h" + (f", {lasts}" if left > 0 else ""))
+    return first, "; ".join(parts)
+
+
+def burn_nanos_per_hour(window: "WindowStatus", now_ms: int) -> int | None:
+    """What is spent in an hour, on average since the window began. None: a window without a beginning, or just begun.
+
+    From the ledger alone, so that it is there when the database is not.
+    """
+    from paymaster.admission.ledger import window_start_ms
+
+    if window.ends_at_ms is None:
+        return None
+    began_ms = window_start_ms(window.window, window.ends_at_ms - 1)
+    elapsed_ms = min(now_ms, window.ends_at_ms) - began_ms
+    return None if elapsed_ms <= 0 else window.posted_nanos * _HOUR_MS // elapsed_ms
+
+
+def cap_reached_at_ms(window: "WindowStatus", now_ms: int) -> int | None:
+    """When nothing will be left if it goes on like this; now, when nothing is. None: not before the window ends."""
+    left, rate = _available_nanos(window), burn_nanos_per_hour(window, now_ms)
+    if left is None:
+        return None
+    if left <= 0:
+        return now_ms
+    if not rate or window.ends_at_ms is None:
+        return None
+    reached_ms = now_ms + left * _HOUR_MS // rate
+    return reached_ms if reached_ms < window.ends_at_ms else None
+
+
+def _rounded(nanos: int) -> int:
+    """To three digits, because an average is no bill."""
+    unit = 10 ** max(0, len(str(nanos)) - 3)
+    return nanos // unit * unit
+
+
+def _minute(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%m-%d %H:%M}"
+
+
+def _colour(window: "WindowStatus") -> str:
+    left = _available_nanos(window)
+    if left is None or window.cap_nanos is None:
+        return ""
+    return "red" if left * 20 <= window.cap_nanos else "yellow" if left * 5 <= window.cap_nanos else "green"
 
 
 def bar(window: "WindowStatus") -> str:
@@ -251,9 +300,10 @@ def _available_nanos(window: "WindowStatus") -> int | None:
 
 
 def _document(account: "AccountStatus") -> "JsonValue":
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
     windows: list[JsonValue] = []
     for window in account.windows:
-        left = _available_nanos(window)
+        left, rate = _available_nanos(window), burn_nanos_per_hour(window, now_ms)
         windows.append(
             {
                 "window": window.window,
@@ -263,6 +313,8 @@ def _document(account: "AccountStatus") -> "JsonValue":
                 "pending_usd": usd(window.pending_nanos),
                 "available_usd": None if left is None else usd(left),
                 "ends_at": utc(window.ends_at_ms),
+                "burn_usd_per_hour": None if rate is None else usd(rate),
+                "cap_reached_at": utc(cap_reached_at_ms(window, now_ms)),
             }
         )
     return {"account": account.account, "parked": account.parked, "windows": windows}

@@ -71,6 +71,18 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     console.print(table)
 
 
+def print_styled(*parts: str | tuple[str, str]) -> None:
+    """A line on stdout. A part with a style has it on a terminal that shows colours, unless NO_COLOR is set."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text()
+    for part in parts:
+        text, style = (part, "") if isinstance(part, str) else part
+        line.append(printable(text), style)
+    Console(file=sys.stdout).print(line, soft_wrap=True)
+
+
 def print_note(message: str) -> None:
     """For the person at the terminal: on stderr."""
     sys.stderr.write(printable(message) + "\n")
