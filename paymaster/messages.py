@@ -33,6 +33,8 @@ CONTEXT_TOO_LONG = "context_too_long"
 BILLED = "Billed"
 """Error type of an attempt that was billed, for a known sum, and is of no use. Never retried under the same hold."""
 
+ENCRYPTED = b"binary/encrypted"
+"""The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
 
 Window = Literal["minute", "hour", "day", "month", "total"]
 """Calendar windows, UTC; `total` never ends."""

@@ -67,7 +67,7 @@ async def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
         assert await codec.decode([of_old, of_new]) == [PLAIN, PLAIN]
     assert (await both_old_first.encode([PLAIN]))[0].metadata["encryption-key-id"] == OLD.encode()
     with pytest.raises(KeyUnavailable, match=f"{NEW}.*add it to that list"):
-        await only_old.decode([of_new])
+        await data_converter(only_old).decode([of_new])
 
 
 async def test_plain_payloads_are_taken_as_they_are() -> None:
@@ -80,7 +80,7 @@ async def test_without_keys_nothing_is_encrypted_and_what_is_says_what_to_do() -
     codec = encryption()
     assert await codec.encode([PLAIN]) == [PLAIN]
     with pytest.raises(KeyUnavailable, match=rf"{NEW}.*\[encryption\] keys.*PAYMASTER__ENCRYPTION__KEYS"):
-        await codec.decode([await encrypted(NEW)])
+        await data_converter(codec).decode([await encrypted(NEW)])
 
 
 @pytest.mark.parametrize(

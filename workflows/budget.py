@@ -25,6 +25,7 @@ from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.desk import NEVER_MS, Desk, DeskState
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
+    ENCRYPTED,
     Alerts,
     Answer,
     AnswerBatch,
@@ -319,6 +320,8 @@ class BudgetWorkflow:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
         text = message.payload.data.decode(errors="replace")
         try:
+            if message.payload.metadata.get("encoding") == ENCRYPTED:
+                workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
             change = kind.model_validate(json.loads(text, parse_float=Decimal))
             change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
             return change

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from temporalio import exceptions, workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
@@ -37,6 +37,7 @@ from paymaster.search_attributes import call_attributes
 from paymaster.services.bounds import input_bytes
 from paymaster.temporal_ui import state_of_call, summary
 from paymaster.usage_entries import cost_nanos
+from workflows.signals import message_of
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
@@ -112,15 +113,17 @@ class LLMCallWorkflow:
             self._pass_over(answer.grant, ended)
 
     @workflow.signal
-    def budget_answer(self, message: ParkedAnswer) -> None:
+    def budget_answer(self, signal: RawValue) -> None:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
-        answer = message.answer
-        self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
+        if message := message_of(signal, ParkedAnswer):
+            answer = message.answer
+            self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
 
     @workflow.signal
-    def budget_withdrawn(self, message: Withdrawn) -> None:
+    def budget_withdrawn(self, signal: RawValue) -> None:
         """An admin takes a grant back. What was sent already is sent."""
-        self._withdrawn.add(message.hold_id)
+        if message := message_of(signal, Withdrawn):
+            self._withdrawn.add(message.hold_id)
 
     @workflow.signal
     def ledger_began(self) -> None:

@@ -9,10 +9,11 @@ from base64 import b64decode, b64encode
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError
 
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, BacklogBatch, BacklogStart, CaughtUp, UsageRecord
+from workflows.signals import message_of
 
 AT_MOST = 200
 """Records in one round."""
@@ -45,9 +46,10 @@ class UsageBacklogWorkflow:
         )
 
     @workflow.signal
-    def add(self, batch: BacklogBatch) -> None:
-        self._records += batch.records
-        self._voids += batch.voids
+    def add(self, signal: RawValue) -> None:
+        if batch := message_of(signal, BacklogBatch):
+            self._records += batch.records
+            self._voids += batch.voids
 
     @workflow.query
     def waiting(self) -> int:

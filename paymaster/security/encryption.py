@@ -25,15 +25,16 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
+from paymaster.messages import ENCRYPTED
 from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
 from paymaster.security.keys import KeySource, KeyUnavailable
 
-ENCRYPTED = b"binary/encrypted"
-"""The `encoding` of an encrypted payload, as Temporal's own examples call it."""
 KEY_NAME = "encryption-key-id"
 """Metadata: the name of the key."""
 KEY_CHECK = "encryption-key-check"
 """Metadata: tells a key from another one that was given the same name."""
+MISSING_KEY = "missing-key"
+"""Metadata of what takes the place of a payload for which there is no key here."""
 KEY_BYTES = 32
 _SALT_BYTES = 16
 _NONCE_BYTES = 12  # of AES-GCM
@@ -107,10 +108,10 @@ class PayloadEncryption(PayloadCodec):
         ]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """What is not encrypted stays as it is. Raises KeyUnavailable.
+        """What is not encrypted stays as it is. Raises KeyUnavailable when the keys cannot be fetched.
 
-        What no key can ever decrypt becomes the reason, which is raised only when somebody wants to know the content:
-        an exception here would stop a whole workflow, the ledger too, for ever over one broken signal.
+        What cannot be decrypted becomes the reason, which is raised only when somebody wants to know the content: an
+        exception here would stop a whole workflow, the ledger too, over one broken signal or one stranger's update.
         """
         await self.load()
         decoded: list[Payload] = []
@@ -119,6 +120,8 @@ class PayloadEncryption(PayloadCodec):
                 decoded.append(self.decrypt(payload))
             except PayloadUnreadable as error:
                 decoded.append(Payload(metadata={"encoding": ENCRYPTED}, data=str(error).encode()))
+            except KeyUnavailable as error:
+                decoded.append(Payload(metadata={"encoding": ENCRYPTED, MISSING_KEY: b"1"}, data=str(error).encode()))
         return decoded
 
     def decrypt(self, payload: Payload) -> Payload:
@@ -160,7 +163,8 @@ class _Unreadable(EncodingPayloadConverter):
         return None
 
     def from_payload(self, payload: Payload, type_hint: type | None = None) -> Any:
-        raise PayloadUnreadable(payload.data.decode(errors="replace"))
+        reason = payload.data.decode(errors="replace")
+        raise KeyUnavailable(reason) if MISSING_KEY in payload.metadata else PayloadUnreadable(reason)
 
 
 class PaymasterPayloadConverter(PydanticPayloadConverter):

@@ -42,8 +42,9 @@ from temporalio.worker import Worker as TemporalWorker
 
 import worker
 from paymaster import LLMRequest, LLMResult, Outcome
-from paymaster.client import start, try_generate
+from paymaster.client import Ledger, start, try_generate
 from paymaster.devstack import EmbeddedStack, GuardedProcess
+from paymaster.errors import AdminRefused
 from paymaster.messages import RaiseCap
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.encryption import ENCRYPTED, PayloadEncryption
@@ -346,6 +347,18 @@ async def test_the_codec_server_opens_a_history_for_who_has_the_token(site: Site
         assert token not in log_file.read_text()
     finally:
         await process.stop()
+
+
+async def test_a_stranger_with_a_key_of_its_own_stops_nobody(site: Site) -> None:
+    """What it asks is refused at once, before it is in any history; the ledger answers everybody else."""
+    stranger = Ledger(await client_with(site, NEW))
+    change = RaiseCap(account="budget:acme/crypt-ok", window="total", by="1", reason="r", who="eve")
+    with pytest.raises(AdminRefused, match="Encoded failure"):  # with a key that it has not
+        await stranger.raise_cap(change)
+    cap = (await site.balance("budget:acme/crypt-ok")).cap_nanos
+    assert (await try_generate(site.client, ask("crypt-ok"))).outcome is Outcome.COMPLETED
+    await site.ledger.raise_cap(change)
+    assert (await site.balance("budget:acme/crypt-ok")).cap_nanos == (cap or 0) + 10**9
 
 
 # ---------------------------------------------------------------- rotation
