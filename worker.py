@@ -46,8 +46,7 @@ from paymaster.messages import (
     Command,
 )
 from paymaster.search_attributes import are_registered
-from paymaster.security.key_cache import KeyCache
-from paymaster.security.key_ring import kept_keys
+from paymaster.security.key_ring import KeyRing, kept_keys
 from paymaster.security.keys import KeySource, KeyUnavailable
 from paymaster.security.redaction import redact_crashes
 from paymaster.settings import (
@@ -167,7 +166,7 @@ def _workers(
     client: Client,
     engine: AsyncEngine,
     connections: Connections,
-    keys: KeyCache,
+    keys: KeyRing,
     *,
     findable: bool = False,
 ) -> list[Worker]:

@@ -22,6 +22,7 @@ from temporalio.exceptions import ApplicationError
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     BILLED,
+    KEY_SOURCE_DOWN,
     NOT_BILLED,
     UNKNOWN_OUTCOME,
     Attempt,
@@ -32,13 +33,12 @@ from paymaster.messages import (
     ServiceCall,
     ToolCall,
 )
-from paymaster.security.key_cache import KeyCache
-from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
+from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
 from paymaster.security.redaction import redact, redact_bytes
 from paymaster.services.http_errors import AUTH, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.services.json_reading import message_data
 from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
-from paymaster.services.registry import WIRE_FORMATS, streams
+from paymaster.services.registry import WIRE_FORMATS, auth_headers, streams
 from paymaster.services.retries import retry_delay
 from paymaster.services.tls import tls_context
 from paymaster.services.wire_format import (
@@ -99,7 +99,7 @@ class CallServiceActivities:
     def __init__(
         self,
         services: Mapping[str, ServiceSettings],
-        keys: KeyCache,
+        keys: ServiceKeys,
         connections: Connections,
         reports: GroupCommit[AttemptReport, None],
     ) -> None:
@@ -107,6 +107,7 @@ class CallServiceActivities:
         self._keys = keys
         self._connections = connections
         self._reports = reports
+        self._outages_told: set[str] = set()
 
     @activity.defn
     async def call_service(self, call: ServiceCall) -> Completion:
@@ -127,6 +128,7 @@ class CallServiceActivities:
             except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
                 activity.logger.error("a defect in attempt %s: %s", info.attempt, type(error).__name__)
                 tried = _lost(info.attempt, error)
+        await self._tell_of_outage(call)
         attempts = (*earlier, tried.attempt)
         if tried.completion is not None:
             return tried.completion.model_copy(update={"attempts": attempts})
@@ -144,6 +146,23 @@ class CallServiceActivities:
             error_class=tried.attempt.error_class,
             alert=_detail(call, tried) if tried.error_class is not None and tried.error_class.alert else None,
         )
+        await self._submit(report)
+
+    async def _tell_of_outage(self, call: ServiceCall) -> None:
+        """Once for each outage of its source that a key is kept through, while there is time to do something."""
+        service = self._services.get(call.grant.service)
+        name = None if service is None else service.key_name
+        outage = None if name is None else self._keys.outage(name)
+        if name is None or outage is None:
+            self._outages_told.discard(name or "")
+        elif name not in self._outages_told:
+            self._outages_told.add(name)
+            text = f"{call.grant.service}: a kept key stays in use for a while, because {outage}"
+            await self._submit(
+                AttemptReport(hold_id="", service=call.grant.service, error_class=KEY_SOURCE_DOWN, alert=text)
+            )
+
+    async def _submit(self, report: AttemptReport) -> None:
         try:
             await self._reports.submit(report)
         except (CommitUnavailable, PoisonedBatch) as error:  # the settlement says it again
@@ -176,7 +195,7 @@ class CallServiceActivities:
         if service is None:  # a worker with another configuration file may have it
             return failed(_UNKNOWN_SERVICE, f"this worker has no service {call.grant.service!r}")
         try:
-            key = None if service.key is None else await self._keys.get(service.key)
+            key = None if service.key_name is None else await self._keys.get(service.key_name)
         except KeyUnavailable as error:
             return failed(_KEY_SOURCE_DOWN if isinstance(error, KeySourceDown) else _NO_KEY, str(error))
 
@@ -190,7 +209,7 @@ class CallServiceActivities:
         request = client.build_request(
             "POST",
             service.base_url + built.path,
-            headers=built.headers | ({} if key is None else wire_format.auth_headers(key.reveal())),
+            headers=built.headers | ({} if key is None else auth_headers(service, key.reveal())),
             json=built.body,
             extensions={"trace": wire.trace},
             timeout=_timeout(service),
@@ -234,8 +253,8 @@ class CallServiceActivities:
 
         if not response.is_success:
             error = error_of(response.status_code, content)
-            if error.error_class.name == AUTH.name and key is not None and service.key is not None:
-                error = error._replace(error_class=await self._after_refusal(service.key, key, error.error_class))
+            if error.error_class.name == AUTH.name and key is not None and service.key_name is not None:
+                error = error._replace(error_class=await self._after_refusal(service.key_name, key, error.error_class))
             return refused(error, **facts)
         try:
             if headers.get("content-type", "").startswith("text/event-stream"):
@@ -291,7 +310,7 @@ _UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 _TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 _NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
-_KEY_SOURCE_DOWN = ErrorClass("key_source_down", Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
+_KEY_SOURCE_DOWN = ErrorClass(KEY_SOURCE_DOWN, Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
 _KEY_REPLACED = ErrorClass("key_replaced", Billing.NOT_BILLED, retry=True)
 _NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 _SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)

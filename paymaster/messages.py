@@ -422,10 +422,15 @@ class Void(Message):
 Command = Annotated[Reserve | Settle | Void, Field(discriminator="kind")]
 
 
+KEY_SOURCE_DOWN = "key_source_down"
+"""The error class of an attempt whose key could not be asked for."""
+
+
 class AttemptReport(Message):
     """A failed attempt, told at once and not only when its hold ends."""
 
     hold_id: str
+    """Empty: it is about the service and no attempt."""
     service: str
     pause_ms: int | None = None
     """How long the service asked to be left alone. None: it did not."""
@@ -571,6 +576,7 @@ AlertKind = Literal[
     "no_price",
     "queue_full",
     "service_refuses",
+    "key_source_down",
 ]
 
 

@@ -57,6 +57,7 @@ from paymaster.services.retries import JITTER
 CONFIG_FILE_DEFAULT = "paymaster.toml"
 
 _PREFIX = "PAYMASTER__"
+_ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 _DURATION_MAX = timedelta(days=366)
 _PUBLIC_KEY_BYTES = 32  # of Ed25519
 _UNITS = {
@@ -268,6 +269,12 @@ def _check_azure_url(url: str) -> str:
     return url
 
 
+def _check_scope(scope: str) -> str:
+    if not re.fullmatch(r"https://[!-~]{1,200}", scope):
+        raise ValueError('not a scope; write it like "https://cognitiveservices.azure.com/.default"')
+    return scope
+
+
 def _check_webhook_url(url: SecretText) -> SecretText:
     return SecretText(_check_http_url(url.get_secret_value(), allow_http=False))
 
@@ -417,6 +424,13 @@ class ServiceSettings(AccountSettings):
     """A PEM file with authorities to trust besides the usual ones, for a server or a gateway whose certificate is of
     your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
     names."""
+    auth: Literal["key", "entra"] = "key"
+    """"entra", only for "azure-openai": tokens of Entra ID, for who `[azure]` says that we are, instead of a key.
+    Default "key"."""
+    entra_scope: Annotated[str, AfterValidator(_check_scope)] | None = None
+    """Only for "entra": what the tokens are for. Other clouds have others, such as
+    "https://cognitiveservices.azure.us/.default"; so may newer endpoints ("https://ai.azure.com/.default"). None, the
+    default: "https://cognitiveservices.azure.com/.default"."""
     timeout: Duration = timedelta(seconds=120)
     """The longest time for one attempt. Default "120s"."""
     stream: bool | None = None
@@ -453,6 +467,21 @@ class ServiceSettings(AccountSettings):
     def is_on_this_machine(self) -> bool:
         """Whether its address is a loopback one."""
         return _is_loopback(urlsplit(self.base_url).hostname or "")
+
+    @model_validator(mode="after")
+    def _key_or_token(self) -> Self:
+        if self.auth == "entra" and self.api != "azure-openai":
+            _raise_at([(("auth",), 'only api = "azure-openai" takes tokens of Entra ID')])
+        if self.auth == "entra" and self.key is not None:
+            _raise_at([(("key",), 'not used with auth = "entra"; take one of them out')])
+        if self.auth == "key" and self.entra_scope is not None:
+            _raise_at([(("entra_scope",), 'only for auth = "entra"; set that, or take this out')])
+        return self
+
+    @property
+    def key_name(self) -> str | None:
+        """What the keys are asked for: the name of a key, or the scope of a token. None: it needs neither."""
+        return (self.entra_scope or _ENTRA_SCOPE) if self.auth == "entra" else self.key
 
     def worst_case(self) -> timedelta:
         """The longest that one hold can be in use: every attempt times out, every wait is the longest with jitter."""

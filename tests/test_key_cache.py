@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from paymaster.security import key_cache
 from paymaster.security.key_cache import ASK_AGAIN_AFTER_S, KeyCache
 from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
 
@@ -249,11 +248,11 @@ async def test_a_source_that_hangs_holds_up_only_those_who_come_at_first(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who needs the key waits a moment and fails retryably; who comes later fails at once; the answer still counts."""
-    monkeypatch.setattr(key_cache, "WAIT_AT_MOST_S", 0.05)
+    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 0.05)
     kept.source.hold()
     with pytest.raises(KeySourceDown, match="has not answered"):
         await kept.get()
-    monkeypatch.setattr(key_cache, "WAIT_AT_MOST_S", 5)
+    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 5)
     kept.clock.now_s += 5
     with pytest.raises(KeySourceDown, match="has not answered"):
         async with asyncio.timeout(2):
@@ -331,7 +330,7 @@ async def test_a_refusal_of_a_withdrawn_key_is_final(kept: Kept) -> None:
 async def test_a_refusal_does_not_wait_long_for_a_source_that_hangs(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(key_cache, "WAIT_AT_MOST_S", 0.05)
+    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 0.05)
     await kept.get()
     kept.source.hold()
     with pytest.raises(KeySourceDown):

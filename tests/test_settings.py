@@ -81,6 +81,7 @@ webhook_url = "https://hooks.example.com/services/T0/B0"
 [database]
 url = "postgresql+asyncpg://paymaster@localhost/paymaster"
 """
+AZURE = '[services.azure]\napi = "azure-openai"\nbase_url = "https://x.openai.azure.com/openai/v1"\n'
 LOCAL = '[services.local]\napi = "openai"\nbase_url = "http://localhost:8080/v1"\n'
 OPENAI = '[services.openai]\napi = "openai"\nbase_url = "https://api.openai.com/v1"\n'
 SENTINEL = "hunter2SENTINEL"
@@ -350,6 +351,10 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[keys]\nvault_url = "https://x.vault.azure.net/secrets/a"', "keys.vault_url", "the host alone"),
         (f'[azure]\nclient_secret = "{SENTINEL}"', "azure.client_secret", "only for credential"),
         (f'[azure]\ntenant_id = "{SENTINEL} x"', "azure.tenant_id", "should match pattern"),
+        (OPENAI + 'auth = "entra"', "services.openai.auth", 'only api = "azure-openai"'),
+        (AZURE + 'auth = "entra"\nkey = "x"', "services.azure.key", "take one of them out"),
+        (AZURE + 'entra_scope = "https://x/.default"', "services.azure.entra_scope", 'only for auth = "entra"'),
+        (AZURE + 'auth = "entra"\nentra_scope = "x"', "services.azure.entra_scope", "write it like"),
         # routes
         (LOCAL + "[routes]\nwriter = []", "routes.writer", 'name at least one "service/model"'),
         (LOCAL + '[routes]\nwriter = ["local"]', "routes.writer", 'write "service/model"'),

@@ -20,6 +20,7 @@ from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
 from paymaster.messages import (
+    KEY_SOURCE_DOWN,
     AccountConfig,
     Answer,
     AttemptReport,
@@ -177,7 +178,8 @@ class Desk:
         if report.alert is not None:
             today = window_start_ms("day", self.state.now_ms)  # every call may say so: once a day is enough
             about = f"{report.service} {report.error_class} {today}"
-            self.outbox.alert_once(self.state.now_ms, "service_refuses", report.alert, about)
+            what = "key_source_down" if report.error_class == KEY_SOURCE_DOWN else "service_refuses"
+            self.outbox.alert_once(self.state.now_ms, what, report.alert, about)
         if hold is None:
             return
         for key in hold.accounts:

@@ -14,6 +14,7 @@ from paymaster.cli import (
     demo,
     dev,
     doctor,
+    keys,
     migrate,
     reconcile,
     services,
@@ -44,6 +45,7 @@ app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(config.app, name="config")
 app.add_typer(admin.app, name="admin")
 app.command()(codec.codec)
+app.add_typer(keys.app, name="keys")
 app.command()(migrate.migrate)
 app.command()(doctor.doctor)
 

@@ -97,21 +97,10 @@ async def _database(settings: "Settings") -> str:
 
 async def _keys(settings: "Settings") -> AsyncIterator[Check]:
     """Whether each key can be used here, and where it is; never its value."""
-    from paymaster.security.key_ring import key_source
-    from paymaster.security.keys import KeyUnavailable
+    from paymaster.cli.keys import find_keys, where
 
-    keys = key_source(settings)
-    of_services = (service.key for service in settings.services.values() if service.key is not None)
-    try:
-        for name in dict.fromkeys((*of_services, *settings.encryption.keys)):
-            try:
-                key = await keys.get(name)
-            except KeyUnavailable as error:
-                yield Check(f"key {name}", False, str(error))
-            else:
-                yield Check(f"key {name}", True, f"in {key.where}")
-    finally:
-        await keys.close()
+    async for found in find_keys(settings):
+        yield Check(f"key {found.name}", found.problem is None, found.problem or where(found))
 
 
 def _bundles(settings: "Settings") -> Iterator[Check]:

@@ -89,6 +89,16 @@ class KeySource(Protocol):
         ...
 
 
+class ServiceKeys(Protocol):
+    """Keys that are kept in memory, as those who call services need them; `KeyCache` says more."""
+
+    async def get(self, name: str) -> ApiKey: ...
+
+    async def replaced(self, name: str, refused: ApiKey) -> bool: ...
+
+    def outage(self, name: str) -> str | None: ...
+
+
 class EnvironmentKeys:
     """Keys from environment variables.
 

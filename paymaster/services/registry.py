@@ -15,6 +15,13 @@ WIRE_FORMATS: Mapping[Api, WireFormat] = {
 }
 
 
+def auth_headers(service: ServiceSettings, key: str) -> dict[str, str]:
+    """The headers that say who calls: with a key as the wire format has it, with a token of Entra ID as a bearer."""
+    return (
+        {"authorization": f"Bearer {key}"} if service.auth == "entra" else WIRE_FORMATS[service.api].auth_headers(key)
+    )
+
+
 def streams(service: ServiceSettings) -> bool:
     """Whether answers are asked for as streams."""
     if service.stream is not None:
