@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import calls, desk, usage
+from benchmarks import calls, desk, memory, reservations, usage, waiting, where_time_goes
 from benchmarks.figures import Figure, as_data, table
+from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
 
@@ -23,9 +24,15 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "agents": calls.throughput_of_agents,
     "alone": calls.added_time,
     "history": calls.history_events,
-    "processor": calls.processor_time,
+    "processor": where_time_goes.processor_time,
+    "steps": where_time_goes.steps_of_a_call,
+    "reservations": reservations.per_second,
+    "waiting": waiting.calls_at_once,
+    "memory": memory.growth,
 }
-ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure, "usage": usage.measure}
+LONG = {"memory"}
+"""Only with --long, or when named: 20,000 calls take a quarter of an hour."""
+ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure, "demo": first_answer, "usage": usage.measure}
 """These need no Paymaster that runs."""
 
 
@@ -33,8 +40,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*ALONE, *BENCHMARKS, []], help="which ones (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--long", action="store_true", help=f"also {', '.join(LONG)}")
     options = parser.parse_args()
-    names = options.names or [*ALONE, *BENCHMARKS]
+    names = options.names or [name for name in (*ALONE, *BENCHMARKS) if options.long or name not in LONG]
     figures = [figure for name in names if name in ALONE for figure in ALONE[name]()]
     if on_site := [name for name in names if name in BENCHMARKS]:
         figures += asyncio.run(_measure(on_site))

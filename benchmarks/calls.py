@@ -10,7 +10,6 @@ from temporalio.worker import Worker
 
 from benchmarks.compared import AGENTS_TASK_QUEUE, UNBUDGETED_TASK_QUEUE, Agent
 from benchmarks.figures import Figure, percentile
-from benchmarks.resources import cpu_seconds
 from benchmarks.site import Site
 from paymaster import client as paymaster
 from paymaster.messages import LLMResult, budget_workflow_id, call_workflow_id
@@ -76,12 +75,12 @@ async def _paired(
     calls_each: int = 1,
 ) -> list[Figure]:
     for call in (ours, theirs):  # what only the first calls cost
-        await _rate(site, call, min(at_once, count), at_once)
+        await rate(site, call, min(at_once, count), at_once)
     rates: dict[str, list[float]] = {"governed": [], "unbudgeted": []}
     for turn in range(rounds):
         pair = [("governed", ours), ("unbudgeted", theirs)]
         for name, call in pair if turn % 2 == 0 else reversed(pair):
-            rates[name].append(calls_each * await _rate(site, call, count, at_once))
+            rates[name].append(calls_each * await rate(site, call, count, at_once))
     ratios = [mine / other for mine, other in zip(rates["governed"], rates["unbudgeted"], strict=True)]
     spread = f"{rounds} pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
     return [
@@ -91,7 +90,7 @@ async def _paired(
     ]
 
 
-async def _rate(site: Site, call: Call, count: int, at_once: int) -> float:
+async def rate(site: Site, call: Call, count: int, at_once: int) -> float:
     """Calls a second, with so many always running."""
     waiting = iter(range(count))
 
@@ -129,12 +128,13 @@ async def added_time(site: Site, *, pairs: int = 100) -> list[Figure]:
 
 async def history_events(site: Site, *, calls: int = 400) -> list[Figure]:
     """Of a call, and of the budget workflow for each call at 50 at once."""
+    await governed(site)  # a new ledger reads first what was spent before, and the first call is parked meanwhile
+    before = await _events_of_the_ledger(site)
+    await rate(site, governed, calls, AT_ONCE)
+    of_the_ledger = await _events_of_the_ledger(site) - before
     call_id = str(uuid4())
     await paymaster.generate(site.client, site.request().model_copy(update={"call_id": call_id}))
     of_a_call = (await site.client.get_workflow_handle(call_workflow_id(call_id)).describe()).history_length
-    before = await _events_of_the_ledger(site)
-    await _rate(site, governed, calls, AT_ONCE)
-    of_the_ledger = await _events_of_the_ledger(site) - before
     return [
         Figure("history events of a call", of_a_call, "", ("≤", 17)),
         Figure(
@@ -156,30 +156,3 @@ async def _events_of_the_ledger(site: Site) -> int:
         async for run in site.client.list_workflows(f'WorkflowId="{workflow_id}" AND ExecutionStatus="ContinuedAsNew"')
     ]
     return now.history_length + sum(earlier)
-
-
-# ---------------------------------------------------------------- where the time goes
-
-
-async def processor_time(site: Site, *, calls: int = 400) -> list[Figure]:
-    """Processor time of each part for each call, 50 at once, governed and not."""
-    parts = {
-        "worker": (site.worker, site.unbudgeted_worker),
-        "Temporal": (site.stack.temporal.process,),
-        "PostgreSQL": (site.stack.postgres.process,),
-        "provider": (site.provider,),
-    }
-    figures: list[Figure] = []
-    for name, call in (("governed", governed), ("without budget", unbudgeted)):
-        before = {part: cpu_seconds(*processes) for part, processes in parts.items()}
-        started, client_before = time.perf_counter(), time.process_time()
-        await _rate(site, call, calls, AT_ONCE)
-        wall_s = time.perf_counter() - started
-        used = {part: cpu_seconds(*processes) - before[part] for part, processes in parts.items()}
-        used["client"] = time.process_time() - client_before
-        detail = f"{calls / wall_s:.0f} calls a second"
-        figures += [
-            Figure(f"processor time of a call, {name}: {part}", s * 1_000 / calls, "ms", None, detail)
-            for part, s in used.items()
-        ]
-    return figures

@@ -1,4 +1,4 @@
-"""The workflows of the benchmarks: the call without a budget that Paymaster's is compared with, and an agent.
+"""The workflows of the benchmarks: a call without a budget, an agent, and a ledger that is asked by signals.
 
 In a file of their own that imports nothing large: a sandbox imports it anew for each run.
 """
@@ -10,14 +10,26 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from paymaster import LLMRequest, LLMResult, Outcome, generate
-from paymaster.messages import CallRef, Completion, Grant, RetrySettings, ServiceCall, UsageRecord
+from paymaster.admission.desk import Desk, DeskState
+from paymaster.messages import (
+    CallRef,
+    Completion,
+    Grant,
+    Granted,
+    LedgerStart,
+    LoadedSpend,
+    Reserve,
+    RetrySettings,
+    ServiceCall,
+    UsageRecord,
+)
 from paymaster.money import Price, TokenUsage
 
 UNBUDGETED_TASK_QUEUE = "unbudgeted"
 AGENTS_TASK_QUEUE = "agents"
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)  # as Paymaster's own
 class UnbudgetedCall:
     @workflow.run
     async def run(self, request: LLMRequest) -> LLMResult:
@@ -58,8 +70,8 @@ def _granted_to_everybody(run_id: str, request: LLMRequest) -> Grant:
         price=Price(input_nanos=1_000, output_nanos=4_000, source="bench"),
         max_output_tokens=400,
         bound_nanos=0,
-        granted_at_ms=workflow.time_ns() // 1_000_000,
-        expires_at_ms=workflow.time_ns() // 1_000_000 + 900_000,
+        granted_at_ms=_now_ms(),
+        expires_at_ms=_now_ms() + 900_000,
         epoch="bench",
         timeout_ms=120_000,
         retry=RetrySettings(),
@@ -87,3 +99,49 @@ class Agent:
             task_queue=UNBUDGETED_TASK_QUEUE,
             result_type=LLMResult,
         )
+
+
+# ---------------------------------------------------------------- a signal for each reservation
+
+
+@workflow.defn(sandboxed=False)
+class SignalledLedger:
+    """The same desk, asked by a signal for each reservation, which it answers by another."""
+
+    @workflow.init
+    def __init__(self, start: LedgerStart) -> None:
+        self._desk = Desk(DeskState(ledger=start.ledger, epoch="bench"))
+        self._desk.configure(start.config, _now_ms())
+        load = self._desk.to_load()
+        assert load is not None  # a new ledger always asks what was spent before
+        self._desk.loaded(LoadedSpend(number=load.number, posted_nanos={}), _now_ms())
+
+    @workflow.run
+    async def run(self, start: LedgerStart) -> None:
+        await workflow.wait_condition(lambda: False)
+
+    @workflow.signal
+    async def reserve(self, command: Reserve) -> None:
+        answer = self._desk.handle(command, _now_ms())
+        assert isinstance(answer, Granted), answer
+        await workflow.get_external_workflow_handle(command.call.workflow_id).signal(Mailbox.answer, answer)
+
+
+@workflow.defn(sandboxed=False)
+class Mailbox:
+    """Ends when so many answers have come."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+
+    @workflow.run
+    async def run(self, expected: int) -> None:
+        await workflow.wait_condition(lambda: self._answers >= expected)
+
+    @workflow.signal
+    def answer(self, answer: Granted) -> None:
+        self._answers += 1
+
+
+def _now_ms() -> int:
+    return workflow.time_ns() // 1_000_000

@@ -38,6 +38,8 @@ models.bench-model = {{ max_output_tokens = 400, price = {{ input = "1.00", outp
 [services.later]
 api = "openai"
 base_url = "{provider}/later/v1"
+timeout = "600s"
+retry.maximum_attempts = 1
 models.bench-model = {{ max_output_tokens = 400, price = {{ input = "1.00", output = "4.00" }} }}
 
 [routes]
@@ -56,7 +58,7 @@ class Site:
     client: Client
     stack: EmbeddedStack
     provider_url: str
-    folder: Path
+    config_file: Path
     provider: GuardedProcess
     worker: GuardedProcess
     """`python worker.py`."""
@@ -109,7 +111,7 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
                 log_file=folder / "unbudgeted.log",
             ) as unbudgeted_worker,
         ):
-            site = Site(client, stack, provider_url, folder, provider, worker, unbudgeted_worker)
+            site = Site(client, stack, provider_url, config_file, provider, worker, unbudgeted_worker)
             await _until_the_ledger_answers(site)
             yield site
 

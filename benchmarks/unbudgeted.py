@@ -11,7 +11,7 @@ from temporalio import activity
 from temporalio.worker import Worker
 
 from activities.call_service import CallServiceActivities, Connections
-from benchmarks.compared import UNBUDGETED_TASK_QUEUE, UnbudgetedCall
+from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger, UnbudgetedCall
 from paymaster.client import connect
 from paymaster.database import create_engine, insert_entries
 from paymaster.group_commit import GroupCommit
@@ -52,7 +52,7 @@ async def _run() -> None:
     async with Worker(
         client,
         task_queue=UNBUDGETED_TASK_QUEUE,
-        workflows=[UnbudgetedCall],
+        workflows=[UnbudgetedCall, SignalledLedger, Mailbox],
         activities=[calls.call_service, StoreUsage(engine).store_usage],
         max_concurrent_activities=1_000,
     ):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calls
+from benchmarks import calls, reservations, where_time_goes
+from benchmarks import waiting as waiting_calls
 from benchmarks.figures import Figure, table
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
@@ -30,9 +31,18 @@ async def test_governed_and_unbudgeted_calls_are_compared(site: Site):
     assert added.unit == "ms"
 
 
-async def test_processor_time_is_counted_for_each_part(site: Site):
-    figures = await calls.processor_time(site, calls=5)
+async def test_processor_time_and_steps_are_told(site: Site):
+    figures = await where_time_goes.processor_time(site, calls=5)
     assert sum(figure.value for figure in figures) > 0
+    steps = await where_time_goes.steps_of_a_call(site, calls=1)
+    assert all(step.value >= 0 for step in steps)
+
+
+async def test_reservations_and_waiting_calls_are_measured(site: Site):
+    ratio, by_update, by_signal = await reservations.per_second(site, reservations=20, signals=5, at_once=5, rounds=1)
+    assert ratio.value == pytest.approx(by_update.value / by_signal.value)
+    waiting, _ = await waiting_calls.calls_at_once(site, calls=5, waiting_s=0.1)
+    assert waiting.value == 5
 
 
 def test_the_table_says_what_is_reached():
