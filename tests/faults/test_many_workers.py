@@ -19,6 +19,7 @@ from paymaster_process import (
     settled_books,
     until,
 )
+from sqlalchemy import text
 
 from paymaster.devstack import EmbeddedStack
 
@@ -102,9 +103,18 @@ async def test_a_worker_whose_clock_is_wrong_by_an_hour_charges_the_same_windows
     site: Site, service: FakeService, hours: int
 ) -> None:
     """Times of money are the ledger's, which are the Temporal server's; a worker's own are only in `started_at`."""
-    await site.start_workers(program=[WORKER_WITH_A_WRONG_CLOCK, str(hours * 3_600)])
+    (worker,) = await site.start_workers(program=[WORKER_WITH_A_WRONG_CLOCK, str(hours * 3_600)])
+    print(next(line for line in worker.log().splitlines() if "clock" in line))
     async with caps_watched(site), asking(site) as load:
         await load.answers(40)
     status = await settled_books(site, service)
     assert status.unconfirmed == 0
     assert service.count == len(load.results)
+    async with site.engine.connect() as connection:
+        times = text(
+            "SELECT extract(epoch FROM avg(started_at - granted_at)), "
+            "max(abs(extract(epoch FROM now() - granted_at))) FROM api_usage"
+        )
+        wrong_by_s, granted_ago_s = (await connection.execute(times)).one()
+    assert abs(wrong_by_s - hours * 3_600) < 60, "the clock was not wrong, so this proves nothing"
+    assert granted_ago_s < 600
