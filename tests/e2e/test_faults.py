@@ -304,7 +304,7 @@ async def test_a_fault_is_answered_as_the_policy_says(
 async def test_retries_wait_as_long_as_the_policy_or_the_service_says(
     server: CountingServer, played: dict[str, Played]
 ) -> None:
-    """Never shorter, but for one: now and then, under load, Temporal hands out a retry before its time."""
+    """Never shorter. One may be: on a busy machine one of some thousand retries came early, and why is not known."""
     waits: list[tuple[str, float, float]] = []
     for fault in FAULTS:
         requests = server.service(f"fault-{fault.name}-1").requests
