@@ -25,6 +25,8 @@ from paymaster.database import SCHEMA_REVISION, create_engine, insert_entries
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus
 from paymaster.money import NANOS_MAX, TokenUsage
+from paymaster.security.signatures import SigningKey
+from paymaster.settings import load_settings
 
 PAYMASTER = Path(sys.executable).with_name("paymaster")
 NOWHERE = "127.0.0.1:1"  # a port on which nothing listens
@@ -466,3 +468,18 @@ def test_accounts_are_readable_in_80_columns_without_colour_in_a_pipe(capsys: py
     assert lines[1] == "  day    ██████████ $4.900000001 of $5.00, $0.000000005 held"
     assert lines[2].strip().startswith("$0.099999994 left until 03-02 00:00 UTC; $0.204/h")
     assert max(map(len, lines)) <= 80
+
+
+# ---------------------------------------------------------------- signing keys
+
+
+def test_a_new_signing_key_comes_with_its_line_for_the_configuration(run: Run, folder: Path) -> None:
+    """The line works as it is printed; a second key never takes the place of the first."""
+    made = run("admin", "new-key", "alice.pem", "--name", "alice@acme.com")
+    assert made.returncode == 0
+    table = made.stdout.partition("\n\n")[2]
+    (folder / "signed.toml").write_text(f"{CONFIGURATION}\n[admin]\nrequire_signature = true\n{table}")
+    keys = load_settings(folder / "signed.toml", environ={}).admin.keys
+    assert keys == {"alice@acme.com": SigningKey.read(folder / "alice.pem").public}
+    assert_ends_with_advice(run("admin", "new-key", "alice.pem"), 2, "alice.pem exists already", "name another file")
+    assert SigningKey.read(folder / "alice.pem").public in keys.values()
