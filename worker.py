@@ -19,6 +19,7 @@ from typing import Literal, get_args
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import LoggingConfig
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.answer_calls import AnswerCallsActivities
@@ -37,6 +38,7 @@ from paymaster.desk_config import desk_config
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.logs import configure_logs
+from paymaster.measurements import batch_size
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -57,6 +59,7 @@ from paymaster.settings import (
     format_duration,
     load_settings,
 )
+from paymaster.telemetry import Telemetry, telemetry_of
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails
@@ -73,7 +76,9 @@ REPORT_WITHIN_S = 5.0
 logger = logging.getLogger("paymaster.worker")
 
 
-async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> None:
+async def run_worker(
+    settings: Settings, role: Role, stop: asyncio.Event, core_logs: LoggingConfig = LoggingConfig.default
+) -> None:
     """Runs until `stop` is set, then lets what is running finish, within the grace period.
 
     Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`,
@@ -81,25 +86,35 @@ async def run_worker(settings: Settings, role: Role, stop: asyncio.Event) -> Non
     """
     if settings.database.url is None:
         raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
-    client = await connect(settings)
-    engine = create_engine(settings.database.url.get_secret_value())
+    async with telemetry_of(settings, core_logs) as telemetry:
+        await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry)
+
+
+async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.Event, telemetry: Telemetry) -> None:
+    client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
+    # The ledger serves all calls at once: it belongs to no call's trace.
+    ledger_client = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else client
+    ledger = Ledger(ledger_client, settings.ledger.name)
+    engine = create_engine(database_url)
     connections = Connections(settings.services)
     keys = kept_keys(settings)
     try:
         await check_schema(engine)
         findable = role != "activities" and await _is_findable(client)
-        workers = _workers(settings, role, client, engine, connections, keys, findable=findable)
+        workers = _workers(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
         async with AsyncExitStack() as running:
             if settings.worker.health_address is not None:
                 checks = _checks(settings, client, engine, keys, workers)
-                await running.enter_async_context(HealthServer(settings.worker.health_address, checks))
+                health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)
+                await running.enter_async_context(health)
             for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
                 config = desk_config(settings)
-                applied = await Ledger(client, settings.ledger.name).start(config)
+                applied = await ledger.start(config)
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
+                running.enter_context(telemetry.watching(ledger))
             logger.info("worker ready (%s)", role)
             await stop.wait()
             logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))
@@ -167,21 +182,24 @@ def _workers(
     engine: AsyncEngine,
     connections: Connections,
     keys: KeyRing,
+    ledger_client: Client | None = None,
     *,
     findable: bool = False,
 ) -> list[Worker]:
-    """In the order of starting; the ledger's is stopped last."""
-    ledger = Ledger(client, settings.ledger.name)
+    """In the order of starting; the ledger's is stopped last. `ledger_client` None: the same client."""
+    ledger_client = ledger_client or client
+    ledger = Ledger(ledger_client, settings.ledger.name)
     config = desk_config(settings)
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
+        batch_size.record(len(commands))
         return await ledger.apply(commands, config)
 
     commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
     grace_period = _grace_period(settings)
     deployment = _deployment(settings.worker)
     ledger_worker = Worker(
-        client,
+        ledger_client,
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
@@ -212,7 +230,7 @@ def _workers(
         deployment_config=deployment,
         graceful_shutdown_timeout=grace_period,
     )
-    backlog = Backlog(client, settings.ledger.name)
+    backlog = Backlog(ledger_client, settings.ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, findable=findable)
     records = RecordUsageActivities(settings.ledger.name, engine, commits, backlog)
     calls_worker = Worker(
@@ -259,7 +277,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redact_crashes()
     try:
         settings = load_settings(options.config)
-        configure_logs(settings.logs)
         asyncio.run(_run_until_stopped(settings, options.role))
     except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
@@ -276,7 +293,7 @@ async def _run_until_stopped(settings: Settings, role: Role) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     try:
-        await run_worker(settings, role, stop)
+        await run_worker(settings, role, stop, configure_logs(settings.logs))
     finally:
         # Without this the interpreter now and then aborts at exit: the SDK's objects must go while the loop still runs.
         gc.collect()

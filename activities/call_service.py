@@ -20,6 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.measurements import http_request
 from paymaster.messages import (
     BILLED,
     KEY_SOURCE_DOWN,
@@ -361,15 +362,17 @@ async def _exchange(
 ) -> tuple[httpx.Response, bytes]:
     """The response with its whole body."""
     content = bytearray()
-    async with asyncio.timeout(timeout.total_seconds()):
-        response = await client.send(request, stream=True)
-        try:
-            async for piece in response.aiter_bytes():
-                content += piece
-                if len(content) > BODY_BYTES_MAX:
-                    raise _TooLarge(f"the answer has more than {BODY_BYTES_MAX} bytes")
-        finally:
-            await response.aclose()
+    with http_request(request.method, str(request.url)) as span:
+        async with asyncio.timeout(timeout.total_seconds()):
+            response = await client.send(request, stream=True)
+            span.set_attribute("http.response.status_code", response.status_code)
+            try:
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if len(content) > BODY_BYTES_MAX:
+                        raise _TooLarge(f"the answer has more than {BODY_BYTES_MAX} bytes")
+            finally:
+                await response.aclose()
     return response, bytes(content)
 
 

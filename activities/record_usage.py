@@ -15,6 +15,7 @@ from temporalio import activity
 from paymaster.client import Backlog
 from paymaster.database import insert_entries
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.measurements import rows_stored
 from paymaster.messages import (
     Answer,
     Command,
@@ -66,7 +67,8 @@ class RecordUsageActivities:
         if time.monotonic() < self._not_before:
             return False
         try:
-            await self._inserts.submit(entries)
+            with rows_stored(entries):
+                await self._inserts.submit(entries)
         except CommitUnavailable as error:
             self._not_before = time.monotonic() + LOOK_AGAIN_AFTER_S
             activity.logger.warning("the database does not answer, entries go to the backlog: %s", error)

@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 from temporalio.client import (
     Client,
+    Plugin,
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -18,6 +19,7 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
@@ -68,17 +70,20 @@ ANSWER_WITHIN = timedelta(seconds=10)
 """How long one update or query to the ledger may take before it counts as unanswered."""
 
 
-async def connect(settings: Settings | None = None) -> Client:
+async def connect(
+    settings: Settings | None = None, *, plugins: Sequence[Plugin] = (), runtime: Runtime | None = None
+) -> Client:
     """A client of the Temporal that the standard environment configuration names (temporal.toml, TEMPORAL_ADDRESS, …).
 
-    Without one: localhost:7233. `settings` as for `PaymasterPlugin`. Raises RuntimeError when Temporal can't be
-    reached, KeyUnavailable without a key for the payloads' encryption.
+    Without one: localhost:7233. `settings` as for `PaymasterPlugin`; `plugins` come after it; `runtime` None: the
+    process's default one. Raises RuntimeError when Temporal can't be reached, KeyUnavailable without a key for the
+    payloads' encryption.
     """
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
     if "api_key" in config:
         remember(config["api_key"])
-    return await Client.connect(**config, plugins=[PaymasterPlugin(settings)])
+    return await Client.connect(**config, plugins=[PaymasterPlugin(settings), *plugins], runtime=runtime)
 
 
 @overload

@@ -7,6 +7,7 @@ updates in flight to it. Items must be harmless to commit twice: a commit that f
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -57,7 +58,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         )
         self._waiting.append(waiting)
         if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_all())
+            # Without the context of this one item: the group belongs to no single call, and so to no call's trace.
+            self._committing = asyncio.create_task(self._commit_all(), context=Context())
         return await waiting.answer
 
     async def _commit_all(self) -> None:

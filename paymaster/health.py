@@ -1,10 +1,11 @@
-"""The worker's own HTTP server: /live and /ready for an orchestrator."""
+"""The worker's own HTTP server: /live and /ready for an orchestrator, /metrics for Prometheus."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 ANSWERS_WITHIN_S = 3.0
 """What does not answer in this time counts as unreachable; orchestrators wait for a few seconds only."""
@@ -17,18 +18,21 @@ class HealthServer:
     """Serves while the block runs. `address` is a host and a port.
 
     /live answers 200 as long as the process does anything at all. /ready answers 200 when every check finds nothing
-    wrong, else 503, and in both cases an object that says of each check what it found.
+    wrong, else 503, and in both cases an object that says of each check what it found. /metrics answers what `metrics`
+    gives, in Prometheus' text format.
 
     Raises OSError when the address is taken.
     """
 
-    def __init__(self, address: str, checks: Mapping[str, Check]) -> None:
+    def __init__(self, address: str, checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> None:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._checks = checks
+        self._metrics_text = metrics
         application = web.Application()
         application.router.add_get("/live", self._live)
         application.router.add_get("/ready", self._ready)
+        application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None)
 
     async def __aenter__(self) -> Self:
@@ -47,6 +51,10 @@ class HealthServer:
         ready = not any(found)
         problems = {name: problem or "ok" for name, problem in zip(self._checks, found, strict=True)}
         return web.json_response({"ready": ready, "checks": problems}, status=200 if ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(self._metrics_text)  # thousands of series take a while
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _problem(check: Check) -> str | None:

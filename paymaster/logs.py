@@ -5,12 +5,14 @@ Code logs with the standard library, and so do the libraries; here it is said ho
 
 import logging
 import sys
+from dataclasses import replace
 from typing import TextIO
 
 import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 from temporalio import activity, workflow
+from temporalio.runtime import LoggingConfig, LoggingFormat
 
 from paymaster.messages import CALL_WORKFLOW_PREFIX, call_id_of
 from paymaster.security.redaction import redact_value
@@ -22,8 +24,11 @@ _LIBRARIES_OWN = ("temporal_activity", "temporal_workflow", "temporal_log", "col
 """What libraries attach for formatters of their own; the ids are added below."""
 
 
-def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
-    """From now on everything that is logged goes to the stream, in the form that the settings name."""
+def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> LoggingConfig:
+    """From now on everything that is logged goes to the stream, in the form that the settings name.
+
+    What it gives has the Temporal SDK's own part, which is not in Python, say its warnings in the same form.
+    """
     people = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -53,6 +58,7 @@ def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
     # The SDK would append the same ids to every sentence.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
+    return replace(LoggingConfig.default, format=LoggingFormat.COMPACT if people else LoggingFormat.JSON)
 
 
 def _add_ids(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

@@ -253,6 +253,11 @@ def _check_address(address: str) -> str:
     return address
 
 
+def _check_collector_url(url: str) -> str:
+    """http:// is what a collector in the same network takes; no key goes there."""
+    return _check_http_url(url, allow_http=True)
+
+
 def _check_database_url(url: SecretText) -> SecretText:
     """The URL with the driver that we use: hosting services hand out `postgres://` and `postgresql://`."""
     scheme, separator, rest = url.get_secret_value().partition("://")
@@ -632,8 +637,8 @@ class WorkerSettings(_Table):
     """`[worker]`: the worker process."""
 
     health_address: Annotated[str, AfterValidator(_check_address)] | None = None
-    """Host and port, such as "127.0.0.1:8000", of an HTTP server with /live and /ready. It has no password: let only
-    the orchestrator reach it. None, the default: no such server."""
+    """Host and port, such as "127.0.0.1:8000", of an HTTP server with /live, /ready and /metrics (Prometheus). It
+    has no password: let only the orchestrator and Prometheus reach it. None, the default: no such server."""
     grace_period: Duration | None = None
     """How long running calls may still take after SIGTERM. After that what was sent is charged at its bound as
     unconfirmed and what was not is left to other workers. The orchestrator must wait 15 s longer before it kills. None,
@@ -660,6 +665,19 @@ class LogSettings(_Table):
     """What is less important is left out. Default "info"."""
 
 
+class TelemetrySettings(_Table):
+    """`[telemetry]`: traces and metrics by OpenTelemetry, over OTLP (HTTP, protobuf). The standard variables work
+    too: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, …"""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector_url)] | None = None
+    """The collector's address without a path, such as "http://127.0.0.1:4318". None, the default: what
+    OTEL_EXPORTER_OTLP_ENDPOINT says, and nothing is sent when that is not set either."""
+    metrics_every: Duration = timedelta(seconds=15)
+    """How often metrics are sent, and the ledger is asked how it stands. Default "15s"."""
+    record_content: bool = False
+    """Put prompts and answers into traces, in plain text. Default false: only names, sizes and costs."""
+
+
 class Settings(BaseSettings):
     """The whole configuration. `load_settings` reads it; the constructor reads no file and no environment."""
 
@@ -683,6 +701,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
     logs: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
     def settings_customise_sources(

@@ -29,6 +29,7 @@ from paymaster.settings import (
     LogSettings,
     ServiceSettings,
     Settings,
+    TelemetrySettings,
     WorkerSettings,
     format_duration,
     load_settings,
@@ -175,7 +176,14 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     """Documentation is made of these descriptions; a setting without one would have none."""
-    tables: list[type[BaseModel]] = [LedgerSettings, ServiceSettings, BudgetSettings, WorkerSettings, LogSettings]
+    tables: list[type[BaseModel]] = [
+        LedgerSettings,
+        ServiceSettings,
+        BudgetSettings,
+        WorkerSettings,
+        LogSettings,
+        TelemetrySettings,
+    ]
     for table in tables:
         for name, field in table.model_fields.items():
             assert field.description, f"{table.__name__}.{name}"

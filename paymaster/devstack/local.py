@@ -140,7 +140,9 @@ class LocalPaymaster:
         environment = clean_environment(**self.environment())
         if not self._keep_settings:
             own = self.environment()
-            environment = {k: v for k, v in environment.items() if k in own or not k.startswith("PAYMASTER_")}
+            environment = {
+                k: v for k, v in environment.items() if k in own or not k.startswith(("PAYMASTER_", "OTEL_"))
+            }
         settings = load_settings(self._config_file, environ=environment)
         self.client = await Client.connect(
             self.temporal_address, namespace=self.namespace, plugins=[PaymasterPlugin(settings)]

@@ -151,7 +151,7 @@ async def test_a_check_that_hangs_or_fails_is_not_ready_and_shows_no_secret(monk
     async def well() -> str | None:
         return None
 
-    async with HealthServer(address, {"hangs": hangs, "fails": fails, "well": well}):
+    async with HealthServer(address, {"hangs": hangs, "fails": fails, "well": well}, bytes):
         status, found = await asked(address, "/ready")
     assert status == 503
     assert found["checks"] == {"hangs": "no answer within 0 s", "fails": "failed with RuntimeError", "well": "ok"}
