@@ -10,7 +10,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Two processes, each with a Temporal and a PostgreSQL of its own: many tests wait more than they compute.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo dev test test-full lint format types bench clean
+.PHONY: demo dev test test-full lint format types bench histories clean
 
 demo: .venv/.ready      ## the main job: an agent on a real model, parked at its cap, raised, finished
 	.venv/bin/paymaster demo $(ARGS)
@@ -35,6 +35,9 @@ types: .venv/.ready
 
 bench: .venv/.ready
 	.venv/bin/python -m benchmarks $(ARGS)
+
+histories: .venv/.ready ## records tests/histories anew, after a change that old ones cannot follow
+	.venv/bin/python tests/record_histories.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"

@@ -689,7 +689,7 @@ class Settings(BaseSettings):
     services: dict[ServiceName, ServiceSettings] = Field(default_factory=dict[str, ServiceSettings])
     """By name."""
     routes: dict[RouteName, Candidates] = Field(default_factory=dict[str, tuple[str, ...]])
-    """By name: "service/model", first choice first. `split_candidate` takes one apart."""
+    """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
     budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
     keys: KeysSettings = KeysSettings()

@@ -1,4 +1,4 @@
-"""`paymaster config`: bring the ledger the configuration."""
+"""`paymaster config`: bring the ledger the configuration; print what can be configured."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +40,14 @@ def apply(
         print_line(f"{'applied' if state.applied else 'not applied'}{f': {state.detail}' if state.detail else ''}")
     if state.digest != wanted.digest:
         raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+def docs() -> None:
+    """Print docs/configuration.md: every key with its meaning and its default, as the settings say it."""
+    from paymaster.settings_reference import settings_reference
+
+    print_line(settings_reference().rstrip("\n"))
 
 
 async def _apply(settings: "Settings", wanted: "DeskConfig", sign_with: Path | None, *, force: bool) -> "ConfigState":

@@ -1,0 +1,74 @@
+"""Promise 10: what is running when a new version is deployed goes on with it. Recorded histories, replayed."""
+
+from pathlib import Path
+
+import pytest
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+from temporalio.workflow import NondeterminismError
+
+from paymaster.messages import LLMRequest, LLMResult
+from paymaster.plugin import PaymasterPlugin
+from paymaster.settings import Settings
+from workflows.budget import BudgetWorkflow
+from workflows.content_agent import ContentAgentWorkflow
+from workflows.llm_call import LLMCallWorkflow
+from workflows.usage_backlog import UsageBacklogWorkflow
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+OURS = (LLMCallWorkflow, BudgetWorkflow, UsageBacklogWorkflow, ContentAgentWorkflow)
+WANTED = {
+    "budget-first-run",
+    "budget-latest-run",
+    "budget-second-run",
+    "call-cancelled-parked",
+    "call-cancelled-sent",
+    "call-failed-over",
+    "call-granted",
+    "call-parked-and-raised",
+    "content-agent",
+    "usage-backlog",
+}
+
+
+def history(name: str) -> WorkflowHistory:
+    return WorkflowHistory.from_json(name, (Path(__file__).parent / "histories" / f"{name}.json").read_text())
+
+
+def test_every_kind_of_history_is_there() -> None:
+    assert {file.stem for file in HISTORIES} == WANTED
+
+
+@pytest.mark.parametrize("name", sorted(WANTED))
+async def test_the_workflows_of_today_can_go_on_with_this_history(name: str) -> None:
+    """When this fails, see record_histories.py."""
+    replayer = Replayer(workflows=OURS, plugins=[PaymasterPlugin(Settings())])
+    await replayer.replay_workflow(history(name))
+
+
+def test_a_history_holds_what_its_name_says() -> None:
+    texts = {file.stem: file.read_text() for file in HISTORIES}
+    assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-first-run"]
+    assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-second-run"]
+    assert "budget_answer" in texts["call-parked-and-raised"]
+    assert "EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED" in texts["call-cancelled-parked"]
+    assert "EVENT_TYPE_ACTIVITY_TASK_COMPLETED" in texts["call-cancelled-sent"]
+    assert texts["call-granted"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") == 1
+    assert texts["call-failed-over"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") > 1
+
+
+@workflow.defn(name="LLMCallWorkflow")
+class Changed:
+    """What a careless change does: one more step before the first."""
+
+    @workflow.run
+    async def run(self, request: LLMRequest) -> LLMResult:
+        await workflow.sleep(1)
+        return await LLMCallWorkflow(request).run(request)
+
+
+async def test_a_changed_workflow_is_noticed() -> None:
+    replayer = Replayer(workflows=[Changed], plugins=[PaymasterPlugin(Settings())])
+    with pytest.raises(NondeterminismError):
+        await replayer.replay_workflow(history("call-granted"))
