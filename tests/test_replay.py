@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
-from temporalio.worker import Replayer
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from paymaster.messages import LLMRequest, LLMResult
@@ -69,6 +69,8 @@ class Changed:
 
 
 async def test_a_changed_workflow_is_noticed() -> None:
-    replayer = Replayer(workflows=[Changed], plugins=[PaymasterPlugin(Settings())])
+    # As our workers run it; a sandbox would import this file, and the tests' libraries with it.
+    runner = UnsandboxedWorkflowRunner()
+    replayer = Replayer(workflows=[Changed], plugins=[PaymasterPlugin(Settings())], workflow_runner=runner)
     with pytest.raises(NondeterminismError):
         await replayer.replay_workflow(history("call-granted"))
