@@ -31,12 +31,12 @@ async def unbudgeted(site: Site) -> LLMResult:
 # ---------------------------------------------------------------- 50 at once
 
 
-async def throughput(site: Site, *, calls: int = 400, rounds: int = 5) -> list[Figure]:
+async def throughput(site: Site, *, calls: int = 200, rounds: int = 5) -> list[Figure]:
     """Calls a second, one round of each after the other; the ratio of the medians of each."""
     return await _paired(site, governed, unbudgeted, calls, rounds, AT_ONCE, "50 at once", 0.90)
 
 
-async def throughput_of_agents(site: Site, *, calls: int = 10, rounds: int = 5, agents: int = 20) -> list[Figure]:
+async def throughput_of_agents(site: Site, *, calls: int = 10, rounds: int = 5, agents: int = 10) -> list[Figure]:
     """The same as children: each agent makes its calls five at once."""
     async with Worker(site.client, task_queue=AGENTS_TASK_QUEUE, workflows=[Agent]):
 

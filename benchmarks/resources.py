@@ -9,7 +9,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(*processes: GuardedProcess | int) -> float:
-    """What they have used since they began, with their children that are alive."""
+    """What they have used since they began, with their children, also those that have ended."""
     return sum(_cpu_ticks(pid) for process in processes for pid in _family(_pid(process))) / _TICKS_PER_S
 
 
@@ -36,4 +36,4 @@ def _cpu_ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:  # ended meanwhile
         return 0
-    return int(fields[11]) + int(fields[12])
+    return sum(int(ticks) for ticks in fields[11:15])  # user and system, its own and of the children that it waited for
