@@ -35,6 +35,7 @@ from activities.store_notices import StoreNoticesActivities
 from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
+from paymaster.errors import LedgerNotFound
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.logs import configure_logs
@@ -46,6 +47,8 @@ from paymaster.messages import (
     Answer,
     AttemptReport,
     Command,
+    ConfigState,
+    DeskConfig,
 )
 from paymaster.search_attributes import are_registered
 from paymaster.security.key_ring import KeyRing, kept_keys
@@ -71,6 +74,8 @@ CALLS_AT_ONCE = 1_000
 """Service calls that one process waits for; they are idle connections most of the time."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
 """As often at most as Temporal is told that a call still waits: 1,000 calls send 125 beats a second."""
+CONFIGURE_RETRIES = 5
+"""At start, each up to ten seconds: Temporal gives the task of a dead worker to another one after ten."""
 REPORT_WITHIN_S = 5.0
 """For telling the ledger of a failed attempt; its settlement says it again."""
 logger = logging.getLogger("paymaster.worker")
@@ -111,7 +116,7 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
                 await running.enter_async_context(worker)
             if role != "activities":
                 config = desk_config(settings)
-                applied = await ledger.start(config)
+                applied = await _configured(ledger, config)
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
                 running.enter_context(telemetry.watching(ledger))
@@ -124,6 +129,20 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
         await keys.close()
         await connections.close()
         await engine.dispose()
+
+
+async def _configured(ledger: Ledger, config: DeskConfig) -> ConfigState:
+    """Gives the ledger its configuration. It may need a while: a worker that died with its task in hand, say.
+
+    Raises LedgerNotFound when it does not answer at all.
+    """
+    for _ in range(CONFIGURE_RETRIES):
+        try:
+            return await ledger.start(config)
+        except LedgerNotFound as error:
+            logger.warning("asking again: %s", error)
+            await asyncio.sleep(1)
+    return await ledger.start(config)
 
 
 async def _is_findable(client: Client) -> bool:

@@ -61,11 +61,14 @@ async def test_a_worker_that_is_killed_loses_nothing_hides_nothing_and_pays_noth
     site: Site, service: FakeService, how: str, others: int
 ) -> None:
     """It dies again and again under load; alone, or beside one that lives on."""
+    deadline_s = 800.0 if how == "100-times" else 120.0
     await site.start_workers(others)
     dying = site.launch_worker([WORKER_THAT_DIES, how])
     async with asking(site, AGENTS) as load:
         try:
-            await until(lambda: "worker ready" in dying.log().partition("lives on")[2], "it was killed for good", 800)
+            await until(
+                lambda: "worker ready" in dying.log().partition("lives on")[2], "it was killed for good", deadline_s
+            )
         finally:
             print("\n".join(line for line in dying.log().splitlines() if line.startswith("killed")))
 
