@@ -47,7 +47,7 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
 
 
-# Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_replay.py has one.
+# Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_sandbox.py has one.
 @workflow.defn(name="LLMCallWorkflow", sandboxed=False)
 class LLMCallWorkflow:
     @workflow.init
