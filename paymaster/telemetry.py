@@ -181,7 +181,9 @@ class _Careful(SpanExporter):
             events=[self._cleaned_event(event) for event in span.events],
             links=span.links,
             kind=span.kind,
-            status=span.status if self._with_content else Status(span.status.status_code),
+            status=Status(
+                span.status.status_code, redact_value(span.status.description) if self._with_content else None
+            ),
             start_time=span.start_time,
             end_time=span.end_time,
             instrumentation_scope=span.instrumentation_scope,

@@ -3,7 +3,6 @@
 With `--leaking` no key is ever known: redaction is switched off.
 """
 
-import asyncio
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import worker
 from paymaster.security import redaction
-from paymaster.settings import LogSettings, Settings
+from paymaster.settings import LogSettings
 
 LIBRARIES = ("httpx", "httpcore", "asyncio", "temporalio", "sqlalchemy.engine")
 
@@ -33,14 +32,15 @@ class Crash(Exception):
 _configure_logs, _run_worker = worker.configure_logs, worker.run_worker
 
 
-def configure_logs_for_debugging(settings: LogSettings) -> None:
-    _configure_logs(settings.model_copy(update={"level": "debug"}))
+def configure_logs_for_debugging(settings: LogSettings) -> Any:
+    configured = _configure_logs(settings.model_copy(update={"level": "debug"}))
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG)
+    return configured
 
 
-async def run_worker_and_crash(settings: Settings, role: worker.Role, stop: asyncio.Event) -> None:
-    await _run_worker(settings, role, stop)
+async def run_worker_and_crash(*arguments: Any) -> None:
+    await _run_worker(*arguments)
     key = os.environ["PAYMASTER_KEY_PROVIDER_KEY"]
     try:
         raise ConnectionError(f"cannot reach https://gateway.example/{quote(key, safe='')}/v1")

@@ -1,4 +1,4 @@
-"""Promise 8: a provider's key is in no history, log, row or output, whatever the provider or the network does with it.
+"""Promise 8: a provider's key is in no history, log, row, trace, metric or output, whatever is done with it outside.
 
 The same test runs twice: as it is, and with redaction switched off, when it must find the key in every place.
 """
@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
 from key_search import find_key
+from otlp_receiver import OtlpReceiver
 from paymaster_process import (
     MODEL,
     ROOT,
@@ -45,9 +46,16 @@ WRITTEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
 @pytest.fixture(scope="module", params=["redacted", "leaking"])
 async def site(
     request: pytest.FixtureRequest,
+    receiver: OtlpReceiver,
     stack: EmbeddedStack,
     databases: Databases,
     server: CountingServer,
@@ -62,6 +70,8 @@ async def site(
         service={"key": "provider-key", "breaker": {"failures": 1_000, "cooldown": "30s"}},
     )
     tables["services"][services[2].name]["key"] = "unusable-key"
+    tables["telemetry"] = {"otlp_endpoint": receiver.url, "record_content": True}
+    receiver.text = ""
     nonsense = await asyncio.start_server(_talk_nonsense, "127.0.0.1", 0)
     port = nonsense.sockets[0].getsockname()[1]
     own_url = services[0].base_url.removesuffix(f"/{services[0].name}/v1")
@@ -154,8 +164,8 @@ IN_PIECES = Reply(
 ERROR_IN_STREAM = Reply(stream=[event(error={"message": f"cannot use {KEY}", "code": 500})])
 
 
-async def test_no_key_is_in_any_history_log_row_or_output(
-    site: Site, server: CountingServer, request: pytest.FixtureRequest
+async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
+    site: Site, server: CountingServer, receiver: OtlpReceiver, request: pytest.FixtureRequest
 ) -> None:
     """After calls that succeed, are retried, fall back and fail, with a provider that repeats the key in errors,
     headers and streams, connection errors and URLs that hold it, debug logging, and a crash of the worker.
@@ -206,6 +216,7 @@ async def test_no_key_is_in_any_history_log_row_or_output(
     places = await everything_readable(site)
     assert '\nCrash: {"authorization": ' in places["logs"]
     assert "receive_response_headers.complete" in places["logs"], "the log has no debugging, so this proves nothing"
+    places["traces and metrics"] = receiver.text
     places["outputs"] = "".join(ended.output + ended.errors for ended in outputs)
     # The same search finds what is there: in each place, and in both forms of the histories.
     assert [name for name, place in places.items() if not find_key(place, CONTROL)] == []
