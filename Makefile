@@ -10,7 +10,10 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Two processes, each with a Temporal and a PostgreSQL of its own: many tests wait more than they compute.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo dev test test-full lint format types bench histories clean
+.PHONY: help demo dev test test-full lint format types bench histories wheel clean
+
+help:                   ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 demo: .venv/.ready      ## the main job: an agent on a real model, parked at its cap, raised, finished
 	.venv/bin/paymaster demo $(ARGS)
@@ -24,16 +27,16 @@ test: .venv/.ready      ## all tests that fit into eight minutes
 test-full: .venv/.ready ## all tests
 	$(PYTEST) $(ARGS)
 
-lint: .venv/.ready
+lint: .venv/.ready      ## ruff
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-format: .venv/.ready
+format: .venv/.ready    ## rewrites what ruff can mend
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-types: .venv/.ready
+types: .venv/.ready     ## pyright, strict
 	.venv/bin/pyright
 
-bench: .venv/.ready
+bench: .venv/.ready     ## measures calls, memory, reports; ARGS=--help says which
 	.venv/bin/python -m benchmarks $(ARGS)
 
 histories: .venv/.ready ## records tests/histories anew, after a change that old ones cannot follow
@@ -49,5 +52,8 @@ histories: .venv/.ready ## records tests/histories anew, after a change that old
 	@$(PYTHON) -m venv .uv || { echo "Python's venv module is missing: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-clean:
+wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agents
+	$(UV) build --wheel
+
+clean:                  ## removes the environment that the others make
 	rm -rf .venv .uv

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,6 +121,24 @@ def test_the_commands_themselves_import_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"temporalio", "sqlalchemy", "asyncpg", "alembic", "pydantic_settings", "httpx", "rich"}
     assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
+
+
+def test_commands_run_without_the_packages_of_the_embedded_stack(folder: Path) -> None:
+    """As in an agent's project, which has none of the packages of the group `stack`."""
+    groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
+    modules = [re.split("[<>=]", package)[0].replace("-", "_") for package in groups["stack"]]
+    program = f"import sys; sys.modules.update(dict.fromkeys({modules})); from paymaster.cli import main; main()"
+
+    assert "xllamacpp" in modules
+    shown = subprocess.run(
+        [sys.executable, "-c", program, "budget", "show"],
+        cwd=folder,
+        env={**ENVIRONMENT, "TEMPORAL_ADDRESS": NOWHERE},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_ends_with_advice(shown, 2, f"no Temporal at {NOWHERE}")
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["usage", "--nonsense"], ["worker", "--role", "boss"], ["call"]])

@@ -8,8 +8,10 @@ import gc
 import getpass
 import os
 import re
+import shutil
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -117,12 +119,16 @@ def _dev_stack(config: Path | None) -> "RunningStack | None":
     own = named or Path("paymaster.toml")
     if named is None and not own.exists():
         own = None
-    try:
-        from paymaster.devstack.running import running_stack
-    except ImportError:  # an installed wheel without the embedded stack's packages
-        return None
+    from paymaster.devstack.running import running_stack
+
     stack = running_stack()
     return stack if stack and (own is None or own.absolute() == stack.config_file) else None
+
+
+def command_name() -> str:
+    """How this user calls us: "paymaster" where the PATH has it, else the path that was given, .venv/bin/paymaster."""
+    called, on_path = Path(sys.argv[0]), shutil.which("paymaster")
+    return "paymaster" if on_path and Path(on_path).resolve() == called.resolve() else str(called)
 
 
 def admin() -> str:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 
 from paymaster.cli.budget import print_accounts
-from paymaster.cli.connection import run_async, until_ctrl_c
+from paymaster.cli.connection import command_name, run_async, until_ctrl_c
 from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note, print_table
 from paymaster.cli.reconcile import print_comparison
 
@@ -220,7 +220,7 @@ class _Story:
 
         status = await self._local.ledger.status()
         stored = await posted_by_account(self._engine, status.ledger, [each.account for each in status.accounts])
-        print_line("5. The budget: paymaster budget show")
+        print_line("\n5. The budget: paymaster budget show")
         print_accounts(status, [each for each in status.accounts if each.account == f"budget:{BUDGET}"])
         print_line("\n6. Do the rows and the ledger's books agree? paymaster reconcile")
         if print_comparison(status, stored):
@@ -232,6 +232,7 @@ async def _keep_running(local: "LocalPaymaster") -> None:
     print_line("\nStill running, until Ctrl-C. In another terminal:")
     for name, value in local.environment().items():
         print_line(f"  export {name}='{value}'")
+    print_line(f"  {command_name()} budget show")
     await until_ctrl_c(local.until_worker_ends())
 
 

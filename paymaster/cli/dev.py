@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, run_async, until_ctrl_c
+from paymaster.cli.connection import ConfigOption, command_name, command_settings, run_async, until_ctrl_c
 from paymaster.cli.output import CommandError, print_line, print_note
 
 if TYPE_CHECKING:
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 LOCAL_SERVICE = "local"
 """A service of this name, without an address that answers, is the model that `dev` runs."""
 TEMPORAL_PORT = 7233
-"""Temporal's usual port, so that other tools find it; another one when it is taken."""
+"""Temporal's usual port, so that other tools find it."""
 
 
 def dev(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where its data is kept. Default: the user's data folder.")
     ] = None,
+    temporal_port: Annotated[
+        int, typer.Option(min=0, max=64535, help="Of Temporal; its UI has the one 1000 above. 0: free ones.")
+    ] = TEMPORAL_PORT,
     config: ConfigOption = None,
 ) -> None:
     """Run Temporal, PostgreSQL, a local model and a worker until Ctrl-C. Data is kept for the next time."""
@@ -29,7 +32,7 @@ def dev(
 
     folder = (data_dir or default_data_dir()).absolute()
     config_file = (config or _config_file(folder)).absolute()
-    run_async(_dev(folder, config_file, command_settings(config_file)))
+    run_async(_dev(folder, config_file, command_settings(config_file), temporal_port))
 
 
 def _config_file(folder: Path) -> Path:
@@ -50,13 +53,13 @@ def _config_file(folder: Path) -> Path:
     return own
 
 
-async def _dev(folder: Path, config_file: Path, settings: "Settings") -> None:
-    from paymaster.devstack import EmbeddedStack, StackError
+async def _dev(folder: Path, config_file: Path, settings: "Settings", temporal_port: int) -> None:
+    from paymaster.devstack import EmbeddedStack, StackError, default_data_dir
     from paymaster.devstack.local import LocalPaymaster
     from paymaster.devstack.running import RunningStack
 
     with_model = LOCAL_SERVICE in settings.services
-    stack = EmbeddedStack(folder, progress=print_note, temporal_port=TEMPORAL_PORT, model=with_model)
+    stack = EmbeddedStack(folder, progress=print_note, temporal_port=temporal_port, model=with_model)
     try:
         async with LocalPaymaster(
             stack,
@@ -74,8 +77,19 @@ async def _dev(folder: Path, config_file: Path, settings: "Settings") -> None:
                 print_line(f"Local model     {stack.model_base_url}")
             print_line(f"Configuration   {config_file}")
             print_line(f"Worker's log    {local.worker_log}")
-            print_line('\nIn another terminal:  paymaster call writer "What is a ledger?" --budget dev')
+            print_line("\nIn another terminal:")
+            if folder != default_data_dir().absolute():  # where other commands look by themselves
+                for name, value in local.environment().items():
+                    print_line(f"  export {name}='{value}'")
+            print_line(f"  {command_name()} call {_example(settings)}")
             print_line("Ctrl-C stops everything; the data stays.")
             await until_ctrl_c(local.until_worker_ends())
     except StackError as error:
         raise CommandError(str(error)) from None
+
+
+def _example(settings: "Settings") -> str:
+    """Arguments of `paymaster call` that this configuration knows; the budget is needed where there are several."""
+    route = next(iter(settings.routes), "ROUTE")
+    budget = f" --budget {next(iter(settings.budgets), 'dev')}" if len(settings.budgets) != 1 else ""
+    return f'{route} "What is a ledger?"{budget}'

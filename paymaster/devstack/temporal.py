@@ -165,5 +165,5 @@ def _bind(listener: socket.socket, wanted: int) -> int:
             return port
     raise StackError(
         f"Port {candidates[0]} on {_LOOPBACK} is in use. Stop the program that has it (another Temporal?), or choose "
-        "another port for Temporal."
+        "another port: `paymaster dev --temporal-port 0` takes a free one."
     )

@@ -154,12 +154,6 @@ async def test_what_could_not_be_removed_is_removed_by_the_next_start() -> None:
         assert not folder.exists()
 
 
-async def test_without_the_group_of_packages_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "platformdirs", None)
-    with pytest.raises(StackError, match=r"platformdirs is not installed. Run `uv sync --group stack`"):
-        await EmbeddedStack(postgres=False, model=False).start()
-
-
 async def test_an_unusable_data_folder_is_a_stack_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StackError, match="can't be used"):
