@@ -827,8 +827,9 @@ class DeskMachine(RuleBasedStateMachine):
                 assert model.running(account) <= model.concurrent_max[account], f"too many calls at once in {account}"
 
     def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
+        """One ahead whose money was spent meanwhile waits for that, and nothing is kept for it any more."""
         for ahead in self.model.queue:
-            if ahead.is_ahead_of(request, arrival):
+            if ahead.is_ahead_of(request, arrival) and self.model.busy_candidates(ahead.request):
                 kept = ahead.kept.intersection(accounts)
                 assert not kept, f"{request.hold_id} took what was kept in {kept} for {ahead.request.hold_id}"
 
@@ -961,6 +962,25 @@ class DeskMachine(RuleBasedStateMachine):
 def test_the_desk_keeps_its_promises_whatever_comes_in_whatever_order() -> None:
     """No grant over a cap, each hold ended once, sums exact, no call kept waiting without need, and cuts unnoticed."""
     run_state_machine_as_test(DeskMachine, settings=EXAMPLES)
+
+
+def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_by_holds_that_expire() -> None:
+    small, large = (
+        Candidate(service="s", model="m", max_output_tokens=tokens, price=WHOLE) for tokens in (1_000, 3_000)
+    )
+    machine = DeskMachine()
+    machine.begin(caps_nanos={("budget:acme", "day"): 4 * UNIT - 1}, max_parked=4, earlier={}, concurrent_max={})
+    machine.books_agree_with_the_model()
+    machine.spend_arrives()
+    machine.almost_an_hour_passes()  # into the next day
+    machine.rush([small], small, "wait", 2 * HOUR, SECOND, small)
+    machine.send(machine.request("acme", [large], "wait"))
+    machine.send(machine.request("acme", [small], "wait"))
+    machine.advance_to(machine.clock_ms + CLAIM_AFTER_MS)
+    machine.send(Void(hold_id="run-1/1"))
+    machine.almost_an_hour_passes()
+    assert machine.model.holds["run-5/1"].state == "pending"
+    assert [waiting.request.hold_id for waiting in machine.model.queue] == ["run-4/1"]
 
 
 def ignore_pending(monkeypatch: pytest.MonkeyPatch) -> None:
