@@ -170,8 +170,9 @@ class LLMRequest(BaseModel):
     """A parked call with a higher priority goes first."""
     on_exhausted: Literal["wait", "fail"] | None = None
     """When the money is gone: wait for a raised cap or a new window, or fail. None: the ledger's configuration."""
-    wait_at_most: timedelta | None = Field(default=None, gt=timedelta(0))
-    """The longest time to be parked, counted from the start of the call. None: the ledger's configuration."""
+    wait_at_most: timedelta | None = Field(default=None, ge=timedelta(milliseconds=1), le=timedelta(days=366))
+    """The longest time to be parked, counted from the start of the call: from 1 ms to 366 days, as in the
+    configuration. None: the ledger's configuration."""
     metadata: dict[str, str] = {}
     """Stored with every attempt, for reports."""
 

@@ -92,6 +92,8 @@ def request(**fields: Any) -> LLMRequest:
         ({"priority": 101}, "priority"),
         ({"on_exhausted": "queue"}, "on_exhausted"),
         ({"wait_at_most": timedelta(0)}, "wait_at_most"),
+        ({"wait_at_most": timedelta(microseconds=999)}, "wait_at_most"),
+        ({"wait_at_most": timedelta.max}, "wait_at_most"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
     ],
     ids=lambda value: str(value)[:30],
