@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
-from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
@@ -52,6 +51,7 @@ from paymaster.messages import (
     StatusRequest,
 )
 from paymaster.temporal_ui import ledger_details
+from workflows.signals import called_in_any_case
 
 AT_MOST = 200
 """Items of the outbox in one delivery."""
@@ -65,18 +65,8 @@ ResultT = TypeVar("ResultT")
 WorkflowT = TypeVar("WorkflowT")
 
 
-def _called_in_any_case(handler: Callable[[WorkflowT, RawValue], None]) -> Callable[[WorkflowT, RawValue], None]:
-    """Signals sent by hand may come without a message, or with two: as an error of Python it would stop the ledger."""
-
-    @wraps(handler)  # also the signature, by which the SDK knows that it must not decode
-    def handle(self: WorkflowT, *messages: RawValue) -> None:
-        handler(self, messages[0] if len(messages) == 1 else RawValue(Payload()))
-
-    return handle
-
-
 def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Callable[[WorkflowT, MessageT], ResultT]:
-    """The same for updates: the wrong number of arguments fails the update, and nothing else."""
+    """As `called_in_any_case`, for updates: the wrong number of arguments fails the update, and nothing else."""
 
     @wraps(handler)
     def handle(self: WorkflowT, *messages: MessageT) -> ResultT:
@@ -204,7 +194,7 @@ class BudgetWorkflow:
             return Refused(hold_id=command.hold_id, detail=repr(error))
 
     @workflow.signal
-    @_called_in_any_case
+    @called_in_any_case
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._decoded("report_attempts", AttemptReports, message):
             for report in batch.reports:
@@ -230,22 +220,22 @@ class BudgetWorkflow:
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name="raise_cap")
-    @_called_in_any_case
+    @called_in_any_case
     def raise_cap_signal(self, message: RawValue) -> None:
         self._signalled("raise_cap", RaiseCap, self._desk.raise_cap, message)
 
     @workflow.signal(name="set_cap")
-    @_called_in_any_case
+    @called_in_any_case
     def set_cap_signal(self, message: RawValue) -> None:
         self._signalled("set_cap", SetCap, self._desk.set_cap, message)
 
     @workflow.signal(name="pause_service")
-    @_called_in_any_case
+    @called_in_any_case
     def pause_service_signal(self, message: RawValue) -> None:
         self._signalled("pause_service", PauseService, self._desk.pause_service, message)
 
     @workflow.signal(name="resume_service")
-    @_called_in_any_case
+    @called_in_any_case
     def resume_service_signal(self, message: RawValue) -> None:
         self._signalled("resume_service", ResumeService, self._desk.resume_service, message)
 

@@ -37,7 +37,7 @@ from paymaster.search_attributes import call_attributes
 from paymaster.services.bounds import input_bytes
 from paymaster.temporal_ui import state_of_call, summary
 from paymaster.usage_entries import cost_nanos
-from workflows.signals import message_of
+from workflows.signals import called_in_any_case, message_of
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
@@ -58,7 +58,7 @@ class LLMCallWorkflow:
         self._holds = 0
         self._answers: dict[str, Granted | Denied] = {}
         self._withdrawn: set[str] = set()
-        self._recalled = 0
+        self._recalled = False
         self._sending: workflow.ActivityHandle[Completion] | None = None
         self._cancelled = False
         self._failed: list[str] = []
@@ -113,6 +113,7 @@ class LLMCallWorkflow:
             self._pass_over(answer.grant, ended)
 
     @workflow.signal
+    @called_in_any_case
     def budget_answer(self, signal: RawValue) -> None:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
         if message := message_of(signal, ParkedAnswer):
@@ -120,6 +121,7 @@ class LLMCallWorkflow:
             self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
 
     @workflow.signal
+    @called_in_any_case
     def budget_withdrawn(self, signal: RawValue) -> None:
         """An admin takes a grant back. What was sent already is sent."""
         if message := message_of(signal, Withdrawn):
@@ -128,7 +130,7 @@ class LLMCallWorkflow:
     @workflow.signal
     def ledger_began(self) -> None:
         """The ledger began anew, from the stored entries, and knows of no parked call: a parked one asks again."""
-        self._recalled += 1
+        self._recalled = True
 
     # ------------------------------------------------------------ reserve
 
@@ -151,6 +153,7 @@ class LLMCallWorkflow:
 
     async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | Ended:
         request = self._request
+        self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost
         try:
             reservation = await workflow.execute_local_activity(
                 "reserve",
@@ -185,13 +188,13 @@ class LLMCallWorkflow:
 
         One of the two always comes; the timeout is for a ledger that was lost and did not begin again.
         """
-        since_ms, recalled = _now_ms(), self._recalled
+        since_ms = _now_ms()
         self._parked = parked
         self._make_findable("parked")
         patience = timedelta(milliseconds=parked.deadline_at_ms - since_ms) + timedelta(minutes=5)
         try:
             await workflow.wait_condition(
-                lambda: parked.hold_id in self._answers or self._cancelled or self._recalled > recalled,
+                lambda: parked.hold_id in self._answers or self._cancelled or self._recalled,
                 timeout=patience,
                 timeout_summary=summary(f"parked: {parked.detail}"),
             )
@@ -201,7 +204,7 @@ class LLMCallWorkflow:
         self._waited_ms += _now_ms() - since_ms
         if parked.hold_id in self._answers:
             return self._answers[parked.hold_id]
-        if self._recalled > recalled and not self._cancelled:
+        if self._recalled and not self._cancelled:
             return None
         return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
 

@@ -1,12 +1,29 @@
-"""Signals that a workflow must not lose: the SDK drops one that it cannot decode."""
+"""Signals as anybody may send them, also by hand: the SDK drops what it cannot decode, and an error of Python in a
+handler would fail the workflow's task again and again."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TypeVar
 
 from pydantic import BaseModel
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
+from paymaster.security.keys import KeyUnavailable
+
 MessageT = TypeVar("MessageT", bound=BaseModel)
+WorkflowT = TypeVar("WorkflowT")
+
+
+def called_in_any_case(handler: Callable[[WorkflowT, RawValue], None]) -> Callable[[WorkflowT, RawValue], None]:
+    """For a signal's handler: one that comes without a message, or with two, is handed over as an empty one."""
+
+    @wraps(handler)  # also the signature, by which the SDK knows that it must not decode
+    def handle(self: WorkflowT, *messages: RawValue) -> None:
+        handler(self, messages[0] if len(messages) == 1 else RawValue(Payload()))
+
+    return handle
 
 
 def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
@@ -17,6 +34,8 @@ def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
     """
     try:
         return workflow.payload_converter().from_payload(signal.payload, kind)
-    except ValueError as error:
+    except KeyUnavailable:
+        raise
+    except Exception as error:  # converters raise whatever they like: KeyError for an encoding that they do not know
         workflow.logger.error("a signal that is no %s is dropped: %s", kind.__name__, error)
         return None

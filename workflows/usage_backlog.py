@@ -13,7 +13,7 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError
 
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, BacklogBatch, BacklogStart, CaughtUp, UsageRecord
-from workflows.signals import message_of
+from workflows.signals import called_in_any_case, message_of
 
 AT_MOST = 200
 """Records in one round."""
@@ -46,6 +46,7 @@ class UsageBacklogWorkflow:
         )
 
     @workflow.signal
+    @called_in_any_case
     def add(self, signal: RawValue) -> None:
         if batch := message_of(signal, BacklogBatch):
             self._records += batch.records

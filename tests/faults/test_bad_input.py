@@ -9,13 +9,16 @@ from uuid import uuid4
 import pytest
 from agents import AGENTS_TASK_QUEUE, BrokenQuestions, agents_running
 from counting_server import CountingServer, FakeService
-from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books
+from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books, until
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.common import RawValue
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
-from paymaster.messages import ChatMessage, RaiseCap, SetCap
+from paymaster.messages import ChatMessage, PauseService, RaiseCap, ResumeService, SetCap
 from paymaster.sendable import REQUEST_BYTES_MAX
 
 HALF_A_PAIR = "half \ud83d of a smile"
@@ -133,6 +136,28 @@ async def test_no_cap_is_changed_by_an_amount_that_is_none(site: Site) -> None:
     with pytest.raises(AdminRefused):
         await site.ledger.raise_cap(RaiseCap(account="budget:acme", window="total", by="0"))
     assert await site.balance("budget:acme") == before
+
+
+async def is_parked(site: Site) -> bool:
+    return (await site.ledger.status()).parked == 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_signal_by_hand_that_is_none_stops_no_call(site: Site, service: FakeService) -> None:
+    """Without a message, with two, with another one, and in an encoding that nobody knows."""
+    await site.ledger.pause_service(PauseService(service=service.name, reason="for a while"))
+    call = await start(site.client, ask())
+    await until(lambda: is_parked(site), "the call is parked")
+    strange = RawValue(Payload(metadata={"encoding": b"binary/strange"}, data=b"?"))
+    for signal in ("budget_answer", "budget_withdrawn", "ledger_began", "no_such_signal"):
+        for messages in ([], ["a", {"b": 1}], [None], [[1, 2]], [strange]):
+            await call.signal(signal, args=messages)
+    await site.ledger.resume_service(ResumeService(service=service.name))
+    (result,) = await results_of([call], 20)
+    assert result.outcome is Outcome.COMPLETED
+    failed = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+    assert failed not in [event.event_type for event in (await call.fetch_history()).events]
+    await settled_books(site, service)
 
 
 @pytest.mark.full
