@@ -682,10 +682,10 @@ class AdminMessage(BaseModel):
 class RaiseCap(AdminMessage):
     """`raise_cap`: adds to a cap. Amounts are US dollars as exact text."""
 
-    account: str
+    account: str = Field(max_length=300)
     """`budget:acme/content` or `service:openai`."""
     window: Window
-    by: Annotated[str, Field(coerce_numbers_to_str=True)]
+    by: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
     until_window_end: bool = False
     """The raise lapses when the window ends."""
 
@@ -693,21 +693,21 @@ class RaiseCap(AdminMessage):
 class SetCap(AdminMessage):
     """`set_cap`: sets a cap, or puts one where there was none."""
 
-    account: str
+    account: str = Field(max_length=300)
     window: Window
-    to: Annotated[str, Field(coerce_numbers_to_str=True)]
+    to: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
 
 
 class PauseService(AdminMessage):
     """`pause_service`: nothing is sent to it until `resume_service`; calls fall back or park."""
 
-    service: str
+    service: str = Field(max_length=300)
 
 
 class ResumeService(AdminMessage):
     """`resume_service`: ends an admin's pause, a pause that the service asked for, and an open breaker."""
 
-    service: str
+    service: str = Field(max_length=300)
 
 
 class CapState(Message):

@@ -181,6 +181,10 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
         (["budget", "raise", "acme", "--window", "day", "--by", "five", "--reason", "r"], 'write it like "12.50"'),
         (["budget", "raise", "acme", "--window", "day", "--by", "0", "--reason", "r"], "more than zero"),
         (["budget", "raise", "acme", "--window", "day", "--by", "-1", "--reason", "r"], "more than zero"),
+        (["budget", "raise", "\udcff", "--window", "day", "--by", "1", "--reason", "r"], "account: "),
+        (["services", "pause", "local", "--reason", "r" * 1_001], "reason: String should have at most 1000"),
+        (["services", "pause", "local", "--reason", "\udcff"], "reason: "),
+        (["services", "resume", "\udcff"], "service: "),
     ],
 )
 def test_a_wrong_value_says_what_is_right(run: Run, arguments: list[str], advice: str) -> None:

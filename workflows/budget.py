@@ -323,7 +323,8 @@ class BudgetWorkflow:
         return None
 
     def _refuse(self, name: str, text: str, reason: str) -> None:
-        refused = f"{name} {text[:200]}: {reason}".encode(errors="replace").decode()
+        """Cut to length: a reason repeats what was sent, and the ledger keeps it and sends it on with others."""
+        refused = f"{name[:100]} {text[:200]}: {reason[:1_000]}".encode(errors="replace").decode()
         workflow.logger.error("refused %s", refused)
         self._desk.refuse_message(refused, _now_ms())
 

@@ -66,6 +66,8 @@ REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
+KNOWN_SHOWN_MAX = 20
+"""Of the accounts that there are, in the answer to a command about one that is not there."""
 SUPERSEDED_MAX = 50
 """Earlier configurations that do not come back by themselves."""
 
@@ -738,7 +740,10 @@ class Desk:
         return self.state.gates[service]
 
     def _known_accounts(self) -> str:
-        return ", ".join(sorted(self.ledger.accounts)) or "none"
+        """There may be thousands: the first ones show how they are written."""
+        known = sorted(self.ledger.accounts)
+        more = f" and {len(known) - KNOWN_SHOWN_MAX} more" if len(known) > KNOWN_SHOWN_MAX else ""
+        return (", ".join(known[:KNOWN_SHOWN_MAX]) or "none") + more
 
 
 def _account_configs(config: DeskConfig) -> dict[str, AccountConfig]:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from paymaster.cli.connection import (
     ConfigOption,
     admin,
     admin_errors,
+    checked,
     command_settings,
     connect_ledger,
     ledger_status,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from paymaster.messages import (
         AccountStatus,
-        AdminMessage,
         CapState,
         DeskStatus,
         RaiseCap,
@@ -49,7 +49,6 @@ Account = Annotated[str, typer.Argument(help="budget:acme/content, service:opena
 WindowOption = Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 Who = Annotated[str | None, typer.Option(help="Kept with the change; of a signed one its signer. Default: user@host.")]
-ChangeT = TypeVar("ChangeT", bound="AdminMessage")
 
 _BAR_CHARACTERS = 10
 _HOUR_MS = 3_600_000
@@ -114,7 +113,7 @@ def raise_(
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
     from paymaster.messages import RaiseCap
 
-    change = _checked(
+    change = checked(
         RaiseCap,
         {
             "account": _full_name(account),
@@ -142,7 +141,7 @@ def set_(
     """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
     from paymaster.messages import SetCap
 
-    change = _checked(
+    change = checked(
         SetCap,
         {
             "account": _full_name(account),
@@ -165,16 +164,6 @@ def _amount(option: str, text: str) -> str:
     if nanos < 0 or (option == "--by" and nanos == 0):
         raise CommandError(f"{option} {text}: {'a raise is more than zero' if option == '--by' else 'it is negative'}")
     return text
-
-
-def _checked(kind: "type[ChangeT]", values: dict[str, object]) -> "ChangeT":
-    from pydantic import ValidationError
-
-    try:
-        return kind.model_validate(values)
-    except ValidationError as invalid:
-        problem = invalid.errors()[0]
-        raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 def _tell(state: "CapState", *, as_json: bool) -> None:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     from paymaster.client import Ledger
     from paymaster.devstack.running import RunningStack
-    from paymaster.messages import DeskStatus
+    from paymaster.messages import AdminMessage, DeskStatus
     from paymaster.settings import Settings
 
 T = TypeVar("T")
+ChangeT = TypeVar("ChangeT", bound="AdminMessage")
 
 ConfigOption = Annotated[
     Path | None,
@@ -148,6 +149,17 @@ async def tell_if_slow(what: str) -> AsyncGenerator[None, None]:
         yield
     finally:
         hint.cancel()
+
+
+def checked(kind: "type[ChangeT]", values: dict[str, object]) -> "ChangeT":
+    """What an admin commands. Raises CommandError for what no such message can hold."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as invalid:
+        problem = invalid.errors()[0]
+        raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 @contextmanager

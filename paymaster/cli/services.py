@@ -9,6 +9,7 @@ from paymaster.cli.connection import (
     ConfigOption,
     admin,
     admin_errors,
+    checked,
     command_settings,
     connect_ledger,
     ledger_status,
@@ -57,7 +58,7 @@ def pause(
     """Send nothing more to a service: its calls fall back, or park."""
     from paymaster.messages import PauseService
 
-    change = PauseService(service=name, reason=reason, who=who or admin())
+    change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
     _tell(run_async(_pause(command_settings(config), change, sign_with)), as_json=as_json)
 
 
@@ -73,7 +74,7 @@ def resume(
     """End an admin's pause, a pause that the service asked for, and an open breaker."""
     from paymaster.messages import ResumeService
 
-    change = ResumeService(service=name, reason=reason, who=who or admin())
+    change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})
     _tell(run_async(_resume(command_settings(config), change, sign_with)), as_json=as_json)
 
 

@@ -12,6 +12,14 @@ from paymaster.messages import Granted, PauseService, RaiseCap, ResumeService, S
 # ---------------------------------------------------------------- wrong messages
 
 
+def test_of_ten_thousand_accounts_a_refusal_names_a_few() -> None:
+    """It is kept in the ledger's state, shown in its status and sent to the database with others."""
+    site = Site(config(budgets={f"acme/b{n:05}": capped(day=10) for n in range(10_000)}))
+    with pytest.raises(ValueError, match=r"there are: budget:acme/b00000, .* and 9981 more") as refused:
+        site.desk.raise_cap(RaiseCap(account="budget:acme", window="day", by="1"), site.now_ms)
+    assert len(str(refused.value)) < 1_000
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

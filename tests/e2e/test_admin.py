@@ -58,6 +58,8 @@ NONSENSE: tuple[object, ...] = (
     {"account": "budget:acme", "window": "total", "by": "-1"},
     {"account": "budget:acme\ud800", "window": "total", "by": "1"},
     {"account": "budget:acme", "window": "total", "by": "1", "reason": "half \ud800"},
+    {"account": "budget:" + "x" * 1_500_000, "window": "total", "by": "1"},
+    {"account": "budget:acme", "window": "total", "by": "1", "y" * 1_500_000: 1},
     {"account": "budget:acme", "window": "total", "by": "1", "half \ud800": 1},
     {"account": "budget:acme", "window": "total", "by": True},
     ["budget:acme", "total", "1"],
@@ -176,6 +178,7 @@ async def test_a_bad_signal_stops_nothing_and_is_seen_and_a_good_one_after_it_wo
         "rise_cap",
     ):
         assert any(wrong in text for text in texts), wrong
+    assert max(map(len, texts)) < 1_500, "what is refused would fill the ledger's state"
     assert any(text.startswith("pause : there is no such signal; there are: raise_cap, set_cap,") for text in texts)
     assert (await site.balance("budget:acme")).cap_nanos == cap
     assert await site.cap_changes() == []
