@@ -214,7 +214,7 @@ def _what_to_do(reason: str) -> str:
         )
     innermost = re.search(r'message: "([^"]+)"', reason)
     said = innermost[1] if innermost else reason
-    if "CertificateRequired" in reason or said == "transport error":
+    if "CertificateRequired" in reason or said in ("transport error", "operation was canceled"):
         return (
             "(it ends the connection)\n"
             "Does it want TLS (TEMPORAL_TLS=true), or a client certificate (TEMPORAL_TLS_CLIENT_CERT_PATH and "

@@ -128,14 +128,15 @@ async def test_a_hold_that_is_given_back_late_is_charged_nowhere(site: Site, ser
         priority=0,
     )
     # The two activities as the call workflow would run them; no workflow, because it could not be stopped in between.
-    assert isinstance(await ActivityEnvironment().run(reservations.reserve, request), Granted)
+    reservation = await ActivityEnvironment().run(reservations.reserve, request)
+    assert isinstance(reservation.answer, Granted)
 
     async def expired() -> bool:
         status = await site.ledger.status()
         return status.unconfirmed == before.unconfirmed + 1 and status.outbox == 0
 
     await until(expired, "the hold expires")
-    assert isinstance(await ActivityEnvironment().run(reservations.reserve, request), Ended)
+    assert isinstance((await ActivityEnvironment().run(reservations.reserve, request)).answer, Ended)
     await ActivityEnvironment().run(reservations.void, request.hold_id)
     status = await settled_books(site)
     assert status.unconfirmed == before.unconfirmed

@@ -109,6 +109,8 @@ async def test_the_commands_show_and_change_the_running_ledger(site: Site, servi
         "pending_usd": usd(0),
         "available_usd": usd(2_500_000_000 - result.cost_nanos),
         "ends_at": None,
+        "burn_usd_per_hour": None,
+        "cap_reached_at": None,
     }
     refused = await site.command("budget", "raise", "nobody", "--window", "day", "--by", "1", "--reason", "why")
     assert (refused.code, "there are: budget:acme, budget:other" in refused.errors) == (1, True)

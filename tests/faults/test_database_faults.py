@@ -133,7 +133,7 @@ async def test_connections_that_are_cut_again_and_again_lose_no_entry(
     name = make_url(site.database_url).database
     async with asking(site) as load:
         until_s = time.monotonic() + 3
-        while time.monotonic() < until_s:
+        while cut <= 10 or time.monotonic() < until_s:
             async with admin.connect() as connection:
                 ended = await connection.execute(
                     text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
@@ -142,7 +142,6 @@ async def test_connections_that_are_cut_again_and_again_lose_no_entry(
             await asyncio.sleep(0.05)
         await load.answers(16)
     print(f"{cut} connections cut under {len(load.results)} calls")
-    assert cut > 10
     status = await settled_books(site, service)
     assert status.unconfirmed == 0
 
