@@ -578,11 +578,19 @@ class Desk:
         self.queue.renew_claims(now_ms)
         for call in self.queue:
             due = call.retry_at_ms is not None and call.retry_at_ms <= now_ms
-            if not due and freed.isdisjoint(call.waits_for):
+            if not due and freed.isdisjoint(call.waits_for) and not self._may_be_gone(call, freed):
                 continue
             claimed = self.queue.end_claims(call)
             kept = frozenset[str]() if self._serve(call) else self.queue.claim(call, now_ms)
             freed |= claimed - kept  # it keeps those accounts from nobody behind it any more
+
+    def _may_be_gone(self, call: ParkedCall, freed: set[str]) -> bool:
+        """Whether a call that does not wait for money, but for a paused service, say, may have lost its money."""
+        request = call.reserve
+        return request.on_exhausted == "fail" and any(
+            not freed.isdisjoint(self.ledger.charged_accounts(request.budget, candidate.service))
+            for candidate in request.candidates
+        )
 
     def _serve(self, call: ParkedCall) -> bool:
         """Grants a parked call, or denies it if waiting does not help any more. False: it waits on."""

@@ -294,6 +294,18 @@ def test_a_call_that_may_not_wait_is_denied_when_the_money_turns_out_to_be_spent
     assert site.desk.handle(site.request(hold_id=waiting), site.now_ms) == denied, "asked again, the answer is the same"
 
 
+def test_a_call_that_may_not_wait_is_denied_when_the_money_is_spent_while_its_service_is_paused() -> None:
+    """An admin's pause may last for days, and at its end there is nothing left for the call."""
+    site = Site(config(budgets={"acme": capped(day=10)}, services={"s": service(), "t": service()}))
+    site.desk.pause_service(PauseService(service="s"), site.now_ms)
+    failing, patient = site.parked(candidate("s", usd=2), mode="fail"), site.parked(candidate("s", usd=2))
+    site.settle(site.granted(candidate("t", usd=9)), 9)
+    answers = site.answers()
+    assert isinstance(denied := answers[failing], Denied)
+    assert denied.reason == "cap_reached"
+    assert patient not in answers
+
+
 def test_a_call_that_may_not_wait_is_denied_at_once_when_the_money_is_gone() -> None:
     """`fail`, and $9 of $10 are spent."""
     site = Site(config(budgets={"acme": capped(day=10)}))
