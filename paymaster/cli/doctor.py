@@ -56,7 +56,7 @@ async def _checks(config: Path | None) -> list[Check]:
     except CommandError as error:
         return [Check("configuration", False, str(error))]
     checks = [
-        Check("configuration", True, f"{len(settings.services)} services, {len(settings.routes)} routes"),
+        Check("configuration", True, f"services: {len(settings.services)}, routes: {len(settings.routes)}"),
         await _check("temporal", _temporal, settings),
     ]
     if checks[-1].ok:
