@@ -1056,7 +1056,8 @@ def forget_ended_ids_at_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_machine_sees_a_broken_ledger(
     monkeypatch: pytest.MonkeyPatch, seed: Callable[[pytest.MonkeyPatch], None], noticed: str
 ) -> None:
-    """Each seeded bug fails the machine within the examples of an ordinary run, for the right reason."""
+    """Each seeded bug fails the machine, for the right reason; the search ends where it finds it. Most are found within
+    the examples of an ordinary run, one that needs two rare things within ten times as many."""
     seed(monkeypatch)
     with pytest.raises(AssertionError, match=noticed):
-        run_state_machine_as_test(DeskMachine, settings=settings(EXAMPLES, phases=[Phase.generate]))
+        run_state_machine_as_test(DeskMachine, settings=settings(EXAMPLES, max_examples=2_000, phases=[Phase.generate]))

@@ -67,7 +67,7 @@ def some_of_the_bound(request: Received) -> TokenUsage:
     return TokenUsage(input_tokens=draw.randint(200, 1_100), output_tokens=draw.randint(10, 100))
 
 
-@pytest.fixture(params=["usual", "cut"])
+@pytest.fixture(params=[pytest.param("usual", marks=pytest.mark.full), "cut"])
 async def temporal_address(request: pytest.FixtureRequest, stack: EmbeddedStack) -> AsyncIterator[str]:
     """The session's server, and one that suggests continue-as-new after every 50 events."""
     if request.param == "usual":
