@@ -317,7 +317,8 @@ class LedgerSettings(_Table):
     """`[ledger]`: the books, and what happens to a call when the money is gone."""
 
     name: LedgerName = "default"
-    """Which books: the budget workflow is `budget/<name>`. Default "default"."""
+    """Which books: the budget workflow is `budget/<name>`. A namespace has one ledger: task queues are not named after
+    it, so workers of two would take each other's calls. Default "default"."""
     on_exhausted: Literal["wait", "fail"] = "wait"
     """When the money is gone: "wait" parks the call until a cap is raised or a window ends, "fail" denies it at once.
     A request may choose. Default "wait"."""
