@@ -97,7 +97,10 @@ async def until_parked(site: Site, parked: int, service: FakeService, held: int)
     await until(so_many, f"{parked} calls are parked and {held} requests are held")
 
 
-@pytest.mark.parametrize(("name", "usage"), [("equal", as_much_as_allowed), ("smaller", less_than_allowed)])
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [("equal", as_much_as_allowed), pytest.param("smaller", less_than_allowed, marks=pytest.mark.full)],
+)
 async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
     site: Site, server: CountingServer, name: str, usage: Callable[[Received], TokenUsage]
 ) -> None:
