@@ -323,11 +323,14 @@ class Ledger:
         crossed: list[Crossed] = []
         for balance in self._open_lines(hold):
             balance.pending_nanos -= freed
-            balance.posted_nanos += change
-            if balance.cap_nanos is not None:
-                parts = () if balance.posted_nanos < balance.alert_from_nanos else self._newly_crossed(balance)
+            balance.posted_nanos = posted = balance.posted_nanos + change
+            if (cap := balance.cap_nanos) is None:
+                continue
+            parts: tuple[float, ...] = ()
+            if posted >= balance.alert_from_nanos:
+                parts = self._newly_crossed(balance)
                 crossed += [Crossed(balance, part) for part in parts]
-                notices.append(_notice(balance, balance.cap_nanos, parts))
+            notices.append(BudgetNotice(balance.account, balance.window, cap, posted, balance.pending_nanos, parts))
         if confirmed:
             del self.holds[hold_id]
         else:
@@ -367,14 +370,3 @@ class Ledger:
 def _reached(balance: Balance, part: str) -> bool:
     """Whether posted money has reached this part of the cap, exactly as it is written in the configuration."""
     return balance.cap_nanos is not None and balance.posted_nanos >= Decimal(part) * balance.cap_nanos
-
-
-def _notice(balance: Balance, cap_nanos: int, crossed: tuple[float, ...]) -> BudgetNotice:
-    return BudgetNotice(
-        account=balance.account,
-        window=balance.window,
-        cap_nanos=cap_nanos,
-        posted_nanos=balance.posted_nanos,
-        pending_nanos=balance.pending_nanos,
-        crossed=crossed,
-    )
