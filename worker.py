@@ -38,6 +38,7 @@ from paymaster.desk_config import desk_config
 from paymaster.errors import LedgerNotFound
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
+from paymaster.ledger_traffic import LedgerTraffic
 from paymaster.logs import configure_logs
 from paymaster.measurements import batch_size
 from paymaster.messages import (
@@ -212,9 +213,16 @@ def _workers(
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
         batch_size.record(len(commands))
-        return await ledger.apply(commands, config)
+        answers = await ledger.apply(commands, config)
+        traffic.sent(commands, answers)
+        return answers
 
-    commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
+    traffic = LedgerTraffic()
+    commits = GroupCommit[Command, Answer](
+        commit,
+        size_of=lambda command: len(command.model_dump_json()),
+        worth_waiting_for=traffic.worth_waiting_for,
+    )
     grace_period = _grace_period(settings)
     deployment = _deployment(settings.worker)
     ledger_worker = Worker(

@@ -126,9 +126,10 @@ async def added_time(site: Site, *, pairs: int = 100) -> list[Figure]:
 # ---------------------------------------------------------------- history events
 
 
-async def history_events(site: Site, *, calls: int = 400) -> list[Figure]:
-    """Of a call, and of the budget workflow for each call at 50 at once."""
+async def history_events(site: Site, *, calls: int = 600) -> list[Figure]:
+    """Of a call, and of the budget workflow for each call at 50 at once, once so many run."""
     await governed(site)  # a new ledger reads first what was spent before, and the first call is parked meanwhile
+    await rate(site, governed, calls // 6, AT_ONCE)
     before = await _events_of_the_ledger(site)
     await rate(site, governed, calls, AT_ONCE)
     of_the_ledger = await _events_of_the_ledger(site) - before

@@ -5,6 +5,7 @@ updates in flight to it. Items must be harmless to commit twice: a commit that f
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
@@ -12,6 +13,9 @@ from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
+
+
+GATHERS_AT_MOST_S = 0.5
 
 
 class CommitUnavailable(Exception):
@@ -28,6 +32,9 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
     split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
     growing pauses up to a second, until an item is `give_up_after_s` seconds old, which fails with `CommitUnavailable`.
+
+    Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
+    tells how many items the group should have, for which it then waits up to half a second.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         items_max: int = 200,
         bytes_max: int = 512 * 1024,
         give_up_after_s: float = 30.0,
+        worth_waiting_for: Callable[[], int] = lambda: 1,
     ) -> None:
         self._commit = commit
         self._size_of = size_of
@@ -46,6 +54,9 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._give_up_after_s = give_up_after_s
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
+        self._worth_waiting_for = worth_waiting_for
+        self._wanted = 1
+        self._enough = asyncio.Event()
 
     async def submit(self, item: ItemT) -> AnswerT:
         """The answer to one item. An item whose waiter is cancelled before it is sent is not sent.
@@ -57,14 +68,25 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             item, self._size_of(item), loop.create_future(), loop.time() + self._give_up_after_s
         )
         self._waiting.append(waiting)
+        if len(self._waiting) >= self._wanted:
+            self._enough.set()
         if self._committing is None or self._committing.done():
             # Without the context of this one item: the group belongs to no single call, and so to no call's trace.
             self._committing = asyncio.create_task(self._commit_all(), context=Context())
         return await waiting.answer
 
     async def _commit_all(self) -> None:
-        while group := self._next_group():
-            await self._commit_group(group)
+        while self._waiting:
+            await self._gather()
+            await self._commit_group(self._next_group())
+
+    async def _gather(self) -> None:
+        self._wanted = self._worth_waiting_for()
+        if len(self._waiting) < self._wanted:
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHERS_AT_MOST_S):
+                    await self._enough.wait()
 
     def _next_group(self) -> "list[_Waiting[ItemT, AnswerT]]":
         group: list[_Waiting[ItemT, AnswerT]] = []

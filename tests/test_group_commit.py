@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.group_commit import GATHERS_AT_MOST_S, CommitUnavailable, GroupCommit, PoisonedBatch
 
 T = TypeVar("T")
 Commits = GroupCommit[int, str]
@@ -174,6 +174,56 @@ def test_after_a_bad_item_the_next_ones_are_committed() -> None:
         with pytest.raises(PoisonedBatch):
             await commits.submit(1)
         assert await commits.submit(2) == answer_to(2)
+
+    run(story())
+
+
+# ---------------------------------------------------------------- gathering
+
+
+def test_a_group_waits_until_so_many_are_there_as_are_worth_waiting_for_and_no_longer() -> None:
+    """The last of three sends them off, long before the half second is over."""
+
+    async def story() -> None:
+        ledger = Ledger()
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: 3)
+        tasks = await submit_all(commits, [1, 2])
+        await asyncio.sleep(0.2)
+        assert ledger.groups == []
+        tasks += await submit_all(commits, [3])
+        assert await asyncio.gather(*tasks) == [answer_to(n) for n in (1, 2, 3)]
+        assert ledger.groups == [[1, 2, 3]]
+        assert ledger.times == [pytest.approx(0.2)]
+
+    run(story())
+
+
+def test_who_waits_in_vain_for_others_goes_after_half_a_second() -> None:
+    """It is asked anew before each group: what the first waited for, the second need not."""
+
+    async def story() -> None:
+        ledger = Ledger()
+        wanted = [3, 1]
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: wanted.pop(0))
+        assert await commits.submit(1) == answer_to(1)
+        assert now() == pytest.approx(GATHERS_AT_MOST_S)
+        assert await commits.submit(2) == answer_to(2)
+        assert now() == pytest.approx(GATHERS_AT_MOST_S)
+
+    run(story())
+
+
+def test_those_who_leave_while_a_group_gathers_are_not_sent() -> None:
+    """Also when nobody is left."""
+
+    async def story() -> None:
+        ledger = Ledger()
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: 2)
+        (lonely,) = await submit_all(commits, [1])
+        lonely.cancel()
+        await asyncio.sleep(GATHERS_AT_MOST_S * 2)
+        assert ledger.groups == []
+        assert await asyncio.gather(*await submit_all(commits, [2, 3])) == [answer_to(2), answer_to(3)]
 
     run(story())
 

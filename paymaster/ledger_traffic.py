@@ -1,0 +1,61 @@
+"""Whether a command to the ledger should wait for others: only where so many come that nobody waits long or in vain.
+
+An update leaves five events in the ledger's history, and costs the Temporal server about as much, however many commands
+it carries.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from paymaster.messages import Answer, Command, Granted, Reserve
+
+WORTH_WAITING_FOR = 32
+"""Commands in one update. A call sends two, so that an update serves sixteen calls."""
+CALLS_AT_ONCE_MIN = 20
+"""With fewer calls at once too many of them would wait for each other, and nothing would go on meanwhile."""
+COMMANDS_A_SECOND_MIN = 40
+"""With fewer, too little comes in the half second that group commit waits."""
+_LOOKS_BACK_S = 5.0
+
+
+class _Group(NamedTuple):
+    at_s: float
+    commands: int
+    calls_at_once: int
+
+
+class LedgerTraffic:
+    """What this process has sent to the ledger of late."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells seconds."""
+        self._clock = clock
+        self._groups: deque[_Group] = deque()
+        self._open: dict[str, float] = {}
+        """Until when a hold counts as open: another process may have settled it."""
+
+    def sent(self, commands: Sequence[Command], answers: Sequence[Answer]) -> None:
+        """Notes a group of commands, and with the answers which calls began and ended."""
+        now_s = self._clock()
+        while self._open and next(iter(self._open.values())) <= now_s:
+            del self._open[next(iter(self._open))]
+        newly = sum(command.hold_id not in self._open for command in commands)
+        self._groups.append(_Group(now_s, len(commands), len(self._open) + newly))
+        for command, answer in zip(commands, answers, strict=True):
+            if isinstance(answer, Granted):
+                grant = answer.grant
+                self._open[grant.hold_id] = now_s + (grant.expires_at_ms - grant.granted_at_ms) / 1_000
+            elif not isinstance(command, Reserve):
+                self._open.pop(command.hold_id, None)
+
+    def worth_waiting_for(self) -> int:
+        """How many commands the next group may wait for; 1 when it should not wait."""
+        now_s = self._clock()
+        while self._groups and self._groups[0].at_s <= now_s - _LOOKS_BACK_S:
+            self._groups.popleft()
+        at_once = max((group.calls_at_once for group in self._groups), default=0)
+        last_second = sum(group.commands for group in self._groups if group.at_s > now_s - 1)
+        many = at_once >= CALLS_AT_ONCE_MIN and last_second >= COMMANDS_A_SECOND_MIN
+        return min(WORTH_WAITING_FOR, at_once) if many else 1
