@@ -1,14 +1,10 @@
 """answer_calls: the ledger's messages to calls: the end of a parking, or a grant taken back."""
 
-import asyncio
-
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
+from activities.call_signals import CallSignal, has_ended, signal_calls
 from paymaster.messages import CallMessage, CallMessages, Delivery, ParkedAnswer
-
-SIGNALS_AT_ONCE = 20
 
 
 class AnswerCallsActivities:
@@ -20,20 +16,19 @@ class AnswerCallsActivities:
         """What arrived, and for whom it came too late. The rest is sent again with the next batch."""
         delivered: list[int] = []
         gone: list[int] = []
-        places = asyncio.Semaphore(SIGNALS_AT_ONCE)
-
-        async def signal(message: CallMessage) -> None:
-            handle = self._client.get_workflow_handle(message.call.workflow_id, run_id=message.call.run_id)
-            name = "budget_answer" if isinstance(message, ParkedAnswer) else "budget_withdrawn"
-            async with places:
-                try:
-                    await handle.signal(name, message)
-                    delivered.append(message.sequence)
-                except RPCError as error:
-                    if error.status is RPCStatusCode.NOT_FOUND:
-                        gone.append(message.sequence)
-                    else:
-                        activity.logger.warning("%s to %s not delivered: %s", name, message.call.workflow_id, error)
-
-        await asyncio.gather(*map(signal, batch.messages))
+        signals = [_signal(message) for message in batch.messages]
+        errors = await signal_calls(self._client, signals)
+        for message, signal, error in zip(batch.messages, signals, errors, strict=True):
+            if error is None:
+                delivered.append(message.sequence)
+            elif has_ended(error):
+                gone.append(message.sequence)
+            else:
+                activity.logger.warning("%s to %s not delivered: %s", signal.name, signal.call.workflow_id, error)
         return Delivery(delivered=tuple(delivered), gone=tuple(gone))
+
+
+def _signal(message: CallMessage) -> CallSignal:
+    return CallSignal(
+        message.call, "budget_answer" if isinstance(message, ParkedAnswer) else "budget_withdrawn", message
+    )

@@ -1,12 +1,11 @@
 """recall_parked: has the calls ask again that were parked in a ledger which is lost."""
 
-import asyncio
-
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
-SIGNALS_AT_ONCE = 20
+from activities.call_signals import CallSignal, has_ended, signal_calls
+from paymaster.messages import CallRef
+
 RUNNING_CALLS = 'WorkflowType = "LLMCallWorkflow" AND ExecutionStatus = "Running"'
 
 
@@ -18,18 +17,13 @@ class RecallParkedActivities:
     async def recall_parked(self) -> int:
         """Tells every running call that the ledger began anew; how many. Who is not parked there asks nothing.
 
-        Calls of another ledger ask again under the id that they are parked with, and keep their place.
+        Raises RPCError when one of those that still run was not told.
         """
-        places = asyncio.Semaphore(SIGNALS_AT_ONCE)
-
-        async def signal(workflow_id: str, run_id: str) -> None:
-            async with places:
-                try:
-                    await self._client.get_workflow_handle(workflow_id, run_id=run_id).signal("ledger_began")
-                except RPCError as error:
-                    if error.status is not RPCStatusCode.NOT_FOUND:  # that one has ended meanwhile
-                        raise
-
-        calls = [(call.id, call.run_id) async for call in self._client.list_workflows(RUNNING_CALLS)]
-        await asyncio.gather(*(signal(*call) for call in calls))
-        return len(calls)
+        signals = [
+            CallSignal(CallRef(workflow_id=call.id, run_id=call.run_id), "ledger_began")
+            async for call in self._client.list_workflows(RUNNING_CALLS)
+        ]
+        for error in await signal_calls(self._client, signals):
+            if error is not None and not has_ended(error):
+                raise error
+        return len(signals)

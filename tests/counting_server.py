@@ -5,7 +5,6 @@ with its own behaviour and its own count, so that tests which share a worker do 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -18,6 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+
+from loopback_server import LoopbackServer
 
 from paymaster.money import Price, TokenUsage
 
@@ -160,7 +161,7 @@ class CountingServer:
 
     def __init__(self) -> None:
         self._services: dict[str, FakeService] = {}
-        self._connections: set[asyncio.Task[None]] = set()
+        self._server = LoopbackServer(self._serve_one)
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="counting server")
 
@@ -183,27 +184,10 @@ class CountingServer:
 
     async def _run(self) -> None:
         stop = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1_000)
-        self._started.set_result((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
+        await self._server.listen()
+        self._started.set_result((asyncio.get_running_loop(), stop, self._server.port))
         await stop.wait()
-        server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection with any number of requests, one after the other."""
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while await self._serve_one(reader, writer):
-                    pass
-        finally:
-            writer.close()
+        await self._server.refuse()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -307,13 +291,13 @@ class Webhook:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.answers_after_s = 0.0
-        self._server: asyncio.Server | None = None
-        self._port = 0
-        self._connections: set[asyncio.Task[None]] = set()
+        self._server = LoopbackServer(self._serve_one)
+        self.listen = self._server.listen
+        self.refuse = self._server.refuse
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/alerts"
+        return f"http://127.0.0.1:{self._server.port}/alerts"
 
     @property
     def ids(self) -> list[str]:
@@ -329,35 +313,11 @@ class Webhook:
     ) -> None:
         await self.refuse()
 
-    async def listen(self) -> None:
-        """From now on somebody answers."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    async def refuse(self) -> None:
-        """From now on connections are refused."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while True:
-                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-                    length = next(int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:"))
-                    document = json.loads(await reader.readexactly(length))
-                    await self._answer(document, writer)
-        finally:
-            writer.close()
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:"))
+        await self._answer(json.loads(await reader.readexactly(length)), writer)
+        return True
 
     async def _answer(self, document: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         self.refused += 1

@@ -6,7 +6,6 @@ client credentials flow.
 """
 
 import asyncio
-import contextlib
 import json
 import ssl
 import threading
@@ -22,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import trustme
+from loopback_server import LoopbackServer
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 CLIENT_ID = "66666666-7777-8888-9999-000000000000"
@@ -62,8 +62,9 @@ class KeyVaultServer:
         authority = trustme.CA()
         self.ca_bundle = folder / "vault-ca.pem"
         authority.cert_pem.write_to_path(str(self.ca_bundle))
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1", "localhost").configure_cert(self._tls)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
+        self._server = LoopbackServer(self._serve_one, tls)
         self.resource = VAULT_RESOURCE
         """What its challenge asks for a token for."""
         self.faults: deque[Fault] = deque()
@@ -82,9 +83,6 @@ class KeyVaultServer:
         self._secrets: dict[str, list[Version]] = {}
         self._tokens: dict[str, str] = {}
         self._held: asyncio.Event | None = None
-        self._listener: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        self._port = 0
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="key vault")
 
@@ -101,7 +99,7 @@ class KeyVaultServer:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://127.0.0.1:{self._server.port}"
 
     def tables(self) -> dict[str, dict[str, object]]:
         """`[keys]` and `[azure]` of a configuration that uses it."""
@@ -146,10 +144,10 @@ class KeyVaultServer:
 
     def go_down(self) -> None:
         """Connections are ended and refused."""
-        self._do(self._end_listening())
+        self._do(self._server.refuse())
 
     def come_up(self) -> None:
-        self._do(self._listen())
+        self._do(self._server.listen())
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
@@ -163,36 +161,10 @@ class KeyVaultServer:
 
     async def _run(self) -> None:
         stop = asyncio.Event()
-        await self._listen()
+        await self._server.listen()
         self._started.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()
-        await self._end_listening()
-
-    async def _listen(self) -> None:
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self._port, ssl=self._tls)
-            self._port = self._listener.sockets[0].getsockname()[1]
-
-    async def _end_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-                while await self._serve_one(reader, writer):
-                    pass
-        finally:
-            writer.transport.abort()
+        await self._server.refuse()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

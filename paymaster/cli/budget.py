@@ -1,7 +1,6 @@
 """`paymaster budget`: the accounts of the ledger, and raising a cap."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,10 +8,8 @@ import typer
 from paymaster.cli.connection import (
     ConfigOption,
     admin,
-    admin_errors,
     checked,
     command_settings,
-    connect_ledger,
     ledger_status,
     run_async,
 )
@@ -26,7 +23,7 @@ from paymaster.cli.output import (
     usd,
     utc,
 )
-from paymaster.cli.signing import SignOption, signed
+from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +34,8 @@ if TYPE_CHECKING:
         AccountStatus,
         CapState,
         DeskStatus,
-        RaiseCap,
-        SetCap,
         WindowStatus,
     )
-    from paymaster.settings import Settings
 
 app = typer.Typer(help="Show the accounts, raise or set a cap.", no_args_is_help=True)
 
@@ -63,7 +57,7 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Caps, posted and pending money, what is available, and parked calls."""
-    status = run_async(_status(command_settings(config)))
+    status = run_async(ledger_status(command_settings(config)))
     accounts = status.accounts if account is None else (_find(status, account),)
     if as_json:
         print_json(
@@ -124,7 +118,8 @@ def raise_(
             "who": who or admin(),
         },
     )
-    _tell(run_async(_raise_cap(command_settings(config), change, sign_with)), as_json=as_json)
+    told = tell_ledger(config, "raise_cap", change, sign_with, lambda ledger, signed: ledger.raise_cap(signed))
+    _tell(run_async(told), as_json=as_json)
 
 
 @app.command(name="set")
@@ -151,7 +146,8 @@ def set_(
             "who": who or admin(),
         },
     )
-    _tell(run_async(_set_cap(command_settings(config), change, sign_with)), as_json=as_json)
+    told = tell_ledger(config, "set_cap", change, sign_with, lambda ledger, signed: ledger.set_cap(signed))
+    _tell(run_async(told), as_json=as_json)
 
 
 def _amount(option: str, text: str) -> str:
@@ -173,24 +169,6 @@ def _tell(state: "CapState", *, as_json: bool) -> None:
         print_json({"account": state.account, "window": state.window, "cap_usd": usd(state.cap_nanos)})
     else:
         print_line(f"{state.account} {state.window}: the cap is now {format_usd(state.cap_nanos)}")
-
-
-async def _status(settings: "Settings") -> "DeskStatus":
-    return await ledger_status(await connect_ledger(settings))
-
-
-async def _raise_cap(settings: "Settings", change: "RaiseCap", sign_with: Path | None) -> "CapState":
-    ledger = await connect_ledger(settings)
-    change = await signed(ledger, settings, "raise_cap", change, sign_with)
-    with admin_errors():
-        return await ledger.raise_cap(change)
-
-
-async def _set_cap(settings: "Settings", change: "SetCap", sign_with: Path | None) -> "CapState":
-    ledger = await connect_ledger(settings)
-    change = await signed(ledger, settings, "set_cap", change, sign_with)
-    with admin_errors():
-        return await ledger.set_cap(change)
 
 
 def _full_name(account: str) -> str:

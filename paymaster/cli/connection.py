@@ -230,14 +230,11 @@ async def connect_ledger(settings: "Settings") -> "Ledger":
     return Ledger(await connect_temporal(settings), settings.ledger.name)
 
 
-async def ledger_status(ledger: "Ledger") -> "DeskStatus":
+async def ledger_status(settings: "Settings") -> "DeskStatus":
     """Raises CommandError when no worker answers for the ledger."""
-    from paymaster.errors import LedgerNotFound
-
-    try:
+    ledger = await connect_ledger(settings)
+    with admin_errors():
         return await ledger.status()
-    except LedgerNotFound as error:
-        raise CommandError(str(error)) from None
 
 
 def database_url(settings: "Settings") -> str:

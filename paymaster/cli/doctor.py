@@ -10,7 +10,6 @@ import typer
 from paymaster.cli.connection import (
     ConfigOption,
     command_settings,
-    connect_ledger,
     connect_temporal,
     ledger_status,
     open_database,
@@ -84,7 +83,7 @@ async def _temporal(settings: "Settings") -> str:
 
 
 async def _ledger(settings: "Settings") -> str:
-    status = await ledger_status(await connect_ledger(settings))
+    status = await ledger_status(settings)
     return f"{status.ledger} answers: {status.holds} in flight, {status.parked} parked"
 
 

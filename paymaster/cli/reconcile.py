@@ -109,9 +109,9 @@ async def _repaired(settings: "Settings") -> "tuple[DeskStatus, dict[str, int]]"
     ledger = await connect_ledger(settings)
     with admin_errors():
         await ledger.reload()
-    async with asyncio.timeout(_LOADS_WITHIN_S):
-        while any(account.loading for account in (await ledger_status(ledger)).accounts):  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(_LOADS_WITHIN_S):
+            while any(account.loading for account in (await ledger.status()).accounts):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.2)
     return await _both(settings)
 
 
@@ -119,7 +119,7 @@ async def _both(settings: "Settings") -> "tuple[DeskStatus, dict[str, int]]":
     """The ledger's status, and the sums of the stored entries for the same accounts."""
     from paymaster.database import posted_by_account
 
-    status = await ledger_status(await connect_ledger(settings))
+    status = await ledger_status(settings)
     async with open_database(settings) as engine:
         stored = await posted_by_account(engine, status.ledger, [account.account for account in status.accounts])
     return status, stored

@@ -1,6 +1,5 @@
 """`paymaster services`: rate limits, breakers, pauses."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,21 +7,18 @@ import typer
 from paymaster.cli.connection import (
     ConfigOption,
     admin,
-    admin_errors,
     checked,
     command_settings,
-    connect_ledger,
     ledger_status,
     run_async,
 )
 from paymaster.cli.output import JsonOption, print_json, print_line, print_table, utc
-from paymaster.cli.signing import SignOption, signed
+from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from paymaster.messages import AccountStatus, DeskStatus, PauseService, ResumeService, ServiceState, ServiceStatus
-    from paymaster.settings import Settings
+    from paymaster.messages import AccountStatus, ServiceState, ServiceStatus
 
 app = typer.Typer(help="Show services with their limits, pause and resume them.", invoke_without_command=True)
 
@@ -36,7 +32,7 @@ def services(context: typer.Context, as_json: JsonOption = False, config: Config
     """Rate limits and their use, breakers, pauses."""
     if context.invoked_subcommand is not None:
         return
-    status = run_async(_status(command_settings(config)))
+    status = run_async(ledger_status(command_settings(config)))
     accounts = {account.account: account for account in status.accounts}
     rows = [(service, accounts[f"service:{service.service}"]) for service in status.services]
     if as_json:
@@ -59,7 +55,8 @@ def pause(
     from paymaster.messages import PauseService
 
     change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
-    _tell(run_async(_pause(command_settings(config), change, sign_with)), as_json=as_json)
+    told = tell_ledger(config, "pause_service", change, sign_with, lambda ledger, signed: ledger.pause_service(signed))
+    _tell(run_async(told), as_json=as_json)
 
 
 @app.command()
@@ -75,25 +72,10 @@ def resume(
     from paymaster.messages import ResumeService
 
     change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})
-    _tell(run_async(_resume(command_settings(config), change, sign_with)), as_json=as_json)
-
-
-async def _status(settings: "Settings") -> "DeskStatus":
-    return await ledger_status(await connect_ledger(settings))
-
-
-async def _pause(settings: "Settings", change: "PauseService", sign_with: Path | None) -> "ServiceState":
-    ledger = await connect_ledger(settings)
-    change = await signed(ledger, settings, "pause_service", change, sign_with)
-    with admin_errors():
-        return await ledger.pause_service(change)
-
-
-async def _resume(settings: "Settings", change: "ResumeService", sign_with: Path | None) -> "ServiceState":
-    ledger = await connect_ledger(settings)
-    change = await signed(ledger, settings, "resume_service", change, sign_with)
-    with admin_errors():
-        return await ledger.resume_service(change)
+    told = tell_ledger(
+        config, "resume_service", change, sign_with, lambda ledger, signed: ledger.resume_service(signed)
+    )
+    _tell(run_async(told), as_json=as_json)
 
 
 def _tell(state: "ServiceState", *, as_json: bool) -> None:

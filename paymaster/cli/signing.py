@@ -1,22 +1,41 @@
 """Signing what an admin commands, where the ledger wants that."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from paymaster.cli.connection import admin_errors
+from paymaster.cli.connection import admin_errors, command_settings, connect_ledger
 from paymaster.cli.output import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from paymaster.client import Ledger
     from paymaster.security.signatures import SignedT
     from paymaster.settings import Settings
+
+AnswerT = TypeVar("AnswerT")
 
 SignOption = Annotated[
     Path | None,
     typer.Option("--sign-with", metavar="FILE", help="Your signing key; see `paymaster admin new-key`."),
 ]
+
+
+async def tell_ledger(
+    config: Path | None,
+    action: str,
+    command: "SignedT",
+    sign_with: Path | None,
+    send: "Callable[[Ledger, SignedT], Awaitable[AnswerT]]",
+) -> AnswerT:
+    """The ledger's answer to what an admin commands. Raises CommandError, also for what the ledger refuses."""
+    settings = command_settings(config)
+    ledger = await connect_ledger(settings)
+    command = await signed(ledger, settings, action, command, sign_with)
+    with admin_errors():
+        return await send(ledger, command)
 
 
 async def signed(

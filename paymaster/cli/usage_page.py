@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paymaster.cli.connection import connect_ledger, ledger_status, open_database, tell_if_slow
+from paymaster.cli.connection import ledger_status, open_database, tell_if_slow
 from paymaster.cli.output import CommandError, print_note
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def write_page(
 async def _accounts(settings: "Settings", budget: str | None) -> "tuple[AccountStatus, ...] | None":
     """The ledger's accounts; None, with a note, when it does not answer: the rest of the page is as useful."""
     try:
-        accounts = (await ledger_status(await connect_ledger(settings))).accounts
+        accounts = (await ledger_status(settings)).accounts
     except CommandError as error:
         print_note(f"the page has no caps: {error}")
         return None

@@ -4,7 +4,7 @@ Money is in whole dollars: a candidate of `max_output_tokens=3` can cost at most
 """
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from paymaster.admission.desk import Desk, DeskState
 from paymaster.admission.ledger import Balance
@@ -104,6 +104,17 @@ def config(
     )
 
 
+class Asked(TypedDict, total=False):
+    """What a call may say of itself; see `Site.request` for the rest."""
+
+    budget: str
+    mode: Literal["wait", "fail"]
+    wait_ms: int
+    priority: int
+    input_bytes: int
+    hold_id: str | None
+
+
 class Site:
     """A desk, the time, and what came out of its outbox so far."""
 
@@ -151,52 +162,24 @@ class Site:
             priority=priority,
         )
 
-    def reserve(
-        self,
-        *candidates: Candidate,
-        budget: str = "acme",
-        mode: Literal["wait", "fail"] = "wait",
-        wait_ms: int = 24 * HOUR,
-        priority: int = 0,
-        input_bytes: int = 0,
-        hold_id: str | None = None,
-    ) -> Answer:
-        request = self.request(
-            *candidates,
-            budget=budget,
-            mode=mode,
-            wait_ms=wait_ms,
-            priority=priority,
-            input_bytes=input_bytes,
-            hold_id=hold_id,
-        )
-        return self.desk.handle(request, self.now_ms)
+    def reserve(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Answer:
+        return self.desk.handle(self.request(*candidates, **asked), self.now_ms)
 
-    def granted(self, *candidates: Candidate, budget: str = "acme", input_bytes: int = 0, priority: int = 0) -> Grant:
-        answer = self.reserve(*candidates, budget=budget, input_bytes=input_bytes, priority=priority)
+    def granted(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Grant:
+        answer = self.reserve(*candidates, **asked)
         assert isinstance(answer, Granted), answer
         return answer.grant
 
-    def parked(
-        self,
-        *candidates: Candidate,
-        budget: str = "acme",
-        mode: Literal["wait", "fail"] = "wait",
-        wait_ms: int = 24 * HOUR,
-        priority: int = 0,
-        input_bytes: int = 0,
-    ) -> str:
+    def parked(self, *candidates: Candidate, **asked: Unpack[Asked]) -> str:
         """The hold id of a call that had to wait."""
-        answer = self.reserve(
-            *candidates, budget=budget, mode=mode, wait_ms=wait_ms, priority=priority, input_bytes=input_bytes
-        )
+        answer = self.reserve(*candidates, **asked)
         assert isinstance(answer, Parked), answer
         return answer.hold_id
 
-    def denied(
-        self, *candidates: Candidate, budget: str = "acme", mode: Literal["wait", "fail"] = "fail", input_bytes: int = 0
-    ) -> Denied:
-        answer = self.reserve(*candidates, budget=budget, mode=mode, input_bytes=input_bytes)
+    def denied(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Denied:
+        """Of a call that does not want to wait, where nothing else is said."""
+        asked.setdefault("mode", "fail")
+        answer = self.reserve(*candidates, **asked)
         assert isinstance(answer, Denied), answer
         return answer
 
