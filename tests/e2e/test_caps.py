@@ -94,7 +94,7 @@ async def until_parked(site: Site, parked: int, service: FakeService, held: int)
         status = await site.ledger.status()
         return (status.parked, status.holds, service.held) == (parked, held, held)
 
-    await until(so_many, f"{parked} calls are parked and {held} requests are held")
+    await until(so_many, f"{parked} calls are parked and {held} requests are held", 90)
 
 
 @pytest.mark.parametrize(
