@@ -221,6 +221,11 @@ class Model:
     def busy_candidates(self, request: Reserve) -> list[Candidate]:
         return [c for c in request.candidates if self.verdict(request, c) in ("held", "fits", "perhaps")]
 
+    def may_be_shut(self, request: Reserve) -> bool:
+        """Whether the desk may have seen only open breakers, before somebody behind took money that it needs, too."""
+        gates = [self.gates[candidate.service] for candidate in self.busy_candidates(request)]
+        return all(gate.open_until_ms is not None and self.now_ms < gate.open_until_ms for gate in gates)
+
     def is_in_the_way_of(self, ahead: Waiting, other: Candidate, request: Reserve, candidate: Candidate) -> bool:
         """Whether this call could take money that the one ahead needs for its own candidate."""
         both_bounds = bound_of(ahead.request, other) + bound_of(request, candidate)
@@ -906,7 +911,7 @@ class DeskMachine(RuleBasedStateMachine):
             if not model.busy_candidates(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
                 assert request.on_exhausted == "wait", f"{request.hold_id} is to fail on exhausted and waits for money"
-            elif model.loading:
+            elif model.loading or model.may_be_shut(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
             elif waiting.busy_since_ms is None:
                 waiting.busy_since_ms = model.now_ms
