@@ -5,6 +5,7 @@ import contextlib
 import gc
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -102,6 +103,8 @@ def _anything_reachable() -> Generator[None]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Gets Temporal before the first test, whose time limit is too short for a build of it: minutes, once a machine."""
+    # A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("PYTEST_XDIST_WORKER") or session.config.option.collectonly:
         return
     try:
