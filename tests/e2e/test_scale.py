@@ -97,7 +97,7 @@ async def test_one_raise_releases_all_parked_calls_and_those_block_nobody_meanwh
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(300, marks=[pytest.mark.full, pytest.mark.timeout(120)]),
+        pytest.param(1_000, marks=[pytest.mark.full, pytest.mark.timeout(240)]),
         pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(1_800)]),
     ],
 )
@@ -126,7 +126,7 @@ async def test_the_history_of_the_budget_workflow_is_never_much_longer_than_sugg
             async def listed() -> bool:
                 query = 'WorkflowId = "budget/default"'
                 lengths[:] = [run.history_length async for run in site.client.list_workflows(query)]
-                return len(lengths) >= 3
+                return len(lengths) >= 2
 
             await until(listed, "Temporal lists the runs")
             print(f"{count} calls in {len(lengths)} runs of the budget workflow, the longest has {max(lengths)} events")
