@@ -53,12 +53,19 @@ async def test_twelve_worker_processes_share_one_ledger(site: Site, service: Fak
     """Eight poll workflow tasks, as many as may; four only call services."""
     await site.start_workers(8)
     await site.start_workers(4, program=[WORKER, "--role", "activities"])
+    service.hold()
+
+    async def all_but_ten_are_parked() -> bool:
+        return (service.held, (await site.ledger.status()).parked) == (10, 30)
+
     async with caps_watched(site), asking(site, agents=40) as load:
+        await until(all_but_ten_are_parked, "ten calls are at the service and thirty wait", 60)
+        service.release()
         await load.answers(400, deadline_s=200)
     status = await settled_books(site, service)
     assert status.unconfirmed == 0
     assert service.count == len(load.results)
-    assert service.in_flight_max <= 10
+    assert service.in_flight_max == 10
 
 
 @pytest.mark.full

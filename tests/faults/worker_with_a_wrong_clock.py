@@ -15,16 +15,19 @@ LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def main(seconds: int, *arguments: str) -> int:
-    real = time.time
+    real, real_ns = time.time, time.time_ns
 
     def wrong() -> float:
         return real() + seconds
+
+    def wrong_ns() -> int:
+        return real_ns() + seconds * 1_000_000_000
 
     if LIBRARIES and "LD_PRELOAD" not in os.environ:
         deceived = {"LD_PRELOAD": str(LIBRARIES[0]), "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | deceived)
     if not LIBRARIES:
-        time.time = wrong
+        time.time, time.time_ns = wrong, wrong_ns
     import worker
 
     print(f"the clock is wrong by {seconds} s, {'by libfaketime' if LIBRARIES else 'in Python'}", flush=True)
