@@ -147,6 +147,7 @@ class LLMCallWorkflow:
                 await self._void(hold_id)
                 raise asyncio.CancelledError
             if isinstance(answer, Ended):  # too old to be told from one that was used before: ask under a new id
+                await self._still_ours("the hold has ended")
                 asked_at_ms = _now_ms()
                 continue
             return answer
@@ -180,6 +181,7 @@ class LLMCallWorkflow:
             self._findable = reservation.findable
             return reservation.answer
         except exceptions.FailureError as error:
+            await self._still_ours("the ledger did not answer")
             await self._void(hold_id)  # it may have been granted all the same
             return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
 
@@ -207,6 +209,14 @@ class LLMCallWorkflow:
         if self._recalled and not self._cancelled:
             return None
         return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
+
+    async def _still_ours(self, why: str) -> None:
+        """Ends here in a worker that was frozen or cut off while another one went on with the call.
+
+        What a local activity answered is known to this worker alone until Temporal takes its workflow task, which it
+        does not from a worker that lost it. To act on the answer before that would undo what the other one does.
+        """
+        await workflow.sleep(timedelta(milliseconds=1), summary=summary(f"{why}: has another worker this call?"))
 
     async def _void(self, hold_id: str) -> None:
         await workflow.execute_local_activity(

@@ -13,6 +13,8 @@ from temporalio.service import RPCError
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
 
+LAST_ANSWER_WITHIN_S = 120.0
+"""After the block. It takes a retry, a task and a hold that ran into their timeouts, but no parking without an end."""
 _NUMBERS = itertools.count(1)
 
 
@@ -23,6 +25,9 @@ class Load:
         self.results: list[LLMResult] = []
         self.ended_at_s: list[float] = []
         """When each of them came, on the monotonic clock."""
+
+        self.open: set[str] = set()
+        """Calls that have not ended."""
 
     @property
     def longest_pause_s(self) -> float:
@@ -54,15 +59,18 @@ async def asking(site: Site, agents: int = 8) -> AsyncGenerator[Load]:
         while not stopping.is_set():
             prompt = f"question {next(_NUMBERS):06}"
             request = LLMRequest(route="writer", budget=f"acme/agent-{agent}", prompt=prompt, call_id=prompt)
+            load.open.add(prompt)
             load.results.append(await _answer(site, request))
+            load.open.remove(prompt)
             load.ended_at_s.append(time.monotonic())
 
     async with asyncio.TaskGroup() as group:
-        for agent in range(agents):
-            group.create_task(ask_on(agent))
+        asking = [group.create_task(ask_on(agent)) for agent in range(agents)]
         try:
             yield load
         finally:
             stopping.set()
+        await asyncio.wait(asking, timeout=LAST_ANSWER_WITHIN_S)
+        assert not load.open, "calls that nobody answers"
     outcomes = Counter((result.outcome, result.reason) for result in load.results)
     assert outcomes == {(Outcome.COMPLETED, None): len(load.results)}

@@ -12,12 +12,14 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from counting_server import CountingServer, FakeService
 from load import asking
 from paymaster_process import Databases, Site, configuration, frozen, running_site, settled_books, until
+from slow_proxy import SlowProxy
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -30,35 +32,6 @@ from paymaster.messages import backlog_workflow_id
 pytestmark = pytest.mark.timeout(180)
 PASSWORD = "p%40ss:/?#[]@!$&'()*+,;= \"\\%%é€ñ{}|"
 NUMBERS = itertools.count(1)
-
-
-class SlowProxy:
-    """A way to the database over TCP on loopback, each message of which takes `delay_s` longer."""
-
-    def __init__(self, socket: str) -> None:
-        self.delay_s = 0.0
-        self._socket = socket
-
-    async def listen(self) -> int:
-        """The port."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        return self._server.sockets[0].getsockname()[1]
-
-    def close(self) -> None:
-        self._server.close()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            from_database, to_database = await asyncio.open_unix_connection(self._socket)
-            await asyncio.gather(self._forward(reader, to_database), self._forward(from_database, writer))
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                await asyncio.sleep(self.delay_s)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +59,8 @@ async def proxy(database: EmbeddedStack, admin: AsyncEngine) -> AsyncIterator[tu
         rules.write_text('local all "pay:m@ster" scram-sha-256\n' + rules.read_text())
         await connection.execute(text("SELECT pg_reload_conf()"))
     address = make_url(database.database_url)
-    proxy = SlowProxy(f"{address.query['host']}/.s.PGSQL.{address.query['port']}")
+    socket = f"{address.query['host']}/.s.PGSQL.{address.query['port']}"
+    proxy = SlowProxy(partial(asyncio.open_unix_connection, socket))
     by_proxy = address.set(
         username="pay:m@ster", password=PASSWORD, host="127.0.0.1", port=await proxy.listen(), query={"ssl": "disable"}
     )

@@ -1,8 +1,12 @@
 """Many worker processes on one ledger: all at once, each restarted in turn, one frozen, one with a wrong clock."""
 
+import asyncio
 import itertools
+import re
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +19,23 @@ from paymaster_process import (
     caps_watched,
     configuration,
     frozen,
+    own_workers,
+    results_of,
     running_site,
     settled_books,
     until,
 )
+from slow_proxy import SlowProxy
 from sqlalchemy import text
 
+from paymaster import LLMRequest, Outcome
+from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
+from paymaster.messages import PauseService, ResumeService
 
 pytestmark = pytest.mark.timeout(300)
 WORKER = ROOT / "worker.py"
+WORKER_THAT_FREEZES = Path(__file__).with_name("worker_that_freezes.py")
 WORKER_WITH_A_WRONG_CLOCK = Path(__file__).with_name("worker_with_a_wrong_clock.py")
 NUMBERS = itertools.count(1)
 
@@ -46,6 +57,15 @@ async def site(stack: EmbeddedStack, databases: Databases, service: FakeService,
     database_url = await databases.create()
     async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
         yield site
+
+
+@pytest.fixture
+def slow_temporal(stack: EmbeddedStack) -> Iterator[SlowProxy]:
+    """A way to Temporal that a test can slow down."""
+    host, _, port = stack.temporal_address.partition(":")
+    proxy = SlowProxy(partial(asyncio.open_connection, host, int(port)))
+    yield proxy
+    proxy.close()
 
 
 @pytest.mark.full
@@ -102,6 +122,47 @@ async def test_a_worker_that_is_frozen_for_half_a_minute_and_then_goes_on_harms_
         await load.answers(40)
     print(f"no answer for {load.longest_pause_s:.1f} s at most")
     await settled_books(site, service, deadline_s=60)
+
+
+async def test_a_worker_that_wakes_takes_nothing_from_calls_that_others_went_on_with(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, slow_temporal: SlowProxy, tmp_path: Path
+) -> None:
+    """It held three workflow tasks, and learns that they are lost only after the ledger's answers to them.
+
+    Meanwhile one call is at its service, one is parked, one is over. The harm would be: a hold that is freed under a
+    request, a call that nobody wakes, a hold that nobody uses.
+    """
+    sent, parked, done = services = [server.service(name) for name in ("sent", "parked", "done")]
+    tables = configuration(services, budgets={"acme": {"cap_usd": {"total": "100"}}})
+    async with (
+        running_site(stack.temporal_address, await databases.create(), tmp_path, tables, workers=0) as site,
+        own_workers(site) as own,
+        own.ledger,
+        own.activities,
+    ):
+        site.environment["TEMPORAL_ADDRESS"] = f"127.0.0.1:{await slow_temporal.listen()}"
+        (sleeper,) = await site.start_workers(program=[WORKER_THAT_FREEZES])
+        slow_temporal.delay_s = 0.3
+        await site.ledger.pause_service(PauseService(service=parked.name))
+        sent.hold()
+        requests = [LLMRequest(route=each.name, budget="acme", prompt=each.name) for each in services]
+        calls = [await start(site.client, request) for request in requests]
+        await until(lambda: "freezes" in sleeper.log(), "it holds all three and is frozen")
+
+        async def others_went_on() -> bool:
+            return (sent.held, (await site.ledger.status()).parked, done.count) == (1, 1, 1)
+
+        async with own.calls:
+            await until(others_went_on, "one is sent, one is parked, one is over")
+            sleeper.process.send_signal(signal.SIGCONT)
+            for call in calls:
+                refused = re.compile(f'"Task not found when completing".*{call.result_run_id}')
+                await until(lambda refused=refused: refused.search(sleeper.log()), "what it did came too late")
+            sent.release()
+            await site.ledger.resume_service(ResumeService(service=parked.name))
+            results = await results_of(calls)
+            await settled_books(site, *services)
+    assert [(result.outcome, result.attempts) for result in results] == [(Outcome.COMPLETED, 1)] * 3
 
 
 @pytest.mark.full

@@ -1,0 +1,57 @@
+"""A worker that freezes (SIGSTOP) with three calls in hand, all of which wait for the ledger: `[--config FILE]`.
+
+It only runs the workflows of calls, three at a time, so that no task of the ledger or of another call is frozen too.
+When it goes on (SIGCONT) the ledger has not answered it in time, except about the call of the route `done`: its hold
+has ended, because another worker went on with it.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+import worker
+from activities.reserve import ReserveActivities
+from paymaster.messages import CALLS_TASK_QUEUE, Ended, ReserveAnswer, ReserveRequest
+
+CALLS = 3
+LATER_S = 0.1
+"""After it goes on: Temporal is being told of its workflow tasks by then, and has not said yet that they are lost."""
+
+
+def main(*arguments: str) -> int:
+    reserve, all_workers = ReserveActivities._reserve, worker._workers  # pyright: ignore[reportPrivateUsage]
+    everybody_is_here, awake = asyncio.Barrier(CALLS), asyncio.Event()
+
+    async def reserve_after_a_freeze(self: ReserveActivities, request: ReserveRequest) -> ReserveAnswer:
+        if awake.is_set():
+            return await reserve(self, request)
+        if await everybody_is_here.wait() == 0:
+            print("freezes", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            await asyncio.sleep(LATER_S)
+            awake.set()
+        await awake.wait()
+        if request.route == "done":
+            return Ended(hold_id=request.hold_id)
+        raise ApplicationError("the ledger did not answer", type="LedgerUnreachable", non_retryable=True)
+
+    def only_of_calls(*arguments: object, **options: object) -> list[Worker]:
+        return [each for each in all_workers(*arguments, **options) if each.task_queue == CALLS_TASK_QUEUE]  # pyright: ignore[reportArgumentType]
+
+    ReserveActivities._reserve = reserve_after_a_freeze  # pyright: ignore[reportPrivateUsage]
+    worker._workers = only_of_calls  # pyright: ignore[reportPrivateUsage]
+    # Of the two that ask for tasks one asks for those of the calls that it has already.
+    worker.Worker = partial(Worker, max_concurrent_workflow_tasks=CALLS + 1, max_concurrent_workflow_task_polls=2)
+    return worker.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
