@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.runtime import LoggingConfig
-from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 
 from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
@@ -73,6 +73,9 @@ from workflows.usage_backlog import UsageBacklogWorkflow
 Role = Literal["all", "workflows", "activities"]
 CALLS_AT_ONCE = 1_000
 """Service calls that one process waits for; they are idle connections most of the time."""
+POLLERS = PollerBehaviorAutoscaling()
+"""As many as the server asks for (docs/performance.md). Not for the ledger, of which there is one: each poll that a
+frozen worker leaves open can take a task of it, for 10 s."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
 """As often at most as Temporal is told that a call still waits: 1,000 calls send 125 beats a second."""
 CONFIGURE_RETRIES = 5
@@ -121,6 +124,8 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
                 running.enter_context(telemetry.watching(ledger))
+            gc.collect()
+            gc.freeze()  # what is imported stays: to look at it again and again took a fifth of a busy ledger's time
             logger.info("worker ready (%s)", role)
             await stop.wait()
             logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))
@@ -253,6 +258,7 @@ def _workers(
             CatchUpActivities(ledger, engine).catch_up,
         ],
         max_concurrent_activities=CALLS_AT_ONCE,
+        activity_task_poller_behavior=POLLERS,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
         deployment_config=deployment,
         graceful_shutdown_timeout=grace_period,
@@ -267,6 +273,7 @@ def _workers(
         activities=[reservations.reserve, reservations.void, records.record_usage],
         interceptors=[LiveDetails()],
         max_concurrent_local_activities=500,
+        workflow_task_poller_behavior=POLLERS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=deployment,
         graceful_shutdown_timeout=min(grace_period, timedelta(seconds=60)),

@@ -61,6 +61,8 @@ async def _measure(names: list[str]) -> list[Figure]:
     try:
         with tempfile.TemporaryDirectory(prefix="paymaster-bench-") as folder:
             async with stack, running_site(stack, Path(folder)) as site:
+                gc.collect()
+                gc.freeze()  # as worker.py does
                 for name in names:
                     _say(f"{name} …")
                     measured = await BENCHMARKS[name](site)
