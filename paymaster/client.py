@@ -161,7 +161,9 @@ class Ledger:
     async def _status_page(self, page: StatusRequest) -> DeskStatus:
         try:
             return await self._handle.query("status", page, result_type=DeskStatus, rpc_timeout=ANSWER_WITHIN)
-        except (RPCError, WorkflowQueryFailedError) as error:
+        except WorkflowQueryFailedError as error:  # it is there, and a worker too
+            raise LedgerNotFound(f"the ledger {self.name!r} cannot answer: {_reason(error)}") from error
+        except RPCError as error:
             raise self._not_found(error) from error
 
     async def raise_cap(self, change: RaiseCap) -> CapState:
@@ -248,7 +250,7 @@ class Ledger:
         try:
             return await self._handle.execute_update(name, message, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
         except WorkflowUpdateFailedError as error:
-            raise AdminRefused(_message(error)) from error
+            raise AdminRefused(_reason(error.cause)) from error
         except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise self._not_found(error) from error
 
@@ -304,5 +306,14 @@ class Backlog:
         return [None] * len(batches)
 
 
-def _message(error: WorkflowUpdateFailedError) -> str:
-    return error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
+def _reason(error: BaseException) -> str:
+    """What the ledger said, or why it could not."""
+    message = error.message if isinstance(error, ApplicationError) else str(error)
+    if message == "Encoded failure":  # the SDK's words for a failure whose text is encrypted
+        return (
+            "what it says is encrypted with a key that is not at hand here; "
+            "compare [encryption] keys with those of the workers"
+        )
+    if message == "Failed decoding arguments" and error.__cause__ is not None:  # the SDK's, too
+        return _reason(error.__cause__)
+    return message

@@ -9,6 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 ANSWERS_WITHIN_S = 3.0
 """What does not answer in this time counts as unreachable; orchestrators wait for a few seconds only."""
+STOPS_WITHIN_S = 1.0
+"""For whoever still reads an answer, twice: nobody is worth that the worker is killed before it has cleared up."""
 
 Check = Callable[[], Awaitable[str | None]]
 """What is wrong, for people and without secrets; None: nothing."""
@@ -21,10 +23,11 @@ class HealthServer:
     wrong, else 503, and in both cases an object that says of each check what it found. /metrics answers what `metrics`
     gives, in Prometheus' text format.
 
-    Raises OSError when the address is taken.
+    Raises OSError, which names the setting, when the address is taken or is none.
     """
 
     def __init__(self, address: str, checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> None:
+        self._address = address
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._checks = checks
@@ -33,11 +36,15 @@ class HealthServer:
         application.router.add_get("/live", self._live)
         application.router.add_get("/ready", self._ready)
         application.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=STOPS_WITHIN_S)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host.strip("[]"), self._port).start()
+        try:
+            await web.TCPSite(self._runner, self._host.strip("[]"), self._port).start()
+        except (OSError, UnicodeError) as error:
+            await self._runner.cleanup()
+            raise OSError(f"worker.health_address {self._address!r} cannot be used: {error}") from error
         return self
 
     async def __aexit__(self, *ignored: object) -> None:

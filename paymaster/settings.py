@@ -255,7 +255,11 @@ def _check_address(address: str) -> str:
 
 def _check_collector_url(url: str) -> str:
     """http:// is what a collector in the same network takes; no key goes there."""
-    return _check_http_url(url, allow_http=True)
+    url = _check_http_url(url, allow_http=True)
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.path.endswith(("/v1/traces", "/v1/metrics")):
+        raise ValueError('write what comes before /v1/traces, like "http://127.0.0.1:4318"')
+    return url
 
 
 def _check_database_url(url: SecretText) -> SecretText:
@@ -671,8 +675,8 @@ class TelemetrySettings(_Table):
     too: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, …"""
 
     otlp_endpoint: Annotated[str, AfterValidator(_check_collector_url)] | None = None
-    """The collector's address without a path, such as "http://127.0.0.1:4318". None, the default: what
-    OTEL_EXPORTER_OTLP_ENDPOINT says, and nothing is sent when that is not set either."""
+    """The collector's address, to which /v1/traces and /v1/metrics are added, such as "http://127.0.0.1:4318". None,
+    the default: what the standard variables say, and nothing is sent when they are not set either."""
     metrics_every: Duration = timedelta(seconds=15)
     """How often metrics are sent, and the ledger is asked how it stands. Default "15s"."""
     record_content: bool = False

@@ -12,40 +12,44 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
+from urllib.parse import unquote
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics import MeterProvider, ObservableGauge
+from opentelemetry.sdk.metrics.export import CardinalityLimits, MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 from prometheus_client import CollectorRegistry, generate_latest
 from temporalio.client import Plugin
-from temporalio.contrib.opentelemetry import MetricsExporter, OpenTelemetryPlugin, create_tracer_provider
+from temporalio.contrib.opentelemetry import (
+    MetricsExporter,
+    OpenTelemetryPlugin,
+    ReplaySafeTracerProvider,
+    create_tracer_provider,
+)
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import LoggingConfig, MetricBuffer, Runtime, TelemetryConfig
 
 from paymaster.client import Ledger
 from paymaster.measurements import LatestStatus, Measurements, observe_ledger
-from paymaster.security.redaction import redact_value
-from paymaster.settings import Settings
+from paymaster.security.redaction import redact_value, remember
+from paymaster.settings import ConfigurationError, Settings
 
 EXPORT_TIMEOUT_S = 5.0
 """For one export, unless OTEL_EXPORTER_OTLP_TIMEOUT says otherwise."""
 LAST_EXPORT_WITHIN_S = 6.0
 """What is still to be sent when the worker stops has so long."""
+CAPPED_WINDOWS_MAX = 100_000
+"""That are measured one by one. OpenTelemetry's own limit is 2,000; it adds up the rest without their names."""
 _METRIC_BUFFER = 100_000
 """Updates of the SDK's metrics between two looks, a second apart."""
 _CONTENT_OF_EXCEPTIONS = ("exception.message", "exception.stacktrace")
-_STANDARD_ENDPOINTS = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-)
 logger = logging.getLogger(__name__)
 
 
@@ -98,35 +102,30 @@ async def telemetry_of(
 ) -> AsyncGenerator[Telemetry]:
     """Sends and serves what the settings and the standard variables name while the block runs; often nothing.
 
-    Once in a process: OpenTelemetry's providers are global.
+    Once in a process: OpenTelemetry's providers are global. Raises ConfigurationError for variables that can't be used.
     """
-    sends = _sends(settings, environ)
+    _remember_headers(environ)
+    traces, measures = _sends("TRACES", settings, environ), _sends("METRICS", settings, environ)
     registry = CollectorRegistry()
     latest = LatestStatus()
     every_s = settings.telemetry.metrics_every.total_seconds()
-    if not sends and settings.worker.health_address is None:
+    if not traces and not measures and settings.worker.health_address is None:
         yield Telemetry(Runtime(telemetry=TelemetryConfig(logging=core_logs)), (), registry, latest, every_s)
         return
-    resource = Resource.create({} if _is_named(environ) else {"service.name": "paymaster"})
-    timeout = None if "OTEL_EXPORTER_OTLP_TIMEOUT" in environ else EXPORT_TIMEOUT_S
-    endpoint = settings.telemetry.otlp_endpoint
-    readers: list[MetricReader] = [PrometheusMetricReader(scope_info_enabled=False, registry=registry)]
-    if sends:
-        exporter = OTLPMetricExporter(None if endpoint is None else f"{endpoint}/v1/metrics", timeout=timeout)
-        readers.append(PeriodicExportingMetricReader(exporter, export_interval_millis=every_s * 1000))
-    meters = MeterProvider(readers, resource, shutdown_on_exit=False)
+    try:
+        meters, tracers = _providers(settings, environ, registry, traces=traces, measures=measures)
+    except ValueError as error:
+        raise ConfigurationError([f"one of OpenTelemetry's variables (OTEL_…) cannot be used: {error}"]) from error
     metrics.set_meter_provider(meters)
     observe_ledger(latest)
     measurements = Measurements(settings.services, record_content=settings.telemetry.record_content)
     plugins: list[Plugin] = [SimplePlugin("paymaster-measurements", interceptors=[measurements])]
-    tracers = create_tracer_provider(resource=resource, shutdown_on_exit=False)
-    if sends:
-        to_collector = OTLPSpanExporter(None if endpoint is None else f"{endpoint}/v1/traces", timeout=timeout)
-        careful = _Careful(to_collector, with_content=settings.telemetry.record_content)
-        tracers.add_span_processor(BatchSpanProcessor(careful))
+    if traces:
         trace.set_tracer_provider(tracers)
         plugins.insert(0, OpenTelemetryPlugin(add_temporal_spans=True))
-        logger.info("traces and metrics go to %s", endpoint or "where OTEL_EXPORTER_OTLP_ENDPOINT says")
+    where = settings.telemetry.otlp_endpoint or "where OTEL_EXPORTER_OTLP_…ENDPOINT says"
+    for what in [name for name, sent in (("traces", traces), ("metrics", measures)) if sent]:
+        logger.info("%s go to %s", what, where)
     buffer = MetricBuffer(_METRIC_BUFFER)
     runtime = Runtime(telemetry=TelemetryConfig(logging=core_logs, metrics=buffer))
     try:
@@ -136,10 +135,46 @@ async def telemetry_of(
         await _within(LAST_EXPORT_WITHIN_S, tracers.shutdown, meters.shutdown)
 
 
-def _sends(settings: Settings, environ: Mapping[str, str]) -> bool:
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+def _sends(kind: Literal["TRACES", "METRICS"], settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether anything says where they go, and nothing that they do not."""
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if disabled or environ.get(f"OTEL_{kind}_EXPORTER", "").lower() == "none":
         return False
-    return settings.telemetry.otlp_endpoint is not None or any(environ.get(name) for name in _STANDARD_ENDPOINTS)
+    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{kind}_ENDPOINT")
+    return settings.telemetry.otlp_endpoint is not None or any(environ.get(name) for name in variables)
+
+
+def _providers(
+    settings: Settings, environ: Mapping[str, str], registry: CollectorRegistry, *, traces: bool, measures: bool
+) -> tuple[MeterProvider, ReplaySafeTracerProvider]:
+    """Raises ValueError for what the standard variables say and OpenTelemetry does not take."""
+    resource = Resource.create({} if _is_named(environ) else {"service.name": "paymaster"})
+    timeout = None if "OTEL_EXPORTER_OTLP_TIMEOUT" in environ else EXPORT_TIMEOUT_S
+    endpoint, every_s = settings.telemetry.otlp_endpoint, settings.telemetry.metrics_every.total_seconds()
+    limits: CardinalityLimits = {ObservableGauge: CAPPED_WINDOWS_MAX}
+    readers: list[MetricReader] = [
+        PrometheusMetricReader(scope_info_enabled=False, registry=registry, cardinality_limits=limits)
+    ]
+    if measures:
+        exporter = OTLPMetricExporter(None if endpoint is None else f"{endpoint}/v1/metrics", timeout=timeout)
+        every_ms = every_s * 1_000
+        readers.append(PeriodicExportingMetricReader(exporter, every_ms, cardinality_limits=limits))
+    tracers = create_tracer_provider(resource=resource, shutdown_on_exit=False)
+    if traces:
+        to_collector = OTLPSpanExporter(None if endpoint is None else f"{endpoint}/v1/traces", timeout=timeout)
+        careful = _Careful(to_collector, with_content=settings.telemetry.record_content)
+        tracers.add_span_processor(BatchSpanProcessor(careful))
+    return MeterProvider(readers, resource, shutdown_on_exit=False), tracers
+
+
+def _remember_headers(environ: Mapping[str, str]) -> None:
+    """A collector's token is in one of them, and OpenTelemetry logs those that it cannot read."""
+    for kind in ("", "TRACES_", "METRICS_"):
+        for header in environ.get(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "").split(","):
+            secret = header.partition("=")[2] or header
+            for form in (secret, unquote(secret)):
+                remember(form.strip())
+                remember(form.split()[-1] if form.split() else "")  # without "Bearer"
 
 
 def _is_named(environ: Mapping[str, str]) -> bool:

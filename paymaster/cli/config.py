@@ -1,17 +1,12 @@
 """`paymaster config`: bring the ledger the configuration; print what can be configured."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, admin_errors, command_settings, connect_ledger, run_async
+from paymaster.cli.connection import ConfigOption, command_settings, run_async
 from paymaster.cli.output import EXIT_NO, JsonOption, print_json, print_line
-from paymaster.cli.signing import SignOption, signed
-
-if TYPE_CHECKING:
-    from paymaster.messages import ConfigState, DeskConfig
-    from paymaster.settings import Settings
+from paymaster.cli.signing import SignOption, tell_ledger
 
 app = typer.Typer(help="The configuration that the ledger decides with.", no_args_is_help=True)
 
@@ -30,10 +25,17 @@ def apply(
 ) -> None:
     """Give the ledger this configuration now. Workers do it at their start. Caps that an admin changed stay."""
     from paymaster.desk_config import desk_config
+    from paymaster.messages import Configure
 
-    settings = command_settings(config)
-    wanted = desk_config(settings)
-    state = run_async(_apply(settings, wanted, sign_with, force=force))
+    wanted = desk_config(command_settings(config))
+    told = tell_ledger(
+        config,
+        "configure",
+        Configure(config=wanted, force=force),
+        sign_with,
+        lambda ledger, signed: ledger.configure(wanted, force=force, signature=signed.signature),
+    )
+    state = run_async(told)
     if as_json:
         print_json({"digest": state.digest, "applied": state.applied, "detail": state.detail})
     else:
@@ -48,12 +50,3 @@ def docs() -> None:
     from paymaster.settings_reference import settings_reference
 
     print_line(settings_reference().rstrip("\n"))
-
-
-async def _apply(settings: "Settings", wanted: "DeskConfig", sign_with: Path | None, *, force: bool) -> "ConfigState":
-    from paymaster.messages import Configure
-
-    ledger = await connect_ledger(settings)
-    change = await signed(ledger, settings, "configure", Configure(config=wanted, force=force), sign_with)
-    with admin_errors():
-        return await ledger.configure(wanted, force=force, signature=change.signature)

@@ -33,13 +33,16 @@ async def tell_ledger(
     """The ledger's answer to what an admin commands. Raises CommandError, also for what the ledger refuses."""
     settings = command_settings(config)
     ledger = await connect_ledger(settings)
-    command = await signed(ledger, settings, action, command, sign_with)
+    with admin_errors():
+        # Also without a signature: where the answers cannot be read, for want of a key, nothing must be commanded.
+        epoch = await ledger.epoch()
+    command = _signed(ledger.name, epoch, settings, action, command, sign_with)
     with admin_errors():
         return await send(ledger, command)
 
 
-async def signed(
-    ledger: "Ledger", settings: "Settings", action: str, command: "SignedT", file: Path | None
+def _signed(
+    ledger: str, epoch: str, settings: "Settings", action: str, command: "SignedT", file: Path | None
 ) -> "SignedT":
     """The command with the signature of whose key the file holds; None: as it is. Raises CommandError.
 
@@ -59,5 +62,4 @@ async def signed(
             f"--sign-with: [admin.keys] of the configuration does not have the key of {file}; its line would be\n"
             f'  your-name = "{key.public}"'
         )
-    with admin_errors():
-        return key.sign(action, command, by=by, ledger=ledger.name, epoch=await ledger.epoch())
+    return key.sign(action, command, by=by, ledger=ledger, epoch=epoch)

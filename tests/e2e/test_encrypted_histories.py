@@ -285,6 +285,21 @@ async def test_who_has_no_key_is_told_which_one(
     assert f"encrypted with the key '{OLD}', which [encryption] keys does not name here" in shown.errors
     assert "Traceback" not in shown.errors
     assert "budget:acme" in (await site.command("budget", "show")).output
+    cap_before = (await site.balance("budget:acme/crypt-ok")).cap_nanos
+    raising = ("budget", "raise", "acme/crypt-ok", "--window", "total", "--by", "1", "--reason", "r")
+    for command in (raising, ("services", "pause", "crypt-ok", "--reason", "r"), ("config", "apply", "--force")):
+        unreadable = await site.command(*command, file=tmp_path / "without.toml")
+        assert (unreadable.code, OLD in unreadable.errors) == (2, True), command
+    assert (await site.balance("budget:acme/crypt-ok")).cap_nanos == cap_before, "refused, and done all the same"
+    assert (await site.service_status("crypt-ok")).paused_by is None
+    checks = await site.command("doctor", file=tmp_path / "without.toml")
+    assert re.search(f"PROBLEM +ledger: .*{OLD}", checks.output)
+    assert "database: " in checks.output
+
+    other = tables | {"encryption": {"keys": [NEW]}}
+    write_configuration(tmp_path / "other.toml", other)
+    wrong = await site.command("budget", "show", file=tmp_path / "other.toml")
+    assert "compare [encryption] keys with those of the workers" in wrong.errors
 
     request = LLMRequest(route="crypt-ok", budget="acme/crypt-ok", prompt="No secret", call_id="from-plain")
     with pytest.raises(KeyUnavailable, match=OLD):
@@ -353,7 +368,7 @@ async def test_a_stranger_with_a_key_of_its_own_stops_nobody(site: Site) -> None
     """What it asks is refused at once, before it is in any history; the ledger answers everybody else."""
     stranger = Ledger(await client_with(site, NEW))
     change = RaiseCap(account="budget:acme/crypt-ok", window="total", by="1", reason="r", who="eve")
-    with pytest.raises(AdminRefused, match="Encoded failure"):  # with a key that it has not
+    with pytest.raises(AdminRefused, match="encrypted with a key that is not at hand"):
         await stranger.raise_cap(change)
     cap = (await site.balance("budget:acme/crypt-ok")).cap_nanos
     assert (await try_generate(site.client, ask("crypt-ok"))).outcome is Outcome.COMPLETED

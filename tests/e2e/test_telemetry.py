@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from counting_server import ANSWER, CountingServer, FakeService, Reply
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otlp_receiver import OtlpReceiver, attributes_of
 from paymaster_process import MODEL, Databases, Site, configuration, free_address, running_site, settled_books, until
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import text
 
 from paymaster import LLMRequest, Outcome
@@ -18,6 +21,8 @@ from paymaster.client import generate, try_generate
 from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
+from paymaster.settings import Settings
+from paymaster.telemetry import _providers  # pyright: ignore[reportPrivateUsage]
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 pytestmark = pytest.mark.timeout(120)
@@ -192,3 +197,44 @@ async def test_content_is_in_the_trace_when_the_settings_say_so(
             await generate(site.client, ask(TOPIC))
             await until(lambda: f"answer to {TOPIC}" in receiver.text, "the answer is in the trace")
             assert "gen_ai.input.messages" in receiver.text
+
+
+async def test_a_token_of_the_collector_is_in_no_log_and_a_variable_that_cannot_be_used_is_told(site: Site) -> None:
+    """OpenTelemetry itself logs a header that it cannot read, as it is."""
+    token = "a-token-of-the-collector"
+    variables = {"OTEL_EXPORTER_OTLP_HEADERS": f"Authorization: Bearer {token}", "OTEL_BSP_SCHEDULE_DELAY": "-1"}
+    worker = replace(site, environment=site.environment | variables).launch_worker()
+    assert await worker.process.wait(timeout=30) == 2
+    assert "Header format invalid" in worker.log()
+    assert token not in worker.log()
+    assert "one of OpenTelemetry's variables (OTEL_…) cannot be used" in worker.log()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_METRICS_EXPORTER": "none"},
+    ],
+)
+async def test_who_wants_traces_only_gets_no_metrics_sent(
+    stack: EmbeddedStack, databases: Databases, service: FakeService, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    tables = configuration([service], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    database_url = await databases.create()
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, environment=variables) as site:
+        assert "traces go to" in site.logs()
+        assert "metrics go to" not in site.logs()
+
+
+def test_each_of_many_capped_windows_is_measured() -> None:
+    """OpenTelemetry's usual limit adds up those after the first 2,000."""
+    registry = CollectorRegistry()
+    meters, _ = _providers(Settings(), {}, registry, traces=False, measures=False)
+
+    def posted(options: CallbackOptions) -> list[Observation]:
+        return [Observation(number, {"account": f"budget:{number}"}) for number in range(5_000)]
+
+    meters.get_meter("test").create_observable_gauge("posted", [posted])
+    assert generate_latest(registry).count(b"\nposted{account=") == 5_000
+    meters.shutdown()

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import re
+import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -155,3 +158,25 @@ async def test_a_check_that_hangs_or_fails_is_not_ready_and_shows_no_secret(monk
         status, found = await asked(address, "/ready")
     assert status == 503
     assert found["checks"] == {"hangs": "no answer within 0 s", "fails": "failed with RuntimeError", "well": "ok"}
+
+
+async def test_who_does_not_read_its_answers_does_not_hold_the_worker_back() -> None:
+    address = free_address()
+    host, _, port = address.rpartition(":")
+    async with HealthServer(address, {}, lambda: bytes(50_000_000)):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        stopping = time.monotonic()
+    assert time.monotonic() - stopping < 10
+    writer.close()
+
+
+async def test_an_address_that_is_taken_is_named_with_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=re.escape(f"worker.health_address '{address}' cannot be used")):
+            async with HealthServer(address, {}, bytes):
+                pass
