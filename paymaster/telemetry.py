@@ -168,13 +168,15 @@ def _providers(
 
 
 def _remember_headers(environ: Mapping[str, str]) -> None:
-    """A collector's token is in one of them, and OpenTelemetry logs those that it cannot read."""
+    """A collector's token is in one of them, and OpenTelemetry logs those that it cannot read.
+
+    Each as a whole: a value alone may be a word, a tenant's name, say, and what is remembered is taken out of answers.
+    """
     for kind in ("", "TRACES_", "METRICS_"):
         for header in environ.get(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "").split(","):
-            secret = header.partition("=")[2] or header
-            for form in (secret, unquote(secret)):
-                remember(form.strip())
-                remember(form.split()[-1] if form.split() else "")  # without "Bearer"
+            remember(header.strip())
+            if header.strip().lower().startswith("authorization="):
+                remember(unquote(header).split()[-1])  # without "Bearer"
 
 
 def _is_named(environ: Mapping[str, str]) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -21,8 +22,9 @@ from paymaster.client import generate, try_generate
 from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
+from paymaster.security.redaction import redact
 from paymaster.settings import Settings
-from paymaster.telemetry import _providers  # pyright: ignore[reportPrivateUsage]
+from paymaster.telemetry import _providers, _remember_headers  # pyright: ignore[reportPrivateUsage]
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 pytestmark = pytest.mark.timeout(120)
@@ -238,3 +240,11 @@ def test_each_of_many_capped_windows_is_measured() -> None:
     meters.get_meter("test").create_observable_gauge("posted", [posted])
     assert generate_latest(registry).count(b"\nposted{account=") == 5_000
     meters.shutdown()
+
+
+def test_a_collectors_token_is_remembered_and_a_tenants_name_is_not() -> None:
+    """What is remembered is taken out of models' answers too."""
+    token = f"collector-{uuid4()}"
+    _remember_headers({"OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Bearer%20{token},x-tenant=production-eu"})
+    assert token not in redact(f"sent with {token}")
+    assert redact("our production-eu site") == "our production-eu site"
