@@ -132,7 +132,9 @@ async def test_a_worker_that_wakes_takes_nothing_from_calls_that_others_went_on_
     Meanwhile one call is at its service, one is parked, one is over. The harm would be: a hold that is freed under a
     request, a call that nobody wakes, a hold that nobody uses.
     """
-    sent, parked, done = services = [server.service(name) for name in ("sent", "parked", "done")]
+    sent, parked, done = services = [
+        server.service(name) for name in ("sent-meanwhile", "parked-meanwhile", "done-meanwhile")
+    ]
     tables = configuration(services, budgets={"acme": {"cap_usd": {"total": "100"}}})
     async with (
         running_site(stack.temporal_address, await databases.create(), tmp_path, tables, workers=0) as site,

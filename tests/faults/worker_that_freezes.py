@@ -1,8 +1,8 @@
 """A worker that freezes (SIGSTOP) with three calls in hand, all of which wait for the ledger: `[--config FILE]`.
 
 It only runs the workflows of calls, three at a time, so that no task of the ledger or of another call is frozen too.
-When it goes on (SIGCONT) the ledger has not answered it in time, except about the call of the route `done`: its hold
-has ended, because another worker went on with it.
+When it goes on (SIGCONT) the ledger has not answered it in time, except about the call of the route `done-meanwhile`:
+its hold has ended, because another worker went on with it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def main(*arguments: str) -> int:
             await asyncio.sleep(LATER_S)
             awake.set()
         await awake.wait()
-        if request.route == "done":
+        if request.route == "done-meanwhile":
             return Ended(hold_id=request.hold_id)
         raise ApplicationError("the ledger did not answer", type="LedgerUnreachable", non_retryable=True)
 
