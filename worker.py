@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -78,8 +79,9 @@ POLLERS = PollerBehaviorAutoscaling()
 frozen worker leaves open can take a task of it, for 10 s."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
 """As often at most as Temporal is told that a call still waits: 1,000 calls send 125 beats a second."""
-CONFIGURE_RETRIES = 5
-"""At start, each up to ten seconds: Temporal gives the task of a dead worker to another one after ten."""
+LEDGER_ANSWERS_WITHIN_S = 60.0
+"""At start. Temporal gives the task of a dead worker to another one after 10 s, and one with which several died after
+ever longer pauses, in which it takes no update."""
 REPORT_WITHIN_S = 5.0
 """For telling the ledger of a failed attempt; its settlement says it again."""
 logger = logging.getLogger("paymaster.worker")
@@ -120,7 +122,7 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
                 await running.enter_async_context(worker)
             if role != "activities":
                 config = desk_config(settings)
-                applied = await _configured(ledger, config)
+                applied = await _configured(ledger, config, stop)
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
                 running.enter_context(telemetry.watching(ledger))
@@ -137,18 +139,20 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
         await engine.dispose()
 
 
-async def _configured(ledger: Ledger, config: DeskConfig) -> ConfigState:
+async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event) -> ConfigState:
     """Gives the ledger its configuration. It may need a while: a worker that died with its task in hand, say.
 
     Raises LedgerNotFound when it does not answer at all.
     """
-    for _ in range(CONFIGURE_RETRIES):
+    give_up_at = time.monotonic() + LEDGER_ANSWERS_WITHIN_S
+    while True:
         try:
             return await ledger.start(config)
         except LedgerNotFound as error:
+            if stop.is_set() or time.monotonic() > give_up_at:
+                raise
             logger.warning("asking again: %s", error)
             await asyncio.sleep(1)
-    return await ledger.start(config)
 
 
 async def _is_findable(client: Client) -> bool:
@@ -315,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
         return 2
-    except (SchemaOutdated, RuntimeError, OSError) as error:
+    except (SchemaOutdated, LedgerNotFound, RuntimeError, OSError) as error:
         logger.error("%s", error)
         return 1
     return 0

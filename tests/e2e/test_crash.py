@@ -16,10 +16,15 @@ from paymaster_process import (
     settled_books,
     until,
 )
+from temporalio import workflow
+from temporalio.worker import Worker as TemporalWorker
 
 from paymaster import LLMRequest, Outcome
-from paymaster.client import start
+from paymaster.client import start, try_generate
+from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
+from paymaster.errors import LedgerNotFound
+from paymaster.messages import LEDGER_TASK_QUEUE, LedgerStart, budget_workflow_id
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -117,3 +122,40 @@ async def test_after_the_grace_period_the_worker_leaves_and_another_one_goes_on(
         assert {result.attempts for result in results} == {2}
         status = await settled_books(site, service)
         assert status.unconfirmed == 50
+
+
+@workflow.defn(name="BudgetWorkflow", sandboxed=False)
+class LedgerWhoseTaskFails:
+    @workflow.run
+    async def run(self, start: LedgerStart) -> None:
+        raise RuntimeError("as if its worker had died with the task in hand")
+
+
+@pytest.mark.full
+async def test_a_worker_waits_at_its_start_for_a_ledger_whose_task_failed_again_and_again(
+    stack: EmbeddedStack, database_url: str, tmp_path: Path, server: CountingServer
+) -> None:
+    """Temporal takes no update then, and tries the task again after ever longer pauses."""
+    service = server.service("failed-task")
+    tables = configuration([service], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
+        async with TemporalWorker(site.client, task_queue=LEDGER_TASK_QUEUE, workflows=[LedgerWhoseTaskFails]):
+            config = desk_config(site.settings)
+            await site.client.start_workflow(
+                "BudgetWorkflow",
+                LedgerStart(ledger=site.settings.ledger.name, config=config),
+                id=budget_workflow_id(site.settings.ledger.name),
+                task_queue=LEDGER_TASK_QUEUE,
+            )
+
+            async def is_in_failed_state() -> bool:
+                with pytest.raises(LedgerNotFound) as refused:
+                    await site.ledger.configure(config)
+                return "failed state" in str(refused.value)
+
+            await until(is_in_failed_state, "its task has failed several times", 60)
+        worker = site.launch_worker()
+        await until(lambda: "worker ready" in worker.log() or worker.process.poll() is not None, "it is ready", 80)
+        assert "asking again" in worker.log()
+        result = await try_generate(site.client, LLMRequest(route="failed-task", budget="acme", prompt="Say hello"))
+        assert result.outcome is Outcome.COMPLETED
