@@ -156,6 +156,7 @@ async def test_a_worker_waits_at_its_start_for_a_ledger_whose_task_failed_again_
             await until(is_in_failed_state, "its task has failed several times", 60)
         worker = site.launch_worker()
         await until(lambda: "worker ready" in worker.log() or worker.process.poll() is not None, "it is ready", 80)
+        assert worker.process.poll() is None, worker.log()
         assert "asking again" in worker.log()
         result = await try_generate(site.client, LLMRequest(route="failed-task", budget="acme", prompt="Say hello"))
         assert result.outcome is Outcome.COMPLETED
