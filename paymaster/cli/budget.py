@@ -118,7 +118,9 @@ def raise_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(config, "raise_cap", change, sign_with, lambda ledger, signed: ledger.raise_cap(signed))
+    told = tell_ledger(
+        command_settings(config), "raise_cap", change, sign_with, lambda ledger, signed: ledger.raise_cap(signed)
+    )
     _tell(run_async(told), as_json=as_json)
 
 
@@ -146,7 +148,9 @@ def set_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(config, "set_cap", change, sign_with, lambda ledger, signed: ledger.set_cap(signed))
+    told = tell_ledger(
+        command_settings(config), "set_cap", change, sign_with, lambda ledger, signed: ledger.set_cap(signed)
+    )
     _tell(run_async(told), as_json=as_json)
 
 

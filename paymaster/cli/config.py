@@ -27,9 +27,10 @@ def apply(
     from paymaster.desk_config import desk_config
     from paymaster.messages import Configure
 
-    wanted = desk_config(command_settings(config))
+    settings = command_settings(config)
+    wanted = desk_config(settings)
     told = tell_ledger(
-        config,
+        settings,
         "configure",
         Configure(config=wanted, force=force),
         sign_with,

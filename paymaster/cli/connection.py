@@ -164,14 +164,15 @@ def checked(kind: "type[ChangeT]", values: dict[str, object]) -> "ChangeT":
 
 @contextmanager
 def admin_errors() -> Generator[None]:
-    """Turns what the ledger refuses, and a ledger that does not answer, into CommandError."""
+    """Turns what the ledger refuses, one that does not answer, and a key that its answer needs, into CommandError."""
     from paymaster.errors import AdminRefused, LedgerNotFound
+    from paymaster.security.keys import KeyUnavailable
 
     try:
         yield
     except AdminRefused as error:
         raise CommandError(f"refused: {error}", EXIT_NO) from None
-    except LedgerNotFound as error:
+    except (LedgerNotFound, KeyUnavailable) as error:
         raise CommandError(str(error)) from None
 
 

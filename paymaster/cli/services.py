@@ -55,7 +55,13 @@ def pause(
     from paymaster.messages import PauseService
 
     change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
-    told = tell_ledger(config, "pause_service", change, sign_with, lambda ledger, signed: ledger.pause_service(signed))
+    told = tell_ledger(
+        command_settings(config),
+        "pause_service",
+        change,
+        sign_with,
+        lambda ledger, signed: ledger.pause_service(signed),
+    )
     _tell(run_async(told), as_json=as_json)
 
 
@@ -73,7 +79,11 @@ def resume(
 
     change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})
     told = tell_ledger(
-        config, "resume_service", change, sign_with, lambda ledger, signed: ledger.resume_service(signed)
+        command_settings(config),
+        "resume_service",
+        change,
+        sign_with,
+        lambda ledger, signed: ledger.resume_service(signed),
     )
     _tell(run_async(told), as_json=as_json)
 

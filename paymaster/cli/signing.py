@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from paymaster.cli.connection import admin_errors, command_settings, connect_ledger
+from paymaster.cli.connection import admin_errors, connect_ledger
 from paymaster.cli.output import CommandError
 
 if TYPE_CHECKING:
@@ -24,14 +24,13 @@ SignOption = Annotated[
 
 
 async def tell_ledger(
-    config: Path | None,
+    settings: "Settings",
     action: str,
     command: "SignedT",
     sign_with: Path | None,
     send: "Callable[[Ledger, SignedT], Awaitable[AnswerT]]",
 ) -> AnswerT:
     """The ledger's answer to what an admin commands. Raises CommandError, also for what the ledger refuses."""
-    settings = command_settings(config)
     ledger = await connect_ledger(settings)
     with admin_errors():
         # Also without a signature: where the answers cannot be read, for want of a key, nothing must be commanded.
