@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.runtime import LoggingConfig
-from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
+from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerDeploymentConfig
 
 from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
@@ -74,9 +74,12 @@ from workflows.usage_backlog import UsageBacklogWorkflow
 Role = Literal["all", "workflows", "activities"]
 CALLS_AT_ONCE = 1_000
 """Service calls that one process waits for; they are idle connections most of the time."""
-POLLERS = PollerBehaviorAutoscaling()
-"""As many as the server asks for (docs/performance.md). Not for the ledger, of which there is one: each poll that a
-frozen worker leaves open can take a task of it, for 10 s."""
+CALL_POLLERS = PollerBehaviorSimpleMaximum(20)
+"""For the workflows of calls; with the usual 5 the ledger is sent fewer commands at a time (docs/performance.md).
+
+Not for service calls: with 20, or with the SDK's autoscaling, a Temporal that is short of processor now and then starts
+an attempt that no worker ever gets. Not for the ledger, of which there is one: each poll that a frozen worker leaves
+open can take a task of it, for 10 s."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
 """As often at most as Temporal is told that a call still waits: 1,000 calls send 125 beats a second."""
 LEDGER_ANSWERS_WITHIN_S = 60.0
@@ -262,7 +265,6 @@ def _workers(
             CatchUpActivities(ledger, engine).catch_up,
         ],
         max_concurrent_activities=CALLS_AT_ONCE,
-        activity_task_poller_behavior=POLLERS,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
         deployment_config=deployment,
         graceful_shutdown_timeout=grace_period,
@@ -277,7 +279,7 @@ def _workers(
         activities=[reservations.reserve, reservations.void, records.record_usage],
         interceptors=[LiveDetails()],
         max_concurrent_local_activities=500,
-        workflow_task_poller_behavior=POLLERS,
+        workflow_task_poller_behavior=CALL_POLLERS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=deployment,
         graceful_shutdown_timeout=min(grace_period, timedelta(seconds=60)),
