@@ -65,7 +65,8 @@ STREAM_END = [
     f'data: {{"choices": [], "usage": {json.dumps(USAGE)}}}\n\n',
     "data: [DONE]\n\n",
 ]
-STREAMED: Mapping[str, object] = {"stream": True, "idle_timeout": "600ms", "timeout": "3s"}
+STREAMED: Mapping[str, object] = {"stream": True, "idle_timeout": "3s", "timeout": "20s"}
+IMPATIENT: Mapping[str, object] = STREAMED | {"idle_timeout": "600ms"}
 GEMINI: Mapping[str, object] = {"api": "gemini", "stream": False}
 
 
@@ -156,7 +157,7 @@ FAULTS = [
         unknown("connection_lost"),
         falls_back=True,
     ),
-    Fault("stalled", [Reply(stream=[STREAM_START, 5.0])] * 2, unknown("timeout"), falls_back=True, service=STREAMED),
+    Fault("stalled", [Reply(stream=[STREAM_START, 5.0])] * 2, unknown("timeout"), falls_back=True, service=IMPATIENT),
     Fault(
         "cut-stream",
         [Reply(stream=[STREAM_START], reset=True)] * 2,
@@ -172,8 +173,8 @@ FAULTS = [
         service=STREAMED,
     ),
     Fault(
-        "slow-stream",
-        [Reply(stream=[piece for part in (STREAM_START, *STREAM_END) for piece in (part, 0.4)])],
+        "slow-stream",  # it takes longer than the idle timeout, which begins anew with each piece
+        [Reply(stream=[piece for part in (STREAM_START, *STREAM_END) for piece in (part, 1.1)])],
         [answered("1/1")],
         service=STREAMED,
     ),

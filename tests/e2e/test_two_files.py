@@ -44,7 +44,7 @@ def usd(nanos: int) -> str:
 
 
 async def restart(site: Site, file: Path | None = None) -> None:
-    await site.workers[-1].kill()
+    await site.workers[-1].terminate()
     await site.start_workers(file=file)
 
 

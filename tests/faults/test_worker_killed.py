@@ -21,7 +21,7 @@ NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 async def forgetful_temporal() -> AsyncIterator[str]:
     """The address of a server that suggests continue-as-new after every 50 events."""
-    limits = {"limit.historyCount.suggestContinueAsNew": 50}
+    limits = {"limit.historyCount.suggestContinueAsNew": 50, "history.defaultWorkflowTaskTimeout": "4s"}
     async with EmbeddedStack(postgres=False, model=False, headless=True, dynamic_config=limits) as stack:
         yield stack.temporal_address
 
