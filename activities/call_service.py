@@ -52,7 +52,7 @@ from paymaster.services.wire_format import (
 from paymaster.settings import ServiceSettings
 
 HEARTBEAT_EVERY_S = 3.0
-"""A third of the workflow's heartbeat timeout, so that one lost heartbeat costs nothing.
+"""Of which the SDK passes on one every 8 s at most (`worker.py`), so that one lost heartbeat costs nothing.
 
 By the clock and not as tokens come: a heartbeat says that this worker lives, which a service that thinks in silence for
 a minute must not put in doubt. How long the service may be silent is what its `idle_timeout` says."""
