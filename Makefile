@@ -7,8 +7,9 @@ PYTHON ?= python3
 # uv from PATH, else one that we install beside the project's environment.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-# Two processes, each with a Temporal and a PostgreSQL of its own: many tests wait more than they compute.
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile
+# Two processes, each with a Temporal and a PostgreSQL of its own: many tests wait more than they compute. In the order of
+# the files, so that the last ones are short; by the number of their tests the longest would be alone at the end.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo dev test test-full lint format types bench histories wheel clean
 

@@ -1,6 +1,6 @@
 """A worker that is killed (SIGKILL) again and again, and starts again: `worker_that_dies.py HOW [--config FILE]`.
 
-HOW is `at-each-point` of the POINTS below, one after the other, `at-all-points`, four workers at
+HOW is `at-each-point` of the POINTS below, one after the other, `at-all-points`, eight workers at
 a time, or `N-times`, at moments that only chance knows. Afterwards it lives on. Production code knows nothing of the
 points: they are put around its functions here, in the process that dies. Each life is a fork of this one, which has
 imported everything already: so it begins within a moment.
@@ -162,7 +162,7 @@ def main(how: str, *arguments: str) -> int:
         case "at-each-point":
             _die_at_points(arguments, at_once=1)
         case "at-all-points":
-            _die_at_points(arguments, at_once=4)  # of the eight that may commit to one ledger
+            _die_at_points(arguments, at_once=8)  # of the eight that may commit to one ledger
         case times:
             _die_at_random(arguments, int(times.removesuffix("-times")))
     print("lives on", flush=True)
