@@ -105,6 +105,7 @@ def raise_(
     config: ConfigOption = None,
 ) -> None:
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
+    from paymaster.client import Ledger
     from paymaster.messages import RaiseCap
 
     change = checked(
@@ -118,9 +119,7 @@ def raise_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(
-        command_settings(config), "raise_cap", change, sign_with, lambda ledger, signed: ledger.raise_cap(signed)
-    )
+    told = tell_ledger(command_settings(config), "raise_cap", change, sign_with, Ledger.raise_cap)
     _tell(run_async(told), as_json=as_json)
 
 
@@ -136,6 +135,7 @@ def set_(
     config: ConfigOption = None,
 ) -> None:
     """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
+    from paymaster.client import Ledger
     from paymaster.messages import SetCap
 
     change = checked(
@@ -148,9 +148,7 @@ def set_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(
-        command_settings(config), "set_cap", change, sign_with, lambda ledger, signed: ledger.set_cap(signed)
-    )
+    told = tell_ledger(command_settings(config), "set_cap", change, sign_with, Ledger.set_cap)
     _tell(run_async(told), as_json=as_json)
 
 

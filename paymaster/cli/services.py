@@ -52,16 +52,11 @@ def pause(
     config: ConfigOption = None,
 ) -> None:
     """Send nothing more to a service: its calls fall back, or park."""
+    from paymaster.client import Ledger
     from paymaster.messages import PauseService
 
     change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
-    told = tell_ledger(
-        command_settings(config),
-        "pause_service",
-        change,
-        sign_with,
-        lambda ledger, signed: ledger.pause_service(signed),
-    )
+    told = tell_ledger(command_settings(config), "pause_service", change, sign_with, Ledger.pause_service)
     _tell(run_async(told), as_json=as_json)
 
 
@@ -75,16 +70,11 @@ def resume(
     config: ConfigOption = None,
 ) -> None:
     """End an admin's pause, a pause that the service asked for, and an open breaker."""
+    from paymaster.client import Ledger
     from paymaster.messages import ResumeService
 
     change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})
-    told = tell_ledger(
-        command_settings(config),
-        "resume_service",
-        change,
-        sign_with,
-        lambda ledger, signed: ledger.resume_service(signed),
-    )
+    told = tell_ledger(command_settings(config), "resume_service", change, sign_with, Ledger.resume_service)
     _tell(run_async(told), as_json=as_json)
 
 

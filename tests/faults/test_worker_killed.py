@@ -20,7 +20,9 @@ NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="module")
 async def forgetful_temporal() -> AsyncIterator[str]:
-    """The address of a server that suggests continue-as-new after every 50 events."""
+    """The address of a server that suggests continue-as-new after every 50 events.
+
+    And gives the workflow tasks of a dead worker to others after 4 s instead of 10, for which the test would wait."""
     limits = {"limit.historyCount.suggestContinueAsNew": 50, "history.defaultWorkflowTaskTimeout": "4s"}
     async with EmbeddedStack(postgres=False, model=False, headless=True, dynamic_config=limits) as stack:
         yield stack.temporal_address
