@@ -1,13 +1,12 @@
 """What tests share: one Temporal and one PostgreSQL for all, the local model, and a network that ends at loopback."""
 
 import asyncio
-import contextlib
 import gc
 import ipaddress
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from counting_server import CountingServer
 from paymaster_process import Databases
 
 from paymaster.devstack import EmbeddedStack
-from paymaster.devstack.errors import StackError
-from paymaster.devstack.temporal_binary import temporal_binary
 
 # ---------------------------------------------------------------- no provider can be reached
 
@@ -27,7 +24,7 @@ class OutsideConnection(RuntimeError):
 
 
 class _Network:
-    """What the tests' own process may connect to. Outside of a test, while programs may be downloaded, everything."""
+    """What the tests' own process may connect to: loopback during a test, everything outside of one."""
 
     def __init__(self) -> None:
         self.guarded = False
@@ -88,37 +85,19 @@ def only_loopback() -> Iterator[list[str]]:
     assert _network.attempts == [], "a test tried to reach another machine"
 
 
-@contextlib.contextmanager
-def _anything_reachable() -> Generator[None]:
-    """The embedded stack may have to fetch its programs, whichever test needs it first."""
-    before, _network.guarded = _network.guarded, False
-    try:
-        yield
-    finally:
-        _network.guarded = before
-
-
 # ---------------------------------------------------------------- the embedded stack
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Gets Temporal before the first test, whose time limit is too short for a build of it: minutes, once a machine."""
-    # A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests start and interrupt.
+def pytest_sessionstart() -> None:
+    """A shell starts its background jobs with Ctrl-C ignored, and what tests start and interrupt would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.environ.get("PYTEST_XDIST_WORKER") or session.config.option.collectonly:
-        return
-    try:
-        asyncio.run(temporal_binary(print))
-    except StackError as error:
-        print(error)  # tests that need it fail with this; all others can do without
 
 
 @pytest.fixture(scope="session")
 async def stack() -> AsyncIterator[EmbeddedStack]:
     """Temporal and PostgreSQL for the whole session. Take a namespace and a database of your own there."""
     stack = EmbeddedStack(model=False, headless=True)
-    with _anything_reachable():
-        await stack.start()
+    await stack.start()
     try:
         yield stack
     finally:

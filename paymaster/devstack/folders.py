@@ -32,13 +32,8 @@ def default_data_dir() -> Path:
     return (dirs.site_state_path if os.geteuid() == 0 else dirs.user_data_path) / "dev"
 
 
-def user_cache_dir() -> Path:
-    """Where programs that took long to get are kept between runs."""
-    return _platform_dirs().user_cache_path
-
-
 def system_cache_dir() -> Path:
-    """The same for root, where other users can read it and only root can write."""
+    """Where root keeps copies of programs between runs: other users can read them and only root can write."""
     return _platform_dirs().site_cache_path
 
 

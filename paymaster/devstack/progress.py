@@ -18,22 +18,3 @@ async def tell_if_slow(progress: Progress, line: str) -> AsyncGenerator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextlib.asynccontextmanager
-async def tell_elapsed(progress: Progress, line: str, every_s: float) -> AsyncGenerator[None]:
-    """Calls `progress` with the line at once, then with the time that went by, every `every_s` seconds."""
-
-    async def tick() -> None:
-        elapsed_s = 0.0
-        while True:
-            await asyncio.sleep(every_s)
-            elapsed_s += every_s
-            progress(f"{line} ({elapsed_s:.0f} s so far)")
-
-    progress(line)
-    ticker = asyncio.create_task(tick())
-    try:
-        yield
-    finally:
-        ticker.cancel()

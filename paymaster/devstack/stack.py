@@ -137,7 +137,7 @@ class EmbeddedStack:
             raise _most_telling(errors) from None
 
     async def _start_temporal(self) -> None:
-        binary = await temporal_binary(self._progress)
+        binary = await temporal_binary()
         db_file = None
         if self._temporal_on_disk:
             db_file = self._folder() / "temporal" / "temporal.db"

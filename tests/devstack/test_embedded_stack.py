@@ -74,7 +74,7 @@ def test_nothing_listens_beyond_loopback(stack: EmbeddedStack) -> None:
 
 
 async def test_a_second_start_takes_seconds(stack: EmbeddedStack) -> None:
-    """Everything that has to be fetched, built or copied is cached by now."""
+    """What has to be copied is there by now."""
     started = time.monotonic()
     async with EmbeddedStack():
         start_s = time.monotonic() - started

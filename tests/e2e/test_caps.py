@@ -174,7 +174,7 @@ async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_tempora
 
 async def signal_with_temporal_command(site: Site, message: str) -> None:
     """What an admin types who has nothing but Temporal's own command."""
-    binary = await temporal_binary(lambda line: None)
+    binary = await temporal_binary()
     address = ["--address", site.temporal_address, "--namespace", site.namespace]
     signal = ["workflow", "signal", "--workflow-id", "budget/default", "--name", "raise_cap", "--input", message]
     process = await asyncio.create_subprocess_exec(
