@@ -10,7 +10,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from paymaster import LLMRequest, LLMResult, Outcome, generate
-from paymaster.admission.desk import Desk, DeskState
+from paymaster.admission.desk import Desk
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     CallRef,
     Completion,

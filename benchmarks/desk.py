@@ -3,7 +3,8 @@
 import time
 
 from benchmarks.figures import Figure
-from paymaster.admission.desk import Desk, DeskState
+from paymaster.admission.desk import Desk
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,
     CallRef,

@@ -21,7 +21,8 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from paymaster.admission.admin import SignatureRefused
-from paymaster.admission.desk import NEVER_MS, Desk, DeskState
+from paymaster.admission.desk import NEVER_MS, Desk
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,

@@ -4,19 +4,15 @@ The desk is deterministic: the same commands at the same times give the same ans
 cut anywhere through `dump` and `Desk.load`. Its time never goes back.
 """
 
-import zlib
-from base64 import b64decode, b64encode
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-from pydantic import PlainSerializer, TypeAdapter
+from typing import Literal
 
 from paymaster.admission.admin import changes_money, check_signature
 from paymaster.admission.breaker import Breaker, Gate
-from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, LedgerState, window_start_ms
-from paymaster.admission.outbox import Outbox, OutboxState
+from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
+from paymaster.admission.outbox import Outbox
 from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
 from paymaster.admission.routing import Choice, Obstacle, choose
+from paymaster.admission.state import DeskState, EndedHold, Loading, dump, load
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
 from paymaster.messages import (
@@ -58,9 +54,6 @@ from paymaster.messages import (
 from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
 from paymaster.security.signatures import SignedT
 
-RULES = 1
-"""The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
-no running ledger uses any more are removed from the code."""
 NEVER_MS = 2**62
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
@@ -72,51 +65,6 @@ SUPERSEDED_MAX = 50
 """Earlier configurations that do not come back by themselves."""
 
 
-@dataclass(slots=True)
-class EndedHold:
-    at_ms: int
-    posted: bool = False
-    denied: Denied | None = None
-
-
-@dataclass(slots=True)
-class Loading:
-    """Accounts whose earlier spending is being read. The holds that are here at its start are counted by the desk."""
-
-    number: int
-    accounts: tuple[str, ...]
-    known_holds: tuple[str, ...]
-    window_starts_ms: dict[Window, int]
-
-
-@dataclass(slots=True)
-class DeskState:
-    """Everything that the desk knows; what continue-as-new carries."""
-
-    ledger: str
-    epoch: str
-    rules: int = RULES
-    now_ms: int = 0
-    config: DeskConfig = field(default_factory=lambda: DeskConfig(digest=""))
-    superseded: list[str] = field(default_factory=list[str])
-    books: LedgerState = field(default_factory=LedgerState)
-    gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
-    parked: dict[str, ParkedCall] = field(default_factory=dict[str, ParkedCall])
-    ended: dict[str, EndedHold] = field(default_factory=dict[str, EndedHold])
-    forgotten_until_ms: int = 0
-    """Ends of holds before this time are no longer remembered."""
-    freed: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
-    """Accounts in which something was freed since the parked calls were looked at."""
-    loading: Loading | None = None
-    began: bool = False
-    """What earlier epochs left behind was loaded."""
-    outbox: OutboxState = field(default_factory=OutboxState)
-    refused_messages: list[str] = field(default_factory=list[str])
-    used_signatures: dict[str, int] = field(default_factory=dict[str, int])
-    """When they expire. Each is good for one command; after that time it is refused without this."""
-
-
-_STATE = TypeAdapter(DeskState)
 _FIRST_PAGE = StatusRequest()
 _FORMER_SERVICE = ServiceConfig()
 """How a service is called that the configuration does not name any more, but a worker still asks for."""
@@ -134,11 +82,11 @@ class Desk:
 
     @classmethod
     def load(cls, dumped: str) -> "Desk":
-        return cls(_STATE.validate_json(zlib.decompress(b64decode(dumped))))
+        return cls(load(dumped))
 
     def dump(self) -> str:
-        """The whole state as compressed text: 10,000 budgets fit into a Temporal payload (2 MiB) only so."""
-        return b64encode(zlib.compress(_STATE.dump_json(self.state))).decode()
+        """The whole state as text, for continue-as-new."""
+        return dump(self.state)
 
     # ------------------------------------------------------------ commands
 

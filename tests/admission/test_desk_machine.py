@@ -29,9 +29,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from paymaster.admission.desk import REMEMBER_ENDED_MS, Desk, DeskState
+from paymaster.admission.desk import REMEMBER_ENDED_MS, Desk
 from paymaster.admission.ledger import WINDOWS, Hold, Ledger, Shortfall
 from paymaster.admission.queue import CLAIM_AFTER_MS
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,
     Answer,

@@ -7,7 +7,8 @@ import pytest
 from desk_kit import HOUR, MINUTE, SECOND, USD, Site, capped, config, service
 
 from paymaster.admission.admin import SignatureRefused
-from paymaster.admission.desk import Desk, DeskState
+from paymaster.admission.desk import Desk
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,
     AdminConfig,

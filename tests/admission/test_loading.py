@@ -11,8 +11,9 @@ from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission.desk import Desk, DeskState
+from paymaster.admission.desk import Desk
 from paymaster.admission.ledger import WINDOWS, window_start_ms
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     CapChange,
     ExpiredHold,

@@ -7,7 +7,7 @@ decision: the commands to Temporal are the same when the desk holds 30 calls whe
 When this test fails, a rule has changed: a bound, a limit, an order, a window. If that was not the purpose, it is a
 defect. If it was:
 
-1. give `RULES` in `paymaster/admission/desk.py` a new number, and let a desk whose state carries the old one decide as
+1. give `RULES` in `paymaster/admission/state.py` a new number, and let a desk whose state carries the old one decide as
    before, until no running ledger has it any more;
 2. write the digest of the new rules beside the old one: `.venv/bin/python tests/admission/test_rules.py`.
 
@@ -24,7 +24,7 @@ from desk_kit import NOON, Site, candidate, capped, config, service
 from pydantic import BaseModel, TypeAdapter
 
 from paymaster.admission import desk, limiter, queue, routing
-from paymaster.admission.desk import RULES, DeskState
+from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import AccountConfig, Delivery, DeskConfig, PauseService, ResumeService, Settle
 from paymaster.money import Price
 

@@ -1,0 +1,79 @@
+"""The desk's state: everything that the desk knows, and the text that continue-as-new carries it as."""
+
+import zlib
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import PlainSerializer, TypeAdapter
+
+from paymaster.admission.breaker import Gate
+from paymaster.admission.ledger import LedgerState
+from paymaster.admission.outbox import OutboxState
+from paymaster.admission.queue import ParkedCall
+from paymaster.messages import Denied, DeskConfig, Window
+
+RULES = 1
+"""The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
+no running ledger uses any more are removed from the code."""
+
+
+@dataclass(slots=True)
+class EndedHold:
+    at_ms: int
+    posted: bool = False
+    denied: Denied | None = None
+
+
+@dataclass(slots=True)
+class Loading:
+    """Accounts whose earlier spending is being read. The holds that are here at its start are counted by the desk."""
+
+    number: int
+    accounts: tuple[str, ...]
+    known_holds: tuple[str, ...]
+    window_starts_ms: dict[Window, int]
+
+
+@dataclass(slots=True)
+class DeskState:
+    """Everything that the desk knows; what continue-as-new carries."""
+
+    ledger: str
+    epoch: str
+    rules: int = RULES
+    now_ms: int = 0
+    config: DeskConfig = field(default_factory=lambda: DeskConfig(digest=""))
+    superseded: list[str] = field(default_factory=list[str])
+    books: LedgerState = field(default_factory=LedgerState)
+    gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
+    parked: dict[str, ParkedCall] = field(default_factory=dict[str, ParkedCall])
+    ended: dict[str, EndedHold] = field(default_factory=dict[str, EndedHold])
+    forgotten_until_ms: int = 0
+    """Ends of holds before this time are no longer remembered."""
+    freed: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
+    """Accounts in which something was freed since the parked calls were looked at."""
+    loading: Loading | None = None
+    began: bool = False
+    """What earlier epochs left behind was loaded."""
+    outbox: OutboxState = field(default_factory=OutboxState)
+    refused_messages: list[str] = field(default_factory=list[str])
+    used_signatures: dict[str, int] = field(default_factory=dict[str, int])
+    """When they expire. Each is good for one command; after that time it is refused without this."""
+
+
+_STATE = TypeAdapter(DeskState)
+
+
+def load(dumped: str) -> DeskState:
+    return upgrade(_STATE.validate_json(zlib.decompress(b64decode(dumped))))
+
+
+def dump(state: DeskState) -> str:
+    """Compressed: 10,000 budgets fit into a Temporal payload (2 MiB) only so."""
+    return b64encode(zlib.compress(_STATE.dump_json(state))).decode()
+
+
+def upgrade(state: DeskState) -> DeskState:
+    """Fills in what an older version's state does not say and no default can."""
+    return state
