@@ -1,7 +1,8 @@
 """What workflows, activities, callers and operators send each other, and the names by which they find each other.
 
-Fields that cross a version are only ever added, and always with a default. Money is in nano-dollars (`…_nanos`), times
-are milliseconds since the epoch (`…_at_ms`), durations milliseconds (`…_ms`).
+Versions run side by side, so messages only grow: a new field has a default and is made by `added`, which leaves it out
+of what is written until it is used. Money is in nano-dollars (`…_nanos`), times are milliseconds since the epoch
+(`…_at_ms`), durations milliseconds (`…_ms`).
 """
 
 import json
@@ -11,7 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -57,6 +58,21 @@ def call_id_of(workflow_id: str) -> str:
 
 def budget_workflow_id(ledger: str) -> str:
     return f"budget/{ledger}"
+
+
+DefaultT = TypeVar("DefaultT")
+
+
+def added(default: DefaultT, **constraints: Any) -> DefaultT:
+    """A field that an earlier released version does not know: it is written only when it differs from its default.
+
+    `reserved: int = added(0, ge=0)` for `reserved: int = Field(default=0, ge=0)`; `constraints` are those of pydantic's
+    `Field`. An older reader then meets the field only where it is used: one that forbids unknown fields (LLMRequest,
+    AdminMessage, Signature) refuses it there, any other reader ignores it. A new `kind` of a union and a new word of a
+    Literal cannot be left out, and an older reader fails on them: the ledger writes them only under newer rules
+    (`RULES` in paymaster/admission/desk.py).
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 class Message(BaseModel):

@@ -1,7 +1,7 @@
 """Messages: requests that say what they mean, and nothing lost or guessed on the way."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ from paymaster.messages import (
     Granted,
     LLMRequest,
     LLMResult,
+    Message,
     Notice,
     Outcome,
     Parked,
@@ -37,6 +38,7 @@ from paymaster.messages import (
     UnknownHold,
     Void,
     Withdrawn,
+    added,
     budget_workflow_id,
     call_id_of,
     call_workflow_id,
@@ -258,3 +260,25 @@ def test_an_admins_message_with_a_mistake_is_refused(wrong: dict[str, Any]) -> N
         SetCap.model_validate({"account": "budget:acme", "window": "day", "to": "5", "by": "5"})
     with pytest.raises(ValidationError):
         PauseService.model_validate({"service": "openai", "until": "tomorrow"})
+
+
+# ---------------------------------------------------------------- versions side by side
+
+
+class Grown(Message):
+    kind: Literal["grown"] = "grown"
+    old: int = 1
+    reserved: int = added(0, ge=0)
+    labels: dict[str, str] = added({})
+
+
+def test_an_added_field_is_written_only_when_it_is_used() -> None:
+    assert Grown().model_dump(mode="json") == {"kind": "grown", "old": 1}
+    assert Grown(reserved=2, labels={"a": "b"}).model_dump(mode="json") == {
+        "kind": "grown",
+        "old": 1,
+        "reserved": 2,
+        "labels": {"a": "b"},
+    }
+    with pytest.raises(ValidationError):
+        Grown(reserved=-1)
