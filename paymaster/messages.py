@@ -866,6 +866,8 @@ class DeskStatus(Message):
     """The first parked calls, in the order in which they will be served."""
     refused_messages: tuple[str, ...] = ()
     """The latest signals that could not be applied, with the reason."""
+    alerts_dropped: int = 0
+    """Alerts that were not delivered, because too many waited, since the ledger began."""
 
 
 # ---------------------------------------------------------------- between the call workflow and its activities

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from paymaster.cut import cut
 from paymaster.messages import DeskStatus, Grant, LLMRequest, Parked, ServiceStatus, WindowStatus
 from paymaster.money import format_usd
 
@@ -18,7 +19,7 @@ _BAR_CHARACTERS = 10
 
 def summary(text: str) -> str:
     """Text on one line for the list and the timeline, no longer than a server takes."""
-    return _cut(" ".join(text.split()), _SUMMARY_BYTES_MAX)
+    return cut(" ".join(text.split()), _SUMMARY_BYTES_MAX)
 
 
 def call_summary(request: LLMRequest) -> str:
@@ -28,7 +29,7 @@ def call_summary(request: LLMRequest) -> str:
 def call_details(request: LLMRequest) -> str:
     """What was asked for, and by whom: nothing of the prompt."""
     rows = [("route", request.route), ("budget", request.budget), *sorted(request.metadata.items())]
-    return _cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
 
 
 def state_of_call(
@@ -44,7 +45,7 @@ def state_of_call(
     rows = [("now", now), ("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
     if failed:
         rows.append(("failed at", ", ".join(failed)))
-    return _cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
 
 
 def ledger_details(status: DeskStatus) -> str:
@@ -128,8 +129,3 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(text: str) -> str:
     """The text as it is read, whoever wrote it: no link, no other cell, no other line."""
     return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
-
-
-def _cut(text: str, bytes_max: int) -> str:
-    data = text.encode(errors="replace")
-    return text if len(data) <= bytes_max else data[: bytes_max - 3].decode(errors="ignore") + "…"

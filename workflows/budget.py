@@ -56,6 +56,8 @@ from workflows.signals import called_in_any_case
 
 AT_MOST = 200
 """Items of the outbox in one delivery."""
+DELIVERY_BYTES_MAX = 512 * 1024
+"""All items of one delivery. A single item is far smaller."""
 PAUSE = timedelta(milliseconds=250)
 """Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
 PAUSE_AFTER_FAILURE = timedelta(seconds=10)
@@ -131,21 +133,21 @@ class BudgetWorkflow:
     async def _answer_calls(self) -> None:
         messages = self._desk.state.outbox
         while await self._next(lambda: bool(messages.messages)):
-            batch = CallMessages(messages=tuple(messages.messages[:AT_MOST]))
+            batch = CallMessages(messages=_first(messages.messages))
             self._delivered(await self._activity("answer_calls", batch, Delivery))
             await workflow.sleep(PAUSE, summary="between deliveries")
 
     async def _store_notices(self) -> None:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.notices)):
-            notices = tuple(state.outbox.notices[:AT_MOST])
+            notices = _first(state.outbox.notices)
             batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices)
             self._delivered(await self._activity("store_notices", batch, Delivery))
 
     async def _send_alerts(self) -> None:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.sending)):
-            alerts = tuple(state.outbox.sending[:AT_MOST])
+            alerts = _first(state.outbox.sending)
             batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
             self._delivered(await self._activity("send_alerts", batch, Delivery))
 
@@ -328,6 +330,16 @@ class BudgetWorkflow:
         refused = f"{name[:100]} {text[:200]}: {reason[:1_000]}".encode(errors="replace").decode()
         workflow.logger.error("refused %s", refused)
         self._desk.refuse_message(refused, _now_ms())
+
+
+def _first(waiting: Sequence[MessageT]) -> tuple[MessageT, ...]:
+    """As many of what waits, from its beginning, as go into one delivery; one at least."""
+    size = 0
+    for number, item in enumerate(waiting[:AT_MOST]):
+        size += len(item.model_dump_json())
+        if size > DELIVERY_BYTES_MAX:
+            return tuple(waiting[: max(number, 1)])
+    return tuple(waiting[:AT_MOST])
 
 
 def _is_ending() -> bool:

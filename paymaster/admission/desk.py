@@ -15,6 +15,7 @@ from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.state import DeskState, EndedHold, Loading, dump, load
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
+from paymaster.cut import cut
 from paymaster.messages import (
     KEY_SOURCE_DOWN,
     AccountConfig,
@@ -61,6 +62,14 @@ REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
+REFUSED_KEPT = 20
+"""Messages that could not be applied, in the status."""
+REFUSED_ALERTS_A_MINUTE = 5
+"""Of messages that could not be applied. The others of the minute are counted, and told together when it is over."""
+REFUSED_BYTES_MAX = 1_000
+"""What is kept of such a message, with the reason."""
+PAUSED_BY_BYTES_MAX = 300
+"""Who paused a service, and why: it is a part of what parked calls wait for."""
 SUPERSEDED_MAX = 50
 """Earlier configurations that do not come back by themselves."""
 
@@ -109,6 +118,7 @@ class Desk:
             self.state.freed |= self.ledger.roll_windows(now_ms)
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._forget_ended()
+            self._tell_of_refused()
         if now_ms >= self.due_ms:
             self._expire_holds()
             self._deny_overdue()
@@ -219,7 +229,8 @@ class Desk:
         self.advance(now_ms)
         change = self._signed("pause_service", change)
         gate = self._gate(change.service)
-        gate.paused_by = f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
+        paused_by = f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
+        gate.paused_by = cut(paused_by, PAUSED_BY_BYTES_MAX)
         for hold in self.ledger.holds.values():
             if hold.state == "pending" and hold.grant.service == change.service:
                 self.outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
@@ -237,8 +248,19 @@ class Desk:
     def refuse_message(self, text: str, now_ms: int) -> None:
         """Keeps a message that could not be applied where operators see it."""
         self.advance(now_ms)
-        self.state.refused_messages = [*self.state.refused_messages[-19:], text]
-        self.outbox.alert(self.state.now_ms, "refused_message", text)
+        state, text = self.state, cut(text, REFUSED_BYTES_MAX)
+        state.refused_messages = [*state.refused_messages, text][-REFUSED_KEPT:]
+        state.refused_this_minute += 1
+        if state.refused_this_minute <= REFUSED_ALERTS_A_MINUTE:
+            self.outbox.alert(state.now_ms, "refused_message", text)
+
+    def _tell_of_refused(self) -> None:
+        """What came in the minute that is over beyond those that were told one by one."""
+        more = self.state.refused_this_minute - REFUSED_ALERTS_A_MINUTE
+        if more > 0:
+            text = f"and {more} more messages were refused within a minute; `paymaster budget show` has the latest"
+            self.outbox.alert(self.state.now_ms, "refused_message", text)
+        self.state.refused_this_minute = 0
 
     def status(self, page: StatusRequest = _FIRST_PAGE, now_ms: int = 0) -> DeskStatus:
         """How everything stands at `now_ms`, also if nothing happened here since; 0: when something last did."""
@@ -257,6 +279,7 @@ class Desk:
             services=service_statuses(state.gates, now_ms),
             waiting=waiting_calls(self.queue),
             refused_messages=tuple(state.refused_messages),
+            alerts_dropped=state.outbox.alerts_dropped,
         )
 
     # ------------------------------------------------------------ deliveries and loading

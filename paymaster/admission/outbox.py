@@ -5,8 +5,10 @@ sequence number.
 """
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from paymaster.admission.ledger import Hold
+from paymaster.cut import cut
 from paymaster.messages import (
     Alert,
     AlertKind,
@@ -23,9 +25,19 @@ from paymaster.messages import (
 )
 
 ALERTS_MAX = 2_000
-"""Alerts that wait to be delivered; further ones are only counted. Cap changes and expired holds always stay."""
+"""Alerts that wait to be delivered. Beyond this number the oldest that wait only for the webhook are dropped, and when
+there are none of them, new alerts; each is counted. Cap changes and expired holds always stay."""
+ALERTS_BYTES_MAX = 256 * 1024
+"""All alerts that wait to be delivered, in bytes."""
+ALERT_TEXT_BYTES_MAX = 1_000
+"""The sentence of one alert."""
+WHO_BYTES_MAX = 300
+REASON_BYTES_MAX = 1_000
+"""Who made a cap change, and why. The database keeps 600 characters of each."""
 ONCE_MAX = 1_000
 """How many alerts that are given once for ever are remembered."""
+_ONCE_BYTES_MAX = 200
+_ALERT_OVERHEAD_BYTES = 100
 
 
 @dataclass(slots=True)
@@ -42,6 +54,9 @@ class OutboxState:
 class Outbox:
     def __init__(self, state: OutboxState) -> None:
         self.state = state
+        waiting = [notice for notice in state.notices if isinstance(notice, Alert)]
+        self._alerts = len(waiting) + len(state.sending)
+        self._alert_bytes = sum(map(alert_bytes, waiting)) + sum(map(alert_bytes, state.sending))
 
     def next_sequence(self) -> int:
         self.state.sequence += 1
@@ -84,23 +99,38 @@ class Outbox:
                 by_nanos=by_nanos,
                 file_nanos=file_nanos,
                 until_window_end=until_window_end,
-                who=who,
-                reason=reason,
+                who=cut(who, WHO_BYTES_MAX),
+                reason=cut(reason, REASON_BYTES_MAX),
             )
         )
 
     def alert(
         self, at_ms: int, what: AlertKind, text: str, account: str | None = None, window: Window | None = None
     ) -> None:
-        if len(self.state.notices) + len(self.state.sending) >= ALERTS_MAX:
+        text = cut(text, ALERT_TEXT_BYTES_MAX)
+        alert = Alert(sequence=0, at_ms=at_ms, what=what, text=text, account=account, window=window)
+        size, sending = alert_bytes(alert), self.state.sending
+        while sending and self._is_full(size):
+            self._gone(sending.pop(0))
+            self.state.alerts_dropped += 1
+        if self._is_full(size):
             self.state.alerts_dropped += 1
             return
-        self.state.notices.append(
-            Alert(sequence=self.next_sequence(), at_ms=at_ms, what=what, text=text, account=account, window=window)
-        )
+        self._alerts += 1
+        self._alert_bytes += size
+        self.state.notices.append(alert.model_copy(update={"sequence": self.next_sequence()}))
+
+    def _is_full(self, more_bytes: int) -> bool:
+        return self._alerts >= ALERTS_MAX or self._alert_bytes + more_bytes > ALERTS_BYTES_MAX
+
+    def _gone(self, alert: Alert) -> None:
+        self._alerts -= 1
+        self._alert_bytes -= alert_bytes(alert)
 
     def alert_once(self, at_ms: int, what: AlertKind, text: str, about: str) -> None:
         """The same kind of alert about the same thing is given only once."""
+        if len(about.encode(errors="replace")) > _ONCE_BYTES_MAX:
+            about = sha256(about.encode(errors="replace")).hexdigest()
         key, once = f"{what} {about}", self.state.once
         if key in once:
             return
@@ -113,7 +143,14 @@ class Outbox:
         """Takes out what arrived. An alert that is stored goes on to the webhook."""
         state = self.state
         state.messages = [message for message in state.messages if message.sequence not in done]
+        for alert in [alert for alert in state.sending if alert.sequence in done]:
+            self._gone(alert)
         state.sending = [alert for alert in state.sending if alert.sequence not in done]
         stored = [notice for notice in state.notices if notice.sequence in done]
         state.sending += [notice for notice in stored if isinstance(notice, Alert)]
         state.notices = [notice for notice in state.notices if notice.sequence not in done]
+
+
+def alert_bytes(alert: Alert) -> int:
+    """What an alert takes as a message, about."""
+    return len(alert.text.encode()) + len((alert.account or "").encode()) + _ALERT_OVERHEAD_BYTES

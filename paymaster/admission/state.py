@@ -58,6 +58,7 @@ class DeskState:
     """What earlier epochs left behind was loaded."""
     outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
+    refused_this_minute: int = 0
     used_signatures: dict[str, int] = field(default_factory=dict[str, int])
     """When they expire. Each is good for one command; after that time it is refused without this."""
 

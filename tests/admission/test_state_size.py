@@ -4,10 +4,11 @@ import random
 from functools import cache
 
 import pytest
-from desk_kit import DAY, NOON, Site, candidate, capped, config, service
+from desk_kit import DAY, MINUTE, NOON, Site, candidate, capped, config, service
 
 from paymaster.admission.desk import REMEMBER_ENDED_MAX, Desk
-from paymaster.messages import CallRef, Denied, Granted, Parked, Reserve
+from paymaster.admission.outbox import ALERTS_BYTES_MAX, ALERTS_MAX, alert_bytes
+from paymaster.messages import Alert, CallRef, Delivery, Denied, Granted, Parked, PauseService, RaiseCap, Reserve
 
 PAYLOAD_MAX = 2 * 1024 * 1024
 BUDGETS = 10_000
@@ -96,3 +97,61 @@ def test_a_large_state_loads_back_equal() -> None:
         one.advance(NOON + 3 * DAY)
     assert len(desk.state.outbox.messages) == PARKED
     assert again.state == desk.state
+
+
+# ---------------------------------------------------------------- what others write into it
+
+
+def chinese(chance: random.Random, characters: int) -> str:
+    """Text that compresses badly: characters of three bytes, all different."""
+    return "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(characters))
+
+
+def test_a_flood_of_refused_messages_keeps_the_state_small() -> None:
+    """2,400 malformed signals of 1,000 CJK characters while neither the database nor the webhook takes anything."""
+    site, chance = Site(), random.Random(6)
+    for _ in range(2_400):
+        site.now_ms += 5
+        site.desk.refuse_message(chinese(chance, 1_000), site.now_ms)
+    size = len(site.desk.dump())
+    print(f"\n2,400 refused messages: {size / 1024:,.0f} KiB dumped")
+    assert size < 64 * 1024
+    site.wait(MINUTE)
+    site.desk.advance(site.now_ms)
+    assert "2395 more" in site.alerts("refused_message")[-1].text
+
+
+def test_alerts_are_bounded_in_bytes_and_the_webhook_loses_first() -> None:
+    """What is stored already goes before what is not; all that went is counted; money is never dropped."""
+    site, chance = Site(), random.Random(7)
+    for number in range(ALERTS_MAX):
+        site.desk.outbox.alert(site.now_ms, "no_price", f"{number} {chinese(chance, 1_000)}")
+        if number == 99:
+            site.desk.delivered(Delivery(delivered=tuple(alert.sequence for alert in site.alerts())), site.now_ms)
+            site.raise_cap("1")
+    outbox = site.desk.state.outbox
+    waiting = [n for n in outbox.notices if isinstance(n, Alert)]
+    assert outbox.sending == []
+    assert outbox.alerts_dropped == ALERTS_MAX - len(waiting)
+    assert sum(map(alert_bytes, waiting)) <= ALERTS_BYTES_MAX < sum(map(alert_bytes, waiting)) + 1_200
+    assert [alert.text.split()[0] for alert in waiting] == [str(n) for n in range(100, 100 + len(waiting))]
+    assert len(site.cap_changes()) == 1
+    assert site.desk.status().alerts_dropped == outbox.alerts_dropped
+    again = Desk.load(site.desk.dump())
+    again.outbox.alert(site.now_ms, "no_price", chinese(chance, 400))
+    assert again.state.outbox.alerts_dropped == outbox.alerts_dropped + 1
+
+
+@pytest.mark.parametrize("text", ["語" * 1_000, "🙂" * 1_000])
+def test_texts_of_people_are_bounded_in_bytes(text: str) -> None:
+    """Whose command it was and why, in a cap change and in a pause; and what is alerted of it."""
+    site = Site()
+    change = RaiseCap(account="budget:acme", window="day", by="1", who=text[:200], reason=text)
+    site.desk.raise_cap(change, site.now_ms)
+    site.desk.pause_service(PauseService(service="s", who=text[:200], reason=text), site.now_ms)
+    site.desk.outbox.alert(site.now_ms, "no_price", text)
+    [stored] = site.cap_changes()
+    assert len(stored.model_dump_json().encode()) < 2_000
+    assert len((site.desk.state.gates["s"].paused_by or "").encode()) <= 300
+    assert len(site.alerts()[-1].text.encode()) <= 1_000
+    site.cut()
