@@ -20,6 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.limits import ANSWER_BYTES_MAX
 from paymaster.measurements import http_request
 from paymaster.messages import (
     BILLED,
@@ -60,9 +61,6 @@ CONNECTIONS_MAX = 1_000
 """For each service and process; how many calls run at once is decided by the ledger, not here."""
 BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
-ANSWER_BYTES_MAX = 1_900_000
-"""Of an answer as JSON. Temporal takes 2 MiB, and what is longer it turns into a failure that does not say what the
-attempt cost."""
 WORD_LENGTH_MAX = 200
 """Of what a service names: a model, a reason, a request."""
 

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from paymaster.limits import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
+
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 
@@ -42,8 +44,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         commit: Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
         *,
         size_of: Callable[[ItemT], int],
-        items_max: int = 200,
-        bytes_max: int = 512 * 1024,
+        items_max: int = BATCH_ITEMS_MAX,
+        bytes_max: int = BATCH_BYTES_MAX,
         give_up_after_s: float = 30.0,
         worth_waiting_for: Callable[[], int] = lambda: 1,
     ) -> None:

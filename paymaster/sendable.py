@@ -1,27 +1,92 @@
-"""What no Temporal message can carry is refused before it is sent: a workflow that tried would be stuck for ever."""
+"""What no Temporal message can carry, and what would make others too large, is denied before anything is reserved: a
+workflow that tried to send it would be stuck for ever."""
 
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from paymaster.limits import (
+    BUDGET_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_KEYS_MAX,
+    NESTING_MAX,
+    REQUEST_BYTES_MAX,
+    ROUTE_BYTES_MAX,
+)
 from paymaster.messages import LLMRequest, LLMResult, Outcome
-
-REQUEST_BYTES_MAX = 1_900_000
-"""Of a whole request as JSON. Temporal takes 2 MiB; with the request travel its grant and, if on, its encryption."""
+from paymaster.services.json_reading import NestedTooDeeply, check_nesting
 
 
 def denial_of(request: LLMRequest) -> LLMResult | None:
     """The result of a request that cannot be sent, with what to do; None when it can be.
 
-    Reasons: `request_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8 does not have.
+    Reasons: `request_too_long`, `metadata_too_large`, `nested_too_deeply`, `unknown_route` and `bad_budget` for names
+    that are too long to be any, `number_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8
+    does not have.
     """
+    problem = _problem(request)
+    return None if problem is None else _denied(request, *problem)
+
+
+def _problem(request: LLMRequest) -> tuple[str, str] | None:
+    """The reason, and what to do."""
     try:
-        size = len(request.model_dump_json().encode())
+        for data in _nested(request):
+            check_nesting(data)
+        text = request.model_dump_json().encode()
+    except NestedTooDeeply:
+        return "nested_too_deeply", f"a schema or a tool's arguments have more than {NESTING_MAX} levels: flatten them"
     except ValueError as error:
-        return _denied(request, "not_text", f"the request holds what is no Unicode text: {error}")
-    if size <= REQUEST_BYTES_MAX:
+        return "not_text", f"the request holds what is no Unicode text: {error}"
+    if len(text) > REQUEST_BYTES_MAX:
+        return (
+            "request_too_long",
+            f"the request has {len(text):,} bytes as JSON and may have {REQUEST_BYTES_MAX:,}: shorten it, split it, or "
+            "give images by their URLs",
+        )
+    if problem := _long_name(request) or _large_metadata(request.metadata):
+        return problem
+    try:
+        from_json(text)
+    except ValueError as error:
+        return "number_too_long", f"the request holds a number that cannot be read back: {error}"
+    return None
+
+
+def _nested(request: LLMRequest) -> list[JsonValue]:
+    """Every part of a request that may have any depth."""
+    return [
+        request.json_schema,
+        *(tool.parameters for tool in request.tools),
+        *(call.arguments for message in request.messages for call in message.tool_calls),
+    ]
+
+
+def _long_name(request: LLMRequest) -> tuple[str, str] | None:
+    """Route and budget are in every command to the ledger."""
+    for name, value, bytes_max, reason in (
+        ("route", request.route, ROUTE_BYTES_MAX, "unknown_route"),
+        ("budget", request.budget, BUDGET_BYTES_MAX, "bad_budget"),
+    ):
+        if (size := len(value.encode())) > bytes_max:
+            return reason, f"the {name} has {size:,} bytes and may have {bytes_max:,}"
+    return None
+
+
+def _large_metadata(metadata: dict[str, str]) -> tuple[str, str] | None:
+    size = metadata_bytes(metadata)
+    if size <= METADATA_BYTES_MAX and len(metadata) <= METADATA_KEYS_MAX:
         return None
-    return _denied(
-        request,
-        "request_too_long",
-        f"the request has {size:,} bytes as JSON and may have {REQUEST_BYTES_MAX:,}: shorten it, split it, or give "
-        "images by their URLs",
+    return (
+        "metadata_too_large",
+        f"the metadata has {len(metadata):,} keys and {size:,} bytes and may have {METADATA_KEYS_MAX} and "
+        f"{METADATA_BYTES_MAX:,}: it is stored with every attempt; keep a reference there, and long texts elsewhere",
+    )
+
+
+def metadata_bytes(metadata: dict[str, str]) -> int:
+    """All keys and values, as UTF-8."""
+    return sum(
+        len(name.encode(errors="replace")) + len(value.encode(errors="replace")) for name, value in metadata.items()
     )
 
 

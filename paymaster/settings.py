@@ -49,9 +49,11 @@ from pydantic_settings import (
 
 from paymaster.alert_forms import AlertForm
 from paymaster.budget_path import check_budget_path
+from paymaster.limits import NESTING_MAX
 from paymaster.messages import Window
 from paymaster.money import Price, UsdAsNanos
 from paymaster.security.keys import check_key_name
+from paymaster.services.json_reading import message_data
 from paymaster.services.retries import JITTER
 
 CONFIG_FILE_DEFAULT = "paymaster.toml"
@@ -833,6 +835,8 @@ def _read(file: Path | None, environ: Mapping[str, str] | None) -> Settings | li
         return [f"not UTF-8 at byte {error.start}; save the file as UTF-8"]
     except ValueError as error:  # tomllib's own, with line and column, and int()'s for a number with too many digits
         return [f"not valid TOML: {error}"]
+    except RecursionError:
+        return [f"nested too deeply: at most {NESTING_MAX} levels"]
     from_environment = _EnvironmentSource(os.environ if environ is None else environ)
     problems = list(from_environment.problems)
     try:
@@ -931,7 +935,7 @@ def _path_of(variable: str) -> tuple[str, ...]:
 
 
 def _value_of(text: str) -> Any:
-    return json.loads(text) if text.startswith(("{", "[")) else text
+    return message_data(text) if text.startswith(("{", "[")) else text
 
 
 # ---------------------------------------------------------------- saying what is wrong

@@ -1,13 +1,25 @@
 """Reading JSON that somebody else wrote: whatever it is, the result is a value of the asked kind, or its absence."""
 
 import json
+from itertools import accumulate
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from paymaster.limits import NESTING_MAX
 
 TOKENS_MAX = 10**10
 """A count above this is a mistake and not a bill."""
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""One level in or, as a signed byte, out."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
-_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+class NestedTooDeeply(ValueError):
+    """JSON of more than `NESTING_MAX` levels."""
+
+    def __init__(self) -> None:
+        super().__init__(f"nested too deeply: JSON may have {NESTING_MAX} levels of arrays and objects")
 
 
 def read_json(text: bytes | str) -> JsonValue:
@@ -15,17 +27,38 @@ def read_json(text: bytes | str) -> JsonValue:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise NestedTooDeeply from None
 
 
-def message_data(text: str) -> JsonValue:
-    """The data, if a message can carry it. Raises ValueError for half a surrogate pair and deep nesting too."""
-    data = read_json(text)
+def message_data(text: bytes | str) -> JsonValue:
+    """The data, if a message can carry it, in and out.
+
+    Raises NestedTooDeeply, and ValueError for what is not JSON, for half a surrogate pair and for endless numbers.
+    """
+    encoded = text.encode() if isinstance(text, str) else text  # raises for half a surrogate pair
+    _check_levels(encoded)
+    return from_json(encoded, allow_inf_nan=False)
+
+
+def check_nesting(data: JsonValue) -> None:
+    """Raises NestedTooDeeply, and ValueError for what cannot be written as JSON."""
     try:
-        _JSON.dump_json(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return data
+        text = to_json(data)
+    except ValueError as error:
+        if "depth exceeded" in str(error):  # the writer's own limit, 254
+            raise NestedTooDeeply from None
+        raise
+    _check_levels(text)
+
+
+def _check_levels(text: bytes) -> None:
+    """Counts in C and makes no objects: it is asked about texts of 2 MB."""
+    if text.count(b"[") + text.count(b"{") <= NESTING_MAX:
+        return
+    outside_strings = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    steps = memoryview(outside_strings.translate(_STEPS, _NO_BRACKETS)).cast("b")
+    if max(accumulate(steps), default=0) > NESTING_MAX:
+        raise NestedTooDeeply
 
 
 def object_of(value: JsonValue) -> dict[str, JsonValue]:

@@ -1,0 +1,42 @@
+"""What each message, batch, record, state and history may be: docs/limits.md has the same figures, with who checks them
+and what happens at each. Sizes are bytes of JSON in UTF-8, unless a constant says otherwise."""
+
+# ---------------------------------------------------------------- Temporal's own; nothing of ours may reach them
+
+TEMPORAL_PAYLOAD_BYTES = 2 * 1024 * 1024
+"""One argument or result. The SDK refuses a larger one on the client; inside a workflow its task fails for ever."""
+TEMPORAL_TASK_BYTES = 4 * 1024 * 1024
+"""All commands of one workflow task together. Server 1.32 ends the workflow beyond it, older ones leave it retrying."""
+TEMPORAL_HISTORY_BYTES = 50 * 1024 * 1024
+"""The history of one run. The server ends the workflow beyond it; it suggests continue-as-new at 4 MiB."""
+TEMPORAL_HISTORY_EVENTS = 51_200
+"""Events of one run. The server ends the workflow beyond it; it suggests continue-as-new at 4,096."""
+TEMPORAL_UPDATES_PER_RUN = 2_000
+"""Updates that one run takes; further ones are refused until it has continued as new."""
+TEMPORAL_UPDATES_IN_FLIGHT = 10
+"""Updates to one workflow that wait for an answer; further ones are refused until one has it."""
+
+# ---------------------------------------------------------------- requests and answers
+
+REQUEST_BYTES_MAX = 1_900_000
+"""A whole request; with it travel its grant and, where it is on, its encryption."""
+METADATA_BYTES_MAX = 16 * 1024
+"""All keys and values of a request's metadata, as UTF-8: they are in each record and each row."""
+METADATA_KEYS_MAX = 100
+"""Keys of a request's metadata."""
+ROUTE_BYTES_MAX = 1_000
+"""A request's route, as UTF-8; the configuration allows names of 64 characters."""
+BUDGET_BYTES_MAX = 1_000
+"""A request's budget, as UTF-8, before its path is checked, which may have 200 characters."""
+NESTING_MAX = 100
+"""Levels of arrays and objects in JSON that passes through: the libraries write 254 and read 200, and messages add a
+few of their own."""
+ANSWER_BYTES_MAX = 1_900_000
+"""What a service answered, without the attempts; what is longer Temporal turns into a failure without its cost."""
+
+# ---------------------------------------------------------------- batches
+
+BATCH_ITEMS_MAX = 200
+"""Items that go together: commands in an update, reports or records in a signal, rows in a statement."""
+BATCH_BYTES_MAX = 512 * 1024
+"""Such a batch; an item that is larger goes alone."""
