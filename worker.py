@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args
+from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -36,7 +37,7 @@ from activities.store_notices import StoreNoticesActivities
 from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
-from paymaster.errors import LedgerNotFound
+from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.ledger_traffic import LedgerTraffic
@@ -145,12 +146,12 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
 async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event) -> ConfigState:
     """Gives the ledger its configuration. It may need a while: a worker that died with its task in hand, say.
 
-    Raises LedgerNotFound when it does not answer at all.
+    Raises LedgerNotFound when it does not answer at all, and AdminRefused when it refuses.
     """
-    give_up_at = time.monotonic() + LEDGER_ANSWERS_WITHIN_S
+    give_up_at, command_id = time.monotonic() + LEDGER_ANSWERS_WITHIN_S, uuid4().hex
     while True:
         try:
-            return await ledger.start(config)
+            return await ledger.start(config, command_id)
         except LedgerNotFound as error:
             if stop.is_set() or time.monotonic() > give_up_at:
                 raise
@@ -321,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
         return 2
-    except (SchemaOutdated, LedgerNotFound, RuntimeError, OSError) as error:
+    except (SchemaOutdated, LedgerNotFound, AdminRefused, RuntimeError, OSError) as error:
         logger.error("%s", error)
         return 1
     return 0

@@ -40,10 +40,11 @@ async def per_second(
 async def _by_update(site: Site, reservations: int, at_once: int) -> float:
     """Through the budget workflow of Paymaster's worker, a ledger of its own for each round."""
     ledger = Ledger(site.client, f"bench-{uuid4()}")
-    await ledger.start(desk_config(load_settings(site.config_file, environ={})))
+    config = desk_config(load_settings(site.config_file, environ={}))
+    await ledger.start(config)
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
-        return await ledger.send(commands)
+        return await ledger.apply(commands, config)
 
     commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
     await _until_granted(commits)  # it reads first what was spent before

@@ -14,7 +14,6 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
@@ -24,6 +23,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
 from paymaster.group_commit import GroupCommit, PoisonedBatch
+from paymaster.ledger_updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, update_once, update_until_answered
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
@@ -64,10 +64,8 @@ from paymaster.structured_output import Output, answer_as
 from paymaster.temporal_ui import call_details, call_summary
 
 ResultT = TypeVar("ResultT")
-LEDGER_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
-"""What an update that was not answered raises; the server also fails one when the workflow's task failed under it."""
 ANSWER_WITHIN = timedelta(seconds=10)
-"""How long one update or query to the ledger may take before it counts as unanswered."""
+"""How long an update or query to the ledger may take, asked for as often as need be, before it counts as unanswered."""
 
 
 async def connect(
@@ -166,47 +164,60 @@ class Ledger:
         except RPCError as error:
             raise self._not_found(error) from error
 
-    async def raise_cap(self, change: RaiseCap) -> CapState:
-        """Raises a cap and answers with the new one. Raises AdminRefused, with what exists, and LedgerNotFound."""
-        return await self._update("raise_cap", change, CapState)
+    async def raise_cap(self, change: RaiseCap, command_id: str | None = None) -> CapState:
+        """Raises a cap and answers with the new one. Raises AdminRefused, with what exists, and LedgerNotFound.
+
+        Every command of an admin takes a command id: given again with the same id it is not carried out twice but
+        answered as it was the first time, also in a later run of the ledger's workflow. Default: a new id.
+        """
+        return await self._command("raise_cap", change, CapState, command_id)
 
     async def signal_raise_cap(self, change: RaiseCap) -> None:
         """The same without an answer: what the ledger refuses shows in its status."""
         await self._handle.signal("raise_cap", change)
 
-    async def set_cap(self, change: SetCap) -> CapState:
+    async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
         """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
-        return await self._update("set_cap", change, CapState)
+        return await self._command("set_cap", change, CapState, command_id)
 
-    async def pause_service(self, change: PauseService) -> ServiceState:
+    async def pause_service(self, change: PauseService, command_id: str | None = None) -> ServiceState:
         """Sends nothing more to a service. Raises AdminRefused and LedgerNotFound."""
-        return await self._update("pause_service", change, ServiceState)
+        return await self._command("pause_service", change, ServiceState, command_id)
 
-    async def resume_service(self, change: ResumeService) -> ServiceState:
+    async def resume_service(self, change: ResumeService, command_id: str | None = None) -> ServiceState:
         """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
-        return await self._update("resume_service", change, ServiceState)
+        return await self._command("resume_service", change, ServiceState, command_id)
 
     async def configure(
-        self, config: DeskConfig, *, force: bool = False, signature: Signature | None = None
+        self,
+        config: DeskConfig,
+        command_id: str | None = None,
+        *,
+        force: bool = False,
+        signature: Signature | None = None,
     ) -> ConfigState:
         """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound.
 
         Where signatures are required, one with other caps, budgets or `[admin]` needs one. Raises AdminRefused for a
         wrong one.
         """
-        return await self._update("configure", Configure(config=config, force=force, signature=signature), ConfigState)
+        change = Configure(config=config, force=force, signature=signature)
+        return await self._command("configure", change, ConfigState, command_id)
 
     async def reload(self) -> None:
-        """Reads again what every account has spent; calls wait meanwhile. Raises LedgerNotFound."""
-        try:
-            await self._handle.execute_update("reload", rpc_timeout=ANSWER_WITHIN)
-        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-            raise self._not_found(error) from error
+        """Reads again what every account has spent; calls wait meanwhile. Raises AdminRefused and LedgerNotFound."""
+        await self._command("reload", None, None, None)
 
-    async def start(self, config: DeskConfig) -> ConfigState:
-        """Starts the budget workflow where it does not run, and gives it this configuration where it does."""
-        await self._start(config)
-        return await self.configure(config)
+    async def start(self, config: DeskConfig, command_id: str | None = None) -> ConfigState:
+        """Starts the budget workflow where it does not run, and gives it this configuration where it does.
+
+        Raises LedgerNotFound while that does not succeed, and AdminRefused for a configuration that is refused.
+        """
+        try:
+            await self._start(config)
+        except RPCError as error:
+            raise self._not_found(error) from error
+        return await self.configure(config, command_id)
 
     async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
         """One signal with many reports of failed attempts."""
@@ -224,34 +235,41 @@ class Ledger:
         return description.status is WorkflowExecutionStatus.RUNNING
 
     async def send(self, commands: Sequence[Command]) -> Sequence[Answer]:
-        """One update with many commands. Raises one of LEDGER_ERRORS when it should be sent again."""
+        """Sends many commands in one update until they are answered. Raises LedgerNotFound and AdminRefused."""
         batch = CommandBatch(commands=tuple(commands))
-        answers = await self._handle.execute_update("apply", batch, result_type=AnswerBatch, rpc_timeout=ANSWER_WITHIN)
-        return answers.answers
+        return (await self._command("apply", batch, AnswerBatch, None)).answers
 
     async def apply(self, commands: Sequence[Command], config: DeskConfig) -> Sequence[Answer]:
-        """The same for a worker: starts the ledger when it is missing, before it raises.
+        """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
 
-        Raises PoisonedBatch when the update itself was refused, and one of LEDGER_ERRORS when it should be sent again.
+        Raises PoisonedBatch when the update itself was refused, and one of UPDATE_ERRORS when it should be sent again.
         """
+        batch = CommandBatch(commands=tuple(commands))
         try:
-            return await self.send(commands)
-        except WorkflowUpdateFailedError as error:
-            # The server fails an update too when the workflow's task failed under it: then it is not the batch's fault.
-            if isinstance(error.cause, ApplicationError) and error.cause.type != "UnhandledCommand":
-                raise PoisonedBatch(str(error.cause)) from error
-            raise
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
+            answers = await update_once(self._handle, "apply", batch, AnswerBatch, within=ANSWER_WITHIN)
+        except UPDATE_ERRORS as error:
+            fate = fate_of(error)
+            if fate is Fate.REFUSED:
+                raise PoisonedBatch(_reason(error)) from error
+            if fate is Fate.NO_LEDGER:
                 await self._start(config)
             raise
+        return answers.answers
 
-    async def _update(self, name: str, message: BaseModel, result_type: type[ResultT]) -> ResultT:
+    async def _command(
+        self, name: str, message: BaseModel | None, result_type: type[ResultT] | None, command_id: str | None
+    ) -> ResultT:
+        """The answer to an update, asked for until there is one. Raises AdminRefused and LedgerNotFound."""
+        command_id = command_id or uuid4().hex
         try:
-            return await self._handle.execute_update(name, message, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
-        except WorkflowUpdateFailedError as error:
-            raise AdminRefused(_reason(error.cause)) from error
-        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            return await update_until_answered(
+                self._handle, name, message, result_type, within=ANSWER_WITHIN, update_id=command_id
+            )
+        except Unanswered as error:
+            raise self._not_found(error, None if error.nothing_applied else command_id) from error
+        except UPDATE_ERRORS as error:
+            if fate_of(error) is Fate.REFUSED:
+                raise AdminRefused(_reason(error)) from error
             raise self._not_found(error) from error
 
     async def _start(self, config: DeskConfig) -> None:
@@ -264,10 +282,12 @@ class Ledger:
             static_summary=f"the books of ledger {self.name}",
         )
 
-    def _not_found(self, error: Exception) -> LedgerNotFound:
+    def _not_found(self, error: Exception, unanswered: str | None = None) -> LedgerNotFound:
+        """`unanswered`: the id of a command of which nobody knows whether it was carried out. None: it was not."""
         return LedgerNotFound(
             f"no ledger {self.name!r} answered in this Temporal namespace ({error}); "
-            "is a worker running? `paymaster worker` starts one"
+            "is a worker running? `paymaster worker` starts one",
+            unanswered,
         )
 
 
@@ -308,6 +328,8 @@ class Backlog:
 
 def _reason(error: BaseException) -> str:
     """What the ledger said, or why it could not."""
+    if isinstance(error, WorkflowUpdateFailedError):
+        error = error.cause
     message = error.message if isinstance(error, ApplicationError) else str(error)
     if message == "Encoded failure":  # the SDK's words for a failure whose text is encrypted
         return (

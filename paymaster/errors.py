@@ -59,6 +59,12 @@ class AdminRefused(Exception):
 class LedgerNotFound(Exception):
     """There is no ledger of this name in the Temporal namespace, or no worker answers for it."""
 
+    def __init__(self, message: str, command_id: str | None = None) -> None:
+        super().__init__(message)
+        self.command_id = command_id
+        """Of a command that may have been carried out all the same: given again with this id it is not carried out
+        twice. None: it certainly was not, or it was no command."""
+
 
 def completed_or_raise(result: LLMResult) -> LLMResult:
     """The result when it is an answer. Raises CallDenied or CallUnavailable otherwise."""

@@ -21,11 +21,13 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from paymaster.admission.admin import SignatureRefused
+from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import NEVER_MS, Desk
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
+    AdminMessage,
     Alerts,
     Answer,
     AnswerBatch,
@@ -66,6 +68,8 @@ SIGNALS = ("raise_cap", "set_cap", "pause_service", "resume_service", "report_at
 MessageT = TypeVar("MessageT", bound=BaseModel)
 ResultT = TypeVar("ResultT")
 WorkflowT = TypeVar("WorkflowT")
+CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
+StateT = TypeVar("StateT", bound=BaseModel)
 
 
 def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Callable[[WorkflowT, MessageT], ResultT]:
@@ -210,7 +214,7 @@ class BudgetWorkflow:
     @_with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
-        return self._answered("configure", self._configure, change)
+        return self._answered("configure", ConfigState, self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
         return self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
@@ -245,22 +249,22 @@ class BudgetWorkflow:
     @workflow.update(name="raise_cap")
     @_with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
-        return self._answered("raise_cap", self._desk.raise_cap, change)
+        return self._answered("raise_cap", CapState, self._desk.raise_cap, change)
 
     @workflow.update(name="set_cap")
     @_with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
-        return self._answered("set_cap", self._desk.set_cap, change)
+        return self._answered("set_cap", CapState, self._desk.set_cap, change)
 
     @workflow.update(name="pause_service")
     @_with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
-        return self._answered("pause_service", self._desk.pause_service, change)
+        return self._answered("pause_service", ServiceState, self._desk.pause_service, change)
 
     @workflow.update(name="resume_service")
     @_with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
-        return self._answered("resume_service", self._desk.resume_service, change)
+        return self._answered("resume_service", ServiceState, self._desk.resume_service, change)
 
     @workflow.signal(dynamic=True)
     def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
@@ -293,10 +297,15 @@ class BudgetWorkflow:
             except Exception as error:  # a defect in one command must not stop the ledger for all the others
                 self._failed(name, change, error)
 
-    def _answered(self, name: str, act: Callable[[MessageT, int], ResultT], change: MessageT) -> ResultT:
-        """The answer of an update; what the desk refuses fails the update, and only that."""
+    def _answered(
+        self, name: str, kind: type[StateT], act: Callable[[CommandT, int], StateT], change: CommandT
+    ) -> StateT:
+        """The answer of an update, once for each update id; what the desk refuses fails the update, and only that."""
+        update = workflow.current_update_info()
+        assert update is not None  # only handlers of updates call this
         try:
-            return act(change, _now_ms())
+            digest = digest_of(name, change)
+            return self._desk.answers.once(update.id, digest, kind, lambda: act(change, _now_ms()))
         except ValueError as error:
             if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
                 self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))

@@ -7,6 +7,7 @@ cut anywhere through `dump` and `Desk.load`. Its time never goes back.
 from typing import Literal
 
 from paymaster.admission.admin import changes_money, check_signature
+from paymaster.admission.answers import CommandAnswers
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
@@ -85,6 +86,7 @@ class Desk:
         self.ledger = Ledger(state.books)
         self.queue = ParkedQueue(state.parked)
         self.outbox = Outbox(state.outbox)
+        self.answers = CommandAnswers(state.answers)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""

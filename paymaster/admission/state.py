@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import PlainSerializer, TypeAdapter
 
+from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.breaker import Gate
 from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
@@ -61,6 +62,8 @@ class DeskState:
     refused_this_minute: int = 0
     used_signatures: dict[str, int] = field(default_factory=dict[str, int])
     """When they expire. Each is good for one command; after that time it is refused without this."""
+    answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
+    """What the latest commands of admins got, by command id."""
 
 
 _STATE = TypeAdapter(DeskState)

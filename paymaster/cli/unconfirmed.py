@@ -96,8 +96,8 @@ async def _list(settings: "Settings") -> "list[UsageEntry]":
 
 async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "SettleAnswer":
     """First the row, then the books, as for every attempt."""
-    from paymaster.client import LEDGER_ERRORS
     from paymaster.database import insert_entries, unconfirmed_entries
+    from paymaster.errors import AdminRefused, LedgerNotFound
     from paymaster.messages import CallRef, Refused, Settle, Settled, UnknownHold
 
     ledger = await connect_ledger(settings)
@@ -118,7 +118,7 @@ async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "Sett
     settle = Settle(hold_id=final.hold_id, cost_nanos=cost_nanos, epoch=final.epoch)
     try:
         (answer,) = await ledger.send([settle])
-    except LEDGER_ERRORS as error:
+    except (LedgerNotFound, AdminRefused) as error:
         raise CommandError(f"the row is stored, but no ledger answered ({error}); run `paymaster reconcile`") from None
     assert isinstance(answer, Settled | UnknownHold | Refused)  # what the desk answers to a Settle
     return answer

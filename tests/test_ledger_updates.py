@@ -1,0 +1,210 @@
+"""What became of an update that gave no result, and how long it is asked for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+from temporalio.client import (
+    Client,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.service import RPCError, RPCStatusCode
+
+from paymaster.client import Ledger
+from paymaster.errors import AdminRefused, LedgerNotFound
+from paymaster.group_commit import PoisonedBatch
+from paymaster.ledger_updates import Fate, Unanswered, fate_of, update_until_answered
+from paymaster.messages import CapState, DeskConfig, RaiseCap, Void
+
+RAISE = RaiseCap(account="budget:acme", window="day", by="5")
+STATE = CapState(account="budget:acme", window="day", cap_nanos=5)
+
+
+def failed(kind: str | None, message: str = "no") -> WorkflowUpdateFailedError:
+    return WorkflowUpdateFailedError(ApplicationError(message, type=kind))
+
+
+def rpc(status: RPCStatusCode) -> RPCError:
+    return RPCError(status.name, status, b"")
+
+
+class Handle:
+    """A workflow handle that gives what it is told to give, one at a time, and then the same for ever."""
+
+    def __init__(self, *outcomes: object) -> None:
+        self.outcomes = list(outcomes)
+        self.ids: list[str | None] = []
+        self.limits: list[timedelta] = []
+
+    async def execute_update(self, name: str, *, id: str | None, rpc_timeout: timedelta, **more: Any) -> object:
+        self.ids.append(id)
+        self.limits.append(rpc_timeout)
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome() if callable(outcome) else outcome
+
+
+def ledger_of(handle: Handle) -> Ledger:
+    return Ledger(cast(Client, _ClientOf(handle)))
+
+
+class _ClientOf:
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def get_workflow_handle(self, workflow_id: str) -> Handle:
+        return self._handle
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paymaster.ledger_updates._PAUSE_S", 0.001)
+    monkeypatch.setattr("paymaster.ledger_updates._PAUSE_MAX_S", 0.002)
+    monkeypatch.setattr("paymaster.client.ANSWER_WITHIN", timedelta(seconds=0.05))
+
+
+PASSING = [
+    failed("UnprocessedUpdate"),
+    failed("AcceptedUpdateCompletedWorkflow"),
+    failed("UnhandledCommand"),
+    WorkflowUpdateFailedError(CancelledError("the worker went away")),
+    WorkflowUpdateRPCTimeoutOrCancelledError(),
+    *(
+        rpc(status)
+        for status in (
+            RPCStatusCode.UNAVAILABLE,
+            RPCStatusCode.ABORTED,
+            RPCStatusCode.DEADLINE_EXCEEDED,
+            RPCStatusCode.CANCELLED,
+            RPCStatusCode.RESOURCE_EXHAUSTED,
+            RPCStatusCode.FAILED_PRECONDITION,  # "unexpected workflow task failure", and 2,000 updates in one run
+            RPCStatusCode.INTERNAL,
+            RPCStatusCode.UNKNOWN,
+        )
+    ),
+]
+
+
+def test_only_an_unprocessed_update_certainly_did_nothing() -> None:
+    assert [fate_of(error) for error in PASSING] == [Fate.NOT_PROCESSED] + [Fate.UNKNOWN] * (len(PASSING) - 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "fate"),
+    [
+        (failed("Refused"), Fate.REFUSED),
+        (failed(None), Fate.REFUSED),
+        (failed("ValueError"), Fate.REFUSED),
+        (rpc(RPCStatusCode.NOT_FOUND), Fate.NO_LEDGER),
+        (rpc(RPCStatusCode.PERMISSION_DENIED), Fate.NOT_TAKEN),
+        (rpc(RPCStatusCode.INVALID_ARGUMENT), Fate.NOT_TAKEN),
+        (rpc(RPCStatusCode.UNAUTHENTICATED), Fate.NOT_TAKEN),
+    ],
+)
+async def test_an_answer_that_stays_the_same_is_asked_for_once(error: Exception, fate: Fate) -> None:
+    handle = Handle(error)
+    assert fate_of(error) is fate
+    with pytest.raises(AdminRefused if fate is Fate.REFUSED else LedgerNotFound) as raised:
+        await ledger_of(handle).raise_cap(RAISE)
+    assert len(handle.ids) == 1
+    assert getattr(raised.value, "command_id", None) is None
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(fate_of(error)))
+async def test_a_command_is_given_again_with_the_same_id(error: Exception) -> None:
+    handle = Handle(error, error, STATE)
+    assert await ledger_of(handle).raise_cap(RAISE) == STATE
+    assert len(handle.ids) == 3
+    assert len(set(handle.ids)) == 1
+
+
+async def configures(ledger: Ledger) -> object:
+    return await ledger.configure(DeskConfig(digest=""))
+
+
+async def reloads(ledger: Ledger) -> object:
+    return await ledger.reload()
+
+
+async def settles(ledger: Ledger) -> object:
+    return await ledger.send([Void(hold_id="a")])
+
+
+@pytest.mark.parametrize("give", [configures, reloads, settles])
+async def test_every_command_is_given_again(give: Callable[[Ledger], Awaitable[object]]) -> None:
+    class Answers:
+        answers = ()
+
+    handle = Handle(failed("UnprocessedUpdate"), rpc(RPCStatusCode.UNAVAILABLE), Answers)
+    await give(ledger_of(handle))
+    assert len(handle.ids) == 3
+    assert len(set(handle.ids)) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "nobody_knows"),
+    [
+        ([failed("UnprocessedUpdate")], False),
+        ([rpc(RPCStatusCode.UNAVAILABLE)], True),
+        ([rpc(RPCStatusCode.UNAVAILABLE), failed("UnprocessedUpdate")], True),
+    ],
+)
+async def test_who_gets_no_answer_learns_whether_it_may_be_applied(
+    outcomes: list[Exception], nobody_knows: bool
+) -> None:
+    handle = Handle(*outcomes)
+    with pytest.raises(LedgerNotFound, match="no ledger 'default' answered") as raised:
+        await ledger_of(handle).raise_cap(RAISE, "my-id")
+    assert raised.value.command_id == ("my-id" if nobody_knows else None)
+    assert set(handle.ids) == {"my-id"}
+    assert len(handle.ids) > 2
+    assert handle.limits[-1] < handle.limits[0] <= timedelta(seconds=0.05), "the tries share the time"
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(fate_of(error)))
+async def test_a_batch_that_nobody_answered_is_nobodys_fault(error: Exception) -> None:
+    """It goes back to group commit, which sends it again with what has come meanwhile."""
+    with pytest.raises(type(error)):
+        await ledger_of(Handle(error)).apply([Void(hold_id="a")], DeskConfig(digest=""))
+
+
+async def test_a_batch_that_is_refused_is_poisoned() -> None:
+    with pytest.raises(PoisonedBatch, match="cannot be read"):
+        await ledger_of(Handle(failed(None, "cannot be read"))).apply([Void(hold_id="a")], DeskConfig(digest=""))
+
+
+async def test_a_task_that_is_cancelled_asks_no_more() -> None:
+    """The SDK raises its own error then, which is not to be taken for an update that nobody answered."""
+
+    class Waits(Handle):
+        async def execute_update(self, name: str, **more: Any) -> object:
+            self.ids.append(None)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                raise WorkflowUpdateRPCTimeoutOrCancelledError from error
+
+    handle = Waits()
+    asking = asyncio.create_task(
+        update_until_answered(
+            cast(WorkflowHandle[Any, Any], handle), "x", None, None, within=timedelta(seconds=60), update_id="a"
+        )
+    )
+    while not handle.ids:
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert len(handle.ids) == 1
+
+
+def test_the_servers_words_are_passed_on() -> None:
+    assert str(Unanswered(failed("UnprocessedUpdate", "it wasn't processed"), nothing_applied=True)).endswith(
+        "it wasn't processed"
+    )
