@@ -4,12 +4,23 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import TypedDict
 
-from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, ServiceConfig, Window
-from paymaster.settings import AccountSettings, ServiceSettings, Settings
+from paymaster.messages import (
+    AccountConfig,
+    AdminConfig,
+    DeskConfig,
+    RetrySettings,
+    ServiceConfig,
+    Window,
+    config_too_large,
+)
+from paymaster.settings import AccountSettings, ConfigurationError, ServiceSettings, Settings
 
 
 def desk_config(settings: Settings) -> DeskConfig:
-    """The same settings always give the same digest; how a value was written ("60s" or "1m") makes no difference."""
+    """The same settings always give the same digest; how a value was written ("60s" or "1m") makes no difference.
+
+    Raises ConfigurationError for one that the ledger could not keep.
+    """
     config = DeskConfig(
         digest="",
         budgets={path: _account(budget) for path, budget in sorted(settings.budgets.items())},
@@ -20,6 +31,8 @@ def desk_config(settings: Settings) -> DeskConfig:
             require_signature=settings.admin.require_signature, keys=dict(sorted(settings.admin.keys.items()))
         ),
     )
+    if problem := config_too_large(config):
+        raise ConfigurationError([f"budgets: {problem}"])
     return config.model_copy(update={"digest": sha256(config.model_dump_json().encode()).hexdigest()})
 
 

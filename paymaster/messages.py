@@ -12,11 +12,22 @@ from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    WrapSerializer,
+    model_validator,
+)
 
 from paymaster.money import Price, TokenUsage, nanos_to_usd
+from paymaster.packed import pack, unpack
 
 CALLS_TASK_QUEUE = "paymaster"
 """Call workflows with their short local activities. Agents start their children here."""
@@ -367,6 +378,60 @@ class DeskConfig(Message):
     hold_expires_after_ms: int = 900_000
     max_parked: int = 2_000
     admin: AdminConfig = AdminConfig()
+
+
+CONFIG_PLAIN_BYTES_MAX = 256 * 1024
+"""A configuration up to this size is written as it is, so that version 0.1.0 can read it. A larger one is compressed:
+10,000 budgets with caps in five windows are 2.6 MB, and no payload may have more than 2 MiB."""
+CONFIG_BYTES_MAX = 16 * 1024 * 1024
+"""A compressed configuration holds no more than this."""
+CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
+"""A compressed configuration as it is sent."""
+BUDGETS_MAX = 10_000
+"""Budgets in a configuration."""
+
+
+def config_too_large(config: DeskConfig) -> str | None:
+    """What to do about a configuration that no message can carry. None: one can."""
+    if len(config.budgets) > BUDGETS_MAX:
+        return f"there are {len(config.budgets)} budgets, and a ledger keeps at most {BUDGETS_MAX}: use several ledgers"
+    text = config.model_dump_json().encode()
+    if len(text) <= CONFIG_PLAIN_BYTES_MAX:
+        return None
+    packed = len(pack(text))
+    if len(text) <= CONFIG_BYTES_MAX and packed <= CONFIG_PACKED_BYTES_MAX:
+        return None
+    return (
+        f"the budgets and services are {len(text)} bytes, {packed} compressed, and at most {CONFIG_BYTES_MAX} and "
+        f"{CONFIG_PACKED_BYTES_MAX} can be sent: configure fewer budgets"
+    )
+
+
+class _PackedConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    packed: str
+
+
+_PACKED = TypeAdapter(_PackedConfig)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and "packed" in value:
+        return DeskConfig.model_validate_json(unpack(_PACKED.validate_python(value).packed, CONFIG_BYTES_MAX))
+    return cast(object, value)
+
+
+def _packed(config: DeskConfig, plain: SerializerFunctionWrapHandler) -> object:
+    # Without the digest beside it: 0.1.0 refuses this, instead of taking it for a configuration without budgets.
+    text = config.model_dump_json().encode()
+    return plain(config) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
+
+
+CarriedConfig = Annotated[
+    DeskConfig, BeforeValidator(_unpacked), WrapSerializer(_packed, when_used="json", return_type=dict[str, object])
+]
+"""A configuration in a message; as JSON, compressed where it is large."""
 
 
 # ---------------------------------------------------------------- commands to the desk, and its answers
@@ -793,7 +858,8 @@ class LedgerStart(Message):
     """Input of the budget workflow."""
 
     ledger: str
-    config: DeskConfig
+    config: CarriedConfig
+    """Of a new ledger. With a state only its digest: the state has the configuration in it."""
     state: str | None = None
     """A dump of the desk, carried by continue-as-new. None: an empty desk."""
 
@@ -801,7 +867,7 @@ class LedgerStart(Message):
 class Configure(Message):
     """The update `configure`."""
 
-    config: DeskConfig
+    config: CarriedConfig
     force: bool = False
     """Bring back a configuration that was superseded."""
     signature: Signature | None = None

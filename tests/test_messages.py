@@ -1,5 +1,8 @@
 """Messages: requests that say what they mean, and nothing lost or guessed on the way."""
 
+import json
+import random
+import time
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -7,6 +10,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from paymaster.messages import (
+    CONFIG_BYTES_MAX,
+    CONFIG_PACKED_BYTES_MAX,
+    AccountConfig,
     Answer,
     AttemptReports,
     CallMessage,
@@ -14,12 +20,14 @@ from paymaster.messages import (
     Candidate,
     ChatMessage,
     Command,
+    Configure,
     Denied,
     DeskConfig,
     Ended,
     ExpiredHold,
     Grant,
     Granted,
+    LedgerStart,
     LLMRequest,
     LLMResult,
     Message,
@@ -32,18 +40,22 @@ from paymaster.messages import (
     Refused,
     Reserve,
     RetrySettings,
+    ServiceConfig,
     SetCap,
     Settle,
     Settled,
     UnknownHold,
     Void,
+    Window,
     Withdrawn,
     added,
     budget_workflow_id,
     call_id_of,
     call_workflow_id,
+    config_too_large,
 )
 from paymaster.money import Price
+from paymaster.packed import pack
 
 CALL = CallRef(workflow_id="call/7", run_id="run-1")
 PRICE = Price(input_nanos=1, output_nanos=2, cache_write_nanos=3, source="test")
@@ -282,3 +294,77 @@ def test_an_added_field_is_written_only_when_it_is_used() -> None:
     }
     with pytest.raises(ValidationError):
         Grown(reserved=-1)
+
+
+# ---------------------------------------------------------------- a configuration in a message
+
+
+def many_budgets(number: int = 10_000) -> DeskConfig:
+    """With caps of different amounts in all five windows."""
+    chance = random.Random(9)
+    windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+    budgets = {
+        f"company-{n % 10}/team-{n % 90}/agent-{n}": AccountConfig(
+            caps_nanos={window: chance.randint(1, 10**15) for window in windows}
+        )
+        for n in range(number)
+    }
+    return DeskConfig(digest="many", budgets=budgets, services={"s": ServiceConfig()})
+
+
+@pytest.mark.parametrize("kind", [Configure, LedgerStart])
+def test_ten_thousand_budgets_fit_into_a_message(kind: type[Configure | LedgerStart]) -> None:
+    """They are 2.9 MB as JSON, and no payload may have more than 2 MiB."""
+    message = kind.model_validate({"config": many_budgets(), "ledger": "default"})
+    began = time.process_time()
+    sent = message.model_dump_json()
+    written = time.process_time()
+    arrived = kind.model_validate_json(sent)
+    read = time.process_time()
+    assert arrived == message
+    plain = len(many_budgets().model_dump_json())
+    print(
+        f"\n10,000 budgets with five windows: {plain:,} bytes, {len(sent):,} as sent, written in "
+        f"{(written - began) * 1e3:.0f} ms, read in {(read - written) * 1e3:.0f} ms"
+    )
+    assert len(sent) < CONFIG_PACKED_BYTES_MAX
+    assert config_too_large(many_budgets()) is None
+
+
+def test_a_small_configuration_is_sent_as_version_0_1_0_reads_it() -> None:
+    """A rolling update: new workers, and a ledger that runs on an old one. A large one it refuses."""
+    small = Configure(config=many_budgets(100))
+    document = json.loads(small.model_dump_json())
+    assert DeskConfig.model_validate(document["config"]) == small.config
+    assert document["config"]["digest"] == "many"
+    large = json.loads(Configure(config=many_budgets()).model_dump_json())
+    with pytest.raises(ValidationError, match="digest"):
+        DeskConfig.model_validate(large["config"])
+
+
+def test_a_configuration_that_is_too_large_to_send_is_refused_in_words() -> None:
+    assert "use several ledgers" in (config_too_large(many_budgets(10_001)) or "")
+    chance = random.Random(10)
+    long = {"".join(chance.choices("abcdefghijklmnop", k=200)): AccountConfig() for _ in range(10_000)}
+    assert "configure fewer budgets" in (config_too_large(DeskConfig(digest="", budgets=long)) or "")
+
+
+@pytest.mark.parametrize(
+    ("packed", "problem"),
+    [
+        ("", "cut off"),
+        ("not base64!", "not compressed text"),
+        ("AAAA", "not compressed text"),
+        (pack(b"{}" * 1_000)[:16], "cut off"),
+        (pack(b"[" * 100), "Invalid JSON"),
+        (pack(b'{"digest": 5}'), "digest"),
+        (pack(bytes(CONFIG_BYTES_MAX + 1)), "holds more than"),
+        (5, "packed"),
+    ],
+)
+def test_a_forged_compressed_configuration_is_refused_in_words(packed: object, problem: str) -> None:
+    """Also one that would be larger than memory: decompression ends at its limit."""
+    with pytest.raises(ValidationError, match=problem):
+        Configure.model_validate({"config": {"packed": packed}})
+    with pytest.raises(ValidationError, match=problem):
+        Configure.model_validate_json(json.dumps({"config": {"packed": packed}}))

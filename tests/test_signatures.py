@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from paymaster.messages import Configure, DeskConfig, RaiseCap, SetCap
+from paymaster.messages import AccountConfig, Configure, DeskConfig, RaiseCap, SetCap
+from paymaster.packed import pack, unpack
 from paymaster.security.signatures import KeyFileUnusable, SigningKey, is_genuine
 from paymaster.settings import ConfigurationError, Settings, load_settings
 
@@ -81,6 +82,21 @@ def test_a_signed_configuration_is_signed_as_a_whole(key: SigningKey) -> None:
         Configure(config=DeskConfig(digest="d", max_parked=7), force=True),
     ):
         assert not is_genuine(key.public, "configure", changed, signature, ledger="default", epoch="run-1")
+
+
+def test_a_signature_does_not_depend_on_how_a_configuration_is_sent(key: SigningKey) -> None:
+    """A large one is compressed on its way, and zlib may do that differently elsewhere."""
+    budgets = {f"acme/{number}": AccountConfig(caps_nanos={"day": number}) for number in range(10_000)}
+    change = Configure(config=DeskConfig(digest="d", budgets=budgets))
+    sent = key.sign("configure", change, by="alice", ledger="default", epoch="run-1").model_dump_json()
+    assert "packed" in sent
+    arrived = Configure.model_validate_json(sent)
+    assert arrived.signature is not None
+    assert is_genuine(key.public, "configure", arrived, arrived.signature, ledger="default", epoch="run-1")
+    document = json.loads(sent)
+    repacked = pack(unpack(document["config"]["packed"], 10_000_000), level=1)
+    again = Configure.model_validate(document | {"config": {"packed": repacked}})
+    assert is_genuine(key.public, "configure", again, arrived.signature, ledger="default", epoch="run-1")
 
 
 def test_a_key_file_is_its_owners_alone_and_is_never_overwritten(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from paymaster.messages import (
     Configure,
     Delivery,
     Denied,
+    DeskConfig,
     DeskStatus,
     LedgerStart,
     LoadedSpend,
@@ -104,7 +105,8 @@ class BudgetWorkflow:
         await asyncio.gather(*(duty() for duty in duties))
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
-        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=state.config, state=self._desk.dump()))
+        config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
+        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=self._desk.dump()))
 
     # ------------------------------------------------------------ duties
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, run_async
-from paymaster.cli.output import EXIT_NO, JsonOption, print_json, print_line
+from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
 from paymaster.cli.signing import SignOption, tell_ledger
 
 app = typer.Typer(help="The configuration that the ledger decides with.", no_args_is_help=True)
@@ -26,9 +26,13 @@ def apply(
     """Give the ledger this configuration now. Workers do it at their start. Caps that an admin changed stay."""
     from paymaster.desk_config import desk_config
     from paymaster.messages import Configure
+    from paymaster.settings import ConfigurationError
 
     settings = command_settings(config)
-    wanted = desk_config(settings)
+    try:
+        wanted = desk_config(settings)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None
     told = tell_ledger(
         settings,
         "configure",

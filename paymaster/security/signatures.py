@@ -112,7 +112,8 @@ def _signed_bytes(
         "action": action,
         "by": signature.by,
         # Without defaults, so that a field which a later version adds does not change what an earlier one signed.
-        "command": command.model_dump(mode="json", exclude={"signature"}, exclude_defaults=True),
+        # Not in mode "json": a large configuration would be compressed, which zlib may do differently somewhere else.
+        "command": command.model_dump(exclude={"signature"}, exclude_defaults=True),
         "epoch": epoch,
         "expires_at_ms": signature.expires_at_ms,
         "id": signature.id,
