@@ -21,6 +21,8 @@ SECRET_CHARACTERS_MIN = 8
 SECRETS_MAX = 1_000
 """So many are remembered; a key that was replaced so often since is of no use to anybody."""
 _NESTED_MAX = 5
+_SLICE = 64 * 1024
+"""Characters of a text that are searched in one go: what a long text needs does not hold the interpreter at once."""
 
 
 class _Forms(NamedTuple):
@@ -29,6 +31,8 @@ class _Forms(NamedTuple):
     anchor: str
     """A part that every escaped form has as it is: searching for it first is much quicker than the pattern."""
     escaped: re.Pattern[str]
+    longest: int
+    """Characters of the longest text that `escaped` can match."""
     encoded: tuple[str, ...]
 
 
@@ -42,22 +46,44 @@ def remember(secret: str) -> None:
     if len(_known) >= SECRETS_MAX:
         del _known[next(iter(_known))]
     runs = re.findall(r"[A-Za-z0-9]+", secret)
+    parts = tuple(_parts(secret))
     _known[secret] = _Forms(
         anchor=max(runs, key=len, default=""),
-        escaped=re.compile("".join(_escapes(character) for character in secret)),
+        escaped=re.compile("".join(part.pattern for part in parts)),
+        longest=sum(part.longest for part in parts),
         encoded=tuple(_encodings(secret.encode())),
     )
 
 
 def redact(text: str) -> str:
-    """The text with `[key]` in the place of every known secret, in whatever form."""
+    """The text with `[key]` in the place of every known secret, in whatever form.
+
+    The time it takes grows with the text's length and with nothing else in it; a long text belongs into a thread.
+    """
     for forms in tuple(_known.values()):  # another thread may add one
-        if forms.anchor in text:
-            text = forms.escaped.sub(INSTEAD, text)
+        text = _without_escaped(text, forms)
         for encoded in forms.encoded:
             if encoded in text:
                 text = text.replace(encoded, INSTEAD)
     return text
+
+
+def _without_escaped(text: str, forms: _Forms) -> str:
+    pieces: list[str] = []
+    at = 0
+    while (anchor_at := text.find(forms.anchor, at)) >= 0:
+        begin = max(at, anchor_at - forms.longest)
+        end = min(max(begin, anchor_at) + _SLICE, len(text))
+        found = forms.escaped.search(text, begin, end + forms.longest)
+        if found is not None and found.start() <= end:
+            pieces += [text[at : found.start()], INSTEAD]
+            at = found.end()
+        else:
+            pieces.append(text[at:end])
+            at = end
+            if at == len(text):
+                break
+    return text if not pieces else "".join([*pieces, text[at:]])
 
 
 def redact_bytes(content: bytes) -> bytes:
@@ -91,19 +117,54 @@ def _redact_value(value: Any, levels: int) -> Any:
             return value
 
 
-def _escapes(character: str) -> str:
-    """A pattern for a character as it is and as URLs, JSON and HTML escape it; none of them escapes letters."""
-    if character.isalnum():
-        return character
+_PARTS = re.compile(r"(\\*)(.|\Z)", re.DOTALL)
+BACKSLASHES_MAX = 31
+"""Before an escaped character: JSON in JSON, five levels deep."""
+_LONGEST_ESCAPE = 48
+_BACKSLASH = "\\"
+
+
+class _Part(NamedTuple):
+    pattern: str
+    longest: int
+
+
+def _parts(secret: str) -> Iterable[_Part]:
+    """Patterns for each character of a secret with the backslashes before it, and how long their matches can be.
+
+    A run of backslashes belongs to one part, because JSON doubles those of the secret and puts one before other signs.
+    So no text can be divided among the parts in two ways, and every repetition has a bound: a search takes at most the
+    product of the lengths of the text and the secret, whatever they are.
+    """
+    for backslashes, character in _PARTS.findall(secret):
+        if backslashes or character:
+            yield _part(len(backslashes), character)
+
+
+def _part(backslashes: int, character: str) -> _Part:
+    longest = _LONGEST_ESCAPE * (backslashes + 1)
+    run = rf"\\{{{backslashes},{(BACKSLASHES_MAX + 1) * (backslashes + 1) - 1}}}+"
+    escaped_run = rf"(?:\\{{1,{BACKSLASHES_MAX}}}+{_in_json(_BACKSLASH)}|{_elsewhere(_BACKSLASH)}){{{backslashes}}}"
+    if character.isalnum() or not character:  # nothing escapes letters
+        return _Part(f"(?:{run}|{escaped_run}){character}", longest) if backslashes else _Part(character, 1)
+    plain = rf"(?:{re.escape(character)}|(?<=\\){_in_json(character)})"
+    single = rf"(?:\\{{0,{BACKSLASHES_MAX}}}+{plain}|{_elsewhere(character)})"
+    if not backslashes:
+        return _Part(single, longest)
+    return _Part(f"(?:{run}(?:{plain}|{_elsewhere(character)})|{escaped_run}{single})", longest)
+
+
+def _in_json(character: str) -> str:
+    """A pattern for what follows the backslash when JSON, or Python, writes a character by its number."""
+    return f"(?i:(?:u00|x){ord(character):02x})"
+
+
+def _elsewhere(character: str) -> str:
+    """A pattern for a character as URLs and HTML escape it."""
     code = ord(character)
-    entities = {html.escape(character), f"&#{code};", f"&#x{code:x};"}
-    escapes = [
-        rf"\\*{re.escape(character)}",
-        rf"(?i:%(?:25)*{code:02x})",
-        rf"(?i:\\+(?:u00|x){code:02x})",
-        *(f"(?i:{re.escape(entity)})" for entity in sorted(entities - {character})),
-    ]
-    return f"(?:{'|'.join(reversed(escapes))})"
+    entities = {html.escape(character), f"&#{code};", f"&#x{code:x};"} - {character}
+    escapes = (rf"%(?:25){{0,5}}{code:02x}", *(re.escape(entity) for entity in sorted(entities)))
+    return f"(?i:{'|'.join(escapes)})"
 
 
 def _encodings(secret: bytes) -> Iterable[str]:

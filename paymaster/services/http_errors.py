@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -34,6 +35,13 @@ from paymaster.services.json_reading import list_of, object_of, read_json, text_
 DAY_MS = 86_400_000
 WAIT_MAX_MS = 366 * DAY_MS
 """A longer wait is a mistake and counts as this one."""
+MESSAGE_SEARCHED = 4_096
+"""Characters of a provider's message that are searched for what it means."""
+CODES_MAX = 100
+"""Of one error; the rest is not looked at."""
+CODE_LENGTH_MAX = 200
+_WRITTEN_MAX = 100
+"""Characters in which a wait is written: a number, a duration or a date."""
 
 
 class ErrorClass(NamedTuple):
@@ -76,45 +84,66 @@ class _Rule(NamedTuple):
 
     error_class: ErrorClass
     statuses: frozenset[int] | None = None
-    codes: str | None = None
-    """A pattern for one of the body's codes, types, reasons and quota ids, whole and in lower case."""
-    message: str | None = None
-    """A pattern anywhere in the body's message in lower case."""
+    codes: tuple[str, ...] = ()
+    """Of which the body's codes, types, reasons or quota ids have one, in lower case. Empty: whatever they are."""
+    code_part: str | None = None
+    """One of them has this in it."""
+    message: tuple[str, ...] = ()
+    """Phrases of which one is in the body's message, in lower case; "…" stands for anything between. Empty: whatever it
+    says."""
     wait: bool | None = None
     """Whether the answer says how long to wait."""
 
 
 # In this order: the first rule that holds decides.
 _RULES = (
-    _Rule(RATE_LIMITED, codes="openrouter_in_flight_budget"),
+    _Rule(RATE_LIMITED, codes=("openrouter_in_flight_budget",)),
     _Rule(
         QUOTA,
-        codes="insufficient_quota|enforced_spend_limit_reached|contract_spend_limit_reached|billing_error"
-        "|.*perday.*|servicequotaexceeded(exception)?",
+        codes=(
+            "insufficient_quota",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+            "billing_error",
+            "servicequotaexceeded",
+            "servicequotaexceededexception",
+        ),
     ),
-    _Rule(QUOTA, frozenset({400}), message="credit balance is too low|reached your specified .*api usage limits"),
-    _Rule(RATE_LIMITED, frozenset({429}), codes=".*perminute.*"),
-    _Rule(QUOTA, frozenset({429}), message="check your plan and billing", wait=False),
-    _Rule(EXCEEDS_RATE_LIMIT, frozenset({413}), codes="rate_limit_exceeded"),
-    _Rule(EXCEEDS_RATE_LIMIT, frozenset({429}), message="request too large"),
-    _Rule(CONTEXT_TOO_LONG, frozenset({400, 413}), codes="context_length_exceeded|exceed_context_size_error"),
+    _Rule(QUOTA, code_part="perday"),
+    _Rule(QUOTA, frozenset({400}), message=("credit balance is too low", "reached your specified … api usage limits")),
+    _Rule(RATE_LIMITED, frozenset({429}), code_part="perminute"),
+    _Rule(QUOTA, frozenset({429}), message=("check your plan and billing",), wait=False),
+    _Rule(EXCEEDS_RATE_LIMIT, frozenset({413}), codes=("rate_limit_exceeded",)),
+    _Rule(EXCEEDS_RATE_LIMIT, frozenset({429}), message=("request too large",)),
+    _Rule(CONTEXT_TOO_LONG, frozenset({400, 413}), codes=("context_length_exceeded", "exceed_context_size_error")),
     _Rule(
         CONTEXT_TOO_LONG,
         frozenset({400, 413}),
-        message="prompt is too long|maximum context length|exceeds the maximum number of tokens|input is too long",
+        message=(
+            "prompt is too long",
+            "maximum context length",
+            "exceeds the maximum number of tokens",
+            "input is too long",
+        ),
     ),
-    _Rule(AUTH, codes="api_key_invalid|invalid_api_key|organization_on_hold"),
+    _Rule(AUTH, codes=("api_key_invalid", "invalid_api_key", "organization_on_hold")),
     _Rule(
         CONTENT_FILTERED,
-        codes="content_filter|responsibleaipolicyviolation|bio_policy|misalignment_policy_violation"
-        "|(image_)?content_policy_violation",
+        codes=(
+            "content_filter",
+            "responsibleaipolicyviolation",
+            "bio_policy",
+            "misalignment_policy_violation",
+            "content_policy_violation",
+            "image_content_policy_violation",
+        ),
     ),
-    _Rule(CONTENT_FILTERED, frozenset({403}), message="moderation"),
-    _Rule(MODEL_NOT_FOUND, frozenset({400, 404}), codes="model_not_found|deploymentnotfound"),
-    _Rule(BAD_SAMPLE, codes="tool_use_failed"),
-    _Rule(OVERLOADED, codes="overloaded_error|capacity_exceeded|service_tier_capacity_exceeded"),
-    _Rule(OVERLOADED, message="service tier capacity exceeded"),
-    _Rule(GOOGLE_INTERNAL, frozenset({500}), codes="internal"),
+    _Rule(CONTENT_FILTERED, frozenset({403}), message=("moderation",)),
+    _Rule(MODEL_NOT_FOUND, frozenset({400, 404}), codes=("model_not_found", "deploymentnotfound")),
+    _Rule(BAD_SAMPLE, codes=("tool_use_failed",)),
+    _Rule(OVERLOADED, codes=("overloaded_error", "capacity_exceeded", "service_tier_capacity_exceeded")),
+    _Rule(OVERLOADED, message=("service tier capacity exceeded",)),
+    _Rule(GOOGLE_INTERNAL, frozenset({500}), codes=("internal",)),
 )
 _BY_STATUS = {
     400: INVALID_REQUEST,
@@ -164,8 +193,9 @@ def classify(
     error = _error_object(body)
     message = provider_message(error)
     text = message or body[:300].decode(errors="replace")
-    wait_ms = _wait_ms(status, headers, error, (message or "").lower(), now_ms)
-    decided = _by_body(status, error, (message or "").lower(), wait_ms)
+    searched = (message or "")[:MESSAGE_SEARCHED].lower()
+    wait_ms = _wait_ms(status, headers, error, searched, now_ms)
+    decided = _by_body(status, error, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
     if error_class is RATE_LIMITED and wait_ms is not None and wait_ms >= DAY_MS:
         error_class = QUOTA
@@ -181,16 +211,27 @@ def classify(
 
 
 def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -> ErrorClass | None:
-    codes = [code.lower() for code in _codes(error)]
+    codes = [code[:CODE_LENGTH_MAX].lower() for code in islice(_codes(error), CODES_MAX)]
     for rule in _RULES:
         if (
             (rule.statuses is None or status in rule.statuses)
-            and (rule.codes is None or any(re.fullmatch(rule.codes, code) for code in codes))
-            and (rule.message is None or re.search(rule.message, message))
+            and (not rule.codes or any(code in rule.codes for code in codes))
+            and (rule.code_part is None or any(rule.code_part in code for code in codes))
+            and (not rule.message or any(_says(message, phrase) for phrase in rule.message))
             and (rule.wait is None or rule.wait == (wait_ms is not None))
         ):
             return rule.error_class
     return None
+
+
+def _says(message: str, phrase: str) -> bool:
+    at = 0
+    for part in phrase.split("…"):
+        found_at = message.find(part, at)
+        if found_at < 0:
+            return False
+        at = found_at + len(part)
+    return True
 
 
 def _by_status(status: int, *, own: bool) -> ErrorClass:
@@ -261,10 +302,10 @@ _UNITS_MS = {"millisecond": 1, "second": 1_000, "minute": 60_000, "hour": 3_600_
 
 def _wait_ms(status: int, headers: Mapping[str, str], error: JsonValue, message: str, now_ms: int) -> int | None:
     """The first place that says it: headers, Google's RetryInfo, the reset of a used-up limit, the message's text."""
-    milliseconds = _number_ms(headers.get("retry-after-ms", ""), 1)
+    milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1)
     if milliseconds is not None:
         return milliseconds
-    written = headers.get("retry-after", "")
+    written = headers.get("retry-after", "")[:_WRITTEN_MAX]
     wait = _number_ms(written, 1_000)
     if wait is None:
         wait = _duration_ms(written)
@@ -272,9 +313,9 @@ def _wait_ms(status: int, headers: Mapping[str, str], error: JsonValue, message:
         wait = _until_date_ms(written, now_ms)
     for detail in map(object_of, list_of(object_of(error).get("details"))):
         if wait is None:
-            wait = _duration_ms(text_of(detail.get("retryDelay")) or "")
+            wait = _duration_ms((text_of(detail.get("retryDelay")) or "")[:_WRITTEN_MAX])
     for what in ("requests", "tokens"):
-        reset = headers.get(f"x-ratelimit-reset-{what}", "")
+        reset = headers.get(f"x-ratelimit-reset-{what}", "")[:_WRITTEN_MAX]
         if wait is None and status == 429 and headers.get(f"x-ratelimit-remaining-{what}") == "0":
             wait = _duration_ms(reset)
             wait = _number_ms(reset, 1_000) if wait is None else wait  # Azure: whole seconds
