@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -92,9 +92,15 @@ logger = logging.getLogger("paymaster.worker")
 
 
 async def run_worker(
-    settings: Settings, role: Role, stop: asyncio.Event, core_logs: LoggingConfig = LoggingConfig.default
+    settings: Settings,
+    role: Role,
+    stop: asyncio.Event,
+    core_logs: LoggingConfig = LoggingConfig.default,
+    on_ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Runs until `stop` is set, then lets what is running finish, within the grace period.
+
+    `on_ready` is called as soon as this worker takes work.
 
     Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`,
     KeyUnavailable without a key for the payloads' encryption.
@@ -102,10 +108,17 @@ async def run_worker(
     if settings.database.url is None:
         raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
     async with telemetry_of(settings, core_logs) as telemetry:
-        await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry)
+        await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry, on_ready)
 
 
-async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.Event, telemetry: Telemetry) -> None:
+async def _run(
+    settings: Settings,
+    database_url: str,
+    role: Role,
+    stop: asyncio.Event,
+    telemetry: Telemetry,
+    on_ready: Callable[[], object],
+) -> None:
     client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
     # The ledger serves all calls at once: it belongs to no call's trace.
     ledger_client = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else client
@@ -113,13 +126,14 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
     engine = create_engine(database_url)
     connections = Connections(settings.services)
     keys = kept_keys(settings)
+    ready = asyncio.Event()
     try:
         await check_schema(engine)
         findable = role != "activities" and await _is_findable(client)
         workers = _workers(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
         async with AsyncExitStack() as running:
             if settings.worker.health_address is not None:
-                checks = _checks(settings, client, engine, keys, workers)
+                checks = _checks(settings, client, engine, keys, workers, ready)
                 health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)
                 await running.enter_async_context(health)
             for worker in workers:
@@ -132,6 +146,8 @@ async def _run(settings: Settings, database_url: str, role: Role, stop: asyncio.
                 running.enter_context(telemetry.watching(ledger))
             gc.collect()
             gc.freeze()  # what is imported stays: to look at it again and again took a fifth of a busy ledger's time
+            ready.set()
+            on_ready()
             logger.info("worker ready (%s)", role)
             await stop.wait()
             logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))
@@ -178,7 +194,12 @@ def _grace_period(settings: Settings) -> timedelta:
 
 
 def _checks(
-    settings: Settings, client: Client, engine: AsyncEngine, keys: KeySource, workers: Sequence[Worker]
+    settings: Settings,
+    client: Client,
+    engine: AsyncEngine,
+    keys: KeySource,
+    workers: Sequence[Worker],
+    ready: asyncio.Event,
 ) -> dict[str, Check]:
     """What has to be right for this process to be of use."""
 
@@ -205,7 +226,10 @@ def _checks(
     async def running() -> str | None:
         return None if all(worker.is_running for worker in workers) else "not all of this process's workers run"
 
-    return {"temporal": temporal, "database": database, "keys": api_keys, "workers": running}
+    async def ledger() -> str | None:  # not by a query: on Temporal 1.32 one that waits can fail what it waits for
+        return None if ready.is_set() else "it has not answered this worker yet"
+
+    return {"temporal": temporal, "database": database, "keys": api_keys, "workers": running, "ledger": ledger}
 
 
 def _workers(
@@ -313,12 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", type=Path, help="the configuration file (default: PAYMASTER_CONFIG or paymaster.toml)"
     )
+    parser.add_argument("--ready-file", type=Path, help="a file to make as soon as it takes work (default: none)")
     options = parser.parse_args(arguments)
+    on_ready = options.ready_file.touch if options.ready_file else lambda: None
     configure_logs(LogSettings())  # for what is wrong with the settings themselves
     redact_crashes()
     try:
         settings = load_settings(options.config)
-        asyncio.run(_run_until_stopped(settings, options.role))
+        asyncio.run(_run_until_stopped(settings, options.role, on_ready))
     except (ConfigurationError, KeyUnavailable) as error:
         logger.error("%s", error)
         return 2
@@ -328,13 +354,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _run_until_stopped(settings: Settings, role: Role) -> None:
+async def _run_until_stopped(settings: Settings, role: Role, on_ready: Callable[[], object]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     try:
-        await run_worker(settings, role, stop, configure_logs(settings.logs))
+        await run_worker(settings, role, stop, configure_logs(settings.logs), on_ready)
     finally:
         # Without this the interpreter now and then aborts at exit: the SDK's objects must go while the loop still runs.
         gc.collect()

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +19,14 @@ from paymaster import PaymasterPlugin
 from paymaster.client import Ledger
 from paymaster.database import migrate
 from paymaster.devstack.errors import StackError
-from paymaster.devstack.process import GuardedProcess, clean_environment
+from paymaster.devstack.process import POLL_S, GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.stack import EmbeddedStack
-from paymaster.errors import LedgerNotFound
 from paymaster.search_attributes import register
 from paymaster.settings import load_settings
 
-WORKER_STARTS_WITHIN_S = 30.0
+WORKER_STARTS_WITHIN_S = 75.0
+"""A worker gives up by itself, with words for it, when its ledger does not answer for a minute."""
 NAMESPACE_KEEPS_S = 86_400
 """The shortest time for which Temporal keeps what has ended."""
 NAMESPACE_USABLE_WITHIN_S = 60.0
@@ -149,29 +150,16 @@ class LocalPaymaster:
         )
         self.ledger = Ledger(self.client, self._ledger_name)
         await register(self.client)
+        ready_file = self.stack.log_dir / "worker.ready"
+        ready_file.unlink(missing_ok=True)
         self._worker = GuardedProcess(
-            [sys.executable, worker_program(), "--config", self._config_file],
+            [sys.executable, worker_program(), "--config", self._config_file, "--ready-file", ready_file],
             env=environment,
             log_file=self.worker_log,
             grace_s=WORKER_GRACE_S,
         )
         async with tell_if_slow(self._progress, "Worker: starting"):
-            await self._until_worker_answers()
-
-    async def _until_worker_answers(self) -> None:
-        assert self._worker is not None
-        deadline = asyncio.get_running_loop().time() + WORKER_STARTS_WITHIN_S
-        while True:
-            if self._worker.poll() is not None:
-                raise StackError(f"the worker ended at its start:\n{self._worker.log_tail()}")
-            try:
-                await self.ledger.status()
-            except LedgerNotFound:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise StackError(f"the worker does not answer:\n{self._worker.log_tail()}") from None
-                await asyncio.sleep(0.1)
-            else:
-                return
+            await _until_ready(self._worker, ready_file)
 
     async def _stop(self) -> None:
         try:
@@ -179,6 +167,17 @@ class LocalPaymaster:
                 await self._worker.stop()
         finally:
             await self.stack.stop()
+
+
+async def _until_ready(worker: GuardedProcess, ready_file: Path) -> None:
+    """The worker itself says so, and the ledger is not asked meanwhile: see `_checks` in worker.py."""
+    deadline = time.monotonic() + WORKER_STARTS_WITHIN_S
+    while not await asyncio.to_thread(ready_file.exists):
+        if worker.poll() is not None:
+            raise StackError(f"the worker ended at its start:\n{worker.log_tail()}")
+        if time.monotonic() > deadline:
+            raise StackError(f"the worker is not ready after {WORKER_STARTS_WITHIN_S:.0f} s:\n{worker.log_tail()}")
+        await asyncio.sleep(POLL_S)
 
 
 async def _until_usable(client: Client) -> None:

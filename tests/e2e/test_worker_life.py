@@ -61,7 +61,7 @@ def events(site: Site) -> list[dict[str, Any]]:
 async def test_a_worker_is_ready_until_the_schema_is_not_the_one_that_it_needs(site: Site) -> None:
     address = site.settings.worker.health_address
     assert await asked(address, "/live") == (200, {"live": True})
-    all_well = {"temporal": "ok", "database": "ok", "keys": "ok", "workers": "ok"}
+    all_well = {"temporal": "ok", "database": "ok", "keys": "ok", "workers": "ok", "ledger": "ok"}
     assert await asked(address, "/ready") == (200, {"ready": True, "checks": all_well})
 
     async with site.engine.begin() as connection:
