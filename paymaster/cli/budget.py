@@ -99,13 +99,16 @@ def raise_(
     until_window_end: Annotated[
         bool, typer.Option("--until-window-end", help="The raise lapses when the window ends.")
     ] = False,
+    command_id: Annotated[
+        str | None,
+        typer.Option("--command-id", metavar="ID", help="Of a raise that got no answer, to give it again once."),
+    ] = None,
     who: Who = None,
     sign_with: SignOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
-    from paymaster.client import Ledger
     from paymaster.messages import RaiseCap
 
     change = checked(
@@ -119,7 +122,13 @@ def raise_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(command_settings(config), "raise_cap", change, sign_with, Ledger.raise_cap)
+    told = tell_ledger(
+        command_settings(config),
+        "raise_cap",
+        change,
+        sign_with,
+        lambda ledger, signed: ledger.raise_cap(signed, command_id),
+    )
     _tell(run_async(told), as_json=as_json)
 
 

@@ -31,13 +31,23 @@ async def tell_ledger(
     send: "Callable[[Ledger, SignedT], Awaitable[AnswerT]]",
 ) -> AnswerT:
     """The ledger's answer to what an admin commands. Raises CommandError, also for what the ledger refuses."""
+    from paymaster.errors import LedgerNotFound
+
     ledger = await connect_ledger(settings)
     with admin_errors():
         # Also without a signature: where the answers cannot be read, for want of a key, nothing must be commanded.
         epoch = await ledger.epoch()
     command = _signed(ledger.name, epoch, settings, action, command, sign_with)
     with admin_errors():
-        return await send(ledger, command)
+        try:
+            return await send(ledger, command)
+        except LedgerNotFound as error:
+            if error.command_id is None:
+                raise
+            again = "to give it again does no harm"
+            if action == "raise_cap":
+                again = f"give it again with --command-id {error.command_id}, and it is carried out once"
+            raise CommandError(f"{error}\nNobody knows whether the command was carried out; {again}.") from None
 
 
 def _signed(

@@ -14,18 +14,22 @@ from paymaster_process import (
     running_site,
     settled_books,
     until,
+    write_configuration,
 )
 from temporalio.client import WorkflowExecutionStatus
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
+from paymaster.errors import AdminRefused
 from paymaster.messages import RaiseCap
 from paymaster.money import nanos_to_usd
+from paymaster.security.signatures import SigningKey
 from paymaster.services.bounds import input_bytes
 
 pytestmark = pytest.mark.timeout(120)
 CALLS, PAID = 60, 20
+USD = 10**9
 
 
 @pytest.fixture
@@ -81,3 +85,45 @@ async def test_continue_as_new_after_every_50_events_loses_no_hold_no_parked_cal
 
         await until(was_cut, "Temporal lists the runs")
         print(f"{await runs()} runs of the budget workflow")
+
+
+async def test_a_raise_given_again_in_a_later_run_is_applied_once(
+    forgetful_temporal: str, database_url: str, tmp_path: Path, server: CountingServer
+) -> None:
+    """Temporal knows the ids of updates for one run only. Signed, and by the real command with `--command-id`."""
+    tables = configuration([server.service("given-again")], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    async with running_site(forgetful_temporal, database_url, tmp_path, tables) as site:
+        made = await site.document("admin", "new-key", "alice.pem", "--name", "alice")
+        signed = {"admin": {"require_signature": True, "keys": {"alice": made["public"]}}}
+        write_configuration(tmp_path / "paymaster.toml", tables | signed)
+        await site.document("config", "apply")
+        key = SigningKey.read(tmp_path / "alice.pem")
+        change = RaiseCap(account="budget:acme", window="total", by="1", reason="launch")
+
+        async def raised(command_id: str, change: RaiseCap = change) -> int:
+            command = key.sign("raise_cap", change, by="alice", ledger="default", epoch=await site.ledger.epoch())
+            return (await site.ledger.raise_cap(command, command_id)).cap_nanos
+
+        async def run_id() -> str:
+            return (await site.client.get_workflow_handle("budget/default").describe()).run_id
+
+        first = await run_id()
+        once = key.sign("raise_cap", change, by="alice", ledger="default", epoch=await site.ledger.epoch())
+        assert (await site.ledger.raise_cap(once, "once")).cap_nanos == 2 * USD
+        by_command = ("budget", "raise", "acme", "--window", "total", "--by", "1", "--reason", "launch")
+        by_command += ("--command-id", "typed", "--sign-with", "alice.pem")
+        assert (await site.document(*by_command))["cap_usd"] == "3.000000000"
+        assert await raised("spent") == 4 * USD
+        caps = 4
+        while await run_id() == first:
+            caps += 1
+            assert await raised(f"more {caps}") == caps * USD
+        for _ in range(2):
+            assert (await site.ledger.raise_cap(once, "once")).cap_nanos == 2 * USD
+            assert (await site.document(*by_command))["cap_usd"] == "3.000000000"
+        assert await raised("another") == (caps + 1) * USD
+        with pytest.raises(AdminRefused, match="was used before: each is good for one command"):
+            await site.ledger.raise_cap(once, "a copy")
+        with pytest.raises(AdminRefused, match="the command id 'spent' was used before, for another command"):
+            await raised("spent", change.model_copy(update={"by": "7"}))
+        assert (await site.balance("budget:acme")).cap_nanos == (caps + 1) * USD
