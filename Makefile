@@ -11,7 +11,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # the files, so that the last ones are short; by the number of their tests the longest would be alone at the end.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo dev test test-full lint format types bench histories wheel clean
+.PHONY: help demo dev test test-full soak lint format types bench histories wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -27,6 +27,9 @@ test: .venv/.ready      ## all tests that fit into eight minutes
 
 test-full: .venv/.ready ## all tests
 	$(PYTEST) $(ARGS)
+
+soak: .venv/.ready      ## promises and sizes under mixed load and faults for SOAK (1h); figures and picture in dist/soak
+	SOAK=$${SOAK:-1h} PAYMASTER_SOAK_FOLDER=$(CURDIR)/dist/soak .venv/bin/python -m pytest tests/soak -s $(ARGS)
 
 lint: .venv/.ready      ## ruff
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -527,8 +527,12 @@ _PAID_TWICE = text(
 )
 
 
-async def settled_books(site: Site, *services: FakeService, deadline_s: float = 30.0) -> DeskStatus:
+async def settled_books(
+    site: Site, *services: FakeService, deadline_s: float = 30.0, refused: bool = False
+) -> DeskStatus:
     """Waits until nothing is in flight, checks promises 1 to 6 and prints the figures. Returns the ledger's status.
+
+    `refused`: messages that make no sense were sent.
 
     1. No account is over a cap.
     2. Every hold has ended, and under none of them two attempts were paid.
@@ -553,7 +557,7 @@ async def settled_books(site: Site, *services: FakeService, deadline_s: float = 
 
     await until(quiet, "nothing is loading, and no hold, parked call, delivery or backlog is left", deadline_s)
     await until(no_call_goes_on, "every call has ended", deadline_s)
-    assert status.refused_messages == ()
+    assert refused or status.refused_messages == ()
     check_caps(status)
     posted: dict[str, int] = {}
     for account in status.accounts:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import wraps
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
@@ -74,12 +74,18 @@ StateT = TypeVar("StateT", bound=BaseModel)
 
 
 def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Callable[[WorkflowT, MessageT], ResultT]:
-    """As `called_in_any_case`, for updates: the wrong number of arguments fails the update, and nothing else."""
+    """Refuses an update without exactly one message of the handler's type, instead of failing the workflow's task.
+
+    The SDK hands over what it could not decode as JSON as it is: bytes, say, or None.
+    """
+    wanted = next(kind for name, kind in get_type_hints(handler).items() if name != "return")
 
     @wraps(handler)
     def handle(self: WorkflowT, *messages: MessageT) -> ResultT:
-        if len(messages) != 1:
-            raise ApplicationError(f"{len(messages)} messages instead of one", type="Refused", non_retryable=True)
+        if len(messages) != 1 or not isinstance(messages[0], wanted):
+            kinds = ", ".join(type(message).__name__ for message in messages) or "nothing"
+            text = f"an update needs one {wanted.__name__} as JSON, not: {kinds}"
+            raise ApplicationError(text, type="Refused", non_retryable=True)
         return handler(self, messages[0])
 
     return handle

@@ -33,7 +33,10 @@ def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
     worker has the key.
     """
     try:
-        return workflow.payload_converter().from_payload(signal.payload, kind)
+        message = workflow.payload_converter().from_payload(signal.payload, kind)
+        if not isinstance(message, kind):  # what is not JSON is handed over as it is: as bytes, say
+            raise TypeError(f"{type(message).__name__} instead of JSON")
+        return message
     except KeyUnavailable:
         raise
     except Exception as error:  # converters raise whatever they like: KeyError for an encoding that they do not know
