@@ -40,3 +40,10 @@ BATCH_ITEMS_MAX = 200
 """Items that go together: commands in an update, reports or records in a signal, rows in a statement."""
 BATCH_BYTES_MAX = 512 * 1024
 """Such a batch; an item that is larger goes alone."""
+
+# ---------------------------------------------------------------- failures
+
+FAILURE_MESSAGE_BYTES_MAX = 8 * 1024
+"""The message of one failure in a history, as UTF-8; the rest is cut off."""
+FAILURE_TRACEBACK_BYTES_MAX = 16 * 1024
+"""The traceback of one failure in a history, as UTF-8; the rest is cut off."""

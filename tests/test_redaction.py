@@ -22,6 +22,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.send_alerts import SendAlertsActivities
 from paymaster.cli import main, output
+from paymaster.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security import redaction
 from paymaster.security.failures import RedactingFailureConverter
@@ -241,7 +242,7 @@ def test_a_command_that_crashes_or_prints_a_key_does_not_show_it(
 def test_no_failure_that_temporal_keeps_has_a_key(encoded: bool) -> None:
     """Message, traceback, details and causes, also of one that came from another workflow as it is."""
     ApiKey(KEY)
-    converter = RedactingFailureConverter(encode_common_attributes=encoded)
+    converter = RedactingFailureConverter(encoded=encoded)
     received = Failure(message=f"elsewhere: {KEY}")
     cause = ApplicationError("cause")
     cause._failure = received  # pyright: ignore[reportPrivateUsage]
@@ -257,6 +258,21 @@ def test_no_failure_that_temporal_keeps_has_a_key(encoded: bool) -> None:
     assert find_key(written, KEY) == []
     assert written.count("[key]") >= 5
     assert encoded or failure.cause.cause.message == "elsewhere: [key]"
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_failure_is_bounded_in_bytes(encoded: bool) -> None:
+    """Whatever an exception says, at each level: a failure of an update has to fit into 2 MiB."""
+    failure = Failure()
+    try:
+        try:
+            raise ValueError("界" * 1_000_000)
+        except ValueError as error:
+            raise ApplicationError("x" * 3_000_000) from error
+    except ApplicationError as error:
+        RedactingFailureConverter(encoded=encoded).to_failure(error, pydantic_data_converter.payload_converter, failure)
+    assert failure.ByteSize() < 2 * (FAILURE_MESSAGE_BYTES_MAX + FAILURE_TRACEBACK_BYTES_MAX)
+    assert encoded or failure.cause.message.endswith("界…")
 
 
 def test_every_client_with_the_plugin_keeps_keys_out_of_failures() -> None:
