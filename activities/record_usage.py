@@ -1,7 +1,8 @@
 """record_usage: store what was spent, then tell the ledger. In this order, so that the books never lead the rows.
 
-What the database or the ledger do not take now goes to the usage backlog, which is as durable and keeps trying, and the
-agent gets its answer without waiting for them.
+What the database does not take now goes to the usage backlog before the ledger is told. So whoever sums up what was spent
+finds it in one of three places at any time: among the holds, in the backlog or in a row. The backlog is as durable and
+keeps trying, and the agent gets its answer without waiting for the database or the ledger.
 """
 
 import asyncio
@@ -55,8 +56,10 @@ class RecordUsageActivities:
     async def record_usage(self, record: UsageRecord) -> RecordAnswer:
         """Harmless when it runs again: rows are unique, and a settled hold stays settled."""
         stored = await self._store(entries_of(record, self._ledger))
+        if not stored:
+            await self._backlog.add_record(record)
         answer = await self._settle(record)
-        if not stored or isinstance(answer, Deferred):
+        if stored and isinstance(answer, Deferred):
             await self._backlog.add_record(record)
         return answer
 
