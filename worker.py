@@ -52,6 +52,7 @@ from paymaster.messages import (
     Command,
     ConfigState,
     DeskConfig,
+    json_bytes,
 )
 from paymaster.search_attributes import are_registered
 from paymaster.security.key_ring import KeyRing, kept_keys
@@ -70,7 +71,7 @@ from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
-from workflows.usage_backlog import UsageBacklogWorkflow
+from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 Role = Literal["all", "workflows", "activities"]
 CALLS_AT_ONCE = 1_000
@@ -257,7 +258,7 @@ def _workers(
     traffic = LedgerTraffic()
     commits = GroupCommit[Command, Answer](
         commit,
-        size_of=lambda command: len(command.model_dump_json()),
+        size_of=json_bytes,
         worth_waiting_for=traffic.worth_waiting_for,
     )
     grace_period = _grace_period(settings)
@@ -270,10 +271,9 @@ def _workers(
         interceptors=[LiveDetails()],
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
-    reports = GroupCommit[AttemptReport, None](
-        ledger.report, size_of=lambda report: len(report.model_dump_json()), give_up_after_s=REPORT_WITHIN_S
-    )
+    reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     webhook_url = settings.alerts.webhook_url
+    catching_up = CatchUpActivities(settings.ledger.name, engine, commits, reports)
     activities_worker = Worker(
         client,
         task_queue=ACTIVITIES_TASK_QUEUE,
@@ -287,7 +287,7 @@ def _workers(
             SendAlertsActivities(
                 webhook_url.get_secret_value() if webhook_url else None, settings.alerts.webhook_format
             ).send_alerts,
-            CatchUpActivities(ledger, engine).catch_up,
+            catching_up.catch_up,
         ],
         max_concurrent_activities=CALLS_AT_ONCE,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
@@ -300,8 +300,8 @@ def _workers(
     calls_worker = Worker(
         client,
         task_queue=CALLS_TASK_QUEUE,
-        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, ContentAgentWorkflow],
-        activities=[reservations.reserve, reservations.void, records.record_usage],
+        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow],
+        activities=[reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up],
         interceptors=[LiveDetails()],
         max_concurrent_local_activities=500,
         workflow_task_poller_behavior=CALL_POLLERS,

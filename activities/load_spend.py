@@ -9,6 +9,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from paymaster.ledger_store import load_spend
 from paymaster.messages import LoadedSpend, LoadSpend, backlog_workflow_id
 
+RUNNING_PIECES = 'WorkflowType = "UsageBacklogPieceWorkflow" AND ExecutionStatus = "Running"'
+
 
 class LoadSpendActivities:
     def __init__(self, client: Client, engine: AsyncEngine) -> None:
@@ -24,7 +26,17 @@ class LoadSpendActivities:
         return await load_spend(self._engine, wanted)
 
     async def _backlog(self, ledger: str) -> int:
-        handle = self._client.get_workflow_handle(backlog_workflow_id(ledger))
+        """How many entries wait; its pieces may have outlived a backlog that somebody ended, which counts them."""
+        return await self._waiting(backlog_workflow_id(ledger)) or sum(
+            [
+                await self._waiting(piece.id)
+                async for piece in self._client.list_workflows(RUNNING_PIECES)
+                if piece.id.startswith(f"{backlog_workflow_id(ledger)}/")
+            ]
+        )
+
+    async def _waiting(self, workflow_id: str) -> int:
+        handle = self._client.get_workflow_handle(workflow_id)
         try:
             if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
                 return 0

@@ -1,8 +1,8 @@
 """record_usage: store what was spent, then tell the ledger. In this order, so that the books never lead the rows.
 
-What the database does not take now goes to the usage backlog before the ledger is told. So whoever sums up what was spent
-finds it in one of three places at any time: among the holds, in the backlog or in a row. The backlog is as durable and
-keeps trying, and the agent gets its answer without waiting for the database or the ledger.
+What the database does not take now goes to the usage backlog before the ledger is told. So whoever sums up what was
+spent finds it in one of three places at any time: among the holds, in the backlog or in a row. The backlog is as
+durable and keeps trying, and the agent gets its answer without waiting for the database or the ledger.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from paymaster.messages import (
     UnknownHold,
     UsageEntry,
     UsageRecord,
+    json_bytes,
 )
 from paymaster.usage_entries import entries_of, settlement_of
 
@@ -48,7 +49,7 @@ class RecordUsageActivities:
         self._not_before = 0.0
         self._inserts = GroupCommit[tuple[UsageEntry, ...], None](
             self._insert,
-            size_of=lambda entries: sum(len(entry.model_dump_json()) for entry in entries),
+            size_of=lambda entries: sum(map(json_bytes, entries)),
             give_up_after_s=DATABASE_ANSWERS_WITHIN_S,
         )
 

@@ -21,6 +21,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
+from paymaster.backlog_pile import with_bounded_metadata
 from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
 from paymaster.group_commit import GroupCommit, PoisonedBatch
 from paymaster.ledger_updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, update_once, update_until_answered
@@ -55,6 +56,7 @@ from paymaster.messages import (
     backlog_workflow_id,
     budget_workflow_id,
     call_workflow_id,
+    json_bytes,
 )
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.redaction import remember
@@ -297,13 +299,11 @@ class Backlog:
     def __init__(self, client: Client, ledger: str) -> None:
         self._client = client
         self._ledger = ledger
-        self._additions = GroupCommit[BacklogBatch, None](
-            self._send, size_of=lambda batch: len(batch.model_dump_json())
-        )
+        self._additions = GroupCommit[BacklogBatch, None](self._send, size_of=json_bytes)
 
     async def add_record(self, record: UsageRecord) -> None:
         """Keeps what was spent until it is stored and settled. Raises CommitUnavailable when Temporal is away."""
-        await self._additions.submit(BacklogBatch(records=(record,)))
+        await self._additions.submit(BacklogBatch(records=(with_bounded_metadata(record),)))
 
     async def add_void(self, hold_id: str) -> None:
         """Keeps trying to void a hold. Raises CommitUnavailable when Temporal is away."""

@@ -47,3 +47,11 @@ FAILURE_MESSAGE_BYTES_MAX = 8 * 1024
 """The message of one failure in a history, as UTF-8; the rest is cut off."""
 FAILURE_TRACEBACK_BYTES_MAX = 16 * 1024
 """The traceback of one failure in a history, as UTF-8; the rest is cut off."""
+
+# ---------------------------------------------------------------- the usage backlog
+
+PIECE_BYTES_MAX = 1_000_000
+"""What one workflow of the usage backlog takes through continue-as-new, or over from another, before it is compressed:
+packed as base64 even what cannot be compressed stays below 1.4 MB."""
+SET_ASIDE_BYTES_MAX = 200_000
+"""Records that are refused for good, kept without their metadata; the oldest are then only counted and summed up."""

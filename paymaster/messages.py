@@ -60,6 +60,7 @@ def call_workflow_id(call_id: str) -> str:
 
 
 def backlog_workflow_id(ledger: str) -> str:
+    """Those of its pieces begin with it and a slash."""
     return f"usage-backlog/{ledger}"
 
 
@@ -88,6 +89,11 @@ def added(default: DefaultT, **constraints: Any) -> DefaultT:
 
 class Message(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+def json_bytes(message: BaseModel) -> int:
+    """How long a message is in a payload."""
+    return len(message.model_dump_json().encode())
 
 
 # ---------------------------------------------------------------- what an agent asks for, and gets
@@ -1064,6 +1070,16 @@ class CaughtUp(Message):
     """Holds whose records the database or the ledger refuses for good."""
 
 
+class SetAsideSum(Message):
+    """Records that are refused for good."""
+
+    records: int = Field(default=0, ge=0)
+    cost_nanos: int = Field(default=0, ge=0)
+
+    def __add__(self, other: "SetAsideSum") -> "SetAsideSum":
+        return SetAsideSum(records=self.records + other.records, cost_nanos=self.cost_nanos + other.cost_nanos)
+
+
 class BacklogStart(Message):
     """Input of the usage backlog."""
 
@@ -1071,4 +1087,27 @@ class BacklogStart(Message):
     waiting: str | None = None
     """A compressed BacklogBatch, carried by continue-as-new. None: nothing waits."""
     set_aside: tuple[UsageRecord, ...] = ()
-    """Records that are refused for good, for a person to look at."""
+    """Records that are refused for good, for a person to look at; without their metadata."""
+    set_aside_more: SetAsideSum = added(SetAsideSum())
+    """Older ones of that kind, which were too many to be kept."""
+    pieces: int = added(0, ge=0)
+    """How many workflows that took over a piece of what waited have not ended."""
+    pieces_waiting: int = added(0, ge=0)
+    """How many records and voids they took over."""
+
+
+class BacklogPiece(Message):
+    """Input of a workflow that takes over a piece of a usage backlog."""
+
+    ledger: str
+    waiting: str
+    """A compressed BacklogBatch."""
+
+
+class PieceEnded(Message):
+    """Signal `piece_ended` to the usage backlog: a piece is stored and settled."""
+
+    waited: int = Field(ge=0)
+    """How many records and voids it took over."""
+    set_aside: tuple[UsageRecord, ...] = ()
+    set_aside_more: SetAsideSum = SetAsideSum()

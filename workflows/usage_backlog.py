@@ -1,95 +1,202 @@
 """UsageBacklogWorkflow: keeps safe what the database or the ledger did not take, until they do.
 
-One for each ledger; it starts with the first record that had to wait and ends when nothing is left.
+One for each ledger; it starts with the first record that had to wait and ends when nothing is left. What is too much
+for one run's continue-as-new is handed on in pieces to UsageBacklogPieceWorkflows, which store them on their own.
 """
 
+import asyncio
 import contextlib
-import zlib
-from base64 import b64decode, b64encode
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, BacklogBatch, BacklogStart, CaughtUp, UsageRecord
+from paymaster.backlog_pile import Pile, SetAside, packed, unpacked
+from paymaster.messages import (
+    ACTIVITIES_TASK_QUEUE,
+    CALLS_TASK_QUEUE,
+    BacklogBatch,
+    BacklogPiece,
+    BacklogStart,
+    CaughtUp,
+    PieceEnded,
+    SetAsideSum,
+    UsageRecord,
+    backlog_workflow_id,
+)
 from workflows.signals import called_in_any_case, message_of
 
-AT_MOST = 200
-"""Records in one round."""
 STAYS = timedelta(seconds=30)
 """How long it waits for more when nothing is left."""
+PIECE_TRIES_AGAIN_AFTER_AT_MOST = timedelta(seconds=30)
+"""Hundreds of pieces may wait for one database."""
 
 
 @workflow.defn(name="UsageBacklogWorkflow", sandboxed=False)
 class UsageBacklogWorkflow:
     @workflow.init
     def __init__(self, start: BacklogStart) -> None:
-        carried = _unpacked(start.waiting)
         self._ledger = start.ledger
-        self._records = list(carried.records)
-        self._voids = list(carried.voids)
-        self._set_aside = list(start.set_aside)
+        self._pile = Pile(None if start.waiting is None else unpacked(start.waiting))
+        self._set_aside = SetAside(start.set_aside, start.set_aside_more)
+        self._pieces = start.pieces
+        self._pieces_waiting = start.pieces_waiting
 
     @workflow.run
     async def run(self, start: BacklogStart) -> None:
-        while not workflow.info().is_continue_as_new_suggested():
-            with contextlib.suppress(TimeoutError):
-                # What was set aside stays visible until somebody has looked at it and ends this workflow.
-                await workflow.wait_condition(self._has_work, timeout=None if self._set_aside else STAYS)
-            if not self._has_work():
-                return
-            await self._catch_up()
-        waiting = BacklogBatch(records=tuple(self._records), voids=tuple(self._voids))
+        while not _is_ending():
+            if self._pieces:  # their ends are told to this workflow
+                await workflow.wait_condition(lambda: self._has_work() or not self._pieces or _is_ending())
+            else:
+                with contextlib.suppress(TimeoutError):
+                    # What was set aside stays visible until somebody has looked at it and ends this workflow.
+                    await workflow.wait_condition(self._has_work, timeout=None if self._set_aside else STAYS)
+                if not self._has_work():
+                    return
+            if self._has_work():
+                await self._catch_up()
+        await self._hand_on()
         workflow.continue_as_new(
-            BacklogStart(ledger=self._ledger, waiting=_packed(waiting), set_aside=tuple(self._set_aside))
+            BacklogStart(
+                ledger=self._ledger,
+                waiting=packed(self._pile.all()),
+                set_aside=tuple(self._set_aside.records),
+                set_aside_more=self._set_aside.more,
+                pieces=self._pieces,
+                pieces_waiting=self._pieces_waiting,
+            )
         )
 
     @workflow.signal
     @called_in_any_case
     def add(self, signal: RawValue) -> None:
         if batch := message_of(signal, BacklogBatch):
-            self._records += batch.records
-            self._voids += batch.voids
+            self._pile.add(batch)
+
+    @workflow.signal
+    @called_in_any_case
+    def piece_ended(self, signal: RawValue) -> None:
+        if ended := message_of(signal, PieceEnded):
+            self._pieces = max(0, self._pieces - 1)
+            self._pieces_waiting = max(0, self._pieces_waiting - ended.waited)
+            self._set_aside.add(ended.set_aside)
+            self._set_aside.more += ended.set_aside_more
+
+    @workflow.query
+    def waiting(self) -> int:
+        """What is not stored or settled yet, here and in pieces."""
+        return len(self._pile) + self._pieces_waiting
+
+    @workflow.query
+    def set_aside(self) -> list[UsageRecord]:
+        """What is refused for good, the latest of it."""
+        return self._set_aside.records
+
+    @workflow.query
+    def set_aside_sum(self) -> SetAsideSum:
+        """How much is refused for good in all."""
+        return self._set_aside.sum()
+
+    def _has_work(self) -> bool:
+        return len(self._pile) > 0
+
+    def _batch(self) -> BacklogBatch:
+        """Of 0.1.0 runs go on whose batches were cut by number alone."""
+        by_number, batch = self._pile.first(bytes_max=None), self._pile.first()
+        return batch if batch == by_number or workflow.patched("backlog-batches-by-bytes") else by_number
+
+    async def _catch_up(self) -> None:
+        batch = self._batch()
+        catching_up = asyncio.ensure_future(_caught_up(batch))
+        await workflow.wait_condition(lambda: catching_up.done() or _is_ending())
+        # However long the database takes, this run's history must not grow; the next one sends the batch again.
+        if not catching_up.done() and workflow.patched("backlog-ends-at-once"):
+            return
+        try:
+            done = await catching_up
+        except ActivityError as error:  # not the end: between two rounds this run may continue as new
+            workflow.logger.warning("still no answer, trying again: %s", error.cause)
+            return
+        self._set_aside.add(_rejected(batch, done))
+        self._pile.remove(batch)
+
+    async def _hand_on(self) -> None:
+        """What does not fit into the next run's start becomes the start of other workflows. Meanwhile more may come."""
+        number = 0
+        while (piece := self._pile.surplus()) and workflow.patched("backlog-in-pieces"):
+            number += 1
+            backlog_id, run_id = workflow.info().workflow_id, workflow.info().run_id
+            with contextlib.suppress(WorkflowAlreadyStartedError):  # nobody else uses this id
+                await workflow.start_child_workflow(
+                    UsageBacklogPieceWorkflow.run,
+                    BacklogPiece(ledger=self._ledger, waiting=packed(piece)),
+                    id=f"{backlog_id}/{run_id}/{number}",
+                    parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                    static_summary=f"a piece of what waits to be stored and settled for ledger {self._ledger}",
+                )
+            self._pile.remove(piece)
+            self._pieces += 1
+            self._pieces_waiting += len(piece.records) + len(piece.voids)
+
+
+@workflow.defn(name="UsageBacklogPieceWorkflow", sandboxed=False)
+class UsageBacklogPieceWorkflow:
+    """A piece of a usage backlog: stores and settles it, tells the backlog, and ends."""
+
+    @workflow.init
+    def __init__(self, piece: BacklogPiece) -> None:
+        self._pile = Pile(unpacked(piece.waiting))
+        self._took_over = len(self._pile)
+
+    @workflow.run
+    async def run(self, piece: BacklogPiece) -> PieceEnded:
+        set_aside = SetAside()
+        while len(self._pile):
+            batch = self._pile.first()
+            try:
+                done = await workflow.execute_activity(
+                    "catch_up",
+                    batch,
+                    result_type=CaughtUp,
+                    task_queue=CALLS_TASK_QUEUE,  # whose few processes share their updates to the ledger with calls
+                    start_to_close_timeout=timedelta(minutes=1),
+                    retry_policy=RetryPolicy(maximum_interval=PIECE_TRIES_AGAIN_AFTER_AT_MOST),
+                )
+            except ActivityError as error:  # of a kind that Temporal does not retry
+                workflow.logger.error("still no answer, trying again: %s", error.cause)
+                await workflow.sleep(PIECE_TRIES_AGAIN_AFTER_AT_MOST)
+                continue
+            set_aside.add(_rejected(batch, done))
+            self._pile.remove(batch)
+        ended = PieceEnded(waited=self._took_over, set_aside=tuple(set_aside.records), set_aside_more=set_aside.more)
+        backlog = workflow.get_external_workflow_handle(backlog_workflow_id(piece.ledger))
+        try:
+            await backlog.signal("piece_ended", ended)
+        except ApplicationError as error:
+            workflow.logger.error("the usage backlog was ended before its pieces: %s", error)
+        return ended
 
     @workflow.query
     def waiting(self) -> int:
         """What is not stored or settled yet."""
-        return len(self._records) + len(self._voids)
-
-    @workflow.query
-    def set_aside(self) -> list[UsageRecord]:
-        """What is refused for good."""
-        return self._set_aside
-
-    def _has_work(self) -> bool:
-        return bool(self._records or self._voids)
-
-    async def _catch_up(self) -> None:
-        batch = BacklogBatch(records=tuple(self._records[:AT_MOST]), voids=tuple(self._voids[:AT_MOST]))
-        try:
-            done = await workflow.execute_activity(
-                "catch_up",
-                batch,
-                result_type=CaughtUp,
-                task_queue=ACTIVITIES_TASK_QUEUE,
-                start_to_close_timeout=timedelta(seconds=30),
-                retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),
-            )
-        except ActivityError as error:  # not the end: between two rounds this run may continue as new
-            workflow.logger.warning("still no answer, trying again: %s", error.cause)
-            return
-        self._set_aside += [record for record in batch.records if record.grant.hold_id in done.rejected]
-        del self._records[: len(batch.records)]
-        del self._voids[: len(batch.voids)]
+        return len(self._pile)
 
 
-def _packed(batch: BacklogBatch) -> str:
-    """Compressed, because thousands of records must fit into one payload."""
-    return b64encode(zlib.compress(batch.model_dump_json().encode())).decode()
+async def _caught_up(batch: BacklogBatch) -> CaughtUp:
+    return await workflow.execute_activity(
+        "catch_up",
+        batch,
+        result_type=CaughtUp,
+        task_queue=ACTIVITIES_TASK_QUEUE,
+        start_to_close_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),
+    )
 
 
-def _unpacked(packed: str | None) -> BacklogBatch:
-    if packed is None:
-        return BacklogBatch()
-    return BacklogBatch.model_validate_json(zlib.decompress(b64decode(packed)))
+def _rejected(batch: BacklogBatch, done: CaughtUp) -> list[UsageRecord]:
+    return [record for record in batch.records if record.grant.hold_id in done.rejected]
+
+
+def _is_ending() -> bool:
+    return workflow.info().is_continue_as_new_suggested()
