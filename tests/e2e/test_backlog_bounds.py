@@ -1,0 +1,214 @@
+"""An outage of the database with large metadata, or so long that thousands of records wait: everything arrives."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from counting_server import CountingServer, FakeService
+from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
+from sqlalchemy import text
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+
+from paymaster import LLMRequest, Outcome
+from paymaster.client import Backlog, generate, try_generate
+from paymaster.devstack import EmbeddedStack
+from paymaster.limits import METADATA_BYTES_MAX
+from paymaster.messages import (
+    CALLS_TASK_QUEUE,
+    Attempt,
+    Billing,
+    CallRef,
+    Grant,
+    LLMResult,
+    RetrySettings,
+    UsageRecord,
+    backlog_workflow_id,
+    call_workflow_id,
+)
+from paymaster.money import TokenUsage
+
+PIECES = "WorkflowType = 'UsageBacklogPieceWorkflow'"
+
+
+@pytest.fixture
+async def own_database() -> AsyncIterator[EmbeddedStack]:
+    """A PostgreSQL that can be stopped."""
+    async with EmbeddedStack(temporal=False, model=False) as stack:
+        yield stack
+
+
+@pytest.fixture
+def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeService:
+    return server.service(request.node.name.split("[")[0].removeprefix("test_").replace("_", "-")[:60])
+
+
+@pytest.fixture
+async def site(
+    stack: EmbeddedStack, own_database: EmbeddedStack, service: FakeService, tmp_path: Path
+) -> AsyncIterator[Site]:
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "100"}}})
+    database_url = await Databases(own_database.database_url).create()
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
+        yield site
+
+
+def ask(call_id: str, **fields: object) -> LLMRequest:
+    asked = {"route": "writer", "budget": "acme/writer", "prompt": "Say hello", "call_id": call_id}
+    return LLMRequest.model_validate(asked | fields)
+
+
+def noise(characters: int, seed: object) -> str:
+    """Text that cannot be compressed much."""
+    return "".join(random.Random(str(seed)).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=characters))
+
+
+async def rows(site: Site) -> int:
+    async with site.engine.connect() as connection:
+        return (await connection.execute(text("SELECT count(*) FROM api_usage"))).scalar_one()
+
+
+async def no_task_failed(site: Site, *workflow_ids: str) -> None:
+    for workflow_id in workflow_ids:
+        async for run in site.client.list_workflows(f"WorkflowId = '{workflow_id}'"):
+            history = await site.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+            causes = [
+                event.workflow_task_failed_event_attributes.cause
+                for event in history.events
+                if event.HasField("workflow_task_failed_event_attributes")
+            ]
+            # A signal that comes while a run ends is no fault: the server has the task done again.
+            assert set(causes) <= {WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND}
+
+
+@pytest.mark.timeout(120)
+async def test_requests_of_senders_that_do_not_check_are_denied_and_free(
+    site: Site, own_database: EmbeddedStack, service: FakeService
+) -> None:
+    """As 0.1.0 sent them: much metadata, a deep schema, and things that are no request."""
+    deep: dict[str, object] = {}
+    for _ in range(230):
+        deep = {"a": deep}
+    wrong: dict[str, tuple[object, str]] = {
+        "metadata": (ask("metadata", metadata={"a": "x" * 1_200_000}), "metadata_too_large"),
+        "deep": (ask("deep", json_schema=deep), "nested_too_deeply"),
+        "newer": ({"route": "writer", "budget": "acme", "prompt": "x", "a_newer_field": 1}, "bad_request"),
+        "text": ("no request", "bad_request"),
+    }
+    await own_database.postgres.stop()
+    for call_id, (request, reason) in wrong.items():
+        result = await site.client.execute_workflow(
+            "LLMCallWorkflow",
+            request,
+            id=call_workflow_id(call_id),
+            task_queue=CALLS_TASK_QUEUE,
+            result_type=LLMResult,
+        )
+        assert (result.outcome, result.reason, result.cost_nanos) == (Outcome.DENIED, reason, 0), result
+        assert result.call_id == call_id
+    await own_database.postgres.start()
+    assert service.count == 0
+    assert (await generate(site.client, ask("as ever"))).outcome is Outcome.COMPLETED
+    await settled_books(site, service)
+
+
+@pytest.mark.timeout(240)
+async def test_220_calls_with_much_metadata_arrive_after_an_outage(
+    site: Site, own_database: EmbeddedStack, service: FakeService
+) -> None:
+    """3.6 MB: more than one batch, more than one run. A budget that is new meanwhile waits for them, and no longer."""
+    await generate(site.client, ask("before"))
+    await own_database.postgres.stop()
+    requests = [ask(f"call-{n}", metadata={"a": noise(METADATA_BYTES_MAX - 1, n)}) for n in range(220)]
+    results = await asyncio.gather(*(try_generate(site.client, request) for request in requests))
+    assert {(result.outcome, result.attempts) for result in results} == {(Outcome.COMPLETED, 1)}
+    assert await site.in_backlog() == 220
+    late = asyncio.create_task(generate(site.client, ask("late", budget="other/new")))
+    await own_database.postgres.start()
+    assert (await asyncio.wait_for(late, 90)).outcome is Outcome.COMPLETED
+    assert await rows(site) >= 221
+    await settled_books(site, service, deadline_s=90)
+    assert await rows(site) == service.count == 222
+    await no_task_failed(site, backlog_workflow_id("default"))
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(8_000, marks=pytest.mark.timeout(240)),
+        pytest.param(14_000, marks=[pytest.mark.full, pytest.mark.timeout(600)]),
+        pytest.param(100_000, marks=[pytest.mark.full, pytest.mark.timeout(3_600)]),
+    ],
+)
+async def test_thousands_of_records_wait_and_all_arrive(
+    site: Site, own_database: EmbeddedStack, service: FakeService, count: int
+) -> None:
+    """As of calls that another ledger had granted: they are stored, and no account is told of them twice."""
+    await generate(site.client, ask("before"))
+    await own_database.postgres.stop()
+    backlog = Backlog(site.client, "default")
+    began = time.monotonic()
+    for start in range(0, count, 1_000):
+        numbers = range(start, min(count, start + 1_000))
+        await asyncio.gather(*(backlog.add_record(ordinary(site, service, number)) for number in numbers))
+    print(f"{count} records sent in {time.monotonic() - began:.0f} s")
+    assert await site.in_backlog() == count
+
+    async def pieces() -> int:
+        return (await site.client.count_workflows(PIECES)).count
+
+    await until(pieces, "some of them were handed on")
+    print(f"{await pieces()} pieces")
+    await own_database.postgres.start()
+    began = time.monotonic()
+
+    async def empty() -> bool:
+        return await site.in_backlog() == 0
+
+    await until(empty, "everything that waited is stored", 60 + count / 30)
+    print(f"all stored {time.monotonic() - began:.0f} s after the database came back")
+    assert await rows(site) == count + 1
+    assert (await site.client.count_workflows(f"{PIECES} AND ExecutionStatus != 'Completed'")).count == 0
+    await no_task_failed(site, backlog_workflow_id("default"))
+    assert (await generate(site.client, ask("afterwards", budget="acme/new"))).outcome is Outcome.COMPLETED
+    status = await site.ledger.status()
+    (acme,) = (account for account in status.accounts if account.account == "budget:acme")
+    print(acme)
+
+
+def ordinary(site: Site, service: FakeService, number: int) -> UsageRecord:
+    grant = Grant(
+        hold_id=f"019ac3f0-{number:08}-7000-8000-0242ac120002/1",
+        budget="acme/writer",
+        service=service.name,
+        model=MODEL,
+        price=site.price(service),
+        max_output_tokens=100,
+        bound_nanos=1_000_000,
+        granted_at_ms=int(time.time() * 1_000),
+        expires_at_ms=int(time.time() * 1_000) + 900_000,
+        epoch="of-another-ledger",
+        timeout_ms=60_000,
+        retry=RetrySettings(),
+        max_retry_after_ms=60_000,
+        max_unconfirmed=1,
+    )
+    attempt = Attempt(
+        number=1,
+        started_at_ms=grant.granted_at_ms,
+        duration_ms=812,
+        billing=Billing.BILLED,
+        http_status=200,
+        provider_request_id=f"req_{number:032}",
+        model_answered=MODEL,
+        usage=TokenUsage(input_tokens=number % 5_000, output_tokens=50),
+    )
+    return UsageRecord(
+        call=CallRef(workflow_id=f"call/article-{number}", run_id=f"019ac3f0-{number:08}-7000-8000-0242ac120002"),
+        grant=grant,
+        attempts=(attempt,),
+        answered=True,
+        metadata={"team": "content", "article": f"{number}"},
+    )
