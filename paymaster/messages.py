@@ -665,6 +665,10 @@ AlertKind = Literal[
     "queue_full",
     "service_refuses",
     "key_source_down",
+    "clock_jumped",
+    "ledger_behind",
+    "spending_missing",
+    "spending_corrected",
 ]
 
 
@@ -797,6 +801,69 @@ class ResumeService(AdminMessage):
     service: str = Field(max_length=300)
 
 
+class TakeClock(AdminMessage):
+    """`take_clock`: the ledger's time goes back to that of the Temporal server, which was ahead and is right again.
+
+    A signature of it may have expired: by a clock that is ahead every one has.
+    """
+
+
+class AcceptLower(AdminMessage):
+    """`accept_lower`: the stored rows of an account are the truth, also where the ledger's books have more."""
+
+    account: str = Field(max_length=300)
+    """`budget:acme/content`, `service:openai`, or `all`."""
+
+
+class CorrectSpend(AdminMessage):
+    """`correct_spend`: the rows of a hold that the ledger does not have any more were corrected by a person."""
+
+    hold_id: str = Field(max_length=600)
+    budget: str = Field(max_length=300)
+    service: str = Field(max_length=300)
+    granted_at_ms: int = Field(ge=1)
+    from_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+    """What the rows said before."""
+    to_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+
+
+class ClockState(Message):
+    """The answer to `take_clock`."""
+
+    now_ms: int
+    """The ledger's time so far; its next run begins with the server's."""
+
+
+class ReadAgain(Message):
+    """The accounts of which the ledger reads again what was spent."""
+
+    accounts: tuple[str, ...]
+
+
+class StoredRows(Message):
+    """The update `compare_rows`: what the database has, for a ledger that may have been put back to an earlier time."""
+
+    latest_granted_ms: int
+    """When the newest of the ledger's rows was granted."""
+
+
+class UnconfirmedHold(Message):
+    """A hold of which nobody knows whether it was billed."""
+
+    call: CallRef
+    grant: Grant
+    posted_nanos: int
+    expired: bool
+    """Nobody settled it in time."""
+
+
+class UnconfirmedHolds(Message):
+    """The answer to the query `unconfirmed_holds`: one page of them, by hold id."""
+
+    holds: tuple[UnconfirmedHold, ...]
+    more: bool
+
+
 class CapState(Message):
     account: str
     window: Window
@@ -817,6 +884,8 @@ class WindowStatus(Message):
     pending_nanos: int
     ends_at_ms: int | None
     """None: never."""
+    missing_nanos: int = added(0)
+    """Part of what is posted that no stored row has."""
 
 
 class LimitStatus(Message):
@@ -900,6 +969,10 @@ class LoadSpend(Message):
     with_cap_changes: bool
     """The ledger began without a state: it needs to know too what admins changed before."""
     window_starts_ms: dict[Window, int]
+    latest_ms: int | None = added(None)
+    """Rows granted after this time are of a clock that was ahead. None: they count as they say."""
+    returned_at_ms: int | None = added(None)
+    """When that clock was put back; those rows count as granted then. None: now."""
 
 
 class LoadedSpend(Message):
@@ -940,6 +1013,10 @@ class DeskStatus(Message):
     """The latest signals that could not be applied, with the reason."""
     alerts_dropped: int = 0
     """Alerts that were not delivered, because too many waited, since the ledger began."""
+    now_ms: int = added(0)
+    """The ledger's time when it last did something."""
+    doubted_until_ms: int = added(0)
+    """Until then a jump of the clock is not believed: nothing is denied or expired because its time is over."""
 
 
 # ---------------------------------------------------------------- between the call workflow and its activities
@@ -1026,7 +1103,7 @@ class UsageEntry(Message):
     granted_at_ms: int
     started_at_ms: int | None = None
     duration_ms: int | None = None
-    status: Literal["completed", "failed", "unknown", "expired"]
+    status: Literal["completed", "failed", "unknown", "expired", "corrected"]
     error_class: str | None = None
     http_status: int | None = None
     provider_request_id: str | None = None

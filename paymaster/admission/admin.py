@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, Signature, Window
 from paymaster.security.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
 
+REMEMBER_USED = 200
+"""So many used signatures are remembered however old they are."""
+
 
 class SignatureRefused(ValueError):
     """A command without the signature that it needs, or with a wrong, used or expired one. Somebody should know."""
@@ -20,6 +23,7 @@ def check_signature(
     ledger: str,
     epoch: str,
     now_ms: int,
+    may_have_expired: bool = False,
 ) -> SignedT:
     """The command, in the name of its signer. Raises SignatureRefused.
 
@@ -40,8 +44,11 @@ def check_signature(
             f"not what {signature.by} signed: made with another key, for another ledger or another epoch of this one, "
             "or changed on its way"
         )
-    _check_time(signature, now_ms)
-    for name in [name for name, expires_at_ms in used.items() if expires_at_ms <= now_ms]:
+    if not may_have_expired:
+        _check_time(signature, now_ms)
+    # The latest stay longer than they are good for: if the clock goes back, those would be good once more.
+    expired = [name for name, expires_at_ms in used.items() if expires_at_ms <= now_ms]
+    for name in expired[: max(0, len(used) - REMEMBER_USED)]:
         del used[name]
     name = f"{signature.by}/{signature.id}"
     if name in used:
@@ -55,12 +62,12 @@ def check_signature(
 def _check_time(signature: Signature, now_ms: int) -> None:
     if signature.expires_at_ms <= now_ms:
         raise SignatureRefused(
-            f"{signature.by}'s signature expired at {_utc(signature.expires_at_ms)}, and the ledger has "
-            f"{_utc(now_ms)}: sign it again, and look at the clock"
+            f"{signature.by}'s signature expired at {utc(signature.expires_at_ms)}, and the ledger has "
+            f"{utc(now_ms)}: sign it again, and look at the clock"
         )
     if signature.expires_at_ms > now_ms + SIGNATURE_LIVES_MAX_MS:
         raise SignatureRefused(
-            f"{signature.by}'s signature is good until {_utc(signature.expires_at_ms)}; none may be good for more than "
+            f"{signature.by}'s signature is good until {utc(signature.expires_at_ms)}; none may be good for more than "
             f"{SIGNATURE_LIVES_MAX_MS // 60_000} minutes"
         )
 
@@ -77,5 +84,5 @@ def _caps(config: DeskConfig) -> dict[str, dict[Window, int]]:
     }
 
 
-def _utc(at_ms: int) -> str:
+def utc(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,14 +1,16 @@
 """The desk: one state, one command at a time, one answer. Ledger + gates + routing + parked queue + outbox.
 
 The desk is deterministic: the same commands at the same times give the same answers and the same state, also when it is
-cut anywhere through `dump` and `Desk.load`. Its time never goes back.
+cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaster/admission/clock.py says.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from paymaster.admission.admin import changes_money, check_signature
+from paymaster.admission.admin import changes_money, check_signature, utc
 from paymaster.admission.answers import CommandAnswers
 from paymaster.admission.breaker import Breaker, Gate
+from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
+from paymaster.admission.going_back import put_back
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
@@ -19,14 +21,18 @@ from paymaster.budget_path import check_budget_path
 from paymaster.cut import cut
 from paymaster.messages import (
     KEY_SOURCE_DOWN,
+    AcceptLower,
     AccountConfig,
+    AdminMessage,
     Answer,
     AttemptReport,
     CapChange,
     CapState,
+    ClockState,
     Command,
     ConfigState,
     Configure,
+    CorrectSpend,
     Delivery,
     Denied,
     DeskConfig,
@@ -40,6 +46,7 @@ from paymaster.messages import (
     ParkedAnswer,
     PauseService,
     RaiseCap,
+    ReadAgain,
     Reserve,
     ResumeService,
     ServiceConfig,
@@ -49,6 +56,8 @@ from paymaster.messages import (
     Settled,
     Signature,
     StatusRequest,
+    StoredRows,
+    TakeClock,
     UnknownHold,
     Void,
     Window,
@@ -80,6 +89,14 @@ _FORMER_SERVICE = ServiceConfig()
 """How a service is called that the configuration does not name any more, but a worker still asks for."""
 
 
+class Missing(NamedTuple):
+    """What the books have in a window of an account, and no stored row."""
+
+    nanos: int
+    account: str
+    window: Window
+
+
 class Desk:
     def __init__(self, state: DeskState) -> None:
         self.state = state
@@ -90,6 +107,8 @@ class Desk:
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
+        self.wants_new_run = False
+        """Only a new run sees whether the server's clock has come back."""
 
     @classmethod
     def load(cls, dumped: str) -> "Desk":
@@ -115,19 +134,25 @@ class Desk:
     def advance(self, now_ms: int) -> None:
         """Lets time pass: windows end, holds expire, parked calls come to their deadline or get what was freed."""
         state = self.state
-        state.now_ms = now_ms = max(state.now_ms, now_ms)
+        if state.rules >= 2:
+            self._look_at_clock(now_ms)
+        clock_ms, state.now_ms = now_ms, max(state.now_ms, now_ms)
+        now_ms = state.now_ms
         if now_ms >= self._minute_ends_ms:
             self.state.freed |= self.ledger.roll_windows(now_ms)
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._forget_ended()
             self._tell_of_refused()
         if now_ms >= self.due_ms:
-            self._expire_holds()
-            self._deny_overdue()
+            if now_ms >= state.clock.doubted_until_ms:
+                self._expire_holds()
+                self._deny_overdue()
             self._serve_parked()
             self._set_due()
         elif self.state.freed:
             self._serve_parked()
+        if state.clock.behind_since_ms is not None:  # who is woken then wakes by the clock, and not by the desk's time
+            self._remind(clock_ms + BEHIND_FOR_MS)
 
     def report(self, report: AttemptReport, now_ms: int) -> None:
         """A failed attempt: one request more, perhaps a pause that the service asked for, perhaps its fault."""
@@ -231,8 +256,7 @@ class Desk:
         self.advance(now_ms)
         change = self._signed("pause_service", change)
         gate = self._gate(change.service)
-        paused_by = f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
-        gate.paused_by = cut(paused_by, PAUSED_BY_BYTES_MAX)
+        gate.paused_by = cut(_by(change), PAUSED_BY_BYTES_MAX)
         for hold in self.ledger.holds.values():
             if hold.state == "pending" and hold.grant.service == change.service:
                 self.outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
@@ -282,6 +306,8 @@ class Desk:
             waiting=waiting_calls(self.queue),
             refused_messages=tuple(state.refused_messages),
             alerts_dropped=state.outbox.alerts_dropped,
+            now_ms=state.now_ms,
+            doubted_until_ms=state.clock.doubted_until_ms if state.clock.doubted_until_ms > now_ms else 0,
         )
 
     # ------------------------------------------------------------ deliveries and loading
@@ -309,7 +335,10 @@ class Desk:
                 self.ledger.start_loading(self.ledger.accounts[key])
             starts: dict[Window, int] = {window: window_start_ms(window, state.now_ms) for window in WINDOWS}
             number = self.outbox.next_sequence()
-            state.loading = Loading(number, accounts, tuple(self.ledger.holds), starts)
+            holds = self.ledger.holds.items()
+            known = (hold_id for hold_id, hold in holds if hold.state != "pending" or not state.rows_of_pending)
+            state.loading = Loading(number, accounts, tuple(known), starts, state.now_ms + JUMP_MS)
+            state.rows_of_pending = False
         loading = state.loading
         return LoadSpend(
             number=loading.number,
@@ -318,6 +347,8 @@ class Desk:
             known_holds=loading.known_holds,
             with_cap_changes=not state.began,
             window_starts_ms=loading.window_starts_ms,
+            latest_ms=loading.latest_ms,
+            returned_at_ms=state.clock.returned_at_ms,
         )
 
     def loaded(self, spend: LoadedSpend, now_ms: int) -> None:
@@ -326,11 +357,22 @@ class Desk:
         loading = self.state.loading
         if loading is None or loading.number != spend.number:  # a reload was asked for meanwhile
             return
+        open_windows: list[Window] = [
+            window
+            for window in WINDOWS
+            if loading.window_starts_ms[window] == window_start_ms(window, self.state.now_ms)
+        ]
+        missing: list[Missing] = []
         for key in loading.accounts:
-            for window, posted in spend.posted_nanos.get(key, {}).items():
-                if loading.window_starts_ms[window] == window_start_ms(window, self.state.now_ms):
-                    self.ledger.loaded(key, window, posted)
-            self.ledger.accounts[key].loading = False
+            account, posted = self.ledger.accounts[key], spend.posted_nanos.get(key, {})
+            if self.state.rules < 2:
+                self.ledger.accept_less(account, None)
+            for window in open_windows:
+                if lost := self.ledger.loaded(key, window, posted.get(window, 0)):
+                    missing.append(Missing(lost, key, window))
+            account.loading = False
+        if missing:
+            self._alert_missing(missing)
         if not self.state.began:
             for change in spend.cap_changes:
                 self._restore_cap(change)
@@ -338,6 +380,18 @@ class Desk:
         self.state.loading = None
         self.state.freed.update(loading.accounts)
         self.advance(now_ms)
+
+    def _alert_missing(self, missing: list[Missing]) -> None:
+        """One alert, whatever was lost: it hits most accounts at once."""
+        most = max(missing)
+        accounts = sorted({each.account for each in missing})
+        more = f" and {len(accounts) - 1} other accounts" if len(accounts) > 1 else ""
+        text = (
+            f"the database has {format_usd(most.nanos)} ({most.window}) less of {most.account}{more} than the ledger "
+            "posted: was it put back to an earlier time? What was posted stays. `paymaster reconcile` shows it; if the "
+            f"rows are right: `paymaster reconcile --accept-lower {most.account if not more else 'all'} --reason …`"
+        )
+        self.outbox.alert(self.state.now_ms, "spending_missing", text, most.account, most.window)
 
     def _restore_cap(self, change: CapChange) -> None:
         """An admin's change from before this epoch, unless it lapsed or the file says something else since."""
@@ -357,14 +411,73 @@ class Desk:
     def reload(self, now_ms: int) -> None:
         """Takes the stored entries for the truth: reads again what every account has spent."""
         self.advance(now_ms)
+        self._read_again(tuple(self.ledger.accounts))
+
+    def _read_again(self, accounts: tuple[str, ...]) -> None:
         self.state.loading = None
-        for account in self.ledger.accounts.values():
-            self.ledger.start_loading(account)
+        for key in accounts:
+            self.ledger.start_loading(self.ledger.accounts[key])
+
+    def compare_rows(self, stored: StoredRows, now_ms: int) -> ReadAgain:
+        """Reads everything again if the database has newer rows than this state can know of: it was put back."""
+        self.advance(now_ms)
+        state = self.state
+        known_ms = state.latest_granted_ms
+        state.latest_granted_ms = max(known_ms, stored.latest_granted_ms)
+        if state.rules < 2 or known_ms == 0 or stored.latest_granted_ms <= known_ms:
+            return ReadAgain(accounts=())
+        text = (
+            f"the database has rows of calls until {utc(stored.latest_granted_ms)}, and the ledger granted none after "
+            f"{utc(known_ms)}: Temporal was put back to an earlier time, or another ledger of this name writes there. "
+            "What was spent is read again"
+        )
+        self.outbox.alert(state.now_ms, "ledger_behind", text)
+        state.rows_of_pending = True
+        accounts = tuple(self.ledger.accounts)
+        self._read_again(accounts)
+        return ReadAgain(accounts=accounts)
+
+    def accept_lower(self, change: AcceptLower, now_ms: int) -> ReadAgain:
+        """Reads an account again, and takes what is stored also where it is less than what was posted.
+
+        Raises ValueError for an account that is not there.
+        """
+        self.advance(now_ms)
+        change = self._signed("accept_lower", change)
+        if change.account != "all" and change.account not in self.ledger.accounts:
+            raise ValueError(f"there is no account {change.account!r}; there are: {self._known_accounts()}")
+        accounts = tuple(self.ledger.accounts) if change.account == "all" else (change.account,)
+        self._read_again(accounts)
+        for key in accounts:
+            self.ledger.accept_less(self.ledger.accounts[key], None)
+        text = f"{_by(change)} accepts what the database says was spent: {change.account}"
+        self.outbox.alert(self.state.now_ms, "spending_corrected", text)
+        return ReadAgain(accounts=accounts)
+
+    def correct_spend(self, change: CorrectSpend, now_ms: int) -> ReadAgain:
+        """Reads the accounts of a hold again, of which a person corrected the rows.
+
+        Of a hold that is here the settlement says what it did cost: ValueError.
+        """
+        self.advance(now_ms)
+        change = self._signed("correct_spend", change)
+        if change.hold_id in self.ledger.holds:
+            raise ValueError(f"the ledger has the hold {change.hold_id}: settle it instead")
+        less_nanos = max(0, usd_to_nanos(change.from_usd) - usd_to_nanos(change.to_usd))
+        accounts = self.ledger.charged_accounts(change.budget, change.service)
+        self._read_again(accounts)
+        for key in accounts:
+            self.ledger.accept_less(self.ledger.accounts[key], less_nanos, change.granted_at_ms)
+        text = f"{_by(change)} corrects {change.hold_id} from ${change.from_usd} to ${change.to_usd}"
+        self.outbox.alert(self.state.now_ms, "spending_corrected", text, f"budget:{change.budget}")
+        return ReadAgain(accounts=accounts)
 
     # ------------------------------------------------------------ reserve
 
     def _reserve(self, request: Reserve) -> Answer:
         hold_id = request.hold_id
+        if self.state.rules >= 2 and self.state.clock.wants_new_run(request.asked_at_ms, self.state.now_ms):
+            self.wants_new_run = True
         if hold := self.ledger.holds.get(hold_id):
             return Granted(grant=hold.grant) if hold.state == "pending" else Ended(hold_id=hold_id)
         if call := self.queue.get(hold_id):
@@ -415,6 +528,7 @@ class Desk:
             max_retry_after_ms=service.max_retry_after_ms,
             max_unconfirmed=service.max_unconfirmed,
         )
+        self.state.latest_granted_ms = max(self.state.latest_granted_ms, now_ms)
         self.ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
         self.state.gates[candidate.service].breaker.started(request.hold_id)
         self._remind(grant.expires_at_ms)
@@ -425,7 +539,7 @@ class Desk:
         self._alert_obstacles(obstacles)
         if deciding.kind == "never" or (deciding.kind != "busy" and request.on_exhausted == "fail"):
             return self._deny(hold_id, deciding.reason, _details(obstacles))
-        if request.deadline_at_ms <= now_ms:
+        if request.deadline_at_ms <= now_ms and now_ms >= self.state.clock.doubted_until_ms:
             return self._deny(hold_id, "waited_too_long", deciding.detail)
         if len(self.queue) >= self.state.config.max_parked:
             self.outbox.alert_once(now_ms, "queue_full", f"{len(self.queue)} calls are parked", str(now_ms // 60_000))
@@ -521,6 +635,51 @@ class Desk:
                 self.outbox.alert(self.state.now_ms, "breaker_opened", text, f"service:{service}")
             self.state.freed.add(f"service:{service}")  # who waits for the probe must look elsewhere
 
+    # ------------------------------------------------------------ the clock
+
+    def _look_at_clock(self, now_ms: int) -> None:
+        """Doubts a jump forward, and follows a clock that came back."""
+        state = self.state
+        if state.clock.goes_back(now_ms, state.now_ms):
+            self._go_back(now_ms)
+        elif now_ms - state.now_ms > JUMP_MS and now_ms - self._first_end_ms() > JUMP_MS:
+            state.clock.doubted_until_ms = now_ms + DOUBT_MS
+            text = (
+                f"the ledger's time went from {utc(state.now_ms)} to {utc(now_ms)} at once, though something was due "
+                f"in between: either no worker ran, or the Temporal server's clock jumped. Holds and parked calls "
+                f"whose time is over have {DOUBT_MS // 60_000} minutes more. If the clock is wrong, put it right, then "
+                "`paymaster clock take --reason …`"
+            )
+            self.outbox.alert(now_ms, "clock_jumped", text)
+
+    def _first_end_ms(self) -> int:
+        """When the first hold expires or the first parked call comes to its deadline."""
+        holds = (hold.grant.expires_at_ms for hold in self.ledger.holds.values() if hold.state == "pending")
+        return min(min(holds, default=NEVER_MS), min((c.reserve.deadline_at_ms for c in self.queue), default=NEVER_MS))
+
+    def _go_back(self, to_ms: int) -> None:
+        """The clock was ahead and is put back: the desk goes on as if its time had always been right."""
+        state = self.state
+        text = (
+            f"the ledger's time goes back from {utc(state.now_ms)} to {utc(to_ms)}, as the Temporal server's clock "
+            "did. What was spent meanwhile counts now; raises that lapsed with a window meanwhile must be given again"
+        )
+        put_back(state, to_ms)
+        state.clock.went_back(to_ms)
+        state.loading = None
+        self.ledger.go_back(to_ms)
+        self.outbox.alert(to_ms, "clock_jumped", text)
+        state.freed |= state.books.accounts.keys()
+        self.__init__(state)  # what follows from the state, by its new times
+
+    def take_clock(self, change: TakeClock, now_ms: int) -> ClockState:
+        """Lets the desk's time follow the clock that the next run begins with, also back."""
+        self.advance(now_ms)
+        self._signed("take_clock", change, may_have_expired=True)
+        self.state.clock.taken_until_ms = self.state.now_ms + TAKEN_WITHIN_MS
+        self.wants_new_run = True
+        return ClockState(now_ms=self.state.now_ms)
+
     # ------------------------------------------------------------ what happens by itself
 
     def _expire_holds(self) -> None:
@@ -614,11 +773,12 @@ class Desk:
 
     def _set_due(self) -> None:
         self.due_ms = NEVER_MS
+        not_before_ms = self.state.clock.doubted_until_ms
         for hold in self.ledger.holds.values():
             if hold.state == "pending":
-                self._remind(hold.grant.expires_at_ms)
+                self._remind(max(hold.grant.expires_at_ms, not_before_ms))
         for call in self.queue:
-            self._remind(call.reserve.deadline_at_ms)
+            self._remind(max(call.reserve.deadline_at_ms, not_before_ms))
             for at_ms in (call.retry_at_ms, call.claims_at_ms()):
                 if at_ms is not None and at_ms > self.state.now_ms:
                     self._remind(at_ms)
@@ -654,7 +814,7 @@ class Desk:
 
     # ------------------------------------------------------------ admins' helpers
 
-    def _signed(self, action: str, command: SignedT) -> SignedT:
+    def _signed(self, action: str, command: SignedT, *, may_have_expired: bool = False) -> SignedT:
         state = self.state
         return check_signature(
             action,
@@ -664,6 +824,7 @@ class Desk:
             ledger=state.ledger,
             epoch=state.epoch,
             now_ms=state.now_ms,
+            may_have_expired=may_have_expired,
         )
 
     def _set_cap(
@@ -731,6 +892,10 @@ def _account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
     return {f"budget:{path}": account for path, account in config.budgets.items()} | {
         f"service:{name}": account for name, account in config.services.items()
     }
+
+
+def _by(change: AdminMessage) -> str:
+    return f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
 
 
 def _details(obstacles: list[Obstacle]) -> str:

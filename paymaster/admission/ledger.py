@@ -77,6 +77,10 @@ class Balance:
     """What was alerted already in this window. Sorted when dumped: equal states make equal dumps."""
     alert_from_nanos: int = 0
     """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
+    kept_nanos: int = 0
+    """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
+    missing_nanos: int = 0
+    """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
 
 
 @dataclass(slots=True)
@@ -177,6 +181,7 @@ class Ledger:
             for account in self.accounts.values():
                 balance = account.balances[window]
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
+                balance.kept_nanos = balance.missing_nanos = 0
                 balance.alerted.clear()
                 if balance.cap_nanos is not None:
                     lapsed = lapsed or balance.lapsing_nanos > 0
@@ -216,15 +221,37 @@ class Ledger:
         return account
 
     def start_loading(self, account: Account) -> None:
-        """Forgets what is posted, but for what the holds here say, until `loaded` brings the rest."""
+        """Sets aside what is posted, but for what the holds here say, until `loaded` brings what is stored."""
         account.loading = True
         self._restate(account)
 
-    def loaded(self, key: str, window: Window, posted_nanos: int) -> None:
-        """Adds what was spent in this window under holds that were not here when the loading began."""
-        self.accounts[key].balances[window].posted_nanos += posted_nanos
+    def loaded(self, key: str, window: Window, posted_nanos: int) -> int:
+        """Adds what was spent in this window under holds that were not here when the loading began.
+
+        The books may have known more: then that stays. Returns how much of it is newly missing in what is stored.
+        """
+        balance = self.accounts[key].balances[window]
+        missing, before = max(0, balance.kept_nanos - posted_nanos), balance.missing_nanos
+        balance.posted_nanos += posted_nanos + missing
+        balance.kept_nanos, balance.missing_nanos = 0, missing
+        return max(0, missing - before)
+
+    def accept_less(self, account: Account, less_nanos: int | None, made_at_ms: int = 0) -> None:
+        """Lets what is loaded next be lower than the books by so much (None: by any amount), in the windows around
+        `made_at_ms` that have not ended (0: in all)."""
+        for window, balance in account.balances.items():
+            if not made_at_ms or made_at_ms >= self._window_starts_ms[window]:
+                balance.kept_nanos = 0 if less_nanos is None else max(0, balance.kept_nanos - less_nanos)
+
+    def go_back(self, now_ms: int) -> None:
+        """Makes the windows around an earlier time the open ones. Every account must be loaded anew."""
+        for window in WINDOWS:
+            self._window_starts_ms[window] = window_start_ms(window, now_ms)
+        for account in self.accounts.values():
+            self.start_loading(account)
 
     def _restate(self, account: Account) -> None:
+        before = {window: balance.posted_nanos for window, balance in account.balances.items()}
         for balance in account.balances.values():
             balance.posted_nanos = balance.pending_nanos = 0
         for hold in self.holds.values():
@@ -233,6 +260,8 @@ class Ledger:
                     if hold.grant.granted_at_ms >= self._window_starts_ms[window]:
                         balance.posted_nanos += hold.posted_nanos
                         balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
+        for window, balance in account.balances.items():
+            balance.kept_nanos += max(0, before[window] - balance.posted_nanos)
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.

@@ -9,14 +9,17 @@ from pydantic import PlainSerializer, TypeAdapter
 
 from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.breaker import Gate
+from paymaster.admission.clock import Clock
 from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.queue import ParkedCall
 from paymaster.messages import Denied, DeskConfig, Window
 
-RULES = 1
+RULES = 2
 """The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
-no running ledger uses any more are removed from the code."""
+no running ledger uses any more are removed from the code.
+
+2: jumps of the clock are doubted, the time may go back, and what is loaded never lowers the books."""
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class Loading:
     accounts: tuple[str, ...]
     known_holds: tuple[str, ...]
     window_starts_ms: dict[Window, int]
+    latest_ms: int | None = None
+    """Rows that were granted later are of a clock that was ahead. None: of a question that did not ask for it."""
 
 
 @dataclass(slots=True)
@@ -61,7 +66,13 @@ class DeskState:
     refused_messages: list[str] = field(default_factory=list[str])
     refused_this_minute: int = 0
     used_signatures: dict[str, int] = field(default_factory=dict[str, int])
-    """When they expire. Each is good for one command; after that time it is refused without this."""
+    """When they expire. Each is good for one command; after that time it is refused without this, unless the clock
+    goes back: so the latest are kept for longer."""
+    clock: Clock = field(default_factory=Clock)
+    latest_granted_ms: int = 0
+    """When the newest grant was made. A stored row that is newer shows that this state was put back. 0: not known."""
+    rows_of_pending: bool = False
+    """The next loading counts stored rows of pending holds too: they are of attempts before the state was put back."""
     answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
     """What the latest commands of admins got, by command id."""
 

@@ -4,22 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from desk_kit import HOUR, MINUTE, SECOND, USD, Site, capped, config, service
+from desk_kit import DAY, HOUR, MINUTE, SECOND, USD, Site, capped, config, service
 
-from paymaster.admission.admin import SignatureRefused
+from paymaster.admission.admin import REMEMBER_USED, SignatureRefused
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
+    AcceptLower,
     AccountConfig,
     AdminConfig,
     AdminMessage,
     Configure,
+    CorrectSpend,
     DeskConfig,
     LoadedSpend,
     PauseService,
     RaiseCap,
     ResumeService,
     SetCap,
+    TakeClock,
 )
 from paymaster.security import signatures
 from paymaster.security.signatures import SIGNATURE_LIVES_MAX_MS, SIGNATURE_LIVES_MS, SigningKey
@@ -31,6 +34,11 @@ COMMANDS: dict[str, AdminMessage] = {
     "set_cap": SetCap(account="budget:acme", window="day", to="50"),
     "pause_service": PauseService(service="s"),
     "resume_service": ResumeService(service="s"),
+    "take_clock": TakeClock(),
+    "accept_lower": AcceptLower(account="budget:acme"),
+    "correct_spend": CorrectSpend(
+        hold_id="run/1", budget="acme", service="s", granted_at_ms=1, from_usd="1", to_usd="0.5"
+    ),
 }
 
 
@@ -136,7 +144,7 @@ def test_a_signature_is_good_until_it_expires_and_never_for_long(site: Site) -> 
     site.desk.raise_cap(signed(RAISE, lives_ms=SIGNATURE_LIVES_MAX_MS), site.now_ms)
 
 
-def test_used_signatures_are_remembered_until_they_expire_and_no_longer(site: Site) -> None:
+def test_used_signatures_are_remembered_long_enough(site: Site) -> None:
     """So that the state does not grow for ever, and no moment is left in which one is good again."""
     long, short = signed(RAISE, lives_ms=HOUR), signed(RAISE, lives_ms=MINUTE)
     site.desk.raise_cap(long, site.now_ms)
@@ -147,8 +155,24 @@ def test_used_signatures_are_remembered_until_they_expire_and_no_longer(site: Si
         for again in (long, short):
             with pytest.raises(SignatureRefused):
                 site.desk.raise_cap(again, site.now_ms)
-        assert len(site.desk.state.used_signatures) == 2
     assert site.balance().cap_nanos == (10 + 61 * 5) * USD
+    for _ in range(2 * REMEMBER_USED):
+        site.now_ms += MINUTE
+        site.desk.raise_cap(signed(RAISE, lives_ms=MINUTE), site.now_ms)
+    assert len(site.desk.state.used_signatures) == REMEMBER_USED + 1
+
+
+def test_a_clock_that_comes_back_makes_no_signature_good(site: Site) -> None:
+    """It was used, and expired by the clock that was ahead; the clock is put back to before its expiry."""
+    used, now_ms = signed(RAISE), site.now_ms
+    site.desk.raise_cap(used, now_ms)
+    site.desk.advance(now_ms + DAY)
+    site.desk.take_clock(signed(TakeClock(reason="it was a day ahead"), action="take_clock"), now_ms + DAY)
+    site.cut()
+    site.desk.advance(now_ms + MINUTE)
+    assert site.desk.state.now_ms == now_ms + MINUTE
+    with pytest.raises(SignatureRefused, match="used before"):
+        site.desk.raise_cap(used, now_ms + MINUTE)
 
 
 def test_a_signature_is_good_for_one_try_also_when_the_command_made_no_sense(site: Site) -> None:
