@@ -34,6 +34,7 @@ from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
+from paymaster.admission.state import RULES
 from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
@@ -67,6 +68,7 @@ from paymaster.settings import (
     load_settings,
 )
 from paymaster.telemetry import Telemetry, telemetry_of
+from paymaster.versions import worker_identity
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails
@@ -144,6 +146,13 @@ async def _run(
                 applied = await _configured(ledger, config, stop)
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
+                if applied.rules < RULES:
+                    logger.warning(
+                        "the ledger goes by the rules of an older version (%d, the newest are %d); when no older "
+                        "worker runs any more: `paymaster upgrade`",
+                        applied.rules,
+                        RULES,
+                    )
                 running.enter_context(telemetry.watching(ledger))
             gc.collect()
             gc.freeze()  # what is imported stays: to look at it again and again took a fifth of a busy ledger's time
@@ -262,12 +271,13 @@ def _workers(
         worth_waiting_for=traffic.worth_waiting_for,
     )
     grace_period = _grace_period(settings)
-    deployment = _deployment(settings.worker)
+    deployment, identity = _deployment(settings.worker), worker_identity()
     ledger_worker = Worker(
         ledger_client,
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
+        identity=identity,
         interceptors=[LiveDetails()],
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
@@ -292,6 +302,7 @@ def _workers(
         max_concurrent_activities=CALLS_AT_ONCE,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
         deployment_config=deployment,
+        identity=identity,
         graceful_shutdown_timeout=grace_period,
     )
     backlog = Backlog(ledger_client, settings.ledger.name)
@@ -307,6 +318,7 @@ def _workers(
         workflow_task_poller_behavior=CALL_POLLERS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=deployment,
+        identity=identity,
         graceful_shutdown_timeout=min(grace_period, timedelta(seconds=60)),
     )
     match role:

@@ -52,6 +52,8 @@ from paymaster.messages import (
     SetCap,
     Signature,
     StatusRequest,
+    Upgrade,
+    Upgraded,
     UsageRecord,
     backlog_workflow_id,
     budget_workflow_id,
@@ -64,6 +66,7 @@ from paymaster.sendable import denial_of
 from paymaster.settings import Settings
 from paymaster.structured_output import Output, answer_as
 from paymaster.temporal_ui import call_details, call_summary
+from paymaster.versions import RunningWorker, common_rules, running_workers
 
 ResultT = TypeVar("ResultT")
 ANSWER_WITHIN = timedelta(seconds=10)
@@ -190,6 +193,22 @@ class Ledger:
         """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
         return await self._command("resume_service", change, ServiceState, command_id)
 
+    async def workers(self) -> list[RunningWorker]:
+        """The workers that may get the ledger's tasks and those of its calls. Raises LedgerNotFound."""
+        try:
+            return await running_workers(self._client)
+        except RPCError as error:
+            raise self._not_found(error) from error
+
+    async def upgrade(self, change: Upgrade, command_id: str | None = None) -> Upgraded:
+        """Has the ledger continue as new by newer rules, which every worker must know. Raises AdminRefused and
+        LedgerNotFound."""
+        return await self._command("upgrade", change, Upgraded, command_id)
+
+    async def rules(self) -> int:
+        """By which rules the ledger decides. Raises LedgerNotFound."""
+        return (await self._status_page(StatusRequest(limit=1))).rules
+
     async def configure(
         self,
         config: DeskConfig,
@@ -277,7 +296,7 @@ class Ledger:
     async def _start(self, config: DeskConfig) -> None:
         await self._client.start_workflow(
             "BudgetWorkflow",
-            LedgerStart(ledger=self.name, config=config),
+            LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client)),
             id=budget_workflow_id(self.name),
             task_queue=LEDGER_TASK_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

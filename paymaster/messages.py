@@ -82,7 +82,7 @@ def added(default: DefaultT, **constraints: Any) -> DefaultT:
     `Field`. An older reader then meets the field only where it is used: one that forbids unknown fields (LLMRequest,
     AdminMessage, Signature) refuses it there, any other reader ignores it. A new `kind` of a union and a new word of a
     Literal cannot be left out, and an older reader fails on them: the ledger writes them only under newer rules
-    (`RULES` in paymaster/admission/desk.py).
+    (`RULES` in paymaster/admission/state.py).
     """
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
@@ -864,6 +864,20 @@ class UnconfirmedHolds(Message):
     more: bool
 
 
+class Upgrade(AdminMessage):
+    """The update `upgrade`: the ledger continues as new, by newer rules."""
+
+    rules: int = Field(ge=1)
+
+
+class Upgraded(Message):
+    """The answer to the update `upgrade`."""
+
+    before: int
+    """The rules that the ledger goes by until it continues as new."""
+    rules: int
+
+
 class CapState(Message):
     account: str
     window: Window
@@ -937,6 +951,8 @@ class LedgerStart(Message):
     """Of a new ledger. With a state only its digest: the state has the configuration in it."""
     state: str | None = None
     """A dump of the desk, carried by continue-as-new. None: an empty desk."""
+    rules: int = added(1, ge=1)
+    """By which an empty desk decides; a dump has its own."""
 
 
 class Configure(Message):
@@ -956,6 +972,8 @@ class ConfigState(Message):
     """Of the configuration that is in force."""
     applied: bool
     detail: str
+    rules: int = added(1)
+    """By which the ledger decides."""
 
 
 class LoadSpend(Message):
@@ -1011,12 +1029,14 @@ class DeskStatus(Message):
     """The first parked calls, in the order in which they will be served."""
     refused_messages: tuple[str, ...] = ()
     """The latest signals that could not be applied, with the reason."""
-    alerts_dropped: int = 0
+    alerts_dropped: int = added(0)
     """Alerts that were not delivered, because too many waited, since the ledger began."""
     now_ms: int = added(0)
     """The ledger's time when it last did something."""
     doubted_until_ms: int = added(0)
     """Until then a jump of the clock is not believed: nothing is denied or expired because its time is over."""
+    rules: int = added(1)
+    """By which the ledger decides; `paymaster upgrade` moves it to newer ones."""
 
 
 # ---------------------------------------------------------------- between the call workflow and its activities

@@ -8,6 +8,7 @@ paymaster/group_commit.py) and reports of failed attempts by the signal `report_
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -23,7 +24,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import NEVER_MS, Desk
-from paymaster.admission.state import DeskState
+from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
@@ -53,6 +54,8 @@ from paymaster.messages import (
     ServiceState,
     SetCap,
     StatusRequest,
+    Upgrade,
+    Upgraded,
 )
 from paymaster.temporal_ui import ledger_details
 from workflows.signals import called_in_any_case
@@ -96,11 +99,18 @@ class BudgetWorkflow:
     @workflow.init
     def __init__(self, start: LedgerStart) -> None:
         """Restores the desk here and not in `run`: a signal can be handled before `run` begins."""
-        if start.state is None:
-            self._desk = Desk(DeskState(ledger=start.ledger, epoch=workflow.info().first_execution_run_id))
-            self._desk.configure(start.config, _now_ms())
-        else:
-            self._desk = Desk.load(start.state)
+        try:
+            check_rules(start.rules)
+            desk = None if start.state is None else Desk.load(start.state)
+        except NewerState as error:  # fails this task, which Temporal offers again until a newer worker takes it
+            _log_once(f"ledger {start.ledger}: {error}")
+            raise
+        if desk is None:
+            epoch = workflow.info().first_execution_run_id
+            desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules))
+            desk.configure(start.config, _now_ms())
+        self._desk = desk
+        self._next_rules = desk.state.rules
 
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
@@ -111,6 +121,7 @@ class BudgetWorkflow:
         await asyncio.gather(*(duty() for duty in duties))
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
+        state.rules = self._next_rules
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
         workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=self._desk.dump()))
 
@@ -122,11 +133,11 @@ class BudgetWorkflow:
             due_ms = self._desk.due_ms
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(
-                    lambda due_ms=due_ms: self._desk.due_ms < due_ms or _is_ending(),
+                    lambda due_ms=due_ms: self._desk.due_ms < due_ms or self._is_ending(),
                     timeout=None if due_ms >= NEVER_MS else max(PAUSE, timedelta(milliseconds=due_ms - _now_ms())),
                     timeout_summary="a hold expires, or a parked call is due",
                 )
-            if _is_ending():
+            if self._is_ending():
                 return
             self._desk.advance(_now_ms())
 
@@ -139,7 +150,7 @@ class BudgetWorkflow:
 
     async def _recall_parked(self) -> None:
         """Calls may wait that were parked in a ledger which is lost: they ask again."""
-        while not _is_ending() and await self._activity("recall_parked", None, int) is None:
+        while not self._is_ending() and await self._activity("recall_parked", None, int) is None:
             pass
 
     async def _answer_calls(self) -> None:
@@ -165,8 +176,8 @@ class BudgetWorkflow:
 
     async def _next(self, has_work: Callable[[], bool]) -> bool:
         """Waits for work. False when this run is ending: the next run finds the work in the desk's state."""
-        await workflow.wait_condition(lambda: has_work() or _is_ending())
-        return not _is_ending()
+        await workflow.wait_condition(lambda: has_work() or self._is_ending())
+        return not self._is_ending()
 
     async def _activity(self, name: str, batch: BaseModel | None, result_type: type[ResultT]) -> ResultT | None:
         """The activity's result, or None, after a pause, when it failed: what was to be done is still to be done."""
@@ -182,8 +193,11 @@ class BudgetWorkflow:
         except ActivityError as error:
             workflow.logger.warning("%s failed, trying again: %s", name, error.cause)
             with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(_is_ending, timeout=PAUSE_AFTER_FAILURE)
+                await workflow.wait_condition(self._is_ending, timeout=PAUSE_AFTER_FAILURE)
             return None
+
+    def _is_ending(self) -> bool:
+        return workflow.info().is_continue_as_new_suggested() or self._next_rules > self._desk.state.rules
 
     def _delivered(self, delivery: Delivery | None) -> None:
         if delivery is not None:
@@ -225,7 +239,16 @@ class BudgetWorkflow:
         return self._answered("configure", ConfigState, self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
-        return self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
+        state = self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
+        return state.model_copy(update={"rules": self._desk.state.rules})
+
+    @workflow.update
+    @_with_one_message
+    def upgrade(self, change: Upgrade) -> Upgraded:
+        """Newer rules, with a new run: a worker that does not know them cannot follow one that began with others."""
+        answer = self._answered("upgrade", Upgraded, self._desk.upgrade, change)
+        self._next_rules = max(self._next_rules, answer.rules)
+        return answer
 
     @workflow.update
     def reload(self, *ignored: object) -> None:
@@ -359,8 +382,15 @@ def _first(waiting: Sequence[MessageT]) -> tuple[MessageT, ...]:
     return tuple(waiting[:AT_MOST])
 
 
-def _is_ending() -> bool:
-    return workflow.info().is_continue_as_new_suggested()
+logged: set[str] = set()
+"""What this process has said already."""
+
+
+def _log_once(text: str) -> None:
+    """Logs, also while a history is replayed, what would otherwise be said at every attempt."""
+    if text not in logged:
+        logged.add(text)
+        logging.getLogger("paymaster.ledger").error("%s", text)
 
 
 def _now_ms() -> int:

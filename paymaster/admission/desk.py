@@ -15,7 +15,7 @@ from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_st
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
 from paymaster.admission.routing import Choice, Obstacle, choose
-from paymaster.admission.state import DeskState, EndedHold, Loading, dump, load
+from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
 from paymaster.cut import cut
@@ -59,6 +59,8 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnknownHold,
+    Upgrade,
+    Upgraded,
     Void,
     Window,
 )
@@ -271,6 +273,14 @@ class Desk:
         self.advance(now_ms)
         return ServiceState(service=change.service, paused=False)
 
+    def upgrade(self, change: Upgrade, now_ms: int) -> Upgraded:
+        """Allows newer rules, which begin with the ledger's next run. Raises ValueError for unknown ones."""
+        self.advance(now_ms)
+        change = self._signed("upgrade", change)
+        if change.rules > RULES:
+            raise ValueError(f"the ledger's worker knows rules up to {RULES}, not {change.rules}: update it first")
+        return Upgraded(before=self.state.rules, rules=max(self.state.rules, change.rules))
+
     def refuse_message(self, text: str, now_ms: int) -> None:
         """Keeps a message that could not be applied where operators see it."""
         self.advance(now_ms)
@@ -308,6 +318,7 @@ class Desk:
             alerts_dropped=state.outbox.alerts_dropped,
             now_ms=state.now_ms,
             doubted_until_ms=state.clock.doubted_until_ms if state.clock.doubted_until_ms > now_ms else 0,
+            rules=state.rules,
         )
 
     # ------------------------------------------------------------ deliveries and loading

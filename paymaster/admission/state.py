@@ -16,10 +16,34 @@ from paymaster.admission.queue import ParkedCall
 from paymaster.messages import Denied, DeskConfig, Window
 
 RULES = 2
-"""The rules by which a new desk decides. A run keeps the rules that it began with until it continues as new; rules that
-no running ledger uses any more are removed from the code.
+"""The newest rules: the form of the state, what the desk decides, and the commands that the ledger gives to Temporal.
 
-2: jumps of the clock are doubted, the time may go back, and what is loaded never lowers the books."""
+1: those of 0.1.0. Its workers may take over a run in the middle, or go on with its state: under these rules the state
+has no form and no word that 0.1.0 cannot read (fields that it does not know are ignored), and the same commands get the
+same decisions and the same numbers in the outbox as from 0.1.0's desk (tests/admission/test_old_desk.py).
+2: those of 0.2. Jumps of the clock are doubted, the time may go back, and what is loaded never lowers the books.
+
+`paymaster upgrade` moves a ledger to newer rules when no older worker runs any more; a new ledger begins with them.
+
+A run keeps the rules that it began with. What differs asks `state.rules`; rules that no running ledger uses any more
+are removed from the code.
+"""
+
+
+class NewerState(Exception):
+    """A ledger that goes by rules which this version does not know. Nothing of it was read or changed."""
+
+    def __init__(self, rules: int) -> None:
+        super().__init__(
+            f"this ledger goes by rules {rules}, which a newer version of Paymaster brought; this version knows rules "
+            f"up to {RULES} and leaves it alone: update this worker"
+        )
+
+
+def check_rules(rules: int) -> None:
+    """Raises NewerState for rules that this version does not know."""
+    if rules > RULES:
+        raise NewerState(rules)
 
 
 @dataclass(slots=True)
@@ -81,12 +105,29 @@ _STATE = TypeAdapter(DeskState)
 
 
 def load(dumped: str) -> DeskState:
-    return upgrade(_STATE.validate_json(zlib.decompress(b64decode(dumped))))
+    """Raises NewerState before anything else is read."""
+    rules, dumped = _rules_of(dumped)
+    check_rules(rules)
+    state = upgrade(_STATE.validate_json(zlib.decompress(b64decode(dumped))))
+    state.rules = rules
+    return state
 
 
 def dump(state: DeskState) -> str:
-    """Compressed: 10,000 budgets fit into a Temporal payload (2 MiB) only so."""
-    return b64encode(zlib.compress(_STATE.dump_json(state))).decode()
+    """Compressed: 10,000 budgets fit into a Temporal payload (2 MiB) only so. Newer rules than 1 are told in front."""
+    dumped = b64encode(zlib.compress(_STATE.dump_json(state))).decode()
+    return dumped if state.rules == 1 else f"{_RULES_ARE}{state.rules}\n{dumped}"
+
+
+_RULES_ARE = "rules "
+"""Read as base64 it does not begin like compressed data: 0.1.0 fails on it instead of reading half of a state."""
+
+
+def _rules_of(dumped: str) -> tuple[int, str]:
+    if not dumped.startswith(_RULES_ARE):
+        return 1, dumped
+    rules, _, rest = dumped.removeprefix(_RULES_ARE).partition("\n")
+    return int(rules), rest
 
 
 def upgrade(state: DeskState) -> DeskState:

@@ -19,6 +19,7 @@ from paymaster.cli import (
     reconcile,
     services,
     unconfirmed,
+    upgrade,
     usage,
     worker,
 )
@@ -47,6 +48,7 @@ app.add_typer(admin.app, name="admin")
 app.command()(codec.codec)
 app.add_typer(keys.app, name="keys")
 app.command()(migrate.migrate)
+app.command()(upgrade.upgrade)
 app.command()(doctor.doctor)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, Unpack
 
 from paymaster.admission.desk import Desk
 from paymaster.admission.ledger import Balance
-from paymaster.admission.state import DeskState
+from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import (
     AccountConfig,
     Alert,
@@ -119,9 +119,16 @@ class Asked(TypedDict, total=False):
 class Site:
     """A desk, the time, and what came out of its outbox so far."""
 
-    def __init__(self, configuration: DeskConfig | None = None, now_ms: int = NOON, *, load: bool = True) -> None:
+    def __init__(
+        self,
+        configuration: DeskConfig | None = None,
+        now_ms: int = NOON,
+        *,
+        load: bool = True,
+        rules: int = RULES,
+    ) -> None:
         self.now_ms = now_ms
-        self.desk = Desk(DeskState(ledger="test", epoch="this run"))
+        self.desk = Desk(DeskState(ledger="test", epoch="this run", rules=rules))
         self.calls = 0
         self.desk.configure(configuration or config(), now_ms)
         if load:

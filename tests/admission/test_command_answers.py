@@ -119,7 +119,7 @@ def test_answers_are_bounded_in_number_and_bytes() -> None:
 
 def test_a_state_without_answers_loads() -> None:
     """As version 0.1.0 dumps it."""
-    site = Site(config())
+    site = Site(config(), rules=1)
     told(site, "a")
     state = json.loads(zlib.decompress(b64decode(site.desk.dump())))
     del state["answers"]

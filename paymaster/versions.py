@@ -1,0 +1,82 @@
+"""Which versions of Paymaster are at work: a worker tells its own by the identity with which it polls Temporal."""
+
+import os
+import re
+import socket
+import time
+from importlib.metadata import version
+from typing import NamedTuple
+
+from temporalio.api.enums.v1 import TaskQueueType, WorkerVersioningMode
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue, TaskQueueVersioningInfo
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+
+from paymaster.admission.state import RULES
+from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
+
+VERSION = version("paymaster")
+POLLS_WITHIN_S = 90
+"""A worker that runs polls again within so many seconds: a poll waits 60 s for a task. The server itself remembers a
+poller for five minutes."""
+_QUEUES = {
+    LEDGER_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    CALLS_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    ACTIVITIES_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+}
+_IDENTITY = re.compile(r" paymaster/\S{1,50} rules/([1-9]\d{0,8})$")
+
+
+def worker_identity() -> str:
+    """As which this process polls: in the Temporal UI, and for `running_workers`."""
+    return f"{os.getpid()}@{socket.gethostname()} paymaster/{VERSION} rules/{RULES}"
+
+
+def rules_of_identity(identity: str) -> int:
+    """The newest rules that the worker of this identity knows; 1 if it does not tell, as 0.1.0 does not."""
+    told = _IDENTITY.search(identity)
+    return int(told[1]) if told else 1
+
+
+class RunningWorker(NamedTuple):
+    identity: str
+    rules: int
+    """The newest that it knows."""
+    queues: tuple[str, ...]
+    seen_s_ago: int
+
+
+async def running_workers(client: Client) -> list[RunningWorker]:
+    """The workers that poll Paymaster's task queues. Raises RPCError.
+
+    Left out are those that Worker Versioning gives no task any more: neither current nor ramping.
+    """
+    found: dict[str, RunningWorker] = {}
+    for queue, kind in _QUEUES.items():
+        described = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
+        )
+        for poller in described.pollers:
+            seen_s_ago = max(0, int(time.time() - poller.last_access_time.ToSeconds()))
+            if seen_s_ago <= POLLS_WITHIN_S and not _is_superseded(poller, described.versioning_info):
+                before = found.get(poller.identity)
+                found[poller.identity] = RunningWorker(
+                    poller.identity,
+                    rules_of_identity(poller.identity),
+                    (*(before.queues if before else ()), queue),
+                    min(seen_s_ago, before.seen_s_ago if before else seen_s_ago),
+                )
+    return sorted(found.values())
+
+
+def _is_superseded(poller: PollerInfo, versioning: TaskQueueVersioningInfo) -> bool:
+    own = poller.deployment_options
+    if own.worker_versioning_mode != WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED:
+        return False
+    at_work = (versioning.current_deployment_version, versioning.ramping_deployment_version)
+    return all((own.deployment_name, own.build_id) != (each.deployment_name, each.build_id) for each in at_work)
+
+
+async def common_rules(client: Client) -> int:
+    """The newest rules that this version and every running worker know. Raises RPCError."""
+    return min([RULES, *(worker.rules for worker in await running_workers(client))])
