@@ -40,7 +40,7 @@ from paymaster.services.bounds import input_bytes
 from paymaster.services.json_reading import read_json
 from paymaster.temporal_ui import state_of_call, summary
 from paymaster.usage_entries import cost_nanos
-from workflows.signals import called_in_any_case, message_of
+from workflows.signals import called_in_any_case, decoded, message_of
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
@@ -51,6 +51,7 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 
 
 _NO_REQUEST = LLMRequest(route="-", budget="-", prompt="")
+"""In the place of what is no request."""
 
 
 # Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_sandbox.py has one.
@@ -363,7 +364,7 @@ def _request_of(message: RawValue) -> tuple[LLMRequest, Denied | None]:
     Raises KeyUnavailable: the task is tried again until a worker has the key.
     """
     try:
-        request = workflow.payload_converter().from_payload(message.payload, LLMRequest)
+        request = decoded(message, LLMRequest)
     except KeyUnavailable:
         raise
     except Exception as error:  # converters raise whatever they like

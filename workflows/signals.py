@@ -33,12 +33,17 @@ def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
     worker has the key.
     """
     try:
-        message = workflow.payload_converter().from_payload(signal.payload, kind)
-        if not isinstance(message, kind):  # what is not JSON is handed over as it is: as bytes, say
-            raise TypeError(f"{type(message).__name__} instead of JSON")
-        return message
+        return decoded(signal, kind)
     except KeyUnavailable:
         raise
     except Exception as error:  # converters raise whatever they like: KeyError for an encoding that they do not know
         workflow.logger.error("a signal that is no %s is dropped: %s", kind.__name__, error)
         return None
+
+
+def decoded(message: RawValue, kind: type[MessageT]) -> MessageT:
+    """The message. Raises whatever the converter does, and TypeError for what is not JSON, such as bytes."""
+    found = workflow.payload_converter().from_payload(message.payload, kind)
+    if not isinstance(found, kind):
+        raise TypeError(f"{type(found).__name__} instead of JSON")
+    return found

@@ -12,7 +12,7 @@ import pytest
 from counting_server import CountingServer, FakeService
 from fuzz import Fuzzed, fuzzed
 from load import asking
-from paymaster_process import Databases, Site, configuration, running_site, until
+from paymaster_process import Databases, Site, configuration, results_of, running_site, until
 from temporalio import workflow
 from temporalio.client import (
     Client,
@@ -25,7 +25,7 @@ from temporalio.client import (
 from temporalio.common import RawValue
 from temporalio.service import RPCError
 
-from paymaster import LLMRequest, Outcome
+from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import start, try_generate
 from paymaster.database import posted_by_account
 from paymaster.desk_config import desk_config
@@ -193,3 +193,24 @@ async def test_whatever_is_sent_nobody_is_stuck(site: Site, service: FakeService
         if window.window == "total"
     }
     assert await posted_by_account(site.engine, site.settings.ledger.name, accounts) == posted
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.full)])
+async def test_a_call_started_with_nonsense_ends(site: Site, count: int) -> None:
+    """What is no request is denied in words: no call is left whose task fails again and again."""
+    started: list[WorkflowHandle[object, LLMResult]] = []
+    for number, message in enumerate(fuzzed(["request"], count, seed=7)):
+        if len(message.payloads) != 1:  # the SDK itself wants as many arguments as there are
+            continue
+        started.append(
+            await site.client.start_workflow(
+                "LLMCallWorkflow",
+                args=[RawValue(message.payloads[0])],
+                id=f"call/nonsense-{number}",
+                task_queue=CALLS_TASK_QUEUE,
+                result_type=LLMResult,
+            )
+        )
+    reasons = Counter(result.reason for result in await results_of(started, deadline_s=120))
+    print(reasons)
+    assert reasons.keys() <= {"bad_request", "nested_too_deeply", "not_text", "number_too_long"}
