@@ -20,7 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.limits import ANSWER_BYTES_MAX
+from paymaster.limits import ANSWER_BYTES_MAX, DURATION_MS_MAX
 from paymaster.measurements import http_request
 from paymaster.messages import (
     BILLED,
@@ -140,7 +140,7 @@ class CallServiceActivities:
         report = AttemptReport(
             hold_id=call.grant.hold_id,
             service=call.grant.service,
-            pause_ms=tried.retry_after_ms if tried.attempt.error_class == "rate_limited" else None,
+            pause_ms=_pause_ms(tried),
             trips_breaker=tried.attempt.trips_breaker,
             error_class=tried.attempt.error_class,
             alert=_detail(call, tried) if tried.error_class is not None and tried.error_class.alert else None,
@@ -428,6 +428,13 @@ async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
         yield
     finally:
         task.cancel()
+
+
+def _pause_ms(tried: _Tried) -> int | None:
+    """How long the service asked to be left alone."""
+    if tried.retry_after_ms is None or tried.attempt.error_class != "rate_limited":
+        return None
+    return min(tried.retry_after_ms, DURATION_MS_MAX)
 
 
 def _detail(call: ServiceCall, tried: _Tried) -> str:

@@ -7,6 +7,7 @@ from temporalio.exceptions import ApplicationError
 
 from paymaster.client import Backlog
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.message_bounds import check_grant
 from paymaster.messages import (
     Answer,
     Candidate,
@@ -79,6 +80,12 @@ class ReserveActivities:
                 f"the ledger refused it: {error}", type="LedgerRefused", non_retryable=True
             ) from error
         assert isinstance(answer, Granted | Parked | Denied | Ended)  # what the desk answers to a Reserve
+        if isinstance(answer, Granted):
+            try:
+                check_grant(answer.grant)
+            except ValueError as error:
+                detail = f"the ledger's grant: {error}; is its configuration right?"
+                raise ApplicationError(detail, type="LedgerRefused", non_retryable=True) from error
         return answer
 
     @activity.defn

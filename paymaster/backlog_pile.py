@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from paymaster.limits import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, METADATA_BYTES_MAX, PIECE_BYTES_MAX, SET_ASIDE_BYTES_MAX
+from paymaster.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_ITEMS_MAX,
+    ID_CHARACTERS_MAX,
+    METADATA_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    SET_ASIDE_BYTES_MAX,
+)
+from paymaster.message_bounds import check_record
 from paymaster.messages import BacklogBatch, SetAsideSum, UsageRecord, json_bytes
 from paymaster.sendable import metadata_bytes
-from paymaster.usage_entries import settlement_of
+from paymaster.usage_entries import cost_nanos
 
 ItemT = TypeVar("ItemT")
 
@@ -18,26 +26,34 @@ ItemT = TypeVar("ItemT")
 class Pile:
     """Records and voids that wait, in the order in which they came; one that came twice waits twice."""
 
-    def __init__(self, batch: BacklogBatch | None = None) -> None:
+    def __init__(self) -> None:
         self._records: deque[tuple[UsageRecord, int]] = deque()
         self._voids: deque[tuple[str, int]] = deque()
         self.bytes = 0
         """Of all that waits."""
-        if batch is not None:
-            self.add(batch)
 
     def __len__(self) -> int:
         return len(self._records) + len(self._voids)
 
-    def add(self, batch: BacklogBatch) -> None:
+    def add(self, batch: BacklogBatch) -> list[UsageRecord]:
+        """Returns those that do not wait, because they are out of bounds: nobody could store them."""
+        out_of_bounds: list[UsageRecord] = []
         for record in map(with_bounded_metadata, batch.records):
+            try:
+                check_record(record)
+            except ValueError:
+                out_of_bounds.append(record)
+                continue
             size = json_bytes(record)
             self._records.append((record, size))
             self.bytes += size
         for void in batch.voids:
+            if len(void) > ID_CHARACTERS_MAX:
+                continue
             size = len(void.encode()) + 3  # quotes and comma
             self._voids.append((void, size))
             self.bytes += size
+        return out_of_bounds
 
     def first(self, bytes_max: int | None = BATCH_BYTES_MAX, items_max: int = BATCH_ITEMS_MAX) -> BacklogBatch:
         """What has waited longest: at most so many records, so many voids and so many bytes of each, and at least one.
@@ -129,4 +145,5 @@ def _small(record: UsageRecord) -> UsageRecord:
 
 
 def _sum(records: Sequence[UsageRecord]) -> SetAsideSum:
-    return SetAsideSum(records=len(records), cost_nanos=sum(settlement_of(record).cost_nanos for record in records))
+    costs = (cost_nanos(record.grant, attempt) for record in records for attempt in record.attempts)
+    return SetAsideSum(records=len(records), cost_nanos=sum(max(0, cost) for cost in costs))

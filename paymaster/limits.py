@@ -55,3 +55,22 @@ PIECE_BYTES_MAX = 1_000_000
 packed as base64 even what cannot be compressed stays below 1.4 MB."""
 SET_ASIDE_BYTES_MAX = 200_000
 """Records that are refused for good, kept without their metadata; the oldest are then only counted and summed up."""
+
+# ---------------------------------------------------------------- messages that can be forged
+
+COMMANDS_MAX = 1_000
+"""Commands in one update of the ledger; ours have 200, and the backlog of 0.1.0 sends up to 400."""
+ADMIN_MESSAGE_BYTES_MAX = 64 * 1024
+"""A signal of an admin, before it is read."""
+TIME_MS_MAX = 4_102_444_800_000
+"""The latest time that a message may name, in milliseconds: the year 2100."""
+DURATION_MS_MAX = 366 * 86_400_000
+"""The longest duration that a message may name, in milliseconds: as in the configuration, 366 days."""
+COUNT_MAX = 10**18
+"""The largest number that a message may name of tokens, requests, calls and the like."""
+ID_CHARACTERS_MAX = 300
+"""Characters of the id of a hold, a run or a configuration; ours have at most 64."""
+NAME_CHARACTERS_MAX = 1_000
+"""Characters of a name: of a workflow, a budget, a service, a model, the source of a price."""
+SERVICES_MAX = 1_000
+"""Services of a configuration, and items of the lists in it."""

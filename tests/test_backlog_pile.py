@@ -36,6 +36,12 @@ def batch_of(sizes: list[int], voids: list[str]) -> BacklogBatch:
     return BacklogBatch(records=tuple(record(n, {"a": "x" * size}) for n, size in enumerate(sizes)), voids=tuple(voids))
 
 
+def pile_of(batch: BacklogBatch) -> Pile:
+    pile = Pile()
+    assert pile.add(batch) == []
+    return pile
+
+
 batches = st.lists(
     st.builds(
         batch_of,
@@ -79,13 +85,13 @@ def test_what_is_left_after_the_surplus_fits_into_one_payload(added: list[Backlo
         pile.remove(piece)
     start = BacklogStart(ledger="default", waiting=packed(pile.all()))
     assert json_bytes(start) < 0.8 * TEMPORAL_PAYLOAD_BYTES
-    assert handed_on + len(Pile(unpacked(start.waiting or ""))) == count
+    assert handed_on + len(pile_of(unpacked(start.waiting or ""))) == count
 
 
 def test_a_full_start_of_what_cannot_be_compressed_fits_into_one_payload() -> None:
     """With everything else that a run carries."""
     set_aside = SetAside([record(n) for n in range(1_000)])
-    pile = Pile(BacklogBatch(records=tuple(record(n, {"a": noise(15_000, n)}) for n in range(62))))
+    pile = pile_of(BacklogBatch(records=tuple(record(n, {"a": noise(15_000, n)}) for n in range(62))))
     assert 0.9 * PIECE_BYTES_MAX < pile.bytes <= PIECE_BYTES_MAX
     start = BacklogStart(
         ledger="default",
@@ -103,7 +109,7 @@ def test_one_that_is_larger_than_a_batch_goes_alone() -> None:
     attempts = tuple(ATTEMPT.model_copy(update={"number": n, "error": noise(1_500)}) for n in range(900))
     large = record(1).model_copy(update={"attempts": attempts})
     assert json_bytes(large) > PIECE_BYTES_MAX
-    pile = Pile(BacklogBatch(records=(large, record(2)), voids=("v",)))
+    pile = pile_of(BacklogBatch(records=(large, record(2)), voids=("v",)))
     assert pile.first() == BacklogBatch(records=(large,), voids=("v",))
     pile.remove(pile.first())
     assert pile.first() == BacklogBatch(records=(record(2),))
@@ -111,7 +117,7 @@ def test_one_that_is_larger_than_a_batch_goes_alone() -> None:
 
 def test_metadata_beyond_its_bound_is_left_out_and_the_money_is_whole() -> None:
     large = record(1, {"a": "x" * 1_200_000})
-    pile = Pile(BacklogBatch(records=(large, record(2, {"a": "x" * (METADATA_BYTES_MAX - 1)}))))
+    pile = pile_of(BacklogBatch(records=(large, record(2, {"a": "x" * (METADATA_BYTES_MAX - 1)}))))
     kept, other = pile.first().records
     assert kept.metadata == {"metadata_left_out": "1,200,001 bytes"}
     assert settlement_of(kept) == settlement_of(large)
@@ -136,3 +142,23 @@ def test_what_is_set_aside_is_bounded_and_its_money_is_not_lost() -> None:
 def test_a_backlog_with_something_set_aside_stays(kept: int) -> None:
     assert bool(SetAside([record(1)] * kept)) is bool(kept)
     assert SetAside(more=SetAside([record(1)]).sum())
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"granted_at_ms": 10**18},
+        {"granted_at_ms": -(10**15)},
+        {"bound_nanos": -5},
+        {"model": "m" * 100_000},
+        {"price": GRANT.price.model_copy(update={"input_nanos": -1})},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_a_record_that_nobody_could_store_does_not_wait(forged: dict[str, object]) -> None:
+    """It would be tried for ever, and all others behind it."""
+    bad = record(1).model_copy(update={"grant": GRANT.model_copy(update=forged)})
+    pile = Pile()
+    assert pile.add(BacklogBatch(records=(bad, record(2)), voids=("v" * 1_000, "v"))) == [bad]
+    assert pile.all() == BacklogBatch(records=(record(2),), voids=("v",))
+    assert SetAside([bad]).sum().records == 1

@@ -25,6 +25,8 @@ from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import NEVER_MS, Desk
 from paymaster.admission.state import DeskState, NewerState, check_rules
+from paymaster.limits import ADMIN_MESSAGE_BYTES_MAX, COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
+from paymaster.message_bounds import check_command, check_config, check_report
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
@@ -57,6 +59,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
+from paymaster.services.json_reading import check_levels
 from paymaster.temporal_ui import ledger_details
 from workflows.signals import called_in_any_case
 
@@ -134,7 +137,7 @@ class BudgetWorkflow:
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(
                     lambda due_ms=due_ms: self._desk.due_ms < due_ms or self._is_ending(),
-                    timeout=None if due_ms >= NEVER_MS else max(PAUSE, timedelta(milliseconds=due_ms - _now_ms())),
+                    timeout=None if due_ms >= NEVER_MS else _until(due_ms),
                     timeout_summary="a hold expires, or a parked call is due",
                 )
             if self._is_ending():
@@ -209,11 +212,23 @@ class BudgetWorkflow:
     @_with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
         """One answer for each command, in order."""
+        if len(batch.commands) > COMMANDS_MAX:
+            text = (
+                f"{len(batch.commands)} commands in one update, and there may be {COMMANDS_MAX}: send them in several"
+            )
+            raise ApplicationError(text, type="Refused", non_retryable=True)
         answers = tuple(self._apply(command) for command in batch.commands)
         self._desk.advance(_now_ms())
         return AnswerBatch(answers=answers)
 
     def _apply(self, command: Command) -> Answer:
+        try:
+            check_command(command)
+        except ValueError as error:
+            hold_id = command.hold_id[:ID_CHARACTERS_MAX]
+            if isinstance(command, Reserve):
+                return Denied(hold_id=hold_id, reason="out_of_bounds", detail=str(error))
+            return Refused(hold_id=hold_id, detail=str(error))
         try:
             return self._desk.handle(command, _now_ms())
         except Exception as error:  # a defect in one command must not stop the ledger for all the others
@@ -228,6 +243,11 @@ class BudgetWorkflow:
         if batch := self._decoded("report_attempts", AttemptReports, message):
             for report in batch.reports:
                 try:
+                    check_report(report)
+                except ValueError as error:
+                    self._refuse("report_attempts", report.model_dump_json(), str(error))
+                    continue
+                try:
                     self._desk.report(report, _now_ms())
                 except Exception as error:  # as in `_apply`
                     self._failed("report_attempts", report, error)
@@ -239,6 +259,7 @@ class BudgetWorkflow:
         return self._answered("configure", ConfigState, self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
+        check_config(change.config)
         state = self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
         return state.model_copy(update={"rules": self._desk.state.rules})
 
@@ -355,13 +376,16 @@ class BudgetWorkflow:
         try:
             if message.payload.metadata.get("encoding") == ENCRYPTED:
                 workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
+            if issubclass(kind, AdminMessage) and len(message.payload.data) > ADMIN_MESSAGE_BYTES_MAX:
+                raise ValueError(f"{len(message.payload.data):,} bytes, and there may be {ADMIN_MESSAGE_BYTES_MAX:,}")
+            check_levels(message.payload.data)
             change = kind.model_validate(json.loads(text, parse_float=Decimal))
             change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
             return change
         except ValidationError as error:
             problems = (f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
             self._refuse(name, text, "; ".join(problems))
-        except (ValueError, RecursionError) as error:  # the latter: nested deeper than the parser can follow
+        except ValueError as error:
             self._refuse(name, text, f"not a message: {error}")
         return None
 
@@ -391,6 +415,11 @@ def _log_once(text: str) -> None:
     if text not in logged:
         logged.add(text)
         logging.getLogger("paymaster.ledger").error("%s", text)
+
+
+def _until(due_ms: int) -> timedelta:
+    """How long to wait; within what Temporal can count, whatever an older version took for a time."""
+    return max(PAUSE, timedelta(milliseconds=min(max(due_ms - _now_ms(), 0), DURATION_MS_MAX)))
 
 
 def _now_ms() -> int:

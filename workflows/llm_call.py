@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
 
+from paymaster.message_bounds import check_grant
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CONTEXT_TOO_LONG,
@@ -130,6 +131,12 @@ class LLMCallWorkflow:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
         if message := message_of(signal, ParkedAnswer):
             answer = message.answer
+            if isinstance(answer, Granted):
+                try:
+                    check_grant(answer.grant)
+                except ValueError as error:
+                    workflow.logger.error("a grant that is out of bounds is ignored: %s", error)
+                    return
             self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
 
     @workflow.signal

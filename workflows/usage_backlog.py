@@ -38,8 +38,10 @@ class UsageBacklogWorkflow:
     @workflow.init
     def __init__(self, start: BacklogStart) -> None:
         self._ledger = start.ledger
-        self._pile = Pile(None if start.waiting is None else unpacked(start.waiting))
+        self._pile = Pile()
         self._set_aside = SetAside(start.set_aside, start.set_aside_more)
+        if start.waiting is not None:
+            self._add(unpacked(start.waiting))
         self._pieces = start.pieces
         self._pieces_waiting = start.pieces_waiting
 
@@ -72,7 +74,7 @@ class UsageBacklogWorkflow:
     @called_in_any_case
     def add(self, signal: RawValue) -> None:
         if batch := message_of(signal, BacklogBatch):
-            self._pile.add(batch)
+            self._add(batch)
 
     @workflow.signal
     @called_in_any_case
@@ -97,6 +99,11 @@ class UsageBacklogWorkflow:
     def set_aside_sum(self) -> SetAsideSum:
         """How much is refused for good in all."""
         return self._set_aside.sum()
+
+    def _add(self, batch: BacklogBatch) -> None:
+        for record in self._pile.add(batch):
+            workflow.logger.error("a record that is out of bounds is set aside: %.2000s", record)
+            self._set_aside.add([record])
 
     def _has_work(self) -> bool:
         return len(self._pile) > 0
@@ -146,7 +153,8 @@ class UsageBacklogPieceWorkflow:
 
     @workflow.init
     def __init__(self, piece: BacklogPiece) -> None:
-        self._pile = Pile(unpacked(piece.waiting))
+        self._pile = Pile()
+        self._pile.add(unpacked(piece.waiting))
         self._took_over = len(self._pile)
 
     @workflow.run

@@ -36,7 +36,7 @@ def message_data(text: bytes | str) -> JsonValue:
     Raises NestedTooDeeply, and ValueError for what is not JSON, for half a surrogate pair and for endless numbers.
     """
     encoded = text.encode() if isinstance(text, str) else text  # raises for half a surrogate pair
-    _check_levels(encoded)
+    check_levels(encoded)
     return from_json(encoded, allow_inf_nan=False)
 
 
@@ -48,13 +48,14 @@ def check_nesting(data: JsonValue) -> None:
         if "depth exceeded" in str(error):  # the writer's own limit, 254
             raise NestedTooDeeply from None
         raise
-    _check_levels(text)
+    check_levels(text)
 
 
-def _check_levels(text: bytes) -> None:
-    """Counts in C and makes no objects: it is asked about texts of 2 MB."""
+def check_levels(text: bytes) -> None:
+    """Raises NestedTooDeeply for JSON of more levels than pass through anywhere."""
     if text.count(b"[") + text.count(b"{") <= NESTING_MAX:
         return
+    # In C, and without making objects: it is asked about texts of 2 MB.
     outside_strings = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
     steps = memoryview(outside_strings.translate(_STEPS, _NO_BRACKETS)).cast("b")
     if max(accumulate(steps), default=0) > NESTING_MAX:

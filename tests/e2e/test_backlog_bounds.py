@@ -11,24 +11,37 @@ from counting_server import CountingServer, FakeService
 from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
 from sqlalchemy import text
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.client import WorkflowUpdateFailedError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import Backlog, generate, try_generate
+from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.limits import METADATA_BYTES_MAX
+from paymaster.limits import COMMANDS_MAX, METADATA_BYTES_MAX
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
+    AnswerBatch,
     Attempt,
+    AttemptReport,
+    AttemptReports,
     Billing,
     CallRef,
+    CommandBatch,
+    Configure,
     Grant,
     LLMResult,
+    Reserve,
     RetrySettings,
+    SetAsideSum,
+    SetCap,
     UsageRecord,
+    Void,
     backlog_workflow_id,
+    budget_workflow_id,
     call_workflow_id,
 )
 from paymaster.money import TokenUsage
+from paymaster.usage_entries import settlement_of
 
 PIECES = "WorkflowType = 'UsageBacklogPieceWorkflow'"
 
@@ -114,11 +127,64 @@ async def test_requests_of_senders_that_do_not_check_are_denied_and_free(
     await settled_books(site, service)
 
 
+@pytest.mark.timeout(120)
+async def test_forged_messages_poison_neither_ledger_nor_backlog(site: Site, service: FakeService) -> None:
+    """Numbers that no date and no duration can have, names of a megabyte, too many commands, brackets without end."""
+    await generate(site.client, ask("before"))
+    ledger = site.client.get_workflow_handle(budget_workflow_id("default"))
+    config = desk_config(site.settings)
+    for field, value in (("hold_expires_after_ms", -(10**15)), ("hold_expires_after_ms", 10**18), ("max_parked", -1)):
+        forged = config.model_copy(update={field: value, "digest": f"{field} {value}"})
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await ledger.execute_update("configure", Configure(config=forged))
+        assert field in str(refused.value.cause)
+    many = CommandBatch(commands=(Void(hold_id="x"),) * (COMMANDS_MAX + 1))
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await ledger.execute_update("apply", many)
+    assert str(COMMANDS_MAX) in str(refused.value.cause)
+    call = CallRef(workflow_id="call/1", run_id="1")
+    reserve = Reserve(
+        hold_id="run/1",
+        call=call,
+        budget="acme",
+        candidates=(),
+        input_bytes=1,
+        on_exhausted="wait",
+        deadline_at_ms=10**18,
+        asked_at_ms=-(10**15),
+    )
+    batch = CommandBatch(commands=(reserve, Void(hold_id="x" * 1_000_000), Void(hold_id="run/2")))
+    answers = (await ledger.execute_update("apply", batch, result_type=AnswerBatch)).answers
+    assert [answer.kind for answer in answers] == ["denied", "refused", "settled"]
+    report = AttemptReport(hold_id="", service=service.name, pause_ms=10**18)
+    await ledger.signal("report_attempts", AttemptReports(reports=(report,)))
+    await ledger.signal("set_cap", "[" * 1_000_000)
+    await ledger.signal("set_cap", {"account": "budget:acme", "window": "day", "to": "1" * 100_000})
+    backlog = Backlog(site.client, "default")
+    bad = ordinary(site, service, 1)
+    bad = bad.model_copy(update={"grant": bad.grant.model_copy(update={"granted_at_ms": 10**18})})
+    await backlog.add_record(bad)
+    await backlog.add_record(ordinary(site, service, 2))
+
+    async def empty() -> bool:
+        return await site.in_backlog() == 0
+
+    await until(empty, "what is good in the backlog is stored")
+    waiting = site.client.get_workflow_handle(backlog_workflow_id("default"))
+    assert await waiting.query("set_aside_sum", result_type=SetAsideSum) == SetAsideSum(
+        records=1, cost_nanos=settlement_of(bad).cost_nanos
+    )
+    assert (await generate(site.client, ask("afterwards"))).outcome is Outcome.COMPLETED
+    assert len((await site.ledger.status()).refused_messages) == 3
+    assert await rows(site) == 3
+    await no_task_failed(site, budget_workflow_id("default"), backlog_workflow_id("default"))
+
+
 @pytest.mark.timeout(240)
 async def test_220_calls_with_much_metadata_arrive_after_an_outage(
     site: Site, own_database: EmbeddedStack, service: FakeService
 ) -> None:
-    """3.6 MB: more than one batch, more than one run. A budget that is new meanwhile waits for them, and no longer."""
+    """3.6 MB: more than one batch, more than one run. A budget that gets a cap meanwhile waits for them."""
     await generate(site.client, ask("before"))
     await own_database.postgres.stop()
     at_once = asyncio.Semaphore(20)
@@ -131,7 +197,8 @@ async def test_220_calls_with_much_metadata_arrive_after_an_outage(
     results = await asyncio.gather(*map(call, range(220)))
     assert {(result.outcome, result.attempts, result.reason) for result in results} == {(Outcome.COMPLETED, 1, None)}
     assert await site.in_backlog() == 220
-    late = asyncio.create_task(generate(site.client, ask("late", budget="other/new")))
+    await site.ledger.set_cap(SetCap(account="budget:acme/writer", window="day", to="50"))
+    late = asyncio.create_task(generate(site.client, ask("late")))
     await own_database.postgres.start()
     assert (await asyncio.wait_for(late, 90)).outcome is Outcome.COMPLETED
     assert await rows(site) >= 221
