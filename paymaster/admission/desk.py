@@ -6,6 +6,7 @@ cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaste
 
 from typing import Literal, NamedTuple
 
+from paymaster.admission.account_rows import account_configs
 from paymaster.admission.admin import changes_money, check_signature, utc
 from paymaster.admission.answers import CommandAnswers
 from paymaster.admission.breaker import Breaker, Gate
@@ -209,8 +210,8 @@ class Desk:
         if before.digest:
             kept = [digest for digest in state.superseded if digest != config.digest]
             state.superseded = [*kept, before.digest][-SUPERSEDED_MAX:]
-        wanted = _account_configs(config)
-        for key in _account_configs(before).keys() - wanted.keys():
+        wanted = account_configs(config)
+        for key in account_configs(before).keys() - wanted.keys():
             self.ledger.configure(key, AccountConfig())
         for key, account in wanted.items():
             self.ledger.configure(key, account)
@@ -897,12 +898,6 @@ class Desk:
         known = sorted(self.ledger.accounts)
         more = f" and {len(known) - KNOWN_SHOWN_MAX} more" if len(known) > KNOWN_SHOWN_MAX else ""
         return (", ".join(known[:KNOWN_SHOWN_MAX]) or "none") + more
-
-
-def _account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
-    return {f"budget:{path}": account for path, account in config.budgets.items()} | {
-        f"service:{name}": account for name, account in config.services.items()
-    }
 
 
 def _by(change: AdminMessage) -> str:

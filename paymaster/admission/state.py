@@ -1,12 +1,15 @@
 """The desk's state: everything that the desk knows, and the text that continue-as-new carries it as."""
 
-import zlib
-from base64 import b64decode, b64encode
+import gc
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import PlainSerializer, TypeAdapter
+from pydantic_core import from_json, to_json
 
+from paymaster.admission.account_rows import account_rows, accounts_of
 from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import Clock
@@ -14,6 +17,7 @@ from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.queue import ParkedCall
 from paymaster.messages import Denied, DeskConfig, Window
+from paymaster.packed import pack, unpack
 
 RULES = 2
 """The newest rules: the form of the state, what the desk decides, and the commands that the ledger gives to Temporal.
@@ -28,6 +32,8 @@ same decisions and the same numbers in the outbox as from 0.1.0's desk (tests/ad
 A run keeps the rules that it began with. What differs asks `state.rules`; rules that no running ledger uses any more
 are removed from the code.
 """
+STATE_JSON_BYTES_MAX = 128 * 1024 * 1024
+"""A state that is to be loaded holds no more than this."""
 
 
 class NewerState(Exception):
@@ -102,21 +108,39 @@ class DeskState:
 
 
 _STATE = TypeAdapter(DeskState)
+_OUTBOX = TypeAdapter(OutboxState)
 
 
 def load(dumped: str) -> DeskState:
-    """Raises NewerState before anything else is read."""
+    """Raises NewerState before anything else is read, NotPacked for text that is no dump."""
     rules, dumped = _rules_of(dumped)
     check_rules(rules)
-    state = upgrade(_STATE.validate_json(zlib.decompress(b64decode(dumped))))
+    with _no_collection():
+        state = upgrade(_read(unpack(dumped, STATE_JSON_BYTES_MAX), rules))
     state.rules = rules
     return state
 
 
 def dump(state: DeskState) -> str:
-    """Compressed: 10,000 budgets fit into a Temporal payload (2 MiB) only so. Newer rules than 1 are told in front."""
-    dumped = b64encode(zlib.compress(_STATE.dump_json(state))).decode()
-    return dumped if state.rules == 1 else f"{_RULES_ARE}{state.rules}\n{dumped}"
+    """Compressed. Under rules 1 as 0.1.0 reads it; newer rules are told in front of a form that takes half as much, and
+    a third of the time to read."""
+    if state.rules == 1:
+        return pack(_STATE.dump_json(state))
+    # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
+    outbox = _OUTBOX.dump_json(state.outbox)
+    rest = _STATE.dump_json(state, exclude_defaults=True, exclude={"outbox": True, "books": {"accounts"}})
+    accounts = to_json(account_rows(state.books.accounts, state.config))
+    return f"{_RULES_ARE}{state.rules}\n" + pack(b'{"rest":%b,"outbox":%b,"accounts":%b}' % (rest, outbox, accounts))
+
+
+def _read(data: bytes, rules: int) -> DeskState:
+    if rules == 1:
+        return _STATE.validate_json(data)
+    document = from_json(data)
+    state = _STATE.validate_python(document["rest"])
+    state.outbox = _OUTBOX.validate_python(document["outbox"])
+    state.books.accounts = accounts_of(document["accounts"], state.config)
+    return state
 
 
 _RULES_ARE = "rules "
@@ -128,6 +152,18 @@ def _rules_of(dumped: str) -> tuple[int, str]:
         return 1, dumped
     rules, _, rest = dumped.removeprefix(_RULES_ARE).partition("\n")
     return int(rules), rest
+
+
+@contextmanager
+def _no_collection() -> Generator[None]:
+    """Nothing of a state that is being made is garbage; to look for some takes as long as all the rest."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def upgrade(state: DeskState) -> DeskState:

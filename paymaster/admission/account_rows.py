@@ -1,0 +1,102 @@
+"""The accounts as rows that are small and quick to read: 10,000 budgets are 50,000 balances.
+
+A row is a key, the balances of the windows in their order, and what else differs from a new account under the
+configuration. A balance is the money that is posted, or, where anything else differs, its fields that do. Thresholds
+that are ahead are left out: they are found again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, fields
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from paymaster.admission.ledger import WINDOWS, Account, Balance, Limiter
+from paymaster.messages import AccountConfig, DeskConfig
+
+Row = Sequence[Any]
+"""Key, balances, other fields."""
+
+_LIMITER = TypeAdapter(Limiter)
+_NEW = AccountConfig(alert_at=())
+"""What the configuration says of an account that it does not name."""
+
+
+def account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
+    """What a configuration says of accounts, by their keys."""
+    return {f"budget:{path}": account for path, account in config.budgets.items()} | {
+        f"service:{name}": account for name, account in config.services.items()
+    }
+
+
+def account_rows(accounts: Mapping[str, Account], config: DeskConfig) -> list[Row]:
+    configs = account_configs(config)
+    return [_row(account, configs.get(key, _NEW)) for key, account in accounts.items()]
+
+
+def accounts_of(rows: Sequence[Row], config: DeskConfig) -> dict[str, Account]:
+    configs = account_configs(config)
+    return {row[0]: _account(row, configs.get(row[0], _NEW)) for row in rows}
+
+
+def _row(account: Account, config: AccountConfig) -> Row:
+    caps = config.caps_nanos
+    balances = [_balance_row(account.balances[window], caps.get(window)) for window in WINDOWS]
+    other: dict[str, Any] = {}
+    if account.alert_at != config.alert_at:
+        other["alert_at"] = account.alert_at
+    if account.limiter != _NO_LIMITER:
+        other["limiter"] = asdict(account.limiter)
+    other |= {name: value for name, new in _ACCOUNT if (value := getattr(account, name)) != new}
+    return [account.key, balances, other] if other else [account.key, balances]
+
+
+def _account(row: Row, config: AccountConfig) -> Account:
+    key, balances, caps = row[0], row[1], config.caps_nanos
+    other: dict[str, Any] = row[2] if len(row) > 2 else {}
+    account = Account(
+        key,
+        tuple(other.get("alert_at", config.alert_at)),
+        {window: _balance(key, window, balances[n], caps.get(window)) for n, window in enumerate(WINDOWS)},
+    )
+    for name, value in other.items():
+        if name == "limiter":
+            account.limiter = _LIMITER.validate_python(value)
+        elif name != "alert_at":
+            setattr(account, name, value)
+    return account
+
+
+def _balance_row(balance: Balance, cap: int | None) -> int | dict[str, Any]:
+    differs: dict[str, Any] = {name: value for name, new in _BALANCE if (value := getattr(balance, name)) != new}
+    if balance.alerted:
+        differs["alerted"] = sorted(balance.alerted)
+    if balance.cap_nanos != cap or balance.file_cap_nanos != cap:
+        differs["cap_nanos"], differs["file_cap_nanos"] = balance.cap_nanos, balance.file_cap_nanos
+    if not differs:
+        return balance.posted_nanos
+    return {"posted_nanos": balance.posted_nanos, **differs}
+
+
+def _balance(key: str, window: Any, row: int | dict[str, Any], cap: int | None) -> Balance:
+    if isinstance(row, int):
+        return Balance(key, window, cap, cap, posted_nanos=row)
+    values: dict[str, Any] = {"cap_nanos": cap, "file_cap_nanos": cap, **row}
+    values["alerted"] = set[str](row.get("alerted", ()))
+    return Balance(key, window, **values)
+
+
+def _defaults(kind: type, known: set[str]) -> list[tuple[str, Any]]:
+    """Fields and their values in a new one, but for those that are known here."""
+    return [(each.name, _default(each)) for each in fields(kind) if each.name not in known]
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+_NO_LIMITER = Limiter()
+_ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter"})
+_BALANCE = _defaults(
+    Balance, {"account", "window", "cap_nanos", "file_cap_nanos", "posted_nanos", "alerted", "alert_from_nanos"}
+)
