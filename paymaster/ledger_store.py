@@ -23,17 +23,22 @@ _SPENT = text(
                coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :hour), 0) AS hour,
                coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :day), 0) AS day,
                coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :month), 0) AS month,
-               sum(cost_usd) AS total
+               sum(cost_usd) AS total,
+               count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
+               coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
         FROM api_usage_counted
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
         GROUP BY budget, service
     ), charged AS (
-        SELECT 'service:' || service AS account, minute, hour, day, month, total FROM spent
+        SELECT 'service:' || service AS account, minute, hour, day, month, total, unconfirmed, unconfirmed_usd
+        FROM spent
         UNION ALL
-        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), minute, hour, day, month, total
+        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), minute, hour, day, month, total,
+               unconfirmed, unconfirmed_usd
         FROM spent, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
     )
-    SELECT account, sum(minute) AS minute, sum(hour) AS hour, sum(day) AS day, sum(month) AS month, sum(total) AS total
+    SELECT account, sum(minute) AS minute, sum(hour) AS hour, sum(day) AS day, sum(month) AS month, sum(total) AS total,
+           sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """
 ).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
@@ -64,7 +69,14 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
         changes = await _cap_changes(connection, wanted.ledger) if wanted.with_cap_changes else ()
     return LoadedSpend(
         number=wanted.number,
-        posted_nanos={row["account"]: {window: _nanos(row[window]) for window in windows} for row in spent},
+        posted_nanos={
+            row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
+        },
+        unconfirmed={
+            row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
+            for row in spent
+            if row["unconfirmed"]
+        },
         cap_changes=changes,
     )
 

@@ -464,6 +464,15 @@ class Candidate(Message):
     """Why no bound can be given for this request here, with the line to add. None: one can."""
 
 
+class UnconfirmedEntry(Message):
+    """The stored entry that a settlement supersedes, for a desk that does not keep its hold any more."""
+
+    budget: str
+    service: str
+    granted_at_ms: int
+    posted_nanos: int = Field(ge=0)
+
+
 class Settle(Message):
     """pending → posted with the real cost. Also corrects a hold that expired or was posted unconfirmed."""
 
@@ -480,6 +489,8 @@ class Settle(Message):
     """Failed attempts under the hold, for those of which no report arrived."""
     epoch: str = ""
     """The books in which the hold was made."""
+    corrects: UnconfirmedEntry | None = added(None)
+    """Of a resolved attempt, the entry that says what it was posted at."""
 
 
 class Reserve(Message):
@@ -997,7 +1008,9 @@ class LoadedSpend(Message):
     number: int
     """Of the LoadSpend that this answers."""
     posted_nanos: dict[str, dict[Window, int]]
-    """By account and window."""
+    """By account and window; what is missing is zero."""
+    unconfirmed: dict[str, tuple[int, int]] = added({})
+    """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
     cap_changes: tuple[CapChange, ...] = ()
     """In the order in which they were made."""
 

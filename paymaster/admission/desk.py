@@ -39,6 +39,7 @@ from paymaster.messages import (
     DeskConfig,
     DeskStatus,
     Ended,
+    ExpiredHold,
     Grant,
     Granted,
     LoadedSpend,
@@ -59,6 +60,7 @@ from paymaster.messages import (
     StatusRequest,
     StoredRows,
     TakeClock,
+    UnconfirmedEntry,
     UnknownHold,
     Upgrade,
     Upgraded,
@@ -83,6 +85,11 @@ REFUSED_BYTES_MAX = 1_000
 """What is kept of such a message, with the reason."""
 PAUSED_BY_BYTES_MAX = 300
 """Who paused a service, and why: it is a part of what parked calls wait for."""
+UNCONFIRMED_MAX = 1_000
+"""Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
+FOLDED_AT_ONCE = 100
+LOADED_AT_ONCE = 4_000
+"""Accounts of which one question to the database asks what they have spent."""
 SUPERSEDED_MAX = 50
 """Earlier configurations that do not come back by themselves."""
 
@@ -145,6 +152,7 @@ class Desk:
             self.state.freed |= self.ledger.roll_windows(now_ms)
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._forget_ended()
+            self._fold_unconfirmed()
             self._tell_of_refused()
         if now_ms >= self.due_ms:
             if now_ms >= state.clock.doubted_until_ms:
@@ -213,8 +221,10 @@ class Desk:
         wanted = account_configs(config)
         for key in account_configs(before).keys() - wanted.keys():
             self.ledger.configure(key, AccountConfig())
+        self.ledger.open_accounts([key for key in wanted if key not in self.ledger.accounts])
         for key, account in wanted.items():
             self.ledger.configure(key, account)
+        self.ledger.count_running()
         for name, service in config.services.items():
             gate = state.gates.setdefault(name, Gate(Breaker(service.breaker_failures, service.breaker_cooldown_ms)))
             gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
@@ -312,7 +322,7 @@ class Desk:
             holds=sum(hold.state == "pending" for hold in self.ledger.holds.values()),
             parked=len(self.queue),
             outbox=len(state.outbox.messages) + len(state.outbox.notices),
-            unconfirmed=sum(hold.state == "unconfirmed" for hold in self.ledger.holds.values()),
+            unconfirmed=self.ledger.unconfirmed + self.ledger.folded(),
             services=service_statuses(state.gates, now_ms),
             waiting=waiting_calls(self.queue),
             refused_messages=tuple(state.refused_messages),
@@ -340,17 +350,19 @@ class Desk:
         """What must be read from the database next, or None. The same until `loaded` is called."""
         state = self.state
         if state.loading is None:
-            accounts = tuple(sorted(key for key, account in self.ledger.accounts.items() if account.loading))
+            accounts = self._next_piece()
             if not accounts:
                 return None
-            for key in accounts:
-                self.ledger.start_loading(self.ledger.accounts[key])
+            self.ledger.start_loading(accounts)
             starts: dict[Window, int] = {window: window_start_ms(window, state.now_ms) for window in WINDOWS}
             number = self.outbox.next_sequence()
-            holds = self.ledger.holds.items()
-            known = (hold_id for hold_id, hold in holds if hold.state != "pending" or not state.rows_of_pending)
-            state.loading = Loading(number, accounts, tuple(known), starts, state.now_ms + JUMP_MS)
-            state.rows_of_pending = False
+            wanted = set(accounts)
+            holds = tuple(
+                hold_id
+                for hold_id, hold in self.ledger.holds.items()
+                if not wanted.isdisjoint(hold.accounts) and (hold.state != "pending" or not state.rows_of_pending)
+            )
+            state.loading = Loading(number, accounts, holds, starts, state.now_ms + JUMP_MS)
         loading = state.loading
         return LoadSpend(
             number=loading.number,
@@ -362,6 +374,11 @@ class Desk:
             latest_ms=loading.latest_ms,
             returned_at_ms=state.clock.returned_at_ms,
         )
+
+    def _next_piece(self) -> tuple[str, ...]:
+        """Accounts to read next: no more than fit into a question and its answer."""
+        accounts = sorted(key for key, account in self.ledger.accounts.items() if account.loading)
+        return tuple(accounts if self.state.rules == 1 else accounts[:LOADED_AT_ONCE])
 
     def loaded(self, spend: LoadedSpend, now_ms: int) -> None:
         """What was spent before is known: the accounts are open. A window that ended meanwhile starts at zero."""
@@ -383,6 +400,9 @@ class Desk:
                 if lost := self.ledger.loaded(key, window, posted.get(window, 0)):
                     missing.append(Missing(lost, key, window))
             account.loading = False
+            folded, folded_nanos = spend.unconfirmed.get(key, (0, 0))
+            account.folded += folded
+            account.folded_nanos += folded_nanos
         if missing:
             self._alert_missing(missing)
         if not self.state.began:
@@ -390,6 +410,8 @@ class Desk:
                 self._restore_cap(change)
             self.state.began = True
         self.state.loading = None
+        if not any(account.loading for account in self.ledger.accounts.values()):
+            self.state.rows_of_pending = False
         self.state.freed.update(loading.accounts)
         self.advance(now_ms)
 
@@ -427,8 +449,7 @@ class Desk:
 
     def _read_again(self, accounts: tuple[str, ...]) -> None:
         self.state.loading = None
-        for key in accounts:
-            self.ledger.start_loading(self.ledger.accounts[key])
+        self.ledger.start_loading(accounts)
 
     def compare_rows(self, stored: StoredRows, now_ms: int) -> ReadAgain:
         """Reads everything again if the database has newer rows than this state can know of: it was put back."""
@@ -585,22 +606,51 @@ class Desk:
             text = f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
             self.outbox.alert(self.state.now_ms, "threshold", text, balance.account, balance.window)
         self._correct_expiry(hold)
+        if not command.confirmed and self.ledger.unconfirmed % FOLDED_AT_ONCE == 0:
+            self._fold_unconfirmed()
         if command.confirmed:
             self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True)
         self._judge_service(command, hold)
         return Settled(hold_id=command.hold_id, notices=posted.notices)
 
     def _settle_unknown(self, command: Settle) -> Answer:
-        """Settled before, or made by an earlier epoch, or forgotten: never posted blind."""
+        """Settled before, made by an earlier epoch, folded, or forgotten: never posted blind.
+
+        Its entries were stored before it was sent, so unless this desk knows that it was voided, the stored entries
+        tell what is right: they are read again. A folded one that says what it was posted at is corrected at once.
+        """
         ended = self.state.ended.get(command.hold_id)
         if ended is not None and ended.posted:
             return Settled(hold_id=command.hold_id)
-        if command.epoch not in ("", self.state.epoch):
-            self.reload(self.state.now_ms)  # its entries are stored: they are read with all the others
+        if ended is None and command.corrects is not None and self._correct_folded(command, command.corrects):
+            return Settled(hold_id=command.hold_id)
+        is_of_this_epoch = command.epoch in ("", self.state.epoch)
+        if not is_of_this_epoch or (ended is None and self.state.rules > 1):
+            folded = {key: account.folded_nanos for key, account in self.ledger.accounts.items() if account.folded}
+            self.reload(self.state.now_ms)
+            for key, nanos in folded.items() if is_of_this_epoch else ():  # it may have cost less than its bound
+                self.ledger.accept_less(self.ledger.accounts[key], nanos)
             return Settled(hold_id=command.hold_id)
         text = f"a settlement of {format_usd(command.cost_nanos)} for the unknown hold {command.hold_id}; reconcile"
         self.outbox.alert(self.state.now_ms, "unknown_hold", text)
         return UnknownHold(hold_id=command.hold_id)
+
+    def _correct_folded(self, command: Settle, entry: UnconfirmedEntry) -> bool:
+        accounts = self.ledger.charged_accounts(entry.budget, entry.service)
+        if not self.ledger.correct_folded(accounts, entry.granted_at_ms, entry.posted_nanos, command.cost_nanos):
+            return False
+        self.state.freed.update(accounts)
+        self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True)
+        return True
+
+    def _fold_unconfirmed(self) -> None:
+        """The oldest unconfirmed holds leave the books once their entries are stored: else the state would grow with
+        every timeout that nobody resolves."""
+        if self.state.rules > 1 and self.ledger.unconfirmed >= UNCONFIRMED_MAX + FOLDED_AT_ONCE:
+            waiting = {n.grant.hold_id for n in self.state.outbox.notices if isinstance(n, ExpiredHold)}
+            latest_ms = self.ledger.fold(UNCONFIRMED_MAX, waiting)
+            if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant
+                self.state.forgotten_until_ms = max(self.state.forgotten_until_ms, latest_ms + 1)
 
     def _void(self, command: Void) -> Answer:
         hold = self.ledger.holds.get(command.hold_id)

@@ -5,7 +5,8 @@ windows in which it was made: what is settled after midnight is charged to yeste
 kept even when it has no cap, so that the books can always be compared with the stored entries.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -93,6 +94,10 @@ class Account:
     limiter: Limiter = field(default_factory=Limiter)
     loading: bool = False
     """What was spent before is being read from the database; until then nothing is granted."""
+    folded: int = 0
+    """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
+    folded_nanos: int = 0
+    """At what they are posted, of all windows."""
 
 
 @dataclass(slots=True)
@@ -165,6 +170,8 @@ class Ledger:
     def __init__(self, state: LedgerState) -> None:
         self.accounts = state.accounts
         self.holds = state.holds
+        self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
+        """Of the holds here."""
         self._window_starts_ms = state.window_starts_ms
         self._lines: dict[tuple[str, ...], _Lines] = {}
         self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -199,7 +206,6 @@ class Ledger:
         account = self.accounts.get(key) or self.open_account(key)
         account.alert_at = config.alert_at
         account.limiter.configure(config.requests_per_minute, config.tokens_per_minute, config.max_concurrent)
-        account.limiter.running = sum(key in hold.accounts and hold.running for hold in self.holds.values())
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
             balance.alert_from_nanos = 0
@@ -209,21 +215,35 @@ class Ledger:
                 balance.alerted.clear()
         self._lines.clear()
 
+    def count_running(self) -> None:
+        """Counts the calls at once of every account anew: limits may have come or gone."""
+        running = Counter(key for hold in self.holds.values() if hold.running for key in hold.accounts)
+        for key, account in self.accounts.items():
+            account.limiter.running = running[key]
+
     def open_account(self, key: str) -> Account:
         """A new account. Holds that it would have been charged with join it; what was spent before must be loaded."""
-        account = Account(key, (), {window: Balance(key, window) for window in WINDOWS}, loading=True)
-        self.accounts[key] = account
-        self._charged.clear()
-        for hold in self.holds.values():
-            if key in self.charged_accounts(hold.grant.budget, hold.grant.service):
-                hold.accounts = (*hold.accounts, key)
-        self._restate(account)
-        return account
+        self.open_accounts([key])
+        return self.accounts[key]
 
-    def start_loading(self, account: Account) -> None:
-        """Sets aside what is posted, but for what the holds here say, until `loaded` brings what is stored."""
-        account.loading = True
-        self._restate(account)
+    def open_accounts(self, keys: Sequence[str]) -> None:
+        """New accounts, in one pass over the holds."""
+        for key in keys:
+            self.accounts[key] = Account(key, (), {window: Balance(key, window) for window in WINDOWS}, loading=True)
+        self._charged.clear()
+        new = set(keys)
+        for hold in self.holds.values() if new else ():
+            charged = self.charged_accounts(hold.grant.budget, hold.grant.service)
+            hold.accounts = (*hold.accounts, *(key for key in charged if key in new))
+        self._restate(new)
+
+    def start_loading(self, keys: Collection[str]) -> None:
+        """Sets aside what is posted in these accounts, but for what the holds here say, until `loaded` brings what is
+        stored."""
+        for key in keys:
+            account = self.accounts[key]
+            account.loading, account.folded, account.folded_nanos = True, 0, 0
+        self._restate(set(keys))
 
     def loaded(self, key: str, window: Window, posted_nanos: int) -> int:
         """Adds what was spent in this window under holds that were not here when the loading began.
@@ -247,21 +267,22 @@ class Ledger:
         """Makes the windows around an earlier time the open ones. Every account must be loaded anew."""
         for window in WINDOWS:
             self._window_starts_ms[window] = window_start_ms(window, now_ms)
-        for account in self.accounts.values():
-            self.start_loading(account)
+        self.start_loading(self.accounts.keys())
 
-    def _restate(self, account: Account) -> None:
-        before = {window: balance.posted_nanos for window, balance in account.balances.items()}
-        for balance in account.balances.values():
+    def _restate(self, keys: Set[str]) -> None:
+        balances = [balance for key in keys for balance in self.accounts[key].balances.values()]
+        before = [balance.posted_nanos for balance in balances]
+        for balance in balances:
             balance.posted_nanos = balance.pending_nanos = 0
-        for hold in self.holds.values():
-            if account.key in hold.accounts:
-                for window, balance in account.balances.items():
-                    if hold.grant.granted_at_ms >= self._window_starts_ms[window]:
-                        balance.posted_nanos += hold.posted_nanos
-                        balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
-        for window, balance in account.balances.items():
-            balance.kept_nanos += max(0, before[window] - balance.posted_nanos)
+        for hold in self.holds.values() if keys else ():
+            for key in hold.accounts:
+                if key in keys:
+                    for window, balance in self.accounts[key].balances.items():
+                        if hold.grant.granted_at_ms >= self._window_starts_ms[window]:
+                            balance.posted_nanos += hold.posted_nanos
+                            balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
+        for balance, posted_nanos in zip(balances, before, strict=True):
+            balance.kept_nanos += max(0, posted_nanos - balance.posted_nanos)
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.
@@ -361,10 +382,53 @@ class Ledger:
                 crossed += [Crossed(balance, part) for part in parts]
             notices.append(BudgetNotice(balance.account, balance.window, cap, posted, balance.pending_nanos, parts))
         if confirmed:
+            self.unconfirmed -= hold.state == "unconfirmed"
             del self.holds[hold_id]
         else:
+            self.unconfirmed += hold.state == "pending"
             hold.state, hold.posted_nanos = "unconfirmed", cost_nanos
         return Posted(tuple(notices), tuple(crossed))
+
+    def fold(self, keep: int, spared: Set[str]) -> int | None:
+        """Takes unconfirmed holds out of the books until `keep` are left, the oldest first: their money stays posted,
+        and their place among the calls at once is free. Returns when the latest of them was granted; None: there was
+        none.
+
+        `spared` are hold ids of which no entry is stored yet.
+        """
+        over, latest_ms = self.unconfirmed - keep, None
+        for hold_id in [hold_id for hold_id, hold in self.holds.items() if hold.state == "unconfirmed"]:
+            if over <= 0:
+                break
+            if hold_id in spared:
+                continue
+            hold = self.holds.pop(hold_id)
+            self.unconfirmed -= 1
+            over -= 1
+            self.release(hold, None, 0)
+            for key in hold.accounts:
+                self.accounts[key].folded += 1
+                self.accounts[key].folded_nanos += hold.posted_nanos
+            latest_ms = max(latest_ms or 0, hold.grant.granted_at_ms)
+        return latest_ms
+
+    def folded(self) -> int:
+        """Unconfirmed attempts that are no holds any more. Each is in one service's account."""
+        return sum(account.folded for key, account in self.accounts.items() if key.startswith("service:"))
+
+    def correct_folded(self, accounts: tuple[str, ...], granted_at_ms: int, posted_nanos: int, cost_nanos: int) -> bool:
+        """Posts what a folded attempt did cost instead of what it was posted at. False, and nothing is changed, where
+        an account has not folded so much, or is being loaded."""
+        lines = [self.accounts[key] for key in accounts]
+        if not lines or any(line.loading or not line.folded or posted_nanos > line.folded_nanos for line in lines):
+            return False
+        for line in lines:
+            line.folded -= 1
+            line.folded_nanos -= posted_nanos
+            for window, balance in line.balances.items():
+                if granted_at_ms >= self._window_starts_ms[window]:
+                    balance.posted_nanos += cost_nanos - posted_nanos
+        return True
 
     def _lines_of(self, accounts: tuple[str, ...]) -> _Lines:
         lines = self._lines.get(accounts)

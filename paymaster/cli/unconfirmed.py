@@ -98,7 +98,7 @@ async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "Sett
     """First the row, then the books, as for every attempt."""
     from paymaster.database import insert_entries, unconfirmed_entries
     from paymaster.errors import AdminRefused, LedgerNotFound
-    from paymaster.messages import CallRef, Refused, Settle, Settled, UnknownHold
+    from paymaster.messages import CallRef, Refused, Settle, Settled, UnconfirmedEntry, UnknownHold
 
     ledger = await connect_ledger(settings)
     async with open_database(settings) as engine:
@@ -115,7 +115,13 @@ async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "Sett
         final = found[0].model_copy(update={"state": "final", "cost_nanos": cost_nanos})
         await insert_entries(engine, [final])
     # The hold's other attempts were certainly not billed: their cost is zero.
-    settle = Settle(hold_id=final.hold_id, cost_nanos=cost_nanos, epoch=final.epoch)
+    entry = UnconfirmedEntry(
+        budget=final.budget,
+        service=final.service,
+        granted_at_ms=final.granted_at_ms,
+        posted_nanos=found[0].cost_nanos,
+    )
+    settle = Settle(hold_id=final.hold_id, cost_nanos=cost_nanos, epoch=final.epoch, corrects=entry)
     try:
         (answer,) = await ledger.send([settle])
     except (LedgerNotFound, AdminRefused) as error:

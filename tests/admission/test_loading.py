@@ -4,13 +4,16 @@ The database here is a list of rows, written by the rule that the activities fol
 before its settlement is sent. What the desk adds up after any interleaving must be the sum of what was really spent.
 """
 
+import random
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, capped, config, is_ended, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paymaster.admission import desk
 from paymaster.admission.desk import Desk
 from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.admission.state import DeskState
@@ -24,6 +27,7 @@ from paymaster.messages import (
     SetCap,
     Settle,
     Settled,
+    UnconfirmedEntry,
     Window,
 )
 
@@ -63,7 +67,10 @@ class Database:
                 )
                 for window in WINDOWS
             }
-        return LoadedSpend(number=wanted.number, posted_nanos=posted)
+        rows = [row for hold_id, row in self.rows.items() if hold_id not in wanted.known_holds]
+        unconfirmed = [row.counts_nanos for row in rows if row.final_nanos is None]
+        folded = dict.fromkeys(wanted.accounts, (len(unconfirmed), sum(unconfirmed))) if unconfirmed else {}
+        return LoadedSpend(number=wanted.number, posted_nanos=posted, unconfirmed=folded)
 
 
 @dataclass
@@ -93,14 +100,21 @@ steps = st.lists(
 @given(
     steps=steps,
     loaded=st.booleans(),
+    keep=st.sampled_from([0, 1, 1_000]),
     start_ms=st.sampled_from([NOON, at(2028, 2, 29, 23, 59, 30), at(2027, 12, 31, 23, 59, 59)]),
 )
 def test_after_loading_the_books_are_what_was_spent_whatever_happened_meanwhile(
-    steps: list[tuple[str, int, int]], loaded: bool, start_ms: int
+    steps: list[tuple[str, int, int]], loaded: bool, keep: int, start_ms: int
 ) -> None:
-    """Calls that are pending, unconfirmed, expired, settled, voided before, while and after the database is read, at
-    any number of reloads, cuts and window ends: in the end both agree for every account and window."""
-    site = Site(config(budgets={"acme": capped(total=10**6)}), start_ms, load=loaded)
+    """Calls that are pending, unconfirmed, expired, folded, settled, resolved, voided before, while and after the
+    database is read, at any number of reloads, cuts and window ends: in the end both agree for every account and
+    window. `keep`: how many unconfirmed holds the desk keeps one by one."""
+    with patch.object(desk, "UNCONFIRMED_MAX", keep), patch.object(desk, "FOLDED_AT_ONCE", 1):
+        _books_are_what_was_spent(steps, Site(config(budgets={"acme": capped(total=10**6)}), start_ms, load=loaded))
+
+
+def _books_are_what_was_spent(steps: list[tuple[str, int, int]], site: Site) -> None:
+    site.desk.state.rules = 2
     database, running = Database(), list[Call]()
     read: LoadedSpend | None = None
 
@@ -135,11 +149,16 @@ def test_after_loading_the_books_are_what_was_spent_whatever_happened_meanwhile(
                     site.settle(call.hold_id, call.bound, confirmed=False)
                 else:
                     running.remove(call)
-                    expired = call.hold_id in database.rows or _is_unconfirmed(site, call)
-                    cost = call.cost if what == "settle" else 0
-                    if what == "settle" or expired:
-                        stored_before_settled(call, cost, final=True)
-                    site.settle(call.hold_id, cost) if what == "settle" else site.void(call.hold_id)
+                    is_held = call.hold_id in site.desk.ledger.holds
+                    if what == "void":  # of a folded one, the entry stays unconfirmed until somebody resolves it
+                        if is_held and (call.hold_id in database.rows or _is_unconfirmed(site, call)):
+                            stored_before_settled(call, 0, final=True)
+                        site.void(call.hold_id)
+                    else:
+                        row = database.rows.get(call.hold_id)
+                        resolved = _entry(call, row) if number % 2 and row is not None else None
+                        stored_before_settled(call, call.cost, final=True)
+                        settle(site, call, resolved)
             case "store":
                 store_expired()
             case "read":
@@ -164,14 +183,32 @@ def test_after_loading_the_books_are_what_was_spent_whatever_happened_meanwhile(
         if _is_unconfirmed(site, call):
             continue
         stored_before_settled(call, call.cost, final=True)
-        site.settle(call.hold_id, call.cost)
+        settle(site, call)
     store_expired()
+    while (wanted := site.desk.to_load()) is not None:
+        site.desk.loaded(database.read(wanted), site.now_ms)
     site.desk.advance(site.now_ms)
     for account, line in site.desk.ledger.accounts.items():
         assert not line.loading
         for window in WINDOWS:
             assert line.balances[window].pending_nanos == 0
             assert line.balances[window].posted_nanos == database.spent(window, site.now_ms), (account, window)
+
+
+def settle(site: Site, call: Call, corrects: UnconfirmedEntry | None = None) -> None:
+    command = Settle(hold_id=call.hold_id, cost_nanos=call.cost * USD, epoch="this run", corrects=corrects)
+    for _ in range(2):  # sent again, it changes nothing
+        assert isinstance(site.desk.handle(command, site.now_ms), Settled)
+    site.desk.advance(site.now_ms)
+
+
+def _entry(call: Call, row: Row) -> UnconfirmedEntry | None:
+    """What `unconfirmed resolve` has read before it writes the final entry."""
+    if row.final_nanos is not None or row.unconfirmed_nanos is None:
+        return None
+    return UnconfirmedEntry(
+        budget="acme/team/x", service="s", granted_at_ms=call.granted_at_ms, posted_nanos=row.unconfirmed_nanos
+    )
 
 
 def _is_unconfirmed(site: Site, call: Call) -> bool:
@@ -278,8 +315,9 @@ def test_a_settlement_of_another_epoch_is_read_and_not_posted() -> None:
 
 
 def test_a_settlement_of_this_epoch_that_nobody_knows_reloads_nothing() -> None:
-    """It is a difference, for `reconcile`."""
+    """Under the rules of 0.1.0 it is a difference, for `reconcile`."""
     site = Site()
+    site.desk.state.rules = 1
     for epoch in ("this run", ""):
         answer = site.desk.handle(Settle(hold_id="nobody/1", cost_nanos=1, epoch=epoch), site.now_ms)
         assert answer.kind == "unknown_hold"
@@ -437,3 +475,63 @@ def test_an_admin_may_raise_and_set_caps_before_the_ledger_knows_what_was_spent(
     desk.loaded(LoadedSpend(number=wanted.number, posted_nanos={"service:s": {"day": 6 * USD}}), NOON)
     assert desk.ledger.accounts["budget:acme"].balances["day"].cap_nanos == 15 * USD
     assert desk.ledger.accounts["service:s"].balances["day"].posted_nanos == 6 * USD
+
+
+# ---------------------------------------------------------------- folded holds
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_folded_hold_is_settled_exactly_whoever_settles_it(seed: int) -> None:
+    """A desk that keeps three unconfirmed holds, and hundreds of timeouts: resolved, reported late or never, sent
+    twice, read again, cut. In the end each account and window has what the rows say; no hold id is granted twice."""
+    chance = random.Random(seed)
+    with patch.object(desk, "UNCONFIRMED_MAX", 3), patch.object(desk, "FOLDED_AT_ONCE", 1):
+        site = Site(config(budgets={"acme": capped(total=10**6)}))
+        site.desk.state.rules = 2
+        database, unsettled, folded = Database(), list[Call](), 0
+        for _ in range(150):
+            match chance.choice(["call"] * 6 + ["settle", "settle", "again", "load", "reload", "cut", "wait", "cap"]):
+                case "call":
+                    answer = site.reserve(candidate(usd=3), budget="acme/team/x", wait_ms=1)
+                    if not isinstance(answer, Granted):
+                        site.void(answer.hold_id)
+                        continue
+                    grant = answer.grant
+                    call = Call(grant.hold_id, grant.granted_at_ms, 3, chance.choice([0, 1, 3, 5]), "")
+                    unsettled.append(call)
+                    database.rows[call.hold_id] = Row(call.granted_at_ms, unconfirmed_nanos=3 * USD)
+                    site.settle(call.hold_id, 3, confirmed=False)
+                case "settle" if unsettled:
+                    call = unsettled.pop(chance.randrange(len(unsettled)))
+                    folded += call.hold_id not in site.desk.ledger.holds
+                    row = database.rows[call.hold_id]
+                    entry = _entry(call, row) if chance.random() < 0.5 else None
+                    row.final_nanos = call.cost * USD
+                    settle(site, call, entry)
+                case "again" if unsettled:
+                    call = chance.choice(unsettled)
+                    again = site.request(candidate(usd=3), budget="acme/team/x", hold_id=call.hold_id)
+                    again = again.model_copy(update={"asked_at_ms": call.granted_at_ms})
+                    assert is_ended(site.desk.handle(again, site.now_ms))
+                case "load" if (wanted := site.desk.to_load()) is not None:
+                    site.desk.loaded(database.read(wanted), site.now_ms)
+                case "reload":
+                    site.desk.reload(site.now_ms)
+                case "cut":
+                    site.cut()
+                case "wait":
+                    site.wait(chance.choice([SECOND, MINUTE, 3 * HOUR, 20 * DAY]))
+                case "cap":
+                    site.set_cap("1000000", "budget:acme/team")
+                case _:
+                    pass
+        while (wanted := site.desk.to_load()) is not None:
+            site.desk.loaded(database.read(wanted), site.now_ms)
+    site.desk.advance(site.now_ms)
+    assert folded
+    assert site.alerts("unknown_hold") == []
+    for account, line in site.desk.ledger.accounts.items():
+        for window in WINDOWS:
+            assert line.balances[window].posted_nanos == database.spent(window, site.now_ms), (account, window)
+    unconfirmed = [row for row in database.rows.values() if row.final_nanos is None]
+    assert site.desk.status().unconfirmed == len(unconfirmed)
