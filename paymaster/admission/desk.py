@@ -394,15 +394,16 @@ class Desk:
         missing: list[Missing] = []
         for key in loading.accounts:
             account, posted = self.ledger.accounts[key], spend.posted_nanos.get(key, {})
+            folded, folded_nanos = spend.unconfirmed.get(key, (0, 0))
             if self.state.rules < 2:
                 self.ledger.accept_less(account, None)
+            elif self.state.settled_late:  # a folded attempt may have cost less than its bound
+                self.ledger.accept_less(account, max(0, account.folded_nanos - folded_nanos))
             for window in open_windows:
                 if lost := self.ledger.loaded(key, window, posted.get(window, 0)):
                     missing.append(Missing(lost, key, window))
             account.loading = False
-            folded, folded_nanos = spend.unconfirmed.get(key, (0, 0))
-            account.folded += folded
-            account.folded_nanos += folded_nanos
+            account.folded, account.folded_nanos = folded, folded_nanos
         if missing:
             self._alert_missing(missing)
         if not self.state.began:
@@ -411,7 +412,7 @@ class Desk:
             self.state.began = True
         self.state.loading = None
         if not any(account.loading for account in self.ledger.accounts.values()):
-            self.state.rows_of_pending = False
+            self.state.rows_of_pending = self.state.settled_late = False
         self.state.freed.update(loading.accounts)
         self.advance(now_ms)
 
@@ -626,10 +627,8 @@ class Desk:
             return Settled(hold_id=command.hold_id)
         is_of_this_epoch = command.epoch in ("", self.state.epoch)
         if not is_of_this_epoch or (ended is None and self.state.rules > 1):
-            folded = {key: account.folded_nanos for key, account in self.ledger.accounts.items() if account.folded}
+            self.state.settled_late = self.state.settled_late or is_of_this_epoch
             self.reload(self.state.now_ms)
-            for key, nanos in folded.items() if is_of_this_epoch else ():  # it may have cost less than its bound
-                self.ledger.accept_less(self.ledger.accounts[key], nanos)
             return Settled(hold_id=command.hold_id)
         text = f"a settlement of {format_usd(command.cost_nanos)} for the unknown hold {command.hold_id}; reconcile"
         self.outbox.alert(self.state.now_ms, "unknown_hold", text)
@@ -646,7 +645,9 @@ class Desk:
     def _fold_unconfirmed(self) -> None:
         """The oldest unconfirmed holds leave the books once their entries are stored: else the state would grow with
         every timeout that nobody resolves."""
-        if self.state.rules > 1 and self.ledger.unconfirmed >= UNCONFIRMED_MAX + FOLDED_AT_ONCE:
+        if self.state.rules == 1 or self.state.loading is not None:  # it counts the holds that were asked about
+            return
+        if self.ledger.unconfirmed >= UNCONFIRMED_MAX + FOLDED_AT_ONCE:
             waiting = {n.grant.hold_id for n in self.state.outbox.notices if isinstance(n, ExpiredHold)}
             latest_ms = self.ledger.fold(UNCONFIRMED_MAX, waiting)
             if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant

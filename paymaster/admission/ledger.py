@@ -241,8 +241,7 @@ class Ledger:
         """Sets aside what is posted in these accounts, but for what the holds here say, until `loaded` brings what is
         stored."""
         for key in keys:
-            account = self.accounts[key]
-            account.loading, account.folded, account.folded_nanos = True, 0, 0
+            self.accounts[key].loading = True
         self._restate(set(keys))
 
     def loaded(self, key: str, window: Window, posted_nanos: int) -> int:

@@ -101,6 +101,9 @@ class DeskState:
     clock: Clock = field(default_factory=Clock)
     latest_granted_ms: int = 0
     """When the newest grant was made. A stored row that is newer shows that this state was put back. 0: not known."""
+    settled_late: bool = False
+    """A hold that is not here any more was settled: what is loaded next may be less, by what is not unconfirmed any
+    more."""
     rows_of_pending: bool = False
     """The next loading counts stored rows of pending holds too: they are of attempts before the state was put back."""
     answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
