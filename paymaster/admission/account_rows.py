@@ -1,8 +1,7 @@
 """The accounts as rows that are small and quick to read: 10,000 budgets are 50,000 balances.
 
 A row is a key, the balances of the windows in their order, and what else differs from a new account under the
-configuration. A balance is the money that is posted, or, where anything else differs, its fields that do. Thresholds
-that are ahead are left out: they are found again.
+configuration. A balance is the money that is posted, or, where anything else differs, its fields that do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from paymaster.admission.ledger import WINDOWS, Account, Balance, Limiter
-from paymaster.messages import AccountConfig, DeskConfig
+from paymaster.admission.ledger import WINDOWS, Account, Balance, Limiter, next_threshold
+from paymaster.messages import AccountConfig, DeskConfig, Window
 
 Row = Sequence[Any]
 """Key, balances, other fields."""
@@ -41,7 +40,7 @@ def accounts_of(rows: Sequence[Row], config: DeskConfig) -> dict[str, Account]:
 
 def _row(account: Account, config: AccountConfig) -> Row:
     caps = config.caps_nanos
-    balances = [_balance_row(account.balances[window], caps.get(window)) for window in WINDOWS]
+    balances = [_balance_row(account.balances[window], caps.get(window), account.alert_at) for window in WINDOWS]
     other: dict[str, Any] = {}
     if account.alert_at != config.alert_at:
         other["alert_at"] = account.alert_at
@@ -54,10 +53,11 @@ def _row(account: Account, config: AccountConfig) -> Row:
 def _account(row: Row, config: AccountConfig) -> Account:
     key, balances, caps = row[0], row[1], config.caps_nanos
     other: dict[str, Any] = row[2] if len(row) > 2 else {}
+    alert_at = tuple(other.get("alert_at", config.alert_at))
     account = Account(
         key,
-        tuple(other.get("alert_at", config.alert_at)),
-        {window: _balance(key, window, balances[n], caps.get(window)) for n, window in enumerate(WINDOWS)},
+        alert_at,
+        {window: _balance(key, window, balances[n], caps.get(window), alert_at) for n, window in enumerate(WINDOWS)},
     )
     for name, value in other.items():
         if name == "limiter":
@@ -67,10 +67,12 @@ def _account(row: Row, config: AccountConfig) -> Account:
     return account
 
 
-def _balance_row(balance: Balance, cap: int | None) -> int | dict[str, Any]:
+def _balance_row(balance: Balance, cap: int | None, alert_at: tuple[float, ...]) -> int | dict[str, Any]:
     differs: dict[str, Any] = {name: value for name, new in _BALANCE if (value := getattr(balance, name)) != new}
     if balance.alerted:
         differs["alerted"] = sorted(balance.alerted)
+    if balance.alert_from_nanos != _threshold(balance, alert_at):
+        differs["alert_from_nanos"] = balance.alert_from_nanos
     if balance.cap_nanos != cap or balance.file_cap_nanos != cap:
         differs["cap_nanos"], differs["file_cap_nanos"] = balance.cap_nanos, balance.file_cap_nanos
     if not differs:
@@ -78,12 +80,25 @@ def _balance_row(balance: Balance, cap: int | None) -> int | dict[str, Any]:
     return {"posted_nanos": balance.posted_nanos, **differs}
 
 
-def _balance(key: str, window: Any, row: int | dict[str, Any], cap: int | None) -> Balance:
+def _threshold(balance: Balance, alert_at: tuple[float, ...]) -> int:
+    """Where it usually is: nothing was spent and nobody has looked, or the next one."""
+    return next_threshold(alert_at, balance) if balance.cap_nanos is not None and balance.posted_nanos else 0
+
+
+def _balance(
+    key: str, window: Window, row: int | dict[str, Any], cap: int | None, alert_at: tuple[float, ...]
+) -> Balance:
     if isinstance(row, int):
-        return Balance(key, window, cap, cap, posted_nanos=row)
+        balance = Balance(key, window, cap, cap, posted_nanos=row)
+        if cap is not None and row:
+            balance.alert_from_nanos = next_threshold(alert_at, balance)
+        return balance
     values: dict[str, Any] = {"cap_nanos": cap, "file_cap_nanos": cap, **row}
     values["alerted"] = set[str](row.get("alerted", ()))
-    return Balance(key, window, **values)
+    balance = Balance(key, window, **values)
+    if "alert_from_nanos" not in row:
+        balance.alert_from_nanos = _threshold(balance, alert_at)
+    return balance
 
 
 def _defaults(kind: type, known: set[str]) -> list[tuple[str, Any]]:

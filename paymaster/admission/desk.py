@@ -298,13 +298,13 @@ class Desk:
         state, text = self.state, cut(text, REFUSED_BYTES_MAX)
         state.refused_messages = [*state.refused_messages, text][-REFUSED_KEPT:]
         state.refused_this_minute += 1
-        if state.refused_this_minute <= REFUSED_ALERTS_A_MINUTE:
+        if state.refused_this_minute <= REFUSED_ALERTS_A_MINUTE or state.rules == 1:
             self.outbox.alert(state.now_ms, "refused_message", text)
 
     def _tell_of_refused(self) -> None:
         """What came in the minute that is over beyond those that were told one by one."""
         more = self.state.refused_this_minute - REFUSED_ALERTS_A_MINUTE
-        if more > 0:
+        if more > 0 and self.state.rules > 1:
             text = f"and {more} more messages were refused within a minute; `paymaster budget show` has the latest"
             self.outbox.alert(self.state.now_ms, "refused_message", text)
         self.state.refused_this_minute = 0

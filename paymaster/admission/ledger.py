@@ -454,9 +454,14 @@ class Ledger:
         parts = self.accounts[balance.account].alert_at
         crossed = tuple(p for p in parts if str(p) not in balance.alerted and _reached(balance, str(p)))
         balance.alerted.update(map(str, crossed))
-        ahead = [part for part in parts if str(part) not in balance.alerted]
-        balance.alert_from_nanos = int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
+        balance.alert_from_nanos = next_threshold(parts, balance)
         return crossed
+
+
+def next_threshold(parts: tuple[float, ...], balance: Balance) -> int:
+    """The lowest threshold that was not crossed yet, in nano-dollars, rounded down."""
+    ahead = [part for part in parts if str(part) not in balance.alerted]
+    return int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
 
 
 def _reached(balance: Balance, part: str) -> bool:
