@@ -131,7 +131,7 @@ class Site:
         self.desk = Desk(DeskState(ledger="test", epoch="this run", rules=rules))
         self.calls = 0
         self.desk.configure(configuration or config(), now_ms)
-        if load:
+        while load and self.desk.to_load() is not None:
             self.load()
 
     def load(self, posted_nanos: dict[str, dict[Window, int]] | None = None) -> None:

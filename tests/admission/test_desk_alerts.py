@@ -192,9 +192,10 @@ def test_a_hold_that_nobody_settled_is_told() -> None:
     assert "$2.00 stay charged" in alert.text
 
 
-def test_a_settlement_for_an_unknown_hold_is_told_and_not_posted() -> None:
+def test_a_settlement_for_a_voided_hold_is_told_and_not_posted() -> None:
     """Never blind."""
     site = Site()
+    site.void("nobody/1")
     answer = site.desk.handle(Settle(hold_id="nobody/1", cost_nanos=5, epoch="this run"), site.now_ms)
     assert answer.kind == "unknown_hold"
     assert [alert.what for alert in site.alerts()] == ["unknown_hold"]

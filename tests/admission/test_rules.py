@@ -92,6 +92,8 @@ def _do(site: Site, what: str, arguments: list[Any]) -> Any:
                 failures=failures,
             )
             answer = site.desk.handle(settle, site.now_ms)
+            if site.desk.to_load() is not None:
+                site.load()
         case "void", [hold_id]:
             answer = site.void(hold_id)
         case "report", [hold_id, pause_ms]:
