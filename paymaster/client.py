@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar, overload
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
-from temporalio.runtime import Runtime
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.backlog_pile import with_bounded_metadata
@@ -87,6 +87,12 @@ async def connect(
     if "api_key" in config:
         remember(config["api_key"])
     return await Client.connect(**config, plugins=[PaymasterPlugin(settings), *plugins], runtime=runtime)
+
+
+@cache
+def quiet_runtime() -> Runtime:
+    """For programs that talk to people: the SDK's own part, in Rust, would write raw lines to their terminal."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 @overload

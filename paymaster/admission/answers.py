@@ -21,6 +21,9 @@ ANSWERS_BYTES_MAX = 64 * 1024
 REFUSAL_BYTES_MAX = 4 * 1024
 """Bytes of a refusal as it is remembered; the rest is cut off."""
 
+SINCE_RULES = 2
+"""Older rules remember nothing: a worker of version 0.1.0, which may go on with the run, would answer otherwise."""
+
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
@@ -41,9 +44,10 @@ class CommandAnswer:
 class CommandAnswers:
     """The answers to the latest commands, in the order in which they were given."""
 
-    def __init__(self, kept: dict[str, CommandAnswer]) -> None:
-        """`kept` is where they are, by command id."""
+    def __init__(self, kept: dict[str, CommandAnswer], rules: int) -> None:
+        """`kept` is where they are, by command id; `rules` are those of the ledger's run."""
         self._kept = kept
+        self._remembers = rules >= SINCE_RULES
         self._bytes = sum(len(command_id) + answer.size() for command_id, answer in kept.items())
 
     def once(self, command_id: str, digest: str, kind: type[AnswerT], act: Callable[[], AnswerT]) -> AnswerT:
@@ -52,6 +56,8 @@ class CommandAnswers:
         Raises ValueError as `act` did, and for an id that another command had. A command whose signature was refused
         is not remembered: it did nothing, and nobody without a key shall crowd out the answers of those who have one.
         """
+        if not self._remembers:
+            return act()
         if earlier := self._kept.get(command_id):
             if earlier.command != digest:
                 raise ValueError(f"the command id {command_id!r} was used before, for another command")

@@ -113,7 +113,7 @@ class Desk:
         self.ledger = Ledger(state.books)
         self.queue = ParkedQueue(state.parked)
         self.outbox = Outbox(state.outbox)
-        self.answers = CommandAnswers(state.answers)
+        self.answers = CommandAnswers(state.answers, state.rules)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""

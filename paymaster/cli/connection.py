@@ -188,13 +188,13 @@ def temporal_address() -> str:
 
 async def connect_temporal(settings: "Settings") -> "Client":
     """A connected client. Raises CommandError."""
-    from paymaster.client import connect
+    from paymaster.client import connect, quiet_runtime
     from paymaster.security.keys import KeyUnavailable
 
     address = temporal_address()
     try:
         async with asyncio.timeout(_TEMPORAL_CONNECTS_WITHIN_S):
-            return await connect(settings)
+            return await connect(settings, runtime=quiet_runtime())
     except KeyUnavailable as error:
         raise CommandError(str(error)) from None
     except TimeoutError:

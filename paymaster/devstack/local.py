@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 
 import paymaster
 from paymaster import PaymasterPlugin
-from paymaster.client import Ledger
+from paymaster.client import Ledger, quiet_runtime
 from paymaster.database import migrate
 from paymaster.devstack.errors import StackError
 from paymaster.devstack.process import POLL_S, GuardedProcess, clean_environment
@@ -127,7 +127,7 @@ class LocalPaymaster:
         retention = Duration(seconds=NAMESPACE_KEEPS_S)
         request = RegisterNamespaceRequest(namespace=self.namespace, workflow_execution_retention_period=retention)
         try:
-            client = await Client.connect(self.temporal_address, namespace=self.namespace)
+            client = await Client.connect(self.temporal_address, namespace=self.namespace, runtime=quiet_runtime())
             await client.workflow_service.register_namespace(request)
             async with tell_if_slow(self._progress, f"Temporal: making the namespace {self.namespace}"):
                 await _until_usable(client)
@@ -146,7 +146,10 @@ class LocalPaymaster:
             }
         settings = load_settings(self._config_file, environ=environment)
         self.client = await Client.connect(
-            self.temporal_address, namespace=self.namespace, plugins=[PaymasterPlugin(settings)]
+            self.temporal_address,
+            namespace=self.namespace,
+            plugins=[PaymasterPlugin(settings)],
+            runtime=quiet_runtime(),
         )
         self.ledger = Ledger(self.client, self._ledger_name)
         await register(self.client)

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from counting_server import CountingServer, FakeService
 from load import asking
-from paymaster_process import Databases, Site, configuration, register_namespace, running_site, settled_books
+from paymaster_process import (
+    Databases,
+    Site,
+    configuration,
+    register_namespace,
+    running_site,
+    settled_books,
+    until,
+)
 
 from paymaster.devstack import EmbeddedStack
 
@@ -76,3 +84,23 @@ async def test_a_temporal_that_lost_its_state_goes_on_with_the_stored_books(
         await load.answers(16)
     after = await settled_books(site, service)
     assert after.epoch != before.epoch
+
+
+async def test_a_command_that_waits_says_in_words_that_temporal_went_away(
+    temporal: EmbeddedStack, databases: Databases, service: FakeService, tmp_path: Path
+) -> None:
+    """And not in the raw lines of the SDK's own part, which is in Rust."""
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {}})
+    async with running_site(temporal.temporal_address, await databases.create(), tmp_path, tables, workers=0) as site:
+        waiting = asyncio.create_task(site.command("call", "writer", "Say hello", "--call-id", "waits"))
+
+        async def started() -> bool:
+            return (await site.client.count_workflows("WorkflowType = 'LLMCallWorkflow'")).count == 1
+
+        await until(started, "the call is started")
+        await temporal.temporal.stop()
+        ended = await waiting
+        assert (ended.code, ended.output) == (2, "")
+        assert "Temporal gave no answer about call/waits" in ended.errors
+        assert "\x1b" not in ended.errors
+        assert "gRPC" not in ended.errors
