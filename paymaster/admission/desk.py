@@ -112,7 +112,7 @@ class Desk:
         self.state = state
         self.ledger = Ledger(state.books)
         self.queue = ParkedQueue(state.parked)
-        self.outbox = Outbox(state.outbox)
+        self.outbox = Outbox(state.outbox, state.rules)
         self.answers = CommandAnswers(state.answers, state.rules)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0

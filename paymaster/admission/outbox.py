@@ -34,6 +34,24 @@ ALERT_TEXT_BYTES_MAX = 1_000
 WHO_BYTES_MAX = 300
 REASON_BYTES_MAX = 1_000
 """Who made a cap change, and why. The database keeps 600 characters of each."""
+KINDS_OF_RULES_1 = frozenset[AlertKind](
+    (
+        "threshold",
+        "exhausted",
+        "parked",
+        "overage",
+        "unconfirmed",
+        "unknown_hold",
+        "breaker_opened",
+        "breaker_closed",
+        "refused_message",
+        "no_price",
+        "queue_full",
+        "service_refuses",
+        "key_source_down",
+    )
+)
+"""Alerts that workers of 0.1.0 can read. Under rules 1 any other is a `refused_message`; its sentence says it all."""
 ONCE_MAX = 1_000
 """How many alerts that are given once for ever are remembered."""
 _ONCE_BYTES_MAX = 200
@@ -52,8 +70,10 @@ class OutboxState:
 
 
 class Outbox:
-    def __init__(self, state: OutboxState) -> None:
+    def __init__(self, state: OutboxState, rules: int) -> None:
+        """`rules` are those of the ledger's run."""
         self.state = state
+        self._rules = rules
         waiting = [notice for notice in state.notices if isinstance(notice, Alert)]
         self._alerts = len(waiting) + len(state.sending)
         self._alert_bytes = sum(map(alert_bytes, waiting)) + sum(map(alert_bytes, state.sending))
@@ -108,6 +128,8 @@ class Outbox:
         self, at_ms: int, what: AlertKind, text: str, account: str | None = None, window: Window | None = None
     ) -> None:
         text = cut(text, ALERT_TEXT_BYTES_MAX)
+        if self._rules == 1 and what not in KINDS_OF_RULES_1:
+            what = "refused_message"
         alert = Alert(sequence=0, at_ms=at_ms, what=what, text=text, account=account, window=window)
         size, sending = alert_bytes(alert), self.state.sending
         while sending and self._is_full(size):

@@ -63,13 +63,13 @@ def play(lines: list[list[Any]], rules: int = RULES) -> str:
     answers: list[Any] = []
     for at_ms, what, *arguments in lines:
         site.now_ms = at_ms
-        answers.append(_do(site, what, arguments))
+        answers.append(do(site, what, arguments))
     final = STATE.dump_python(site.desk.state, mode="json", exclude_defaults=True, exclude=NOT_COMPARED)
-    text = json.dumps(_facts({"answers": answers, "final": final}), sort_keys=True)
+    text = json.dumps(facts({"answers": answers, "final": final}), sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
-def _do(site: Site, what: str, arguments: list[Any]) -> Any:
+def do(site: Site, what: str, arguments: list[Any]) -> Any:
     match what, arguments:
         case "reserve", [hold_id, budget, wanted, input_bytes, mode, wait_ms, priority]:
             candidates = [candidate(name, tokens, PRICES[price]) for name, tokens, price in wanted]
@@ -123,12 +123,12 @@ def _do(site: Site, what: str, arguments: list[Any]) -> Any:
     return {type(answer).__name__: answer.model_dump(mode="json", exclude_defaults=True)}
 
 
-def _facts(value: Any) -> Any:
+def facts(value: Any) -> Any:
     """Without sentences for people, and with sets in an order."""
     if isinstance(value, dict):
-        return {key: _facts(part) for key, part in value.items() if key not in ("detail", "text", "paused_by")}
+        return {key: facts(part) for key, part in value.items() if key not in ("detail", "text", "paused_by")}
     if isinstance(value, list | tuple):
-        parts = [_facts(part) for part in value]
+        parts = [facts(part) for part in value]
         return sorted(parts) if all(isinstance(part, str) for part in parts) else parts
     return value
 
