@@ -39,6 +39,7 @@ from paymaster.client import Backlog, Ledger, connect
 from paymaster.database import SchemaOutdated, check_schema, create_engine
 from paymaster.desk_config import desk_config
 from paymaster.errors import AdminRefused, LedgerNotFound
+from paymaster.event_loop import watched_event_loop
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.ledger_traffic import LedgerTraffic
@@ -135,6 +136,7 @@ async def _run(
         findable = role != "activities" and await _is_findable(client)
         workers = _workers(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
         async with AsyncExitStack() as running:
+            running.enter_context(watched_event_loop())
             if settings.worker.health_address is not None:
                 checks = _checks(settings, client, engine, keys, workers, ready)
                 health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)

@@ -8,19 +8,20 @@ certainly was not billed fails retryably, so that at most one attempt under a ho
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 import httpx
-from pydantic import JsonValue
+from pydantic_core import to_json
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.limits import ANSWER_BYTES_MAX, DURATION_MS_MAX
+from paymaster.limits import DURATION_MS_MAX
 from paymaster.measurements import http_request
 from paymaster.messages import (
     BILLED,
@@ -33,23 +34,16 @@ from paymaster.messages import (
     Completion,
     Failure,
     ServiceCall,
-    ToolCall,
 )
 from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
-from paymaster.security.redaction import redact, redact_bytes
-from paymaster.services.http_errors import AUTH, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
-from paymaster.services.json_reading import message_data
-from paymaster.services.pricing import CONFIGURATION, Cost, settled_cost
+from paymaster.security.redaction import redact
+from paymaster.services.answers import ERROR_LENGTH_MAX, TOO_LARGE, HttpAnswer, Reading, read_answer
+from paymaster.services.decompression import ACCEPT_ENCODING, BodyTooLarge, BodyUnreadable, read_body
+from paymaster.services.http_errors import AUTH, ErrorClass
 from paymaster.services.registry import WIRE_FORMATS, auth_headers, streams
 from paymaster.services.retries import retry_delay
 from paymaster.services.tls import tls_context
-from paymaster.services.wire_format import (
-    MalformedAnswer,
-    ServiceAnswer,
-    ServiceError,
-    UnsupportedParameter,
-    stream_events,
-)
+from paymaster.services.wire_format import UnsupportedParameter
 from paymaster.settings import ServiceSettings
 
 HEARTBEAT_EVERY_S = 3.0
@@ -61,9 +55,8 @@ CONNECTIONS_MAX = 1_000
 """For each service and process; how many calls run at once is decided by the ledger, not here."""
 BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
-WORD_LENGTH_MAX = 200
-"""Of what a service names: a model, a reason, a request."""
-
+READ_AT_ONCE_MAX = 16 * 1024
+"""Bytes of an answer that is read at once; a longer one is read in a thread, which lets others have their turns."""
 
 _NO_PROXIES: Mapping[str, None] = {"http://": None, "https://": None, "all://": None}
 """http:// is accepted for this machine because nothing leaves it; a proxy of the environment would get the key."""
@@ -77,6 +70,7 @@ class Connections:
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=100)
         self._clients = {
             name: httpx.AsyncClient(
+                headers={"accept-encoding": ACCEPT_ENCODING},
                 timeout=httpx.Timeout(service.timeout.total_seconds(), connect=10.0),
                 limits=limits,
                 verify=tls_context(name, service.ca_bundle),
@@ -107,6 +101,8 @@ class CallServiceActivities:
         self._connections = connections
         self._reports = reports
         self._outages_told: set[str] = set()
+        # One, so that many long answers at a time do not take the interpreter from everything else.
+        self._reader = ThreadPoolExecutor(1, "paymaster-answers")
 
     @activity.defn
     async def call_service(self, call: ServiceCall) -> Completion:
@@ -186,7 +182,7 @@ class CallServiceActivities:
             )
 
         def failed(error_class: ErrorClass, message: str, **facts: object) -> "_Tried":
-            error = redact(message)[:500]
+            error = redact(message)[:ERROR_LENGTH_MAX]
             facts |= {"error_class": error_class.name, "error": error, "trips_breaker": error_class.trips_breaker}
             return _Tried(attempt(error_class.billing, **facts), error_class)
 
@@ -208,13 +204,15 @@ class CallServiceActivities:
         request = client.build_request(
             "POST",
             service.base_url + built.path,
-            headers=built.headers | ({} if key is None else auth_headers(service, key.reveal())),
-            json=built.body,
+            headers={"content-type": "application/json"}
+            | built.headers
+            | ({} if key is None else auth_headers(service, key.reveal())),
+            content=to_json(built.body),
             extensions={"trace": wire.trace},
             timeout=_timeout(service),
         )
         try:
-            response, content = await _finish_once_sent(_exchange(client, request, service.timeout), wire)
+            answer = await _finish_once_sent(_exchange(client, request, service.timeout), wire)
         except asyncio.CancelledError:
             if not wire.sent and not _worker_is_stopping():
                 raise  # the workflow was cancelled, and nothing was sent
@@ -223,73 +221,33 @@ class CallServiceActivities:
             return failed(_TIMED_OUT if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
         except httpx.HTTPError as error:
             return failed(_CUT_OFF if wire.sent else _NOT_CONNECTED, f"{type(error).__name__}: {error}")
-        except _TooLarge as error:
-            return failed(_TOO_LARGE, str(error))
+        except BodyTooLarge as error:
+            return failed(TOO_LARGE, str(error))
 
-        # Here, before anything is cut to length: half a key would no longer be found.
-        content = redact_bytes(content)
-        headers = {name.lower(): redact(value) for name, value in response.headers.items()}
-        facts: dict[str, object] = {
-            "http_status": response.status_code,
-            "provider_request_id": _word(request_id(headers, content)),
-        }
-
-        def error_of(status: int, body: bytes, *, within_200: bool = False) -> HttpError:
-            return classify(
-                status,
-                headers,
-                body,
-                now_ms=int(time.time() * 1000),
-                errors_billed=service.errors_billed,
-                within_200=within_200,
-            )
-
-        def refused(error: HttpError, **facts: object) -> "_Tried":
-            error_class = error.error_class
-            if error_class.name == CONTENT_FILTERED.name:
-                error_class = error_class._replace(fall_back=service.fall_back_when_filtered)
-            return failed(error_class, error.message, **facts)._replace(retry_after_ms=error.retry_after_ms)
-
-        if not response.is_success:
-            error = error_of(response.status_code, content)
-            if error.error_class.name == AUTH.name and key is not None and service.key_name is not None:
-                error = error._replace(error_class=await self._after_refusal(service.key_name, key, error.error_class))
-            return refused(error, **facts)
-        try:
-            if headers.get("content-type", "").startswith("text/event-stream"):
-                answer = wire_format.parse_stream(stream_events(content.decode(errors="replace")), service)
-            else:
-                answer = wire_format.parse_response(content, service)
-        except MalformedAnswer as error:
-            return failed(_MALFORMED, str(error), **facts)
-        usage = None if answer.usage is None else answer.usage.stored()
-        billing = Billing.UNKNOWN if usage is None else Billing.BILLED
-        if isinstance(answer, ServiceError):
-            error = error_of(answer.status, answer.body, within_200=True)
-            error = error._replace(error_class=error.error_class._replace(billing=billing))
-            return refused(error, usage=usage, **facts)
-        answer = without_keys(answer)
-        facts |= {"usage": usage, "model_answered": _word(answer.model)}
-        cost = _cost(call, service, answer, started_at_ms)
-        if cost is not None:
-            facts |= {"cost_nanos": cost.nanos, "cost_source": cost.source}
-            billing = Billing.BILLED
-        if answer.refused and service.fall_back_when_filtered:
-            error_class = CONTENT_FILTERED._replace(billing=billing, fall_back=True)
-            return failed(error_class, f"{answer.finish_reason}: {answer.text}", **facts)
-        completion = Completion(
-            text=answer.text,
-            parsed=_parsed(answer.text) if call.request.json_schema is not None else None,
-            tool_calls=answer.tool_calls,
-            refused=answer.refused,
-            finish_reason=_word(answer.finish_reason),
-            attempts=(),
+        reading = await self._read(
+            partial(read_answer, call, service, answer, started_at_ms=started_at_ms, now_ms=int(time.time() * 1000)),
+            at_once=len(answer.body) <= READ_AT_ONCE_MAX,
         )
-        size = len(completion.model_dump_json().encode())
-        if size > ANSWER_BYTES_MAX:
-            too_large = _TOO_LARGE._replace(billing=billing)
-            return failed(too_large, f"the answer has {size} bytes, {ANSWER_BYTES_MAX} can be carried", **facts)
-        return _Tried(attempt(billing, **facts), completion=completion)
+        error = reading.error
+        if error is None:
+            return _Tried(attempt(reading.billing, **reading.facts), completion=reading.completion)
+        error_class = error.error_class
+        if error_class.name == AUTH.name and not answer.is_success and key is not None and service.key_name is not None:
+            error_class = await self._after_refusal(service.key_name, key, error_class)
+        tried = failed(error_class, error.message, **reading.facts)
+        return tried._replace(retry_after_ms=error.retry_after_ms)
+
+    async def _read(self, read: Callable[[], Reading], *, at_once: bool) -> Reading:
+        """What was answered, whether the call is cancelled meanwhile or not: it is paid for."""
+        if at_once:
+            return read()
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, read)
+        while True:
+            try:
+                return await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                if reading.cancelled():
+                    raise
 
     async def _after_refusal(self, name: str, key: ApiKey, as_it_is: ErrorClass) -> ErrorClass:
         """What it means that a service refused this key: perhaps only that it was changed since we fetched it."""
@@ -304,9 +262,7 @@ class CallServiceActivities:
         return _KEY_REPLACED if replaced else as_it_is
 
 
-REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
 _UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
-_TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
 _UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 _NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 _KEY_SOURCE_DOWN = ErrorClass(KEY_SOURCE_DOWN, Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
@@ -316,7 +272,6 @@ _SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
 _SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
 _TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
 _CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
-_MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
 _DEFECT = ErrorClass("defect", Billing.UNKNOWN)
 
 
@@ -345,38 +300,30 @@ def _lost(number: int, error: Exception) -> _Tried:
     return _Tried(lost, _DEFECT)
 
 
-class _TooLarge(Exception):
-    """The server sends more than any answer can be."""
-
-
 def _timeout(service: ServiceSettings) -> httpx.Timeout:
     """In a stream no silence may be longer than the idle timeout; without one the whole answer is one silence."""
     silence = min(service.idle_timeout, service.timeout) if streams(service) else service.timeout
     return httpx.Timeout(silence.total_seconds(), connect=10.0)
 
 
-async def _exchange(
-    client: httpx.AsyncClient, request: httpx.Request, timeout: timedelta
-) -> tuple[httpx.Response, bytes]:
-    """The response with its whole body."""
-    content = bytearray()
+async def _exchange(client: httpx.AsyncClient, request: httpx.Request, timeout: timedelta) -> HttpAnswer:
+    """The response with its whole body. Raises BodyTooLarge."""
+    body, unreadable = b"", None
     with http_request(request.method, str(request.url)) as span:
         async with asyncio.timeout(timeout.total_seconds()):
             response = await client.send(request, stream=True)
             span.set_attribute("http.response.status_code", response.status_code)
+            encodings = [value.decode("latin-1") for name, value in response.headers.raw if name.lower() == _ENCODING]
             try:
-                async for piece in response.aiter_bytes():
-                    content += piece
-                    if len(content) > BODY_BYTES_MAX:
-                        raise _TooLarge(f"the answer has more than {BODY_BYTES_MAX} bytes")
+                body = await read_body(response.aiter_raw(), encodings, BODY_BYTES_MAX)
+            except BodyUnreadable as error:
+                unreadable = str(error)
             finally:
                 await response.aclose()
-    return response, bytes(content)
+    return HttpAnswer(response.status_code, response.headers.raw, body, unreadable)
 
 
-def request_id(headers: Mapping[str, str], body: bytes) -> str | None:
-    """The provider's name for this request, for questions to its support."""
-    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None) or request_id_in(body)
+_ENCODING = b"content-encoding"
 
 
 class _Wire:
@@ -390,10 +337,7 @@ class _Wire:
             self.sent = True
 
 
-Exchanged = tuple[httpx.Response, bytes]
-
-
-async def _finish_once_sent(sending: Coroutine[None, None, Exchanged], wire: _Wire) -> Exchanged:
+async def _finish_once_sent(sending: Coroutine[None, None, HttpAnswer], wire: _Wire) -> HttpAnswer:
     """The response. A cancellation by the workflow comes too late once the request is sent: the answer is paid for.
 
     Raises CancelledError when nothing was sent, or when the worker is shut down and cannot wait any longer.
@@ -464,35 +408,3 @@ def _failure(call: ServiceCall, tried: _Tried, attempts: tuple[Attempt, ...]) ->
         non_retryable=billing is not Billing.NOT_BILLED or too_long or too_often or not error_class.retry,
         next_retry_delay=retry_delay(call.grant.retry, tried.attempt.number, wait_ms, random.random()),  # noqa: S311
     )
-
-
-def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, started_at_ms: int) -> Cost | None:
-    """What the answer cost, where that is known better than by the grant. A configured price is what the owner wants,
-    whatever model answered; only the service's own figure is better."""
-    if call.grant.price.source == CONFIGURATION and answer.cost_nanos is None:
-        return None
-    return settled_cost(service, answer, datetime.fromtimestamp(started_at_ms / 1000, UTC))
-
-
-def without_keys(answer: ServiceAnswer) -> ServiceAnswer:
-    """Once more: in a stream, or escaped in JSON, a key's pieces come together only here."""
-    return replace(
-        answer,
-        text=redact(answer.text),
-        finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason),
-        model=None if answer.model is None else redact(answer.model),
-        tool_calls=tuple(ToolCall.model_validate_json(redact(call.model_dump_json())) for call in answer.tool_calls),
-    )
-
-
-def _word(name: str | None) -> str | None:
-    """What a service names, not longer than any name is."""
-    return None if name is None else name[:WORD_LENGTH_MAX]
-
-
-def _parsed(text: str) -> JsonValue:
-    """The answer as data; None when a model did not keep to the schema, or wrote what no message can carry."""
-    try:
-        return message_data(text)
-    except ValueError:
-        return None

@@ -1,5 +1,6 @@
 """send_alerts: to the webhook, one POST for each alert."""
 
+import asyncio
 import re
 import time
 from datetime import timedelta
@@ -37,14 +38,17 @@ class SendAlertsActivities:
         stop_at = time.monotonic() + STOPS_AFTER_S
         async with httpx.AsyncClient(timeout=WEBHOOK_ANSWERS_WITHIN_S) as client:
             for alert in batch.alerts:
+                content = document(self._form, batch, alert)
                 try:
-                    response = await client.post(self._webhook_url, json=document(self._form, batch, alert))
-                    response.raise_for_status()
-                except httpx.HTTPStatusError as error:  # its own text has the URL, which is a secret
-                    problem = f"HTTP {error.response.status_code}"
-                    again_after = _retry_after(error.response)
-                    break
-                except httpx.HTTPError as error:
+                    async with (
+                        asyncio.timeout(WEBHOOK_ANSWERS_WITHIN_S),
+                        client.stream("POST", self._webhook_url, json=content) as response,  # its body is not read
+                    ):
+                        if not response.is_success:
+                            problem = f"HTTP {response.status_code}"
+                            again_after = _retry_after(response)
+                            break
+                except (httpx.HTTPError, TimeoutError) as error:  # its own text has the URL, which is a secret
                     problem = type(error).__name__
                     break
                 sent.append(alert.sequence)

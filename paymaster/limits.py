@@ -31,6 +31,9 @@ BUDGET_BYTES_MAX = 1_000
 NESTING_MAX = 100
 """Levels of arrays and objects in JSON that passes through: the libraries write 254 and read 200, and messages add a
 few of their own."""
+JSON_VALUES_MAX = 50_000
+"""Values of one JSON text that passes through (an answer, an event of a stream, a tool's arguments, a schema): each
+becomes an object, and while they are made nothing else in the process runs."""
 ANSWER_BYTES_MAX = 1_900_000
 """What a service answered, without the attempts; what is longer Temporal turns into a failure without its cost."""
 

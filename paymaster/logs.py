@@ -20,6 +20,8 @@ from paymaster.settings import LogSettings
 
 _QUIET = ("httpx", "httpcore", "aiohttp.access", "azure")
 """One line a request says nothing that the stored entries do not."""
+_OURS = ("paymaster", "activities", "workflows")
+"""Libraries say nothing below level info: at debug the Temporal SDK prints prompts and answers."""
 _LIBRARIES_OWN = ("temporal_activity", "temporal_workflow", "temporal_log", "color_message")
 """What libraries attach for formatters of their own; the ids are added below."""
 
@@ -52,7 +54,10 @@ def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> Loggin
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    root.setLevel(max(level, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The SDK would append the same ids to every sentence.

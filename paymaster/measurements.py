@@ -52,6 +52,7 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 _DURATIONS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 # Both sets of buckets are the ones that the conventions ask for.
+_DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200)
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,12 @@ _reserve_duration = _meter.create_histogram(
     unit="s",
     description="How long a call waited for the ledger's first answer",
     explicit_bucket_boundaries_advisory=_DURATIONS_S,
+)
+event_loop_delay = _meter.create_histogram(
+    "paymaster.event_loop.delay",
+    unit="s",
+    description="How long the worker's event loop was held at most, in each second",
+    explicit_bucket_boundaries_advisory=_DELAYS_S,
 )
 batch_size = _meter.create_histogram(
     "paymaster.batch.size",

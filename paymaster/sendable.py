@@ -13,13 +13,14 @@ from paymaster.limits import (
     ROUTE_BYTES_MAX,
 )
 from paymaster.messages import LLMRequest, LLMResult, Outcome
-from paymaster.services.json_reading import NestedTooDeeply, check_nesting
+from paymaster.services.json_reading import NestedTooDeeply, TooManyValues, check_nesting, check_values
 
 
 def denial_of(request: LLMRequest) -> LLMResult | None:
     """The result of a request that cannot be sent, with what to do; None when it can be.
 
-    Reasons: `request_too_long`, `metadata_too_large`, `nested_too_deeply`, `unknown_route` and `bad_budget` for names
+    Reasons: `request_too_long`, `metadata_too_large`, `nested_too_deeply`, `too_many_values`, `unknown_route` and
+    `bad_budget` for names
     that are too long to be any, `number_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8
     does not have.
     """
@@ -33,6 +34,9 @@ def _problem(request: LLMRequest) -> tuple[str, str] | None:
         for data in _nested(request):
             check_nesting(data)
         text = request.model_dump_json().encode()
+        check_values(text)
+    except TooManyValues as error:
+        return "too_many_values", f"the request has too many: {error}; shorten its schema, or its tools and arguments"
     except NestedTooDeeply:
         return "nested_too_deeply", f"a schema or a tool's arguments have more than {NESTING_MAX} levels: flatten them"
     except ValueError as error:

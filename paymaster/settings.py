@@ -669,7 +669,8 @@ class LogSettings(_Table):
     format: Literal["auto", "json", "console"] = "auto"
     """"json": an object a line, "console": for people. Default "auto": "console" on a terminal, else "json"."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is less important is left out. Default "info"."""
+    """What is less important is left out; of libraries, whose debug lines hold prompts and answers,
+    all below "info". Default "info"."""
 
 
 class TelemetrySettings(_Table):

@@ -22,6 +22,8 @@ def logging_restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for name in ("paymaster", "activities", "workflows"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def logged(form: Literal["auto", "json", "console"], level: Literal["info", "warning"] = "info") -> str:
@@ -62,3 +64,25 @@ def test_the_form_for_people_is_no_json_and_has_the_same_words() -> None:
     text = logged("console")
     assert "with fields" in text
     assert not text.startswith("{")
+
+
+def test_at_level_debug_libraries_do_not_show_what_they_carry() -> None:
+    """The Temporal SDK logs whole completions of activities, with prompts and answers, at that level."""
+    stream = io.StringIO()
+    configure_logs(LogSettings(format="json", level="debug"), stream)
+    for name in (
+        "temporalio.worker._activity",
+        "temporalio.worker._workflow",
+        "temporalio.service",
+        "httpx",
+        "httpcore.http11",
+        "asyncio",
+        "sqlalchemy.engine.Engine",
+        "asyncpg",
+        "a.library.of.next.year",
+    ):
+        logging.getLogger(name).debug("Completing activity with completion: %s", "the answer")
+    for name in ("paymaster.worker", "activities.call_service", "workflows.budget"):
+        logging.getLogger(name).debug("of ours")
+    assert "the answer" not in stream.getvalue()
+    assert stream.getvalue().count("of ours") == 3

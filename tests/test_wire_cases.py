@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from activities.call_service import request_id
 from paymaster.messages import Billing
+from paymaster.services.answers import request_id
 from paymaster.services.http_errors import CONTENT_FILTERED, HttpError, classify
 from paymaster.services.pricing import settled_cost
 from paymaster.services.registry import WIRE_FORMATS

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.call_service import without_keys
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
 from paymaster.money import Price
 from paymaster.security.keys import ApiKey
+from paymaster.services.answers import without_keys
 from paymaster.services.registry import WIRE_FORMATS, streams
 from paymaster.services.wire_format import (
     HttpRequest,

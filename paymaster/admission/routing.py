@@ -4,20 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from paymaster.admission.breaker import Gate
-from paymaster.admission.ledger import Ledger, Shortfall, window_end_ms
+from paymaster.admission.ledger import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger, Shortfall, window_end_ms
 from paymaster.messages import Candidate, Reserve, Window
 from paymaster.money import format_usd
 
-INPUT_OVERHEAD_TOKENS = 1_024
-"""Input tokens never exceeded the request's bytes plus this in 1,259 of 1,260 recorded text-only calls to 12 hosts; the
-one exception searched the web by itself. The largest overhead seen over the bytes was 629 (a hidden system prompt)."""
 BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has
 about 4.5). Between this and the truth the service itself says so, unbilled, and the call falls back."""
-
-BYTES_PER_TOKEN = 4
-"""For the estimate that rate limits are charged with before the call: English text has about 4.5 bytes a token. What it
-is wrong by is corrected when the call has ended."""
 
 ObstacleKind = Literal["busy", "gone", "open", "never"]
 

@@ -43,7 +43,9 @@ async def _serve(settings: "Settings") -> None:
         )
     encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
     await encryption.load()
-    runner = web.AppRunner(codec_application(encryption, token, settings.codec.origins))
+    # What a body would be when decompressed nobody knows before; the UI and the CLI send theirs as they are.
+    application = codec_application(encryption, token, settings.codec.origins)
+    runner = web.AppRunner(application, auto_decompress=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.codec.host, settings.codec.port)

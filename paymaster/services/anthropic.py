@@ -1,11 +1,11 @@
 """The wire format `anthropic`: the Messages API, version 2023-06-01 (a later one takes no temperature)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
-from paymaster.services.json_reading import count_of, list_of, object_of, text_of
+from paymaster.messages import ChatMessage, Grant, LLMRequest
+from paymaster.services.json_reading import TOKENS_MAX, count_of, list_of, object_of, text_of
 from paymaster.services.wire_format import (
     HttpRequest,
     MalformedAnswer,
@@ -14,10 +14,13 @@ from paymaster.services.wire_format import (
     StreamEvent,
     UnsupportedParameter,
     WireUsage,
+    WrittenCall,
     answer_object,
+    check_parts,
     dumped,
     event_object,
-    tool_call,
+    start_of,
+    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 
@@ -86,14 +89,14 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body))
 
 
-def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """Puts the events together into the message that would have come without streaming.
 
     Usage in `message_delta` is cumulative: a count replaces the earlier one, and one that is missing leaves it.
     """
     message: dict[str, JsonValue] = {}
     usage: dict[str, JsonValue] = {}
-    blocks: dict[int, dict[str, JsonValue]] = {}
+    blocks: dict[int, _StreamedBlock] = {}
     ended = False
     for event in events:
         data = event_object(event)
@@ -105,9 +108,9 @@ def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> Ser
                 message = dict(object_of(data.get("message")))
                 usage |= object_of(message.get("usage"))
             case "content_block_start" if isinstance(index, int):
-                blocks[index] = dict(object_of(data.get("content_block")))
+                blocks[index] = _StreamedBlock(dict(object_of(data.get("content_block"))))
             case "content_block_delta" if isinstance(index, int):
-                _add_delta(blocks.setdefault(index, {}), object_of(data.get("delta")))
+                blocks.setdefault(index, _StreamedBlock({})).add(object_of(data.get("delta")))
             case "message_delta":
                 message |= object_of(data.get("delta"))
                 usage |= {name: value for name, value in object_of(data.get("usage")).items() if value is not None}
@@ -115,37 +118,53 @@ def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> Ser
                 ended = True
             case _:
                 pass
+        check_parts(len(blocks))
     if not ended:
         raise MalformedAnswer("the stream ended without its last event, message_stop")
-    message["content"] = [block for _, block in sorted(blocks.items())]
+    message["content"] = [block.whole() for _, block in sorted(blocks.items())]
     message["usage"] = usage
     return _parse(message)
 
 
-def _add_delta(block: dict[str, JsonValue], delta: dict[str, JsonValue]) -> None:
-    if delta.get("type") == "text_delta":
-        block["text"] = (text_of(block.get("text")) or "") + (text_of(delta.get("text")) or "")
-    if delta.get("type") == "input_json_delta":
-        # The block began with an empty object as its input.
-        before = block.get("input")
-        block["input"] = (before if isinstance(before, str) else "") + (text_of(delta.get("partial_json")) or "")
+class _StreamedBlock:
+    """One block of an answer, in pieces."""
+
+    def __init__(self, start: dict[str, JsonValue]) -> None:
+        self._start = start
+        self._text: list[str] = []
+        self._input: list[str] = []
+
+    def add(self, delta: dict[str, JsonValue]) -> None:
+        if delta.get("type") == "text_delta":
+            self._text.append(text_of(delta.get("text")) or "")
+        if delta.get("type") == "input_json_delta":
+            self._input.append(text_of(delta.get("partial_json")) or "")
+
+    def whole(self) -> dict[str, JsonValue]:
+        block = dict(self._start)
+        if self._text:
+            block["text"] = (text_of(block.get("text")) or "") + "".join(self._text)
+        if self._input:  # the block began with an empty object as its input
+            before = block.get("input")
+            block["input"] = (before if isinstance(before, str) else "") + "".join(self._input)
+        return block
 
 
 def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     if data.get("type") == "error" or data.get("error"):
         return _error(data, _usage(data.get("usage")))
     if not isinstance(data.get("content"), list):
-        raise MalformedAnswer(f"no content: {dumped(data)[:200]}")
+        raise MalformedAnswer(f"no content: {start_of(data)}")
     blocks = [object_of(block) for block in list_of(data["content"])]
-    calls: list[ToolCall] = []
+    calls: list[WrittenCall] = []
     for block in blocks:
         name = text_of(block.get("name"))
         if block.get("type") == "tool_use" and name:
-            calls.append(tool_call(text_of(block.get("id")) or "", name, block.get("input")))
+            calls.append(WrittenCall(text_of(block.get("id")) or "", name, block.get("input")))
     stop_reason = text_of(data.get("stop_reason"))
     return ServiceAnswer(
         text="".join(text_of(block.get("text")) or "" for block in blocks if block.get("type") == "text"),
-        tool_calls=tuple(calls),
+        tool_calls=tool_calls(calls),
         finish_reason=stop_reason,
         refused=stop_reason == "refusal",
         model=text_of(data.get("model")),
@@ -165,9 +184,11 @@ def _usage(usage: JsonValue) -> WireUsage | None:
     if count_of(usage, "input_tokens") is None or count_of(usage, "output_tokens") is None:
         return None
     passes = [entry for entry in list_of(fields.get("iterations")) if count_of(entry, "input_tokens") is not None]
-    total = {
+    total: dict[str, int] = {
         name: max(count_of(usage, name) or 0, sum(count_of(entry, name) or 0 for entry in passes)) for name in _COUNTS
     }
+    if max(total.values()) > TOKENS_MAX:
+        return None
     read, written = total["cache_read_input_tokens"], total["cache_creation_input_tokens"]
     return WireUsage(
         input_tokens=total["input_tokens"] + read + written,

@@ -5,7 +5,7 @@ With `base_url` ending in `/openai/v1` it is the v1 API. With `api_version` set,
 no model's name: prices go by the model that answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from paymaster.messages import Grant, LLMRequest
@@ -30,5 +30,5 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return openai.parse_object(answer_object(body), openai.AZURE)
 
 
-def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
     return openai.parse_chunks(events, openai.AZURE)

@@ -1,6 +1,6 @@
 """The wire format `gemini`: generateContent of Google's Gemini API."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -15,10 +15,13 @@ from paymaster.services.wire_format import (
     StreamEvent,
     UnsupportedParameter,
     WireUsage,
+    WrittenCall,
     answer_object,
+    check_parts,
     dumped,
     event_object,
-    tool_call,
+    start_of,
+    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 
@@ -85,7 +88,7 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body))
 
 
-def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """Puts the chunks together: parts add up, and of the counts, which are cumulative, the last ones hold."""
     whole: dict[str, JsonValue] = {}
     parts: list[JsonValue] = []
@@ -98,6 +101,7 @@ def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> Ser
         for found in map(object_of, list_of(chunk.get("candidates"))[:1]):
             parts += list_of(object_of(found.get("content")).get("parts"))
             candidate |= found
+        check_parts(len(parts))
     if candidate.get("finishReason") is None and not object_of(whole.get("promptFeedback")).get("blockReason"):
         raise MalformedAnswer("the stream ended without a finishReason")
     if candidate:
@@ -117,7 +121,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
         return ServiceAnswer(finish_reason=reason, refused=True, model=model, usage=usage)
     candidates = list_of(data.get("candidates"))
     if not candidates or not isinstance(candidates[0], dict):
-        raise MalformedAnswer(f"no candidates: {dumped(data)[:200]}")
+        raise MalformedAnswer(f"no candidates: {start_of(data)}")
     candidate = candidates[0]
     parts = [object_of(part) for part in list_of(object_of(candidate.get("content")).get("parts"))]
     finish_reason = text_of(candidate.get("finishReason"))
@@ -132,7 +136,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
 
 
 def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
-    calls: list[ToolCall] = []
+    calls: list[WrittenCall] = []
     for part in parts:
         function = object_of(part.get("functionCall"))
         name = text_of(function.get("name"))
@@ -140,8 +144,8 @@ def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
             # Often there is no id; ours is only to tell which result belongs to which call.
             call_id = text_of(function.get("id")) or f"call-{len(calls) + 1}"
             signature = text_of(part.get("thoughtSignature"))
-            calls.append(tool_call(call_id, name, function.get("args"), signature))
-    return tuple(calls)
+            calls.append(WrittenCall(call_id, name, function.get("args"), signature))
+    return tool_calls(calls)
 
 
 def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:

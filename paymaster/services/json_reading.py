@@ -1,17 +1,19 @@
 """Reading JSON that somebody else wrote: whatever it is, the result is a value of the asked kind, or its absence."""
 
 import json
+from collections.abc import Iterator
 from itertools import accumulate
 
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from paymaster.limits import NESTING_MAX
+from paymaster.limits import JSON_VALUES_MAX, NESTING_MAX
 
 TOKENS_MAX = 10**10
 """A count above this is a mistake and not a bill."""
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """One level in or, as a signed byte, out."""
+_SLICE = 16 * 1024
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
@@ -22,12 +24,27 @@ class NestedTooDeeply(ValueError):
         super().__init__(f"nested too deeply: JSON may have {NESTING_MAX} levels of arrays and objects")
 
 
+class TooManyValues(ValueError):
+    """JSON of more than `JSON_VALUES_MAX` values: to make so many objects would hold up everything else."""
+
+    def __init__(self) -> None:
+        super().__init__(f"JSON may have {JSON_VALUES_MAX:,} values")
+
+
 def read_json(text: bytes | str) -> JsonValue:
-    """The data. Raises ValueError for everything that is not JSON, endless nesting and endless numbers included."""
+    """The data. Raises ValueError for everything that is not JSON, endless nesting and endless numbers included.
+
+    Takes some milliseconds at most for each megabyte, during which no other thread runs.
+    """
+    encoded = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    check_values(encoded)
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise NestedTooDeeply from None
+        return from_json(encoded)
+    except ValueError:  # half a surrogate pair, a byte order mark, UTF-16; or what is no JSON at all
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise NestedTooDeeply from None
 
 
 def message_data(text: bytes | str) -> JsonValue:
@@ -36,6 +53,7 @@ def message_data(text: bytes | str) -> JsonValue:
     Raises NestedTooDeeply, and ValueError for what is not JSON, for half a surrogate pair and for endless numbers.
     """
     encoded = text.encode() if isinstance(text, str) else text  # raises for half a surrogate pair
+    check_values(encoded)
     check_levels(encoded)
     return from_json(encoded, allow_inf_nan=False)
 
@@ -56,10 +74,26 @@ def check_levels(text: bytes) -> None:
     if text.count(b"[") + text.count(b"{") <= NESTING_MAX:
         return
     # In C, and without making objects: it is asked about texts of 2 MB.
-    outside_strings = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
-    steps = memoryview(outside_strings.translate(_STEPS, _NO_BRACKETS)).cast("b")
+    steps = memoryview(_outside_strings(text).translate(_STEPS, _NO_BRACKETS)).cast("b")
     if max(accumulate(steps), default=0) > NESTING_MAX:
         raise NestedTooDeeply
+
+
+def check_values(text: bytes) -> None:
+    """Raises TooManyValues. Counts in C and makes few objects."""
+    if _values(text) <= JSON_VALUES_MAX:  # commas in strings counted too
+        return
+    if text.count(b'"') - text.count(rb"\"") > 4 * JSON_VALUES_MAX or _values(_outside_strings(text)) > JSON_VALUES_MAX:
+        raise TooManyValues
+
+
+def _values(text: bytes) -> int:
+    """How many values JSON of this text can have at most."""
+    return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _outside_strings(text: bytes) -> bytes:
+    return b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
 
 
 def object_of(value: JsonValue) -> dict[str, JsonValue]:
@@ -74,7 +108,28 @@ def list_of(value: JsonValue) -> list[JsonValue]:
 
 def text_of(value: JsonValue) -> str | None:
     """A string that can be encoded: half a surrogate pair, which JSON can name and UTF-8 cannot, becomes U+FFFD."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "".join(map(_without_halves, _slices(value)))
+    return value
+
+
+def _without_halves(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _slices(text: str) -> Iterator[str]:
+    """The text in pieces that no pair of surrogates is cut by: each half costs Python a call."""
+    at = 0
+    while at < len(text):
+        end = at + _SLICE
+        if "\ud800" <= text[end - 1 : end] <= "\udbff":
+            end += 1
+        yield text[at:end]
+        at = end
 
 
 def count_of(value: JsonValue, name: str) -> int | None:

@@ -1,8 +1,8 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -18,14 +18,19 @@ from paymaster.services.wire_format import (
     StreamEvent,
     UnsupportedParameter,
     WireUsage,
+    WrittenCall,
     answer_object,
+    check_parts,
     dumped,
     event_object,
-    tool_call,
+    start_of,
+    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 
 PATH = "/chat/completions"
+_AMOUNT_LENGTH_MAX = 100
+"""Of an amount of money, as a server writes it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
     finish_reason, message = text_of(choice.get("finish_reason")), choice.get("message")
     # Azure leaves the message out when its filter has taken the whole answer.
     if not isinstance(message, dict) and finish_reason is None:
-        raise MalformedAnswer(f"no choices[0].message: {dumped(data)[:200]}")
+        raise MalformedAnswer(f"no choices[0].message: {start_of(data)}")
     message = object_of(message)
     refusal = text_of(message.get("refusal"))
     return ServiceAnswer(
@@ -139,17 +144,20 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
     )
 
 
-def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
     return parse_chunks(events, quirks_of(service.base_url))
 
 
-def parse_chunks(events: Sequence[StreamEvent], quirks: Quirks) -> ServiceAnswer | ServiceError:
+def parse_chunks(events: Iterable[StreamEvent], quirks: Quirks) -> ServiceAnswer | ServiceError:
     """Puts the chunks together into the answer that would have come without streaming."""
     usage: JsonValue = None
-    model = tier = finish_reason = refusal = ""
+    model = tier = finish_reason = ""
     text: list[str] = []
-    calls: dict[int, dict[str, str]] = {}
+    refusal: list[str] = []
+    calls: dict[int, _StreamedCall] = {}
+    ended = False
     for event in events:
+        ended = ended or event.data.strip() == "[DONE]"
         chunk = event_object(event)
         usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
         if chunk.get("error"):
@@ -162,16 +170,21 @@ def parse_chunks(events: Sequence[StreamEvent], quirks: Quirks) -> ServiceAnswer
             delta = object_of(choice.get("delta"))
             finish_reason = text_of(choice.get("finish_reason")) or finish_reason
             text.append(_content(delta.get("content")) or "")
-            refusal += text_of(delta.get("refusal")) or ""
+            refusal.append(text_of(delta.get("refusal")) or "")
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
                 _add_tool_call(calls, number, part)
-    if not any(event.data.strip() == "[DONE]" for event in events):
+        check_parts(len(calls))
+    if not ended:
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     function_calls: list[JsonValue] = [
-        {"id": call["id"], "function": {"name": call["name"], "arguments": call["arguments"]}}
+        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
         for _, call in sorted(calls.items())
     ]
-    message: dict[str, JsonValue] = {"content": "".join(text), "refusal": refusal, "tool_calls": function_calls}
+    message: dict[str, JsonValue] = {
+        "content": "".join(text),
+        "refusal": "".join(refusal),
+        "tool_calls": function_calls,
+    }
     return parse_object(
         {
             "model": model or None,
@@ -255,22 +268,29 @@ def _content(content: JsonValue) -> str | None:
 
 
 def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
-    found: list[ToolCall] = []
+    found: list[WrittenCall] = []
     for call in map(object_of, list_of(calls)):
         function = object_of(call.get("function"))
         name = text_of(function.get("name"))
         if name:
-            found.append(tool_call(text_of(call.get("id")) or "", name, function.get("arguments")))
-    return tuple(found)
+            found.append(WrittenCall(text_of(call.get("id")) or "", name, function.get("arguments")))
+    return tool_calls(found)
 
 
-def _add_tool_call(calls: dict[int, dict[str, str]], number: int, part: dict[str, JsonValue]) -> None:
+@dataclass
+class _StreamedCall:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list[str])
+
+
+def _add_tool_call(calls: dict[int, _StreamedCall], number: int, part: dict[str, JsonValue]) -> None:
     index = part.get("index")
-    call = calls.setdefault(index if isinstance(index, int) else number, {"id": "", "name": "", "arguments": ""})
+    call = calls.setdefault(index if isinstance(index, int) else number, _StreamedCall())
     function = object_of(part.get("function"))
-    call["id"] = call["id"] or text_of(part.get("id")) or ""
-    call["name"] = call["name"] or text_of(function.get("name")) or ""
-    call["arguments"] += text_of(function.get("arguments")) or ""
+    call.id = call.id or text_of(part.get("id")) or ""
+    call.name = call.name or text_of(function.get("name")) or ""
+    call.arguments.append(text_of(function.get("arguments")) or "")
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:
@@ -305,8 +325,11 @@ def dollars_to_nanos(amount: JsonValue) -> int | None:
     if isinstance(amount, bool) or not isinstance(amount, int | float | str):
         return None
     try:
-        nanos = Decimal(str(amount)).scaleb(9)
-    except (InvalidOperation, ValueError):
+        written = str(amount)
+        if len(written) > _AMOUNT_LENGTH_MAX:
+            return None
+        nanos = Decimal(written).scaleb(9)
+    except (ArithmeticError, ValueError):  # no number, or one that no Decimal can hold: 1e999999
         return None
     if not nanos.is_finite() or not 0 <= nanos <= NANOS_MAX:
         return None

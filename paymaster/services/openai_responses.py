@@ -1,10 +1,10 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
+from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.services.json_reading import count_of, list_of, object_of, text_of
 from paymaster.services.openai import arguments_text, auth_headers, dollars_to_nanos, image_url, quirks_of
 from paymaster.services.wire_format import (
@@ -15,10 +15,12 @@ from paymaster.services.wire_format import (
     StreamEvent,
     UnsupportedParameter,
     WireUsage,
+    WrittenCall,
     answer_object,
     dumped,
     event_object,
-    tool_call,
+    start_of,
+    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 
@@ -75,7 +77,7 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body), service)
 
 
-def parse_stream(events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """The terminal event has the whole response in it."""
     for event in events:
         data = event_object(event)
@@ -92,14 +94,14 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     if data.get("error") or status == "failed":
         return _error(data.get("error"), usage)
     if not isinstance(data.get("output"), list):
-        raise MalformedAnswer(f"no output: {dumped(data)[:200]}")
+        raise MalformedAnswer(f"no output: {start_of(data)}")
     text: list[str] = []
     refusals: list[str] = []
-    calls: list[ToolCall] = []
+    calls: list[WrittenCall] = []
     for item in map(object_of, list_of(data["output"])):
         name = text_of(item.get("name"))
         if item.get("type") == "function_call" and name:
-            calls.append(tool_call(text_of(item.get("call_id")) or "", name, item.get("arguments")))
+            calls.append(WrittenCall(text_of(item.get("call_id")) or "", name, item.get("arguments")))
         if item.get("type") == "message":
             for part in map(object_of, list_of(item.get("content"))):
                 text.append(text_of(part.get("text")) or "")
@@ -108,7 +110,7 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     refusal = "".join(refusals)
     return ServiceAnswer(
         text="".join(text) or refusal,
-        tool_calls=tuple(calls),
+        tool_calls=tool_calls(calls),
         finish_reason=stopped_by or status,
         refused=bool(refusal) or stopped_by == "content_filter",
         model=text_of(data.get("model")),

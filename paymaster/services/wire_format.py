@@ -1,16 +1,21 @@
 """What all wire formats share: a request as it is sent, an answer as it is understood, and how a stream is cut up."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from pydantic import JsonValue
 
+from paymaster.limits import ANSWER_BYTES_MAX
 from paymaster.messages import Grant, LLMRequest, ToolCall
 from paymaster.money import TokenUsage
+from paymaster.security.redaction import redact
 from paymaster.services.json_reading import message_data, object_of, read_json, text_of
 from paymaster.settings import ServiceSettings
+
+PARTS_MAX = 200_000
+"""Parts of one answer that are kept until its stream has ended; some services send one for each token."""
 
 
 class MalformedAnswer(ValueError):
@@ -102,7 +107,7 @@ class WireFormat(Protocol):
 
     def parse_response(self, body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError: ...
 
-    def parse_stream(self, events: Sequence[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    def parse_stream(self, events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
         """Of a stream that has ended. Raises MalformedAnswer when it ended without the format's terminal event."""
         ...
 
@@ -116,20 +121,40 @@ def answer_object(body: bytes | str) -> dict[str, JsonValue]:
     if isinstance(data, list) and len(data) == 1:  # Google's streaming endpoint wraps an error so
         data = data[0]
     if not isinstance(data, dict):
-        raise MalformedAnswer(f"not an object: {body[:200]!r}")
+        raise MalformedAnswer(f"not an object: {start_of(data)}")
     return data
 
 
-def tool_call(call_id: str, name: str, arguments: JsonValue, signature: str | None = None) -> ToolCall:
-    """A call from what a model wrote: `arguments` are an object, or JSON text that ought to hold one."""
-    written = arguments if isinstance(arguments, str) else dumped(arguments)
-    try:
-        data = message_data(written or "{}")
-    except ValueError:
-        data = None
-    if isinstance(data, dict):
-        return ToolCall(id=call_id, name=name, arguments=data, signature=signature)
-    return ToolCall(id=call_id, name=name, invalid_arguments=text_of(written), signature=signature)
+def start_of(data: JsonValue) -> str:
+    """For an error's text: what the data begin with, searched for keys before it is cut."""
+    return redact(dumped(data))[:200]
+
+
+class WrittenCall(NamedTuple):
+    """A call of a tool, as a model wrote it."""
+
+    id: str
+    name: str
+    arguments: JsonValue
+    """An object, or JSON text that ought to hold one."""
+    signature: str | None = None
+
+
+def tool_calls(calls: Iterable[WrittenCall]) -> tuple[ToolCall, ...]:
+    """The calls with their arguments as data; as text where they are none, or those of all calls are too many."""
+    found: list[ToolCall] = []
+    text_left = ANSWER_BYTES_MAX
+    for call in calls:
+        written = call.arguments if isinstance(call.arguments, str) else dumped(call.arguments)
+        text_left -= len(written)
+        try:
+            data = message_data(written or "{}") if text_left >= 0 else None
+        except ValueError:
+            data = None
+        facts: dict[str, JsonValue] = {"id": call.id, "name": call.name, "signature": call.signature}
+        facts |= {"arguments": data} if isinstance(data, dict) else {"invalid_arguments": text_of(written)}
+        found.append(ToolCall.model_validate(facts))
+    return tuple(found)
 
 
 def dumped(data: JsonValue) -> str:
@@ -140,17 +165,17 @@ def dumped(data: JsonValue) -> str:
         return ""
 
 
-def stream_events(text: str) -> list[StreamEvent]:
+def stream_events(text: str) -> Iterator[StreamEvent]:
     """The events of a stream that has ended; an unfinished last one is dropped, as the specification wants.
 
-    `event:` and `data:` may come in any order, comment lines are skipped.
+    `event:` and `data:` may come in any order, comment lines are skipped. One by one: a million events at a time would
+    hold up everything else when they are made, and when they are given up.
     """
-    events: list[StreamEvent] = []
     name, data = "message", list[str]()
-    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+    for line in _lines(text.replace("\r\n", "\n").replace("\r", "\n")):
         if not line:
             if data:
-                events.append(StreamEvent(name, "\n".join(data)))
+                yield StreamEvent(name, "\n".join(data))
             name, data = "message", []
             continue
         field, _, value = line.partition(":")
@@ -159,7 +184,20 @@ def stream_events(text: str) -> list[StreamEvent]:
             name = value
         elif field == "data":
             data.append(value)
-    return events
+
+
+def _lines(text: str) -> Iterator[str]:
+    at = 0
+    while (end := text.find("\n", at)) >= 0:
+        yield text[at:end]
+        at = end + 1
+    yield text[at:]
+
+
+def check_parts(parts: int) -> None:
+    """Raises MalformedAnswer where a stream has put together more parts than any answer has."""
+    if parts > PARTS_MAX:
+        raise MalformedAnswer(f"more than {PARTS_MAX:,} parts")
 
 
 def event_object(event: StreamEvent) -> dict[str, JsonValue]:

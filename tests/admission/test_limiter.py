@@ -225,6 +225,18 @@ def test_the_estimate_is_charged_at_once_and_corrected_by_the_settlement() -> No
     assert site.served() == [late]
 
 
+@pytest.mark.parametrize("claimed", [10_000, 2 * 10**10, 10**30])
+def test_a_claim_of_tokens_charges_no_more_than_the_bound(claimed: int) -> None:
+    """Twenty billion tokens kept an account from every call for 154 days."""
+    site = Site(config(services={"s": service(tokens=1_000)}))
+    bound = 160 + 1_024 + 60
+    site.settle(site.granted(words(60), input_bytes=160), tokens=claimed)
+    assert bound <= _used(site) <= 4 * bound
+    late = site.parked(words(1))
+    site.wait(2 * MINUTE)
+    assert site.served() == [late]
+
+
 def test_a_settlement_that_does_not_know_the_tokens_leaves_the_estimate() -> None:
     """Nobody knows what an unconfirmed attempt used: its estimate stays charged until it drains; a void gives it
     back."""

@@ -158,6 +158,7 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
     assert receiver.total("paymaster.account.cap", paymaster_account="budget:acme") == 1_000_000_000
     assert receiver.count("paymaster.reserve.duration") == sums.attempts - sums.failed + 1  # and the denied one
     assert receiver.count("paymaster.batch.size") > 0
+    assert receiver.count("paymaster.event_loop.delay") > 0
     assert {"paymaster.holds", "paymaster.parked", "paymaster.breaker.state"} <= receiver.metrics.keys()
     assert any(name.startswith("temporal_") for name in receiver.metrics), "the SDK's own metrics"
 

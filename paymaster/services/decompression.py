@@ -1,0 +1,68 @@
+"""Bodies as they come over the wire: read up to a limit, in the one encoding that was asked for."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+ACCEPT_ENCODING = "gzip"
+"""What is asked for. Whatever else a server sends is not read."""
+_PIECE = 256 * 1024
+"""Bytes that are decompressed before others have a turn."""
+
+
+class _Unzip(Protocol):
+    """What `zlib.decompressobj` gives."""
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class BodyTooLarge(Exception):
+    """The server sends more than anybody wants to read."""
+
+
+class BodyUnreadable(Exception):
+    """The body is in another encoding, or broken."""
+
+
+async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], bytes_max: int) -> bytes:
+    """The whole body. `encodings`: the values of its Content-Encoding headers.
+
+    Raises BodyTooLarge, as soon as it is; and BodyUnreadable.
+    """
+    named = [name.strip().lower() for value in encodings for name in value.split(",") if name.strip()]
+    named = [name for name in named if name != "identity"]
+    if named not in ([], ["gzip"], ["x-gzip"]):
+        raise BodyUnreadable(f"the body is encoded as {', '.join(named)[:100]}, and {ACCEPT_ENCODING} was asked for")
+    body = bytearray()
+    unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if named else None
+    received = False
+    async for piece in pieces:
+        received = True
+        if unzip is None:
+            body += piece
+        else:
+            await _decompress(unzip, piece, body, bytes_max)
+        if len(body) > bytes_max:
+            raise BodyTooLarge(f"the answer has more than {bytes_max} bytes")
+    if unzip is not None and received and not unzip.eof:
+        raise BodyUnreadable("the compressed body is cut off")
+    return bytes(body)
+
+
+async def _decompress(unzip: _Unzip, piece: bytes, body: bytearray, bytes_max: int) -> None:
+    """Adds what the piece is when it is decompressed, not much more than `bytes_max` in all."""
+    while piece and not unzip.eof and len(body) <= bytes_max:
+        try:
+            body += unzip.decompress(piece, _PIECE)
+        except zlib.error as error:
+            raise BodyUnreadable(f"the body is not {ACCEPT_ENCODING}: {error}") from None
+        piece = unzip.unconsumed_tail
+        if piece:
+            await asyncio.sleep(0)
