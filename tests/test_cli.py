@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,6 +112,10 @@ def test_help_names_every_command_and_is_quick(run_process: Run) -> None:
     assert helped.returncode == 0
     for command in ("worker", "call", "budget", "usage", "reconcile", "migrate", "doctor"):
         assert command in helped.stdout
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version").stdout == f"paymaster {version('paymaster')}\n"
 
 
 def test_the_commands_themselves_import_nothing_heavy() -> None:

@@ -1,7 +1,9 @@
 """The command `paymaster`: a module for each command group; `output` is what they print, `connection` what they use."""
 
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
@@ -23,17 +25,34 @@ from paymaster.cli import (
     usage,
     worker,
 )
-from paymaster.cli.output import EXIT_NO, CommandError, print_note
+from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note
 from paymaster.security.redaction import redact_logs, redacted_traceback
 
 __all__ = ["app", "main"]
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"paymaster {version('paymaster')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="paymaster",
-    help="Durable LLM calls under a budget.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # what reaches the top is a defect: its plain traceback, and no values of variables
 )
+
+
+@app.callback()
+def options(
+    print_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Durable LLM calls under a budget."""
+
+
 app.command()(demo.demo)
 app.command()(dev.dev)
 app.command()(worker.worker)
