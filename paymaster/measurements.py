@@ -195,6 +195,7 @@ def observe_ledger(latest: "LatestStatus") -> None:
         ("paymaster.holds", _holds, "{hold}", "Attempts with money set aside"),
         ("paymaster.parked", _parked, "{call}", "Calls that wait for money, a limit or a service"),
         ("paymaster.unconfirmed", _unconfirmed, "{attempt}", "Attempts of which nobody knows whether they were billed"),
+        ("paymaster.state.size", _state_bytes, "By", "The ledger's state, about; it may have 1.5 MiB"),
         ("paymaster.breaker.state", _breakers, "", "0 closed, 1 half open, 2 open"),
         ("paymaster.account.posted", _posted, "nanousd", "Spent in this window, in billionths of a US dollar"),
         ("paymaster.account.pending", _pending, "nanousd", "Set aside in this window"),
@@ -323,6 +324,10 @@ def _parked(status: DeskStatus) -> _Observed:
 
 def _unconfirmed(status: DeskStatus) -> _Observed:
     return [metrics.Observation(status.unconfirmed)]
+
+
+def _state_bytes(status: DeskStatus) -> _Observed:
+    return [metrics.Observation(status.state_bytes)]
 
 
 def _breakers(status: DeskStatus) -> _Observed:

@@ -676,6 +676,7 @@ AlertKind = Literal[
     "queue_full",
     "service_refuses",
     "key_source_down",
+    "state_size",
     "clock_jumped",
     "ledger_behind",
     "spending_missing",
@@ -929,6 +930,10 @@ class AccountStatus(Message):
     limits: tuple[LimitStatus, ...] = ()
     loading: bool = False
     """What was spent before is being read from the database; its calls wait."""
+    folded: int = added(0)
+    """Unconfirmed attempts that the ledger keeps only as a sum; `paymaster unconfirmed list` has each."""
+    folded_nanos: int = added(0)
+    """At what they are posted."""
 
 
 class ServiceStatus(Message):
@@ -1042,6 +1047,12 @@ class DeskStatus(Message):
     """The first parked calls, in the order in which they will be served."""
     refused_messages: tuple[str, ...] = ()
     """The latest signals that could not be applied, with the reason."""
+    state_bytes: int = added(0)
+    """What the ledger's state takes when it continues as new, about. Temporal allows 2 MiB."""
+    state_bytes_max: int = added(0)
+    """Above it alerts and remembered ends of holds are dropped, and then new calls are denied."""
+    ended_dropped: int = added(0)
+    """Ends of holds that were forgotten early for that reason."""
     alerts_dropped: int = added(0)
     """Alerts that were not delivered, because too many waited, since the ledger began."""
     now_ms: int = added(0)

@@ -75,7 +75,7 @@ def ledger_details(status: DeskStatus) -> str:
         parts.append("There are more: `paymaster budget show`.")
     parts.append(
         f"**{status.holds}** in flight, **{status.parked}** parked, **{status.unconfirmed}** unconfirmed, "
-        f"{status.outbox} to be delivered"
+        f"{status.outbox} to be delivered; state {status.state_bytes // 1024} of {status.state_bytes_max // 1024} KiB"
     )
     if status.waiting:
         rows = [

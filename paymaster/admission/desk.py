@@ -14,6 +14,7 @@ from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WI
 from paymaster.admission.going_back import put_back
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, estimated_bytes, relieve
 from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load
@@ -85,6 +86,10 @@ REFUSED_BYTES_MAX = 1_000
 """What is kept of such a message, with the reason."""
 PAUSED_BY_BYTES_MAX = 300
 """Who paused a service, and why: it is a part of what parked calls wait for."""
+DETAIL_BYTES_MAX = 2_000
+"""The sentence of a denial; a batch of answers has 200 of them."""
+NOTICES_MAX = 20
+"""Notices in the answer to one settlement: of the service and the nearest budgets."""
 UNCONFIRMED_MAX = 1_000
 """Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
 FOLDED_AT_ONCE = 100
@@ -125,8 +130,13 @@ class Desk:
         return cls(load(dumped))
 
     def dump(self) -> str:
-        """The whole state as text, for continue-as-new."""
-        return dump(self.state)
+        """The whole state as text, for continue-as-new. Whatever is in it, what is missed least is dropped first."""
+        dumped = dump(self.state)
+        if len(dumped) > STATE_BYTES_MAX:
+            relieve(self.state, len(dumped) - STATE_BYTES_MAX)
+            self.outbox = Outbox(self.state.outbox, self.state.rules)
+            dumped = dump(self.state)
+        return dumped
 
     # ------------------------------------------------------------ commands
 
@@ -154,6 +164,7 @@ class Desk:
             self._forget_ended()
             self._fold_unconfirmed()
             self._tell_of_refused()
+            self._measure()
         if now_ms >= self.due_ms:
             if now_ms >= state.clock.doubted_until_ms:
                 self._expire_holds()
@@ -327,6 +338,9 @@ class Desk:
             waiting=waiting_calls(self.queue),
             refused_messages=tuple(state.refused_messages),
             alerts_dropped=state.outbox.alerts_dropped,
+            ended_dropped=state.ended_dropped,
+            state_bytes=estimated_bytes(state),
+            state_bytes_max=STATE_BYTES_MAX,
             now_ms=state.now_ms,
             doubted_until_ms=state.clock.doubted_until_ms if state.clock.doubted_until_ms > now_ms else 0,
             rules=state.rules,
@@ -526,6 +540,8 @@ class Desk:
             return self._deny(hold_id, "bad_budget", str(error))
         if not request.candidates:
             return self._deny(hold_id, "no_candidate", "no candidate of the route is left")
+        if self.state.full:
+            return self._deny(hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md")
         place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._choose(request, place)
         if isinstance(found, Choice):
@@ -583,7 +599,7 @@ class Desk:
         self.queue.add(call)
         self._remind(request.deadline_at_ms)
         self._alert_parked(deciding)
-        return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=deciding.detail)
+        return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
 
     def _deny(self, hold_id: str, reason: str, detail: str) -> Denied:
         denied = Denied(hold_id=hold_id, reason=reason, detail=detail)
@@ -612,7 +628,7 @@ class Desk:
         if command.confirmed:
             self.state.ended[command.hold_id] = EndedHold(self.state.now_ms, posted=True)
         self._judge_service(command, hold)
-        return Settled(hold_id=command.hold_id, notices=posted.notices)
+        return Settled(hold_id=command.hold_id, notices=posted.notices[:NOTICES_MAX])
 
     def _settle_unknown(self, command: Settle) -> Answer:
         """Settled before, made by an earlier epoch, folded, or forgotten: never posted blind.
@@ -652,6 +668,25 @@ class Desk:
             latest_ms = self.ledger.fold(UNCONFIRMED_MAX, waiting)
             if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant
                 self.state.forgotten_until_ms = max(self.state.forgotten_until_ms, latest_ms + 1)
+
+    def _measure(self) -> None:
+        """Once a minute: tells of a state that is half of what it may be, and drops what is missed least above that."""
+        state = self.state
+        if state.rules == 1:
+            return
+        size = estimated_bytes(state)
+        if size > STATE_BYTES_MAX:
+            state.full = relieve(state, size - STATE_BYTES_MAX) > 0
+            self.outbox = Outbox(state.outbox, state.rules)
+        else:
+            state.full = False
+        if size >= STATE_BYTES_ALERT:
+            text = (
+                f"the ledger's state has {size // 1024} KiB of {STATE_BYTES_MAX // 1024}: {len(self.ledger.accounts)} "
+                f"accounts, {len(self.ledger.holds)} holds, {len(self.queue)} parked calls, {len(state.ended)} ended "
+                "holds; see docs/limits.md"
+            )
+            self.outbox.alert_once(state.now_ms, "state_size", text, str(window_start_ms("day", state.now_ms)))
 
     def _void(self, command: Void) -> Answer:
         hold = self.ledger.holds.get(command.hold_id)
@@ -957,4 +992,4 @@ def _by(change: AdminMessage) -> str:
 
 def _details(obstacles: list[Obstacle]) -> str:
     """Once each: an unknown budget is so for every candidate."""
-    return "; ".join(dict.fromkeys(obstacle.detail for obstacle in obstacles))
+    return cut("; ".join(dict.fromkeys(obstacle.detail for obstacle in obstacles)), DETAIL_BYTES_MAX)

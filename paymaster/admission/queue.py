@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import PlainSerializer
 
 from paymaster.admission.routing import Obstacle
+from paymaster.cut import cut
 from paymaster.messages import Reserve
 
 CLAIM_AFTER_MS = 60_000
@@ -53,7 +54,7 @@ class ParkedCall:
             self.keeps = frozenset()
         # While another call probes, none works yet; else each parked call would wait for a probe of its own.
         self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
-        self.detail = deciding.detail
+        self.detail = cut(deciding.detail, 500)
 
 
 class ParkedQueue:

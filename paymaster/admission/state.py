@@ -102,6 +102,10 @@ class DeskState:
     clock: Clock = field(default_factory=Clock)
     latest_granted_ms: int = 0
     """When the newest grant was made. A stored row that is newer shows that this state was put back. 0: not known."""
+    full: bool = False
+    """The state was too large when it was measured last: no further calls are taken in."""
+    ended_dropped: int = 0
+    """Ends of holds that were forgotten early because the state was too large."""
     settled_late: bool = False
     """A hold that is not here any more was settled: what is loaded next may be less, by what is not unconfirmed any
     more."""

@@ -17,6 +17,8 @@ from paymaster.messages import (
     WindowStatus,
 )
 
+PAGE_BYTES_MAX = 1024 * 1024
+"""The accounts of one page of the status."""
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
 
@@ -37,12 +39,25 @@ def account_statuses(
             account=key,
             parked=parked.get(key, 0),
             loading=ledger.accounts[key].loading,
+            folded=ledger.accounts[key].folded,
+            folded_nanos=ledger.accounts[key].folded_nanos,
             windows=_windows(ledger.accounts[key], now_ms, ended),
             limits=_limits(ledger.accounts[key].limiter, now_ms),
         )
         for key in keys
     )
-    return accounts, len(after) > len(keys)
+    accounts = _within_bytes(accounts)
+    return accounts, len(after) > len(accounts)
+
+
+def _within_bytes(accounts: tuple[AccountStatus, ...]) -> tuple[AccountStatus, ...]:
+    """As many as fit into one answer, from the first on; one at least."""
+    size = 0
+    for number, account in enumerate(accounts):
+        size += len(account.model_dump_json())
+        if size > PAGE_BYTES_MAX:
+            return accounts[: max(number, 1)]
+    return accounts
 
 
 def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus, ...]:

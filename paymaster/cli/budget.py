@@ -66,6 +66,9 @@ def show(
                 "holds": status.holds,
                 "parked": status.parked,
                 "unconfirmed": status.unconfirmed,
+                "state_bytes": status.state_bytes,
+                "state_bytes_max": status.state_bytes_max,
+                "alerts_dropped": status.alerts_dropped,
                 "accounts": [_document(each) for each in accounts],
             }
         )
@@ -86,6 +89,9 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
     print_line(
         f"ledger {status.ledger}: {status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed"
     )
+    if status.state_bytes_max:
+        dropped = f"; {status.alerts_dropped} alerts dropped" if status.alerts_dropped else ""
+        print_line(f"state: {status.state_bytes // 1024} of {status.state_bytes_max // 1024} KiB{dropped}")
     for refused in status.refused_messages:
         print_note(f"refused: {refused}")
 

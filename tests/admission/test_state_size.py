@@ -1,14 +1,30 @@
 """The state must fit into a Temporal payload (2 MiB), because continue-as-new carries it whole."""
 
 import random
+import time
 from functools import cache
+from unittest.mock import patch
 
 import pytest
-from desk_kit import DAY, MINUTE, NOON, Site, candidate, capped, config, service
+from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
+from paymaster.admission import desk as desk_module
 from paymaster.admission.desk import REMEMBER_ENDED_MAX, Desk
+from paymaster.admission.ledger import Hold
 from paymaster.admission.outbox import ALERTS_BYTES_MAX, ALERTS_MAX, alert_bytes
-from paymaster.messages import Alert, CallRef, Delivery, Denied, Granted, Parked, PauseService, RaiseCap, Reserve
+from paymaster.admission.pressure import estimated_bytes, relieve
+from paymaster.messages import (
+    Alert,
+    CallRef,
+    Delivery,
+    Denied,
+    Granted,
+    Parked,
+    PauseService,
+    RaiseCap,
+    Reserve,
+    StatusRequest,
+)
 
 PAYLOAD_MAX = 2 * 1024 * 1024
 BUDGETS = 10_000
@@ -156,3 +172,116 @@ def test_texts_of_people_are_bounded_in_bytes(text: str) -> None:
     assert len((site.desk.state.gates["s"].paused_by or "").encode()) <= 300
     assert len(site.alerts()[-1].text.encode()) <= 1_000
     site.cut()
+
+
+# ---------------------------------------------------------------- what is measured, and what is dropped
+
+
+def test_the_estimate_of_the_state_is_near_its_size() -> None:
+    """Never less than the dump, and not more than twice as much: it decides when something is dropped."""
+    site, chance = Site(), random.Random(8)
+    site.desk = Desk.load(large_dump())
+    site.now_ms = site.desk.state.now_ms
+    for ended in (0, REMEMBER_ENDED_MAX):
+        for _ in range(ended):
+            send(site, ask(site, chance, "company-1", "anthropic"), Denied)
+        size, estimate = len(site.desk.dump()), estimated_bytes(site.desk.state)
+        print(f"\n{ended} ended: {size / 1024:,.0f} KiB dumped, {estimate / 1024:,.0f} KiB estimated")
+        assert size <= estimate < 2 * size
+
+
+def test_a_hundred_thousand_unconfirmed_holds_leave_a_small_state() -> None:
+    """Five weeks of timeouts that nobody resolved: a thousand are kept one by one, the money of all stays posted."""
+    site = Site(config(budgets={"acme": capped(total=10**9)}))
+    chance, first = random.Random(11), site.granted(candidate(usd=1))
+    site.void(first)
+    for number in range(100_000):
+        run_id = f"{chance.getrandbits(128):032x}"
+        grant = first.model_copy(update={"hold_id": f"{run_id}/1", "granted_at_ms": site.now_ms + number})
+        accounts = ("service:s", "budget:acme")
+        site.desk.ledger.hold(Hold(CallRef(workflow_id=f"call/{run_id}", run_id=run_id), grant, accounts))
+        site.desk.ledger.post(grant.hold_id, USD, confirmed=False)
+    site.now_ms += 100_000
+    folding = time.process_time()
+    site.desk.advance(site.now_ms)
+    began = time.process_time()
+    dumped = site.desk.dump()
+    written = time.process_time()
+    again = Desk.load(dumped)
+    print(
+        f"\n100,000 unconfirmed: folded in {(began - folding) * 1e3:.0f} ms, {len(dumped) / 1024:,.0f} KiB dumped in "
+        f"{(written - began) * 1e3:.0f} ms, loaded in {(time.process_time() - written) * 1e3:.0f} ms"
+    )
+    status = again.status()
+    assert status.unconfirmed == 100_000
+    assert len(again.ledger.holds) < 1_200
+    assert again.ledger.accounts["budget:acme"].balances["total"].posted_nanos == 100_000 * USD
+    assert sum(account.folded for account in status.accounts if account.account == "budget:acme") > 98_000
+    assert len(dumped) < 512 * 1024
+
+
+def test_a_state_that_is_half_full_is_told_once_a_day() -> None:
+    """With what is in it."""
+    site = Site()
+    with patch.object(desk_module, "STATE_BYTES_ALERT", 10):
+        for _ in range(3):
+            site.wait(MINUTE)
+            site.desk.advance(site.now_ms)
+        [alert] = site.alerts("state_size")
+        assert "2 accounts" in alert.text
+        site.wait(DAY)
+        site.desk.advance(site.now_ms)
+    assert len(site.alerts("state_size")) == 2
+
+
+def test_under_pressure_notices_go_first_then_ends_of_holds_and_money_never() -> None:
+    """In this order, each counted; and when nothing is left to drop, new calls are denied until it is smaller."""
+    site = Site(config(budgets={"acme": capped(total=1_000)}))
+    kept = site.granted(candidate(usd=1))
+    for _ in range(3):
+        site.settle(site.granted(), 1)
+    site.raise_cap("1", window="total")
+    for number in range(4):
+        site.desk.outbox.alert(site.now_ms, "no_price", str(number))
+        if number == 1:
+            site.desk.delivered(Delivery(delivered=tuple(a.sequence for a in site.alerts())), site.now_ms)
+    state = site.desk.state
+    assert (len(state.outbox.sending), len(site.alerts()), len(state.ended)) == (2, 2, 3)
+    seen: list[tuple[int, int, int]] = []
+    while relieve(state, 1) == 0:
+        seen.append((len(state.outbox.sending), len(site.alerts()), len(state.ended)))
+    assert seen == [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 0, 3), (0, 0, 2), (0, 0, 1), (0, 0, 0)]
+    assert (state.outbox.alerts_dropped, state.ended_dropped) == (4, 3)
+    assert site.desk.ledger.holds.keys() == {kept.hold_id}
+    assert len(site.cap_changes()) == 1
+    with patch.object(desk_module, "STATE_BYTES_MAX", 100):
+        site.wait(MINUTE)
+        site.desk.advance(site.now_ms)
+        assert site.denied(mode="wait").reason == "ledger_full"
+    site.wait(MINUTE)
+    site.desk.advance(site.now_ms)
+    assert site.granted()
+
+
+def test_a_page_of_the_status_ends_by_its_bytes_too() -> None:
+    """A thousand accounts with long names and five caps each: the reader asks for the next page."""
+    budgets = {f"{'long-name-' * 18}/{n:04}": capped(minute=1, hour=1, day=1, month=1, total=1) for n in range(2_000)}
+    site = Site(config(budgets=budgets))
+    page, seen = StatusRequest(limit=2_000), 0
+    while True:
+        status = site.desk.status(page)
+        assert len(status.model_dump_json()) < 1_200 * 1024
+        seen += len(status.accounts)
+        if not status.more_accounts:
+            break
+        page = StatusRequest(limit=2_000, after=status.accounts[-1].account)
+    assert seen == 2_001
+
+
+def test_the_sentence_of_a_denial_is_bounded() -> None:
+    """Forty candidates and more, each with its reason: a batch has two hundred such answers."""
+    site = Site()
+    candidates = [
+        candidate(price=None).model_copy(update={"model": f"{'a-model-with-a-long-name-' * 4}{n}"}) for n in range(60)
+    ]
+    assert len(site.denied(*candidates).detail.encode()) <= 2_000

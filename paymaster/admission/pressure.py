@@ -1,0 +1,84 @@
+"""The size of the state, estimated from what is in it, and what is dropped when it becomes too large.
+
+The order, from what is missed least: alerts that wait for the webhook (the database has them), alerts that wait for the
+database, remembered ends of holds; the oldest first. When that is not enough, new calls are denied. Money is never
+dropped: balances, holds, parked calls and their answers, cap changes, expired holds.
+"""
+
+from collections.abc import Iterable
+
+from paymaster.admission.outbox import alert_bytes
+from paymaster.admission.state import DeskState
+from paymaster.messages import Alert, DeskConfig
+
+STATE_BYTES_MAX = 1_536 * 1024
+"""The dump of a state: a payload may have 2 MiB, and the state goes on growing until the next look at it."""
+STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
+"""From this size on there is an alert, once a day."""
+
+# Bytes in the dump, compressed, measured in tests/admission/test_state_size.py and rounded up.
+_ACCOUNT, _BALANCE, _CAP = 12, 3, 5
+_HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 180, 35, 250, 400, 35, 60
+_DETAIL_PART = 10
+"""One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
+
+
+def estimated_bytes(state: DeskState) -> int:
+    """What the state takes as a dump, about; more rather than less. A few milliseconds for 10,000 accounts."""
+    outbox, loading = state.outbox, state.loading
+    waiting = [notice for notice in outbox.notices if isinstance(notice, Alert)]
+    posted = sum(
+        1 for account in state.books.accounts.values() for each in account.balances.values() if each.posted_nanos
+    )
+    return (
+        _config_bytes(state.config)
+        + _ACCOUNT * len(state.books.accounts)
+        + _BALANCE * posted
+        + _HOLD * len(state.books.holds)
+        + _PARKED * len(state.parked)
+        + sum(_ended_bytes(state, hold_id) for hold_id in state.ended)
+        + _MESSAGE * len(outbox.messages)
+        + _NOTICE * (len(outbox.notices) - len(waiting))
+        + sum(map(alert_bytes, waiting))
+        + sum(map(alert_bytes, outbox.sending))
+        + (0 if loading is None else _KNOWN_HOLD * (len(loading.known_holds) + len(loading.accounts)))
+        + _SIGNATURE * len(state.used_signatures)
+        + sum(len(text.encode()) for text in state.refused_messages)
+        + sum(answer.size() for answer in state.answers.values())
+    )
+
+
+def relieve(state: DeskState, over_bytes: int) -> int:
+    """Drops what is missed least until the dump is smaller by so much. Returns what is still too much; 0: nothing.
+
+    What was dropped is counted. The desk's outbox counts its alerts anew afterwards.
+    """
+    outbox = state.outbox
+    while over_bytes > 0 and outbox.sending:
+        over_bytes -= alert_bytes(outbox.sending.pop(0))
+        outbox.alerts_dropped += 1
+    for alert in [notice for notice in outbox.notices if isinstance(notice, Alert)]:
+        if over_bytes <= 0:
+            return 0
+        outbox.notices.remove(alert)
+        over_bytes -= alert_bytes(alert)
+        outbox.alerts_dropped += 1
+    for hold_id in list(state.ended):
+        if over_bytes <= 0:
+            return 0
+        over_bytes -= _ended_bytes(state, hold_id)
+        state.forgotten_until_ms = max(state.forgotten_until_ms, state.ended.pop(hold_id).at_ms + 1)
+        state.ended_dropped += 1
+    return max(0, over_bytes)
+
+
+def _ended_bytes(state: DeskState, hold_id: str) -> int:
+    denied = state.ended[hold_id].denied
+    return _ENDED if denied is None else _ENDED + len(denied.detail.encode()) // _DETAIL_PART
+
+
+def _config_bytes(config: DeskConfig) -> int:
+    accounts: Iterable[int] = (
+        len(each.caps_nanos) for group in (config.budgets, config.services) for each in group.values()
+    )
+    return sum(_ACCOUNT + _CAP * caps for caps in accounts)
