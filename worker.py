@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -92,6 +93,8 @@ LEDGER_ANSWERS_WITHIN_S = 60.0
 ever longer pauses, in which it takes no update."""
 REPORT_WITHIN_S = 5.0
 """For telling the ledger of a failed attempt; its settlement says it again."""
+WHO = f"worker on {socket.gethostname()}"
+"""Who brings a configuration, in the ledger's alerts and in the database."""
 logger = logging.getLogger("paymaster.worker")
 
 
@@ -148,6 +151,12 @@ async def _run(
                 applied = await _configured(ledger, config, stop)
                 if applied.digest != config.digest:
                     logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
+                if applied.kept:
+                    logger.warning(
+                        "a worker's start removes nothing, so the ledger keeps what this file lacks: %s; "
+                        "`paymaster config diff` shows it, `paymaster config apply` removes it",
+                        applied.kept,
+                    )
                 if applied.rules < RULES:
                     logger.warning(
                         "the ledger goes by the rules of an older version (%d, the newest are %d); when no older "
@@ -179,7 +188,7 @@ async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event) -
     give_up_at, command_id = time.monotonic() + LEDGER_ANSWERS_WITHIN_S, uuid4().hex
     while True:
         try:
-            return await ledger.start(config, command_id)
+            return await ledger.start(config, command_id, who=WHO)
         except LedgerNotFound as error:
             if stop.is_set() or time.monotonic() > give_up_at:
                 raise
@@ -262,7 +271,7 @@ def _workers(
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
         batch_size.record(len(commands))
-        answers = await ledger.apply(commands, config)
+        answers = await ledger.apply(commands, config, who=WHO)
         traffic.sent(commands, answers)
         return answers
 

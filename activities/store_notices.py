@@ -4,8 +4,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from paymaster.database import insert_entries
-from paymaster.ledger_store import insert_alerts, insert_cap_changes
-from paymaster.messages import Alert, CapChange, Delivery, ExpiredHold, Notices
+from paymaster.ledger_store import insert_alerts, insert_cap_changes, insert_configurations
+from paymaster.messages import Alert, CapChange, ConfigChange, Delivery, ExpiredHold, Notices
 from paymaster.usage_entries import expiry_correction, expiry_entry
 
 
@@ -24,8 +24,11 @@ class StoreNoticesActivities:
                 activity.logger.warning("alert %s: %s", alert.what, alert.text, extra=alert.model_dump(mode="json"))
         if alerts:
             await insert_alerts(self._engine, batch.ledger, batch.epoch, alerts)
+        configured = [notice for notice in batch.notices if isinstance(notice, ConfigChange)]
         if changes:
             await insert_cap_changes(self._engine, batch.ledger, batch.epoch, changes)
+        if configured and batch.config is not None:
+            await insert_configurations(self._engine, batch.ledger, batch.epoch, configured, batch.config)
         if expired:
             entries = [
                 (expiry_correction if notice.settled else expiry_entry)(notice.grant, notice.call, batch.ledger)

@@ -39,6 +39,7 @@ from paymaster.messages import (
     Command,
     CommandBatch,
     ConfigState,
+    Configuration,
     Configure,
     DeskConfig,
     DeskStatus,
@@ -168,8 +169,12 @@ class Ledger:
         return (await self._status_page(StatusRequest(limit=1))).epoch
 
     async def _status_page(self, page: StatusRequest) -> DeskStatus:
+        return await self._query("status", page, DeskStatus)
+
+    async def _query(self, name: str, message: BaseModel | None, result_type: type[ResultT]) -> ResultT:
+        arguments = [] if message is None else [message]
         try:
-            return await self._handle.query("status", page, result_type=DeskStatus, rpc_timeout=ANSWER_WITHIN)
+            return await self._handle.query(name, args=arguments, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
         except WorkflowQueryFailedError as error:  # it is there, and a worker too
             raise LedgerNotFound(f"the ledger {self.name!r} cannot answer: {_reason(error)}") from error
         except RPCError as error:
@@ -222,29 +227,36 @@ class Ledger:
         *,
         force: bool = False,
         signature: Signature | None = None,
+        who: str = "",
+        may_remove: bool = False,
     ) -> ConfigState:
         """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound.
 
-        Where signatures are required, one with other caps, budgets or `[admin]` needs one. Raises AdminRefused for a
-        wrong one.
+        Budgets, services and caps that it lacks stay in force, unless it `may_remove` them. `who` brings it, and from
+        where. Where signatures are required, one with other caps, budgets or `[admin]` needs one. Raises AdminRefused
+        for a wrong one.
         """
-        change = Configure(config=config, force=force, signature=signature)
+        change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
         return await self._command("configure", change, ConfigState, command_id)
 
     async def reload(self) -> None:
         """Reads again what every account has spent; calls wait meanwhile. Raises AdminRefused and LedgerNotFound."""
         await self._command("reload", None, None, None)
 
-    async def start(self, config: DeskConfig, command_id: str | None = None) -> ConfigState:
+    async def configuration(self) -> Configuration:
+        """What the ledger decides with. Raises LedgerNotFound, also where a worker of version 0.1.0 answers."""
+        return await self._query("configuration", None, Configuration)
+
+    async def start(self, config: DeskConfig, command_id: str | None = None, *, who: str = "") -> ConfigState:
         """Starts the budget workflow where it does not run, and gives it this configuration where it does.
 
         Raises LedgerNotFound while that does not succeed, and AdminRefused for a configuration that is refused.
         """
         try:
-            await self._start(config)
+            await self._start(config, who)
         except RPCError as error:
             raise self._not_found(error) from error
-        return await self.configure(config, command_id)
+        return await self.configure(config, command_id, who=who)
 
     async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
         """One signal with many reports of failed attempts."""
@@ -266,8 +278,10 @@ class Ledger:
         batch = CommandBatch(commands=tuple(commands))
         return (await self._command("apply", batch, AnswerBatch, None)).answers
 
-    async def apply(self, commands: Sequence[Command], config: DeskConfig) -> Sequence[Answer]:
+    async def apply(self, commands: Sequence[Command], config: DeskConfig, *, who: str = "") -> Sequence[Answer]:
         """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
+
+        `config` is what a missing ledger is started with, and `who` brings it.
 
         Raises PoisonedBatch when the update itself was refused, and one of UPDATE_ERRORS when it should be sent again.
         """
@@ -279,7 +293,7 @@ class Ledger:
             if fate is Fate.REFUSED:
                 raise PoisonedBatch(_reason(error)) from error
             if fate is Fate.NO_LEDGER:
-                await self._start(config)
+                await self._start(config, who)
             raise
         return answers.answers
 
@@ -299,10 +313,10 @@ class Ledger:
                 raise AdminRefused(_reason(error)) from error
             raise self._not_found(error) from error
 
-    async def _start(self, config: DeskConfig) -> None:
+    async def _start(self, config: DeskConfig, who: str) -> None:
         await self._client.start_workflow(
             "BudgetWorkflow",
-            LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client)),
+            LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who),
             id=budget_workflow_id(self.name),
             task_queue=LEDGER_TASK_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

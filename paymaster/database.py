@@ -49,7 +49,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from paymaster.messages import UsageEntry
 from paymaster.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The schema that this version reads and writes: the newest migration."""
 SCHEMA_TABLE = "paymaster_schema"
 """Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""

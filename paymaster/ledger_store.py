@@ -9,9 +9,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.database import storable
-from paymaster.messages import Alert, CapChange, LoadedSpend, LoadSpend, Window
+from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend, Window
 from paymaster.money import nanos_to_usd
 
+SUPERSEDED_MAX = 50
+"""Earlier configurations whose digests a new ledger is told."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Grouped by budget and service first: there are few of them, and many entries.
@@ -42,7 +44,35 @@ _SPENT = text(
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """
 ).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
-_CAP_CHANGES = text("SELECT * FROM cap_changes WHERE ledger = :ledger ORDER BY at, id")
+# In the order of storing, which is that of the desk's outbox; the desk's time may be put back.
+_CAP_CHANGES = text("SELECT * FROM cap_changes WHERE ledger = :ledger AND epoch <> :epoch ORDER BY id")
+_LAST_CONFIG = text(
+    "SELECT config FROM configurations WHERE ledger = :ledger AND epoch <> :epoch ORDER BY id DESC LIMIT 1"
+)
+_EARLIER_DIGESTS = text(
+    """
+    SELECT digest FROM configurations WHERE ledger = :ledger AND epoch <> :epoch
+    GROUP BY digest ORDER BY max(id) DESC LIMIT :most
+    """
+)
+# Each next name by an index: to look at every row would take minutes.
+_OTHER_LEDGERS = text(
+    """
+    WITH RECURSIVE names AS (
+        SELECT min(ledger) AS ledger FROM api_usage
+        UNION ALL
+        SELECT (SELECT min(ledger) FROM api_usage WHERE ledger > names.ledger) FROM names WHERE names.ledger IS NOT NULL
+    )
+    SELECT ledger FROM names WHERE ledger IS NOT NULL LIMIT 100
+    """
+)
+_IS_STORED = text(
+    """
+    SELECT EXISTS (SELECT FROM api_usage WHERE ledger = :ledger)
+        OR EXISTS (SELECT FROM configurations WHERE ledger = :ledger)
+        OR EXISTS (SELECT FROM cap_changes WHERE ledger = :ledger)
+    """
+)
 _INSERT_ALERT = text(
     """
     INSERT INTO alerts (ledger, epoch, sequence, at, what, account, "window", text)
@@ -52,9 +82,15 @@ _INSERT_ALERT = text(
 _INSERT_CAP_CHANGE = text(
     """
     INSERT INTO cap_changes (ledger, epoch, sequence, at, account, "window", from_usd, to_usd, by_usd, file_usd,
-                             until_window_end, who, reason)
+                             until_window_end, who, reason, by_file)
     VALUES (:ledger, :epoch, :sequence, :at, :account, :window, :from_usd, :to_usd, :by_usd, :file_usd,
-            :until_window_end, :who, :reason) ON CONFLICT DO NOTHING
+            :until_window_end, :who, :reason, :by_file) ON CONFLICT DO NOTHING
+    """
+)
+_INSERT_CONFIGURATION = text(
+    """
+    INSERT INTO configurations (ledger, epoch, sequence, at, digest, who, changes, config)
+    VALUES (:ledger, :epoch, :sequence, :at, :digest, :who, :changes, CAST(:config AS json)) ON CONFLICT DO NOTHING
     """
 )
 
@@ -66,23 +102,50 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     values = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
     async with engine.connect() as connection:
         spent = (await connection.execute(_SPENT, values | starts)).mappings().all()
-        changes = await _cap_changes(connection, wanted.ledger) if wanted.with_cap_changes else ()
-    return LoadedSpend(
-        number=wanted.number,
-        posted_nanos={
-            row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
-        },
-        unconfirmed={
-            row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
-            for row in spent
-            if row["unconfirmed"]
-        },
-        cap_changes=changes,
-    )
+        found = LoadedSpend(
+            number=wanted.number,
+            posted_nanos={
+                row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
+            },
+            unconfirmed={
+                row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
+                for row in spent
+                if row["unconfirmed"]
+            },
+        )
+        if wanted.with_cap_changes:
+            found = found.model_copy(update=await _configured(connection, wanted))
+    return found
 
 
-async def _cap_changes(connection: AsyncConnection, ledger: str) -> tuple[CapChange, ...]:
-    rows = (await connection.execute(_CAP_CHANGES, {"ledger": ledger})).mappings().all()
+async def _configured(connection: AsyncConnection, wanted: LoadSpend) -> dict[str, object]:
+    """What earlier epochs were configured with, and what their admins changed."""
+    values = {"ledger": wanted.ledger, "epoch": wanted.epoch}
+    changes = await _cap_changes(connection, wanted)
+    stored = (await connection.execute(_LAST_CONFIG, values)).scalar_one_or_none() if wanted.epoch else None
+    if stored is None:
+        return {"cap_changes": changes, "other_ledgers": await _other_ledgers(connection, wanted.ledger)}
+    digests = (await connection.execute(_EARLIER_DIGESTS, values | {"most": SUPERSEDED_MAX + 1})).scalars().all()
+    config = DeskConfig.model_validate(stored)
+    earlier = tuple(digest for digest in reversed(digests) if digest != config.digest)
+    return {"cap_changes": changes, "config": config, "superseded": earlier}
+
+
+async def other_ledgers(engine: AsyncEngine, ledger: str) -> tuple[str, ...]:
+    """Of which ledgers something is stored, where nothing is of this one; else none."""
+    async with engine.connect() as connection:
+        return await _other_ledgers(connection, ledger)
+
+
+async def _other_ledgers(connection: AsyncConnection, ledger: str) -> tuple[str, ...]:
+    if await connection.scalar(_IS_STORED, {"ledger": ledger}):
+        return ()
+    return tuple((await connection.execute(_OTHER_LEDGERS)).scalars().all())
+
+
+async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[CapChange, ...]:
+    values = {"ledger": wanted.ledger, "epoch": wanted.epoch}
+    rows = (await connection.execute(_CAP_CHANGES, values)).mappings().all()
     return tuple(
         CapChange(
             sequence=row["sequence"],
@@ -90,12 +153,13 @@ async def _cap_changes(connection: AsyncConnection, ledger: str) -> tuple[CapCha
             account=row["account"],
             window=row["window"],
             from_nanos=_nanos_or_none(row["from_usd"]),
-            to_nanos=_nanos(row["to_usd"]),
+            to_nanos=_nanos_or_none(row["to_usd"]),
             by_nanos=_nanos_or_none(row["by_usd"]),
             file_nanos=_nanos_or_none(row["file_usd"]),
             until_window_end=row["until_window_end"],
             who=row["who"],
             reason=row["reason"],
+            by_file=row["by_file"],
         )
         for row in rows
     )
@@ -120,12 +184,13 @@ async def insert_cap_changes(engine: AsyncEngine, ledger: str, epoch: str, chang
             "account": change.account,
             "window": change.window,
             "from_usd": _usd_or_none(change.from_nanos),
-            "to_usd": nanos_to_usd(change.to_nanos),
+            "to_usd": _usd_or_none(change.to_nanos),
             "by_usd": _usd_or_none(change.by_nanos),
             "file_usd": _usd_or_none(change.file_nanos),
             "until_window_end": change.until_window_end,
             "who": storable(change.who),
             "reason": storable(change.reason),
+            "by_file": change.by_file,
         }
         for change in changes
     ]
@@ -133,7 +198,26 @@ async def insert_cap_changes(engine: AsyncEngine, ledger: str, epoch: str, chang
         await connection.execute(_INSERT_CAP_CHANGE, rows)
 
 
-def _common(ledger: str, epoch: str, notice: Alert | CapChange) -> dict[str, object]:
+async def insert_configurations(
+    engine: AsyncEngine, ledger: str, epoch: str, changes: Sequence[ConfigChange], config: DeskConfig
+) -> None:
+    """One row for each change, with the configuration that is in force now; one that is there already stays."""
+    text_of_config = config.model_dump_json()
+    rows = [
+        _common(ledger, epoch, change)
+        | {
+            "digest": storable(change.digest),
+            "who": storable(change.who),
+            "changes": storable(change.text),
+            "config": text_of_config,
+        }
+        for change in changes
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(_INSERT_CONFIGURATION, rows)
+
+
+def _common(ledger: str, epoch: str, notice: Alert | CapChange | ConfigChange) -> dict[str, object]:
     return {"ledger": ledger, "epoch": epoch, "sequence": notice.sequence, "at": _time(notice.at_ms)}
 
 

@@ -681,6 +681,10 @@ AlertKind = Literal[
     "ledger_behind",
     "spending_missing",
     "spending_corrected",
+    "config_changed",
+    "config_kept",
+    "empty_books",
+    "price_fell",
 ]
 
 
@@ -698,7 +702,7 @@ class Alert(Message):
 
 
 class CapChange(Message):
-    """A cap that an admin changed; a row of `cap_changes`."""
+    """A cap that an admin changed, or such a cap that another value of the file ended; a row of `cap_changes`."""
 
     kind: Literal["cap_change"] = "cap_change"
     sequence: int
@@ -707,7 +711,8 @@ class CapChange(Message):
     window: Window
     from_nanos: int | None
     """None: not capped before."""
-    to_nanos: int
+    to_nanos: int | None
+    """None: not capped any more."""
     by_nanos: int | None
     """Of a raise. None: the cap was set."""
     file_nanos: int | None
@@ -715,11 +720,26 @@ class CapChange(Message):
     until_window_end: bool
     who: str
     reason: str
+    by_file: bool = added(False)
+    """The file's value for this cap changed: what admins did to it before counts no more."""
+
+
+class ConfigChange(Message):
+    """A configuration that came into force; a row of `configurations`, which gets the configuration itself too."""
+
+    kind: Literal["config_change"] = "config_change"
+    sequence: int
+    at_ms: int
+    digest: str
+    """Of the file."""
+    who: str
+    text: str
+    """What it changed, cut to length. Empty: it is the first one."""
 
 
 CallMessage = Annotated[ParkedAnswer | Withdrawn, Field(discriminator="kind")]
 """For one call: a signal to its workflow."""
-Notice = Annotated[ExpiredHold | Alert | CapChange, Field(discriminator="kind")]
+Notice = Annotated[ExpiredHold | Alert | CapChange | ConfigChange, Field(discriminator="kind")]
 """For the database, the log and the webhook. Never holds up a call."""
 
 
@@ -735,6 +755,8 @@ class Notices(Message):
     ledger: str
     epoch: str
     notices: tuple[Notice, ...]
+    config: CarriedConfig | None = added(None)
+    """The configuration in force, where one of the notices says that it changed."""
 
 
 class Alerts(Message):
@@ -967,6 +989,8 @@ class LedgerStart(Message):
     """Of a new ledger. With a state only its digest: the state has the configuration in it."""
     state: str | None = None
     """A dump of the desk, carried by continue-as-new. None: an empty desk."""
+    who: str = added("")
+    """Who brings the configuration."""
     rules: int = added(1, ge=1)
     """By which an empty desk decides; a dump has its own."""
 
@@ -979,6 +1003,10 @@ class Configure(Message):
     """Bring back a configuration that was superseded."""
     signature: Signature | None = None
     """Where `[admin] require_signature` is set, a configuration with other caps, budgets or `[admin]` needs one."""
+    who: str = added("", max_length=300)
+    """Who brings it, and from where, such as "worker on HOST". Of a signed one its signer, whatever is written here."""
+    may_remove: bool = added(False)
+    """Somebody agreed: budgets, services and caps that it lacks go. Default false, as of a worker: they stay."""
 
 
 class ConfigState(Message):
@@ -988,8 +1016,23 @@ class ConfigState(Message):
     """Of the configuration that is in force."""
     applied: bool
     detail: str
+    kept: str = added("")
+    """What stays in force although the configuration lacks it, in words, cut to length. Empty: nothing."""
     rules: int = added(1)
     """By which the ledger decides."""
+
+
+class Configuration(Message):
+    """The answer to the query `configuration`: what the ledger decides with."""
+
+    config: CarriedConfig
+    """Its digest is that of the file that came last."""
+    admin_caps_nanos: dict[str, dict[Window, int]] = {}
+    """By account, the caps that an admin changed since the file's value came into force."""
+    prices: dict[str, tuple[int, int]] = {}
+    """By `service/model`, nano-dollars per million tokens of input and output that the last call was granted with."""
+    who: str = ""
+    """Who brought it."""
 
 
 class LoadSpend(Message):
@@ -1007,6 +1050,8 @@ class LoadSpend(Message):
     """Rows granted after this time are of a clock that was ahead. None: they count as they say."""
     returned_at_ms: int | None = added(None)
     """When that clock was put back; those rows count as granted then. None: now."""
+    epoch: str = added("")
+    """The books that ask: cap changes and configurations of their own are left out."""
 
 
 class LoadedSpend(Message):
@@ -1018,6 +1063,12 @@ class LoadedSpend(Message):
     """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
     cap_changes: tuple[CapChange, ...] = ()
     """In the order in which they were made."""
+    config: CarriedConfig | None = added(None)
+    """The configuration that was last in force. None: none is stored."""
+    superseded: tuple[str, ...] = added(())
+    """The digests of earlier files that do not come back by themselves."""
+    other_ledgers: tuple[str, ...] = added(())
+    """Where nothing at all is stored of this ledger: of which ledgers something is."""
 
 
 class StatusRequest(Message):

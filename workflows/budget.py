@@ -39,7 +39,9 @@ from paymaster.messages import (
     CapState,
     Command,
     CommandBatch,
+    ConfigChange,
     ConfigState,
+    Configuration,
     Configure,
     Delivery,
     Denied,
@@ -111,7 +113,7 @@ class BudgetWorkflow:
         if desk is None:
             epoch = workflow.info().first_execution_run_id
             desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules))
-            desk.configure(start.config, _now_ms())
+            desk.configure(start.config, _now_ms(), who=start.who)
         self._desk = desk
         self._next_rules = desk.state.rules
 
@@ -124,7 +126,7 @@ class BudgetWorkflow:
         await asyncio.gather(*(duty() for duty in duties))
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
-        state.rules = self._next_rules
+        self._desk.follow(self._next_rules)
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
         workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=self._desk.dump()))
 
@@ -167,7 +169,9 @@ class BudgetWorkflow:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.notices)):
             notices = _first(state.outbox.notices)
-            batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices)
+            changed = any(isinstance(notice, ConfigChange) for notice in notices)
+            config = state.config if changed else None
+            batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices, config=config)
             self._delivered(await self._activity("store_notices", batch, Delivery))
 
     async def _send_alerts(self) -> None:
@@ -260,7 +264,14 @@ class BudgetWorkflow:
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
         check_config(change.config)
-        state = self._desk.configure(change.config, now_ms, force=change.force, signature=change.signature)
+        state = self._desk.configure(
+            change.config,
+            now_ms,
+            force=change.force,
+            signature=change.signature,
+            who=change.who,
+            may_remove=change.may_remove,
+        )
         return state.model_copy(update={"rules": self._desk.state.rules})
 
     @workflow.update
@@ -332,6 +343,11 @@ class BudgetWorkflow:
                 time.time_ns() // 1_000_000
             )  # a query is no part of the history, and has no workflow time of its own
         return self._desk.status(page or StatusRequest(), now_ms)
+
+    @workflow.query
+    def configuration(self) -> Configuration:
+        """What the ledger decides with, and which caps are an admin's."""
+        return self._desk.configuration()
 
     def live_details(self) -> str:
         """The same for people, in the Temporal UI."""

@@ -6,12 +6,13 @@ cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaste
 
 from typing import Literal, NamedTuple
 
-from paymaster.admission.account_rows import account_configs
 from paymaster.admission.admin import changes_money, check_signature, utc
 from paymaster.admission.answers import CommandAnswers
-from paymaster.admission.breaker import Breaker, Gate
+from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
+from paymaster.admission.configuration import in_words, price_differences
 from paymaster.admission.going_back import put_back
+from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, estimated_bytes, relieve
@@ -24,15 +25,14 @@ from paymaster.cut import cut
 from paymaster.messages import (
     KEY_SOURCE_DOWN,
     AcceptLower,
-    AccountConfig,
     AdminMessage,
     Answer,
     AttemptReport,
-    CapChange,
     CapState,
     ClockState,
     Command,
     ConfigState,
+    Configuration,
     Configure,
     CorrectSpend,
     Delivery,
@@ -76,6 +76,8 @@ REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
+PRICES_MAX = 1_000
+"""Models whose last price is remembered."""
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
 REFUSED_KEPT = 20
@@ -95,8 +97,6 @@ UNCONFIRMED_MAX = 1_000
 FOLDED_AT_ONCE = 100
 LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
-SUPERSEDED_MAX = 50
-"""Earlier configurations that do not come back by themselves."""
 
 
 _FIRST_PAGE = StatusRequest()
@@ -119,6 +119,7 @@ class Desk:
         self.queue = ParkedQueue(state.parked)
         self.outbox = Outbox(state.outbox, state.rules)
         self.answers = CommandAnswers(state.answers, state.rules)
+        self.in_force = InForce(state, self.ledger, self.outbox)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
@@ -200,22 +201,34 @@ class Desk:
     # ------------------------------------------------------------ admins
 
     def configure(
-        self, config: DeskConfig, now_ms: int, *, force: bool = False, signature: Signature | None = None
+        self,
+        config: DeskConfig,
+        now_ms: int,
+        *,
+        force: bool = False,
+        signature: Signature | None = None,
+        who: str = "",
+        may_remove: bool = False,
     ) -> ConfigState:
         """Applies a configuration. Caps that an admin changed stay until the file's own value changes.
 
-        One that was superseded comes back only by `force`, so that a worker with an old file changes nothing. Where
+        Budgets, services and caps that it lacks stay, unless it `may_remove` them: a worker's start never does. One
+        that was superseded comes back only by `force`, so that a worker with an old file changes nothing. Where
         signatures are required, one that changes caps, budgets or `[admin]` is applied only with one: a worker that
         brings it at its start changes nothing. Raises SignatureRefused for a wrong one.
         """
         self.advance(now_ms)
         state = self.state
-        if config.digest == state.config.digest:
-            return ConfigState(digest=config.digest, applied=False, detail="it is in force already")
+        if config.digest == state.config.digest and not (may_remove and state.config_kept):
+            detail, kept = "it is in force already", self.in_force.kept(config)
+            return ConfigState(digest=config.digest, applied=False, detail=detail, kept=kept)
+        if may_remove and state.config.digest and not state.began:
+            detail = "the ledger is still reading what was stored before it began; ask again in a moment"
+            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
         if config.digest in state.superseded and not force:
             detail = "a newer one superseded it; `paymaster config apply --force` brings it back"
             return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        change = Configure(config=config, force=force, signature=signature)
+        change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
         if signature is not None:
             self._signed("configure", change)
         elif state.config.admin.require_signature and changes_money(state.config, config):
@@ -225,23 +238,29 @@ class Desk:
             text = f"a configuration ({config.digest[:12]}) was not applied: {detail}"
             self.outbox.alert_once(self.state.now_ms, "refused_message", text, config.digest)
             return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        before, state.config = state.config, config
-        if before.digest:
-            kept = [digest for digest in state.superseded if digest != config.digest]
-            state.superseded = [*kept, before.digest][-SUPERSEDED_MAX:]
-        wanted = account_configs(config)
-        for key in account_configs(before).keys() - wanted.keys():
-            self.ledger.configure(key, AccountConfig())
-        self.ledger.open_accounts([key for key in wanted if key not in self.ledger.accounts])
-        for key, account in wanted.items():
-            self.ledger.configure(key, account)
-        self.ledger.count_running()
-        for name, service in config.services.items():
-            gate = state.gates.setdefault(name, Gate(Breaker(service.breaker_failures, service.breaker_cooldown_ms)))
-            gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
-        self.state.freed |= self.ledger.accounts.keys()
+        if not may_remove and signature is None and (problem := self.in_force.too_large(config)):
+            detail = f"with what would stay in force {problem}; `paymaster config apply` removes what the file lacks"
+            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
+        if signature is None:
+            self.in_force.bring(config, who=who, may_remove=may_remove)
+        else:  # no worker signs
+            self.in_force.bring(config, who=signature.by, may_remove=True)
         self.advance(now_ms)
-        return ConfigState(digest=config.digest, applied=True, detail="")
+        return ConfigState(digest=config.digest, applied=True, detail="", kept=self.in_force.kept(config))
+
+    def follow(self, rules: int) -> None:
+        """Begins to decide by these rules, at the end of a run: what the next one begins with."""
+        self.in_force.follow(rules)
+
+    def configuration(self) -> Configuration:
+        """What the ledger decides with."""
+        state = self.state
+        return Configuration(
+            config=state.config,
+            admin_caps_nanos=self.in_force.admin_caps(),
+            prices=state.prices,
+            who=state.config_by,
+        )
 
     def raise_cap(self, change: RaiseCap, now_ms: int) -> CapState:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not.
@@ -387,6 +406,7 @@ class Desk:
             window_starts_ms=loading.window_starts_ms,
             latest_ms=loading.latest_ms,
             returned_at_ms=state.clock.returned_at_ms,
+            epoch=state.epoch if state.rules >= 2 else "",
         )
 
     def _next_piece(self) -> tuple[str, ...]:
@@ -421,9 +441,7 @@ class Desk:
         if missing:
             self._alert_missing(missing)
         if not self.state.began:
-            for change in spend.cap_changes:
-                self._restore_cap(change)
-            self.state.began = True
+            self.in_force.restore(spend)
         self.state.loading = None
         if not any(account.loading for account in self.ledger.accounts.values()):
             self.state.rows_of_pending = self.state.settled_late = False
@@ -441,21 +459,6 @@ class Desk:
             f"rows are right: `paymaster reconcile --accept-lower {most.account if not more else 'all'} --reason …`"
         )
         self.outbox.alert(self.state.now_ms, "spending_missing", text, most.account, most.window)
-
-    def _restore_cap(self, change: CapChange) -> None:
-        """An admin's change from before this epoch, unless it lapsed or the file says something else since."""
-        if change.account not in self.ledger.accounts and not change.account.startswith("budget:"):
-            return  # a service that the configuration does not have any more
-        balance = self._account_for_admin(change.account).balances[change.window]
-        lapsed = change.until_window_end and change.at_ms < window_start_ms(change.window, self.state.now_ms)
-        if lapsed or balance.file_cap_nanos != change.file_nanos:
-            return
-        if change.by_nanos is None or balance.cap_nanos is None:
-            self.ledger.set_cap(change.account, change.window, change.to_nanos)
-        else:
-            lapsing = balance.lapsing_nanos + (change.by_nanos if change.until_window_end else 0)
-            cap = balance.cap_nanos + change.by_nanos
-            self.ledger.set_cap(change.account, change.window, cap, lapsing_nanos=lapsing)
 
     def reload(self, now_ms: int) -> None:
         """Takes the stored entries for the truth: reads again what every account has spent."""
@@ -549,13 +552,19 @@ class Desk:
         return self._park_or_deny(request, found)
 
     def _choose(self, request: Reserve, place: tuple[int, int]) -> Choice | list[Obstacle]:
-        return choose(
+        found = choose(
             request,
             self.ledger,
             self.state.gates,
             self.state.now_ms,
             lambda accounts: self.queue.claimed_before(place, accounts),
         )
+        if isinstance(found, Choice) or self.state.began or self.state.rules < 2:
+            return found
+        return [
+            _until_it_began(obstacle, candidate.service)
+            for obstacle, candidate in zip(found, request.candidates, strict=True)
+        ]
 
     def _grant(self, request: Reserve, choice: Choice) -> Granted:
         candidate, config = choice.candidate, self.state.config
@@ -579,6 +588,8 @@ class Desk:
             max_unconfirmed=service.max_unconfirmed,
         )
         self.state.latest_granted_ms = max(self.state.latest_granted_ms, now_ms)
+        if self.state.rules >= 2:
+            self._notice_price(grant)
         self.ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
         self.state.gates[candidate.service].breaker.started(request.hold_id)
         self._remind(grant.expires_at_ms)
@@ -900,6 +911,21 @@ class Desk:
             alerted.add(what)
             self.outbox.alert(self.state.now_ms, what, text, account, window)
 
+    def _notice_price(self, grant: Grant) -> None:
+        """A price decides as much as a cap, and each worker has its own: what falls by more than half is told."""
+        prices, name = self.state.prices, f"{grant.service}/{grant.model}"
+        now, before = (grant.price.input_nanos, grant.price.output_nanos), prices.get(name)
+        if now == before:
+            return
+        if before is None and len(prices) >= PRICES_MAX:
+            del prices[next(iter(prices))]
+        prices[name] = now
+        if before is not None and any(2 * new < old for old, new in zip(before, now, strict=True)):
+            said = in_words(price_differences({name: before}, {name: now}))
+            text = f"a price fell by more than half: {said}, says a worker ({grant.price.source}); {grant.hold_id}"
+            about = f"{name} {before} {now} {window_start_ms('day', self.state.now_ms)}"
+            self.outbox.alert_once(self.state.now_ms, "price_fell", text, about)
+
     def _alert_settlement(self, command: Settle, hold: Hold) -> None:
         grant, now_ms = hold.grant, self.state.now_ms
         if command.cost_nanos > grant.bound_nanos:
@@ -933,7 +959,7 @@ class Desk:
         balance = account.balances[change.window]
         before = balance.cap_nanos
         self.ledger.set_cap(account.key, change.window, to_nanos, lapsing_nanos=lapsing_nanos)
-        self.outbox.cap_changed(
+        kept = self.outbox.cap_changed(
             self.state.now_ms,
             account.key,
             change.window,
@@ -945,6 +971,8 @@ class Desk:
             who=change.who,
             reason=change.reason,
         )
+        if not self.state.began:
+            self.state.early.append(kept)
         self._withdraw_above_cap(account, change.window)
         # Also who waits for something else is looked at: a lowered cap may have made it impossible.
         self.state.freed |= self.ledger.accounts.keys()
@@ -984,6 +1012,14 @@ class Desk:
         known = sorted(self.ledger.accounts)
         more = f" and {len(known) - KNOWN_SHOWN_MAX} more" if len(known) > KNOWN_SHOWN_MAX else ""
         return (", ".join(known[:KNOWN_SHOWN_MAX]) or "none") + more
+
+
+def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:
+    """Before the ledger knows what was stored, a budget that it does not know may be there."""
+    if obstacle.reason != "unknown_budget":
+        return obstacle
+    detail = "which budgets there are is being loaded"
+    return Obstacle("busy", "loading", detail, f"service:{service}")
 
 
 def _by(change: AdminMessage) -> str:

@@ -211,19 +211,44 @@ class Ledger:
         """The windows that are over at this time, and whose balances were not begun anew yet."""
         return tuple(window for window in WINDOWS if window_start_ms(window, now_ms) > self._window_starts_ms[window])
 
-    def configure(self, key: str, config: AccountConfig) -> None:
-        """Sets what the file says about an account, new or known. A cap that an admin changed is left alone."""
+    def configure(
+        self, key: str, config: AccountConfig, *, all_of_them: bool = False
+    ) -> list[tuple[Window, int | None]]:
+        """Sets what the file says about an account, new or known.
+
+        A cap that an admin changed is left alone until the file's own value changes; of those that this ended, it
+        returns the windows and what they were. `all_of_them`: of all caps that the file changed.
+        """
         account = self.accounts.get(key) or self.open_account(key)
         account.alert_at = config.alert_at
         account.limiter.configure(config.requests_per_minute, config.tokens_per_minute, config.max_concurrent)
+        ended: list[tuple[Window, int | None]] = []
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
             balance.alert_from_nanos = 0
             if file_cap != balance.file_cap_nanos:
-                balance.cap_nanos = balance.file_cap_nanos = file_cap
-                balance.lapsing_nanos, balance.by_admin = 0, False
-                balance.alerted.clear()
+                if balance.by_admin or all_of_them:
+                    ended.append((window, balance.cap_nanos))
+                balance.file_cap_nanos = file_cap
+                self.uncap(balance)
         self._lines.clear()
+        return ended
+
+    def uncap(self, balance: Balance) -> None:
+        """What admins did to this cap is over: the file's value is in force."""
+        balance.cap_nanos = balance.file_cap_nanos
+        balance.lapsing_nanos, balance.by_admin = 0, False
+        balance.alerted.clear()
+        self._lines.clear()
+
+    def close_account(self, key: str) -> None:
+        """Takes an account out of the books, and out of the holds that charge it: the reverse of `open_account`."""
+        del self.accounts[key]
+        self._charged.clear()
+        self._lines.clear()
+        for hold in self.holds.values():
+            if key in hold.accounts:
+                hold.accounts = tuple(account for account in hold.accounts if account != key)
 
     def count_running(self) -> None:
         """Counts the calls at once of every account anew: limits may have come or gone."""

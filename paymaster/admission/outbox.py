@@ -15,6 +15,7 @@ from paymaster.messages import (
     CallMessage,
     CallRef,
     CapChange,
+    ConfigChange,
     Denied,
     ExpiredHold,
     Granted,
@@ -52,6 +53,8 @@ KINDS_OF_RULES_1 = frozenset[AlertKind](
     )
 )
 """Alerts that workers of 0.1.0 can read. Under rules 1 any other is a `refused_message`; its sentence says it all."""
+CONFIG_CHANGES_MAX = 100
+"""Configurations that wait to be stored. Beyond this number the oldest are left out: the last one counts."""
 ONCE_MAX = 1_000
 """How many alerts that are given once for ever are remembered."""
 _ONCE_BYTES_MAX = 200
@@ -100,28 +103,42 @@ class Outbox:
         account: str,
         window: Window,
         from_nanos: int | None,
-        to_nanos: int,
+        to_nanos: int | None,
         *,
         by_nanos: int | None,
         file_nanos: int | None,
         until_window_end: bool,
         who: str,
         reason: str,
-    ) -> None:
+        by_file: bool = False,
+    ) -> CapChange:
+        change = CapChange(
+            sequence=self.next_sequence(),
+            at_ms=at_ms,
+            account=account,
+            window=window,
+            from_nanos=from_nanos,
+            to_nanos=to_nanos,
+            by_nanos=by_nanos,
+            file_nanos=file_nanos,
+            until_window_end=until_window_end,
+            who=cut(who, WHO_BYTES_MAX),
+            reason=cut(reason, REASON_BYTES_MAX),
+            by_file=by_file,
+        )
+        self.state.notices.append(change)
+        return change
+
+    def repeat(self, change: CapChange) -> None:
+        self.state.notices.append(change.model_copy(update={"sequence": self.next_sequence()}))
+
+    def config_changed(self, at_ms: int, digest: str, who: str, text: str) -> None:
+        who = cut(who, WHO_BYTES_MAX)
+        waiting = [notice for notice in self.state.notices if isinstance(notice, ConfigChange)]
+        if len(waiting) >= CONFIG_CHANGES_MAX:
+            self.state.notices.remove(waiting[0])
         self.state.notices.append(
-            CapChange(
-                sequence=self.next_sequence(),
-                at_ms=at_ms,
-                account=account,
-                window=window,
-                from_nanos=from_nanos,
-                to_nanos=to_nanos,
-                by_nanos=by_nanos,
-                file_nanos=file_nanos,
-                until_window_end=until_window_end,
-                who=cut(who, WHO_BYTES_MAX),
-                reason=cut(reason, REASON_BYTES_MAX),
-            )
+            ConfigChange(sequence=self.next_sequence(), at_ms=at_ms, digest=digest, who=who, text=text)
         )
 
     def alert(

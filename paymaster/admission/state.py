@@ -16,7 +16,7 @@ from paymaster.admission.clock import Clock
 from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.queue import ParkedCall
-from paymaster.messages import Denied, DeskConfig, Window
+from paymaster.messages import CapChange, Denied, DeskConfig, Window
 from paymaster.packed import pack, unpack
 
 RULES = 2
@@ -81,6 +81,10 @@ class DeskState:
     rules: int = RULES
     now_ms: int = 0
     config: DeskConfig = field(default_factory=lambda: DeskConfig(digest=""))
+    config_by: str = ""
+    """Who brought the configuration."""
+    config_kept: bool = False
+    """The configuration in force has budgets, services or caps that the file with its digest lacks."""
     superseded: list[str] = field(default_factory=list[str])
     books: LedgerState = field(default_factory=LedgerState)
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
@@ -93,6 +97,10 @@ class DeskState:
     loading: Loading | None = None
     began: bool = False
     """What earlier epochs left behind was loaded."""
+    early: list[CapChange] = field(default_factory=list[CapChange])
+    """Changes of caps from before that, to be made again after those of earlier epochs."""
+    prices: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """By `service/model`, the rates of the last grant, to notice when they fall."""
     outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
     refused_this_minute: int = 0

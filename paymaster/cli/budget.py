@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paymaster.cli.budget_log import log
 from paymaster.cli.connection import (
     ConfigOption,
     admin,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
         WindowStatus,
     )
 
-app = typer.Typer(help="Show the accounts, raise or set a cap.", no_args_is_help=True)
+app = typer.Typer(help="Show the accounts, raise or set a cap, see who did.", no_args_is_help=True)
+
+app.command()(log)
 
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
 WindowOption = Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")]

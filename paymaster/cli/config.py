@@ -1,12 +1,31 @@
-"""`paymaster config`: bring the ledger the configuration; print what can be configured."""
+"""`paymaster config`: compare the file with the ledger's configuration; bring it; print what can be configured."""
 
-from typing import Annotated
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, run_async
-from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
+from paymaster.cli.connection import (
+    ConfigOption,
+    admin,
+    admin_errors,
+    command_settings,
+    connect_ledger,
+    run_async,
+)
+from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line, print_styled
 from paymaster.cli.signing import SignOption, tell_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+
+    from paymaster.admission.configuration import Difference
+    from paymaster.client import Ledger
+    from paymaster.messages import ConfigState, Configuration, Configure, DeskConfig
+    from paymaster.settings import Settings
 
 app = typer.Typer(help="The configuration that the ledger decides with.", no_args_is_help=True)
 
@@ -17,32 +36,58 @@ def config() -> None:
 
 
 @app.command()
+def diff(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """What the file would change where the ledger's configuration is in force. Exit code 1: something."""
+    settings = command_settings(config)
+    wanted = _wanted(settings)
+    in_force, found = run_async(_differences(settings, wanted))
+    if as_json:
+        differences = _document(found)
+        print_json({"digest": wanted.digest, "in_force": in_force.config.digest, "differences": differences})
+    elif not found:
+        print_line("no difference: the ledger has this configuration")
+    else:
+        _print(found)
+    if found:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
 def apply(
     force: Annotated[bool, typer.Option("--force", help="Bring back one that a newer one superseded.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask where a cap, a budget or a service goes or a price falls.")
+    ] = False,
     sign_with: SignOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Give the ledger this configuration now. Workers do it at their start. Caps that an admin changed stay."""
-    from paymaster.desk_config import desk_config
+    """Give the ledger this configuration now; what the file lacks goes. Caps that an admin changed stay.
+
+    Workers bring theirs at their start, which adds and changes, and removes nothing.
+    """
     from paymaster.messages import Configure
-    from paymaster.settings import ConfigurationError
 
     settings = command_settings(config)
-    try:
-        wanted = desk_config(settings)
-    except ConfigurationError as error:
-        raise CommandError(str(error)) from None
-    told = tell_ledger(
-        settings,
-        "configure",
-        Configure(config=wanted, force=force),
-        sign_with,
-        lambda ledger, signed: ledger.configure(wanted, force=force, signature=signed.signature),
-    )
-    state = run_async(told)
+    wanted = _wanted(settings)
+    _, found = run_async(_differences(settings, wanted))
+    if not as_json:
+        _print(found)
+    if any(difference.loosens for difference in found) and not yes:
+        _ask(as_json=as_json)
+
+    async def send(ledger: "Ledger", signed: "Configure") -> "ConfigState":
+        return await ledger.configure(
+            wanted, force=force, signature=signed.signature, who=signed.who, may_remove=signed.may_remove
+        )
+
+    change = Configure(config=wanted, force=force, who=f"{admin()}, config apply", may_remove=True)
+    state = run_async(tell_ledger(settings, "configure", change, sign_with, send))
     if as_json:
-        print_json({"digest": state.digest, "applied": state.applied, "detail": state.detail})
+        document = {"digest": state.digest, "applied": state.applied, "detail": state.detail}
+        print_json({**document, "differences": _document(found)})
+    elif state.digest == wanted.digest and not state.applied:
+        print_line("nothing to do: the ledger has this configuration")
     else:
         print_line(f"{'applied' if state.applied else 'not applied'}{f': {state.detail}' if state.detail else ''}")
     if state.digest != wanted.digest:
@@ -55,3 +100,55 @@ def docs() -> None:
     from paymaster.settings_reference import settings_reference
 
     print_line(settings_reference().rstrip("\n"))
+
+
+def _wanted(settings: "Settings") -> "DeskConfig":
+    from paymaster.desk_config import desk_config
+    from paymaster.settings import ConfigurationError
+
+    try:
+        return desk_config(settings)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None
+
+
+async def _differences(settings: "Settings", wanted: "DeskConfig") -> "tuple[Configuration, Sequence[Difference]]":
+    """What is in force, and what the file changes; prices of models that the ledger has granted a call to."""
+    from paymaster.admission.configuration import differences, price_differences
+    from paymaster.services.pricing import price_of
+    from paymaster.settings import split_candidate
+
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        in_force = await ledger.configuration()
+    prices: dict[str, tuple[int, int]] = {}
+    for name in {name for route in settings.routes.values() for name in route} & in_force.prices.keys():
+        price = price_of(settings, *split_candidate(name), datetime.now(UTC))
+        if price is not None:
+            prices[name] = price.input_nanos, price.output_nanos
+    found = differences(in_force.config, wanted, in_force.admin_caps_nanos)
+    return in_force, sorted((*found, *price_differences(in_force.prices, prices)), key=_is_ordinary)
+
+
+def _is_ordinary(difference: "Difference") -> bool:
+    return not difference.loosens
+
+
+def _print(found: "Sequence[Difference]") -> None:
+    for difference in found:
+        print_styled((difference.text, "red" if difference.loosens else ""))
+
+
+def _document(found: "Sequence[Difference]") -> "list[JsonValue]":
+    return [{"text": difference.text, "loosens": difference.loosens} for difference in found]
+
+
+def _ask(*, as_json: bool) -> None:
+    """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
+    if as_json or not sys.stdin.isatty():
+        raise CommandError(
+            "a cap, a budget or a service goes, or a price falls, and nobody can be asked here: look at "
+            "`paymaster config diff`, then give --yes"
+        )
+    if not typer.confirm("A cap, a budget or a service goes, or a price falls. Apply it?", err=True):
+        raise typer.Exit(EXIT_NO)

@@ -60,6 +60,8 @@ async def _checks(config: Path | None) -> list[Check]:
     ]
     if checks[-1].ok:
         checks.append(await _check("ledger", _ledger, settings))
+        if checks[-1].ok:
+            checks.append(await _check("configuration in force", _configuration, settings))
     checks.append(await _check("database", _database, settings))
     checks.extend([check async for check in _keys(settings)])
     checks.extend(_bundles(settings))
@@ -88,10 +90,32 @@ async def _ledger(settings: "Settings") -> str:
 
 
 async def _database(settings: "Settings") -> str:
+    from paymaster.admission.in_force import empty_books
     from paymaster.database import SCHEMA_REVISION
+    from paymaster.ledger_store import other_ledgers
 
     async with open_database(settings) as engine:
-        return f"{engine.url}, schema {SCHEMA_REVISION}"
+        others = await other_ledgers(engine, settings.ledger.name)
+        hint = f"; {empty_books(settings.ledger.name, others)}" if others else ""
+        return f"{engine.url}, schema {SCHEMA_REVISION}{hint}"
+
+
+async def _configuration(settings: "Settings") -> str:
+    from paymaster.admission.configuration import differences
+    from paymaster.cli.connection import admin_errors, connect_ledger
+    from paymaster.desk_config import desk_config
+    from paymaster.settings import ConfigurationError
+
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        in_force = await ledger.configuration()
+    try:
+        found = differences(in_force.config, desk_config(settings), in_force.admin_caps_nanos)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from None
+    if not found:
+        return "the ledger has that of the file"
+    return f"the ledger has another one than the file ({len(found)} differences): `paymaster config diff` shows them"
 
 
 async def _keys(settings: "Settings") -> AsyncIterator[Check]:

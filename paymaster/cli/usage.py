@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from paymaster.database import UsageRow
     from paymaster.settings import Settings
 
+_LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
 _STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -103,12 +104,15 @@ def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
 
     try:
         return datetime.now(UTC) - parse_duration(text)
-    except ValueError:
-        pass
+    except ValueError as error:
+        if re.fullmatch("[0-9]+(ms|s|m|h|d)", text):
+            raise CommandError(f"{option} {error}; or write a day like 2026-01-31") from None
     try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=int(whole_day))
-    except (ValueError, OverflowError):
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
         raise CommandError(f"{option} {text}: write a duration like 7d or 24h, or a day like 2026-01-31") from None
+    # The last day that there is ends a moment early: Python knows no later time.
+    return day if not whole_day else day + timedelta(days=1) if day < _LAST_DAY else datetime.max.replace(tzinfo=UTC)
 
 
 async def _report(

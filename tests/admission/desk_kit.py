@@ -125,10 +125,11 @@ class Site:
         now_ms: int = NOON,
         *,
         load: bool = True,
+        epoch: str = "this run",
         rules: int = RULES,
     ) -> None:
         self.now_ms = now_ms
-        self.desk = Desk(DeskState(ledger="test", epoch="this run", rules=rules))
+        self.desk = Desk(DeskState(ledger="test", epoch=epoch, rules=rules))
         self.calls = 0
         self.desk.configure(configuration or config(), now_ms)
         while load and self.desk.to_load() is not None:

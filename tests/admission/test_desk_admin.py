@@ -224,29 +224,44 @@ def test_a_lapsing_raise_does_not_lapse_from_the_files_new_value() -> None:
     assert site.balance().cap_nanos == 20 * USD
 
 
-def test_a_removed_account_loses_its_caps_and_keeps_its_books() -> None:
-    """Put back, it knows what was spent meanwhile too."""
+def test_a_removed_account_is_closed_and_put_back_it_is_loaded() -> None:
+    """What was spent meanwhile is in the database, with what was spent before."""
     site = Site(config("1", {"acme": capped(day=100), "acme/team": capped(day=5)}))
     site.settle(site.granted(candidate(usd=5), budget="acme/team"), 5)
     waiting = site.parked(candidate(usd=5), budget="acme/team")
-    site.desk.configure(config("2", {"acme": capped(day=100)}), site.now_ms)
+    site.desk.configure(config("2", {"acme": capped(day=100)}), site.now_ms, may_remove=True)
     assert site.served() == [waiting]
+    assert "budget:acme/team" not in site.desk.ledger.accounts
     site.settle(waiting, 5)
-    assert site.posted("budget:acme/team") == 10
     site.desk.configure(config("3", {"acme": capped(day=100), "acme/team": capped(day=11)}), site.now_ms)
+    site.load({"budget:acme/team": {"day": 10 * USD}})
     assert site.denied(candidate(usd=2), budget="acme/team").reason == "cap_reached"
     site.granted(candidate(usd=1), budget="acme/team")
 
 
-def test_a_removed_service_can_still_be_called_by_a_worker_that_has_it() -> None:
-    """During a change of files on several workers nothing is refused; its limits are gone, its books stay."""
+def test_a_service_that_a_new_file_lacks_can_still_be_called() -> None:
+    """While the files of several workers change one after the other nothing is refused."""
     site = Site(config("1", services={"s": service(), "t": service(concurrent=1)}))
     held = site.granted(candidate("t"))
-    site.desk.configure(config("2"), site.now_ms)
-    second = site.granted(candidate("t"))
-    site.fail(held)
-    site.settle(second, 1)
+    answer = site.desk.configure(config("2"), site.now_ms)
+    assert (answer.applied, answer.kept) == (True, "service t (no cap) → removed")
+    site.parked(candidate("t"))
+    site.settle(held, 1)
     assert site.posted("service:t") == 1
+
+
+def test_a_removed_service_is_answered_as_by_new_books() -> None:
+    """A call that is still there ends as ever, and is charged to its budget."""
+    site = Site(config("1", services={"s": service(), "t": service()}))
+    held = site.granted(candidate("t", usd=2))
+    waiting = site.granted(candidate("t"))
+    site.desk.configure(config("2"), site.now_ms, may_remove=True)
+    assert site.denied(candidate("t")).reason == "unknown_service"
+    site.fail(waiting)
+    site.settle(held, 2)
+    assert site.posted() == 2
+    site.desk.configure(config("3"), site.now_ms)
+    assert [each.service for each in site.desk.status().services] == ["s"]
 
 
 def test_a_new_configuration_wakes_who_fits_now() -> None:

@@ -530,6 +530,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.model.loading = True
         self.configure(caps_nanos, concurrent_max, max_parked)
 
+    @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
     @rule(caps_nanos=caps, concurrent_max=limits, keep=st.booleans(), max_parked=st.sampled_from([4, 100]))
     def change_configuration(
         self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], keep: bool, max_parked: int
@@ -540,7 +541,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.configurations += 1
         config = configuration(caps_nanos, concurrent_max, self.configurations, max_parked)
         self.let_time_pass()
-        self.both(lambda desk: desk.configure(config, self.clock_ms))
+        self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
         model = self.model
         for place in {*model.file_caps, *caps_nanos}:
             if model.file_caps.get(place) != caps_nanos.get(place):

@@ -19,6 +19,7 @@ from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     CapChange,
+    Denied,
     ExpiredHold,
     Granted,
     LoadedSpend,
@@ -232,9 +233,14 @@ def test_a_new_ledger_parks_all_calls_until_it_knows_what_was_spent() -> None:
 
 
 def test_what_can_never_be_is_denied_also_while_it_is_loading() -> None:
-    """No price, no budget: waiting for the database would not help."""
+    """No price: waiting for the database would not help. A budget may be among what is stored."""
     site = Site(load=False)
     assert site.denied(candidate(price=None)).reason == "no_price"
+    waiting = site.parked(budget="nowhere", mode="fail")
+    site.load()
+    (denied,) = site.answers().values()
+    assert isinstance(denied, Denied)
+    assert (denied.hold_id, denied.reason) == (waiting, "unknown_budget")
     assert site.denied(budget="nowhere").reason == "unknown_budget"
 
 

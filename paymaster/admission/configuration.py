@@ -1,0 +1,153 @@
+"""Configurations of the ledger: how two of them differ, in words, and what a worker's start may change."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar, cast
+
+from paymaster.admission.account_rows import account_configs
+from paymaster.admission.ledger import WINDOWS
+from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, Window
+from paymaster.money import format_usd
+
+WORDS_MAX_BYTES = 600
+"""How much is said of the differences where they are kept or sent on; with who and what to do, an alert takes 1 KB."""
+
+ConfigT = TypeVar("ConfigT", bound=AccountConfig)
+
+AdminCaps = Mapping[str, Mapping[Window, int]]
+"""By account, the caps in nano-dollars that an admin changed since the file's value came into force."""
+
+
+class Difference(NamedTuple):
+    """One thing that another configuration would change."""
+
+    text: str
+    loosens: bool
+    """A cap, a budget or a service goes, or a price falls: somebody has to agree."""
+
+
+def differences(before: DeskConfig, after: DeskConfig, admin_caps: AdminCaps | None = None) -> tuple[Difference, ...]:
+    """What `after` changes where `before` is in force; empty when they say the same."""
+    found: list[Difference] = []
+    old, new, by_admin = account_configs(before), account_configs(after), admin_caps or {}
+    for key in sorted(old.keys() | new.keys()):
+        found += _account(key, old.get(key), new.get(key), by_admin.get(key, {}))
+    found += _admin(before.admin, after.admin)
+    found += _fields("the ledger's", before, after, {"digest", "budgets", "services", "admin"})
+    return tuple(found)
+
+
+def account_differences(key: str, before: AccountConfig | None, after: AccountConfig | None) -> tuple[Difference, ...]:
+    """What changes for one account; None: the configuration does not name it."""
+    return tuple(_account(key, before, after, {}))
+
+
+Rates = tuple[int, int]
+"""The price of a model: nano-dollars per million tokens of input, and of output."""
+
+
+def price_differences(before: Mapping[str, Rates], after: Mapping[str, Rates]) -> tuple[Difference, ...]:
+    """What other prices there are, by `service/model`; models that only one side knows are left out."""
+    found: list[Difference] = []
+    for name in sorted(before.keys() & after.keys()):
+        for what, old, new in zip(("input", "output"), before[name], after[name], strict=True):
+            if old != new:
+                text = f"{name} price {what} {format_usd(old)} → {format_usd(new)} per million tokens"
+                found.append(Difference(text, loosens=new < old))
+    return tuple(found)
+
+
+def without_removals(before: DeskConfig, after: DeskConfig) -> DeskConfig:
+    """`after` with all budgets, services and caps that only `before` has: what a worker's start leads to."""
+    budgets = {path: _with_caps_of(before.budgets.get(path), account) for path, account in after.budgets.items()}
+    services = {name: _with_caps_of(before.services.get(name), account) for name, account in after.services.items()}
+    return after.model_copy(
+        update={"budgets": {**before.budgets, **budgets}, "services": {**before.services, **services}}
+    )
+
+
+def in_words(found: Iterable[Difference], most_bytes: int = WORDS_MAX_BYTES) -> str:
+    """The differences in one line, those that loosen first; cut, with how many more there are."""
+    texts = [difference.text for difference in sorted(found, key=lambda difference: not difference.loosens)]
+    said, room = list[str](), most_bytes - len("; and 999,999 more")
+    for number, text in enumerate(texts):
+        room -= len(text.encode()) + len("; ")
+        if room < 0:
+            return "; ".join([*said, f"and {len(texts) - number:,} more"])
+        said.append(text)
+    return "; ".join(said)
+
+
+def _with_caps_of(before: ConfigT | None, after: ConfigT) -> ConfigT:
+    if before is None or before.caps_nanos.keys() <= after.caps_nanos.keys():
+        return after
+    return after.model_copy(update={"caps_nanos": {**before.caps_nanos, **after.caps_nanos}})
+
+
+def _account(
+    key: str, before: AccountConfig | None, after: AccountConfig | None, by_admin: Mapping[Window, int]
+) -> Iterable[Difference]:
+    if before == after:
+        return
+    kind, _, path = key.partition(":")
+    name = path if kind == "budget" else f"service {path}"
+    if after is None:
+        yield Difference(f"{name} ({_caps(before, by_admin)}) → removed", loosens=True)
+    elif before is None:
+        yield Difference(f"{name}: new, {_caps(after, by_admin)}", loosens=False)
+    else:
+        for window in WINDOWS:
+            if before.caps_nanos.get(window) != after.caps_nanos.get(window):
+                now, then = _cap(before, window, by_admin), _cap(after, window, {})
+                yield Difference(f"{name} {window} {now} → {then}", loosens=window not in after.caps_nanos)
+        yield from _fields(name, before, after, {"caps_nanos"})
+
+
+def _caps(account: AccountConfig | None, by_admin: Mapping[Window, int]) -> str:
+    capped = {} if account is None else account.caps_nanos
+    caps = [f"{window} {_cap(account, window, by_admin)}" for window in WINDOWS if window in {*capped, *by_admin}]
+    return ", ".join(caps) or "no cap"
+
+
+def _cap(account: AccountConfig | None, window: Window, by_admin: Mapping[Window, int]) -> str:
+    cap = None if account is None else account.caps_nanos.get(window)
+    text = "no cap" if cap is None else format_usd(cap)
+    if window not in by_admin:
+        return text
+    return f"{format_usd(by_admin[window])} (an admin's; the file's was {text})"
+
+
+def _admin(before: AdminConfig, after: AdminConfig) -> Iterable[Difference]:
+    yield from _fields("[admin]", before, after, {"keys"})
+    for owner in sorted(before.keys.keys() | after.keys.keys()):
+        old, new = before.keys.get(owner), after.keys.get(owner)
+        if old != new:
+            what = "new key" if old is None else "key removed" if new is None else "another key"
+            yield Difference(f"[admin.keys] {owner}: {what}", loosens=False)
+
+
+def _fields(
+    name: str,
+    before: AccountConfig | AdminConfig | DeskConfig,
+    after: AccountConfig | AdminConfig | DeskConfig,
+    leave_out: set[str],
+) -> Iterable[Difference]:
+    """Everything that has no words of its own, also what a later version adds."""
+    old, new = dict(iter(before)), dict(iter(after))  # `dict(before)` would call the field `keys`
+    for field in [field for field in old if field not in leave_out]:
+        if old[field] != new[field]:
+            text = f"{name} {field.removesuffix('_ms')} {_value(field, old[field])} → {_value(field, new[field])}"
+            yield Difference(text, loosens=False)
+
+
+def _value(field: str, value: object) -> str:
+    if value is None:
+        return "no limit"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and field.endswith("_ms"):
+        return f"{value / 1000:g} s"
+    if isinstance(value, RetrySettings):
+        return ", ".join(f"{name.removesuffix('_ms')} {_value(name, part)}" for name, part in value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, cast(tuple[object, ...], value))) or "none"
+    return str(value)

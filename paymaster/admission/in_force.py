@@ -1,0 +1,226 @@
+"""The configuration in force: what a new one changes in the books, and how a ledger that begins anew finds it again.
+
+Rules 1, those of version 0.1.0, let every configuration remove what it lacks, left removed accounts open without a cap,
+and told nobody.
+"""
+
+from collections.abc import Sequence
+
+from paymaster.admission.account_rows import account_configs
+from paymaster.admission.admin import changes_money
+from paymaster.admission.breaker import Breaker, Gate
+from paymaster.admission.configuration import differences, in_words, without_removals
+from paymaster.admission.ledger import Account, Balance, Ledger, window_start_ms
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.state import DeskState
+from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
+
+OTHERS_SHOWN_MAX = 10
+"""Names of other ledgers in a sentence."""
+SUPERSEDED_MAX = 50
+"""Earlier configurations that do not come back by themselves."""
+Place = tuple[str, Window]
+"""A cap: its account and its window."""
+APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
+
+
+class InForce:
+    """The configuration of a desk, with the accounts and gates that follow from it."""
+
+    def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._outbox = outbox
+
+    def bring(self, config: DeskConfig, *, who: str, may_remove: bool) -> set[Place]:
+        """Puts a configuration in force; what it lacks goes only where that `may_remove`.
+
+        Returns where it ended what admins had done to a cap.
+        """
+        state = self._state
+        before, old_rules = state.config, state.rules < 2
+        wanted = config if may_remove or old_rules else without_removals(before, config)
+        changed, kept = differences(before, wanted, self.admin_caps()), differences(wanted, config)
+        if before.digest not in ("", config.digest):
+            others = [digest for digest in state.superseded if digest != config.digest]
+            state.superseded = [*others, before.digest][-SUPERSEDED_MAX:]
+        ended = self._put(wanted, who)
+        state.config_kept = bool(kept)
+        if state.began and not old_rules:
+            self.close_unnamed()
+            if changed or config.digest != before.digest:
+                self._tell(in_words(changed) if before.digest else "", in_words(kept))
+        return ended
+
+    def too_large(self, config: DeskConfig) -> str | None:
+        """Why a worker's configuration does not fit together with what would stay. None: it fits."""
+        before = self._state.config
+        if self._state.rules < 2 or before.budgets.keys() <= config.budgets.keys():
+            return None
+        return config_too_large(without_removals(before, config))
+
+    def kept(self, config: DeskConfig) -> str:
+        """What is in force although this configuration, the last one that was brought, lacks it, in words."""
+        return in_words(differences(self._state.config, config)) if self._state.config_kept else ""
+
+    def restore(self, spend: LoadedSpend) -> None:
+        """Begins where earlier epochs ended: their configuration, their admins' caps, then what came in this epoch."""
+        state = self._state
+        brought, who, early, stored = state.config, state.config_by, state.early, spend.config
+        state.began, state.early = True, []
+        for account in self._ledger.accounts.values():
+            for balance in account.balances.values():
+                balance.file_cap_nanos = None
+                self._ledger.uncap(balance)
+        state.superseded = [*spend.superseded, *state.superseded][-SUPERSEDED_MAX:]
+        self._put(stored or brought, who)
+        for change in spend.cap_changes:
+            self._change_again(change)
+        ended = self._bring_again(brought, who) if stored else set[Place]()
+        for change in early:
+            balance = self._change_again(change, in_order=True)
+            ended_before = (change.account, change.window) in ended
+            if balance is not None and (ended_before or balance.file_cap_nanos != change.file_nanos):
+                # It was stored with what the file said as far as was known, and before what ended here.
+                self._outbox.repeat(change.model_copy(update={"file_nanos": balance.file_cap_nanos}))
+        if state.rules >= 2:
+            self.close_unnamed()
+            if stored is None:
+                self._tell("", "")
+            if spend.other_ledgers:
+                self._outbox.alert(state.now_ms, "empty_books", empty_books(state.ledger, spend.other_ledgers))
+
+    def close_unnamed(self) -> None:
+        """Takes out what neither the configuration nor an admin names: a call there gets the answer of new books."""
+        state, named = self._state, account_configs(self._state.config).keys()
+        closed: list[str] = []
+        for key, account in list(self._ledger.accounts.items()):
+            is_budget = key.startswith("budget:")
+            if key not in named and not (is_budget and _by_admin(account)):
+                for balance in _by_admin(account):
+                    self._end_by_file(balance, balance.cap_nanos)
+                self._ledger.close_account(key)
+                closed.append(key)
+        if closed:
+            state.loading = None  # what is being read may be for one of them
+            state.freed.update(closed)
+        used = {hold.grant.service for hold in self._ledger.holds.values()}
+        for name in state.gates.keys() - state.config.services.keys() - used:
+            del state.gates[name]
+
+    def admin_caps(self) -> dict[str, dict[Window, int]]:
+        """By account, the caps that an admin changed since the file's value came into force."""
+        found: dict[str, dict[Window, int]] = {}
+        for key, account in self._ledger.accounts.items():
+            for balance in _by_admin(account):
+                if balance.cap_nanos is not None:
+                    found.setdefault(key, {})[balance.window] = balance.cap_nanos
+        return found
+
+    def _put(self, config: DeskConfig, who: str) -> set[Place]:
+        state, wanted = self._state, account_configs(config)
+        before, ended = state.config, set[Place]()
+        state.config, state.config_by = config, who
+        gone = {key: AccountConfig() for key in sorted(account_configs(before).keys() - wanted.keys())}
+        self._ledger.open_accounts([key for key in wanted if key not in self._ledger.accounts])
+        for key, account in (gone | wanted).items():
+            # Before the stored changes are known, any of these caps may be an admin's.
+            of_admins = self._ledger.configure(key, account, all_of_them=bool(before.digest) and not state.began)
+            for window, cap_nanos in of_admins if state.rules >= 2 else ():
+                self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
+                ended.add((key, window))
+        self._ledger.count_running()
+        for name, service in config.services.items():
+            gate = state.gates.setdefault(name, Gate(Breaker(service.breaker_failures, service.breaker_cooldown_ms)))
+            gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
+        state.freed |= self._ledger.accounts.keys()
+        return ended
+
+    def _end_by_file(self, balance: Balance, from_nanos: int | None) -> None:
+        """An admin's cap ended: kept with the cap changes, so that new books do not bring it back."""
+        change = self._outbox.cap_changed(
+            self._state.now_ms,
+            balance.account,
+            balance.window,
+            from_nanos,
+            balance.file_cap_nanos,
+            by_nanos=None,
+            file_nanos=balance.file_cap_nanos,
+            until_window_end=False,
+            who=self._state.config_by,
+            reason="the configuration has another value",
+            by_file=True,
+        )
+        if not self._state.began:
+            self._state.early.append(change)
+
+    def _bring_again(self, brought: DeskConfig, who: str) -> set[Place]:
+        """What this epoch began with, as a worker would bring it to books that never ended."""
+        state, stored = self._state, self._state.config
+        if brought.digest in state.superseded and brought.digest != stored.digest:
+            by = f" ({who})" if who else ""
+            text = f"the ledger began anew with an old configuration{by}; the newer one that is stored is in force"
+            self._outbox.alert(state.now_ms, "config_kept", text)
+            return set()
+        # With another [admin] it is how the way back from lost keys begins (docs/security.md).
+        if stored.admin == brought.admin and stored.admin.require_signature and changes_money(stored, brought):
+            text = "the ledger began anew with an unsigned configuration that changes money; the stored one is in force"
+            self._outbox.alert(state.now_ms, "refused_message", text)
+            return set()
+        return self.bring(brought, who=who, may_remove=False)
+
+    def _change_again(self, change: CapChange, *, in_order: bool = False) -> Balance | None:
+        """A change of a cap from before, unless it lapsed or the file says something else since.
+
+        `in_order`: each other value of the file since then has a change of its own. Returns what it was about.
+        """
+        account = self._ledger.accounts.get(change.account)
+        if account is None:
+            if not change.account.startswith("budget:") or change.by_file:
+                return None  # a service that the configuration does not have any more
+            account = self._ledger.open_account(change.account)
+        balance = account.balances[change.window]
+        lapsed = change.until_window_end and change.at_ms < window_start_ms(change.window, self._state.now_ms)
+        if change.by_file or change.to_nanos is None:
+            self._ledger.uncap(balance)
+        elif lapsed or (not in_order and balance.file_cap_nanos != change.file_nanos):
+            pass
+        elif change.by_nanos is None or balance.cap_nanos is None:
+            self._ledger.set_cap(change.account, change.window, change.to_nanos)
+        else:
+            lapsing = balance.lapsing_nanos + (change.by_nanos if change.until_window_end else 0)
+            cap = balance.cap_nanos + change.by_nanos
+            self._ledger.set_cap(change.account, change.window, cap, lapsing_nanos=lapsing)
+        return balance
+
+    def follow(self, rules: int) -> None:
+        """Begins to decide by these rules, in a run that nobody else has begun."""
+        state, before = self._state, self._state.rules
+        state.rules = rules
+        if before < 2 <= rules and state.began:
+            self.close_unnamed()
+            self._outbox.config_changed(state.now_ms, state.config.digest, state.config_by, "")
+
+    def _tell(self, changed: str, kept: str) -> None:
+        """Everybody who must know: the stored configurations, and alerts with what changed and what did not."""
+        state, at_ms, outbox = self._state, self._state.now_ms, self._outbox
+        outbox.config_changed(at_ms, state.config.digest, state.config_by, changed)
+        by = f" by {state.config_by}" if state.config_by else ""
+        if changed:
+            outbox.alert(at_ms, "config_changed", f"the configuration was changed{by}: {changed}")
+        if kept:
+            text = f"the file brought{by} would remove what stays in force: {kept}. {APPLY}"
+            outbox.alert(at_ms, "config_kept", text)
+
+
+def empty_books(ledger: str, others: Sequence[str]) -> str:
+    """What a changed `ledger.name` does, in words."""
+    names = ", ".join(others[:OTHERS_SHOWN_MAX]) + (" …" if len(others) > OTHERS_SHOWN_MAX else "")
+    return (
+        f"nothing is stored of ledger {ledger!r}, and something of: {names}. Its books begin empty, with every cap "
+        "unspent. Was another ledger.name meant?"
+    )
+
+
+def _by_admin(account: Account) -> list[Balance]:
+    return [balance for balance in account.balances.values() if balance.by_admin]
