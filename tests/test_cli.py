@@ -346,7 +346,9 @@ async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, da
         (["--csv", "--json"], "choose one of --json, --csv and --html"),
         (["--by", "metadata."], "--by metadata.: write some of"),
         (["--since", "2026-02-02", "--until", "2026-02-01"], "is not before"),
-        (["--until", "9999-12-31"], "--until 9999-12-31: write a duration"),
+        (["--since", "9999-12-31", "--until", "0001-01-01"], "--since 9999-12-31 is not before --until 0001-01-01"),
+        (["--until", "10000-01-01"], "--until 10000-01-01: write a duration"),
+        (["--since", "99999d"], "at most 366d; or write a day like 2026-01-31"),
     ],
 )
 def test_usage_says_what_does_not_go_together(run: Run, arguments: list[str], advice: str) -> None:

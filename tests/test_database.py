@@ -35,9 +35,11 @@ from paymaster.database import (
     posted_by_account,
     usage_report,
     usage_report_with_total,
+    usage_trends,
 )
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import UsageEntry
+from paymaster.ledger_store import insert_cap_changes, insert_configurations, load_spend
+from paymaster.messages import AccountConfig, CapChange, ConfigChange, DeskConfig, LoadSpend, UsageEntry
 from paymaster.money import TokenUsage
 
 NUMBERS = itertools.count(1)
@@ -542,3 +544,62 @@ async def test_sums_of_many_entries_are_exact(engine: AsyncEngine) -> None:
     assert await posted_by_account(engine, "default", ["budget:acme"]) == {"budget:acme": total}
     by_day = await usage_report(engine, ledger="default", by=["day"])
     assert sum(row.cost_nanos for row in by_day) == total
+
+
+async def test_a_report_may_begin_and_end_with_the_calendar(engine: AsyncEngine) -> None:
+    """From the first day that Python knows to the last moment: PostgreSQL knows both."""
+    since, until = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    for days in (timedelta(), timedelta(days=1)):
+        [total] = await usage_report(engine, ledger="default", by=(), since=since + days, until=until - days)
+        assert total.calls == 0
+    trends = await usage_trends(engine, ledger="default", since=since, until=until)
+    assert trends.costs == ()
+
+
+# ---------------------------------------------------------------- configurations
+
+
+async def test_a_stored_configuration_is_what_a_new_epoch_begins_with(engine: AsyncEngine) -> None:
+    """The last one, with the digests of those before it and the changes of caps in the order of storing; nothing of the
+    epoch that asks, and nothing of other ledgers."""
+    change = CapChange(
+        sequence=1,
+        at_ms=1_000,
+        account="budget:acme",
+        window="day",
+        from_nanos=5,
+        to_nanos=7,
+        by_nanos=2,
+        file_nanos=5,
+        until_window_end=False,
+        who="ada",
+        reason="",
+    )
+    ended = change.model_copy(update={"sequence": 3, "at_ms": 0, "to_nanos": None, "by_nanos": None, "by_file": True})
+    await insert_cap_changes(engine, "default", "one", [change, ended])
+    configs = [DeskConfig(digest=digest, budgets={"acme": AccountConfig()}) for digest in ("a", "b", "a", "c")]
+
+    async def store(ledger: str, epoch: str, sequence: int, config: DeskConfig) -> None:
+        stored = ConfigChange(sequence=sequence, at_ms=0, digest=config.digest, who="ada", text="")
+        await insert_configurations(engine, ledger, epoch, [stored], config)
+
+    for sequence, config in enumerate(configs):
+        for _ in range(2):
+            await store("default", "one", sequence, config)
+    await store("default", "two", 1, DeskConfig(digest="of this epoch"))
+    await store("other", "one", 1, DeskConfig(digest="of another ledger"))
+    wanted = LoadSpend(
+        number=1,
+        ledger="default",
+        accounts=(),
+        known_holds=(),
+        with_cap_changes=True,
+        window_starts_ms={"minute": 0, "hour": 0, "day": 0, "month": 0, "total": 0},
+        epoch="two",
+    )
+    loaded = await load_spend(engine, wanted)
+    assert (loaded.config, loaded.superseded) == (configs[-1], ("b", "a"))
+    assert loaded.cap_changes == (change, ended)
+    assert loaded.other_ledgers == ()
+    new = await load_spend(engine, wanted.model_copy(update={"ledger": "renamed"}))
+    assert (new.config, new.cap_changes, new.other_ledgers) == (None, (), ())
