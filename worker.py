@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from uuid import uuid4
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -43,6 +44,7 @@ from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.event_loop import watched_event_loop
 from paymaster.group_commit import GroupCommit
 from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
+from paymaster.ledger_store import latest_granted_ms
 from paymaster.ledger_traffic import LedgerTraffic
 from paymaster.logs import configure_logs
 from paymaster.measurements import batch_size
@@ -55,6 +57,7 @@ from paymaster.messages import (
     Command,
     ConfigState,
     DeskConfig,
+    StoredRows,
     json_bytes,
 )
 from paymaster.search_attributes import are_registered
@@ -164,6 +167,7 @@ async def _run(
                         applied.rules,
                         RULES,
                     )
+                await _compare_rows(ledger, engine)
                 running.enter_context(telemetry.watching(ledger))
             gc.collect()
             gc.freeze()  # what is imported stays: to look at it again and again took a fifth of a busy ledger's time
@@ -194,6 +198,19 @@ async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event) -
                 raise
             logger.warning("asking again: %s", error)
             await asyncio.sleep(1)
+
+
+async def _compare_rows(ledger: Ledger, engine: AsyncEngine) -> None:
+    """Tells the ledger of the newest stored entry: if Temporal was put back to an earlier time, it reads what was spent
+    since. Without an answer the worker starts all the same."""
+    try:
+        newest = StoredRows(latest_granted_ms=await latest_granted_ms(engine, ledger.name))
+        again = await ledger.compare_rows(newest)
+    except (LedgerNotFound, AdminRefused, SQLAlchemyError, OSError, TimeoutError) as error:
+        logger.warning("whether the database has entries that the ledger does not know was not looked at: %s", error)
+        return
+    if again.accounts:
+        logger.warning("the database has newer entries than the ledger: it reads again what was spent")
 
 
 async def _is_findable(client: Client) -> bool:

@@ -28,6 +28,7 @@ from paymaster.ledger_updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, u
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
+    AcceptLower,
     Answer,
     AnswerBatch,
     AttemptReport,
@@ -36,11 +37,13 @@ from paymaster.messages import (
     BacklogStart,
     CallRef,
     CapState,
+    ClockState,
     Command,
     CommandBatch,
     ConfigState,
     Configuration,
     Configure,
+    CorrectSpend,
     DeskConfig,
     DeskStatus,
     LedgerStart,
@@ -48,11 +51,16 @@ from paymaster.messages import (
     LLMResult,
     PauseService,
     RaiseCap,
+    ReadAgain,
     ResumeService,
     ServiceState,
     SetCap,
     Signature,
     StatusRequest,
+    StoredRows,
+    TakeClock,
+    UnconfirmedHold,
+    UnconfirmedHolds,
     Upgrade,
     Upgraded,
     UsageRecord,
@@ -171,8 +179,8 @@ class Ledger:
     async def _status_page(self, page: StatusRequest) -> DeskStatus:
         return await self._query("status", page, DeskStatus)
 
-    async def _query(self, name: str, message: BaseModel | None, result_type: type[ResultT]) -> ResultT:
-        arguments = [] if message is None else [message]
+    async def _query(self, name: str, argument: object, result_type: type[ResultT]) -> ResultT:
+        arguments = [] if argument is None else [argument]
         try:
             return await self._handle.query(name, args=arguments, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
         except WorkflowQueryFailedError as error:  # it is there, and a worker too
@@ -246,6 +254,43 @@ class Ledger:
     async def configuration(self) -> Configuration:
         """What the ledger decides with. Raises LedgerNotFound, also where a worker of version 0.1.0 answers."""
         return await self._query("configuration", None, Configuration)
+
+    async def take_clock(self, change: TakeClock, command_id: str | None = None) -> ClockState:
+        """Makes the ledger take the server's clock, also back. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("take_clock", change, ClockState, command_id)
+
+    async def accept_lower(self, change: AcceptLower, command_id: str | None = None) -> ReadAgain:
+        """Takes the stored rows of an account for the truth. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("accept_lower", change, ReadAgain, command_id)
+
+    async def correct_spend(self, change: CorrectSpend, command_id: str | None = None) -> ReadAgain:
+        """Reads the accounts of a hold again whose rows were corrected. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("correct_spend", change, ReadAgain, command_id)
+
+    async def compare_rows(self, stored: StoredRows) -> ReadAgain:
+        """Has everything read again if the database knows more than the ledger. Raises as the others."""
+        return await self._command("compare_rows", stored, ReadAgain, None)
+
+    async def unconfirmed_holds(self) -> list[UnconfirmedHold]:
+        """The holds of which nobody knows whether they were billed, by id. Raises LedgerNotFound."""
+        holds: list[UnconfirmedHold] = []
+        while True:
+            after = holds[-1].grant.hold_id if holds else ""
+            page = await self._query("unconfirmed_holds", after, UnconfirmedHolds)
+            holds += page.holds
+            if not page.more:
+                return holds
+
+    async def in_backlog(self) -> int:
+        """Records that wait in the usage backlog to be stored or settled. Raises LedgerNotFound."""
+        try:
+            return await self._client.get_workflow_handle(backlog_workflow_id(self.name)).query(
+                "waiting", result_type=int, rpc_timeout=ANSWER_WITHIN
+            )
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return 0
+            raise self._not_found(error) from error
 
     async def start(self, config: DeskConfig, command_id: str | None = None, *, who: str = "") -> ConfigState:
         """Starts the budget workflow where it does not run, and gives it this configuration where it does.

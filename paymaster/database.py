@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
@@ -46,7 +46,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from paymaster.messages import UsageEntry
+from paymaster.messages import WORKER_LOST, UsageEntry
 from paymaster.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
 SCHEMA_REVISION = "0004"
@@ -59,6 +59,8 @@ CONNECT_TIMEOUT_S = 3.0
 COMMAND_TIMEOUT_S = 3.0
 """For one statement, unless the engine was made with another one."""
 _MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+CORRECTIONS_MAX = 100
+"""Corrections of one attempt that are looked for."""
 _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
 _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
 _POOL_SIZE = 5
@@ -291,6 +293,9 @@ def _refuse_newer(found: str | None) -> None:
 async def insert_entries(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> None:
     """Stores the entries, all or none. One that is there already (same attempt and state) stays as it is.
 
+    One of the same attempt that began at another time is of another request, which a Temporal that was put back to an
+    earlier time sent under the same id: it is stored under the id with that time.
+
     What PostgreSQL refuses is replaced where it can be seen: U+FFFD for NUL and lone surrogates, a final "…" where a
     text was cut at 600 characters, the column's largest value for a number beyond it. So no provider's answer can
     make its entry impossible to store.
@@ -301,7 +306,25 @@ async def insert_entries(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> 
     rows = sorted((_row(entry) for entry in entries), key=lambda row: (row["attempt_id"], row["state"]))
     statement = postgresql_insert(_usage).on_conflict_do_nothing(index_elements=["attempt_id", "state"])
     async with engine.begin() as connection:
+        await _tell_apart(connection, rows)
         await connection.execute(statement, rows)
+
+
+async def _tell_apart(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """Gives the rows of requests that were sent again under the same attempt id ids of their own.
+
+    A lost worker's attempt never said when it began, so that two of those are the same.
+    """
+    named = [row for row in rows if row["started_at"] is not None]
+    query = select(_usage.c.attempt_id, _usage.c.started_at, _usage.c.error_class).where(
+        _usage.c.attempt_id.in_([row["attempt_id"] for row in named]), _usage.c.started_at.is_not(None)
+    )
+    first = {row["attempt_id"]: row for row in (await connection.execute(query)).mappings()}
+    for row in named:
+        other = first.setdefault(row["attempt_id"], cast("RowMapping", row))
+        both_lost = row["error_class"] == other["error_class"] == WORKER_LOST
+        if row["started_at"] != other["started_at"] and not both_lost:
+            row["attempt_id"] = f"{row['attempt_id']}@{_milliseconds(row['started_at'])}"
 
 
 def _row(entry: UsageEntry) -> dict[str, Any]:
@@ -692,6 +715,25 @@ async def unconfirmed_entries(engine: AsyncEngine, ledger: str) -> list[UsageEnt
         return [_entry(row) for row in (await connection.execute(query)).mappings()]
 
 
+async def entries_of_attempt(engine: AsyncEngine, ledger: str, attempt_id: str) -> list[UsageEntry]:
+    """Every stored entry of an attempt, unconfirmed, final and its corrections, in the order of storing."""
+    ids = [attempt_id, *(f"{attempt_id}/correction/{number}" for number in range(1, CORRECTIONS_MAX + 1))]
+    query = (
+        select(_usage)
+        .where(_usage.c.attempt_id.in_([storable(each) for each in ids]), _usage.c.ledger == ledger)
+        .order_by(_usage.c.id)
+    )
+    async with engine.connect() as connection:
+        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def entries_of_holds(engine: AsyncEngine, ledger: str, hold_ids: Sequence[str]) -> list[UsageEntry]:
+    """The entries that count of these holds."""
+    query = select(_counted).where(_counted.c.ledger == ledger, _counted.c.hold_id.in_(hold_ids))
+    async with engine.connect() as connection:
+        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+
+
 async def entries_of_call(engine: AsyncEngine, call_id: str) -> list[UsageEntry]:
     """Every stored entry of a call in the order of granting and sending; an unconfirmed one and its final one both."""
     query = (
@@ -715,8 +757,8 @@ def _entry(row: RowMapping) -> UsageEntry:
 
 
 def _attempts() -> ColumnElement[int]:
-    # The row of an expired hold stands for money; if there was a request, nobody knows of it.
-    return func.count().filter(_counted.c.status != "expired").label("attempts")
+    # The row of an expired hold stands for money; if there was a request, nobody knows of it. A correction is none.
+    return func.count().filter(_counted.c.status.not_in(("expired", "corrected"))).label("attempts")
 
 
 def _sums() -> tuple[ColumnElement[Any], ...]:

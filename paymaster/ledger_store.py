@@ -15,20 +15,22 @@ from paymaster.money import nanos_to_usd
 SUPERSEDED_MAX = 50
 """Earlier configurations whose digests a new ledger is told."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEVER_MS = 253_402_300_799_000
+"""The end of the year 9999."""
 
 # Grouped by budget and service first: there are few of them, and many entries.
 _SPENT = text(
     """
     WITH spent AS (
         SELECT budget, service,
-               coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :minute), 0) AS minute,
-               coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :hour), 0) AS hour,
-               coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :day), 0) AS day,
-               coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :month), 0) AS month,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :minute), 0) AS minute,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :hour), 0) AS hour,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :day), 0) AS day,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :month), 0) AS month,
                sum(cost_usd) AS total,
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
-        FROM api_usage_counted
+        FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
         GROUP BY budget, service
     ), charged AS (
@@ -73,6 +75,7 @@ _IS_STORED = text(
         OR EXISTS (SELECT FROM cap_changes WHERE ledger = :ledger)
     """
 )
+_LATEST = text("SELECT max(granted_at) FROM api_usage WHERE ledger = :ledger")
 _INSERT_ALERT = text(
     """
     INSERT INTO alerts (ledger, epoch, sequence, at, what, account, "window", text)
@@ -98,7 +101,11 @@ _INSERT_CONFIGURATION = text(
 async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     """What the accounts have spent in each window, exactly, without the holds that the desk counts itself."""
     windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
-    starts = {window: _time(wanted.window_starts_ms[window]) for window in windows if window != "total"}
+    starts: dict[str, datetime] = {w: _time(wanted.window_starts_ms[w]) for w in windows if w != "total"}
+    # Granted while the server's clock was ahead: it counts as granted when the clock came back.
+    latest_ms = _NEVER_MS if wanted.latest_ms is None else wanted.latest_ms
+    ahead_ms = latest_ms if wanted.returned_at_ms is None else wanted.returned_at_ms
+    starts |= {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
     values = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
     async with engine.connect() as connection:
         spent = (await connection.execute(_SPENT, values | starts)).mappings().all()
@@ -116,6 +123,13 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
         if wanted.with_cap_changes:
             found = found.model_copy(update=await _configured(connection, wanted))
     return found
+
+
+async def latest_granted_ms(engine: AsyncEngine, ledger: str) -> int:
+    """When the newest stored entry of the ledger was granted; 0 without any."""
+    async with engine.connect() as connection:
+        latest = await connection.scalar(_LATEST, {"ledger": ledger})
+    return 0 if latest is None else (latest - _EPOCH) // timedelta(milliseconds=1)
 
 
 async def _configured(connection: AsyncConnection, wanted: LoadSpend) -> dict[str, object]:

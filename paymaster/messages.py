@@ -40,6 +40,8 @@ UNKNOWN_OUTCOME = "OutcomeUnknown"
 """Error type of an attempt that may have been billed. Never retried under the same hold."""
 NOT_BILLED = "NotBilled"
 """Error type of an attempt that certainly was not billed."""
+WORKER_LOST = "worker_lost"
+"""The error class of an attempt whose worker was lost: when it began is only guessed."""
 CONTEXT_TOO_LONG = "context_too_long"
 """The reason of a failure for which a candidate with a larger context is asked."""
 BILLED = "Billed"
@@ -491,6 +493,8 @@ class Settle(Message):
     """The books in which the hold was made."""
     corrects: UnconfirmedEntry | None = added(None)
     """Of a resolved attempt, the entry that says what it was posted at."""
+    unknown_attempt: str | None = added(None)
+    """The id of the attempt of which nobody knows whether it was billed, for whoever resolves it."""
 
 
 class Reserve(Message):

@@ -65,6 +65,9 @@ def settlement_of(record: UsageRecord) -> Settle:
         served=record.answered,
         failures=sum(attempt.trips_breaker for attempt in attempts),
         epoch=grant.epoch,
+        unknown_attempt=next(
+            (f"{grant.hold_id}/{attempt.number}" for attempt in attempts if attempt.billing is Billing.UNKNOWN), None
+        ),
     )
 
 

@@ -38,11 +38,12 @@ from paymaster.database import (
     usage_trends,
 )
 from paymaster.devstack import EmbeddedStack
-from paymaster.ledger_store import insert_cap_changes, insert_configurations, load_spend
+from paymaster.ledger_store import insert_cap_changes, insert_configurations, latest_granted_ms, load_spend
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, DeskConfig, LoadSpend, UsageEntry
 from paymaster.money import TokenUsage
 
 NUMBERS = itertools.count(1)
+YEAR_MS = 365 * 86_400_000
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -215,6 +216,62 @@ async def test_inserting_twice_changes_nothing_even_with_other_content(engine: A
     await insert_entries(engine, [first.model_copy(update={"cost_nanos": 6}), entry(cost_nanos=7)])
     assert await entries_of_call(engine, "c") == [first]
     assert await posted_by_account(engine, "default", ["budget:acme"]) == {"budget:acme": 12}
+
+
+async def test_a_request_made_again_under_its_id_is_stored(engine: AsyncEngine) -> None:
+    """Temporal was put back, and the call ran again: both requests were billed. Stored again, they are the same two."""
+    first = entry(call_id="c", cost_nanos=5)
+    second = first.model_copy(update={"cost_nanos": 7, "started_at_ms": (first.started_at_ms or 0) + 3_600_000})
+    for _ in range(2):
+        await insert_entries(engine, [first])
+        await insert_entries(engine, [second])
+    found = await entries_of_call(engine, "c")
+    assert [each.cost_nanos for each in found] == [5, 7]
+    assert found[1] == second.model_copy(update={"attempt_id": f"{first.attempt_id}@{second.started_at_ms}"})
+    assert await posted_by_account(engine, "default", ["budget:acme"]) == {"budget:acme": 12}
+
+
+@pytest.mark.parametrize(("first", "second"), [("unconfirmed", "final"), ("final", "unconfirmed")])
+async def test_neither_of_two_requests_hides_the_other(engine: AsyncEngine, first: str, second: str) -> None:
+    """One may have been billed, the other was: also where the states differ, and both come in one batch."""
+    one = entry(call_id="c", state=first, cost_nanos=5)
+    again = one.model_copy(update={"state": second, "cost_nanos": 7, "started_at_ms": (one.started_at_ms or 0) + 1})
+    await insert_entries(engine, [one, again])
+    assert await posted_by_account(engine, "default", ["budget:acme"]) == {"budget:acme": 12}
+
+
+async def test_a_lost_workers_attempt_is_one_however_often_told(engine: AsyncEngine) -> None:
+    """When it began is only guessed, by each worker that goes on with the call."""
+    lost = entry(call_id="c", state="unconfirmed", status="unknown", error_class="worker_lost", cost_nanos=5)
+    guessed = lost.model_copy(update={"started_at_ms": (lost.started_at_ms or 0) + 10_000})
+    await insert_entries(engine, [lost])
+    await insert_entries(engine, [guessed])
+    assert await entries_of_call(engine, "c") == [lost]
+
+
+async def test_what_was_granted_while_the_clock_was_ahead_counts_when_it_came_back(engine: AsyncEngine) -> None:
+    """A year ahead: in the day of the return, and in no later one; without a return in every window."""
+    noon = at_ms(MIDNIGHT) + 12 * 3_600_000
+    await insert_entries(engine, [entry(granted_at_ms=noon, cost_nanos=3), entry(granted_at_ms=noon + YEAR_MS)])
+
+    async def spent(day_ms: int, returned_at_ms: int | None) -> int:
+        wanted = LoadSpend(
+            number=1,
+            ledger="default",
+            accounts=("budget:acme",),
+            known_holds=(),
+            with_cap_changes=False,
+            window_starts_ms={"minute": day_ms, "hour": day_ms, "day": day_ms, "month": day_ms, "total": 0},
+            latest_ms=noon + 3_600_000,
+            returned_at_ms=returned_at_ms,
+        )
+        return (await load_spend(engine, wanted)).posted_nanos["budget:acme"].get("day", 0)
+
+    assert await spent(at_ms(MIDNIGHT), noon + 60_000) == 1_003
+    assert await spent(at_ms(MIDNIGHT) + 86_400_000, noon + 60_000) == 0
+    assert await spent(noon + 1, None) == 1_000
+    assert await latest_granted_ms(engine, "default") == noon + YEAR_MS
+    assert await latest_granted_ms(engine, "another") == 0
 
 
 async def test_inserting_no_entries_needs_no_database() -> None:

@@ -30,6 +30,7 @@ from paymaster.message_bounds import check_command, check_config, check_report
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
+    AcceptLower,
     AdminMessage,
     Alerts,
     Answer,
@@ -37,12 +38,14 @@ from paymaster.messages import (
     AttemptReports,
     CallMessages,
     CapState,
+    ClockState,
     Command,
     CommandBatch,
     ConfigChange,
     ConfigState,
     Configuration,
     Configure,
+    CorrectSpend,
     Delivery,
     Denied,
     DeskConfig,
@@ -52,12 +55,16 @@ from paymaster.messages import (
     Notices,
     PauseService,
     RaiseCap,
+    ReadAgain,
     Refused,
     Reserve,
     ResumeService,
     ServiceState,
     SetCap,
     StatusRequest,
+    StoredRows,
+    TakeClock,
+    UnconfirmedHolds,
     Upgrade,
     Upgraded,
 )
@@ -72,7 +79,15 @@ DELIVERY_BYTES_MAX = 512 * 1024
 PAUSE = timedelta(milliseconds=250)
 """Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
 PAUSE_AFTER_FAILURE = timedelta(seconds=10)
-SIGNALS = ("raise_cap", "set_cap", "pause_service", "resume_service", "report_attempts")
+SIGNALS = (
+    "raise_cap",
+    "set_cap",
+    "pause_service",
+    "resume_service",
+    "take_clock",
+    "accept_lower",
+    "report_attempts",
+)
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 ResultT = TypeVar("ResultT")
@@ -181,6 +196,11 @@ class BudgetWorkflow:
             batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
             self._delivered(await self._activity("send_alerts", batch, Delivery))
 
+    def _is_ending(self) -> bool:
+        """The server suggests a new run, newer rules need one, or the desk wants to see the server's clock anew."""
+        newer_rules = self._next_rules > self._desk.state.rules
+        return workflow.info().is_continue_as_new_suggested() or newer_rules or self._desk.wants_new_run
+
     async def _next(self, has_work: Callable[[], bool]) -> bool:
         """Waits for work. False when this run is ending: the next run finds the work in the desk's state."""
         await workflow.wait_condition(lambda: has_work() or self._is_ending())
@@ -202,9 +222,6 @@ class BudgetWorkflow:
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(self._is_ending, timeout=PAUSE_AFTER_FAILURE)
             return None
-
-    def _is_ending(self) -> bool:
-        return workflow.info().is_continue_as_new_suggested() or self._next_rules > self._desk.state.rules
 
     def _delivered(self, delivery: Delivery | None) -> None:
         if delivery is not None:
@@ -287,6 +304,12 @@ class BudgetWorkflow:
         """Reads again what every account has spent: the stored entries are the truth."""
         self._desk.reload(_now_ms())
 
+    @workflow.update
+    @_with_one_message
+    def compare_rows(self, stored: StoredRows) -> ReadAgain:
+        """Everything is read again if the database knows more than a ledger that was put back to an earlier time."""
+        return self._desk.compare_rows(stored, _now_ms())
+
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name="raise_cap")
@@ -329,6 +352,32 @@ class BudgetWorkflow:
     def resume_service_update(self, change: ResumeService) -> ServiceState:
         return self._answered("resume_service", ServiceState, self._desk.resume_service, change)
 
+    @workflow.signal(name="take_clock")
+    @called_in_any_case
+    def take_clock_signal(self, message: RawValue) -> None:
+        self._signalled("take_clock", TakeClock, self._desk.take_clock, message)
+
+    @workflow.update(name="take_clock")
+    @_with_one_message
+    def take_clock_update(self, change: TakeClock) -> ClockState:
+        return self._answered("take_clock", ClockState, self._desk.take_clock, change)
+
+    @workflow.signal(name="accept_lower")
+    @called_in_any_case
+    def accept_lower_signal(self, message: RawValue) -> None:
+        self._signalled("accept_lower", AcceptLower, self._desk.accept_lower, message)
+
+    @workflow.update(name="accept_lower")
+    @_with_one_message
+    def accept_lower_update(self, change: AcceptLower) -> ReadAgain:
+        return self._answered("accept_lower", ReadAgain, self._desk.accept_lower, change)
+
+    @workflow.update
+    @_with_one_message
+    def correct_spend(self, change: CorrectSpend) -> ReadAgain:
+        """The accounts of a hold are read again, of which a person corrected the rows."""
+        return self._answered("correct_spend", ReadAgain, self._desk.correct_spend, change)
+
     @workflow.signal(dynamic=True)
     def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
         """A misspelt name is seen too: the SDK would keep such a signal for a handler that never comes."""
@@ -348,6 +397,11 @@ class BudgetWorkflow:
     def configuration(self) -> Configuration:
         """What the ledger decides with, and which caps are an admin's."""
         return self._desk.configuration()
+
+    @workflow.query
+    def unconfirmed_holds(self, after: str = "") -> UnconfirmedHolds:
+        """One page of the holds of which nobody knows whether they were billed, after this hold id."""
+        return self._desk.unconfirmed_holds(after)
 
     def live_details(self) -> str:
         """The same for people, in the Temporal UI."""

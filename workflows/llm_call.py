@@ -11,6 +11,7 @@ from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
+    WORKER_LOST,
     Attempt,
     Billing,
     CallRef,
@@ -207,12 +208,14 @@ class LLMCallWorkflow:
     async def _wait(self, parked: Parked) -> Granted | Denied | None:
         """Parked: costs nothing until the ledger's signal comes. None: the ledger began anew, ask again.
 
-        One of the two always comes; the timeout is for a ledger that was lost and did not begin again.
+        One of the two always comes, unless the ledger was lost and did not begin again, or the server's clock jumped
+        over the deadline, which the ledger does not believe at once. Then it is asked.
         """
         since_ms = _now_ms()
         self._parked = parked
         self._make_findable("parked")
-        patience = timedelta(milliseconds=parked.deadline_at_ms - since_ms) + timedelta(minutes=5)
+        patience = timedelta(milliseconds=max(0, parked.deadline_at_ms - since_ms)) + timedelta(minutes=5)
+        asks = False
         try:
             await workflow.wait_condition(
                 lambda: parked.hold_id in self._answers or self._cancelled or self._recalled,
@@ -220,12 +223,14 @@ class LLMCallWorkflow:
                 timeout_summary=summary(f"parked: {parked.detail}"),
             )
         except TimeoutError:
-            await self._void(parked.hold_id)
+            asks = workflow.patched("ask-when-no-answer-comes")  # version 0.1.0 gave up
+            if not asks:
+                await self._void(parked.hold_id)
         self._parked = None
         self._waited_ms += _now_ms() - since_ms
         if parked.hold_id in self._answers:
             return self._answers[parked.hold_id]
-        if self._recalled and not self._cancelled:
+        if (self._recalled or asks) and not self._cancelled:
             return None
         return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
 
@@ -404,11 +409,11 @@ def _failure(error: exceptions.ActivityError) -> Failure:
         started_at_ms=_now_ms(),
         duration_ms=0,
         billing=Billing.UNKNOWN,
-        error_class="worker_lost",
+        error_class=WORKER_LOST,
         error=str(cause),
     )
     detail = "the worker was lost during the call, which may have been billed"
-    return Failure(attempts=(*earlier, lost), reason="worker_lost", detail=detail, unknown=True)
+    return Failure(attempts=(*earlier, lost), reason=WORKER_LOST, detail=detail, unknown=True)
 
 
 def _now_ms() -> int:

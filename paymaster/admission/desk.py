@@ -62,6 +62,8 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnconfirmedEntry,
+    UnconfirmedHold,
+    UnconfirmedHolds,
     UnknownHold,
     Upgrade,
     Upgraded,
@@ -97,6 +99,8 @@ UNCONFIRMED_MAX = 1_000
 FOLDED_AT_ONCE = 100
 LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
+UNCONFIRMED_SHOWN = 500
+"""Unconfirmed holds in one answer, which has about a kilobyte of each."""
 
 
 _FIRST_PAGE = StatusRequest()
@@ -365,6 +369,18 @@ class Desk:
             rules=state.rules,
         )
 
+    def unconfirmed_holds(self, after: str = "") -> UnconfirmedHolds:
+        """A page of the holds of which nobody knows whether they were billed, after this hold id."""
+        keys = sorted(key for key, hold in self.ledger.holds.items() if hold.state == "unconfirmed" and key > after)
+        shown = [self.ledger.holds[key] for key in keys[:UNCONFIRMED_SHOWN]]
+        return UnconfirmedHolds(
+            holds=tuple(
+                UnconfirmedHold(call=hold.call, grant=hold.grant, posted_nanos=hold.posted_nanos, expired=hold.expired)
+                for hold in shown
+            ),
+            more=len(keys) > len(shown),
+        )
+
     # ------------------------------------------------------------ deliveries and loading
 
     def delivered(self, delivery: Delivery, now_ms: int) -> None:
@@ -448,6 +464,10 @@ class Desk:
         self.state.freed.update(loading.accounts)
         self.advance(now_ms)
 
+    def _alert_corrected(self, text: str) -> None:
+        if self.state.rules >= 2:  # no worker of 0.1.0 has to store it
+            self.outbox.alert(self.state.now_ms, "spending_corrected", text)
+
     def _alert_missing(self, missing: list[Missing]) -> None:
         """One alert, whatever was lost: it hits most accounts at once."""
         most = max(missing)
@@ -502,7 +522,7 @@ class Desk:
         for key in accounts:
             self.ledger.accept_less(self.ledger.accounts[key], None)
         text = f"{_by(change)} accepts what the database says was spent: {change.account}"
-        self.outbox.alert(self.state.now_ms, "spending_corrected", text)
+        self._alert_corrected(text)
         return ReadAgain(accounts=accounts)
 
     def correct_spend(self, change: CorrectSpend, now_ms: int) -> ReadAgain:
@@ -520,7 +540,7 @@ class Desk:
         for key in accounts:
             self.ledger.accept_less(self.ledger.accounts[key], less_nanos, change.granted_at_ms)
         text = f"{_by(change)} corrects {change.hold_id} from ${change.from_usd} to ${change.to_usd}"
-        self.outbox.alert(self.state.now_ms, "spending_corrected", text, f"budget:{change.budget}")
+        self._alert_corrected(text)
         return ReadAgain(accounts=accounts)
 
     # ------------------------------------------------------------ reserve
@@ -782,9 +802,14 @@ class Desk:
         self.__init__(state)  # what follows from the state, by its new times
 
     def take_clock(self, change: TakeClock, now_ms: int) -> ClockState:
-        """Lets the desk's time follow the clock that the next run begins with, also back."""
+        """Lets the desk's time follow the clock that the next run begins with, also back.
+
+        Raises ValueError under the rules of version 0.1.0.
+        """
         self.advance(now_ms)
         self._signed("take_clock", change, may_have_expired=True)
+        if self.state.rules < 2:
+            raise ValueError("the ledger still runs by the rules of version 0.1.0, whose time never goes back")
         self.state.clock.taken_until_ms = self.state.now_ms + TAKEN_WITHIN_MS
         self.wants_new_run = True
         return ClockState(now_ms=self.state.now_ms)
@@ -800,7 +825,7 @@ class Desk:
                 self.state.freed.update(hold.accounts)
                 self.state.gates[hold.grant.service].breaker.ended(hold_id)
                 self.outbox.expired(hold, settled=False)
-                text = f"nobody settled {hold_id} in time; {format_usd(hold.posted_nanos)} stay charged"
+                text = _unconfirmed(hold.grant, hold.posted_nanos, f"{hold_id}/expiry")
                 self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
     def _deny_overdue(self) -> None:
@@ -933,7 +958,7 @@ class Desk:
             text = f"{grant.service}/{grant.model} billed {over} more than the bound of {grant.hold_id}"
             self.outbox.alert(now_ms, "overage", text, f"budget:{grant.budget}")
         if not command.confirmed:
-            text = f"nobody knows whether {grant.hold_id} was billed; {format_usd(command.cost_nanos)} stay charged"
+            text = _unconfirmed(grant, command.cost_nanos, command.unknown_attempt)
             self.outbox.alert(now_ms, "unconfirmed", text, f"budget:{grant.budget}")
 
     # ------------------------------------------------------------ admins' helpers
@@ -1020,6 +1045,14 @@ def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:
         return obstacle
     detail = "which budgets there are is being loaded"
     return Obstacle("busy", "loading", detail, f"service:{service}")
+
+
+def _unconfirmed(grant: Grant, nanos: int, attempt: str | None) -> str:
+    resolve = f"`paymaster unconfirmed resolve {attempt} --cost USD`" if attempt else "`paymaster unconfirmed list`"
+    return (
+        f"nobody knows whether {grant.service}/{grant.model} billed a call of {grant.budget}; {format_usd(nanos)} stay "
+        f"charged until somebody says what it did cost: {resolve}"
+    )
 
 
 def _by(change: AdminMessage) -> str:

@@ -96,6 +96,7 @@ def _window(balance: Balance, now_ms: int, *, ended: bool) -> WindowStatus:
         posted_nanos=0 if ended else balance.posted_nanos,
         pending_nanos=0 if ended else balance.pending_nanos,
         ends_at_ms=window_end_ms(balance.window, now_ms),
+        missing_nanos=0 if ended else balance.missing_nanos,
     )
 
 

@@ -11,6 +11,7 @@ from paymaster.cli import (
     admin,
     budget,
     call,
+    clock,
     codec,
     config,
     demo,
@@ -62,6 +63,7 @@ app.add_typer(services.app, name="services")
 app.command()(usage.usage)
 app.command()(reconcile.reconcile)
 app.add_typer(unconfirmed.app, name="unconfirmed")
+app.add_typer(clock.app, name="clock")
 app.add_typer(config.app, name="config")
 app.add_typer(admin.app, name="admin")
 app.command()(codec.codec)

@@ -1,20 +1,24 @@
 """`paymaster unconfirmed`: attempts of which nobody knows whether they were billed."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paymaster.cli.connection import (
     ConfigOption,
+    admin,
+    checked,
     command_settings,
     connect_ledger,
     open_database,
     run_async,
 )
 from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line, print_table, usd, utc
+from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
-    from paymaster.messages import SettleAnswer, UsageEntry
+    from paymaster.messages import UsageEntry
     from paymaster.settings import Settings
 
 app = typer.Typer(help="Attempts that may or may not have been billed.", no_args_is_help=True)
@@ -63,12 +67,19 @@ def list_(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 @app.command()
 def resolve(
-    attempt: Annotated[str, typer.Argument(help="The attempt's id, from `unconfirmed list`.")],
+    attempt: Annotated[str, typer.Argument(help="The attempt's id, from `unconfirmed list` or the alert.")],
     cost: Annotated[str, typer.Option(metavar="USD", help='What the provider billed: "0.0021", or "0".')],
+    force: Annotated[bool, typer.Option("--force", help="Also more than the attempt can have cost.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept with a correction.")] = "",
+    who: Annotated[str | None, typer.Option(help="Kept with a correction. Default: user@host.")] = None,
+    sign_with: SignOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write down what it did cost: a final row, and the correction of the books."""
+    """Write down what it did cost: a final row, and the correction of the books.
+
+    Of an attempt that was resolved before, the difference is written down as a correction.
+    """
     from paymaster.money import format_usd, usd_to_nanos
 
     try:
@@ -77,12 +88,14 @@ def resolve(
             raise ValueError(f"{cost} is negative")
     except ValueError as error:
         raise CommandError(f"--cost: {error}") from None
-    answer = run_async(_resolve(command_settings(config), attempt, cost_nanos))
-    posted = answer.kind == "settled"
+    settings = command_settings(config)
+    before, new = run_async(_store(settings, attempt, cost_nanos, force=force))
+    posted = run_async(_post(settings, before, new, cost_nanos, reason, who or admin(), sign_with))
     if as_json:
         print_json({"attempt_id": attempt, "cost_usd": usd(cost_nanos), "posted": posted})
     elif posted:
-        print_line(f"{attempt}: {format_usd(cost_nanos)}, stored and posted")
+        was = "" if before.state == "unconfirmed" else f" instead of {format_usd(before.cost_nanos)}"
+        print_line(f"{attempt}: {format_usd(cost_nanos)}{was}, stored and posted")
     else:
         print_line(f"{attempt}: {format_usd(cost_nanos)}, stored; run `paymaster reconcile --repair` to post it")
 
@@ -94,37 +107,89 @@ async def _list(settings: "Settings") -> "list[UsageEntry]":
         return await unconfirmed_entries(engine, settings.ledger.name)
 
 
-async def _resolve(settings: "Settings", attempt: str, cost_nanos: int) -> "SettleAnswer":
-    """First the row, then the books, as for every attempt."""
-    from paymaster.database import insert_entries, unconfirmed_entries
-    from paymaster.errors import AdminRefused, LedgerNotFound
-    from paymaster.messages import CallRef, Refused, Settle, Settled, UnconfirmedEntry, UnknownHold
+async def _store(
+    settings: "Settings", attempt: str, cost_nanos: int, *, force: bool
+) -> "tuple[UsageEntry, UsageEntry]":
+    """Stores the row. Returns what counted before, corrections added up, and the row."""
+    from paymaster.database import entries_of_attempt, insert_entries
+    from paymaster.messages import CallRef
+    from paymaster.money import format_usd
 
-    ledger = await connect_ledger(settings)
     async with open_database(settings) as engine:
-        entries = await unconfirmed_entries(engine, settings.ledger.name)
-        found = [entry for entry in entries if entry.attempt_id == attempt]
-        if not found:
+        entries = await entries_of_attempt(engine, settings.ledger.name, attempt)
+        unsure = next((entry for entry in entries if entry.state == "unconfirmed"), None)
+        if unsure is None:
             raise CommandError(f"{attempt} is not an unconfirmed attempt; see `paymaster unconfirmed list`", EXIT_NO)
-        call = CallRef(workflow_id=found[0].workflow_id, run_id=found[0].run_id)
-        if found[0].status == "expired" and await ledger.is_running(call):
+        if cost_nanos > unsure.cost_nanos and not force:
             raise CommandError(
-                f"{call.workflow_id} is still running and will report itself what it did cost; wait, or cancel it",
+                f"{attempt} can have cost {format_usd(unsure.cost_nanos)} at most, and {format_usd(cost_nanos)} is "
+                "more: is the amount right? If the provider did bill it, repeat the command with --force",
                 EXIT_NO,
             )
-        final = found[0].model_copy(update={"state": "final", "cost_nanos": cost_nanos})
-        await insert_entries(engine, [final])
-    # The hold's other attempts were certainly not billed: their cost is zero.
-    entry = UnconfirmedEntry(
-        budget=final.budget,
-        service=final.service,
-        granted_at_ms=final.granted_at_ms,
-        posted_nanos=found[0].cost_nanos,
-    )
-    settle = Settle(hold_id=final.hold_id, cost_nanos=cost_nanos, epoch=final.epoch, corrects=entry)
+        finals = [entry for entry in entries if entry.state == "final"]
+        if finals:
+            before = finals[0].model_copy(update={"cost_nanos": sum(entry.cost_nanos for entry in finals)})
+            difference = {"cost_nanos": cost_nanos - before.cost_nanos, "status": "corrected", "usage": None}
+            new = before.model_copy(update=difference | {"attempt_id": f"{attempt}/correction/{len(finals)}"})
+        else:
+            before, new = unsure, unsure.model_copy(update={"state": "final", "cost_nanos": cost_nanos})
+            call = CallRef(workflow_id=unsure.workflow_id, run_id=unsure.run_id)
+            ledger = await connect_ledger(settings)
+            if unsure.status == "expired" and await ledger.is_running(call):
+                raise CommandError(
+                    f"{call.workflow_id} is still running and will report itself what it did cost; wait, or cancel it",
+                    EXIT_NO,
+                )
+        if not finals or new.cost_nanos != 0:
+            await insert_entries(engine, [new])
+    return before, new
+
+
+async def _post(
+    settings: "Settings",
+    before: "UsageEntry",
+    new: "UsageEntry",
+    cost_nanos: int,
+    reason: str,
+    who: str,
+    sign_with: Path | None,
+) -> bool:
+    """First the row, then the books, as for every attempt. Whether the books have it."""
+    from paymaster.client import Ledger
+    from paymaster.errors import AdminRefused, LedgerNotFound
+    from paymaster.messages import CorrectSpend, Settle, UnconfirmedEntry
+
+    ledger = await connect_ledger(settings)
     try:
-        (answer,) = await ledger.send([settle])
+        if before.state == "unconfirmed" and before.epoch == await ledger.epoch():
+            # The hold's other attempts were certainly not billed: their cost is zero.
+            entry = UnconfirmedEntry(
+                budget=before.budget,
+                service=before.service,
+                granted_at_ms=before.granted_at_ms,
+                posted_nanos=before.cost_nanos,
+            )
+            settle = Settle(hold_id=new.hold_id, cost_nanos=cost_nanos, epoch=new.epoch, corrects=entry)
+            (answer,) = await ledger.send([settle])
+            if answer.kind == "settled":
+                return True
     except (LedgerNotFound, AdminRefused) as error:
         raise CommandError(f"the row is stored, but no ledger answered ({error}); run `paymaster reconcile`") from None
-    assert isinstance(answer, Settled | UnknownHold | Refused)  # what the desk answers to a Settle
-    return answer
+    change = checked(
+        CorrectSpend,
+        {
+            "hold_id": before.hold_id,
+            "budget": before.budget,
+            "service": before.service,
+            "granted_at_ms": max(1, before.granted_at_ms),
+            "from_usd": usd(before.cost_nanos),
+            "to_usd": usd(cost_nanos),
+            "reason": reason,
+            "who": who,
+        },
+    )
+    try:
+        read = await tell_ledger(settings, "correct_spend", change, sign_with, Ledger.correct_spend)
+    except CommandError as error:
+        raise CommandError(f"the row is stored, and the ledger does not know it: {error}", error.exit_code) from None
+    return bool(read.accounts)

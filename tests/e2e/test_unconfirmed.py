@@ -82,7 +82,13 @@ async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
         (entry.attempt_id, str(nanos_to_usd(bound)), call_id)
     ]
 
-    resolved = await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", cost)
+    above = usd_to_nanos(cost) > bound
+    if above:
+        refused = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", cost)
+        assert (refused.code, "--force" in refused.errors) == (1, True), refused
+        assert (await site.balance("budget:acme")).posted_nanos == posted + bound
+    force = ["--force"] if above else []
+    resolved = await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", cost, *force)
     assert resolved["posted"] is True
     assert (await site.document("unconfirmed", "list"))["attempts"] == []
     status = await settled_books(site)
@@ -93,9 +99,20 @@ async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
         "month": new,
         "total": new,
     }
-    again = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", "1")
-    assert (again.code, "is not an unconfirmed attempt" in again.errors) == (1, True)
     assert (await site.document("reconcile"))["agree"]
+    too_much = await site.command("unconfirmed", "resolve", entry.attempt_id, "--cost", "1")
+    assert (too_much.code, "--force" in too_much.errors) == (1, True)
+
+    for corrected in ("0.000001", "0.000002"):  # a slip can be put right, up and down
+        await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", corrected, "--reason", "a slip")
+
+        async def is_posted(corrected: str = corrected) -> bool:
+            return (await site.balance("budget:acme")).posted_nanos == posted + usd_to_nanos(corrected)
+
+        await until(is_posted, "the books have the correction")
+        assert (await site.document("reconcile"))["agree"]
+    never = await site.command("unconfirmed", "resolve", f"{entry.attempt_id}/x", "--cost", "0")
+    assert (never.code, "is not an unconfirmed attempt" in never.errors) == (1, True)
 
 
 async def test_what_a_running_call_will_say_itself_is_not_resolved_by_a_person(site: Site) -> None:
@@ -132,7 +149,7 @@ async def test_what_a_running_call_will_say_itself_is_not_resolved_by_a_person(s
         await call.result()
     await site.ledger.resume_service(ResumeService(service="unconfirmed"))
     resolved = await site.document("unconfirmed", "resolve", entry.attempt_id, "--cost", "0")
-    assert resolved["posted"] is False, "the ledger never had a hold of this name"
+    assert resolved["posted"] is True, "the ledger reads the row, though it never had a hold of this name"
     await settled_books(site)
 
 
@@ -162,7 +179,13 @@ async def test_reconcile_finds_what_was_changed_behind_the_ledgers_back_and_repa
     assert found.code == 1
     assert "3 of 3 accounts differ" in found.errors
     assert (await site.balance("budget:acme")).posted_nanos == posted, "reconcile alone must change nothing"
-    mended = await site.document("reconcile", "--repair")
+    if change == "lost":  # what was posted stays, until somebody accepts that the rows are right
+        kept = await site.command("reconcile", "--repair")
+        assert (kept.code, "--accept-lower" in kept.errors) == (1, True)
+        assert (await site.balance("budget:acme")).posted_nanos == posted
+        mended = await site.document("reconcile", "--accept-lower", "all", "--reason", "a row was lost")
+    else:
+        mended = await site.document("reconcile", "--repair")
     assert mended["agree"]
     for window in ("month", "total"):
         assert (await site.balance("budget:acme", window)).posted_nanos == posted + difference
