@@ -356,6 +356,7 @@ def attempts(draw: st.DrawFn) -> list[UsageEntry]:
         "budget": draw(st.sampled_from(BUDGETS)),
         "service": draw(st.sampled_from(SERVICES)),
         "granted_at_ms": at_ms(MIDNIGHT) + draw(st.integers(-(10**9), 10**9)),
+        "started_at_ms": at_ms(MIDNIGHT) + number,
     }
     states = draw(st.sampled_from([["final"], ["unconfirmed"], ["final", "unconfirmed"]]))
     return [entry(**same, state=state, cost_nanos=draw(st.integers(0, 10**19))) for state in states]
