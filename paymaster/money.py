@@ -134,10 +134,11 @@ class Price(Rates):
     def bound_nanos(self, input_tokens_max: int, output_tokens_max: int) -> int:
         """The most that an attempt can cost: every input token at the dearest input rate, and all the output, in the
         dearest tier that so many input tokens can reach."""
-        exact = max(
-            input_tokens_max * rates.dearest_input_nanos + output_tokens_max * rates.output_nanos
-            for rates in self._reachable(input_tokens_max)
-        )
+        exact = input_tokens_max * self.dearest_input_nanos + output_tokens_max * self.output_nanos
+        for tier in self.tiers:
+            if input_tokens_max > tier.above_input_tokens:
+                dearest = input_tokens_max * tier.dearest_input_nanos + output_tokens_max * tier.output_nanos
+                exact = max(exact, dearest)
         return self.request_nanos - (-exact // TOKENS_PER_PRICE)
 
     def _reachable(self, input_tokens: int) -> list[Rates]:

@@ -23,8 +23,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.answers import digest_of
-from paymaster.admission.desk import NEVER_MS, Desk
+from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState, NewerState, check_rules
+from paymaster.admission.timers import NEVER_MS
 from paymaster.limits import ADMIN_MESSAGE_BYTES_MAX, COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
 from paymaster.message_bounds import check_command, check_config, check_report
 from paymaster.messages import (

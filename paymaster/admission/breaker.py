@@ -61,6 +61,18 @@ class Gate:
         """The service asked to be left alone; the latest end counts."""
         self.paused_until_ms = max(self.paused_until_ms, until_ms)
 
+    def shut(self, now_ms: int) -> Literal["paused", "breaker_open", "probing"] | None:
+        """Why no call may be sent to it now; None if one may."""
+        if self.paused_by is not None or now_ms < self.paused_until_ms:
+            return "paused"
+        match self.breaker.state(now_ms):
+            case "closed":
+                return None
+            case "open":
+                return "breaker_open"
+            case "half_open":
+                return None if self.breaker.probe is None else "probing"
+
     def open_up(self) -> None:
         """An admin knows that it works again."""
         self.paused_by, self.paused_until_ms = None, 0

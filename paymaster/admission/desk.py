@@ -11,13 +11,16 @@ from paymaster.admission.answers import CommandAnswers
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
 from paymaster.admission.configuration import in_words, price_differences
+from paymaster.admission.first_fit import FIRST
 from paymaster.admission.going_back import put_back
 from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, estimated_bytes, relieve
-from paymaster.admission.queue import ParkedCall, ParkedQueue, decide
+from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
+from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
@@ -73,13 +76,17 @@ from paymaster.messages import (
 from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
 from paymaster.security.signatures import SignedT
 
-NEVER_MS = 2**62
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
 """… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
 PRICES_MAX = 1_000
 """Models whose last price is remembered."""
+AT_ONCE_MAX = 2_000
+"""Parked calls that are served in one activation of the workflow, deadlines that pass and holds that expire in it. Each
+takes about 0.1 ms. What is left goes on in the next one."""
+IN_VAIN_MAX = 500
+"""Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
 REFUSED_KEPT = 20
@@ -120,7 +127,7 @@ class Desk:
     def __init__(self, state: DeskState) -> None:
         self.state = state
         self.ledger = Ledger(state.books)
-        self.queue = ParkedQueue(state.parked)
+        self.queue = ParkedQueue(state.parked, self.ledger, state.gates, state.now_ms)
         self.outbox = Outbox(state.outbox, state.rules)
         self.answers = CommandAnswers(state.answers, state.rules)
         self.in_force = InForce(state, self.ledger, self.outbox)
@@ -129,6 +136,8 @@ class Desk:
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
         self.wants_new_run = False
         """Only a new run sees whether the server's clock has come back."""
+        self._served = self._in_vain = 0
+        """Looks at parked calls since the time went on: a workflow's time stands still while it is activated."""
 
     @classmethod
     def load(cls, dumped: str) -> "Desk":
@@ -161,10 +170,15 @@ class Desk:
         state = self.state
         if state.rules >= 2:
             self._look_at_clock(now_ms)
-        clock_ms, state.now_ms = now_ms, max(state.now_ms, now_ms)
+        clock_ms = now_ms
+        if now_ms > state.now_ms:
+            state.now_ms, self._served, self._in_vain = now_ms, 0, 0
         now_ms = state.now_ms
         if now_ms >= self._minute_ends_ms:
-            self.state.freed |= self.ledger.roll_windows(now_ms)
+            rolled = self.ledger.roll_windows(now_ms)
+            state.freed |= rolled.accounts
+            if rolled.lapsed:
+                self._look_at_everybody()
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._forget_ended()
             self._fold_unconfirmed()
@@ -249,12 +263,14 @@ class Desk:
             self.in_force.bring(config, who=who, may_remove=may_remove)
         else:  # no worker signs
             self.in_force.bring(config, who=signature.by, may_remove=True)
+        self._file_again()
         self.advance(now_ms)
         return ConfigState(digest=config.digest, applied=True, detail="", kept=self.in_force.kept(config))
 
     def follow(self, rules: int) -> None:
         """Begins to decide by these rules, at the end of a run: what the next one begins with."""
         self.in_force.follow(rules)
+        self._file_again()
 
     def configuration(self) -> Configuration:
         """What the ledger decides with."""
@@ -304,8 +320,8 @@ class Desk:
         change = self._signed("pause_service", change)
         gate = self._gate(change.service)
         gate.paused_by = cut(_by(change), PAUSED_BY_BYTES_MAX)
-        for hold in self.ledger.holds.values():
-            if hold.state == "pending" and hold.grant.service == change.service:
+        for hold in self.ledger.pending.values():
+            if hold.grant.service == change.service:
                 self.outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
         return ServiceState(service=change.service, paused=True)
 
@@ -353,7 +369,7 @@ class Desk:
             config_digest=state.config.digest,
             accounts=accounts,
             more_accounts=more,
-            holds=sum(hold.state == "pending" for hold in self.ledger.holds.values()),
+            holds=len(self.ledger.pending),
             parked=len(self.queue),
             outbox=len(state.outbox.messages) + len(state.outbox.notices),
             unconfirmed=self.ledger.unconfirmed + self.ledger.folded(),
@@ -458,6 +474,7 @@ class Desk:
             self._alert_missing(missing)
         if not self.state.began:
             self.in_force.restore(spend)
+            self._file_again()
         self.state.loading = None
         if not any(account.loading for account in self.ledger.accounts.values()):
             self.state.rows_of_pending = self.state.settled_late = False
@@ -577,7 +594,7 @@ class Desk:
             self.ledger,
             self.state.gates,
             self.state.now_ms,
-            lambda accounts: self.queue.claimed_before(place, accounts),
+            lambda accounts: self.queue.comes_first(place, accounts, self.state.freed, self.state.now_ms),
         )
         if isinstance(found, Choice) or self.state.began or self.state.rules < 2:
             return found
@@ -626,8 +643,8 @@ class Desk:
             self.outbox.alert_once(now_ms, "queue_full", f"{len(self.queue)} calls are parked", str(now_ms // 60_000))
             return self._deny(hold_id, "queue_full", f"{len(self.queue)} calls are parked already")
         call = ParkedCall(request, self.outbox.next_sequence(), now_ms)
-        self._note(call, obstacles)
-        self.queue.add(call)
+        self.queue.add(call, obstacles, now_ms)
+        self._remind_of(call)
         self._remind(request.deadline_at_ms)
         self._alert_parked(deciding)
         return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
@@ -783,8 +800,7 @@ class Desk:
 
     def _first_end_ms(self) -> int:
         """When the first hold expires or the first parked call comes to its deadline."""
-        holds = (hold.grant.expires_at_ms for hold in self.ledger.holds.values() if hold.state == "pending")
-        return min(min(holds, default=NEVER_MS), min((c.reserve.deadline_at_ms for c in self.queue), default=NEVER_MS))
+        return min(self.ledger.next_expiry_ms(), self.queue.first_deadline_ms())
 
     def _go_back(self, to_ms: int) -> None:
         """The clock was ahead and is put back: the desk goes on as if its time had always been right."""
@@ -818,45 +834,69 @@ class Desk:
 
     def _expire_holds(self) -> None:
         """Nobody settled in time: the money may have been spent, so the bound stays charged, as unconfirmed."""
-        for hold_id, hold in self.ledger.holds.items():
-            if hold.state == "pending" and hold.grant.expires_at_ms <= self.state.now_ms:
-                self.ledger.post(hold_id, hold.grant.bound_nanos, confirmed=False)
-                hold.expired = True
-                self.state.freed.update(hold.accounts)
-                self.state.gates[hold.grant.service].breaker.ended(hold_id)
-                self.outbox.expired(hold, settled=False)
-                text = _unconfirmed(hold.grant, hold.posted_nanos, f"{hold_id}/expiry")
-                self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
+        for hold in self.ledger.take_expired(self.state.now_ms, self._at_once_max):
+            hold_id = hold.grant.hold_id
+            self.ledger.post(hold_id, hold.grant.bound_nanos, confirmed=False)
+            hold.expired = True
+            self.state.freed.update(hold.accounts)
+            self.state.gates[hold.grant.service].breaker.ended(hold_id)
+            self.outbox.expired(hold, settled=False)
+            text = _unconfirmed(hold.grant, hold.posted_nanos, f"{hold_id}/expiry")
+            self.outbox.alert(self.state.now_ms, "unconfirmed", text, f"budget:{hold.grant.budget}")
 
     def _deny_overdue(self) -> None:
-        for call in self.queue:
-            if call.reserve.deadline_at_ms <= self.state.now_ms:
-                waited_s = (self.state.now_ms - call.parked_at_ms) // 1000
-                self._deny_parked(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
-                self.state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
+        for call in self.queue.take_overdue(self.state.now_ms, self._at_once_max):
+            waited_s = (self.state.now_ms - call.parked_at_ms) // 1000
+            self._deny_parked(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
+            self.state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
+
+    @property
+    def _at_once_max(self) -> int | None:
+        return AT_ONCE_MAX if self.state.rules >= 2 else None
+
+    @property
+    def _may_look(self) -> bool:
+        return self._served < AT_ONCE_MAX and self._in_vain < IN_VAIN_MAX
 
     def _serve_parked(self) -> None:
-        """Grants, in the queue's order, what fits now. Only calls that wait for what was freed are looked at."""
-        freed, self.state.freed = self.state.freed, set()
-        if not len(self.queue):
+        """Grants, in the queue's order, what fits now. Only calls for which something has changed are looked at."""
+        state, now_ms = self.state, self.state.now_ms
+        if state.rules < 2:
+            freed, state.freed = state.freed, set()
+            serve_by_scan(self.queue, self.ledger, freed, now_ms, self._serve)
             return
-        now_ms = self.state.now_ms
-        self.queue.renew_claims(now_ms)
-        for call in self.queue:
-            due = call.retry_at_ms is not None and call.retry_at_ms <= now_ms
-            if not due and freed.isdisjoint(call.waits_for) and not self._may_be_gone(call, freed):
-                continue
-            claimed = self.queue.end_claims(call)
-            kept = frozenset[str]() if self._serve(call) else self.queue.claim(call, now_ms)
-            freed |= claimed - kept  # it keeps those accounts from nobody behind it any more
+        if not len(self.queue):
+            state.freed, state.look_from = set(), None
+            return
+        self.queue.begin_claims(now_ms)
+        state.freed.update(self.queue.take_alarms(now_ms))
+        if not self._may_look:
+            return
+        round_ = self.queue.round(state.freed, state.look_from, now_ms)
+        state.freed, state.look_from = set(), None
+        while self._may_look and (call := round_.next()) is not None:
+            claimed = self.queue.claims.end(call)
+            if self._serve(call):
+                self._served += 1
+                kept = frozenset[str]()
+            else:
+                self._in_vain += 1
+                kept = self.queue.claims.claim(call, now_ms)
+            round_.free(claimed - kept)  # it keeps those accounts from nobody behind it any more
+        state.freed, state.look_from = round_.freed, round_.everybody_from
+        is_left = bool(state.freed) or state.look_from is not None
+        self._remind(now_ms + 1 if is_left else self.queue.change_ms())
 
-    def _may_be_gone(self, call: ParkedCall, freed: set[str]) -> bool:
-        """Whether a call that does not wait for money, but for a paused service, say, may have lost its money."""
-        request = call.reserve
-        return request.on_exhausted == "fail" and any(
-            not freed.isdisjoint(self.ledger.charged_accounts(request.budget, candidate.service))
-            for candidate in request.candidates
-        )
+    def _file_again(self) -> None:
+        """After accounts were opened or closed, or limits or breakers changed."""
+        self.queue.file_again(self.state.now_ms)
+        self._look_at_everybody()
+
+    def _look_at_everybody(self) -> None:
+        """Whoever waits for anything; a lowered cap, say, makes impossible what waits for a place."""
+        self.state.freed |= self.ledger.accounts.keys()
+        if self.state.rules >= 2:
+            self.state.look_from = FIRST
 
     def _serve(self, call: ParkedCall) -> bool:
         """Grants a parked call, or denies it if waiting does not help any more. False: it waits on."""
@@ -872,22 +912,21 @@ class Desk:
         if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
             self._deny_parked(call, deciding.reason, _details(found))
             return True
-        self._note(call, found)
+        self.queue.note(call, found, self.state.now_ms)
+        self._remind_of(call)
         self._alert_parked(deciding)
         return False
 
     def _cooled_down(self, call: ParkedCall) -> bool:
         """It has waited for a whole cooldown, and every service fails again: its agent must go on without."""
-        gates = self.state.gates  # which may not know all services that the call asks for
-        cooldown_ms = max(gates[c.service].breaker.cooldown_ms for c in call.reserve.candidates if c.service in gates)
-        return call.open_since_ms is not None and self.state.now_ms >= call.open_since_ms + cooldown_ms
+        since_ms = call.open_since_ms
+        return since_ms is not None and self.state.now_ms >= since_ms + call.cooldown_ms(self.state.gates)
 
     def _deny_parked(self, call: ParkedCall, reason: str, detail: str) -> None:
         self.queue.remove(call)
         self.outbox.answer(call.reserve.call, self._deny(call.reserve.hold_id, reason, detail))
 
-    def _note(self, call: ParkedCall, obstacles: list[Obstacle]) -> None:
-        call.note(obstacles, self.state.now_ms)
+    def _remind_of(self, call: ParkedCall) -> None:
         for at_ms in (call.retry_at_ms, call.claims_at_ms()):
             if at_ms is not None:
                 self._remind(at_ms)
@@ -906,16 +945,14 @@ class Desk:
         self.due_ms = min(self.due_ms, at_ms)
 
     def _set_due(self) -> None:
-        self.due_ms = NEVER_MS
-        not_before_ms = self.state.clock.doubted_until_ms
-        for hold in self.ledger.holds.values():
-            if hold.state == "pending":
-                self._remind(max(hold.grant.expires_at_ms, not_before_ms))
-        for call in self.queue:
-            self._remind(max(call.reserve.deadline_at_ms, not_before_ms))
-            for at_ms in (call.retry_at_ms, call.claims_at_ms()):
-                if at_ms is not None and at_ms > self.state.now_ms:
-                    self._remind(at_ms)
+        now_ms, not_before_ms = self.state.now_ms, self.state.clock.doubted_until_ms
+        ends_ms = max(self._first_end_ms(), not_before_ms)
+        if self.state.rules < 2:
+            self.due_ms = min(ends_ms, due_by_scan(self.queue, now_ms))
+            return
+        left = bool(self.state.freed) or self.state.look_from is not None
+        self.due_ms = now_ms if left else min(ends_ms, self.queue.change_ms())
+        self.due_ms = max(self.due_ms, now_ms + 1)  # what was too much for now goes on then
 
     # ------------------------------------------------------------ alerts
 
@@ -999,8 +1036,9 @@ class Desk:
         if not self.state.began:
             self.state.early.append(kept)
         self._withdraw_above_cap(account, change.window)
-        # Also who waits for something else is looked at: a lowered cap may have made it impossible.
-        self.state.freed |= self.ledger.accounts.keys()
+        if self.state.rules < 2 or before is None or to_nanos < before:
+            self._look_at_everybody()
+        self.state.freed.add(account.key)
         self.advance(self.state.now_ms)
         return CapState(account=account.key, window=change.window, cap_nanos=to_nanos)
 
@@ -1008,11 +1046,11 @@ class Desk:
         """Takes back the latest grants until what is left fits under a cap that was lowered."""
         balance = account.balances[window]
         above = balance.posted_nanos + balance.pending_nanos - (balance.cap_nanos or 0)
-        for hold in reversed(self.ledger.holds.values()):
+        for hold in reversed(self.ledger.pending.values()):
             if above <= 0:
                 return
             counts = hold.grant.granted_at_ms >= window_start_ms(window, self.state.now_ms)
-            if counts and hold.state == "pending" and account.key in hold.accounts:
+            if counts and account.key in hold.accounts:
                 self.outbox.withdraw(hold, f"the cap of {account.key} ({window}) was lowered")
                 above -= hold.grant.bound_nanos
 
@@ -1025,7 +1063,9 @@ class Desk:
         if kind != "budget":
             raise ValueError(f"there is no account {key!r}; there are: {self._known_accounts()}")
         check_budget_path(path)
-        return self.ledger.open_account(key)
+        account = self.ledger.open_account(key)
+        self._file_again()
+        return account
 
     def _gate(self, service: str) -> Gate:
         if service not in self.state.gates:

@@ -6,7 +6,7 @@ yet happens as soon as it would have without the jump.
 
 from paymaster.admission.breaker import Gate
 from paymaster.admission.ledger import Account, Hold
-from paymaster.admission.queue import ParkedCall
+from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.state import DeskState
 
 PAUSE_MAX_MS = 60_000

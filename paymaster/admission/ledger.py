@@ -15,6 +15,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 from pydantic import PlainSerializer
 
 from paymaster.admission.limiter import Limiter
+from paymaster.admission.timers import Timers
 from paymaster.budget_path import budget_ancestors
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
 from paymaster.money import NANOS_MAX
@@ -54,6 +55,8 @@ def window_end_ms(window: Window, now_ms: int) -> int | None:
             return None
 
 
+UNCAPPED = 2**63
+"""Above any amount."""
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
 
@@ -98,6 +101,29 @@ class Account:
     """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
     folded_nanos: int = 0
     """At what they are posted, of all windows."""
+
+    def lowest_cap_nanos(self) -> int:
+        """No bound above it fits, ever."""
+        return min((b.cap_nanos for b in self.balances.values() if b.cap_nanos is not None), default=UNCAPPED)
+
+    def unspent_nanos(self) -> int:
+        """No bound above it fits before a window ends or a cap is raised; below 0 when more than a cap is spent."""
+        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        return min((cap - b.posted_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
+
+    def headroom_nanos(self) -> int:
+        """A bound above it does not fit now."""
+        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        return min((cap - b.posted_nanos - b.pending_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
+
+    def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
+        """When the first of the windows ends that are in the way of this bound; None if none does."""
+        ends = (
+            window_end_ms(window, now_ms)
+            for window, b in self.balances.items()
+            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos
+        )
+        return min((end for end in ends if end is not None), default=None)
 
 
 BYTES_PER_TOKEN = 4
@@ -149,6 +175,15 @@ class Posted(NamedTuple):
     crossed: tuple[Crossed, ...]
 
 
+class Rolled(NamedTuple):
+    """Windows ended and others began."""
+
+    accounts: set[str]
+    """Of which a capped window ended."""
+    lapsed: bool
+    """A raise lapsed with its window: what waits for something else may have become impossible."""
+
+
 class Shortfall(NamedTuple):
     """Why an amount does not fit into an account now."""
 
@@ -185,12 +220,12 @@ class Ledger:
         self._window_starts_ms = state.window_starts_ms
         self._lines: dict[tuple[str, ...], _Lines] = {}
         self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
+        """The holds that were not settled yet, in the order of their grants."""
+        self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
 
-    def roll_windows(self, now_ms: int) -> set[str]:
-        """Starts the windows of `now_ms`, and returns the accounts of which a capped window ended.
-
-        All of them if a raise lapsed: it may have made impossible what waits for something else.
-        """
+    def roll_windows(self, now_ms: int) -> Rolled:
+        """Starts the windows of `now_ms`."""
         rolled: set[str] = set()
         lapsed = False
         for window in self.ended_windows(now_ms):
@@ -205,7 +240,7 @@ class Ledger:
                     balance.cap_nanos -= balance.lapsing_nanos
                     balance.lapsing_nanos = 0
                     rolled.add(account.key)
-        return set(self.accounts) if lapsed else rolled
+        return Rolled(rolled, lapsed)
 
     def ended_windows(self, now_ms: int) -> tuple[Window, ...]:
         """The windows that are over at this time, and whose balances were not begun anew yet."""
@@ -378,12 +413,22 @@ class Ledger:
 
     def hold(self, hold: Hold) -> None:
         """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment."""
-        self.holds[hold.grant.hold_id] = hold
+        self.holds[hold.grant.hold_id] = self.pending[hold.grant.hold_id] = hold
+        self._expiries.set(hold.grant.hold_id, hold.grant.expires_at_ms)
         lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
         for balance in lines.all:
             balance.pending_nanos += bound
         for _, limiter in lines.limits:
             limiter.start(hold.tokens, now_ms)
+
+    def next_expiry_ms(self) -> int:
+        """When the first hold expires; NEVER_MS if none is pending."""
+        return self._expiries.first_ms()
+
+    def take_expired(self, now_ms: int, most: int | None) -> list[Hold]:
+        """Pending holds whose time is over, so many at most, in the order of their grants."""
+        due = set(self._expiries.take_due(now_ms, most))
+        return [hold for hold_id, hold in self.pending.items() if hold_id in due] if due else []
 
     def release(self, hold: Hold, tokens: int | None, now_ms: int) -> None:
         """The call of this hold has ended: its place is free, and its rate limits learn what it really used."""
@@ -417,6 +462,8 @@ class Ledger:
                 parts = self._newly_crossed(balance)
                 crossed += [Crossed(balance, part) for part in parts]
             notices.append(BudgetNotice(balance.account, balance.window, cap, posted, balance.pending_nanos, parts))
+        if self.pending.pop(hold_id, None) is not None:
+            self._expiries.set(hold_id, None)
         if confirmed:
             self.unconfirmed -= hold.state == "unconfirmed"
             del self.holds[hold_id]

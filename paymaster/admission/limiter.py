@@ -22,9 +22,17 @@ class Bucket:
     def wait_ms(self, amount: int, now_ms: int) -> int:
         """How long until this amount may be taken; 0 when it may be taken now."""
         self._drain(now_ms)
-        capacity = max(self.per_minute * _UNIT // 10, _UNIT)
-        over = min(self.level, self.level + amount * _UNIT - capacity)
+        over = min(self.level, self.level + amount * _UNIT - self._capacity)
         return 0 if over <= 0 else -(-over // (9 * self.per_minute))
+
+    def room(self, now_ms: int) -> int | None:
+        """The largest amount that may be taken now, perhaps below 0; None: any."""
+        self._drain(now_ms)
+        return None if self.level == 0 else (self._capacity - self.level) // _UNIT
+
+    @property
+    def _capacity(self) -> int:
+        return max(self.per_minute * _UNIT // 10, _UNIT)
 
     def used(self, now_ms: int) -> int:
         """How many requests or tokens have not drained yet, rounded up. Changes nothing."""
@@ -72,6 +80,12 @@ class Limiter:
         """How long until one request with so many tokens may be sent, as far as the rates go."""
         wait_ms = 0 if self.requests is None else self.requests.wait_ms(1, now_ms)
         return wait_ms if self.tokens is None else max(wait_ms, self.tokens.wait_ms(tokens, now_ms))
+
+    def room(self, now_ms: int) -> int | None:
+        """The most tokens with which one request may be sent now; below 0: none may. None: any number."""
+        if self.is_full or (self.requests is not None and self.requests.wait_ms(1, now_ms) > 0):
+            return -1
+        return None if self.tokens is None else self.tokens.room(now_ms)
 
     def start(self, tokens: int, now_ms: int) -> None:
         self.running += 1

@@ -1,71 +1,36 @@
-"""The parked calls: who waits for what, in which order, and who may not be overtaken any more."""
+"""The parked calls: in which order they are served, who is looked at when something changes, and when one is due."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
 
-from pydantic import PlainSerializer
-
+from paymaster.admission.breaker import Gate
+from paymaster.admission.claims import Claims
+from paymaster.admission.first_fit import FIRST, Place
+from paymaster.admission.ledger import Ledger
+from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import Obstacle
-from paymaster.cut import cut
-from paymaster.messages import Reserve
+from paymaster.admission.timers import Timers
+from paymaster.admission.waits import Waits
 
-CLAIM_AFTER_MS = 60_000
-"""A parked call that waits only for what clears by itself lets smaller calls pass for this long. From then on its
-accounts are kept for it."""
-
-Place = tuple[int, int]
-"""In the queue: by priority, then by order of arrival."""
-
-
-@dataclass(slots=True)
-class ParkedCall:
-    reserve: Reserve
-    sequence: int
-    parked_at_ms: int
-    waits_for: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
-    """Accounts in which something must be freed."""
-    keeps: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
-    """Accounts that are kept for it since it has waited long enough. They only grow while it is busy: if it gave up one
-    when it waits for the next, small calls could take the two in turn, for ever."""
-    retry_at_ms: int | None = None
-    """… or a time that must come."""
-    busy_since_ms: int | None = None
-    """Since when only holds, limits or pauses are in the way. None: money is gone, or no service works."""
-    open_since_ms: int | None = None
-    """Since when no service works. None: one does."""
-    detail: str = ""
-
-    def place(self) -> Place:
-        return (-self.reserve.priority, self.sequence)
-
-    def claims_at_ms(self) -> int | None:
-        return None if self.busy_since_ms is None else self.busy_since_ms + CLAIM_AFTER_MS
-
-    def note(self, obstacles: list[Obstacle], now_ms: int) -> None:
-        """Remembers what is in the way, to look again when that changes."""
-        deciding = decide(obstacles)
-        self.waits_for = frozenset(o.account for o in obstacles if o.account is not None)
-        self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
-        loading = any(o.reason == "loading" for o in obstacles)  # that is nobody's hold: patience begins after it
-        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy" and not loading)
-        if self.busy_since_ms is None:
-            self.keeps = frozenset()
-        # While another call probes, none works yet; else each parked call would wait for a probe of its own.
-        self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
-        self.detail = cut(deciding.detail, 500)
+_EVERYBODY = ""
+"""In a round, instead of an account: the calls that are looked at whatever they wait for."""
 
 
 class ParkedQueue:
-    def __init__(self, calls: dict[str, ParkedCall]) -> None:
-        """`calls`, by hold id, is the state; everything else here follows from it."""
-        self._calls = calls
+    def __init__(self, calls: dict[str, ParkedCall], ledger: Ledger, gates: Mapping[str, Gate], now_ms: int) -> None:
+        """`calls`, by hold id, is the state; everything else here follows from it, the books and the gates."""
+        self._calls, self._ledger, self._gates = calls, ledger, gates
         self._order = sorted(calls.values(), key=ParkedCall.place)
-        self._claims: dict[str, list[Place]] = {}
-        """By account, who has waited long enough for it to clear, in order."""
-        self._claimed: dict[str, frozenset[str]] = {}
-        """By hold id, the accounts that it claims."""
+        self._by_place = {call.place(): call for call in self._order}
+        self._waiting_in = Counter(key for call in self._order for key in call.waits_for)
+        self._deadlines = Timers((hold_id, call.reserve.deadline_at_ms) for hold_id, call in calls.items())
+        self._claims_due = Timers(
+            (hold_id, at_ms) for hold_id, call in calls.items() if (at_ms := call.claims_at_ms()) is not None
+        )
+        self.claims = Claims()
+        self.file_again(now_ms)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -77,54 +42,161 @@ class ParkedQueue:
     def get(self, hold_id: str) -> ParkedCall | None:
         return self._calls.get(hold_id)
 
-    def add(self, call: ParkedCall) -> None:
-        self._calls[call.reserve.hold_id] = call
+    def first(self, most: int) -> list[ParkedCall]:
+        """So many at most, in order."""
+        return self._order[:most]
+
+    def waiting_in(self, account: str) -> int:
+        """How many wait for something in the account."""
+        return self._waiting_in[account]
+
+    def add(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
+        self._calls[call.reserve.hold_id] = self._by_place[call.place()] = call
         insort(self._order, call, key=ParkedCall.place)
+        self._deadlines.set(call.reserve.hold_id, call.reserve.deadline_at_ms)
+        self.note(call, obstacles, now_ms)
 
     def remove(self, call: ParkedCall) -> None:
-        del self._calls[call.reserve.hold_id]
+        hold_id = call.reserve.hold_id
+        del self._calls[hold_id], self._by_place[call.place()]
         del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
-        self.end_claims(call)
+        self._waiting_in.subtract(call.waits_for)
+        self._deadlines.set(hold_id, None)
+        self._claims_due.set(hold_id, None)
+        self._waits.remove(call)
+        self.claims.end(call)
+
+    def note(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
+        """The call was looked at, and this is in its way."""
+        self._waiting_in.subtract(call.waits_for)
+        call.note(obstacles, now_ms)
+        self._waiting_in.update(call.waits_for)
+        self._waits.file(call)
+        claims_at_ms = call.claims_at_ms()
+        self._claims_due.set(
+            call.reserve.hold_id, None if claims_at_ms is None or claims_at_ms <= now_ms else claims_at_ms
+        )
+        for obstacle in obstacles:
+            if obstacle.account is not None and obstacle.until_ms is not None:
+                self._alarms.set(obstacle.account, min(obstacle.until_ms, self._alarms.get(obstacle.account)))
+
+    def file_again(self, now_ms: int) -> None:
+        """After accounts were opened, or limits or breakers changed: the filing follows from them."""
+        self._waits = Waits(self._order, self._ledger, self._gates, self.claims.first)
+        alarms = ((key, self._waits.next_ms(key, now_ms)) for key in self._waits.accounts())
+        self._alarms = Timers((key, at_ms) for key, at_ms in alarms if at_ms is not None)
+
+    # ------------------------------------------------------------ what is due
+
+    def first_deadline_ms(self) -> int:
+        """NEVER_MS if nobody waits."""
+        return self._deadlines.first_ms()
+
+    def change_ms(self) -> int:
+        """When a call begins to claim, or something may change in an account by itself; NEVER_MS if never."""
+        return min(self._claims_due.first_ms(), self._alarms.first_ms())
+
+    def take_overdue(self, now_ms: int, most: int | None) -> list[ParkedCall]:
+        """Calls whose deadline has passed, in order; so many at most."""
+        return sorted((self._calls[key] for key in self._deadlines.take_due(now_ms, most)), key=ParkedCall.place)
+
+    def begin_claims(self, now_ms: int) -> None:
+        """Those who have waited long enough claim from now on."""
+        for hold_id in self._claims_due.take_due(now_ms):
+            self.claims.claim(self._calls[hold_id], now_ms)
 
     def renew_claims(self, now_ms: int) -> None:
-        """Accounts are kept for the first call that has waited long enough for them to clear."""
-        self._claims, self._claimed = {}, {}
+        """All who have waited long enough claim what they wait for."""
+        self.claims.clear()
         for call in self._order:
-            self.claim(call, now_ms)
+            self.claims.claim(call, now_ms)
 
-    def claim(self, call: ParkedCall, now_ms: int) -> frozenset[str]:
-        """Keeps what it waits for from those behind it, if it has waited long enough. The accounts."""
-        claims_at_ms = call.claims_at_ms()
-        if claims_at_ms is None or claims_at_ms > now_ms:
-            return frozenset()
-        call.keeps |= call.waits_for
-        self._claimed[call.reserve.hold_id] = call.keeps
-        for key in call.keeps:
-            insort(self._claims.setdefault(key, []), call.place())
-        return call.keeps
+    def take_alarms(self, now_ms: int) -> list[str]:
+        """Accounts in which something may have changed by itself."""
+        return self._alarms.take_due(now_ms)
 
-    def end_claims(self, call: ParkedCall) -> frozenset[str]:
-        """The accounts that it claimed: they may be free for somebody behind it."""
-        claimed = self._claimed.pop(call.reserve.hold_id, frozenset())
-        for key in claimed:
-            self._claims[key].remove(call.place())
-        return claimed
+    # ------------------------------------------------------------ who is looked at
 
-    def claimed_before(self, place: Place, accounts: tuple[str, ...]) -> str | None:
-        """An account among these that is kept for a call before this place, or None."""
-        claims = self._claims
-        return next((key for key in accounts if claims.get(key) and claims[key][0] < place), None) if claims else None
+    def comes_first(self, place: Place, accounts: tuple[str, ...], freed: set[str], now_ms: int) -> str | None:
+        """An account among these in which a call before this place comes first, or None.
+
+        That is one that claims it, or, where something was freed, one that was not looked at yet.
+        """
+        claimed = self.claims.before(place, accounts)
+        if claimed is not None or not freed:
+            return claimed
+        firsts = ((key, self._waits.first(key, now_ms, may_lose=False)) for key in accounts if key in freed)
+        return next((key for key, first in firsts if first is not None and first < place), None)
+
+    def round(self, freed: set[str], everybody_from: Place | None, now_ms: int) -> "Round":
+        return Round(self, freed, everybody_from, now_ms)
+
+    def at(self, place: Place) -> ParkedCall:
+        return self._by_place[place]
+
+    def first_changed(self, account: str, now_ms: int) -> Place | None:
+        """The first place in the account for which something has changed since its call was looked at."""
+        return self._waits.first(account, now_ms)
+
+    def first_from(self, place: Place) -> Place | None:
+        """The first place that is not before this one."""
+        number = bisect_left(self._order, place, key=ParkedCall.place)
+        return self._order[number].place() if number < len(self._order) else None
+
+    def is_served(self, account: str, now_ms: int) -> None:
+        """Nobody in the account is to be looked at: when may that change by itself?"""
+        self._alarms.set(account, self._waits.next_ms(account, now_ms))
 
 
-def decide(obstacles: list[Obstacle]) -> Obstacle:
-    """The obstacle that clears soonest decides what happens to the call: busy, gone, open, never."""
-    return min(obstacles, key=lambda obstacle: _SOONEST.index(obstacle.kind))
+class Round:
+    """One look, in the queue's order, at each call for which something has changed in the freed accounts.
 
+    After a look the caller decides what becomes of the call, and files it anew or removes it, before it asks for the
+    next. It may end before all were looked at: `freed` and `everybody_from` say what is left.
+    """
 
-_SOONEST = ("busy", "gone", "open", "never")
+    def __init__(self, queue: ParkedQueue, freed: set[str], everybody_from: Place | None, now_ms: int) -> None:
+        self.freed, self.everybody_from = freed, everybody_from
+        self._queue, self._now_ms = queue, now_ms
+        # For each account, nobody before this place is to be looked at.
+        self._heap: list[tuple[Place, str]] = [(FIRST, key) for key in freed]
+        if everybody_from is not None:
+            self._heap.append((everybody_from, _EVERYBODY))
+        heapify(self._heap)
 
-
-def _since(before_ms: int | None, now_ms: int, still: bool) -> int | None:
-    if not still:
+    def next(self) -> ParkedCall | None:
+        """The next call to look at; None when there is none."""
+        heap = self._heap
+        while heap:
+            place, key = heap[0]
+            first = self._first(key, place)
+            if first is None:
+                heappop(heap)
+                self._end(key)
+                continue
+            if first != place:
+                heapreplace(heap, (first, key))
+                if heap[0][1] != key:
+                    continue
+            if self.everybody_from is not None:
+                self.everybody_from = max(self.everybody_from, (first[0], first[1] + 1))
+            return self._queue.at(first)
         return None
-    return now_ms if before_ms is None else before_ms
+
+    def free(self, accounts: frozenset[str]) -> None:
+        """Something was freed in these accounts by what became of the call."""
+        for key in accounts - self.freed:
+            self.freed.add(key)
+            heappush(self._heap, (FIRST, key))
+
+    def _first(self, key: str, place: Place) -> Place | None:
+        if key == _EVERYBODY:
+            return self._queue.first_from(max(place, self.everybody_from or place))
+        return self._queue.first_changed(key, self._now_ms)
+
+    def _end(self, key: str) -> None:
+        if key == _EVERYBODY:
+            self.everybody_from = None
+        else:
+            self.freed.discard(key)
+            self._queue.is_served(key, self._now_ms)

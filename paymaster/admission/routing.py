@@ -25,7 +25,7 @@ class Obstacle(NamedTuple):
     """A word for programs."""
     detail: str
     account: str | None = None
-    """Worth another look when something is freed in this account."""
+    """Worth another look when something is freed in this account; if `never`, when its cap is raised."""
     until_ms: int | None = None
     """Worth another look at this time."""
     window: Window | None = None
@@ -71,9 +71,7 @@ def _consider(
     impossible = _impossible(candidate, request, ledger, accounts)
     if impossible is not None:
         return impossible
-    assert candidate.price is not None  # that would be impossible
-    input_tokens_max = request.input_bytes + INPUT_OVERHEAD_TOKENS + candidate.media_tokens
-    bound = candidate.price.bound_nanos(input_tokens_max, candidate.max_output_tokens)
+    bound = bound_nanos(request, candidate)
     loading = ledger.is_loading(accounts)
     if loading is not None:
         return Obstacle("busy", "loading", f"{loading}: what was spent before is being loaded", loading)
@@ -83,7 +81,7 @@ def _consider(
     shut = _shut(candidate.service, gates[candidate.service], now_ms)
     if shut is not None:
         return shut
-    tokens = request.input_bytes // BYTES_PER_TOKEN + candidate.media_tokens + candidate.max_output_tokens
+    tokens = tokens_estimated(request, candidate)
     limited = ledger.full_or_wait_ms(accounts, tokens, now_ms)
     if limited is not None:
         account, wait_ms = limited
@@ -92,6 +90,18 @@ def _consider(
         until = now_ms + wait_ms
         return Obstacle("busy", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until)
     return Choice(candidate, accounts, bound, tokens)
+
+
+def bound_nanos(request: Reserve, candidate: Candidate) -> int:
+    """The most that the candidate can cost. It must have a price."""
+    assert candidate.price is not None
+    input_tokens_max = request.input_bytes + INPUT_OVERHEAD_TOKENS + candidate.media_tokens
+    return candidate.price.bound_nanos(input_tokens_max, candidate.max_output_tokens)
+
+
+def tokens_estimated(request: Reserve, candidate: Candidate) -> int:
+    """What the rate limits are charged with before the call."""
+    return request.input_bytes // BYTES_PER_TOKEN + candidate.media_tokens + candidate.max_output_tokens
 
 
 def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> Obstacle | None:
@@ -125,7 +135,8 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) 
     in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
     needed = f"the call can cost up to {format_usd(bound)}"
     if kind == "never":
-        return Obstacle("never", "bound_above_cap", f"{_name(candidate)}: {cap}, and {needed}")
+        detail = f"{_name(candidate)}: {cap}, and {needed}"
+        return Obstacle("never", "bound_above_cap", detail, balance.account)
     detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
     ends_ms = window_end_ms(balance.window, now_ms)
     if kind == "gone":
@@ -135,21 +146,19 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) 
 
 def _shut(service: str, gate: Gate, now_ms: int) -> Obstacle | None:
     account = f"service:{service}"
-    if gate.paused_by is not None:
-        return Obstacle("busy", "paused", f"{service} is paused by {gate.paused_by}", account)
-    if now_ms < gate.paused_until_ms:
-        wait_s = (gate.paused_until_ms - now_ms + 999) // 1000
-        detail = f"{service} asked to be left alone for another {wait_s} s"
-        return Obstacle("busy", "paused", detail, account, gate.paused_until_ms)
-    match gate.breaker.state(now_ms):
-        case "closed":
+    match gate.shut(now_ms):
+        case None:
             return None
-        case "open":
+        case "paused" if gate.paused_by is not None:
+            return Obstacle("busy", "paused", f"{service} is paused by {gate.paused_by}", account)
+        case "paused":
+            wait_s = (gate.paused_until_ms - now_ms + 999) // 1000
+            detail = f"{service} asked to be left alone for another {wait_s} s"
+            return Obstacle("busy", "paused", detail, account, gate.paused_until_ms)
+        case "breaker_open":
             detail = f"{service} failed {gate.breaker.failures} times in a row"
             return Obstacle("open", "breaker_open", detail, account, gate.breaker.open_until_ms)
-        case "half_open":
-            if gate.breaker.probe is None:
-                return None
+        case "probing":
             return Obstacle("busy", "probing", f"{service} failed; one call is probing it", account)
 
 

@@ -13,9 +13,10 @@ from paymaster.admission.account_rows import account_rows, accounts_of
 from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import Clock
+from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
-from paymaster.admission.queue import ParkedCall
+from paymaster.admission.parked_call import ParkedCall
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
 from paymaster.packed import pack, unpack
 
@@ -26,7 +27,7 @@ RULES = 2
 has no form and no word that 0.1.0 cannot read (fields that it does not know are ignored), and the same commands get the
 same decisions and the same numbers in the outbox as from 0.1.0's desk (tests/admission/test_old_desk.py).
 2: those of 0.2. Jumps of the clock are doubted, the time may go back, and what is loaded never lowers the books;
-the answers to admins' commands are remembered.
+the answers to admins' commands are remembered; parked calls are served by indexes (paymaster/admission/waits.py).
 
 `paymaster upgrade` moves a ledger to newer rules when no older worker runs any more; a new ledger begins with them.
 
@@ -93,7 +94,9 @@ class DeskState:
     forgotten_until_ms: int = 0
     """Ends of holds before this time are no longer remembered."""
     freed: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
-    """Accounts in which something was freed since the parked calls were looked at."""
+    """Accounts in which something changed since the parked calls were looked at."""
+    look_from: Place | None = None
+    """From this place on all parked calls are still to be looked at, whatever they wait for. None: nobody is."""
     loading: Loading | None = None
     began: bool = False
     """What earlier epochs left behind was loaded."""
@@ -184,4 +187,6 @@ def _no_collection() -> Generator[None]:
 
 def upgrade(state: DeskState) -> DeskState:
     """Fills in what an older version's state does not say and no default can."""
+    if any(not call.waits for call in state.parked.values()):
+        state.look_from = FIRST
     return state

@@ -6,7 +6,8 @@ from typing import Literal
 from paymaster.admission.breaker import Gate
 from paymaster.admission.ledger import WINDOWS, Account, Balance, Ledger, window_end_ms
 from paymaster.admission.limiter import Bucket, Limiter
-from paymaster.admission.queue import ParkedCall, ParkedQueue
+from paymaster.admission.parked_call import ParkedCall
+from paymaster.admission.queue import ParkedQueue
 from paymaster.messages import (
     AccountStatus,
     LimitStatus,
@@ -29,15 +30,11 @@ def account_statuses(
     """One page of accounts, and whether there are more."""
     after = sorted(key for key in ledger.accounts if key > page.after)
     keys = after[: page.limit]
-    parked: dict[str, int] = {}
-    for call in queue:
-        for key in call.waits_for:
-            parked[key] = parked.get(key, 0) + 1
     ended = ledger.ended_windows(now_ms)
     accounts = tuple(
         AccountStatus(
             account=key,
-            parked=parked.get(key, 0),
+            parked=queue.waiting_in(key),
             loading=ledger.accounts[key].loading,
             folded=ledger.accounts[key].folded,
             folded_nanos=ledger.accounts[key].folded_nanos,
@@ -75,7 +72,7 @@ def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus
 
 
 def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
-    return tuple(_waiting(call) for call, _ in zip(queue, range(WAITING_SHOWN), strict=False))
+    return tuple(map(_waiting, queue.first(WAITING_SHOWN)))
 
 
 def _windows(account: Account, now_ms: int, ended: Collection[Window]) -> tuple[WindowStatus, ...]:

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
 from paymaster.admission.desk import REMEMBER_ENDED_MS, Desk
 from paymaster.admission.ledger import WINDOWS, Hold, Ledger, Shortfall
-from paymaster.admission.queue import CLAIM_AFTER_MS
+from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,

@@ -19,7 +19,7 @@ from desk_kit import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission.queue import CLAIM_AFTER_MS
+from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.messages import Delivery, Denied, Granted, Parked, ParkedAnswer, PauseService, ResumeService
 
 

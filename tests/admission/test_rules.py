@@ -23,7 +23,7 @@ import pytest
 from desk_kit import NOON, Site, candidate, capped, config, service
 from pydantic import BaseModel, TypeAdapter
 
-from paymaster.admission import desk, limiter, queue, routing
+from paymaster.admission import desk, limiter, parked_call, routing
 from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import AccountConfig, Delivery, DeskConfig, PauseService, ResumeService, Settle
 from paymaster.money import Price
@@ -163,7 +163,7 @@ def _cut_when_time_is_set(site: Site, name: str, value: object) -> None:
     [
         (routing, "INPUT_OVERHEAD_TOKENS", 1_025),
         (routing, "BYTES_PER_TOKEN", 5),
-        (queue, "CLAIM_AFTER_MS", 50_000),
+        (parked_call, "CLAIM_AFTER_MS", 50_000),
         (limiter, "_UNIT", 660_000),
         (desk, "REMEMBER_ENDED_MS", 60_000),
     ],

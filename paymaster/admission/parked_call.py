@@ -1,0 +1,78 @@
+"""One parked call: what it asked for, and what it waits for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import PlainSerializer
+
+from paymaster.admission.breaker import Gate
+from paymaster.admission.first_fit import Place
+from paymaster.admission.routing import Obstacle
+from paymaster.cut import cut
+from paymaster.messages import Reserve
+
+CLAIM_AFTER_MS = 60_000
+"""A parked call that waits only for what clears by itself lets smaller calls pass for this long. From then on its
+accounts are kept for it."""
+
+
+@dataclass(slots=True)
+class ParkedCall:
+    reserve: Reserve
+    sequence: int
+    parked_at_ms: int
+    waits_for: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
+    """Accounts in which something must be freed."""
+    keeps: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
+    """Accounts that are kept for it since it has waited long enough. They only grow while it is busy: if it gave up one
+    when it waits for the next, small calls could take the two in turn, for ever."""
+    retry_at_ms: int | None = None
+    """… or a time that must come."""
+    busy_since_ms: int | None = None
+    """Since when only holds, limits or pauses are in the way. None: money is gone, or no service works."""
+    open_since_ms: int | None = None
+    """Since when no service works. None: one does."""
+    detail: str = ""
+    waits: tuple[tuple[str, str | None], ...] = ()
+    """For each candidate the reason why it could not be called, and the account where that was. Empty in a state of
+    rules 1."""
+
+    def place(self) -> Place:
+        return (-self.reserve.priority, self.sequence)
+
+    def claims_at_ms(self) -> int | None:
+        return None if self.busy_since_ms is None else self.busy_since_ms + CLAIM_AFTER_MS
+
+    def cooldown_ms(self, gates: Mapping[str, Gate]) -> int:
+        """The longest cooldown of its services. They may be others than the gates know."""
+        services = {candidate.service for candidate in self.reserve.candidates}
+        return max((gates[service].breaker.cooldown_ms for service in services if service in gates), default=0)
+
+    def note(self, obstacles: list[Obstacle], now_ms: int) -> None:
+        """Remembers what is in the way, to look again when that changes."""
+        deciding = decide(obstacles)
+        self.waits = tuple((o.reason, o.account) for o in obstacles)
+        self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "never")
+        self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
+        loading = any(o.reason == "loading" for o in obstacles)  # that is nobody's hold: patience begins after it
+        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy" and not loading)
+        if self.busy_since_ms is None:
+            self.keeps = frozenset()
+        # While another call probes, none works yet; else each parked call would wait for a probe of its own.
+        self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
+        self.detail = cut(deciding.detail, 500)
+
+
+def decide(obstacles: list[Obstacle]) -> Obstacle:
+    """The obstacle that clears soonest decides what happens to the call: busy, gone, open, never."""
+    return min(obstacles, key=lambda obstacle: _SOONEST.index(obstacle.kind))
+
+
+_SOONEST = ("busy", "gone", "open", "never")
+
+
+def _since(before_ms: int | None, now_ms: int, still: bool) -> int | None:
+    if not still:
+        return None
+    return now_ms if before_ms is None else before_ms

@@ -1,0 +1,182 @@
+"""Who waits for what: of the parked calls that wait in an account, the first one for which something has changed.
+
+A parked call has one obstacle for each of its candidates. Each is filed under its account and kind with the number that
+decides when it clears (money, tokens, a time), so that when something changes in an account, those for whom that makes
+no difference are not looked at. Whoever is looked at is filed anew; so each look finds the next one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+from paymaster.admission.breaker import Gate
+from paymaster.admission.first_fit import FirstFit, Place
+from paymaster.admission.ledger import UNCAPPED, Account, Ledger
+from paymaster.admission.parked_call import ParkedCall
+from paymaster.admission.routing import bound_nanos, tokens_estimated
+
+Kind = Literal["held", "gone", "never", "limited", "probing", "breaker_open", "loading", "claimed", "has_money"]
+"""What an obstacle waits for, and the need that it is filed with.
+
+held, gone, never: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or the end of a
+pause; the tokens. breaker_open: a service that works; when the call has waited for long enough. loading, probing,
+claimed: 0. has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others.
+"""
+
+_KINDS: dict[str, Kind] = {
+    "money_held": "held",
+    "cap_reached": "gone",
+    "bound_above_cap": "never",
+    "paused": "limited",
+    "max_concurrent": "limited",
+    "rate_limit": "limited",
+    "probing": "probing",
+    "breaker_open": "breaker_open",
+    "loading": "loading",
+    "claimed": "claimed",
+}
+_BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
+"""How the gate of a service is shut for those that are filed so."""
+
+Entries = dict[tuple[str, Kind], int]
+
+
+class Waits:
+    def __init__(
+        self,
+        calls: Iterable[ParkedCall],
+        ledger: Ledger,
+        gates: Mapping[str, Gate],
+        first_claim: Callable[[str], Place | None],
+    ) -> None:
+        """`calls` are in order. `first_claim` names the first place for which an account is kept."""
+        self._ledger, self._gates, self._first_claim = ledger, gates, first_claim
+        self._entries: dict[Place, Entries] = {}
+        self._files: dict[str, dict[Kind, FirstFit]] = {}
+        """By account."""
+        listed: dict[tuple[str, Kind], list[tuple[Place, int]]] = {}
+        for call in calls:
+            place = call.place()
+            self._entries[place] = entries = self._entries_of(call)
+            for filed_under, need in entries.items():
+                listed.setdefault(filed_under, []).append((place, need))
+        for (key, kind), each in listed.items():
+            self._files.setdefault(key, {})[kind] = FirstFit(each)
+
+    def accounts(self) -> Iterable[str]:
+        """In which somebody waits, or has money to lose."""
+        return self._files.keys()
+
+    def file(self, call: ParkedCall) -> None:
+        """Files the call by what it waits for now."""
+        self._change(call.place(), self._entries_of(call))
+
+    def remove(self, call: ParkedCall) -> None:
+        self._change(call.place(), {})
+
+    def first(self, key: str, now_ms: int, *, may_lose: bool = True) -> Place | None:
+        """The first place in the account for which something has changed since its call was looked at.
+
+        Without `may_lose`: something that it waits for.
+        """
+        files, account = self._files.get(key), self._ledger.accounts.get(key)
+        if not files or account is None or account.loading:
+            return None
+        first: Place | None = None
+        for kind, entries in files.items():
+            if kind == "has_money" and not may_lose:
+                continue
+            place = self._first_of(kind, entries, account, now_ms)
+            if place is not None and (first is None or place < first):
+                first = place
+        return first
+
+    def next_ms(self, key: str, now_ms: int) -> int | None:
+        """When something may change in the account by itself for those that wait there."""
+        files, account = self._files.get(key), self._ledger.accounts.get(key)
+        if not files or account is None or account.loading:
+            return None
+        times: list[int | None] = []
+        bounds = [files[kind].highest or 0 for kind in ("held", "gone") if kind in files]
+        if bounds:
+            times.append(account.next_end_ms(max(bounds), now_ms))
+        if "limited" in files and not account.limiter.is_full:
+            times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
+        gate = self._gates.get(key.removeprefix("service:"))
+        if gate is not None and not files.keys().isdisjoint(_BY_GATE):
+            times += [gate.paused_until_ms, gate.breaker.open_until_ms]
+        return min((at_ms for at_ms in times if at_ms is not None and at_ms > now_ms), default=None)
+
+    def _first_of(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
+        match kind:
+            case "held":
+                return entries.first_at_most(account.headroom_nanos())
+            case "gone":
+                return entries.first_at_most(account.unspent_nanos())
+            case "never":
+                return entries.first_at_most(account.lowest_cap_nanos())
+            case "has_money":  # a bound of 0 always fits
+                return entries.first_above(max(0, account.unspent_nanos()))
+            case "loading":
+                return entries.first
+            case "claimed":
+                first, claim = entries.first, self._first_claim(account.key)
+                return first if first is None or claim is None or first <= claim else None
+            case "limited" | "probing" | "breaker_open":
+                return self._first_by_gate(kind, entries, account, now_ms)
+
+    def _first_by_gate(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
+        gate = self._gates.get(account.key.removeprefix("service:")) if account.key.startswith("service:") else None
+        shut = None if gate is None else gate.shut(now_ms)
+        if shut is None and kind == "limited":
+            room = account.limiter.room(now_ms)
+            return entries.first if room is None else entries.first_at_most(room)
+        if shut != _BY_GATE[kind]:
+            return entries.first
+        return entries.first_at_most(now_ms) if kind == "breaker_open" else None
+
+    def _change(self, place: Place, to: Entries) -> None:
+        entries = self._entries.pop(place, {})
+        if to:
+            self._entries[place] = to
+        for (key, kind), need in entries.items():
+            if to.get((key, kind)) != need:
+                files = self._files[key]
+                files[kind].remove(place)
+                if not files[kind]:
+                    del files[kind]
+                    if not files:
+                        del self._files[key]
+        for (key, kind), need in to.items():
+            if entries.get((key, kind)) != need:
+                self._files.setdefault(key, {}).setdefault(kind, FirstFit()).add(place, need)
+
+    def _entries_of(self, call: ParkedCall) -> Entries:
+        entries: Entries = {}
+        request = call.reserve
+        for candidate, (reason, account) in zip(request.candidates, call.waits, strict=False):
+            kind = _KINDS.get(reason)
+            if kind is None or account is None:
+                continue  # nothing that happens in an account helps it
+            bound = bound_nanos(request, candidate)
+            match kind:
+                case "held" | "gone" | "never":
+                    need = bound
+                case "limited":
+                    need = tokens_estimated(request, candidate)
+                case "breaker_open":
+                    need = self._cooled_down_at_ms(call)
+                case _:
+                    need = 0
+            if need < entries.get((account, kind), UNCAPPED + 1):
+                entries[account, kind] = need
+            if kind not in ("gone", "never", "loading"):
+                for key in self._ledger.charged_accounts(request.budget, candidate.service):
+                    if bound > entries.get((key, "has_money"), -1):
+                        entries[key, "has_money"] = bound
+        return entries
+
+    def _cooled_down_at_ms(self, call: ParkedCall) -> int:
+        """When it will have waited for a whole cooldown in which no service worked."""
+        if call.open_since_ms is None:
+            return UNCAPPED
+        return call.open_since_ms + call.cooldown_ms(self._gates)
