@@ -135,9 +135,9 @@ def load(dumped: str) -> DeskState:
     rules, dumped = _rules_of(dumped)
     check_rules(rules)
     with _no_collection():
-        state = upgrade(_read(unpack(dumped, STATE_JSON_BYTES_MAX), rules))
+        state = _read(unpack(dumped, STATE_JSON_BYTES_MAX), rules)
     state.rules = rules
-    return state
+    return upgrade(state)
 
 
 def dump(state: DeskState) -> str:
@@ -187,6 +187,6 @@ def _no_collection() -> Generator[None]:
 
 def upgrade(state: DeskState) -> DeskState:
     """Fills in what an older version's state does not say and no default can."""
-    if any(not call.waits for call in state.parked.values()):
+    if state.rules >= 2 and any(not call.waits for call in state.parked.values()):
         state.look_from = FIRST
     return state
