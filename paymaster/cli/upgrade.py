@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from paymaster.settings import Settings
     from paymaster.versions import RunningWorker
 
+STOP = "Stop them first; one that has ended is counted for up to 90 s."
 _BEGINS_WITHIN_S = 45.0
 """The ledger's run ends when its activities have: each may take 30 s."""
 
@@ -62,7 +63,12 @@ async def _upgrade(settings: "Settings", *, force: bool, who: str, sign_with: "P
     if older and not force:
         raise CommandError(_refusal(older), EXIT_NO)
     change = checked(Upgrade, {"rules": RULES, "who": who})
-    told = await tell_ledger(settings, "upgrade", change, sign_with, lambda ledger, signed: ledger.upgrade(signed))
+    try:
+        told = await tell_ledger(settings, "upgrade", change, sign_with, lambda ledger, signed: ledger.upgrade(signed))
+    except CommandError as error:
+        if not older:
+            raise
+        raise CommandError(f"{error}\nPerhaps an older worker answered; it cannot do this. {STOP}", EXIT_NO) from None
     async with tell_if_slow("waiting for the ledger's next run"):
         await _until_it_goes_by(told.rules, ledger)
     return told
@@ -98,7 +104,6 @@ def _refusal(older: "list[RunningWorker]") -> str:
         [
             "older workers run, and cannot follow the rules of this version:",
             *lines,
-            "Stop them first; one that was killed is counted for 90 s. `--force` goes on: their tasks fail until newer "
-            "workers take them.",
+            f"{STOP} `--force` goes on: their tasks fail until newer workers take them.",
         ]
     )
