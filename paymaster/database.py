@@ -51,6 +51,8 @@ from paymaster.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
 SCHEMA_REVISION = "0004"
 """The schema that this version reads and writes: the newest migration."""
+OLDER_SCHEMA_REVISION = "0003"
+"""0.1.0's, which starts on no other. All later migrations only added to it what has defaults."""
 SCHEMA_TABLE = "paymaster_schema"
 """Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""
 
@@ -256,6 +258,22 @@ async def migrate(url: str) -> None:
             await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             _refuse_newer(await _revision(connection))
             await connection.run_sync(upgrade)
+    finally:
+        await engine.dispose()
+
+
+async def name_older_schema(url: str) -> None:
+    """Has the schema called `OLDER_SCHEMA_REVISION`, so that workers of 0.1.0 start on it; nothing is taken out.
+
+    Raises SchemaOutdated when it is another one than `SCHEMA_REVISION`, and the driver's errors.
+    """
+    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
+    try:
+        await check_schema(engine)
+        async with engine.begin() as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            schema = table(SCHEMA_TABLE, column("version_num", Text))
+            await connection.execute(schema.update().values(version_num=OLDER_SCHEMA_REVISION))
     finally:
         await engine.dispose()
 

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from paymaster import database
 from paymaster.budget_path import budget_ancestors
 from paymaster.database import (
+    OLDER_SCHEMA_REVISION,
     SCHEMA_REVISION,
     Dimension,
     SchemaOutdated,
@@ -32,6 +33,7 @@ from paymaster.database import (
     entries_of_call,
     insert_entries,
     migrate,
+    name_older_schema,
     posted_by_account,
     usage_report,
     usage_report_with_total,
@@ -185,6 +187,20 @@ async def test_migrating_never_goes_back(engine: AsyncEngine, database_url: str)
         await connection.execute(text("UPDATE paymaster_schema SET version_num = '9999'"))
     with pytest.raises(SchemaOutdated, match="update this Paymaster"):
         await migrate(database_url)
+
+
+async def test_the_way_back_takes_nothing_out(engine: AsyncEngine, database_url: str) -> None:
+    """0.1.0 starts on its own schema only; going on after that finds what was there."""
+    change = 'INSERT INTO cap_changes (ledger, epoch, sequence, at, account, "window", until_window_end, who, reason)'
+    async with engine.begin() as connection:
+        await connection.execute(text(f"{change} VALUES ('l', 'e', 1, now(), 'budget:a', 'day', false, 'ada', '')"))
+    await name_older_schema(database_url)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT version_num FROM paymaster_schema")) == OLDER_SCHEMA_REVISION
+    await migrate(database_url)
+    await check_schema(engine)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM cap_changes WHERE by_file = false")) == 1
 
 
 # ---------------------------------------------------------------- what is stored

@@ -1,4 +1,8 @@
-"""Which configurations were in force, who brought them, and which of them ended what admins had done to a cap."""
+"""Which configurations were in force, who brought them, and which of them ended what admins had done to a cap.
+
+0.1.0 works on these tables too: what it does not know has defaults. What is there already stays as it is, because
+`paymaster migrate --way-back` has the schema called 0003 again without taking anything out.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,8 +24,9 @@ def upgrade() -> None:
         sa.Column("changes", sa.Text, nullable=False, comment="in words, cut to length; empty: the first one"),
         sa.Column("config", sa.JSON, nullable=False, comment="what was in force when this row was stored"),
         sa.UniqueConstraint("ledger", "epoch", "sequence", name="configurations_sequence_key"),
+        if_not_exists=True,
     )
-    op.create_index("configurations_ledger_id_idx", "configurations", ["ledger", "id"])
+    op.create_index("configurations_ledger_id_idx", "configurations", ["ledger", "id"], if_not_exists=True)
     by_file = sa.Column(
         "by_file",
         sa.Boolean,
@@ -29,5 +34,5 @@ def upgrade() -> None:
         server_default=sa.false(),
         comment="another value of the file ended what admins had done to this cap",
     )
-    op.add_column("cap_changes", by_file)
+    op.add_column("cap_changes", by_file, if_not_exists=True)
     op.alter_column("cap_changes", "to_usd", nullable=True, comment="null: not capped any more")

@@ -1,6 +1,8 @@
 """`paymaster migrate`: the database's schema, and Temporal's search attributes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from paymaster.cli.connection import (
     ConfigOption,
@@ -17,13 +19,33 @@ if TYPE_CHECKING:
     from paymaster.settings import Settings
 
 
-def migrate(config: ConfigOption = None) -> None:
+def migrate(
+    way_back: Annotated[
+        bool, typer.Option("--way-back", help="Let workers of 0.1.0 start again on this database; nothing is removed.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
     """Bring the database to this version's schema, and register Temporal's search attributes.
 
     Harmless when both are there already. Without the attributes calls run all the same, so their absence is said and
     does not fail it.
     """
-    run_async(_migrate(command_settings(config)))
+    settings = command_settings(config)
+    run_async(_name_older_schema(settings) if way_back else _migrate(settings))
+
+
+async def _name_older_schema(settings: "Settings") -> None:
+    from paymaster.database import OLDER_SCHEMA_REVISION, SchemaOutdated, name_older_schema
+
+    url = database_url(settings)
+    async with database_errors(url):
+        try:
+            await name_older_schema(url)
+        except SchemaOutdated as error:
+            raise CommandError(str(error)) from None
+    print_line(
+        f"the database is called schema {OLDER_SCHEMA_REVISION} again; workers of this version start after `migrate`"
+    )
 
 
 async def _migrate(settings: "Settings") -> None:

@@ -40,12 +40,24 @@ def service(server: CountingServer) -> FakeService:
 
 @pytest.fixture
 async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
-    """Without a worker yet."""
+    """As 0.1.0 has it, without a worker yet."""
     budgets = {"acme": {"cap_usd": {"total": "1", "day": "1"}}, SMALL: {"cap_usd": {"total": "0.002"}}}
     service.usage = lambda request: TokenUsage(input_tokens=1_000, output_tokens=50)
     tables = configuration([service], budgets=budgets, routes={"writer": [service]})
     async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
+        await migrate(site, "--way-back")
         yield site
+
+
+async def migrate(site: Site, *options: str) -> None:
+    migrated = await site.command("migrate", *options)
+    assert migrated.code == 0, migrated
+
+
+async def update(site: Site) -> Worker:
+    """The new version's first steps."""
+    await migrate(site)
+    return await started(site, TODAY)
 
 
 def ask(call_id: str, budget: str = "acme") -> LLMRequest:
@@ -90,7 +102,7 @@ async def test_a_rolling_update_loses_nothing_and_can_go_back(
     waiting = [await start(site.client, ask(f"waits-{number}", SMALL)) for number in range(3)]
     await parked(site, 3)
 
-    new = await started(site, TODAY)
+    new = await update(site)
     assert "`paymaster upgrade`" in new.log()
     await generate(site.client, ask("side by side"))
     refused = await site.command("upgrade")
@@ -103,6 +115,7 @@ async def test_a_rolling_update_loses_nothing_and_can_go_back(
     await site.ledger.raise_cap(RaiseCap(account=f"budget:{SMALL}", window="total", by="0.001"))
     await parked(site, 2)
 
+    await migrate(site, "--way-back")
     back = await started(site, old_version.worker)
     assert await new.terminate() == 0
     await generate(site.client, ask("gone back"))
@@ -110,7 +123,7 @@ async def test_a_rolling_update_loses_nothing_and_can_go_back(
     assert {result.outcome for result in await results_of(waiting)} == {Outcome.COMPLETED}
     await settled_books(site, service)
 
-    await started(site, TODAY)
+    await update(site)
     assert await back.terminate() == 0
     await until_only_new_workers_poll(site)
     upgraded = await site.document("upgrade")
@@ -134,7 +147,7 @@ async def test_a_new_ledger_waits_for_old_workers_to_go(site: Site, old_version:
     """Where an old worker runs, a ledger that begins goes by the rules that it knows; else by the newest."""
     old = await started(site, old_version.worker)
     await site.client.get_workflow_handle("budget/default").terminate()
-    await started(site, TODAY)
+    await update(site)
     assert (await site.ledger.status()).rules == 1
     await old.kill()
 
@@ -146,9 +159,10 @@ async def test_an_old_worker_cannot_take_an_upgraded_ledger(
     old = await started(site, old_version.worker)
     await generate(site.client, ask("first"))
     await old.terminate()
-    await started(site, TODAY)
+    await update(site)
     upgraded = await site.command("upgrade", "--force")  # Temporal still counts the one that has just ended
     assert upgraded.code == 0, upgraded
+    await migrate(site, "--way-back")
     mistaken = site.launch_worker([old_version.worker])
     results = await asyncio.gather(*(generate(site.client, ask(f"then-{number}")) for number in range(10)))
     assert {result.outcome for result in results} == {Outcome.COMPLETED}
