@@ -30,7 +30,15 @@ from paymaster.client import start, try_generate
 from paymaster.database import posted_by_account
 from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import CALLS_TASK_QUEUE, BacklogBatch, BacklogStart, backlog_workflow_id, budget_workflow_id
+from paymaster.messages import (
+    CALLS_TASK_QUEUE,
+    BacklogBatch,
+    BacklogStart,
+    PauseService,
+    ResumeService,
+    backlog_workflow_id,
+    budget_workflow_id,
+)
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 from workflows.llm_call import LLMCallWorkflow
@@ -59,10 +67,17 @@ def service(server: CountingServer) -> FakeService:
 
 
 @pytest.fixture
+def paused(server: CountingServer) -> FakeService:
+    """A second service, which an admin pauses: calls of its route are parked."""
+    return server.service(f"paused-{next(NUMBERS)}")
+
+
+@pytest.fixture
 async def site(
-    forgetful_temporal: str, databases: Databases, service: FakeService, tmp_path: Path
+    forgetful_temporal: str, databases: Databases, service: FakeService, paused: FakeService, tmp_path: Path
 ) -> AsyncIterator[Site]:
-    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "1000"}}})
+    routes = {"writer": [service], "parked": [paused]}
+    tables = configuration([service, paused], routes=routes, budgets={"acme": {"cap_usd": {"total": "1000"}}})
     async with running_site(forgetful_temporal, await databases.create(), tmp_path, tables) as site:
         yield site
 
@@ -133,15 +148,16 @@ async def attacked(client: Client, workflow_id: str, kind: type, count: int, see
 
 @pytest.mark.timeout(1_500)
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.full)])
-async def test_whatever_is_sent_nobody_is_stuck(site: Site, service: FakeService, count: int) -> None:
-    """Each of the four workflows gets its share, while agents ask; then everything goes on as if nothing had been."""
+async def test_whatever_is_sent_nobody_is_stuck(
+    site: Site, service: FakeService, paused: FakeService, count: int
+) -> None:
+    """Each of the four workflows gets its share; then everything goes on as if nothing had been."""
     client, config = site.client, desk_config(site.settings)
-    service.hold()
-    parked = await start(client, LLMRequest(route="writer", budget="acme/held", prompt="held", call_id="held"))
-    await until(lambda: service.held == 1, "one call is under way")
+    await site.ledger.pause_service(PauseService(service=paused.name, who="ada"))
+    parked = await start(client, LLMRequest(route="parked", budget="acme/parked", prompt="parked", call_id="parked"))
     agent = await client.start_workflow(
         ContentAgentWorkflow.run,
-        ArticleRequest(topic="tides", budget="acme/agent"),
+        ArticleRequest(topic="tides", budget="acme/agent", route="parked"),
         id="agent",
         task_queue=CALLS_TASK_QUEUE,
     )
@@ -153,6 +169,7 @@ async def test_whatever_is_sent_nobody_is_stuck(site: Site, service: FakeService
         start_signal="add",
         start_signal_args=[BacklogBatch(voids=("no-such-run/1",))],
     )
+    await until(lambda: _parked(site, 2), "the call, and the agent's first one, are parked")
     targets = {
         budget_workflow_id(site.settings.ledger.name): (BudgetWorkflow, count * 7 // 10),
         parked.id: (LLMCallWorkflow, count // 10),
@@ -165,7 +182,7 @@ async def test_whatever_is_sent_nobody_is_stuck(site: Site, service: FakeService
         print(f"{kind.__name__}: {share} messages in {time.monotonic() - began:.0f} s, {dict(sender.outcomes)}")
         applied = await site.ledger.configure(config, force=True)  # one of them may have replaced it
         assert applied.digest == config.digest
-    service.release()
+    await site.ledger.resume_service(ResumeService(service=paused.name, who="ada"))
     assert (await parked.result()).outcome is Outcome.COMPLETED
     assert (await agent.result()).calls
 
@@ -193,6 +210,10 @@ async def test_whatever_is_sent_nobody_is_stuck(site: Site, service: FakeService
         if window.window == "total"
     }
     assert await posted_by_account(site.engine, site.settings.ledger.name, accounts) == posted
+
+
+async def _parked(site: Site, count: int) -> bool:
+    return (await site.ledger.status()).parked == count
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.full)])
