@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
+from temporalio.common import RawValue
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from paymaster.messages import LLMRequest, LLMResult
+from paymaster.messages import LLMResult
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from workflows.budget import BudgetWorkflow
@@ -69,9 +70,9 @@ class Changed:
     """What a careless change does: one more step before the first."""
 
     @workflow.run
-    async def run(self, request: LLMRequest) -> LLMResult:
+    async def run(self, message: RawValue) -> LLMResult:
         await workflow.sleep(1)
-        return await LLMCallWorkflow(request).run(request)
+        return await LLMCallWorkflow(message).run(message)
 
 
 async def test_a_changed_workflow_is_noticed() -> None:
