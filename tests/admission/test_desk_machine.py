@@ -154,6 +154,8 @@ class Model:
     max_parked: int = 0
     loading: bool = False
     """What was spent before is not known yet."""
+    began: bool = False
+    """What was stored before the desk began is known."""
     earlier: dict[Place, int] = field(default_factory=dict[Place, int])
     """What was spent before the desk began, in the windows in which it began."""
     gates: dict[str, ServiceStatus] = field(default_factory=dict[str, ServiceStatus])
@@ -196,8 +198,10 @@ class Model:
     def verdict(self, request: Reserve, candidate: Candidate) -> Verdict:
         accounts = charged(request.budget, candidate.service)
         budget_is_a_path = all(request.budget.split("/"))
-        if candidate.price is None or candidate.service not in SERVICES or len(accounts) < 2 or not budget_is_a_path:
+        if candidate.price is None or candidate.service not in SERVICES or not budget_is_a_path:
             return "never"
+        if len(accounts) < 2:  # until everything stored is known, there may be such a budget
+            return "never" if self.began else "held"
         if self.loading:
             return "held"
         bound = bound_of(request, candidate)
@@ -617,6 +621,7 @@ class DeskMachine(RuleBasedStateMachine):
         wanted = self.desk.to_load()
         self.both(lambda desk: desk.loaded(spend, self.clock_ms))
         self.model.loading = wanted is not None and wanted.number != spend.number
+        self.model.began = self.model.began or not self.model.loading
         self.after_a_look()
 
     def read_what_was_spent(self) -> None:
