@@ -41,7 +41,7 @@ class SendAlertsActivities:
                 content = document(self._form, batch, alert)
                 try:
                     async with (
-                        asyncio.timeout(WEBHOOK_ANSWERS_WITHIN_S),
+                        asyncio.timeout(2 * WEBHOOK_ANSWERS_WITHIN_S),  # for one that sends its head byte by byte
                         client.stream("POST", self._webhook_url, json=content) as response,  # its body is not read
                     ):
                         if not response.is_success:

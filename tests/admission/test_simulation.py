@@ -24,6 +24,7 @@ from paymaster.messages import (
     CallRef,
     Candidate,
     CapChange,
+    ConfigChange,
     Delivery,
     Denied,
     Ended,
@@ -394,6 +395,8 @@ class Organisation:
                         self.later(self.now_ms + HOUR // 2, raise_it)
                 case CapChange():
                     self.count["raises"] += 1
+                case ConfigChange():
+                    self.count["configurations"] += 1
                 case _:
                     raise AssertionError(f"nobody took anything back: {item}")
         done = tuple(item.sequence for item in items)

@@ -154,7 +154,7 @@ FAULTS = [
     Fault(
         "broken-gzip",
         [Reply(headers={"content-encoding": "gzip"}, body=gzip.compress(answer(USAGE))[:-20] + b"x" * 20)] * 2,
-        unknown("connection_lost"),
+        unknown("malformed_answer", 200),
         falls_back=True,
     ),
     Fault("stalled", [Reply(stream=[STREAM_START, 5.0])] * 2, unknown("timeout"), falls_back=True, service=IMPATIENT),

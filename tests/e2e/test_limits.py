@@ -106,12 +106,15 @@ async def test_never_more_calls_at_once_than_allowed_and_never_fewer_when_calls_
 
 
 async def test_tokens_over_the_estimate_are_paid_back_by_the_next_calls(site: Site, server: CountingServer) -> None:
-    """One call uses 9,500 tokens where some 150 were estimated: the next one waits until the debt has drained."""
+    """One call uses 9,500 tokens where some 2,400 were estimated: the next one waits until the debt has drained."""
     service = server.service("tokens")
-    estimate = input_bytes(ask("tokens")) // 4 + 100
+    long_one, next_one = (  # so long that it could have used them: what no attempt can use makes no debt
+        ask("tokens", number).model_copy(update={"prompt": "tides " * 1_500}) for number in (1, 2)
+    )
+    estimate = input_bytes(long_one) // 4 + 100
     service.usage = lambda request: TokenUsage(input_tokens=TOKENS_USED if request.number == 1 else 10, output_tokens=5)
-    first = await generate(site.client, ask("tokens", 1))
-    second = await generate(site.client, ask("tokens", 2))
+    first = await generate(site.client, long_one)
+    second = await generate(site.client, next_one)
     (before,), (after,) = [await entries_of_call(site.engine, result.call_id) for result in (first, second)]
     assert before.started_at_ms is not None
     assert before.duration_ms is not None
