@@ -235,7 +235,7 @@ async def test_thousands_of_records_wait_and_all_arrive(
         except RPCError as error:
             if error.status is not RPCStatusCode.FAILED_PRECONDITION:
                 raise
-            return False  # one more signal came while a run ended, and its task is done again
+            return False  # a burst of signals took longer than a task may, and is looked at again
 
     await until(all_wait, "all of them wait, here or in pieces")
 
