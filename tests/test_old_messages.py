@@ -73,7 +73,7 @@ def _of(schema: dict[str, Any], defs: dict[str, Any], name: str = "") -> st.Sear
             low = max(1, schema.get("minimum", 1))
             return st.integers(low, schema.get("maximum", low + 10**6))
         case "number":
-            return st.floats(0.25, 2).filter(bool)
+            return st.floats(schema.get("minimum", 0), schema.get("maximum", 2), allow_nan=False).map(float)
         case "boolean":
             return st.booleans()
         case "null":

@@ -11,7 +11,7 @@ from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.ledger import Ledger
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import Obstacle
-from paymaster.admission.timers import Timers
+from paymaster.admission.timers import NEVER_MS, Timers
 from paymaster.admission.waits import Waits
 
 _EVERYBODY = ""
@@ -94,6 +94,8 @@ class ParkedQueue:
 
     def change_ms(self) -> int:
         """When a call begins to claim, or something may change in an account by itself; NEVER_MS if never."""
+        if not self._order:  # what is left of calls that have gone wakes nobody
+            return NEVER_MS
         return min(self._claims_due.first_ms(), self._alarms.first_ms())
 
     def take_overdue(self, now_ms: int, most: int | None) -> list[ParkedCall]:

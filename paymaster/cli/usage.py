@@ -105,7 +105,7 @@ def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
     try:
         return datetime.now(UTC) - parse_duration(text)
     except ValueError as error:
-        if re.fullmatch("[0-9]+(ms|s|m|h|d)", text):
+        if re.fullmatch("[0-9]{1,12}(ms|s|m|h|d)", text):
             raise CommandError(f"{option} {error}; or write a day like 2026-01-31") from None
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
