@@ -518,7 +518,8 @@ _COUNTS = text(
 )
 _PAID_TWICE = text(
     """
-    SELECT 'hold ' || hold_id FROM api_usage_counted WHERE ledger = :ledger AND cost_usd > 0
+    SELECT 'hold ' || hold_id FROM api_usage_counted
+    WHERE ledger = :ledger AND cost_usd > 0 AND status != 'corrected'
     GROUP BY hold_id HAVING count(*) > 1
     UNION ALL
     SELECT 'call ' || call_id FROM api_usage_counted WHERE ledger = :ledger AND status = 'completed'

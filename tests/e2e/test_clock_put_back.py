@@ -31,6 +31,7 @@ from paymaster.messages import (
 from paymaster.money import Price
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
+from paymaster.versions import worker_identity
 from workflows import budget
 from workflows.budget import BudgetWorkflow
 
@@ -123,8 +124,8 @@ async def test_the_ledger_follows_a_clock_that_comes_back(
         others.send_alerts,
     ]
     async with (
-        Worker(client, task_queue=LEDGER_TASK_QUEUE, workflows=[BudgetWorkflow]),
-        Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=activities),
+        Worker(client, task_queue=LEDGER_TASK_QUEUE, workflows=[BudgetWorkflow], identity=worker_identity()),
+        Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=activities, identity=worker_identity()),
     ):
         await ledger.start(CONFIG)
 

@@ -19,9 +19,6 @@ from paymaster.money import nanos_to_usd, usd_to_nanos
 pytestmark = pytest.mark.timeout(60)
 
 
-UNDER_REPAIR = pytest.mark.xfail(strict=False, reason="fails with what is new in resolve and reconcile: to be mended")
-
-
 @pytest.fixture(scope="module")
 def service(server: CountingServer) -> FakeService:
     return server.service("unconfirmed")
@@ -67,7 +64,6 @@ async def an_expired_hold(site: Site, service: FakeService, call_id: str) -> Non
 
 
 @pytest.mark.parametrize(("lose", "cost"), [(a_lost_answer, "0.000123457"), (an_expired_hold, "0.02")])
-@UNDER_REPAIR
 async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
     site: Site, service: FakeService, lose: Callable[[Site, FakeService, str], Awaitable[None]], cost: str
 ) -> None:
@@ -158,7 +154,6 @@ async def test_what_a_running_call_will_say_itself_is_not_resolved_by_a_person(s
 
 
 @pytest.mark.parametrize("change", ["lost", "added"])
-@UNDER_REPAIR
 async def test_reconcile_finds_what_was_changed_behind_the_ledgers_back_and_repair_mends_it(
     site: Site, service: FakeService, change: str
 ) -> None:
