@@ -408,6 +408,7 @@ class Desk:
                 hold = self.ledger.holds.get(answer.grant.hold_id)
                 if hold is not None and hold.state == "pending":  # else an earlier sending had reached it
                     self._void(Void(hold_id=answer.grant.hold_id))
+                    self.state.ended[answer.grant.hold_id].presumed = self.state.rules >= 2
         self.outbox.acknowledge(gone | set(delivery.delivered))
         self.advance(now_ms)
 
@@ -690,7 +691,8 @@ class Desk:
         if ended is None and command.corrects is not None and self._correct_folded(command, command.corrects):
             return Settled(hold_id=command.hold_id)
         is_of_this_epoch = command.epoch in ("", self.state.epoch)
-        if not is_of_this_epoch or (ended is None and self.state.rules > 1):
+        knows = ended is not None and not ended.presumed
+        if not is_of_this_epoch or (not knows and self.state.rules > 1):
             self.state.settled_late = self.state.settled_late or is_of_this_epoch
             self.reload(self.state.now_ms)
             return Settled(hold_id=command.hold_id)

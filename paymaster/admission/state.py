@@ -59,6 +59,8 @@ class EndedHold:
     at_ms: int
     posted: bool = False
     denied: Denied | None = None
+    presumed: bool = False
+    """Its call was gone when its grant came. If that came for the second time, the call may have used it."""
 
 
 @dataclass(slots=True)
@@ -100,6 +102,9 @@ class DeskState:
     loading: Loading | None = None
     began: bool = False
     """What earlier epochs left behind was loaded."""
+    recalls: bool = False
+    """Calls that were parked in a ledger which is lost have yet to be told to ask again. Under rules 1 the first run
+    tells them, and no later one."""
     early: list[CapChange] = field(default_factory=list[CapChange])
     """Changes of caps from before that, to be made again after those of earlier epochs."""
     prices: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])

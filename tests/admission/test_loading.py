@@ -19,6 +19,7 @@ from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     CapChange,
+    Delivery,
     Denied,
     ExpiredHold,
     Granted,
@@ -328,6 +329,22 @@ def test_a_settlement_of_this_epoch_that_nobody_knows_reloads_nothing() -> None:
         answer = site.desk.handle(Settle(hold_id="nobody/1", cost_nanos=1, epoch=epoch), site.now_ms)
         assert answer.kind == "unknown_hold"
     assert site.desk.to_load() is None
+
+
+def test_a_call_that_was_taken_for_gone_and_settles_is_read_again() -> None:
+    """Its grant was sent twice; it had used the first one, and its settlement comes later, by way of the backlog."""
+    site = Site()
+    held = site.granted(candidate(usd=10))
+    waiting = site.parked()
+    site.void(held)
+    [answer] = site.desk.state.outbox.messages
+    site.desk.delivered(Delivery(gone=(answer.sequence,)), site.now_ms)
+    assert site.pending() == 0
+    site.cut()
+    site.settle(waiting, 1)
+    assert site.alerts("unknown_hold") == []
+    site.load({account: {"day": USD, "total": USD} for account in ("budget:acme", "service:s")})
+    assert (site.posted(), site.pending()) == (1, 0)
 
 
 # ---------------------------------------------------------------- the caps that admins set before

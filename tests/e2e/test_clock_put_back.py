@@ -62,8 +62,13 @@ class Others:
     """The ledger's activities: nothing was spent before, and everything arrives."""
 
     def __init__(self) -> None:
-        self.alerts: list[str] = []
+        self._alerts: dict[int, str] = {}
         self.answered: list[ParkedAnswer] = []
+
+    @property
+    def alerts(self) -> list[str]:
+        """Once each: one may come twice, as a row would."""
+        return list(self._alerts.values())
 
     @activity.defn
     async def load_spend(self, wanted: LoadSpend) -> LoadedSpend:
@@ -80,7 +85,7 @@ class Others:
 
     @activity.defn
     async def store_notices(self, batch: Notices) -> Delivery:
-        self.alerts += [notice.what for notice in batch.notices if isinstance(notice, Alert)]
+        self._alerts |= {notice.sequence: notice.what for notice in batch.notices if isinstance(notice, Alert)}
         return Delivery(delivered=tuple(notice.sequence for notice in batch.notices))
 
     @activity.defn
