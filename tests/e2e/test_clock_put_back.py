@@ -48,14 +48,17 @@ class ServerClock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_ms = 0
         self._latest: dict[str, int] = {}
+        self._shown: dict[tuple[str, int], int] = {}
+        """By run and real time: whoever replays the run is shown the same."""
         self._real = budget._now_ms  # pyright: ignore[reportPrivateUsage]
         monkeypatch.setattr(budget, "_now_ms", self._now_ms)
 
     def _now_ms(self) -> int:
-        run_id = workflow.info().run_id
-        now_ms = max(self._latest.get(run_id, 0), self._real() + self.ahead_ms)
-        self._latest[run_id] = now_ms
-        return now_ms
+        run_id, real_ms = workflow.info().run_id, self._real()
+        if (run_id, real_ms) not in self._shown:
+            self._latest[run_id] = max(self._latest.get(run_id, 0), real_ms + self.ahead_ms)
+            self._shown[run_id, real_ms] = self._latest[run_id]
+        return self._shown[run_id, real_ms]
 
 
 class Others:
