@@ -41,6 +41,17 @@ def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
         return None
 
 
+def text_of(signal: RawValue, kind: type[MessageT]) -> bytes | None:
+    """The JSON of a message that is read later; None, with a line in the log, when it is none.
+
+    Raises KeyUnavailable, as `message_of` does.
+    """
+    if signal.payload.metadata.get("encoding") == b"json/plain":
+        return signal.payload.data
+    message_of(signal, kind)  # which says what is the matter
+    return None
+
+
 def decoded(message: RawValue, kind: type[MessageT]) -> MessageT:
     """The message. Raises whatever the converter does, and TypeError for what is not JSON, such as bytes."""
     found = workflow.payload_converter().from_payload(message.payload, kind)

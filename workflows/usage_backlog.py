@@ -7,12 +7,14 @@ for one run's continue-as-new is handed on in pieces to UsageBacklogPieceWorkflo
 import asyncio
 import contextlib
 from datetime import timedelta
+from functools import partial
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from paymaster.backlog_pile import Pile, SetAside, packed, unpacked
+from paymaster.limits import PIECE_BYTES_MAX
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -25,7 +27,7 @@ from paymaster.messages import (
     UsageRecord,
     backlog_workflow_id,
 )
-from workflows.signals import called_in_any_case, message_of
+from workflows.signals import called_in_any_case, message_of, text_of
 
 STAYS = timedelta(seconds=30)
 """How long it waits for more when nothing is left."""
@@ -38,10 +40,10 @@ class UsageBacklogWorkflow:
     @workflow.init
     def __init__(self, start: BacklogStart) -> None:
         self._ledger = start.ledger
-        self._pile = Pile()
         self._set_aside = SetAside(start.set_aside, start.set_aside_more)
+        self._pile = Pile(partial(_refuse, self._set_aside))
         if start.waiting is not None:
-            self._add(unpacked(start.waiting))
+            self._pile.add(unpacked(start.waiting))
         self._pieces = start.pieces
         self._pieces_waiting = start.pieces_waiting
 
@@ -73,15 +75,15 @@ class UsageBacklogWorkflow:
     @workflow.signal
     @called_in_any_case
     def add(self, signal: RawValue) -> None:
-        if batch := message_of(signal, BacklogBatch):
-            self._add(batch)
+        if text := text_of(signal, BacklogBatch):
+            self._pile.add(text)
 
     @workflow.signal
     @called_in_any_case
     def piece_ended(self, signal: RawValue) -> None:
         if ended := message_of(signal, PieceEnded):
             self._pieces = max(0, self._pieces - 1)
-            self._pieces_waiting = max(0, self._pieces_waiting - ended.waited)
+            self._pieces_waiting = max(0, self._pieces_waiting - ended.waited) if self._pieces else 0
             self._set_aside.add(ended.set_aside)
             self._set_aside.more += ended.set_aside_more
 
@@ -100,18 +102,15 @@ class UsageBacklogWorkflow:
         """How much is refused for good in all."""
         return self._set_aside.sum()
 
-    def _add(self, batch: BacklogBatch) -> None:
-        for record in self._pile.add(batch):
-            workflow.logger.error("a record that is out of bounds is set aside: %.2000s", record)
-            self._set_aside.add([record])
-
     def _has_work(self) -> bool:
-        return len(self._pile) > 0
+        return bool(self._pile)
 
     def _batch(self) -> BacklogBatch:
         """Of 0.1.0 runs go on whose batches were cut by number alone."""
-        by_number, batch = self._pile.first(bytes_max=None), self._pile.first()
-        return batch if batch == by_number or workflow.patched("backlog-batches-by-bytes") else by_number
+        batch = self._pile.first()
+        if self._pile.would_have_more() and not workflow.patched("backlog-batches-by-bytes"):
+            return self._pile.first_by_number()
+        return batch
 
     async def _catch_up(self) -> None:
         batch = self._batch()
@@ -130,21 +129,23 @@ class UsageBacklogWorkflow:
 
     async def _hand_on(self) -> None:
         """What does not fit into the next run's start becomes the start of other workflows. Meanwhile more may come."""
+        if self._pile.bytes <= PIECE_BYTES_MAX or not workflow.patched("backlog-in-pieces"):
+            return
         number = 0
-        while (piece := self._pile.surplus()) and workflow.patched("backlog-in-pieces"):
+        while piece := self._pile.take_surplus():
+            count, text = piece
             number += 1
+            self._pieces += 1
+            self._pieces_waiting += count
             backlog_id, run_id = workflow.info().workflow_id, workflow.info().run_id
             with contextlib.suppress(WorkflowAlreadyStartedError):  # nobody else uses this id
                 await workflow.start_child_workflow(
                     UsageBacklogPieceWorkflow.run,
-                    BacklogPiece(ledger=self._ledger, waiting=packed(piece)),
+                    BacklogPiece(ledger=self._ledger, waiting=packed(text)),
                     id=f"{backlog_id}/{run_id}/{number}",
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     static_summary=f"a piece of what waits to be stored and settled for ledger {self._ledger}",
                 )
-            self._pile.remove(piece)
-            self._pieces += 1
-            self._pieces_waiting += len(piece.records) + len(piece.voids)
 
 
 @workflow.defn(name="UsageBacklogPieceWorkflow", sandboxed=False)
@@ -153,14 +154,15 @@ class UsageBacklogPieceWorkflow:
 
     @workflow.init
     def __init__(self, piece: BacklogPiece) -> None:
-        self._pile = Pile()
+        self._set_aside = SetAside()
+        self._pile = Pile(partial(_refuse, self._set_aside))
         self._pile.add(unpacked(piece.waiting))
+        self._pile.read_all()
         self._took_over = len(self._pile)
 
     @workflow.run
     async def run(self, piece: BacklogPiece) -> PieceEnded:
-        set_aside = SetAside()
-        while len(self._pile):
+        while self._pile:
             batch = self._pile.first()
             try:
                 done = await workflow.execute_activity(
@@ -175,9 +177,11 @@ class UsageBacklogPieceWorkflow:
                 workflow.logger.error("still no answer, trying again: %s", error.cause)
                 await workflow.sleep(PIECE_TRIES_AGAIN_AFTER_AT_MOST)
                 continue
-            set_aside.add(_rejected(batch, done))
+            self._set_aside.add(_rejected(batch, done))
             self._pile.remove(batch)
-        ended = PieceEnded(waited=self._took_over, set_aside=tuple(set_aside.records), set_aside_more=set_aside.more)
+        ended = PieceEnded(
+            waited=self._took_over, set_aside=tuple(self._set_aside.records), set_aside_more=self._set_aside.more
+        )
         backlog = workflow.get_external_workflow_handle(backlog_workflow_id(piece.ledger))
         try:
             await backlog.signal("piece_ended", ended)
@@ -200,6 +204,12 @@ async def _caught_up(batch: BacklogBatch) -> CaughtUp:
         start_to_close_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),
     )
+
+
+def _refuse(set_aside: SetAside, why: str, record: UsageRecord | None) -> None:
+    workflow.logger.error("%s", why)
+    if record is not None:
+        set_aside.add([record])
 
 
 def _rejected(batch: BacklogBatch, done: CaughtUp) -> list[UsageRecord]:
