@@ -42,10 +42,10 @@ def _around(
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     @functools.wraps(original)
-    async def method(*arguments: Any) -> Any:
+    async def method(*arguments: Any, **named: Any) -> Any:
         if before(*arguments):
             die()
-        answer = await original(*arguments)
+        answer = await original(*arguments, **named)
         if after(answer):
             die()
         return answer
@@ -86,7 +86,7 @@ def _batch_answered() -> None:
     def several(answers: Sequence[Answer]) -> bool:
         return len(answers) > 1
 
-    _around(Ledger, "send", after=several)
+    _around(Ledger, "apply", after=several)
 
 
 def _batch_half_applied() -> None:
