@@ -529,7 +529,7 @@ _PAID_TWICE = text(
 
 
 async def settled_books(
-    site: Site, *services: FakeService, deadline_s: float = 30.0, refused: bool = False
+    site: Site, *services: FakeService, deadline_s: float = 60.0, refused: bool = False
 ) -> DeskStatus:
     """Waits until nothing is in flight, checks promises 1 to 6 and prints the figures. Returns the ledger's status.
 
