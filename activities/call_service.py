@@ -15,13 +15,14 @@ from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
+import httpcore
 import httpx
 from pydantic_core import to_json
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.limits import DURATION_MS_MAX
+from paymaster.limits import DURATION_MS_MAX, HEADERS_BYTES_MAX
 from paymaster.measurements import http_request
 from paymaster.messages import (
     BILLED,
@@ -57,7 +58,8 @@ BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
 READ_AT_ONCE_MAX = 16 * 1024
 """Bytes of an answer that is read at once; a longer one is read in a thread, which lets others have their turns."""
-
+_READ_BYTES = 16 * 1024
+"""Taken from a connection at once. Headers are checked against their bound only between two of these."""
 _NO_PROXIES: Mapping[str, None] = {"http://": None, "https://": None, "all://": None}
 """http:// is accepted for this machine because nothing leaves it; a proxy of the environment would get the key."""
 
@@ -67,6 +69,7 @@ class Connections:
 
     def __init__(self, services: Mapping[str, ServiceSettings]) -> None:
         """Raises ConfigurationError when a service's `ca_bundle` cannot be used."""
+        _bound_headers()
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=100)
         self._clients = {
             name: httpx.AsyncClient(
@@ -86,6 +89,13 @@ class Connections:
     async def close(self) -> None:
         for client in self._clients.values():
             await client.aclose()
+
+
+def _bound_headers() -> None:
+    """For every HTTP connection of this process: httpx passes these two limits of its transport on to nobody."""
+    connection = httpcore.AsyncHTTP11Connection
+    connection.MAX_INCOMPLETE_EVENT_SIZE = HEADERS_BYTES_MAX  # pyright: ignore[reportAttributeAccessIssue] - a figure
+    connection.READ_NUM_BYTES = _READ_BYTES  # pyright: ignore[reportAttributeAccessIssue] - a figure
 
 
 class CallServiceActivities:

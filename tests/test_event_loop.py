@@ -41,8 +41,6 @@ MB = 1_000_000
 LIMITS_S = {2 * MB: 0.05, 7_900_000: 0.1}
 """How long the loop may be held, by the size of what came in."""
 HELD_BY_A_REQUEST_S = 0.05
-HEADERS_LIMIT_S = 0.25
-"""The HTTP library takes 100 KB of headers, and reads them in one go."""
 
 
 async def test_a_held_event_loop_is_measured_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +161,8 @@ INPUTS: dict[str, tuple[str, Callable[[int], bytes]]] = {
         "openai",
         lambda size: head(*(f"{name}: {'1' * 30_000}" for name in ("retry-after", "x-request-id")), status=429),
     ),
-    "many headers": ("openai", lambda size: head(*(["a: b"] * 15_000), status=429)),
+    "many headers": ("openai", lambda size: head(*(["a: b"] * (size // 6)), status=429)),
+    "as many headers as are read": ("openai", lambda size: head(*(["a:"] * 8_000), status=429)),
     "a compressed answer of zeros": (
         "openai",
         lambda size: head("content-encoding: gzip") + gzip.compress(b"0" * (size + 4 * MB if size > 4 * MB else size)),
@@ -232,9 +231,9 @@ async def test_no_answer_holds_the_event_loop(kind: str, size: int, monkeypatch:
         async def call() -> None:
             found.append(await caller.call(api, ActivityEnvironment()))
 
-        limit_s = HEADERS_LIMIT_S if kind == "many headers" else LIMITS_S[size]
+        limit_s = LIMITS_S[size]
         longest_s = await held_s(call)
-        for _ in range(2):  # a busy machine has slower processors
+        for _ in range(4):  # a busy machine has slower processors
             longest_s = min(longest_s, await held_s(call)) if longest_s > limit_s / 2 else longest_s
     attempt = attempt_of(found[0])
     print(f"{kind}, {size} bytes: {longest_s * 1000:.0f} ms; {attempt.error_class}: {(attempt.error or '')[:60]}")
@@ -274,7 +273,9 @@ def test_no_request_holds_the_event_loop(kind: str, api: Api) -> None:
         "built and dumped": lambda: to_json(build(request, api).body),
     }
     for step, run in steps.items():
-        took_s = min(_seconds(run) for _ in range(3))
+        took_s = _seconds(run)
+        for _ in range(7):  # a processor that others use too is slower at times
+            took_s = min(took_s, _seconds(run)) if took_s > HELD_BY_A_REQUEST_S / 2 else took_s
         print(f"{kind}, {step}: {took_s * 1000:.0f} ms")
         assert took_s < HELD_BY_A_REQUEST_S, step
 
