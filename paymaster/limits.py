@@ -66,7 +66,9 @@ SET_ASIDE_BYTES_MAX = 200_000
 COMMANDS_MAX = 1_000
 """Commands in one update of the ledger; ours have 200, and the backlog of 0.1.0 sends up to 400."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024
-"""A signal of an admin, before it is read."""
+"""A command of an admin, signal or update, before it is read."""
+CONFIG_VALUES_MAX = 150_000
+"""Values of a configuration that comes as plain JSON, as 0.1.0 sends the largest; ours is compressed above 256 KiB."""
 TIME_MS_MAX = 4_102_444_800_000
 """The latest time that a message may name, in milliseconds: the year 2100."""
 DURATION_MS_MAX = 366 * 86_400_000

@@ -4,7 +4,11 @@ Everything that a configuration file, a request or a provider can legally say is
 and not by the messages' types, because a ledger must also be able to load a state in which something else got earlier.
 """
 
+from pydantic import BaseModel
+
 from paymaster.limits import (
+    ADMIN_MESSAGE_BYTES_MAX,
+    CONFIG_VALUES_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
     ID_CHARACTERS_MAX,
@@ -15,25 +19,65 @@ from paymaster.limits import (
 )
 from paymaster.messages import (
     AccountConfig,
+    AdminMessage,
     AttemptReport,
+    AttemptReports,
+    BacklogBatch,
     CallRef,
     Candidate,
     Command,
+    CommandBatch,
+    Configure,
     DeskConfig,
     Grant,
+    LLMRequest,
+    ParkedAnswer,
+    PieceEnded,
     Reserve,
     RetrySettings,
     ServiceConfig,
     Settle,
+    StatusRequest,
+    StoredRows,
     UsageRecord,
     Void,
+    Withdrawn,
 )
 from paymaster.money import NANOS_MAX, Price
+from paymaster.services.json_reading import check_levels, check_values
 
+_OF_ANYBODY = (
+    AttemptReports,
+    BacklogBatch,
+    CommandBatch,
+    LLMRequest,
+    ParkedAnswer,
+    PieceEnded,
+    StatusRequest,
+    StoredRows,
+    Withdrawn,
+)
+"""What is sent to workflows, beside the messages of admins and configurations."""
 _CANDIDATES_MAX = 1_000
 _ATTEMPTS_MAX = 1_000
 _BOUND_NANOS_MAX = NANOS_MAX * 10**9
 """The most that an attempt can cost is larger than what any column stores when its model has a senseless price."""
+
+
+def check_text(text: bytes, kind: type[BaseModel]) -> None:
+    """Raises ValueError for JSON that is too large to be read as a message of this kind.
+
+    While 2 MB are read nothing else in the process runs: they can hold a million values, each of which may be an error.
+    """
+    if issubclass(kind, AdminMessage):
+        _within("bytes of the message", len(text), 0, ADMIN_MESSAGE_BYTES_MAX)
+    elif issubclass(kind, Configure):
+        check_values(text, CONFIG_VALUES_MAX)
+    elif issubclass(kind, _OF_ANYBODY):
+        check_values(text)
+    else:
+        return
+    check_levels(text)
 
 
 def check_config(config: DeskConfig) -> None:

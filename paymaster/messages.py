@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -26,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from paymaster.limits import BATCH_ITEMS_MAX
 from paymaster.money import Price, TokenUsage, nanos_to_usd
 from paymaster.packed import pack, unpack
 
@@ -547,7 +549,7 @@ class AttemptReport(Message):
 class AttemptReports(Message):
     """Signal `report_attempts`."""
 
-    reports: tuple[AttemptReport, ...]
+    reports: Annotated[tuple[AttemptReport, ...], Field(max_length=BATCH_ITEMS_MAX), FailFast()]
 
 
 class Grant(Message):
@@ -626,7 +628,7 @@ Answer = Annotated[Granted | Parked | Denied | Ended | Settled | UnknownHold | R
 
 
 class CommandBatch(Message):
-    commands: tuple[Command, ...]
+    commands: Annotated[tuple[Command, ...], FailFast()]
 
 
 class AnswerBatch(Message):

@@ -26,8 +26,8 @@ from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.admission.timers import NEVER_MS
-from paymaster.limits import ADMIN_MESSAGE_BYTES_MAX, COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
-from paymaster.message_bounds import check_command, check_config, check_report
+from paymaster.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
+from paymaster.message_bounds import check_command, check_config, check_report, check_text
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
@@ -69,7 +69,6 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
-from paymaster.services.json_reading import check_levels
 from paymaster.temporal_ui import ledger_details
 from workflows.signals import called_in_any_case
 
@@ -466,9 +465,7 @@ class BudgetWorkflow:
         try:
             if message.payload.metadata.get("encoding") == ENCRYPTED:
                 workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
-            if issubclass(kind, AdminMessage) and len(message.payload.data) > ADMIN_MESSAGE_BYTES_MAX:
-                raise ValueError(f"{len(message.payload.data):,} bytes, and there may be {ADMIN_MESSAGE_BYTES_MAX:,}")
-            check_levels(message.payload.data)
+            check_text(message.payload.data, kind)
             change = kind.model_validate(json.loads(text, parse_float=Decimal))
             change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
             return change

@@ -17,14 +17,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
+from pydantic import BaseModel
 from temporalio.api.common.v1 import Payload
-from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, PydanticPayloadConverter
 from temporalio.converter import (
     DataConverter,
     EncodingPayloadConverter,
     PayloadCodec,
 )
 
+from paymaster.message_bounds import check_text
 from paymaster.messages import ENCRYPTED
 from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
 from paymaster.security.keys import KeySource, KeyUnavailable
@@ -167,12 +169,28 @@ class _Unreadable(EncodingPayloadConverter):
         raise KeyUnavailable(reason) if MISSING_KEY in payload.metadata else PayloadUnreadable(reason)
 
 
+class _BoundedJSON(PydanticJSONPlainPayloadConverter):
+    """JSON, of which Paymaster's own messages have no more values and levels than they may.
+
+    What anybody can send to a workflow is read on a thread during which no other runs; 2 MB can hold a million values,
+    each with an error of its own. What other libraries and agents send is theirs.
+    """
+
+    def from_payload(self, payload: Payload, type_hint: type[Any] | None = None) -> Any:
+        """Raises ValueError, as for everything that is not the message."""
+        if isinstance(type_hint, type) and issubclass(type_hint, BaseModel):
+            check_text(payload.data, type_hint)
+        return super().from_payload(payload, type_hint)
+
+
 class PaymasterPayloadConverter(PydanticPayloadConverter):
-    """Pydantic's, which also knows a payload that could not be decrypted."""
+    """Pydantic's, which also bounds Paymaster's messages, and knows a payload that could not be decrypted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._set_converters(*self.converters.values(), _Unreadable())
+        bounded = _BoundedJSON()
+        others = (each for each in self.converters.values() if each.encoding != bounded.encoding)
+        self._set_converters(*others, bounded, _Unreadable())  # the one for JSON takes everything: others come first
 
 
 def data_converter(encryption: PayloadEncryption) -> DataConverter:

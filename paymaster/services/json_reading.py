@@ -27,8 +27,8 @@ class NestedTooDeeply(ValueError):
 class TooManyValues(ValueError):
     """JSON of more than `JSON_VALUES_MAX` values: to make so many objects would hold up everything else."""
 
-    def __init__(self) -> None:
-        super().__init__(f"JSON may have {JSON_VALUES_MAX:,} values")
+    def __init__(self, values_max: int) -> None:
+        super().__init__(f"JSON may have {values_max:,} values")
 
 
 def read_json(text: bytes | str) -> JsonValue:
@@ -73,18 +73,18 @@ def check_levels(text: bytes) -> None:
     """Raises NestedTooDeeply for JSON of more levels than pass through anywhere."""
     if text.count(b"[") + text.count(b"{") <= NESTING_MAX:
         return
-    # In C, and without making objects: it is asked about texts of 2 MB.
+    # In C, and without making objects; brackets by the million are refused by `check_values` before.
     steps = memoryview(_outside_strings(text).translate(_STEPS, _NO_BRACKETS)).cast("b")
     if max(accumulate(steps), default=0) > NESTING_MAX:
         raise NestedTooDeeply
 
 
-def check_values(text: bytes) -> None:
+def check_values(text: bytes, values_max: int = JSON_VALUES_MAX) -> None:
     """Raises TooManyValues. Counts in C and makes few objects."""
-    if _values(text) <= JSON_VALUES_MAX:  # commas in strings counted too
+    if _values(text) <= values_max:  # commas in strings counted too
         return
-    if text.count(b'"') - text.count(rb"\"") > 4 * JSON_VALUES_MAX or _values(_outside_strings(text)) > JSON_VALUES_MAX:
-        raise TooManyValues
+    if text.count(b'"') - text.count(rb"\"") > 4 * values_max or _values(_outside_strings(text)) > values_max:
+        raise TooManyValues(values_max)
 
 
 def _values(text: bytes) -> int:

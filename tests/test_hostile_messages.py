@@ -1,0 +1,105 @@
+"""No message that anybody can send to a workflow holds the process: texts of 2 MB, and of as many values as may be."""
+
+import json
+import time
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+from pydantic import BaseModel
+from temporalio.api.common.v1 import Payload
+
+from paymaster.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
+from paymaster.message_bounds import check_text
+from paymaster.messages import AttemptReports, CommandBatch, Configure, LLMRequest, ParkedAnswer, RaiseCap
+from paymaster.security.encryption import PaymasterPayloadConverter
+
+BYTES = 1_900_000
+HELD_S = 0.05
+MESSAGES: list[type[BaseModel]] = [AttemptReports, CommandBatch, LLMRequest, ParkedAnswer, RaiseCap]
+CONVERTER = PaymasterPayloadConverter()
+
+
+def repeated(begin: str, piece: str, end: str, times: int | None = None) -> bytes:
+    """So often, or to 2 MB."""
+    return (begin + piece * (times or (BYTES - len(begin) - len(end)) // len(piece.encode())) + end).encode()
+
+
+def many(piece: str, times: int) -> str:
+    return "[" + ",".join([piece] * times) + "]"
+
+
+HOSTILE: dict[str, bytes] = {
+    "lists": repeated("[", "[],", "0]"),
+    "objects": repeated("[", '{"":0},', "0]"),
+    "numbers": repeated("[", "0,", "0]"),
+    "powers": repeated("[", "1e9,", "1]"),
+    "digits": repeated("[", "1", "]"),
+    "decimals": repeated("[1.", "1", "]"),
+    "nested": repeated("", '{"a":', "1"),
+    "brackets": repeated("", "[", ""),
+    "quotes": repeated("", '"', ""),
+    "escapes": repeated('"', "\\u00e9", '"'),
+    "half pairs": repeated('"', "\\ud800", '"'),
+    "CJK": repeated('"', "\u4e2d", '"'),
+    "no text": b"\xff" * BYTES,
+    "a million bad reports": f'{{"reports":{many("{}", BYTES // 3 - 9)}}}'.encode(),
+    "a million bad commands": f'{{"commands":{many("{}", BYTES // 3 - 9)}}}'.encode(),
+    "bad reports within the bound": f'{{"reports":{many("{}", JSON_VALUES_MAX // 2 - 9)}}}'.encode(),
+    "bad commands within the bound": f'{{"commands":{many("{}", JSON_VALUES_MAX // 2 - 9)}}}'.encode(),
+    "metadata within the bound": json.dumps(
+        {"metadata": {f"{number}": "" for number in range(JSON_VALUES_MAX - 9)}}
+    ).encode(),
+}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of processor time, the least of some tries: others use the processor too."""
+    longest_s = float("inf")
+    for _ in range(6):
+        began = time.thread_time()
+        run()
+        longest_s = min(longest_s, time.thread_time() - began)
+        if longest_s < HELD_S / 2:
+            break
+    return longest_s
+
+
+def refused(kind: type[BaseModel], text: bytes) -> bool:
+    try:
+        CONVERTER.from_payloads([Payload(metadata={"encoding": b"json/plain"}, data=text)], [kind])
+    except ValueError:
+        return True
+    return False
+
+
+def refused_by_hand(kind: type[BaseModel], text: bytes) -> bool:
+    """As the ledger reads a signal, whose amounts keep each digit."""
+    try:
+        check_text(text, kind)
+        kind.model_validate(json.loads(text.decode(errors="replace"), parse_float=Decimal))
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_message_to_a_workflow_holds_the_process(what: str) -> None:
+    for kind in MESSAGES:
+        for read in (refused, refused_by_hand):
+            assert read(kind, HOSTILE[what]), kind
+            took_s = seconds(lambda read=read, kind=kind: read(kind, HOSTILE[what]))
+            assert took_s < HELD_S, (kind, read, took_s)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_configuration_holds_the_process_for_long(what: str) -> None:
+    """A plain one may be larger than other messages, because 0.1.0 sends it."""
+    assert refused(Configure, HOSTILE[what])
+    assert seconds(lambda: refused(Configure, HOSTILE[what])) < 2 * HELD_S
+
+
+def test_what_is_within_the_bounds_is_read() -> None:
+    config = {"config": {"digest": "d", "budgets": {f"b{number}": {} for number in range(CONFIG_VALUES_MAX // 10)}}}
+    assert not refused(Configure, json.dumps(config).encode())
+    assert not refused(LLMRequest, json.dumps({"route": "r", "budget": "b", "prompt": "x" * 1_000_000}).encode())
