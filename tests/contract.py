@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from pydantic import BaseModel, TypeAdapter
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel
 from typer.core import TyperGroup
 
 FILE = Path(__file__).with_name("contract.json")
@@ -85,27 +84,14 @@ def _messages() -> dict[str, Any]:
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    """Each field by its name on the wire, in order: its type, its default, and whether it must be there."""
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        told: dict[str, Any] = {"type": _type(field.annotation)}
-        if field.default is not PydanticUndefined:
-            told["default"] = json.loads(TypeAdapter(Any).dump_json(field.default, fallback=str))
-        elif field.default_factory is None:
-            told["required"] = True
-        if field.exclude_if is not None:
-            told["left_out_by_default"] = True
-        fields[field.alias or name] = told
-    extra = model.model_config.get("extra")
-    return {"fields": fields} | ({"extra": extra} if extra else {})
+    """Its JSON schema, in which other messages are only named, and which fields are left out at their default."""
+    schema = _schema(model)
+    schema.pop("$defs", None)
+    left_out = [name for name, field in model.model_fields.items() if field.exclude_if is not None]
+    return schema | ({"left_out_at_their_default": left_out} if left_out else {})
 
 
-def _type(annotation: Any) -> str:
-    text = inspect.formatannotation(annotation, "paymaster").replace("paymaster.messages.", "")
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
-
-
-def _schema(model: type[BaseModel]) -> Any:
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Without what is only said to people."""
     return _without_words(model.model_json_schema())
 
