@@ -6,6 +6,7 @@ histories stay.
 """
 
 import asyncio
+import gzip
 import re
 import sys
 import tempfile
@@ -14,11 +15,19 @@ from pathlib import Path
 from counting_server import CountingServer, Reply
 from paymaster_process import ROOT, Databases, Site, configuration, running_site, until
 from temporalio.client import WorkflowHandle
+from test_backlog_pile import record as record_of
 
 from paymaster import LLMRequest
-from paymaster.client import generate, start, try_generate
+from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import CALLS_TASK_QUEUE, RaiseCap, backlog_workflow_id, budget_workflow_id
+from paymaster.limits import PIECE_BYTES_MAX
+from paymaster.messages import (
+    CALLS_TASK_QUEUE,
+    RaiseCap,
+    backlog_workflow_id,
+    budget_workflow_id,
+    json_bytes,
+)
 from paymaster.money import TokenUsage
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
@@ -27,6 +36,9 @@ SMALL = ("acme/small", "acme/smaller")
 """Budgets in which one call leaves too little for another."""
 EVENTS_IN_A_RUN = 60
 """After so many the server suggests continue-as-new, so that the ledger's runs are short."""
+
+LONG = 100_000
+"""Characters of a history from which on it is kept compressed."""
 
 
 async def record() -> None:
@@ -90,10 +102,37 @@ async def record() -> None:
 
             await until(stored, "the backlog has stored it", 60)
             await _keep(site, "usage-backlog", backlog.id)
+            await _record_pieces_of_a_backlog(site, stack)
 
             for number in range(20):  # until the ledger has had several runs
                 await generate(site.client, _ask(f"one of many {number}"))
             await _keep_runs_of_the_ledger(site)
+
+
+async def _record_pieces_of_a_backlog(site: Site, stack: EmbeddedStack) -> None:
+    """More waits than a run may hand on to the next one: a run that starts a piece, the piece, and a run after it."""
+    await stack.postgres.stop()
+    backlog, id = Backlog(site.client, "default"), backlog_workflow_id("default")
+    records = [record_of(number, {"a": "x" * 16_000}) for number in range(70)]
+    assert sum(map(json_bytes, records)) > PIECE_BYTES_MAX
+    await asyncio.gather(*map(backlog.add_record, records))
+    first = later = (await site.client.get_workflow_handle(id).describe()).run_id
+    for number in range(EVENTS_IN_A_RUN):
+        await backlog.add_void(f"run/void-{number}")
+        later = (await site.client.get_workflow_handle(id).describe()).run_id
+        if later != first:
+            break
+    await stack.postgres.start()
+    piece = site.client.get_workflow_handle(f"{id}/{first}/1")
+    await piece.result()
+
+    async def stored() -> bool:
+        return await site.client.get_workflow_handle(id).query("waiting", result_type=int) == 0
+
+    await until(stored, "the backlog has stored it", 60)
+    await _keep(site, "usage-backlog-in-pieces", id, first)
+    await _keep(site, "usage-backlog-after-a-piece", id, later)
+    await _keep(site, "usage-backlog-piece", piece.id)
 
 
 def _ask(call_id: str, *, route: str = "writer", budget: str = "acme") -> LLMRequest:
@@ -114,7 +153,11 @@ async def _cancelled(call: WorkflowHandle[object, object]) -> None:
 
 async def _keep(site: Site, name: str, workflow_id: str, run_id: str | None = None) -> None:
     history = await site.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
-    (FOLDER / f"{name}.json").write_text(_of_no_machine(history.to_json()) + "\n")
+    text = _of_no_machine(history.to_json()) + "\n"
+    if len(text) > LONG:
+        (FOLDER / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    else:
+        (FOLDER / f"{name}.json").write_text(text)
     sys.stdout.write(f"{name}: {len(history.events)} events\n")
 
 
@@ -139,7 +182,7 @@ async def _keep_runs_of_the_ledger(site: Site) -> None:
 
 
 if __name__ == "__main__":
-    for old in FOLDER.glob("*.json"):
+    for old in FOLDER.glob("*.json*"):
         old.unlink()
     FOLDER.mkdir(exist_ok=True)
     asyncio.run(record())

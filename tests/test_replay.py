@@ -1,5 +1,6 @@
 """Promise 10: what is running when a new version is deployed goes on with it. Recorded histories, replayed."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -10,16 +11,22 @@ from temporalio.common import RawValue
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from paymaster.messages import LLMResult
+from paymaster.messages import LLMResult, backlog_workflow_id
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.llm_call import LLMCallWorkflow
-from workflows.usage_backlog import UsageBacklogWorkflow
+from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
-HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
-OURS = (LLMCallWorkflow, BudgetWorkflow, UsageBacklogWorkflow, ContentAgentWorkflow)
+FOLDER = Path(__file__).parent / "histories"
+TEXTS = {file.stem: file.read_text() for file in FOLDER.glob("*.json")} | {
+    file.name.removesuffix(".json.gz"): gzip.decompress(file.read_bytes()).decode() for file in FOLDER.glob("*.json.gz")
+}
+"""The histories by name."""
+IDS = {"usage-backlog-in-pieces": backlog_workflow_id("default")}
+"""Workflow ids that are a part of what a workflow does."""
+OURS = (LLMCallWorkflow, BudgetWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow)
 WANTED = {
     "budget-first-run",
     "budget-latest-run",
@@ -31,15 +38,18 @@ WANTED = {
     "call-parked-and-raised",
     "content-agent",
     "usage-backlog",
+    "usage-backlog-after-a-piece",
+    "usage-backlog-in-pieces",
+    "usage-backlog-piece",
 }
 
 
 def history(name: str) -> WorkflowHistory:
-    return WorkflowHistory.from_json(name, (Path(__file__).parent / "histories" / f"{name}.json").read_text())
+    return WorkflowHistory.from_json(IDS.get(name, name), TEXTS[name])
 
 
 def test_every_kind_of_history_is_there() -> None:
-    assert {file.stem for file in HISTORIES} == WANTED
+    assert TEXTS.keys() == WANTED
 
 
 @pytest.mark.parametrize("name", sorted(WANTED))
@@ -50,7 +60,7 @@ async def test_the_workflows_of_today_can_go_on_with_this_history(name: str) -> 
 
 
 def test_a_history_holds_what_its_name_says() -> None:
-    texts = {file.stem: file.read_text() for file in HISTORIES}
+    texts = TEXTS
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-first-run"]
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-second-run"]
     assert "budget_answer" in texts["call-parked-and-raised"]
@@ -58,11 +68,15 @@ def test_a_history_holds_what_its_name_says() -> None:
     assert "EVENT_TYPE_ACTIVITY_TASK_COMPLETED" in texts["call-cancelled-sent"]
     assert texts["call-granted"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") == 1
     assert texts["call-failed-over"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") > 1
+    assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED" in texts["usage-backlog-in-pieces"]
+    assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["usage-backlog-in-pieces"]
+    assert "piece_ended" in texts["usage-backlog-after-a-piece"]
+    assert texts["usage-backlog-piece"].count("EVENT_TYPE_ACTIVITY_TASK_COMPLETED") > 1
 
 
 def test_a_history_does_not_say_on_which_machine_it_was_recorded() -> None:
-    for file in HISTORIES:
-        assert not re.search(r'"stackTrace": "[^"]|"\d+@|site-packages', file.read_text()), file
+    for name, text in TEXTS.items():
+        assert not re.search(r'"stackTrace": "[^"]|"\d+@|site-packages', text), name
 
 
 @workflow.defn(name="LLMCallWorkflow")
