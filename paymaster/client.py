@@ -21,9 +21,9 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.backlog_pile import with_bounded_metadata
+from paymaster.backlog_sender import Backlog as Backlog
 from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
-from paymaster.group_commit import GroupCommit, PoisonedBatch
+from paymaster.group_commit import PoisonedBatch
 from paymaster.ledger_updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, update_once, update_until_answered
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
@@ -33,8 +33,6 @@ from paymaster.messages import (
     AnswerBatch,
     AttemptReport,
     AttemptReports,
-    BacklogBatch,
-    BacklogStart,
     CallRef,
     CapState,
     ClockState,
@@ -63,11 +61,9 @@ from paymaster.messages import (
     UnconfirmedHolds,
     Upgrade,
     Upgraded,
-    UsageRecord,
     backlog_workflow_id,
     budget_workflow_id,
     call_workflow_id,
-    json_bytes,
 )
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.redaction import remember
@@ -375,39 +371,6 @@ class Ledger:
             "is a worker running? `paymaster worker` starts one",
             unanswered,
         )
-
-
-class Backlog:
-    """The usage backlog of a ledger, started when it is needed. Many additions go in one signal."""
-
-    def __init__(self, client: Client, ledger: str) -> None:
-        self._client = client
-        self._ledger = ledger
-        self._additions = GroupCommit[BacklogBatch, None](self._send, size_of=json_bytes)
-
-    async def add_record(self, record: UsageRecord) -> None:
-        """Keeps what was spent until it is stored and settled. Raises CommitUnavailable when Temporal is away."""
-        await self._additions.submit(BacklogBatch(records=(with_bounded_metadata(record),)))
-
-    async def add_void(self, hold_id: str) -> None:
-        """Keeps trying to void a hold. Raises CommitUnavailable when Temporal is away."""
-        await self._additions.submit(BacklogBatch(voids=(hold_id,)))
-
-    async def _send(self, batches: Sequence[BacklogBatch]) -> Sequence[None]:
-        batch = BacklogBatch(
-            records=tuple(record for each in batches for record in each.records),
-            voids=tuple(hold_id for each in batches for hold_id in each.voids),
-        )
-        await self._client.start_workflow(
-            "UsageBacklogWorkflow",
-            BacklogStart(ledger=self._ledger),
-            id=backlog_workflow_id(self._ledger),
-            task_queue=CALLS_TASK_QUEUE,
-            start_signal="add",
-            start_signal_args=[batch],
-            static_summary=f"what waits to be stored and settled for ledger {self._ledger}",
-        )
-        return [None] * len(batches)
 
 
 def _reason(error: BaseException) -> str:

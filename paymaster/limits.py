@@ -58,6 +58,11 @@ FAILURE_TRACEBACK_BYTES_MAX = 16 * 1024
 PIECE_BYTES_MAX = 1_000_000
 """What one workflow of the usage backlog takes through continue-as-new, or over from another, before it is compressed:
 packed as base64 even what cannot be compressed stays below 1.4 MB."""
+BACKLOG_HISTORY_BYTES_MAX = 8 * 1024 * 1024
+"""The history of a run of the usage backlog: senders wait until the next run has begun, which Temporal suggests at half
+of it. Each process sends half a MiB before it looks again."""
+BACKLOG_EVENTS_MAX = 5_000
+"""Its events, likewise; a run takes 10,000 signals."""
 SET_ASIDE_BYTES_MAX = 200_000
 """Records that are refused for good, kept without their metadata; the oldest are then only counted and summed up."""
 
