@@ -279,10 +279,11 @@ class Ledger:
 
     async def in_backlog(self) -> int:
         """Records that wait in the usage backlog to be stored or settled. Raises LedgerNotFound."""
+        backlog = self._client.get_workflow_handle(backlog_workflow_id(self.name))
         try:
-            return await self._client.get_workflow_handle(backlog_workflow_id(self.name)).query(
-                "waiting", result_type=int, rpc_timeout=ANSWER_WITHIN
-            )
+            if (await backlog.describe(rpc_timeout=ANSWER_WITHIN)).close_time is not None:
+                return 0
+            return await backlog.query("waiting", result_type=int, rpc_timeout=ANSWER_WITHIN)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return 0

@@ -203,11 +203,22 @@ def observe_ledger(latest: "LatestStatus") -> None:
     ):
         _meter.create_observable_gauge(name, [_observer(latest, of)], unit=unit, description=description)
 
+    def in_backlog(_: metrics.CallbackOptions) -> _Observed:
+        return [] if latest.in_backlog is None else [metrics.Observation(latest.in_backlog)]
+
+    _meter.create_observable_gauge(
+        "paymaster.backlog",
+        [in_backlog],
+        unit="{record}",
+        description="Records and voids that wait for the database or the ledger",
+    )
+
 
 class LatestStatus:
-    """What the ledger last said of itself. None: it did not answer."""
+    """What the ledger and its usage backlog last said of themselves. None: no answer."""
 
     status: DeskStatus | None = None
+    in_backlog: int | None = None
 
 
 # ---------------------------------------------------------------- one attempt

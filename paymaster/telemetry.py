@@ -10,9 +10,9 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 from opentelemetry import metrics, trace
@@ -41,6 +41,7 @@ from paymaster.measurements import LatestStatus, Measurements, observe_ledger
 from paymaster.security.redaction import redact_value, remember
 from paymaster.settings import ConfigurationError, Settings
 
+AnswerT = TypeVar("AnswerT")
 EXPORT_TIMEOUT_S = 5.0
 """For one export, unless OTEL_EXPORTER_OTLP_TIMEOUT says otherwise."""
 LAST_EXPORT_WITHIN_S = 6.0
@@ -88,12 +89,17 @@ class Telemetry:
 
     async def _watch(self, ledger: Ledger) -> None:
         while True:
-            try:
-                self._ledger.status = await ledger.status()
-            except Exception as error:  # whatever it is, it is asked again
-                self._ledger.status = None
-                logger.debug("the ledger did not say how it stands: %r", error)
+            self._ledger.status = await _answer_or_none(ledger.status())
+            self._ledger.in_backlog = await _answer_or_none(ledger.in_backlog())
             await asyncio.sleep(self._every_s)
+
+
+async def _answer_or_none(answer: Awaitable[AnswerT]) -> AnswerT | None:
+    try:
+        return await answer
+    except Exception as error:  # whatever it is, it is asked again
+        logger.debug("the ledger did not say how it stands: %r", error)
+        return None
 
 
 @asynccontextmanager

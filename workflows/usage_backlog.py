@@ -131,6 +131,11 @@ class UsageBacklogWorkflow:
         """What does not fit into the next run's start becomes the start of other workflows. Meanwhile more may come."""
         if self._pile.bytes <= PIECE_BYTES_MAX or not workflow.patched("backlog-in-pieces"):
             return
+        workflow.logger.error(
+            "%d records and voids wait to be stored and settled, more than one workflow hands on to the next: "
+            "does the database answer?",
+            self.waiting(),
+        )
         number = 0
         while piece := self._pile.take_surplus():
             count, text = piece

@@ -63,7 +63,7 @@ def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeServi
 async def site(
     stack: EmbeddedStack, own_database: EmbeddedStack, service: FakeService, tmp_path: Path
 ) -> AsyncIterator[Site]:
-    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "100"}}})
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"total": "1000"}}})
     database_url = await Databases(own_database.database_url).create()
     async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
         yield site
