@@ -21,7 +21,7 @@ from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, est
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
-from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load
+from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load, no_collection
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.budget_path import check_budget_path
 from paymaster.cut import cut
@@ -141,11 +141,13 @@ class Desk:
 
     @classmethod
     def load(cls, dumped: str) -> "Desk":
-        return cls(load(dumped))
+        with no_collection():
+            return cls(load(dumped))
 
     def dump(self) -> str:
         """The whole state as text, for continue-as-new. Whatever is in it, what is missed least is dropped first."""
-        dumped = dump(self.state)
+        with no_collection():
+            dumped = dump(self.state)
         if len(dumped) > STATE_BYTES_MAX:
             relieve(self.state, len(dumped) - STATE_BYTES_MAX)
             self.outbox = Outbox(self.state.outbox, self.state.rules)
@@ -970,9 +972,9 @@ class Desk:
             self._alert_in_window("parked", deciding.account, deciding.window, f"calls are parked: {deciding.detail}")
 
     def _alert_in_window(self, what: Literal["exhausted", "parked"], account: str, window: Window, text: str) -> None:
-        alerted = self.ledger.accounts[account].balances[window].alerted
-        if what not in alerted:
-            alerted.add(what)
+        balance = self.ledger.accounts[account].balances[window]
+        if what not in balance.alerted:
+            balance.alerted |= {what}
             self.outbox.alert(self.state.now_ms, what, text, account, window)
 
     def _notice_price(self, grant: Grant) -> None:

@@ -2,7 +2,6 @@
 thousands without a look at each."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
 
 CHUNK = 128
 """Entries that are looked at one by one. Below 64 and above 512 the search and its upkeep take longer (measured)."""
@@ -28,11 +27,14 @@ class FirstFit:
 
     __slots__ = ("_chunks", "_lasts")
 
-    def __init__(self, entries: Iterable[tuple[Place, int]] = ()) -> None:
-        """`entries` are in order."""
-        each = list(entries)
-        parts = [each[start : start + CHUNK] for start in range(0, len(each), CHUNK)]
-        self._chunks = [_Chunk([place for place, _ in part], [need for _, need in part]) for part in parts]
+    def __init__(self, places: list[Place] | None = None, needs: list[int] | None = None) -> None:
+        """`places` are in order, and as many as `needs`."""
+        places, needs = places or [], needs or []
+        if 0 < len(places) <= CHUNK:  # ten thousand accounts may have one each
+            self._chunks = [_Chunk(places, needs)]
+        else:
+            starts = range(0, len(places), CHUNK)
+            self._chunks = [_Chunk(places[start : start + CHUNK], needs[start : start + CHUNK]) for start in starts]
         self._lasts = [chunk.places[-1] for chunk in self._chunks]
 
     def __bool__(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import PlainSerializer
@@ -39,6 +40,7 @@ def window_start_ms(window: Window, now_ms: int) -> int:
             return 0
 
 
+@lru_cache(maxsize=64)
 def window_end_ms(window: Window, now_ms: int) -> int | None:
     """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
     match window:
@@ -77,7 +79,7 @@ class Balance:
     """An admin changed it since the file's value came into force."""
     posted_nanos: int = 0
     pending_nanos: int = 0
-    alerted: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
+    alerted: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
     """What was alerted already in this window. Sorted when dumped: equal states make equal dumps."""
     alert_from_nanos: int = 0
     """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
@@ -118,12 +120,13 @@ class Account:
 
     def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
         """When the first of the windows ends that are in the way of this bound; None if none does."""
-        ends = (
-            window_end_ms(window, now_ms)
-            for window, b in self.balances.items()
-            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos
-        )
-        return min((end for end in ends if end is not None), default=None)
+        first_ms: int | None = None
+        for window, b in self.balances.items():  # a loop: when a ledger begins a run, this is asked of each account
+            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos:
+                end_ms = window_end_ms(window, now_ms)
+                if end_ms is not None and (first_ms is None or end_ms < first_ms):
+                    first_ms = end_ms
+        return first_ms
 
 
 BYTES_PER_TOKEN = 4
@@ -234,7 +237,7 @@ class Ledger:
                 balance = account.balances[window]
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
                 balance.kept_nanos = balance.missing_nanos = 0
-                balance.alerted.clear()
+                balance.alerted = frozenset()
                 if balance.cap_nanos is not None:
                     lapsed = lapsed or balance.lapsing_nanos > 0
                     balance.cap_nanos -= balance.lapsing_nanos
@@ -273,7 +276,7 @@ class Ledger:
         """What admins did to this cap is over: the file's value is in force."""
         balance.cap_nanos = balance.file_cap_nanos
         balance.lapsing_nanos, balance.by_admin = 0, False
-        balance.alerted.clear()
+        balance.alerted = frozenset()
         self._lines.clear()
 
     def close_account(self, key: str) -> None:
@@ -363,7 +366,7 @@ class Ledger:
         balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
         balance.alert_from_nanos = 0
         parts = map(str, self.accounts[key].alert_at)
-        balance.alerted = {part for part in parts if part in balance.alerted and _reached(balance, part)}
+        balance.alerted = frozenset(part for part in parts if part in balance.alerted and _reached(balance, part))
         self._lines.clear()
 
     def charged_accounts(self, budget: str, service: str) -> tuple[str, ...]:
@@ -537,14 +540,14 @@ class Ledger:
         """The thresholds that are reached and were not before; each is told once per window."""
         parts = self.accounts[balance.account].alert_at
         crossed = tuple(p for p in parts if str(p) not in balance.alerted and _reached(balance, str(p)))
-        balance.alerted.update(map(str, crossed))
+        balance.alerted = balance.alerted.union(map(str, crossed))
         balance.alert_from_nanos = next_threshold(parts, balance)
         return crossed
 
 
 def next_threshold(parts: tuple[float, ...], balance: Balance) -> int:
     """The lowest threshold that was not crossed yet, in nano-dollars, rounded down."""
-    ahead = [part for part in parts if str(part) not in balance.alerted]
+    ahead = [part for part in parts if str(part) not in balance.alerted] if balance.alerted else parts
     return int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
 
 

@@ -18,7 +18,7 @@ STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
 
 # Bytes in the dump, compressed, measured in tests/admission/test_state_size.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
-_HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 180, 35, 250, 400, 35, 60
+_HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
 _DETAIL_PART = 10
 """One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
 

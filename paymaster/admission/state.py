@@ -17,6 +17,7 @@ from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.parked_call import ParkedCall
+from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
 from paymaster.packed import pack, unpack
 
@@ -139,8 +140,7 @@ def load(dumped: str) -> DeskState:
     """Raises NewerState before anything else is read, NotPacked for text that is no dump."""
     rules, dumped = _rules_of(dumped)
     check_rules(rules)
-    with _no_collection():
-        state = _read(unpack(dumped, STATE_JSON_BYTES_MAX), rules)
+    state = _read(unpack(dumped, STATE_JSON_BYTES_MAX), rules)
     state.rules = rules
     return upgrade(state)
 
@@ -152,9 +152,13 @@ def dump(state: DeskState) -> str:
         return pack(_STATE.dump_json(state))
     # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
     outbox = _OUTBOX.dump_json(state.outbox)
-    rest = _STATE.dump_json(state, exclude_defaults=True, exclude={"outbox": True, "books": {"accounts"}})
+    rest = _STATE.dump_json(
+        state, exclude_defaults=True, exclude={"outbox": True, "parked": True, "books": {"accounts"}}
+    )
     accounts = to_json(account_rows(state.books.accounts, state.config))
-    return f"{_RULES_ARE}{state.rules}\n" + pack(b'{"rest":%b,"outbox":%b,"accounts":%b}' % (rest, outbox, accounts))
+    parked = to_json(parked_columns(state.parked))
+    parts = b'{"rest":%b,"outbox":%b,"accounts":%b,"parked":%b}' % (rest, outbox, accounts, parked)
+    return f"{_RULES_ARE}{state.rules}\n" + pack(parts)
 
 
 def _read(data: bytes, rules: int) -> DeskState:
@@ -164,6 +168,7 @@ def _read(data: bytes, rules: int) -> DeskState:
     state = _STATE.validate_python(document["rest"])
     state.outbox = _OUTBOX.validate_python(document["outbox"])
     state.books.accounts = accounts_of(document["accounts"], state.config)
+    state.parked = parked_calls(document["parked"])
     return state
 
 
@@ -179,13 +184,18 @@ def _rules_of(dumped: str) -> tuple[int, str]:
 
 
 @contextmanager
-def _no_collection() -> Generator[None]:
-    """Nothing of a state that is being made is garbage; to look for some takes as long as all the rest."""
+def no_collection() -> Generator[None]:
+    """Nothing of a desk or a dump that is being made is garbage; to look for some takes as long as all the rest.
+
+    Nor is it afterwards: what was made is taken for old at once, without a look at each object in between.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        gc.unfreeze()
         if collects:
             gc.enable()
 

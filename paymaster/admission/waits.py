@@ -53,14 +53,16 @@ class Waits:
         self._entries: dict[Place, Entries] = {}
         self._files: dict[str, dict[Kind, FirstFit]] = {}
         """By account."""
-        listed: dict[tuple[str, Kind], list[tuple[Place, int]]] = {}
+        listed: dict[tuple[str, Kind], tuple[list[Place], list[int]]] = {}
         for call in calls:
             place = call.place()
             self._entries[place] = entries = self._entries_of(call)
             for filed_under, need in entries.items():
-                listed.setdefault(filed_under, []).append((place, need))
-        for (key, kind), each in listed.items():
-            self._files.setdefault(key, {})[kind] = FirstFit(each)
+                places, needs = listed.setdefault(filed_under, ([], []))
+                places.append(place)
+                needs.append(need)
+        for (key, kind), (places, needs) in listed.items():
+            self._files.setdefault(key, {})[kind] = FirstFit(places, needs)
 
     def accounts(self) -> Iterable[str]:
         """In which somebody waits, or has money to lose."""
@@ -101,7 +103,7 @@ class Waits:
             times.append(account.next_end_ms(max(bounds), now_ms))
         if "limited" in files and not account.limiter.is_full:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
-        gate = self._gates.get(key.removeprefix("service:"))
+        gate = self._gates.get(key[len("service:") :]) if key.startswith("service:") else None
         if gate is not None and not files.keys().isdisjoint(_BY_GATE):
             times += [gate.paused_until_ms, gate.breaker.open_until_ms]
         return min((at_ms for at_ms in times if at_ms is not None and at_ms > now_ms), default=None)

@@ -18,7 +18,7 @@ def test_the_index_finds_what_a_scan_finds(
 ) -> None:
     """Entries come and go in any order."""
     entries = dict(before)
-    index = FirstFit(sorted(entries.items()))
+    index = FirstFit(sorted(entries), [entries[place] for place in sorted(entries)])
     for place, need in changes:
         if place in entries:
             index.remove(place)
@@ -32,7 +32,7 @@ def test_the_index_finds_what_a_scan_finds(
 def test_the_index_finds_what_a_scan_finds_among_thousands() -> None:
     """So many that they are cut into pieces, filled in the middle, and emptied again."""
     entries = {(0, number): number * 7_919 % 1_009 for number in range(0, 3_000, 2)}
-    index = FirstFit(sorted(entries.items()))
+    index = FirstFit(sorted(entries), [entries[place] for place in sorted(entries)])
     for number in range(1, 3_000, 2):
         index.add((0, number), number * 7_919 % 1_009)
         entries[0, number] = number * 7_919 % 1_009

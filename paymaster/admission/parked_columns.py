@@ -1,0 +1,159 @@
+"""The parked calls as columns that are small and quick to read: ten thousand of them differ in little but their ids.
+
+What many have in common is in tables, and a call has its number there. Times are written as their distance from when
+the call was parked, which is written as its distance from when the one before it was.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
+from paymaster.admission.parked_call import ParkedCall
+from paymaster.admission.uuid_column import ids_of, uuid_column
+from paymaster.messages import Candidate, Reserve
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+Columns = dict[str, Any]
+Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]]
+"""What a call waits for: `waits_for`, `keeps` and `waits` of a ParkedCall."""
+
+_CANDIDATES = TypeAdapter(tuple[Candidate, ...])
+_LISTS_OF_CANDIDATES = TypeAdapter(list[tuple[Candidate, ...]])
+_RESERVES = TypeAdapter(list[Reserve])
+
+
+class _Row(NamedTuple):
+    """The numbers of one call; the first four are those of its values in the tables."""
+
+    candidates: int
+    budget: int
+    mode: int
+    waits: int
+    priority: int
+    input_bytes: int
+    sequence: int
+    parked_ms: int
+    asked_ms: int
+    deadline_ms: int
+    retry_ms: int | None
+    busy_ms: int | None
+    open_ms: int | None
+
+
+class _Table(Generic[KeyT]):
+    """Different values in the order of their first use."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[KeyT, int] = {}
+
+    def number(self, value: KeyT) -> int:
+        return self._numbers.setdefault(value, len(self._numbers))
+
+    def values(self) -> list[KeyT]:
+        return list(self._numbers)
+
+
+def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
+    calls = list(parked.values())
+    candidates, budgets, modes = _Table[bytes](), _Table[str](), _Table[str]()
+    waits = _Table[tuple[object, ...]]()
+    rows: list[_Row] = []
+    parked_at_ms = sequence = 0
+    for call in calls:
+        asked, at_ms = call.reserve, call.parked_at_ms
+        row = _Row(
+            candidates=candidates.number(_CANDIDATES.dump_json(asked.candidates, exclude_defaults=True)),
+            budget=budgets.number(asked.budget),
+            mode=modes.number(asked.on_exhausted),
+            waits=waits.number((tuple(sorted(call.waits_for)), tuple(sorted(call.keeps)), call.waits)),
+            priority=asked.priority,
+            input_bytes=asked.input_bytes,
+            sequence=call.sequence - sequence,
+            parked_ms=at_ms - parked_at_ms,
+            asked_ms=asked.asked_at_ms - at_ms,
+            deadline_ms=asked.deadline_at_ms - at_ms,
+            retry_ms=_minus(call.retry_at_ms, at_ms),
+            busy_ms=_minus(call.busy_since_ms, at_ms),
+            open_ms=_minus(call.open_since_ms, at_ms),
+        )
+        rows.append(row)
+        parked_at_ms, sequence = at_ms, call.sequence
+    return {
+        "run_ids": uuid_column([call.reserve.call.run_id for call in calls]),
+        "workflow_ids": uuid_column([call.reserve.call.workflow_id for call in calls]),
+        "holds": [_hold(call.reserve) for call in calls],
+        "details": [call.detail for call in calls],
+        "rows": list(zip(*rows, strict=True)),
+        "candidates": [from_json(each) for each in candidates.values()],
+        "budgets": budgets.values(),
+        "modes": modes.values(),
+        "waits": waits.values(),
+    }
+
+
+def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
+    rows = [_Row._make(row) for row in zip(*columns["rows"], strict=True)]
+    waits: list[Waits] = [
+        (frozenset[str](waits_for), frozenset[str](keeps), tuple((reason, account) for reason, account in each))
+        for waits_for, keeps, each in columns["waits"]
+    ]
+    calls: dict[str, ParkedCall] = {}
+    parked_at_ms = sequence = 0
+    for reserve, row, detail in zip(_reserves(columns, rows), rows, columns["details"], strict=True):
+        sequence, parked_at_ms = sequence + row.sequence, parked_at_ms + row.parked_ms
+        waits_for, keeps, each = waits[row.waits]
+        calls[reserve.hold_id] = ParkedCall(
+            reserve,
+            sequence,
+            parked_at_ms,
+            waits_for,
+            keeps,
+            _plus(row.retry_ms, parked_at_ms),
+            _plus(row.busy_ms, parked_at_ms),
+            _plus(row.open_ms, parked_at_ms),
+            detail,
+            each,
+        )
+    return calls
+
+
+def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
+    """Validated all at once, and the candidates of a table only once."""
+    candidates = _LISTS_OF_CANDIDATES.validate_python(columns["candidates"])
+    budgets, modes = columns["budgets"], columns["modes"]
+    ids = zip(ids_of(columns["run_ids"]), ids_of(columns["workflow_ids"]), columns["holds"], strict=True)
+    reserves: list[dict[str, Any]] = []
+    parked_at_ms = 0
+    for row, (run_id, workflow_id, hold) in zip(rows, ids, strict=True):
+        parked_at_ms += row.parked_ms
+        reserves.append(
+            {
+                "hold_id": hold if isinstance(hold, str) else f"{run_id}/{hold}",
+                "call": {"workflow_id": workflow_id, "run_id": run_id},
+                "candidates": candidates[row.candidates],
+                "budget": budgets[row.budget],
+                "on_exhausted": modes[row.mode],
+                "priority": row.priority,
+                "input_bytes": row.input_bytes,
+                "asked_at_ms": parked_at_ms + row.asked_ms,
+                "deadline_at_ms": parked_at_ms + row.deadline_ms,
+            }
+        )
+    return _RESERVES.validate_python(reserves)
+
+
+def _hold(reserve: Reserve) -> int | str:
+    """The number of a hold whose id is its call's run id and a number; else its id."""
+    run_id, _, number = reserve.hold_id.rpartition("/")
+    is_plain = run_id == reserve.call.run_id and number.isdecimal() and number == str(int(number[:9]))
+    return int(number) if is_plain else reserve.hold_id
+
+
+def _minus(at_ms: int | None, since_ms: int) -> int | None:
+    return None if at_ms is None else at_ms - since_ms
+
+
+def _plus(ms: int | None, since_ms: int) -> int | None:
+    return None if ms is None else since_ms + ms
