@@ -66,10 +66,17 @@ BACKLOG_EVENTS_MAX = 5_000
 SET_ASIDE_BYTES_MAX = 200_000
 """Records that are refused for good, kept without their metadata; the oldest are then only counted and summed up."""
 
+# ---------------------------------------------------------------- the ledger's state
+
+LOOK_AFTER_BYTES = 64 * 1024
+"""So many bytes of new calls, as messages, and the ledger looks how large its state is; else once a minute."""
+
 # ---------------------------------------------------------------- messages that can be forged
 
 COMMANDS_MAX = 1_000
 """Commands in one update of the ledger; ours have 200, and the backlog of 0.1.0 sends up to 400."""
+RESERVE_BYTES_MAX = 64 * 1024
+"""The question of a call, which has each candidate of its route with its price: about 300 bytes each."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024
 """A command of an admin, signal or update, before it is read."""
 CONFIG_VALUES_MAX = 150_000

@@ -14,6 +14,7 @@ from paymaster.limits import (
     ID_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
     REQUEST_BYTES_MAX,
+    RESERVE_BYTES_MAX,
     SERVICES_MAX,
     TIME_MS_MAX,
 )
@@ -42,6 +43,7 @@ from paymaster.messages import (
     UsageRecord,
     Void,
     Withdrawn,
+    json_bytes,
 )
 from paymaster.money import NANOS_MAX, Price
 from paymaster.services.json_reading import check_levels, check_values
@@ -191,6 +193,12 @@ def _check_reserve(command: Reserve) -> None:
     _within("the number of candidates", len(command.candidates), 0, _CANDIDATES_MAX)
     for candidate in command.candidates:
         _check_candidate(candidate)
+    if (size := json_bytes(command)) > RESERVE_BYTES_MAX:
+        count = len(command.candidates)
+        raise ValueError(
+            f"the question of a call, with the prices of its {count} candidates, has {size:,} bytes and may have "
+            f"{RESERVE_BYTES_MAX:,}: give its route fewer candidates"
+        )
 
 
 def _check_candidate(candidate: Candidate) -> None:

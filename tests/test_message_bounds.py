@@ -21,7 +21,7 @@ from paymaster.messages import (
     Settle,
     Void,
 )
-from paymaster.money import NANOS_MAX
+from paymaster.money import NANOS_MAX, PriceTier
 from paymaster.settings import Settings
 
 SENSELESS = (-(10**15), 10**18 + 1, 10**400, -1)
@@ -160,6 +160,16 @@ def test_a_command_that_makes_no_sense_is_refused_with_the_field(command: Any, f
     with pytest.raises(ValueError, match=field) as refused:
         check_command(command)
     assert len(str(refused.value)) < 500
+
+
+def test_a_route_with_too_many_candidates_is_refused_in_words() -> None:
+    """Each of a long name, and of a price with tiers as the longest known one has; eighty of them are within."""
+    tier = PriceTier(input_nanos=10**12, output_nanos=10**12, cached_input_nanos=10**11, above_input_tokens=200_000)
+    price = PRICE.model_copy(update={"tiers": (tier, tier), "source": "the configuration of this worker"})
+    one = Candidate(service="s" * 64, model="m" * 100, max_output_tokens=100_000, price=price, context_tokens=10**6)
+    check_command(RESERVE.model_copy(update={"candidates": (one,) * 80}))
+    with pytest.raises(ValueError, match=r"its 400 candidates, has 2.* may have 65,536: give its route fewer"):
+        check_command(RESERVE.model_copy(update={"candidates": (one,) * 400}))
 
 
 def test_commands_as_they_are_sent_are_within() -> None:

@@ -17,7 +17,7 @@ from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
-from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, estimated_bytes, relieve
+from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, Size, estimated_bytes, relieve
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
@@ -138,21 +138,30 @@ class Desk:
         """Only a new run sees whether the server's clock has come back."""
         self._served = self._in_vain = 0
         """Looks at parked calls since the time went on: a workflow's time stands still while it is activated."""
+        self._size = Size()
 
     @classmethod
     def load(cls, dumped: str) -> "Desk":
         with no_collection():
-            return cls(load(dumped))
+            desk = cls(load(dumped))
+        desk._size.is_measured(len(dumped), estimated_bytes(desk.state))
+        return desk
 
     def dump(self) -> str:
-        """The whole state as text, for continue-as-new. Whatever is in it, what is missed least is dropped first."""
-        with no_collection():
-            dumped = dump(self.state)
+        """The whole state as text, for continue-as-new.
+
+        Where it is larger than it may be, what is missed least is dropped, and what is left is written all the same:
+        up to what Temporal takes there is room for what came since the state was measured.
+        """
+        dumped = self._dump()
         if len(dumped) > STATE_BYTES_MAX:
-            relieve(self.state, len(dumped) - STATE_BYTES_MAX)
-            self.outbox = Outbox(self.state.outbox, self.state.rules)
-            dumped = dump(self.state)
+            self._relieve(len(dumped))
+            dumped = self._dump()
         return dumped
+
+    def _dump(self) -> str:
+        with no_collection():
+            return dump(self.state)
 
     # ------------------------------------------------------------ commands
 
@@ -365,6 +374,7 @@ class Desk:
         """How everything stands at `now_ms`, also if nothing happened here since; 0: when something last did."""
         state, now_ms = self.state, max(self.state.now_ms, now_ms)
         accounts, more = account_statuses(self.ledger, self.queue, now_ms, page)
+        estimate = estimated_bytes(state)
         return DeskStatus(
             ledger=state.ledger,
             epoch=state.epoch,
@@ -380,7 +390,7 @@ class Desk:
             refused_messages=tuple(state.refused_messages),
             alerts_dropped=state.outbox.alerts_dropped,
             ended_dropped=state.ended_dropped,
-            state_bytes=estimated_bytes(state),
+            state_bytes=min(estimate, self._size.most_bytes(estimate)),
             state_bytes_max=STATE_BYTES_MAX,
             now_ms=state.now_ms,
             doubted_until_ms=state.clock.doubted_until_ms if state.clock.doubted_until_ms > now_ms else 0,
@@ -585,6 +595,8 @@ class Desk:
             return self._deny(hold_id, "no_candidate", "no candidate of the route is left")
         if self.state.full:
             return self._deny(hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md")
+        if self._size.take_in(request) and self.state.rules >= 2:
+            self._measure()
         place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._choose(request, place)
         if isinstance(found, Choice):
@@ -722,14 +734,19 @@ class Desk:
                 self.state.forgotten_until_ms = max(self.state.forgotten_until_ms, latest_ms + 1)
 
     def _measure(self) -> None:
-        """Once a minute: tells of a state that is half of what it may be, and drops what is missed least above that."""
+        """Once a minute, and after many new calls: tells of a state that is half of what it may be, and drops what is
+        missed least when all of it is too large."""
         state = self.state
         if state.rules == 1:
             return
-        size = estimated_bytes(state)
+        estimate = estimated_bytes(state)
+        size = self._size.most_bytes(estimate)
+        if size > STATE_BYTES_MAX:  # it can be; is it?
+            size = len(self._dump())
+            self._size.is_measured(size, estimate)
+        self._size.is_looked_at()
         if size > STATE_BYTES_MAX:
-            state.full = relieve(state, size - STATE_BYTES_MAX) > 0
-            self.outbox = Outbox(state.outbox, state.rules)
+            self._relieve(size)
         else:
             state.full = False
         if size >= STATE_BYTES_ALERT:
@@ -739,6 +756,12 @@ class Desk:
                 "holds; see docs/limits.md"
             )
             self.outbox.alert_once(state.now_ms, "state_size", text, str(window_start_ms("day", state.now_ms)))
+
+    def _relieve(self, size: int) -> None:
+        """Of a state that is larger than it may be. When nothing is left to drop, no further calls are taken in."""
+        left = relieve(self.state, size - STATE_BYTES_MAX)
+        self.state.full = left > 0 and self.state.rules >= 2
+        self.outbox = Outbox(self.state.outbox, self.state.rules)
 
     def _void(self, command: Void) -> Answer:
         hold = self.ledger.holds.get(command.hold_id)

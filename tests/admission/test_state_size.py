@@ -12,7 +12,9 @@ from paymaster.admission import desk as desk_module
 from paymaster.admission.desk import REMEMBER_ENDED_MAX, Desk
 from paymaster.admission.ledger import Hold
 from paymaster.admission.outbox import ALERTS_BYTES_MAX, ALERTS_MAX, alert_bytes
-from paymaster.admission.pressure import estimated_bytes, relieve
+from paymaster.admission.pressure import STATE_BYTES_MAX, estimated_bytes, relieve
+from paymaster.limits import LOOK_AFTER_BYTES
+from paymaster.message_bounds import check_command
 from paymaster.messages import (
     Alert,
     CallRef,
@@ -285,3 +287,49 @@ def test_the_sentence_of_a_denial_is_bounded() -> None:
         candidate(price=None).model_copy(update={"model": f"{'a-model-with-a-long-name-' * 4}{n}"}) for n in range(60)
     ]
     assert len(site.denied(*candidates).detail.encode()) <= 2_000
+
+
+def odd_calls(site: Site, chance: random.Random, number: int) -> None:
+    """So many calls of 6 KB that resemble nothing, which the estimate takes for 100 bytes."""
+    for _ in range(number):
+        first = candidate().model_copy(update={"model": chinese(chance, 900), "refused": None})
+        second = first.model_copy(update={"model": chinese(chance, 900)})
+        request = ask(site, chance, "acme").model_copy(update={"candidates": (first, second)})
+        check_command(request)
+        site.now_ms += 2
+        site.desk.handle(request, site.now_ms)
+
+
+def test_calls_that_compress_badly_never_make_a_dump_too_large() -> None:
+    """The dump itself is measured: ends of holds go first, then no more calls are taken in, and all that wait stay."""
+    site, chance = Site(config(budgets={"acme": capped(total=1)}, max_parked=10_000)), random.Random(12)
+    held = site.granted(candidate(usd=1))
+    for _ in range(100):
+        site.denied(candidate(usd=2))
+    odd_calls(site, chance, 1_000)
+    assert site.desk.state.full
+    assert site.denied(mode="wait").reason == "ledger_full"
+    status = site.desk.status()
+    dumped = site.desk.dump()
+    print(f"\n{status.parked} calls that resemble nothing: {len(dumped) / 1024:,.0f} KiB dumped")
+    assert STATE_BYTES_MAX < len(dumped) < STATE_BYTES_MAX + 4 * LOOK_AFTER_BYTES < PAYLOAD_MAX
+    assert 200 < status.parked < 1_000
+    assert status.ended_dropped >= 100
+    again = Desk.load(dumped)
+    assert again.state.full
+    assert again.status().parked == status.parked
+    assert again.ledger.holds.keys() == {held.hold_id}
+
+
+def test_a_state_that_became_too_large_between_two_looks_says_so_when_it_is_written() -> None:
+    """The next run takes in no calls, and again some when it is smaller."""
+    site, chance = Site(config(budgets={"acme": capped(total=1)})), random.Random(13)
+    site.granted(candidate(usd=1))
+    odd_calls(site, chance, 5)
+    assert not site.desk.state.full
+    with patch.object(desk_module, "STATE_BYTES_MAX", 10_000):
+        site.cut()
+        assert site.denied(mode="wait").reason == "ledger_full"
+    site.wait(MINUTE)
+    site.desk.advance(site.now_ms)
+    assert site.parked()
