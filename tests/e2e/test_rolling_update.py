@@ -5,6 +5,7 @@ dependencies; in a clone without that history these tests are skipped.
 """
 
 import asyncio
+import itertools
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from paymaster.versions import running_workers
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 TODAY = ROOT / "worker.py"
+NUMBERS = itertools.count(1)
 SMALL = "acme/small"
 """A budget in which one call leaves too little for another."""
 
@@ -35,7 +37,7 @@ def old_version(tmp_path_factory: pytest.TempPathFactory) -> OldVersion:
 
 @pytest.fixture
 def service(server: CountingServer) -> FakeService:
-    return server.service("rolling")
+    return server.service(f"rolling-{next(NUMBERS)}")
 
 
 @pytest.fixture
