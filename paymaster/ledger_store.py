@@ -46,8 +46,19 @@ _SPENT = text(
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """
 ).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
-# In the order of storing, which is that of the desk's outbox; the desk's time may be put back.
-_CAP_CHANGES = text("SELECT * FROM cap_changes WHERE ledger = :ledger AND epoch <> :epoch ORDER BY id")
+# In the order of storing, which is that of the desk's outbox; the desk's time may be put back. What came before the
+# file's value was in force again is over, and so is what came before a cap was set beside the same value of the file.
+_CAP_CHANGES = text(
+    """
+    SELECT * FROM (
+        SELECT *,
+               max(id) FILTER (WHERE by_file OR to_usd IS NULL) OVER (PARTITION BY account, "window") AS reset_id,
+               max(id) FILTER (WHERE by_usd IS NULL AND NOT by_file AND to_usd IS NOT NULL)
+                   OVER (PARTITION BY account, "window", file_usd) AS set_id
+        FROM cap_changes WHERE ledger = :ledger AND epoch <> :epoch
+    ) AS changes WHERE id >= coalesce(greatest(reset_id, set_id), 0) ORDER BY id
+    """
+)
 _LAST_CONFIG = text(
     "SELECT config FROM configurations WHERE ledger = :ledger AND epoch <> :epoch ORDER BY id DESC LIMIT 1"
 )
@@ -171,8 +182,8 @@ async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[
             by_nanos=_nanos_or_none(row["by_usd"]),
             file_nanos=_nanos_or_none(row["file_usd"]),
             until_window_end=row["until_window_end"],
-            who=row["who"],
-            reason=row["reason"],
+            who="",  # the ledger needs neither, and they are long
+            reason="",
             by_file=row["by_file"],
         )
         for row in rows

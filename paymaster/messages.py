@@ -397,6 +397,8 @@ CONFIG_BYTES_MAX = 16 * 1024 * 1024
 """A compressed configuration holds no more than this."""
 CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
 """A compressed configuration as it is sent."""
+CARRIED_BYTES_MAX = 64 * 1024 * 1024
+"""Compressed hold ids or cap changes hold no more than this."""
 BUDGETS_MAX = 10_000
 """Budgets in a configuration."""
 
@@ -1041,13 +1043,32 @@ class Configuration(Message):
     """Who brought it."""
 
 
+def _packs(adapter: TypeAdapter[Any]) -> tuple[BeforeValidator, WrapSerializer]:
+    """As JSON, a list is compressed where it is large: up to `CARRIED_BYTES_MAX`, in a payload of 2 MiB."""
+
+    def read(value: object) -> object:
+        if isinstance(value, dict) and "packed" in value:
+            return adapter.validate_json(unpack(_PACKED.validate_python(value).packed, CARRIED_BYTES_MAX))
+        return cast(object, value)
+
+    def write(value: object, plain: SerializerFunctionWrapHandler) -> object:
+        text = adapter.dump_json(value)
+        return plain(value) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
+
+    return BeforeValidator(read), WrapSerializer(write, when_used="json", return_type=object)
+
+
+_READ_HOLDS, _WRITE_HOLDS = _packs(TypeAdapter(tuple[str, ...]))
+_READ_CHANGES, _WRITE_CHANGES = _packs(TypeAdapter(tuple[CapChange, ...]))
+
+
 class LoadSpend(Message):
     """Input of the activity `load_spend`."""
 
     number: int
     ledger: str
     accounts: tuple[str, ...]
-    known_holds: tuple[str, ...]
+    known_holds: Annotated[tuple[str, ...], _READ_HOLDS, _WRITE_HOLDS]
     """Holds that the desk counts itself: their entries are left out."""
     with_cap_changes: bool
     """The ledger began without a state: it needs to know too what admins changed before."""
@@ -1067,7 +1088,7 @@ class LoadedSpend(Message):
     """By account and window; what is missing is zero."""
     unconfirmed: dict[str, tuple[int, int]] = added({})
     """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
-    cap_changes: tuple[CapChange, ...] = ()
+    cap_changes: Annotated[tuple[CapChange, ...], _READ_CHANGES, _WRITE_CHANGES] = ()
     """In the order in which they were made."""
     config: CarriedConfig | None = added(None)
     """The configuration that was last in force. None: none is stored."""

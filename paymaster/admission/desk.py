@@ -15,7 +15,7 @@ from paymaster.admission.first_fit import FIRST
 from paymaster.admission.going_back import put_back
 from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
-from paymaster.admission.outbox import Outbox
+from paymaster.admission.outbox import CALL_MESSAGES_MAX, Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, Size, estimated_bytes, relieve
 from paymaster.admission.queue import ParkedQueue
@@ -26,6 +26,7 @@ from paymaster.admission.status import account_statuses, service_statuses, waiti
 from paymaster.budget_path import check_budget_path
 from paymaster.cut import cut
 from paymaster.messages import (
+    BUDGETS_MAX,
     KEY_SOURCE_DOWN,
     AcceptLower,
     AdminMessage,
@@ -104,6 +105,8 @@ NOTICES_MAX = 20
 UNCONFIRMED_MAX = 1_000
 """Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
 FOLDED_AT_ONCE = 100
+ACCOUNTS_MAX = BUDGETS_MAX + 2_000
+"""Budgets and services, of the configuration and opened by admins."""
 LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
 UNCONFIRMED_SHOWN = 500
@@ -299,6 +302,7 @@ class Desk:
         As the other commands of admins it raises SignatureRefused for one that is not signed as it must be.
         """
         self.advance(now_ms)
+        self.outbox.check_cap_changes()
         change = self._signed("raise_cap", change)
         account = self.ledger.accounts.get(change.account)
         if account is None:
@@ -318,6 +322,7 @@ class Desk:
     def set_cap(self, change: SetCap, now_ms: int) -> CapState:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
         self.advance(now_ms)
+        self.outbox.check_cap_changes()
         change = self._signed("set_cap", change)
         to = usd_to_nanos(change.to)
         if to < 0:
@@ -657,6 +662,10 @@ class Desk:
         if len(self.queue) >= self.state.config.max_parked:
             self.outbox.alert_once(now_ms, "queue_full", f"{len(self.queue)} calls are parked", str(now_ms // 60_000))
             return self._deny(hold_id, "queue_full", f"{len(self.queue)} calls are parked already")
+        if len(self.state.outbox.messages) >= CALL_MESSAGES_MAX and self.state.rules >= 2:
+            detail = f"{len(self.state.outbox.messages)} answers to calls could not be delivered yet"
+            self.outbox.alert_once(now_ms, "queue_full", detail, str(now_ms // 60_000))
+            return self._deny(hold_id, "queue_full", detail)
         call = ParkedCall(request, self.outbox.next_sequence(), now_ms)
         self.queue.add(call, obstacles, now_ms)
         self._remind_of(call)
@@ -1090,6 +1099,11 @@ class Desk:
         if kind != "budget":
             raise ValueError(f"there is no account {key!r}; there are: {self._known_accounts()}")
         check_budget_path(path)
+        if self.state.rules >= 2 and len(self.ledger.accounts) >= ACCOUNTS_MAX:
+            raise ValueError(
+                f"the ledger has {len(self.ledger.accounts):,} accounts and may have {ACCOUNTS_MAX:,}: give a cap to a "
+                "budget of the configuration, or remove some from it"
+            )
         account = self.ledger.open_account(key)
         self._file_again()
         return account

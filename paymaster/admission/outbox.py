@@ -53,6 +53,10 @@ KINDS_OF_RULES_1 = frozenset[AlertKind](
     )
 )
 """Alerts that workers of 0.1.0 can read. Under rules 1 any other is a `refused_message`; its sentence says it all."""
+CAP_CHANGES_WAITING_MAX = 1_000
+"""Cap changes that wait to be stored. Beyond this number admins are asked to wait for the database."""
+CALL_MESSAGES_MAX = 10_000
+"""Messages to calls that wait to be delivered. Beyond this number no further call is parked."""
 CONFIG_CHANGES_MAX = 100
 """Configurations that wait to be stored. Beyond this number the oldest are left out: the last one counts."""
 ONCE_MAX = 1_000
@@ -77,6 +81,7 @@ class Outbox:
         """`rules` are those of the ledger's run."""
         self.state = state
         self._rules = rules
+        self._withdrawing = {message.hold_id for message in state.messages if isinstance(message, Withdrawn)}
         waiting = [notice for notice in state.notices if isinstance(notice, Alert)]
         self._alerts = len(waiting) + len(state.sending)
         self._alert_bytes = sum(map(alert_bytes, waiting)) + sum(map(alert_bytes, state.sending))
@@ -89,6 +94,10 @@ class Outbox:
         self.state.messages.append(ParkedAnswer(sequence=self.next_sequence(), call=call, answer=answer))
 
     def withdraw(self, hold: Hold, detail: str) -> None:
+        """Once, until it is delivered."""
+        if hold.grant.hold_id in self._withdrawing and self._rules >= 2:
+            return
+        self._withdrawing.add(hold.grant.hold_id)
         message = Withdrawn(sequence=self.next_sequence(), call=hold.call, hold_id=hold.grant.hold_id, detail=detail)
         self.state.messages.append(message)
 
@@ -128,6 +137,12 @@ class Outbox:
         )
         self.state.notices.append(change)
         return change
+
+    def check_cap_changes(self) -> None:
+        """Raises ValueError when so many wait for the database that there may be no more."""
+        waiting = sum(isinstance(notice, CapChange) for notice in self.state.notices)
+        if waiting >= CAP_CHANGES_WAITING_MAX and self._rules >= 2:
+            raise ValueError(f"{waiting:,} cap changes wait for the database: ask again when it takes them")
 
     def repeat(self, change: CapChange) -> None:
         self.state.notices.append(change.model_copy(update={"sequence": self.next_sequence()}))
@@ -182,6 +197,7 @@ class Outbox:
         """Takes out what arrived. An alert that is stored goes on to the webhook."""
         state = self.state
         state.messages = [message for message in state.messages if message.sequence not in done]
+        self._withdrawing = {message.hold_id for message in state.messages if isinstance(message, Withdrawn)}
         for alert in [alert for alert in state.sending if alert.sequence in done]:
             self._gone(alert)
         state.sending = [alert for alert in state.sending if alert.sequence not in done]
