@@ -7,12 +7,10 @@ paymaster/group_commit.py) and reports of failed attempts by the signal `report_
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from decimal import Decimal
 from functools import wraps
 from typing import TypeVar, get_type_hints
 
@@ -69,6 +67,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
+from paymaster.services.json_reading import exact_json
 from paymaster.temporal_ui import ledger_details
 from workflows.signals import called_in_any_case
 
@@ -466,7 +465,7 @@ class BudgetWorkflow:
             if message.payload.metadata.get("encoding") == ENCRYPTED:
                 workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
             check_text(message.payload.data, kind)
-            change = kind.model_validate(json.loads(text, parse_float=Decimal))
+            change = kind.model_validate(exact_json(text))
             change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
             return change
         except ValidationError as error:

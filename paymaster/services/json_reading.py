@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import accumulate
 
 from pydantic import JsonValue
@@ -45,6 +46,25 @@ def read_json(text: bytes | str) -> JsonValue:
             return json.loads(text)
         except RecursionError:
             raise NestedTooDeeply from None
+
+
+def exact_json(text: str) -> object:
+    """The data, whose decimal numbers keep each digit, as `Decimal`.
+
+    Raises ValueError for what is not JSON, and for a number beyond 10^100, which is no amount and no count: to make an
+    integer of 1e999999 takes Python seconds.
+    """
+    try:
+        return json.loads(text, parse_float=_exact)
+    except RecursionError:
+        raise NestedTooDeeply from None
+
+
+def _exact(text: str) -> Decimal:
+    number = Decimal(text)
+    if number.adjusted() > 100:
+        raise ValueError(f"a number beyond 10^100: {text[:50]}")
+    return number
 
 
 def message_data(text: bytes | str) -> JsonValue:
