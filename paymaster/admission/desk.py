@@ -17,7 +17,14 @@ from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import CALL_MESSAGES_MAX, Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
-from paymaster.admission.pressure import STATE_BYTES_ALERT, STATE_BYTES_MAX, Size, estimated_bytes, relieve
+from paymaster.admission.pressure import (
+    STATE_BYTES_ALERT,
+    STATE_BYTES_MAX,
+    STATE_BYTES_SLACK,
+    Size,
+    estimated_bytes,
+    relieve,
+)
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
@@ -601,7 +608,7 @@ class Desk:
         if self.state.full:
             return self._deny(hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md")
         if self._size.take_in(request) and self.state.rules >= 2:
-            self._measure()
+            self._measure(STATE_BYTES_SLACK)
         place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._choose(request, place)
         if isinstance(found, Choice):
@@ -742,7 +749,7 @@ class Desk:
             if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant
                 self.state.forgotten_until_ms = max(self.state.forgotten_until_ms, latest_ms + 1)
 
-    def _measure(self) -> None:
+    def _measure(self, slack: int = 0) -> None:
         """Once a minute, and after many new calls: tells of a state that is half of what it may be, and drops what is
         missed least when all of it is too large."""
         state = self.state
@@ -750,10 +757,12 @@ class Desk:
             return
         estimate = estimated_bytes(state)
         size = self._size.most_bytes(estimate)
-        if size > STATE_BYTES_MAX:  # it can be; is it?
+        if size > STATE_BYTES_MAX + slack:  # it can be; is it?
             size = len(self._dump())
             self._size.is_measured(size, estimate)
         self._size.is_looked_at()
+        if STATE_BYTES_MAX < size <= STATE_BYTES_MAX + slack:
+            return
         if size > STATE_BYTES_MAX:
             self._relieve(size)
         else:

@@ -14,6 +14,8 @@ from paymaster.messages import Alert, DeskConfig, Reserve, json_bytes
 
 STATE_BYTES_MAX = 1_536 * 1024
 """The dump of a state: a payload may have 2 MiB, and the state goes on growing until the next look at it."""
+STATE_BYTES_SLACK = 256 * 1024
+"""Within a minute it may grow by so much more before it is measured, which takes as long as to write it."""
 STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
 """From this size on there is an alert, once a day."""
 
