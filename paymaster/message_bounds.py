@@ -66,6 +66,11 @@ _BOUND_NANOS_MAX = NANOS_MAX * 10**9
 """The most that an attempt can cost is larger than what any column stores when its model has a senseless price."""
 
 
+def may_come_from_anybody(kind: type[BaseModel]) -> bool:
+    """Whether whoever may signal or update a workflow can send it such a message."""
+    return issubclass(kind, (AdminMessage, Configure, *_OF_ANYBODY))
+
+
 def check_text(text: bytes, kind: type[BaseModel]) -> None:
     """Raises ValueError for JSON that is too large to be read as a message of this kind.
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
@@ -10,7 +11,18 @@ from temporalio.api.common.v1 import Payload
 
 from paymaster.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
 from paymaster.message_bounds import check_text
-from paymaster.messages import AttemptReports, CommandBatch, Configure, LLMRequest, ParkedAnswer, RaiseCap
+from paymaster.messages import (
+    AttemptReports,
+    ChatMessage,
+    CommandBatch,
+    Configure,
+    Image,
+    LLMRequest,
+    ParkedAnswer,
+    RaiseCap,
+    Tool,
+    ToolCall,
+)
 from paymaster.security.encryption import PaymasterPayloadConverter
 from paymaster.services.json_reading import exact_json
 
@@ -51,6 +63,9 @@ HOSTILE: dict[str, bytes] = {
     "a million bad commands": f'{{"commands":{many("{}", BYTES // 3 - 9)}}}'.encode(),
     "bad reports within the bound": f'{{"reports":{many("{}", JSON_VALUES_MAX // 2 - 9)}}}'.encode(),
     "bad commands within the bound": f'{{"commands":{many("{}", JSON_VALUES_MAX // 2 - 9)}}}'.encode(),
+    "a large command that lacks all else": json.dumps(
+        {"commands": [{"kind": "reserve", "x": [0] * (JSON_VALUES_MAX - 99)}]}
+    ).encode(),
     "metadata within the bound": json.dumps(
         {"metadata": {f"{number}": "" for number in range(JSON_VALUES_MAX - 9)}}
     ).encode(),
@@ -101,6 +116,32 @@ def test_no_configuration_holds_the_process_for_long(what: str) -> None:
     """A plain one may be larger than other messages, because 0.1.0 sends it."""
     assert refused(Configure, HOSTILE[what])
     assert seconds(lambda: refused(Configure, HOSTILE[what])) < 2 * HELD_S
+
+
+@pytest.mark.parametrize("prompt", ["x", "\u4e2d\U0001f600" * 50_000])
+def test_a_message_is_the_same_however_long_it_is(prompt: str) -> None:
+    """A long one is read in two steps."""
+    image = Image(url="https://example.com/i.png")
+    request = LLMRequest(
+        route="r",
+        budget="b",
+        prompt=None,
+        messages=(
+            ChatMessage(role="user", content=prompt, images=(image,)),
+            ChatMessage(
+                role="assistant",
+                content="",
+                tool_calls=(ToolCall(id="1", name="t", arguments={"a": [1.5, None, True]}),),
+            ),
+            ChatMessage(role="tool", tool_call_id="1", content="{}"),
+        ),
+        tools=(Tool(name="t", parameters={"type": "object", "properties": {"a": {}}}),),
+        wait_at_most=timedelta(minutes=90, milliseconds=1),
+        temperature=0.1,
+        metadata={"a": "b"},
+        on_exhausted="wait",
+    )
+    assert CONVERTER.from_payloads(CONVERTER.to_payloads([request]), [LLMRequest]) == [request]
 
 
 def test_what_is_within_the_bounds_is_read() -> None:

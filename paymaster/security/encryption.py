@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel
+from pydantic_core import from_json
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, PydanticPayloadConverter
 from temporalio.converter import (
@@ -26,7 +27,7 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
-from paymaster.message_bounds import check_text
+from paymaster.message_bounds import check_text, may_come_from_anybody
 from paymaster.messages import ENCRYPTED
 from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
 from paymaster.security.keys import KeySource, KeyUnavailable
@@ -38,6 +39,9 @@ KEY_CHECK = "encryption-key-check"
 MISSING_KEY = "missing-key"
 """Metadata of what takes the place of a payload for which there is no key here."""
 KEY_BYTES = 32
+_LONG = 64 * 1024
+"""Bytes of JSON from which on its data is made before it is validated. While Pydantic reads JSON itself, each error has
+a copy made of the whole input, and a large object that lacks ten fields has ten errors."""
 _SALT_BYTES = 16
 _NONCE_BYTES = 12  # of AES-GCM
 _HOW_TO_MAKE = "make one with `openssl rand -base64 32`"
@@ -180,6 +184,8 @@ class _BoundedJSON(PydanticJSONPlainPayloadConverter):
         """Raises ValueError, as for everything that is not the message."""
         if isinstance(type_hint, type) and issubclass(type_hint, BaseModel):
             check_text(payload.data, type_hint)
+            if len(payload.data) > _LONG and may_come_from_anybody(type_hint):
+                return type_hint.model_validate(from_json(payload.data))
         return super().from_payload(payload, type_hint)
 
 
