@@ -38,16 +38,12 @@ from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
 from paymaster.admission.state import RULES
 from paymaster.client import Backlog, Ledger, connect
-from paymaster.database import SchemaOutdated, check_schema, create_engine
-from paymaster.desk_config import desk_config
 from paymaster.errors import AdminRefused, LedgerNotFound
-from paymaster.event_loop import watched_event_loop
-from paymaster.group_commit import GroupCommit
-from paymaster.health import ANSWERS_WITHIN_S, Check, HealthServer
-from paymaster.ledger_store import latest_granted_ms
-from paymaster.ledger_traffic import LedgerTraffic
-from paymaster.logs import configure_logs
-from paymaster.measurements import batch_size
+from paymaster.keys.api_key import KeySource, KeyUnavailable
+from paymaster.keys.ring import KeyRing, kept_keys
+from paymaster.ledger.batching import LedgerTraffic
+from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -60,10 +56,13 @@ from paymaster.messages import (
     StoredRows,
     json_bytes,
 )
-from paymaster.search_attributes import are_registered
-from paymaster.security.key_ring import KeyRing, kept_keys
-from paymaster.security.keys import KeySource, KeyUnavailable
-from paymaster.security.redaction import redact_crashes
+from paymaster.observability.event_loop import watched_event_loop
+from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
+from paymaster.observability.logs import configure_logs
+from paymaster.observability.measurements import batch_size
+from paymaster.observability.search_attributes import are_registered
+from paymaster.observability.telemetry import Telemetry, telemetry_of
+from paymaster.redaction import redact_crashes
 from paymaster.settings import (
     ConfigurationError,
     LogSettings,
@@ -72,8 +71,10 @@ from paymaster.settings import (
     format_duration,
     load_settings,
 )
-from paymaster.telemetry import Telemetry, telemetry_of
-from paymaster.versions import worker_identity
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.engine import create_engine
+from paymaster.storage.ledger_state_rows import latest_granted_ms
+from paymaster.storage.schema import SchemaOutdated, check_schema
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails

@@ -21,9 +21,8 @@ from pydantic_core import to_json
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.limits import DURATION_MS_MAX, HEADERS_BYTES_MAX
-from paymaster.measurements import http_request
+from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     BILLED,
     KEY_SOURCE_DOWN,
@@ -36,16 +35,17 @@ from paymaster.messages import (
     Failure,
     ServiceCall,
 )
-from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
-from paymaster.security.redaction import redact
-from paymaster.services.answers import ERROR_LENGTH_MAX, TOO_LARGE, HttpAnswer, Reading, read_answer
-from paymaster.services.decompression import ACCEPT_ENCODING, BodyTooLarge, BodyUnreadable, read_body
-from paymaster.services.http_errors import AUTH, ErrorClass
-from paymaster.services.registry import WIRE_FORMATS, auth_headers, streams
-from paymaster.services.retries import retry_delay
-from paymaster.services.tls import tls_context
-from paymaster.services.wire_format import UnsupportedParameter
+from paymaster.observability.measurements import http_request
+from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, HttpAnswer, Reading, read_answer
+from paymaster.providers.decompression import ACCEPT_ENCODING, BodyTooLarge, BodyUnreadable, read_body
+from paymaster.providers.http_errors import AUTH, ErrorClass
+from paymaster.providers.registry import WIRE_FORMATS, auth_headers, streams
+from paymaster.providers.retries import retry_delay
+from paymaster.providers.tls import tls_context
+from paymaster.providers.wire_format import UnsupportedParameter
+from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
+from paymaster.values.limits import DURATION_MS_MAX, HEADERS_BYTES_MAX
 
 HEARTBEAT_EVERY_S = 3.0
 """Of which the SDK passes on one every 8 s at most (`worker.py`), so that one lost heartbeat costs nothing.

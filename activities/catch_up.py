@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.record_usage import is_refused
-from paymaster.database import insert_entries
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.calls.usage_records import entries_of, settlement_of
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
     AttemptReport,
@@ -21,8 +21,8 @@ from paymaster.messages import (
     Void,
     backlog_workflow_id,
 )
-from paymaster.money import format_usd
-from paymaster.usage_entries import entries_of, settlement_of
+from paymaster.storage.usage_rows import insert_entries
+from paymaster.values.money import format_usd
 
 BATCHES_AT_ONCE = 2
 """In one process: hundreds of pieces may wait for a database that has just come back, and calls need it too."""

@@ -6,8 +6,8 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.ledger_store import load_spend
 from paymaster.messages import LoadedSpend, LoadSpend, backlog_workflow_id
+from paymaster.storage.ledger_state_rows import load_spend
 
 RUNNING_PIECES = 'WorkflowType = "UsageBacklogPieceWorkflow" AND ExecutionStatus = "Running"'
 

@@ -13,10 +13,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
+from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.client import Backlog
-from paymaster.database import insert_entries
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.measurements import rows_stored
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
     Command,
@@ -29,7 +28,8 @@ from paymaster.messages import (
     UsageRecord,
     json_bytes,
 )
-from paymaster.usage_entries import entries_of, settlement_of
+from paymaster.observability.measurements import rows_stored
+from paymaster.storage.usage_rows import insert_entries
 
 DATABASE_ANSWERS_WITHIN_S = 3.0
 LOOK_AGAIN_AFTER_S = 5.0

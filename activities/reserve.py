@@ -6,8 +6,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.client import Backlog
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
-from paymaster.message_bounds import check_grant
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
     Candidate,
@@ -22,7 +21,8 @@ from paymaster.messages import (
     ReserveRequest,
     Void,
 )
-from paymaster.services.pricing import price_of
+from paymaster.messages.bounds import check_grant
+from paymaster.providers.pricing import price_of
 from paymaster.settings import ModelSettings, Settings, split_candidate
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096

@@ -9,9 +9,9 @@ import httpx
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.alert_forms import AlertForm, document
 from paymaster.messages import Alerts, Delivery
-from paymaster.security.redaction import remember
+from paymaster.observability.alert_forms import AlertForm, document
+from paymaster.redaction import remember
 
 WEBHOOK_ANSWERS_WITHIN_S = 5.0
 STOPS_AFTER_S = 15.0

@@ -3,10 +3,10 @@
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from paymaster.database import insert_entries
-from paymaster.ledger_store import insert_alerts, insert_cap_changes, insert_configurations
+from paymaster.calls.usage_records import expiry_correction, expiry_entry
 from paymaster.messages import Alert, CapChange, ConfigChange, Delivery, ExpiredHold, Notices
-from paymaster.usage_entries import expiry_correction, expiry_entry
+from paymaster.storage.ledger_state_rows import insert_alerts, insert_cap_changes, insert_configurations
+from paymaster.storage.usage_rows import insert_entries
 
 
 class StoreNoticesActivities:

@@ -24,7 +24,7 @@ from paymaster.messages import (
     ServiceCall,
     UsageRecord,
 )
-from paymaster.money import Price, TokenUsage
+from paymaster.values.money import Price, TokenUsage
 
 UNBUDGETED_TASK_QUEUE = "unbudgeted"
 AGENTS_TASK_QUEUE = "agents"

@@ -17,7 +17,7 @@ from paymaster.messages import (
     Settle,
     Settled,
 )
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 PAIRS = 20_000
 ROUNDS = 3

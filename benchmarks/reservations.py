@@ -10,11 +10,11 @@ from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger
 from benchmarks.figures import Figure
 from benchmarks.site import Site
 from paymaster.client import Ledger
-from paymaster.desk_config import desk_config
-from paymaster.group_commit import GroupCommit
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, CallRef, Candidate, Command, Granted, LedgerStart, Reserve, budget_workflow_id
-from paymaster.money import Price
 from paymaster.settings import load_settings
+from paymaster.settings.desk_config import desk_config
+from paymaster.values.money import Price
 
 _PRICE = Price(input_nanos=1_000, output_nanos=4_000, source="bench")
 

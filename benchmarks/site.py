@@ -17,12 +17,13 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 
 from paymaster.client import Ledger
-from paymaster.database import create_engine, migrate
 from paymaster.devstack import EmbeddedStack, GuardedProcess, clean_environment
 from paymaster.errors import LedgerNotFound
 from paymaster.messages import LLMRequest
+from paymaster.observability.search_attributes import register
 from paymaster.plugin import PaymasterPlugin
-from paymaster.search_attributes import register
+from paymaster.storage.engine import create_engine
+from paymaster.storage.schema import migrate
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write two sentences about how the tides work, for a reader who has never seen the sea. " * 12

@@ -12,13 +12,14 @@ from temporalio.worker import Worker
 
 from activities.call_service import CallServiceActivities, Connections
 from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger, UnbudgetedCall
+from paymaster.calls.usage_records import entries_of
 from paymaster.client import connect
-from paymaster.database import create_engine, insert_entries
-from paymaster.group_commit import GroupCommit
+from paymaster.keys.ring import kept_keys
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, UsageEntry, UsageRecord
-from paymaster.security.key_ring import kept_keys
 from paymaster.settings import load_settings
-from paymaster.usage_entries import entries_of
+from paymaster.storage.engine import create_engine
+from paymaster.storage.usage_rows import insert_entries
 
 
 class StoreUsage:

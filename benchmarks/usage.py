@@ -6,8 +6,10 @@ import time
 from sqlalchemy import text
 
 from benchmarks.figures import Figure
-from paymaster.database import create_engine, migrate, usage_report_with_total
 from paymaster.devstack import EmbeddedStack
+from paymaster.reports.usage import usage_report_with_total
+from paymaster.storage.engine import create_engine
+from paymaster.storage.schema import migrate
 
 ROWS = 1_000_000
 ROUNDS = 3

@@ -1,11 +1,11 @@
-"""How Alembic runs the migrations: on the connection that `paymaster.database.migrate` gives it, in its transaction."""
+"""How Alembic runs the migrations: on the connection of `paymaster.storage.schema.migrate`, in its transaction."""
 
 from typing import cast
 
 from alembic import context
 from sqlalchemy import Connection
 
-from paymaster.database import SCHEMA_TABLE
+from paymaster.storage.schema import SCHEMA_TABLE
 
 context.configure(
     connection=cast(Connection, context.config.attributes["connection"]),

@@ -7,11 +7,11 @@ from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from paymaster.calls.request_limits import denial_of
+from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import CallIdReused, completed_or_raise
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
-from paymaster.sendable import denial_of
-from paymaster.structured_output import Output, answer_as
-from paymaster.temporal_ui import call_details, call_summary
+from paymaster.observability.temporal_ui import call_details, call_summary
 
 
 @overload

@@ -21,10 +21,13 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.backlog_sender import Backlog as Backlog
+from paymaster.calls.request_limits import denial_of
+from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AdminRefused, CallDenied, CallIdReused, LedgerNotFound, completed_or_raise
-from paymaster.group_commit import PoisonedBatch
-from paymaster.ledger_updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, update_once, update_until_answered
+from paymaster.ledger.backlog_sender import Backlog as Backlog
+from paymaster.ledger.group_commit import PoisonedBatch
+from paymaster.ledger.updates import UPDATE_ERRORS, Fate, Unanswered, fate_of, update_once, update_until_answered
+from paymaster.ledger.versions import RunningWorker, common_rules, running_workers
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
@@ -65,13 +68,10 @@ from paymaster.messages import (
     budget_workflow_id,
     call_workflow_id,
 )
+from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.redaction import remember
-from paymaster.sendable import denial_of
+from paymaster.redaction import remember
 from paymaster.settings import Settings
-from paymaster.structured_output import Output, answer_as
-from paymaster.temporal_ui import call_details, call_summary
-from paymaster.versions import RunningWorker, common_rules, running_workers
 
 ResultT = TypeVar("ResultT")
 ANSWER_WITHIN = timedelta(seconds=10)

@@ -11,8 +11,8 @@ from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker import ReplayerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from paymaster.keys.ring import key_source
 from paymaster.security.encryption import PayloadEncryption, data_converter
-from paymaster.security.key_ring import key_source
 from paymaster.settings import Settings, load_settings_if_any
 
 

@@ -154,13 +154,15 @@ def _error_types() -> dict[str, str]:
 
 
 def _search_attributes() -> dict[str, str]:
-    return {key.name: str(key.indexed_value_type) for key in _public("paymaster.search_attributes", "ALL")}
+    return {
+        key.name: str(key.indexed_value_type) for key in _public("paymaster.observability.search_attributes", "ALL")
+    }
 
 
 def _metrics() -> list[str]:
     """Every quoted name of an instrument in the code that makes them."""
-    text = (Path(__file__).parents[1] / "paymaster" / "measurements.py").read_text()
-    text += (Path(__file__).parents[1] / "paymaster" / "event_loop.py").read_text()
+    text = (Path(__file__).parents[1] / "paymaster" / "observability" / "measurements.py").read_text()
+    text += (Path(__file__).parents[1] / "paymaster" / "observability" / "event_loop.py").read_text()
     return sorted(set(re.findall(r'"((?:paymaster|gen_ai)\.[a-z_.]+)"', text)))
 
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from loopback_server import LoopbackServer
 
-from paymaster.money import Price, TokenUsage
+from paymaster.values.money import Price, TokenUsage
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import worker
-from paymaster.security import redaction
+from paymaster import redaction
 from paymaster.settings import LogSettings
 
 LIBRARIES = ("httpx", "httpcore", "asyncio", "temporalio", "sqlalchemy.engine")

@@ -33,9 +33,9 @@ from temporalio.worker import Worker as TemporalWorker
 from activities.call_service import Connections
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Ledger
-from paymaster.database import create_engine, migrate, posted_by_account, usage_report
 from paymaster.devstack import GuardedProcess
 from paymaster.errors import LedgerNotFound
+from paymaster.keys.ring import kept_keys
 from paymaster.messages import (
     AlertKind,
     DeskStatus,
@@ -46,11 +46,14 @@ from paymaster.messages import (
     WindowStatus,
     backlog_workflow_id,
 )
-from paymaster.money import Price, nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.key_ring import kept_keys
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.reports.usage import usage_report
 from paymaster.settings import Settings, load_settings
+from paymaster.storage.charging import posted_by_account
+from paymaster.storage.engine import create_engine
+from paymaster.storage.schema import migrate
+from paymaster.values.money import Price, nanos_to_usd
 from worker import _workers as paymasters_workers  # pyright: ignore[reportPrivateUsage]
 
 ROOT = Path(__file__).resolve().parent.parent

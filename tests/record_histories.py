@@ -20,7 +20,6 @@ from test_backlog_pile import record as record_of
 from paymaster import LLMRequest
 from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.limits import PIECE_BYTES_MAX
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     RaiseCap,
@@ -28,7 +27,8 @@ from paymaster.messages import (
     budget_workflow_id,
     json_bytes,
 )
-from paymaster.money import TokenUsage
+from paymaster.values.limits import PIECE_BYTES_MAX
+from paymaster.values.money import TokenUsage
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 FOLDER = ROOT / "tests" / "histories"

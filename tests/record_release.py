@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from paymaster import messages, money
-from paymaster.desk_config import desk_config
+from paymaster import messages
 from paymaster.settings import load_settings
+from paymaster.settings.desk_config import desk_config
+from paymaster.values import money
 
 FOLDER = Path(__file__).parent / "released"
 CONFIGURATIONS = FOLDER / "configurations"

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from paymaster.alert_forms import document
 from paymaster.messages import Alert, Alerts
+from paymaster.observability.alert_forms import document
 
 HOSTILE = "<!channel> <https://evil.example|free> [free](https://evil.example) **x** & <b>"
 ALERT = Alert(sequence=7, at_ms=1_772_323_200_000, what="threshold", account="budget:acme", window="day", text=HOSTILE)

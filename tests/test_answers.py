@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 from test_wire_formats import GRANT, ask
 
+from paymaster import redaction
 from paymaster.messages import Billing, Completion, ServiceCall
-from paymaster.security import redaction
-from paymaster.security.redaction import remember
-from paymaster.services.answers import HEADER_LENGTH_MAX, HttpAnswer, Reading, read_answer
-from paymaster.services.decompression import BodyTooLarge, BodyUnreadable, read_body
-from paymaster.services.openai import dollars_to_nanos
+from paymaster.providers.answers import HEADER_LENGTH_MAX, HttpAnswer, Reading, read_answer
+from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
+from paymaster.providers.openai import dollars_to_nanos
+from paymaster.redaction import remember
 from paymaster.settings import ServiceSettings
 
 MB = 1_000_000

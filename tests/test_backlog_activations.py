@@ -17,11 +17,11 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowInsta
 from test_backlog_pile import record, text_of
 from test_usage_entries import GRANT
 
-from paymaster.backlog_pile import packed
-from paymaster.limits import BATCH_ITEMS_MAX, PIECE_BYTES_MAX, TEMPORAL_HISTORY_BYTES, TEMPORAL_PAYLOAD_BYTES
+from paymaster.ledger.backlog_pile import packed
 from paymaster.messages import BacklogBatch, BacklogPiece, BacklogStart
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
+from paymaster.values.limits import BATCH_ITEMS_MAX, PIECE_BYTES_MAX, TEMPORAL_HISTORY_BYTES, TEMPORAL_PAYLOAD_BYTES
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 SECONDS_MAX = 0.5

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_usage_entries import CALL, GRANT
 
-from paymaster.backlog_pile import Pile, SetAside, packed, unpacked
-from paymaster.limits import (
+from paymaster.calls.usage_records import settlement_of
+from paymaster.ledger.backlog_pile import Pile, SetAside, packed, unpacked
+from paymaster.messages import Attempt, BacklogBatch, BacklogStart, Billing, UsageRecord, json_bytes
+from paymaster.values.limits import (
     BATCH_BYTES_MAX,
     BATCH_ITEMS_MAX,
     METADATA_BYTES_MAX,
@@ -21,8 +23,6 @@ from paymaster.limits import (
     SET_ASIDE_BYTES_MAX,
     TEMPORAL_PAYLOAD_BYTES,
 )
-from paymaster.messages import Attempt, BacklogBatch, BacklogStart, Billing, UsageRecord, json_bytes
-from paymaster.usage_entries import settlement_of
 
 ResultT = TypeVar("ResultT")
 ATTEMPT = Attempt(number=1, started_at_ms=1, duration_ms=1, billing=Billing.UNKNOWN, error="cut off")

@@ -8,8 +8,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from test_backlog_pile import record
 
-from paymaster.backlog_sender import LOOKS_AFTER_SIGNALS, Backlog
-from paymaster.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX
+from paymaster.ledger.backlog_sender import LOOKS_AFTER_SIGNALS, Backlog
+from paymaster.values.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX
 
 
 class Temporal:

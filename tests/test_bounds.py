@@ -12,10 +12,10 @@ from test_wire_formats import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.messages import ChatMessage, Image, LLMRequest
-from paymaster.money import Price, TokenUsage
-from paymaster.services.bounds import input_bytes
-from paymaster.services.wire_format import UnsupportedParameter
+from paymaster.providers.bounds import input_bytes
+from paymaster.providers.wire_format import UnsupportedParameter
 from paymaster.settings import Api
+from paymaster.values.money import Price, TokenUsage
 
 PRICE = Price(input_nanos=1_000, output_nanos=4_000, cache_write_nanos=1_250, source="test")
 PLACES = ("messages", "input", "contents", "system", "systemInstruction", "tools", "response_format", "text")

@@ -15,7 +15,10 @@ from temporalio.testing import ActivityEnvironment
 from test_wire_formats import ANSWERS, GRANT, ask, replaced
 
 from activities.call_service import CallServiceActivities, Connections
-from paymaster.group_commit import GroupCommit
+from paymaster.calls.usage_records import entries_of, settlement_of
+from paymaster.keys.api_key import ApiKey, EnvironmentKeys
+from paymaster.keys.cache import KeyCache
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import (
     UNKNOWN_OUTCOME,
     AttemptReport,
@@ -26,10 +29,7 @@ from paymaster.messages import (
     ServiceCall,
     UsageRecord,
 )
-from paymaster.security.key_cache import KeyCache
-from paymaster.security.keys import ApiKey, EnvironmentKeys
 from paymaster.settings import Api, ServiceSettings
-from paymaster.usage_entries import entries_of, settlement_of
 
 CALL = CallRef(workflow_id="call/7", run_id="run-1")
 

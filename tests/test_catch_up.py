@@ -10,7 +10,7 @@ from temporalio.testing import ActivityEnvironment
 from test_backlog_pile import record
 
 from activities.catch_up import CatchUpActivities
-from paymaster.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import Answer, AttemptReport, BacklogBatch, CaughtUp, Command, Settled, UsageEntry
 
 BATCH = BacklogBatch(records=tuple(record(n) for n in range(1, 6)), voids=("run/void",))

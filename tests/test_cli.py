@@ -24,12 +24,14 @@ from paymaster.cli import main
 from paymaster.cli.budget import bar, burn_nanos_per_hour, cap_reached_at_ms, print_accounts
 from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
-from paymaster.database import SCHEMA_REVISION, create_engine, insert_entries
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus
-from paymaster.money import NANOS_MAX, TokenUsage
 from paymaster.security.signatures import SigningKey
 from paymaster.settings import load_settings
+from paymaster.storage.engine import create_engine
+from paymaster.storage.schema import SCHEMA_REVISION
+from paymaster.storage.usage_rows import insert_entries
+from paymaster.values.money import NANOS_MAX, TokenUsage
 
 PAYMASTER = Path(sys.executable).with_name("paymaster")
 NOWHERE = "127.0.0.1:1"  # a port on which nothing listens

@@ -13,10 +13,10 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from temporalio.api.common.v1 import Payload
 
+from paymaster.keys.api_key import ApiKey, EnvironmentKeys
 from paymaster.security import codec_server
 from paymaster.security.codec_server import BODY_BYTES_MAX, codec_application
 from paymaster.security.encryption import PayloadEncryption
-from paymaster.security.keys import ApiKey, EnvironmentKeys
 
 TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 UI, OTHER = "https://temporal.example.com", "https://evil.example.com"

@@ -26,10 +26,10 @@ from temporalio.client import Client
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import try_generate
-from paymaster.database import create_engine
 from paymaster.devstack import EmbeddedStack, GuardedProcess
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
+from paymaster.storage.engine import create_engine
 
 pytestmark = pytest.mark.timeout(120)
 SERVICE: dict[str, Any] = {

@@ -20,29 +20,27 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster import database
-from paymaster.budget_path import budget_ancestors
-from paymaster.database import (
+from paymaster.devstack import EmbeddedStack
+from paymaster.messages import AccountConfig, CapChange, ConfigChange, DeskConfig, LoadSpend, UsageEntry
+from paymaster.reports.calls import calls_report
+from paymaster.reports.trends import usage_trends
+from paymaster.reports.usage import Dimension, usage_report, usage_report_with_total
+from paymaster.storage import usage_rows
+from paymaster.storage.charging import posted_by_account
+from paymaster.storage.engine import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, create_engine
+from paymaster.storage.ledger_state_rows import insert_cap_changes, insert_configurations, latest_granted_ms, load_spend
+from paymaster.storage.schema import (
     OLDER_SCHEMA_REVISION,
     SCHEMA_REVISION,
-    Dimension,
+    MigrationsMissing,
     SchemaOutdated,
-    calls_report,
     check_schema,
-    create_engine,
-    entries_of_call,
-    insert_entries,
     migrate,
     name_older_schema,
-    posted_by_account,
-    usage_report,
-    usage_report_with_total,
-    usage_trends,
 )
-from paymaster.devstack import EmbeddedStack
-from paymaster.ledger_store import insert_cap_changes, insert_configurations, latest_granted_ms, load_spend
-from paymaster.messages import AccountConfig, CapChange, ConfigChange, DeskConfig, LoadSpend, UsageEntry
-from paymaster.money import TokenUsage
+from paymaster.storage.usage_rows import entries_of_call, insert_entries
+from paymaster.values.budget_path import budget_ancestors
+from paymaster.values.money import TokenUsage
 
 NUMBERS = itertools.count(1)
 YEAR_MS = 365 * 86_400_000
@@ -125,7 +123,7 @@ async def test_migrating_an_empty_database_gives_the_columns_that_are_read(empty
     engine = create_engine(empty_database)
     await check_schema(engine)
     async with engine.connect() as connection:
-        for table in (database._usage, database._counted):
+        for table in (usage_rows.usage_table, usage_rows.counted_usage):
             found = await connection.run_sync(_columns_of, table.name)
             assert [(column["name"], column["type"].compile(engine.dialect)) for column in found] == [
                 (column.name, column.type.compile(engine.dialect)) for column in table.columns
@@ -156,8 +154,8 @@ async def test_another_programs_alembic_in_the_same_database_is_left_alone(empty
 async def test_migrations_are_not_in_the_wheel_and_the_error_says_where_they_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(database, "_MIGRATIONS", tmp_path / "migrations")
-    with pytest.raises(database.MigrationsMissing, match="migrations run from Paymaster's checkout or image"):
+    monkeypatch.setattr("paymaster.storage.schema._MIGRATIONS", tmp_path / "migrations")
+    with pytest.raises(MigrationsMissing, match="migrations run from Paymaster's checkout or image"):
         await migrate("postgresql://nobody@127.0.0.1:1/nothing")
 
 
@@ -564,7 +562,7 @@ async def test_a_database_that_never_answers_is_given_up_after_seconds() -> None
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         await insert_entries(engine, [entry()])
-    assert time.monotonic() - started < database.CONNECT_TIMEOUT_S + 1
+    assert time.monotonic() - started < CONNECT_TIMEOUT_S + 1
     await engine.dispose()
     for writer in connections:
         writer.close()
@@ -579,7 +577,7 @@ async def test_a_command_that_never_ends_is_given_up_after_seconds(engine: Async
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             await insert_entries(engine, [row])
-        assert time.monotonic() - started < database.COMMAND_TIMEOUT_S + 1
+        assert time.monotonic() - started < COMMAND_TIMEOUT_S + 1
     await insert_entries(engine, [row])
     assert await entries_of_call(engine, row.call_id) == [row]
 

@@ -14,10 +14,10 @@ from temporalio.client import Client
 from temporalio.common import HeaderCodecBehavior, RawValue
 from temporalio.exceptions import ApplicationError
 
+from paymaster.keys.api_key import EnvironmentKeys, KeyUnavailable
 from paymaster.messages import LLMRequest
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.encryption import ENCRYPTED, PayloadEncryption, PayloadUnreadable, data_converter
-from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
 from paymaster.settings import ConfigurationError, EncryptionSettings, Settings, load_settings
 
 OLD, NEW = "payload-key-2025", "payload-key-2026"

@@ -18,8 +18,8 @@ from test_call_service import Caller, RawServer, failure_of
 from test_wire_formats import BASE_URLS, GRANT, build
 
 from activities.send_alerts import SendAlertsActivities
-from paymaster.event_loop import WARNED_FROM_S, EventLoopWatch
-from paymaster.limits import JSON_VALUES_MAX
+from paymaster import redaction
+from paymaster.calls.request_limits import denial_of
 from paymaster.messages import (
     Alert,
     Alerts,
@@ -32,10 +32,10 @@ from paymaster.messages import (
     ServiceCall,
     Tool,
 )
-from paymaster.security import redaction
-from paymaster.security.redaction import remember
-from paymaster.sendable import denial_of
+from paymaster.observability.event_loop import WARNED_FROM_S, EventLoopWatch
+from paymaster.redaction import remember
 from paymaster.settings import Api
+from paymaster.values.limits import JSON_VALUES_MAX
 
 MB = 1_000_000
 LIMITS_S = {2 * MB: 0.05, 7_900_000: 0.1}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.group_commit import GATHERS_AT_MOST_S, CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.ledger.group_commit import GATHERS_AT_MOST_S, CommitUnavailable, GroupCommit, PoisonedBatch
 
 T = TypeVar("T")
 Commits = GroupCommit[int, str]

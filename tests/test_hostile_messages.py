@@ -9,8 +9,6 @@ import pytest
 from pydantic import BaseModel
 from temporalio.api.common.v1 import Payload
 
-from paymaster.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
-from paymaster.message_bounds import check_text
 from paymaster.messages import (
     AttemptReports,
     ChatMessage,
@@ -23,8 +21,10 @@ from paymaster.messages import (
     Tool,
     ToolCall,
 )
+from paymaster.messages.bounds import check_text
 from paymaster.security.encryption import PaymasterPayloadConverter
-from paymaster.services.json_reading import exact_json
+from paymaster.values.json_reading import exact_json
+from paymaster.values.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
 
 BYTES = 1_900_000
 HELD_S = 0.05

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paymaster.messages import Billing
-from paymaster.services.http_errors import WAIT_MAX_MS, HttpError, classify
+from paymaster.providers.http_errors import WAIT_MAX_MS, HttpError, classify
 
 NOW_MS = 1_795_000_000_000  # 2026-11-18 11:06:40 UTC
 DATE_PARTS = (

@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import JsonValue, TypeAdapter
 
-from paymaster.limits import NESTING_MAX
 from paymaster.messages import Completion, LLMResult, Outcome
-from paymaster.services.json_reading import NestedTooDeeply, check_nesting, message_data, read_json
-from paymaster.services.wire_format import WrittenCall, tool_calls
+from paymaster.providers.wire_format import WrittenCall, tool_calls
+from paymaster.values.json_reading import NestedTooDeeply, check_nesting, message_data, read_json
+from paymaster.values.limits import NESTING_MAX
 
 JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 

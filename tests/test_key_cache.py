@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from paymaster.security.key_cache import ASK_AGAIN_AFTER_S, KeyCache
-from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
+from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
+from paymaster.keys.cache import ASK_AGAIN_AFTER_S, KeyCache
 
 NAME = "provider-key"
 

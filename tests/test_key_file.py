@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paymaster.security.key_file import FileKeys, why_not_private
-from paymaster.security.keys import KeyUnavailable
+from paymaster.keys.api_key import KeyUnavailable
+from paymaster.keys.file import FileKeys, why_not_private
 
 SECRET = "sk-proj-SENTINEL0123456789abcdef"
 NAME = "openai-api-key"

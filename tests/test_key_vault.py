@@ -22,11 +22,11 @@ from azure.keyvault.secrets.aio import SecretClient
 from key_vault_server import CLIENT_SECRET, Fault, KeyVaultServer
 from paymaster_process import until
 
-from paymaster.security import key_vault
-from paymaster.security.azure_identity import AzureIdentity, connection_options
-from paymaster.security.key_cache import KeyCache
-from paymaster.security.key_ring import key_source
-from paymaster.security.keys import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
+from paymaster.keys import azure_vault as key_vault
+from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn
+from paymaster.keys.azure_identity import AzureIdentity, connection_options
+from paymaster.keys.cache import KeyCache
+from paymaster.keys.ring import key_source
 from paymaster.settings import Settings, load_settings
 
 NAME = "provider-key"

@@ -1,6 +1,6 @@
 """Whether commands wait for each other, told from what a process has sent: a story for each kind of traffic."""
 
-from paymaster.ledger_traffic import COMMANDS_A_SECOND_MIN, WORTH_WAITING_FOR, LedgerTraffic
+from paymaster.ledger.batching import COMMANDS_A_SECOND_MIN, WORTH_WAITING_FOR, LedgerTraffic
 from paymaster.messages import (
     CallRef,
     Candidate,
@@ -11,7 +11,7 @@ from paymaster.messages import (
     Settle,
     Settled,
 )
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 PRICE = Price(input_nanos=1, output_nanos=1, source="test")
 EXPIRES_AFTER_S = 100.0

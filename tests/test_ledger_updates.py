@@ -17,8 +17,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.client import Ledger
 from paymaster.errors import AdminRefused, LedgerNotFound
-from paymaster.group_commit import PoisonedBatch
-from paymaster.ledger_updates import Fate, Unanswered, fate_of, update_until_answered
+from paymaster.ledger.group_commit import PoisonedBatch
+from paymaster.ledger.updates import Fate, Unanswered, fate_of, update_until_answered
 from paymaster.messages import CapState, DeskConfig, RaiseCap, Void
 
 RAISE = RaiseCap(account="budget:acme", window="day", by="5")
@@ -64,8 +64,8 @@ class _ClientOf:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paymaster.ledger_updates._PAUSE_S", 0.001)
-    monkeypatch.setattr("paymaster.ledger_updates._PAUSE_MAX_S", 0.002)
+    monkeypatch.setattr("paymaster.ledger.updates._PAUSE_S", 0.001)
+    monkeypatch.setattr("paymaster.ledger.updates._PAUSE_MAX_S", 0.002)
     monkeypatch.setattr("paymaster.client.ANSWER_WITHIN", timedelta(seconds=0.05))
 
 

@@ -1,11 +1,11 @@
-"""docs/limits.md has the constants of paymaster/limits.py, each once, with its figure."""
+"""docs/limits.md has the constants of paymaster/values/limits.py, each once, with its figure."""
 
 import ast
 import re
 
 from paymaster_process import ROOT
 
-from paymaster import limits
+from paymaster.values import limits
 
 ROWS = re.findall(r"^\| `([A-Z_]+)` \| ([0-9,.]+)", (ROOT / "docs" / "limits.md").read_text(), re.MULTILINE)
 CONSTANTS = {name: value for name, value in vars(limits).items() if name.isupper()}
@@ -17,7 +17,7 @@ def test_the_page_has_every_constant_once_with_its_figure() -> None:
 
 
 def test_each_constant_is_said_in_a_sentence_and_imports_nothing() -> None:
-    body = ast.parse((ROOT / "paymaster" / "limits.py").read_text()).body[1:]
+    body = ast.parse((ROOT / "paymaster" / "values" / "limits.py").read_text()).body[1:]
     assert len(body) == 2 * len(CONSTANTS)
     for constant, sentence in zip(body[::2], body[1::2], strict=True):
         assert isinstance(constant, ast.Assign)

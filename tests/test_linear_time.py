@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paymaster
+from paymaster import redaction
 from paymaster.messages import LLMRequest
-from paymaster.security import redaction
-from paymaster.security.redaction import redact, remember
-from paymaster.services.bounds import input_bytes, normalised_bytes
-from paymaster.services.http_errors import classify
+from paymaster.providers.bounds import input_bytes, normalised_bytes
+from paymaster.providers.http_errors import classify
+from paymaster.redaction import redact, remember
 
 ROOT = Path(paymaster.__file__).parent.parent
 PLACES = ("paymaster", "activities", "workflows", "worker.py")
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "sub", "subn", "findall", "finditer", "split"}
-BUILT = {("paymaster/security/redaction.py", "compile")}
+BUILT = {("paymaster/redaction.py", "compile")}
 """Patterns that are made of secrets; they are attacked below."""
 LENGTH = 20_000
 LIMIT_S = 0.1
@@ -142,7 +142,7 @@ def test_the_search_for_patterns_finds_them_and_the_attack_works() -> None:
     """The one that froze 0.1.0 is caught; and as many patterns are found as there are."""
     found = list(patterns())
     assert len(found) >= 30
-    assert ("paymaster/messages.py", "^[A-Za-z0-9_-]{1,64}$") in found
+    assert ("paymaster/messages/requests.py", "^[A-Za-z0-9_-]{1,64}$") in found
     slow = re.compile(r"\\*/api/alerts")
     texts = attacks(set(literals(parser.parse(slow.pattern))), LENGTH)
     assert any(seconds(lambda text=text: slow.search(text)) > LIMIT_S for text in texts)

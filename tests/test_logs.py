@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from paymaster.logs import configure_logs
-from paymaster.security.keys import ApiKey
+from paymaster.keys.api_key import ApiKey
+from paymaster.observability.logs import configure_logs
 from paymaster.settings import LogSettings
 
 SECRET = "sk-logs-Zq7Wm3Kx9TfRb2"

@@ -7,9 +7,6 @@ import pytest
 from test_messages import CALL, GRANT, RESERVE
 from test_usage_entries import PRICE
 
-from paymaster.desk_config import desk_config
-from paymaster.limits import COUNT_MAX, DURATION_MS_MAX, SERVICES_MAX, TIME_MS_MAX
-from paymaster.message_bounds import check_command, check_config, check_grant, check_report
 from paymaster.messages import (
     AccountConfig,
     AdminConfig,
@@ -21,8 +18,11 @@ from paymaster.messages import (
     Settle,
     Void,
 )
-from paymaster.money import NANOS_MAX, PriceTier
+from paymaster.messages.bounds import check_command, check_config, check_grant, check_report
 from paymaster.settings import Settings
+from paymaster.settings.desk_config import desk_config
+from paymaster.values.limits import COUNT_MAX, DURATION_MS_MAX, SERVICES_MAX, TIME_MS_MAX
+from paymaster.values.money import NANOS_MAX, PriceTier
 
 SENSELESS = (-(10**15), 10**18 + 1, 10**400, -1)
 CONFIG = DeskConfig(digest="d", budgets={"acme": AccountConfig()}, services={"openai": ServiceConfig()})

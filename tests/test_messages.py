@@ -54,8 +54,8 @@ from paymaster.messages import (
     call_workflow_id,
     config_too_large,
 )
-from paymaster.money import Price
-from paymaster.packed import pack
+from paymaster.values.money import Price
+from paymaster.values.packed import pack
 
 CALL = CallRef(workflow_id="call/7", run_id="run-1")
 PRICE = Price(input_nanos=1, output_nanos=2, cache_write_nanos=3, source="test")

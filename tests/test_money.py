@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from paymaster.money import NANOS_MAX, Price, TokenUsage, UsdAsNanos, format_usd, nanos_to_usd, usd_to_nanos
+from paymaster.values.money import NANOS_MAX, Price, TokenUsage, UsdAsNanos, format_usd, nanos_to_usd, usd_to_nanos
 
 rates = st.one_of(st.integers(0, 10**6), st.integers(0, 10**14))
 counts = st.one_of(st.integers(0, 20), st.integers(0, 10**9))

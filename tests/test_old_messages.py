@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from paymaster import messages, money
-from paymaster.desk_config import desk_config
+from paymaster import messages
 from paymaster.settings import load_settings
+from paymaster.settings.desk_config import desk_config
+from paymaster.values import money
 
 FOLDER = Path(__file__).parent / "released"
 RELEASED: dict[str, Any] = json.loads((FOLDER / "0.1.0.json").read_text())

@@ -10,10 +10,10 @@ from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.money import Price, PriceTier, TokenUsage
-from paymaster.services.pricing import price_of, settled_cost
-from paymaster.services.wire_format import ServiceAnswer, WireUsage
+from paymaster.providers.pricing import price_of, settled_cost
+from paymaster.providers.wire_format import ServiceAnswer, WireUsage
 from paymaster.settings import Settings
+from paymaster.values.money import Price, PriceTier, TokenUsage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SETTINGS = Settings.model_validate(

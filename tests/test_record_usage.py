@@ -11,7 +11,7 @@ from test_usage_entries import CALL, GRANT
 
 from activities.record_usage import RecordUsageActivities
 from paymaster.client import Backlog
-from paymaster.group_commit import CommitUnavailable, GroupCommit
+from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit
 from paymaster.messages import Answer, Attempt, Billing, Command, Deferred, Settle, Settled, UsageRecord
 
 RECORD = UsageRecord(

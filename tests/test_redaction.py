@@ -21,13 +21,13 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 
 from activities.send_alerts import SendAlertsActivities
+from paymaster import redaction
 from paymaster.cli import main, output
-from paymaster.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
+from paymaster.keys.api_key import ApiKey
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security import redaction
+from paymaster.redaction import RedactingFilter, redact, redact_bytes, redact_crashes, redact_value, remember
 from paymaster.security.failures import RedactingFailureConverter
-from paymaster.security.keys import ApiKey
-from paymaster.security.redaction import RedactingFilter, redact, redact_bytes, redact_crashes, redact_value, remember
+from paymaster.values.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 
 KEY = "sk-live+Zq7/Wm3=Kx9%Tf5'Rb2\"Hd8\\Lc4&Vn6"
 """With characters that URLs, JSON, HTML and Python escape, and that base64 meets with + and /."""

@@ -7,7 +7,9 @@ import pytest
 from pydantic import JsonValue
 
 from paymaster import LLMRequest, Outcome
-from paymaster.limits import (
+from paymaster.calls.request_limits import denial_of, metadata_bytes
+from paymaster.messages import ChatMessage, Tool, ToolCall
+from paymaster.values.limits import (
     BUDGET_BYTES_MAX,
     METADATA_BYTES_MAX,
     METADATA_KEYS_MAX,
@@ -15,8 +17,6 @@ from paymaster.limits import (
     REQUEST_BYTES_MAX,
     ROUTE_BYTES_MAX,
 )
-from paymaster.messages import ChatMessage, Tool, ToolCall
-from paymaster.sendable import denial_of, metadata_bytes
 
 
 def ask(**fields: object) -> LLMRequest:

@@ -16,11 +16,11 @@ from temporalio.testing import ActivityEnvironment
 from test_wire_formats import ANSWERS, GRANT, ask
 
 from activities.call_service import CallServiceActivities, Connections
-from paymaster.group_commit import GroupCommit
+from paymaster.keys.api_key import EnvironmentKeys
+from paymaster.keys.cache import KeyCache
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, Billing, Completion, Failure, ServiceCall
-from paymaster.security.key_cache import KeyCache
-from paymaster.security.keys import EnvironmentKeys
-from paymaster.services.tls import tls_context
+from paymaster.providers.tls import tls_context
 from paymaster.settings import ConfigurationError, ServiceSettings
 
 KEY = "sk-live-of-one-service-0123456789"

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from rich.pretty import pretty_repr
 
-from paymaster.money import Price
 from paymaster.settings import (
     Api,
     BudgetSettings,
@@ -36,6 +35,7 @@ from paymaster.settings import (
     parse_duration,
     split_candidate,
 )
+from paymaster.values.money import Price
 
 FULL = """
 [ledger]

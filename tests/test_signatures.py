@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from paymaster.messages import AccountConfig, Configure, DeskConfig, RaiseCap, SetCap
-from paymaster.packed import pack, unpack
 from paymaster.security.signatures import KeyFileUnusable, SigningKey, is_genuine
 from paymaster.settings import ConfigurationError, Settings, load_settings
+from paymaster.values.packed import pack, unpack
 
 CHANGE = RaiseCap(account="budget:acme", window="day", by="5", reason="launch", who="alice@laptop")
 

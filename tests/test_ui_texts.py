@@ -16,9 +16,9 @@ from paymaster.messages import (
     Window,
     WindowStatus,
 )
-from paymaster.money import NANOS_MAX, Price
-from paymaster.search_attributes import BUDGET, COST_USD, MODEL, OUTCOME, SERVICE, call_attributes
-from paymaster.temporal_ui import call_details, call_summary, ledger_details, state_of_call, summary
+from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, OUTCOME, SERVICE, call_attributes
+from paymaster.observability.temporal_ui import call_details, call_summary, ledger_details, state_of_call, summary
+from paymaster.values.money import NANOS_MAX, Price
 
 HOSTILE = "a|b\n| c | [x](https://evil.example) <img src=x> `*_~ \x00\x1b"
 GRANT = Grant(

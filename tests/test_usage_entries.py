@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paymaster.calls.usage_records import cost_nanos, entries_of, expiry_correction, expiry_entry, settlement_of
 from paymaster.messages import (
     Attempt,
     Billing,
@@ -14,8 +15,7 @@ from paymaster.messages import (
     RetrySettings,
     UsageRecord,
 )
-from paymaster.money import NANOS_MAX, Price, TokenUsage
-from paymaster.usage_entries import cost_nanos, entries_of, expiry_correction, expiry_entry, settlement_of
+from paymaster.values.money import NANOS_MAX, Price, TokenUsage
 
 CALL = CallRef(workflow_id="call/article-7/outline", run_id="run-1")
 PRICE = Price(input_nanos=200_000_000, output_nanos=1_200_000_000, source="test prices")

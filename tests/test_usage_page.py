@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from paymaster.database import CostPoint, ErrorCount, Latency, UsageRow, UsageTrends
 from paymaster.messages import AccountStatus, WindowStatus
-from paymaster.money import NANOS_MAX
-from paymaster.usage_page import render
+from paymaster.reports.page import render
+from paymaster.reports.trends import CostPoint, ErrorCount, Latency, UsageTrends
+from paymaster.reports.usage import UsageRow
+from paymaster.values.money import NANOS_MAX
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror='alert(1)'>\"'&"
 START = datetime(2026, 1, 31, tzinfo=UTC)

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from paymaster.admission.state import RULES, NewerState
+from paymaster.ledger.versions import VERSION, rules_of_identity, worker_identity
 from paymaster.messages import DeskConfig, LedgerStart
-from paymaster.versions import VERSION, rules_of_identity, worker_identity
 from workflows import budget
 from workflows.budget import BudgetWorkflow
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from paymaster.messages import Billing
-from paymaster.services.answers import request_id
-from paymaster.services.http_errors import CONTENT_FILTERED, HttpError, classify
-from paymaster.services.pricing import settled_cost
-from paymaster.services.registry import WIRE_FORMATS
-from paymaster.services.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
+from paymaster.providers.answers import request_id
+from paymaster.providers.http_errors import CONTENT_FILTERED, HttpError, classify
+from paymaster.providers.pricing import settled_cost
+from paymaster.providers.registry import WIRE_FORMATS
+from paymaster.providers.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
 from paymaster.settings import Api, ServiceSettings
 
 FOLDER = os.environ.get("PAYMASTER_WIRE_CASES")

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paymaster.keys.api_key import ApiKey
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
-from paymaster.money import Price
-from paymaster.security.keys import ApiKey
-from paymaster.services.answers import without_keys
-from paymaster.services.registry import WIRE_FORMATS, streams
-from paymaster.services.wire_format import (
+from paymaster.providers.answers import without_keys
+from paymaster.providers.registry import WIRE_FORMATS, streams
+from paymaster.providers.wire_format import (
     HttpRequest,
     MalformedAnswer,
     ServiceAnswer,
@@ -22,6 +21,7 @@ from paymaster.services.wire_format import (
     stream_events,
 )
 from paymaster.settings import Api, ServiceSettings
+from paymaster.values.money import Price
 
 GRANT = Grant(
     hold_id="run/1",

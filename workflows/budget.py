@@ -1,8 +1,9 @@
 """BudgetWorkflow: a durable shell around the desk. It receives, applies and persists; every decision is the desk's.
 
-It runs for ever, on its own task queue. Calls send commands by the update `apply` (many in one, see
-paymaster/group_commit.py) and reports of failed attempts by the signal `report_attempts`. Admins send `raise_cap`,
-`set_cap`, `pause_service` and `resume_service`, as signals or as updates that answer. Operators ask the query `status`.
+It runs for ever, on its own task queue. Calls send commands by the update `apply`, many in one (see
+paymaster/ledger/group_commit.py), and reports of failed attempts by the signal `report_attempts`. Admins send
+`raise_cap`, `set_cap`, `pause_service` and `resume_service`, as signals or as updates that answer. Operators ask the
+query `status`.
 """
 
 import asyncio
@@ -24,8 +25,6 @@ from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.admission.timers import NEVER_MS
-from paymaster.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
-from paymaster.message_bounds import check_command, check_config, check_report, check_text
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     ENCRYPTED,
@@ -67,8 +66,10 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
-from paymaster.services.json_reading import exact_json
-from paymaster.temporal_ui import ledger_details
+from paymaster.messages.bounds import check_command, check_config, check_report, check_text
+from paymaster.observability.temporal_ui import ledger_details
+from paymaster.values.json_reading import exact_json
+from paymaster.values.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
 from workflows.signals import called_in_any_case
 
 AT_MOST = 200

@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
 
-from paymaster.message_bounds import check_grant
+from paymaster.calls.request_limits import denial_of
+from paymaster.calls.usage_records import cost_nanos
+from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CONTEXT_TOO_LONG,
@@ -35,13 +37,11 @@ from paymaster.messages import (
     Withdrawn,
     call_id_of,
 )
-from paymaster.search_attributes import call_attributes
-from paymaster.security.keys import KeyUnavailable
-from paymaster.sendable import denial_of
-from paymaster.services.bounds import input_bytes
-from paymaster.services.json_reading import read_json
-from paymaster.temporal_ui import state_of_call, summary
-from paymaster.usage_entries import cost_nanos
+from paymaster.messages.bounds import check_grant
+from paymaster.observability.search_attributes import call_attributes
+from paymaster.observability.temporal_ui import state_of_call, summary
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.json_reading import read_json
 from workflows.signals import called_in_any_case, decoded, message_of
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}

@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
-from paymaster.security.keys import KeyUnavailable
+from paymaster.keys.api_key import KeyUnavailable
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 WorkflowT = TypeVar("WorkflowT")

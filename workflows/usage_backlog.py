@@ -13,8 +13,7 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from paymaster.backlog_pile import Pile, SetAside, packed, unpacked
-from paymaster.limits import PIECE_BYTES_MAX
+from paymaster.ledger.backlog_pile import Pile, SetAside, packed, unpacked
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -27,6 +26,7 @@ from paymaster.messages import (
     UsageRecord,
     backlog_workflow_id,
 )
+from paymaster.values.limits import PIECE_BYTES_MAX
 from workflows.signals import called_in_any_case, message_of, text_of
 
 STAYS = timedelta(seconds=30)

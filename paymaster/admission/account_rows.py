@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from paymaster.admission.ledger import WINDOWS, Account, Balance, Limiter, next_threshold
 from paymaster.messages import AccountConfig, DeskConfig, Window
-from paymaster.money import NANOS_MAX
+from paymaster.values.money import NANOS_MAX
 
 Row = Sequence[Any]
 """Key, balances, other fields."""

@@ -30,8 +30,6 @@ from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load, no_collection
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
-from paymaster.budget_path import check_budget_path
-from paymaster.cut import cut
 from paymaster.messages import (
     BUDGETS_MAX,
     KEY_SOURCE_DOWN,
@@ -81,8 +79,10 @@ from paymaster.messages import (
     Void,
     Window,
 )
-from paymaster.money import NANOS_MAX, format_usd, usd_to_nanos
 from paymaster.security.signatures import SignedT
+from paymaster.values.budget_path import check_budget_path
+from paymaster.values.cut import cut
+from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
 
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""

@@ -17,9 +17,9 @@ from pydantic import PlainSerializer
 
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
-from paymaster.budget_path import budget_ancestors
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
-from paymaster.money import NANOS_MAX
+from paymaster.values.budget_path import budget_ancestors
+from paymaster.values.money import NANOS_MAX
 
 WINDOWS: tuple[Window, ...] = get_args(Window)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from paymaster.admission.ledger import Hold
-from paymaster.cut import cut
 from paymaster.messages import (
     Alert,
     AlertKind,
@@ -24,6 +23,7 @@ from paymaster.messages import (
     Window,
     Withdrawn,
 )
+from paymaster.values.cut import cut
 
 ALERTS_MAX = 2_000
 """Alerts that wait to be delivered. Beyond this number the oldest that wait only for the webhook are dropped, and when

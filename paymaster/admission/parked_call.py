@@ -9,8 +9,8 @@ from pydantic import PlainSerializer
 from paymaster.admission.breaker import Gate
 from paymaster.admission.first_fit import Place
 from paymaster.admission.routing import Obstacle
-from paymaster.cut import cut
 from paymaster.messages import Reserve
+from paymaster.values.cut import cut
 
 CLAIM_AFTER_MS = 60_000
 """A parked call that waits only for what clears by itself lets smaller calls pass for this long. From then on its

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.state import DeskState
-from paymaster.limits import LOOK_AFTER_BYTES
 from paymaster.messages import Alert, DeskConfig, Reserve, json_bytes
+from paymaster.values.limits import LOOK_AFTER_BYTES
 
 STATE_BYTES_MAX = 1_536 * 1024
 """The dump of a state: a payload may have 2 MiB, and the state goes on growing until the next look at it."""

@@ -19,7 +19,7 @@ from paymaster.admission.outbox import OutboxState
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
-from paymaster.packed import pack, unpack
+from paymaster.values.packed import pack, unpack
 
 RULES = 2
 """The newest rules: the form of the state, what the desk decides, and the commands that the ledger gives to Temporal.

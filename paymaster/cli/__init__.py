@@ -27,7 +27,7 @@ from paymaster.cli import (
     worker,
 )
 from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note
-from paymaster.security.redaction import redact_logs, redacted_traceback
+from paymaster.redaction import redact_logs, redacted_traceback
 
 __all__ = ["app", "main"]
 

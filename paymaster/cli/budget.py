@@ -171,7 +171,7 @@ def set_(
 
 
 def _amount(option: str, text: str) -> str:
-    from paymaster.money import usd_to_nanos
+    from paymaster.values.money import usd_to_nanos
 
     try:
         nanos = usd_to_nanos(text)
@@ -183,7 +183,7 @@ def _amount(option: str, text: str) -> str:
 
 
 def _tell(state: "CapState", *, as_json: bool) -> None:
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     if as_json:
         print_json({"account": state.account, "window": state.window, "cap_usd": usd(state.cap_nanos)})
@@ -205,7 +205,7 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
 
 def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
     """What is spent, and what is left with how long it will last."""
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     held = f", {format_usd(window.pending_nanos)} held" if window.pending_nanos else ""
     left = _available_nanos(window)

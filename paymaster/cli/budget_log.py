@@ -10,8 +10,8 @@ from paymaster.cli.output import JsonOption, print_json, print_line
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from paymaster.ledger_log import LoggedChange
     from paymaster.settings import Settings
+    from paymaster.storage.ledger_log import LoggedChange
 
 
 def log(
@@ -41,7 +41,7 @@ def log(
 
 
 async def _changes(settings: "Settings", account: str | None, limit: int) -> "list[LoggedChange]":
-    from paymaster.ledger_log import logged_changes
+    from paymaster.storage.ledger_log import logged_changes
 
     async with open_database(settings) as engine:
         return await logged_changes(engine, settings.ledger.name, account, limit)

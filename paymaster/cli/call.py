@@ -108,7 +108,7 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
 
 
 def _summary(result: "LLMResult") -> str:
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     usage = result.usage
     cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""

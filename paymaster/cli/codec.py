@@ -20,9 +20,9 @@ async def _serve(settings: "Settings") -> None:
 
     from aiohttp import web
 
+    from paymaster.keys.ring import key_source
     from paymaster.security.codec_server import TOKEN_CHARACTERS_MIN, codec_application
     from paymaster.security.encryption import PayloadEncryption
-    from paymaster.security.key_ring import key_source
 
     if not settings.encryption.keys:
         raise CommandError("there is nothing to decrypt: [encryption] keys in the configuration names no key")

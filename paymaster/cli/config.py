@@ -97,14 +97,14 @@ def apply(
 @app.command()
 def docs() -> None:
     """Print docs/configuration.md: every key with its meaning and its default, as the settings say it."""
-    from paymaster.settings_reference import settings_reference
+    from paymaster.settings.reference import settings_reference
 
     print_line(settings_reference().rstrip("\n"))
 
 
 def _wanted(settings: "Settings") -> "DeskConfig":
-    from paymaster.desk_config import desk_config
     from paymaster.settings import ConfigurationError
+    from paymaster.settings.desk_config import desk_config
 
     try:
         return desk_config(settings)
@@ -115,7 +115,7 @@ def _wanted(settings: "Settings") -> "DeskConfig":
 async def _differences(settings: "Settings", wanted: "DeskConfig") -> "tuple[Configuration, Sequence[Difference]]":
     """What is in force, and what the file changes; prices of models that the ledger has granted a call to."""
     from paymaster.admission.configuration import differences, price_differences
-    from paymaster.services.pricing import price_of
+    from paymaster.providers.pricing import price_of
     from paymaster.settings import split_candidate
 
     ledger = await connect_ledger(settings)

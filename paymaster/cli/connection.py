@@ -89,7 +89,7 @@ async def until_ctrl_c(running: Coroutine[Any, Any, object]) -> None:
 
 async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
     """The coroutine's result, or its CommandError made anew: the frames of the original hold the Temporal client."""
-    from paymaster.security.keys import KeyUnavailable
+    from paymaster.keys.api_key import KeyUnavailable
 
     try:
         return await coroutine
@@ -166,7 +166,7 @@ def checked(kind: "type[ChangeT]", values: dict[str, object]) -> "ChangeT":
 def admin_errors() -> Generator[None]:
     """Turns what the ledger refuses, one that does not answer, and a key that its answer needs, into CommandError."""
     from paymaster.errors import AdminRefused, LedgerNotFound
-    from paymaster.security.keys import KeyUnavailable
+    from paymaster.keys.api_key import KeyUnavailable
 
     try:
         yield
@@ -189,7 +189,7 @@ def temporal_address() -> str:
 async def connect_temporal(settings: "Settings") -> "Client":
     """A connected client. Raises CommandError."""
     from paymaster.client import connect, quiet_runtime
-    from paymaster.security.keys import KeyUnavailable
+    from paymaster.keys.api_key import KeyUnavailable
 
     address = temporal_address()
     try:
@@ -250,7 +250,8 @@ def database_url(settings: "Settings") -> str:
 @asynccontextmanager
 async def open_database(settings: "Settings") -> AsyncGenerator["AsyncEngine", None]:
     """The database with the schema that we need; closed at the end. Raises CommandError for whatever it answers."""
-    from paymaster.database import SchemaOutdated, check_schema, create_engine
+    from paymaster.storage.engine import create_engine
+    from paymaster.storage.schema import SchemaOutdated, check_schema
 
     url = database_url(settings)
     async with database_errors(url):
@@ -269,7 +270,7 @@ async def database_errors(url: str) -> AsyncGenerator[None, None]:
     """Turns what a database's address and its driver raise into CommandError."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    from paymaster.database import parse_url
+    from paymaster.storage.engine import parse_url
 
     try:
         address = parse_url(url)

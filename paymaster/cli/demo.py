@@ -60,9 +60,9 @@ def demo(
 
 
 async def _demo(*, use_my_keys: bool, temporal: str | None, keep: bool) -> None:
-    from paymaster.database import create_engine
     from paymaster.devstack import EmbeddedStack, StackError
     from paymaster.devstack.local import LocalPaymaster
+    from paymaster.storage.engine import create_engine
 
     ledger = "demo"
     print_line("Paymaster demo: a content agent whose budget is too small for its work.\n")
@@ -169,8 +169,8 @@ class _Story:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _tell_new_calls(self) -> None:
-        from paymaster.database import calls_report
-        from paymaster.money import format_usd
+        from paymaster.reports.calls import calls_report
+        from paymaster.values.money import format_usd
 
         for call in await calls_report(self._engine, ledger=self._local.ledger.name):
             if call.call_id not in self._told:
@@ -194,8 +194,8 @@ class _Story:
             print_line(f"\n   {section['title']}\n   {_first_lines(section['text'] or section['problem'])}")
 
     async def _show_calls(self) -> None:
-        from paymaster.database import calls_report
-        from paymaster.money import format_usd
+        from paymaster.reports.calls import calls_report
+        from paymaster.values.money import format_usd
 
         calls = await calls_report(self._engine, ledger=self._local.ledger.name)
         print_line("\n4. What it cost: every attempt is a row in PostgreSQL, with the model's own token counts")
@@ -216,7 +216,7 @@ class _Story:
         )
 
     async def _show_books(self) -> None:
-        from paymaster.database import posted_by_account
+        from paymaster.storage.charging import posted_by_account
 
         status = await self._local.ledger.status()
         stored = await posted_by_account(self._engine, status.ledger, [each.account for each in status.accounts])

@@ -19,8 +19,8 @@ from paymaster.cli.connection import (
 from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
 
 if TYPE_CHECKING:
-    from paymaster.money import Price
     from paymaster.settings import Settings
+    from paymaster.values.money import Price
 
 
 class Check(NamedTuple):
@@ -77,7 +77,7 @@ async def _check(name: str, find: "Callable[[Settings], Awaitable[str]]", settin
 
 
 async def _temporal(settings: "Settings") -> str:
-    from paymaster.search_attributes import are_registered
+    from paymaster.observability.search_attributes import are_registered
 
     client = await connect_temporal(settings)
     attributes = "with" if await are_registered(client) else "without (see `paymaster migrate`)"
@@ -91,8 +91,8 @@ async def _ledger(settings: "Settings") -> str:
 
 async def _database(settings: "Settings") -> str:
     from paymaster.admission.in_force import empty_books
-    from paymaster.database import SCHEMA_REVISION
-    from paymaster.ledger_store import other_ledgers
+    from paymaster.storage.ledger_state_rows import other_ledgers
+    from paymaster.storage.schema import SCHEMA_REVISION
 
     async with open_database(settings) as engine:
         others = await other_ledgers(engine, settings.ledger.name)
@@ -103,8 +103,8 @@ async def _database(settings: "Settings") -> str:
 async def _configuration(settings: "Settings") -> str:
     from paymaster.admission.configuration import differences
     from paymaster.cli.connection import admin_errors, connect_ledger
-    from paymaster.desk_config import desk_config
     from paymaster.settings import ConfigurationError
+    from paymaster.settings.desk_config import desk_config
 
     ledger = await connect_ledger(settings)
     with admin_errors():
@@ -128,7 +128,7 @@ async def _keys(settings: "Settings") -> AsyncIterator[Check]:
 
 def _bundles(settings: "Settings") -> Iterator[Check]:
     """Whether each `ca_bundle` can be read here."""
-    from paymaster.services.tls import tls_context
+    from paymaster.providers.tls import tls_context
     from paymaster.settings import ConfigurationError
 
     for name, service in settings.services.items():
@@ -142,7 +142,7 @@ def _bundles(settings: "Settings") -> Iterator[Check]:
 
 
 def _prices(settings: "Settings") -> Iterator[Check]:
-    from paymaster.services.pricing import price_of
+    from paymaster.providers.pricing import price_of
     from paymaster.settings import split_candidate
 
     for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
@@ -157,7 +157,7 @@ def _prices(settings: "Settings") -> Iterator[Check]:
 
 def _described(price: "Price") -> str:
     """The rates and where they are from."""
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     rates = {
         "input": price.input_nanos,

@@ -12,7 +12,7 @@ from paymaster.cli.output import EXIT_NO, JsonOption, print_json, print_line, pr
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from paymaster.security.keys import ApiKey
+    from paymaster.keys.api_key import ApiKey
     from paymaster.settings import Settings
 
 app = typer.Typer(help="Show and check the keys that the configuration names.", no_args_is_help=True)
@@ -72,8 +72,8 @@ def where(found: FoundKey) -> str:
 
 async def find_keys(settings: "Settings") -> AsyncIterator[FoundKey]:
     """Every key and token that the configuration names, asked for now."""
-    from paymaster.security.key_ring import kept_keys
-    from paymaster.security.keys import KeyUnavailable
+    from paymaster.keys.api_key import KeyUnavailable
+    from paymaster.keys.ring import kept_keys
 
     used_by: dict[str, list[str]] = {}
     for name, service in settings.services.items():

@@ -35,7 +35,7 @@ def migrate(
 
 
 async def _name_older_schema(settings: "Settings") -> None:
-    from paymaster.database import OLDER_SCHEMA_REVISION, SchemaOutdated, name_older_schema
+    from paymaster.storage.schema import OLDER_SCHEMA_REVISION, SchemaOutdated, name_older_schema
 
     url = database_url(settings)
     async with database_errors(url):
@@ -49,8 +49,8 @@ async def _name_older_schema(settings: "Settings") -> None:
 
 
 async def _migrate(settings: "Settings") -> None:
-    from paymaster.database import SCHEMA_REVISION, MigrationsMissing, SchemaOutdated, migrate
-    from paymaster.search_attributes import SearchAttributesMissing, register
+    from paymaster.observability.search_attributes import SearchAttributesMissing, register
+    from paymaster.storage.schema import SCHEMA_REVISION, MigrationsMissing, SchemaOutdated, migrate
 
     url = database_url(settings)
     async with database_errors(url), tell_if_slow("migrating the database; large tables take minutes"):

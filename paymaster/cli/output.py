@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.security.redaction import redact
+from paymaster.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -101,7 +101,7 @@ def printable(text: str) -> str:
 
 def usd(nanos: int) -> str:
     """Money in JSON: US dollars as exact text with nine decimals, "0.000123000"."""
-    from paymaster.money import nanos_to_usd
+    from paymaster.values.money import nanos_to_usd
 
     return f"{nanos_to_usd(nanos):.9f}"
 

@@ -183,7 +183,7 @@ def print_comparison(status: "DeskStatus", stored: dict[str, int]) -> list[str]:
 
 
 def _print_sums(status: "DeskStatus", stored: dict[str, int]) -> list[str]:
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     posted = {
         account.account: window.posted_nanos
@@ -236,8 +236,8 @@ async def _compare(settings: "Settings") -> Comparison:
 async def _stored(engine: "AsyncEngine", status: "DeskStatus") -> "dict[str, dict[Window, int]]":
     from paymaster.admission.clock import JUMP_MS
     from paymaster.admission.ledger import WINDOWS, window_start_ms
-    from paymaster.ledger_store import load_spend
     from paymaster.messages import LoadSpend
+    from paymaster.storage.ledger_state_rows import load_spend
 
     ends = {window.window: window.ends_at_ms for account in status.accounts for window in account.windows}
     starts: dict[Window, int] = {
@@ -279,9 +279,9 @@ async def _repair(settings: "Settings") -> None:
 
 
 async def _repair_unconfirmed(ledger: "Ledger", engine: "AsyncEngine") -> None:
-    from paymaster.database import entries_of_holds, insert_entries
+    from paymaster.calls.usage_records import expiry_entry
     from paymaster.messages import Settle
-    from paymaster.usage_entries import expiry_entry
+    from paymaster.storage.usage_rows import entries_of_holds, insert_entries
 
     holds = {hold.grant.hold_id: hold for hold in await ledger.unconfirmed_holds()}
     entries: dict[str, list[UsageEntry]] = {}

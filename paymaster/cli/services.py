@@ -86,7 +86,7 @@ def _tell(state: "ServiceState", *, as_json: bool) -> None:
 
 
 def _row(service: "ServiceStatus", account: "AccountStatus") -> list[str]:
-    from paymaster.temporal_ui import service_state
+    from paymaster.observability.temporal_ui import service_state
 
     limits = {limit.what: f"{limit.used} of {limit.limit}" for limit in account.limits}
     return [

@@ -27,7 +27,7 @@ app = typer.Typer(help="Attempts that may or may not have been billed.", no_args
 @app.command(name="list")
 def list_(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Each is charged at its bound until somebody who has the provider's bill resolves it."""
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     entries = run_async(_list(command_settings(config)))
     if as_json:
@@ -80,7 +80,7 @@ def resolve(
 
     Of an attempt that was resolved before, the difference is written down as a correction.
     """
-    from paymaster.money import format_usd, usd_to_nanos
+    from paymaster.values.money import format_usd, usd_to_nanos
 
     try:
         cost_nanos = usd_to_nanos(cost)
@@ -101,7 +101,7 @@ def resolve(
 
 
 async def _list(settings: "Settings") -> "list[UsageEntry]":
-    from paymaster.database import unconfirmed_entries
+    from paymaster.storage.usage_rows import unconfirmed_entries
 
     async with open_database(settings) as engine:
         return await unconfirmed_entries(engine, settings.ledger.name)
@@ -111,9 +111,9 @@ async def _store(
     settings: "Settings", attempt: str, cost_nanos: int, *, force: bool
 ) -> "tuple[UsageEntry, UsageEntry]":
     """Stores the row. Returns what counted before, corrections added up, and the row."""
-    from paymaster.database import entries_of_attempt, insert_entries
     from paymaster.messages import CallRef
-    from paymaster.money import format_usd
+    from paymaster.storage.usage_rows import entries_of_attempt, insert_entries
+    from paymaster.values.money import format_usd
 
     async with open_database(settings) as engine:
         entries = await entries_of_attempt(engine, settings.ledger.name, attempt)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from paymaster.client import Ledger
+    from paymaster.ledger.versions import RunningWorker
     from paymaster.messages import Upgraded
     from paymaster.settings import Settings
-    from paymaster.versions import RunningWorker
 
 STOP = "Stop them first; one that has ended is counted for up to 90 s."
 _BEGINS_WITHIN_S = 45.0

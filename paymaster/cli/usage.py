@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from paymaster.database import UsageRow
+    from paymaster.reports.usage import UsageRow
     from paymaster.settings import Settings
 
 _LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
@@ -89,7 +89,7 @@ def usage(
 
 def _dimensions(by: "Sequence[str]") -> list[str]:
     """A key of the metadata may have a comma, written "\\,"."""
-    from paymaster.database import is_dimension
+    from paymaster.reports.usage import is_dimension
 
     parts = (part for each in by for part in re.split(r"(?<!\\),", each))
     names = [name for part in parts if (name := part.strip().replace("\\,", ","))]
@@ -118,7 +118,7 @@ def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
 async def _report(
     settings: "Settings", by: "Sequence[str]", since: datetime | None, until: datetime | None, budget: str | None
 ) -> "tuple[list[UsageRow], UsageRow]":
-    from paymaster.database import usage_report_with_total
+    from paymaster.reports.usage import usage_report_with_total
 
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
         return await usage_report_with_total(
@@ -128,7 +128,7 @@ async def _report(
 
 def _value(row: "UsageRow", dimension: str) -> str | None:
     """None: the calls have no such key in their metadata."""
-    from paymaster.database import METADATA
+    from paymaster.reports.usage import METADATA
 
     if dimension.startswith(METADATA):
         return row.metadata[dimension.removeprefix(METADATA)]
@@ -137,7 +137,7 @@ def _value(row: "UsageRow", dimension: str) -> str | None:
 
 def _print(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]", total: "UsageRow") -> None:
     """A table without the columns in which nothing is, so that it fits a terminal."""
-    from paymaster.money import format_usd
+    from paymaster.values.money import format_usd
 
     columns = {
         "calls": [_shown(row.calls) for row in (*rows, total)],

@@ -17,8 +17,9 @@ async def write_page(
     settings: "Settings", file: Path, *, since: datetime | None, until: datetime | None, budget: str | None
 ) -> None:
     """Raises CommandError when the database cannot be used, or the file not be written."""
-    from paymaster.database import usage_report, usage_report_with_total, usage_trends
-    from paymaster.usage_page import render
+    from paymaster.reports.page import render
+    from paymaster.reports.trends import usage_trends
+    from paymaster.reports.usage import usage_report, usage_report_with_total
 
     ledger = settings.ledger.name
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):

@@ -17,13 +17,13 @@ from temporalio.service import RPCError
 import paymaster
 from paymaster import PaymasterPlugin
 from paymaster.client import Ledger, quiet_runtime
-from paymaster.database import migrate
 from paymaster.devstack.errors import StackError
 from paymaster.devstack.process import POLL_S, GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.stack import EmbeddedStack
-from paymaster.search_attributes import register
+from paymaster.observability.search_attributes import register
 from paymaster.settings import load_settings
+from paymaster.storage.schema import migrate
 
 WORKER_STARTS_WITHIN_S = 75.0
 """A worker gives up by itself, with words for it, when its ledger does not answer for a minute."""

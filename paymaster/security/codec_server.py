@@ -18,8 +18,8 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from temporalio.api.common.v1 import Payload, Payloads
 
+from paymaster.keys.api_key import ApiKey, KeyUnavailable
 from paymaster.security.encryption import PayloadEncryption, PayloadUnreadable
-from paymaster.security.keys import ApiKey, KeyUnavailable
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 """A history event has at most 2 MiB of payloads, a third more in base64; a page of the UI may ask for several."""

@@ -27,10 +27,10 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
-from paymaster.message_bounds import check_text, may_come_from_anybody
+from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.messages import ENCRYPTED
+from paymaster.messages.bounds import check_text, may_come_from_anybody
 from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
-from paymaster.security.keys import KeySource, KeyUnavailable
 
 KEY_NAME = "encryption-key-id"
 """Metadata: the name of the key."""

@@ -6,9 +6,9 @@ from google.protobuf.message import Message
 from temporalio.api.failure.v1 import Failure
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
 
-from paymaster.cut import cut
-from paymaster.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
-from paymaster.security.redaction import redact, redact_bytes
+from paymaster.redaction import redact, redact_bytes
+from paymaster.values.cut import cut
+from paymaster.values.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 
 
 class RedactingFailureConverter(DefaultFailureConverter):

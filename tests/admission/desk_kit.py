@@ -37,7 +37,7 @@ from paymaster.messages import (
     Window,
     Withdrawn,
 )
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 USD = 1_000_000_000
 SECOND = 1_000

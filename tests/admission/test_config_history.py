@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paymaster.admission.desk import PRICES_MAX
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, Delivery, DeskConfig, LoadedSpend, Window
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 PATHS = ("acme", "acme/team", "other", "renamed")
 ASKED = (*PATHS, "acme/team/x", "nobody")

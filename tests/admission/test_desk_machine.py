@@ -67,7 +67,7 @@ from paymaster.messages import (
     Window,
     Withdrawn,
 )
-from paymaster.money import Price, nanos_to_usd
+from paymaster.values.money import Price, nanos_to_usd
 
 SEARCH = int(os.environ.get("DESK_MACHINE_EXAMPLES", "0"))
 EXAMPLES = settings(

@@ -16,7 +16,6 @@ from desk_kit import DAY, MINUTE, USD, Site, at, candidate, capped, config
 from paymaster.admission.desk import LOADED_AT_ONCE, Desk
 from paymaster.admission.ledger import WINDOWS, Hold
 from paymaster.admission.pressure import STATE_BYTES_MAX, estimated_bytes
-from paymaster.message_bounds import check_command
 from paymaster.messages import (
     AccountConfig,
     CallRef,
@@ -29,6 +28,7 @@ from paymaster.messages import (
     Reserve,
     Settle,
 )
+from paymaster.messages.bounds import check_command
 
 BUDGETS, PARKED, UNCONFIRMED = 10_000, 10_000, 100_000
 COMMANDS = 100

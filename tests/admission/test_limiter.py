@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.messages import Candidate, Denied, Granted, Parked
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 FEW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 FREE = Price(input_nanos=0, output_nanos=0, source="test")

@@ -11,7 +11,7 @@ from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.admission.uuid_column import ids_of, uuid_column
 from paymaster.messages import CallRef, Candidate, Reserve
-from paymaster.money import Price, PriceTier
+from paymaster.values.money import Price, PriceTier
 
 uuids = st.uuids().map(str)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)

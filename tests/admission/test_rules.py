@@ -26,7 +26,7 @@ from pydantic import BaseModel, TypeAdapter
 from paymaster.admission import desk, limiter, parked_call, routing
 from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import AccountConfig, Delivery, DeskConfig, PauseService, ResumeService, Settle
-from paymaster.money import Price
+from paymaster.values.money import Price
 
 RECORDED = Path(__file__).with_name("recorded_commands.json")
 STATE = TypeAdapter(DeskState)

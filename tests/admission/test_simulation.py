@@ -40,7 +40,7 @@ from paymaster.messages import (
     Settled,
     Window,
 )
-from paymaster.money import Price, format_usd
+from paymaster.values.money import Price, format_usd
 
 START, END = at(2028, 2, 1), at(2028, 3, 1)
 """A February with 29 days."""

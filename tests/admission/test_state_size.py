@@ -13,8 +13,6 @@ from paymaster.admission.desk import REMEMBER_ENDED_MAX, Desk
 from paymaster.admission.ledger import Hold
 from paymaster.admission.outbox import ALERTS_BYTES_MAX, ALERTS_MAX, alert_bytes
 from paymaster.admission.pressure import STATE_BYTES_MAX, STATE_BYTES_SLACK, estimated_bytes, relieve
-from paymaster.limits import LOOK_AFTER_BYTES
-from paymaster.message_bounds import check_command
 from paymaster.messages import (
     Alert,
     CallRef,
@@ -27,6 +25,8 @@ from paymaster.messages import (
     Reserve,
     StatusRequest,
 )
+from paymaster.messages.bounds import check_command
+from paymaster.values.limits import LOOK_AFTER_BYTES
 
 PAYLOAD_MAX = 2 * 1024 * 1024
 BUDGETS = 10_000

@@ -6,9 +6,9 @@ import pytest
 from desk_kit import DAY, NOON, USD, Site, capped, config
 
 from paymaster.admission.ledger import WINDOWS
-from paymaster.database import create_engine
-from paymaster.ledger_store import insert_cap_changes, load_spend
 from paymaster.messages import CapChange, LoadedSpend
+from paymaster.storage.engine import create_engine
+from paymaster.storage.ledger_state_rows import insert_cap_changes, load_spend
 
 FILE = config(budgets={"acme": capped(day=5), "other": capped(total=7)})
 

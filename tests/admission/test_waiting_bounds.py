@@ -10,7 +10,6 @@ from desk_kit import MINUTE, NOON, USD, Site, candidate, capped, config, service
 from paymaster.admission.desk import ACCOUNTS_MAX
 from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.admission.outbox import CALL_MESSAGES_MAX, CAP_CHANGES_WAITING_MAX
-from paymaster.limits import TEMPORAL_PAYLOAD_BYTES
 from paymaster.messages import (
     AccountConfig,
     CapChange,
@@ -24,6 +23,7 @@ from paymaster.messages import (
     Window,
     json_bytes,
 )
+from paymaster.values.limits import TEMPORAL_PAYLOAD_BYTES
 
 WINDOW_STARTS: dict[Window, int] = {window: window_start_ms(window, NOON) for window in WINDOWS}
 

@@ -12,13 +12,13 @@ from test_wire_formats import GRANT
 from activities.call_service import CallServiceActivities, Connections
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.devstack import MODEL_NAME, EmbeddedStack, StackError
-from paymaster.group_commit import GroupCommit
+from paymaster.keys.ring import kept_keys
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, ChatMessage, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
-from paymaster.money import Price
-from paymaster.security.key_ring import kept_keys
-from paymaster.services.bounds import input_bytes
-from paymaster.services.registry import WIRE_FORMATS
+from paymaster.providers.bounds import input_bytes
+from paymaster.providers.registry import WIRE_FORMATS
 from paymaster.settings import Api, ServiceSettings, Settings
+from paymaster.values.money import Price
 
 
 def no_package(_name: str) -> None:

@@ -26,12 +26,12 @@ from temporalio.service import RPCError
 from paymaster import LLMRequest, Outcome
 from paymaster.admission.desk import Desk
 from paymaster.client import generate, start
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
 from paymaster.messages import AttemptReport, CapState, PauseService, RaiseCap, ResumeService, SetCap
-from paymaster.money import nanos_to_usd
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.settings.desk_config import desk_config
+from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(90)
 

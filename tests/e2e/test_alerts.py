@@ -16,11 +16,11 @@ from temporalio.testing import ActivityEnvironment
 from activities import send_alerts
 from activities.send_alerts import SendAlertsActivities
 from paymaster import LLMRequest, Outcome
-from paymaster.alert_forms import AlertForm, document
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import Alert, Alerts, RaiseCap, SetCap
-from paymaster.money import TokenUsage, nanos_to_usd
+from paymaster.observability.alert_forms import AlertForm, document
+from paymaster.values.money import TokenUsage, nanos_to_usd
 
 pytestmark = pytest.mark.timeout(90)
 COST_NANOS = 1_500_000

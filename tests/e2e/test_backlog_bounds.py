@@ -15,10 +15,9 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster import LLMRequest, Outcome
+from paymaster.calls.usage_records import settlement_of
 from paymaster.client import Backlog, generate, try_generate
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.limits import BACKLOG_HISTORY_BYTES_MAX, COMMANDS_MAX, METADATA_BYTES_MAX
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
     AnswerBatch,
@@ -41,8 +40,9 @@ from paymaster.messages import (
     budget_workflow_id,
     call_workflow_id,
 )
-from paymaster.money import TokenUsage
-from paymaster.usage_entries import settlement_of
+from paymaster.settings.desk_config import desk_config
+from paymaster.values.limits import BACKLOG_HISTORY_BYTES_MAX, COMMANDS_MAX, METADATA_BYTES_MAX
+from paymaster.values.money import TokenUsage
 
 PIECES = "WorkflowType = 'UsageBacklogPieceWorkflow'"
 

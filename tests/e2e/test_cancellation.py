@@ -26,14 +26,14 @@ import worker
 from activities.call_service import Connections
 from paymaster import LLMRequest
 from paymaster.client import start, try_generate
-from paymaster.database import entries_of_call
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
+from paymaster.keys.ring import kept_keys
 from paymaster.messages import CALLS_TASK_QUEUE
-from paymaster.money import nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.key_ring import kept_keys
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(90)
 NAMES = (

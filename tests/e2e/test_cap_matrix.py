@@ -14,8 +14,8 @@ from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.money import TokenUsage, nanos_to_usd
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.money import TokenUsage, nanos_to_usd
 
 CALLS, PAID = 200, 20
 PROMPT_BYTES_MAX = 1_000_000

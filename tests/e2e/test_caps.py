@@ -26,8 +26,8 @@ from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.devstack.temporal_binary import temporal_binary
 from paymaster.messages import RaiseCap
-from paymaster.money import TokenUsage, nanos_to_usd
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.money import TokenUsage, nanos_to_usd
 
 pytestmark = pytest.mark.timeout(120)
 CALLS, PAID = 200, 20

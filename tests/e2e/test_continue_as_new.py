@@ -23,9 +23,9 @@ from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
 from paymaster.messages import RaiseCap
-from paymaster.money import nanos_to_usd
+from paymaster.providers.bounds import input_bytes
 from paymaster.security.signatures import SigningKey
-from paymaster.services.bounds import input_bytes
+from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(120)
 CALLS, PAID = 60, 20

@@ -21,10 +21,10 @@ from temporalio.worker import Worker as TemporalWorker
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import LedgerNotFound
 from paymaster.messages import LEDGER_TASK_QUEUE, LedgerStart, budget_workflow_id
+from paymaster.settings.desk_config import desk_config
 
 pytestmark = pytest.mark.timeout(200)
 

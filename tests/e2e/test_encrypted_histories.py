@@ -45,10 +45,10 @@ from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import Ledger, start, try_generate
 from paymaster.devstack import EmbeddedStack, GuardedProcess
 from paymaster.errors import AdminRefused
+from paymaster.keys.api_key import EnvironmentKeys, KeyUnavailable
 from paymaster.messages import RaiseCap
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.encryption import ENCRYPTED, PayloadEncryption
-from paymaster.security.keys import EnvironmentKeys, KeyUnavailable
 from paymaster.settings import EncryptionSettings, Settings, load_settings
 
 pytestmark = pytest.mark.timeout(120)

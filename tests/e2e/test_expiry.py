@@ -13,11 +13,11 @@ from temporalio.testing import ActivityEnvironment
 from activities.reserve import ReserveActivities
 from paymaster import LLMRequest, Outcome
 from paymaster.client import Backlog, start
-from paymaster.database import entries_of_call
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.group_commit import GroupCommit
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, CallRef, Command, Ended, Granted, ReserveRequest
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(90)
 EXPIRES_AFTER_S = 2.0

@@ -14,10 +14,10 @@ from paymaster_process import Databases, Site, configuration, running_site, sett
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import generate, try_generate
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import CallUnavailable
 from paymaster.messages import UsageEntry
+from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = ("throttled", "wrong", "forbidden", "cut", "slow", "hopeless")

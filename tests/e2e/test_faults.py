@@ -21,10 +21,10 @@ from paymaster_process import MODEL, PRICE, Databases, Site, configuration, runn
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import UsageEntry
-from paymaster.money import TokenUsage
+from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(60)
 POLICY = {"initial_interval": "500ms", "backoff_coefficient": 3.0, "maximum_interval": "2s", "maximum_attempts": 4}

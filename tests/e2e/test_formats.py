@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
 from paymaster.client import generate, try_generate
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import ChatMessage, Image, Tool, ToolCall
+from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = (

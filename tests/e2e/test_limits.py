@@ -11,10 +11,10 @@ from sqlalchemy import text
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
-from paymaster.money import TokenUsage
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(90)
 REQUESTS_PER_MINUTE, CALLS = 300, 65

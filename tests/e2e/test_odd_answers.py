@@ -11,10 +11,10 @@ from paymaster_process import Site, configuration, running_site, settled_books
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import try_generate
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
-from paymaster.limits import NESTING_MAX
 from paymaster.messages import Tool
+from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.limits import NESTING_MAX
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -27,14 +27,14 @@ from activities.reserve import ReserveActivities
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Backlog, generate, start, try_generate
-from paymaster.database import entries_of_call
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import CallIdReused
-from paymaster.group_commit import GroupCommit
+from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, CallRef, Command, Granted, ReserveRequest
-from paymaster.money import TokenUsage
 from paymaster.settings import load_settings
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(60)
 NUMBERS = itertools.count(1)

@@ -20,9 +20,9 @@ from activities.call_service import Connections
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
-from paymaster.group_commit import AnswerT, GroupCommit, ItemT
+from paymaster.keys.ring import kept_keys
+from paymaster.ledger.group_commit import AnswerT, GroupCommit, ItemT
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.key_ring import kept_keys
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -13,11 +13,11 @@ from paymaster import LLMRequest, Outcome
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState
 from paymaster.client import generate, start, try_generate
-from paymaster.database import unconfirmed_entries
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
-from paymaster.ledger_store import load_spend
 from paymaster.messages import LEDGER_TASK_QUEUE, LedgerStart, RaiseCap
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.ledger_state_rows import load_spend
+from paymaster.storage.usage_rows import unconfirmed_entries
 
 pytestmark = pytest.mark.timeout(180)
 NUMBERS = itertools.count(1)

@@ -14,7 +14,7 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import DeskStatus, RaiseCap, SetCap
-from paymaster.money import TokenUsage, nanos_to_usd, usd_to_nanos
+from paymaster.values.money import TokenUsage, nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(90)
 CAPS = {"hour": "0.5", "day": "0.6", "month": "0.7", "total": "0.8"}

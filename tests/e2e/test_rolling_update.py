@@ -19,9 +19,9 @@ from paymaster import LLMRequest
 from paymaster.admission.state import RULES
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
+from paymaster.ledger.versions import running_workers
 from paymaster.messages import Outcome, RaiseCap
-from paymaster.money import TokenUsage
-from paymaster.versions import running_workers
+from paymaster.values.money import TokenUsage
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 TODAY = ROOT / "worker.py"

@@ -12,6 +12,7 @@ from temporalio.worker import Worker
 
 from paymaster.client import Ledger
 from paymaster.devstack import EmbeddedStack
+from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
@@ -30,10 +31,9 @@ from paymaster.messages import (
     ServiceConfig,
     budget_workflow_id,
 )
-from paymaster.money import Price
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
-from paymaster.versions import worker_identity
+from paymaster.values.money import Price
 from workflows.budget import BudgetWorkflow
 
 pytestmark = pytest.mark.timeout(60)

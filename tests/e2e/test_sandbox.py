@@ -16,9 +16,9 @@ from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Backlog, generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import RaiseCap
-from paymaster.money import nanos_to_usd
 from paymaster.plugin import PaymasterPlugin
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.money import nanos_to_usd
 from workflows.budget import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogWorkflow

@@ -14,8 +14,8 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import SetCap
-from paymaster.money import nanos_to_usd
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.money import nanos_to_usd
 
 SUGGESTED, BATCH = 200, 60
 """Events after which a new run is suggested, and the most that what was begun already may add."""

@@ -22,8 +22,8 @@ from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import RaiseCap
-from paymaster.money import TokenUsage, nanos_to_usd
-from paymaster.services.bounds import input_bytes
+from paymaster.providers.bounds import input_bytes
+from paymaster.values.money import TokenUsage, nanos_to_usd
 
 pytestmark = pytest.mark.timeout(200)
 CALLS, TEAMS = 200, 4

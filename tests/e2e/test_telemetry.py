@@ -19,12 +19,12 @@ from sqlalchemy import text
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, try_generate
-from paymaster.database import entries_of_call
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
-from paymaster.security.redaction import redact
+from paymaster.observability.telemetry import _providers, _remember_headers  # pyright: ignore[reportPrivateUsage]
+from paymaster.redaction import redact
 from paymaster.settings import Settings
-from paymaster.telemetry import _providers, _remember_headers  # pyright: ignore[reportPrivateUsage]
+from paymaster.storage.usage_rows import entries_of_call
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 pytestmark = pytest.mark.timeout(120)

@@ -17,8 +17,8 @@ from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService, budget_workflow_id
-from paymaster.money import TokenUsage
-from paymaster.search_attributes import ALL, SearchAttributesMissing, are_registered, register
+from paymaster.observability.search_attributes import ALL, SearchAttributesMissing, are_registered, register
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(90)
 UPSERT = EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES

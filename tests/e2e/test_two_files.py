@@ -10,7 +10,7 @@ from paymaster_process import Site, configuration, running_site, until, write_co
 from paymaster import LLMRequest
 from paymaster.client import generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.money import nanos_to_usd
+from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(90)
 

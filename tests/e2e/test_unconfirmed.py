@@ -11,10 +11,10 @@ from temporalio.client import WorkflowFailureError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start, try_generate
-from paymaster.database import entries_of_call, insert_entries
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService, UsageEntry
-from paymaster.money import nanos_to_usd, usd_to_nanos
+from paymaster.storage.usage_rows import entries_of_call, insert_entries
+from paymaster.values.money import nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -19,9 +19,9 @@ from temporalio.service import RPCError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
-from paymaster.database import SCHEMA_REVISION
 from paymaster.devstack import EmbeddedStack
-from paymaster.health import HealthServer
+from paymaster.observability.health import HealthServer
+from paymaster.storage.schema import SCHEMA_REVISION
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -141,7 +141,7 @@ async def test_a_worker_without_a_key_is_not_ready_and_one_of_a_version_waits_un
 
 
 async def test_a_check_that_hangs_or_fails_is_not_ready_and_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paymaster.health.ANSWERS_WITHIN_S", 0.05)
+    monkeypatch.setattr("paymaster.observability.health.ANSWERS_WITHIN_S", 0.05)
     address = free_address()
 
     async def hangs() -> str | None:

@@ -19,8 +19,8 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
-from paymaster.limits import REQUEST_BYTES_MAX
 from paymaster.messages import ChatMessage, PauseService, RaiseCap, ResumeService, SetCap
+from paymaster.values.limits import REQUEST_BYTES_MAX
 
 HALF_A_PAIR = "half \ud83d of a smile"
 

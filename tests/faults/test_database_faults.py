@@ -25,9 +25,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from paymaster.database import create_engine
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import backlog_workflow_id
+from paymaster.storage.engine import create_engine
 
 pytestmark = pytest.mark.timeout(180)
 PASSWORD = "p%40ss:/?#[]@!$&'()*+,;= \"\\%%é€ñ{}|"

@@ -27,8 +27,6 @@ from temporalio.service import RPCError
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import start, try_generate
-from paymaster.database import posted_by_account
-from paymaster.desk_config import desk_config
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
@@ -39,6 +37,8 @@ from paymaster.messages import (
     backlog_workflow_id,
     budget_workflow_id,
 )
+from paymaster.settings.desk_config import desk_config
+from paymaster.storage.charging import posted_by_account
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 from workflows.llm_call import LLMCallWorkflow

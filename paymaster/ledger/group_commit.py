@@ -1,0 +1,151 @@
+"""Many items in, one commit out: while one commit is in flight, further items queue, and all of them go as the next.
+
+One busy workflow takes far more items in a few large updates than in many small ones, and the server allows only ten
+updates in flight to it. Items must be harmless to commit twice: a commit that fails half-way is sent again.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+from paymaster.values.limits import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
+
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
+
+
+GATHERS_AT_MOST_S = 0.5
+
+
+class CommitUnavailable(Exception):
+    """Nobody answered within the time limit. The item may or may not have been committed."""
+
+
+class PoisonedBatch(Exception):
+    """Raised by a commit function when an item of the batch, not the connection, is at fault."""
+
+
+class GroupCommit(Generic[ItemT, AnswerT]):
+    """Commits items in groups, in the order in which they came, one group at a time.
+
+    `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
+    split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
+    growing pauses up to a second, until an item is `give_up_after_s` seconds old, which fails with `CommitUnavailable`.
+
+    Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
+    tells how many items the group should have, for which it then waits up to half a second.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
+        *,
+        size_of: Callable[[ItemT], int],
+        items_max: int = BATCH_ITEMS_MAX,
+        bytes_max: int = BATCH_BYTES_MAX,
+        give_up_after_s: float = 30.0,
+        worth_waiting_for: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._commit = commit
+        self._size_of = size_of
+        self._items_max = items_max
+        self._bytes_max = bytes_max
+        self._give_up_after_s = give_up_after_s
+        self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
+        self._committing: asyncio.Task[None] | None = None
+        self._worth_waiting_for = worth_waiting_for
+        self._wanted = 1
+        self._enough = asyncio.Event()
+
+    async def submit(self, item: ItemT) -> AnswerT:
+        """The answer to one item. An item whose waiter is cancelled before it is sent is not sent.
+
+        Raises CommitUnavailable, or PoisonedBatch when this item is the one at fault.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting[ItemT, AnswerT](
+            item, self._size_of(item), loop.create_future(), loop.time() + self._give_up_after_s
+        )
+        self._waiting.append(waiting)
+        if len(self._waiting) >= self._wanted:
+            self._enough.set()
+        if self._committing is None or self._committing.done():
+            # Without the context of this one item: the group belongs to no single call, and so to no call's trace.
+            self._committing = asyncio.create_task(self._commit_all(), context=Context())
+        return await waiting.answer
+
+    async def _commit_all(self) -> None:
+        while self._waiting:
+            await self._gather()
+            await self._commit_group(self._next_group())
+
+    async def _gather(self) -> None:
+        self._wanted = self._worth_waiting_for()
+        if len(self._waiting) < self._wanted:
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHERS_AT_MOST_S):
+                    await self._enough.wait()
+
+    def _next_group(self) -> "list[_Waiting[ItemT, AnswerT]]":
+        group: list[_Waiting[ItemT, AnswerT]] = []
+        size = 0
+        while self._waiting and len(group) < self._items_max:
+            if self._waiting[0].answer.cancelled():
+                self._waiting.popleft()
+                continue
+            if group and size + self._waiting[0].size > self._bytes_max:
+                break
+            size += self._waiting[0].size
+            group.append(self._waiting.popleft())
+        return group
+
+    async def _commit_group(self, group: "list[_Waiting[ItemT, AnswerT]]") -> None:
+        pause_s = 0.05
+        while group:
+            try:
+                answers = await self._commit([waiting.item for waiting in group])
+            except PoisonedBatch as error:
+                if len(group) == 1:
+                    group[0].fail(error)
+                    return
+                middle = len(group) // 2
+                await self._commit_group(group[:middle])
+                await self._commit_group(group[middle:])
+                return
+            except Exception as error:
+                now = asyncio.get_running_loop().time()
+                for waiting in group:
+                    if waiting.give_up_at <= now:
+                        waiting.fail(CommitUnavailable(f"no answer for {self._give_up_after_s:.0f} s: {error}"))
+                group = [waiting for waiting in group if not waiting.answer.done()]
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+            else:
+                if len(answers) != len(group):  # a defect of the commit function: nobody knows which answer is whose
+                    for waiting in group:
+                        waiting.fail(CommitUnavailable(f"{len(answers)} answers for {len(group)} items"))
+                    return
+                for waiting, answer in zip(group, answers, strict=True):
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(answer)
+                return
+
+
+class _Waiting(Generic[ItemT, AnswerT]):
+    """An item and who waits for its answer."""
+
+    __slots__ = ("answer", "give_up_at", "item", "size")
+
+    def __init__(self, item: ItemT, size: int, answer: asyncio.Future[AnswerT], give_up_at: float) -> None:
+        self.item = item
+        self.size = size
+        self.answer = answer
+        self.give_up_at = give_up_at
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)

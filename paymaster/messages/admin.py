@@ -1,0 +1,128 @@
+"""What admins and workers command the ledger, as signals or updates."""
+
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+)
+
+from paymaster.messages.base import Message, Window, added
+from paymaster.messages.config import CarriedConfig
+
+
+class Signature(BaseModel):
+    """Who gives a command. What is signed, and how, says paymaster/security/signatures.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: str = Field(max_length=200)
+    """The name of the key in `[admin.keys]`; it is kept with the change as who made it."""
+    id: str = Field(min_length=1, max_length=64)
+    """Each is good for one command."""
+    expires_at_ms: int
+    value: str = Field(max_length=200)
+    """The signature in base64."""
+
+
+class AdminMessage(BaseModel):
+    """What an admin sends, as a signal or as an update of the same name; often by hand, so nothing is guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str = Field(default="", max_length=1_000)
+    who: str = Field(default="", max_length=200)
+    """Of a signed command its signer, whatever is written here."""
+    signature: Signature | None = None
+    """None: refused where `[admin] require_signature` is set."""
+
+
+class RaiseCap(AdminMessage):
+    """`raise_cap`: adds to a cap. Amounts are US dollars as exact text."""
+
+    account: str = Field(max_length=300)
+    """`budget:acme/content` or `service:openai`."""
+    window: Window
+    by: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+    until_window_end: bool = False
+    """The raise lapses when the window ends."""
+
+
+class SetCap(AdminMessage):
+    """`set_cap`: sets a cap, or puts one where there was none."""
+
+    account: str = Field(max_length=300)
+    window: Window
+    to: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+
+
+class PauseService(AdminMessage):
+    """`pause_service`: nothing is sent to it until `resume_service`; calls fall back or park."""
+
+    service: str = Field(max_length=300)
+
+
+class ResumeService(AdminMessage):
+    """`resume_service`: ends an admin's pause, a pause that the service asked for, and an open breaker."""
+
+    service: str = Field(max_length=300)
+
+
+class TakeClock(AdminMessage):
+    """`take_clock`: the ledger's time goes back to that of the Temporal server, which was ahead and is right again.
+
+    A signature of it may have expired: by a clock that is ahead every one has.
+    """
+
+
+class AcceptLower(AdminMessage):
+    """`accept_lower`: the stored rows of an account are the truth, also where the ledger's books have more."""
+
+    account: str = Field(max_length=300)
+    """`budget:acme/content`, `service:openai`, or `all`."""
+
+
+class CorrectSpend(AdminMessage):
+    """`correct_spend`: the rows of a hold that the ledger does not have any more were corrected by a person."""
+
+    hold_id: str = Field(max_length=600)
+    budget: str = Field(max_length=300)
+    service: str = Field(max_length=300)
+    granted_at_ms: int = Field(ge=1)
+    from_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+    """What the rows said before."""
+    to_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+
+
+class Upgrade(AdminMessage):
+    """The update `upgrade`: the ledger continues as new, by newer rules."""
+
+    rules: int = Field(ge=1)
+
+
+class Configure(Message):
+    """The update `configure`."""
+
+    config: CarriedConfig
+    force: bool = False
+    """Bring back a configuration that was superseded."""
+    signature: Signature | None = None
+    """Where `[admin] require_signature` is set, a configuration with other caps, budgets or `[admin]` needs one."""
+    who: str = added("", max_length=300)
+    """Who brings it, and from where, such as "worker on HOST". Of a signed one its signer, whatever is written here."""
+    may_remove: bool = added(False)
+    """Somebody agreed: budgets, services and caps that it lacks go. Default false, as of a worker: they stay."""
+
+
+class ConfigState(Message):
+    """The answer to the update `configure`."""
+
+    digest: str
+    """Of the configuration that is in force."""
+    applied: bool
+    detail: str
+    kept: str = added("")
+    """What stays in force although the configuration lacks it, in words, cut to length. Empty: nothing."""
+    rules: int = added(1)
+    """By which the ledger decides."""

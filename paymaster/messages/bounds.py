@@ -1,0 +1,255 @@
+"""What the numbers and names of a message may be that anybody can forge who may signal or update the ledger or a call.
+
+Everything that a configuration file, a request or a provider can legally say is within. The check is made at the door
+and not by the messages' types, because a ledger must also be able to load a state in which something else got earlier.
+"""
+
+from pydantic import BaseModel
+
+from paymaster.messages import (
+    AccountConfig,
+    AdminMessage,
+    AttemptReport,
+    AttemptReports,
+    BacklogBatch,
+    CallRef,
+    Candidate,
+    Command,
+    CommandBatch,
+    Configure,
+    DeskConfig,
+    Grant,
+    LLMRequest,
+    ParkedAnswer,
+    PieceEnded,
+    Reserve,
+    RetrySettings,
+    ServiceConfig,
+    Settle,
+    StatusRequest,
+    StoredRows,
+    UsageRecord,
+    Void,
+    Withdrawn,
+    json_bytes,
+)
+from paymaster.values.json_reading import check_levels, check_values
+from paymaster.values.limits import (
+    ADMIN_MESSAGE_BYTES_MAX,
+    CONFIG_VALUES_MAX,
+    COUNT_MAX,
+    DURATION_MS_MAX,
+    ID_CHARACTERS_MAX,
+    NAME_CHARACTERS_MAX,
+    REQUEST_BYTES_MAX,
+    RESERVE_BYTES_MAX,
+    SERVICES_MAX,
+    TIME_MS_MAX,
+)
+from paymaster.values.money import NANOS_MAX, Price
+
+_OF_ANYBODY = (
+    AttemptReports,
+    BacklogBatch,
+    CommandBatch,
+    LLMRequest,
+    ParkedAnswer,
+    PieceEnded,
+    StatusRequest,
+    StoredRows,
+    Withdrawn,
+)
+"""What is sent to workflows, beside the messages of admins and configurations."""
+_CANDIDATES_MAX = 1_000
+_ATTEMPTS_MAX = 1_000
+_BOUND_NANOS_MAX = NANOS_MAX * 10**9
+"""The most that an attempt can cost is larger than what any column stores when its model has a senseless price."""
+
+
+def may_come_from_anybody(kind: type[BaseModel]) -> bool:
+    """Whether whoever may signal or update a workflow can send it such a message."""
+    return issubclass(kind, (AdminMessage, Configure, *_OF_ANYBODY))
+
+
+def check_text(text: bytes, kind: type[BaseModel]) -> None:
+    """Raises ValueError for JSON that is too large to be read as a message of this kind.
+
+    While 2 MB are read nothing else in the process runs: they can hold a million values, each of which may be an error.
+    """
+    if issubclass(kind, AdminMessage):
+        _within("bytes of the message", len(text), 0, ADMIN_MESSAGE_BYTES_MAX)
+    elif issubclass(kind, Configure):
+        check_values(text, CONFIG_VALUES_MAX)
+    elif issubclass(kind, _OF_ANYBODY):
+        check_values(text)
+    else:
+        return
+    check_levels(text)
+
+
+def check_config(config: DeskConfig) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("digest", config.digest, ID_CHARACTERS_MAX)
+    _within("hold_expires_after_ms", config.hold_expires_after_ms, 1, DURATION_MS_MAX)
+    _within("max_parked", config.max_parked, 1, COUNT_MAX)
+    _within("the number of services", len(config.services), 0, SERVICES_MAX)
+    for path, account in config.budgets.items():
+        _text("a budget's path", path, NAME_CHARACTERS_MAX)
+        _check_account(f"budget {path}", account)
+    for name, service in config.services.items():
+        _text("a service's name", name, NAME_CHARACTERS_MAX)
+        _check_account(f"service {name}", service)
+        _check_service(f"service {name}", service)
+    _within("the number of admins", len(config.admin.keys), 0, SERVICES_MAX)
+    for name, key in config.admin.keys.items():
+        _text("an admin's name", name, NAME_CHARACTERS_MAX)
+        _text("an admin's key", key, NAME_CHARACTERS_MAX)
+
+
+def check_command(command: Command) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("hold_id", command.hold_id, ID_CHARACTERS_MAX)
+    match command:
+        case Void():
+            pass
+        case Settle():
+            _within("cost_nanos", command.cost_nanos, 0, _BOUND_NANOS_MAX)
+            _within_or_none("tokens", command.tokens, 0, COUNT_MAX)
+            _within("failures", command.failures, 0, COUNT_MAX)
+            _text("epoch", command.epoch, ID_CHARACTERS_MAX)
+        case Reserve():
+            _check_reserve(command)
+
+
+def check_report(report: AttemptReport) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("hold_id", report.hold_id, ID_CHARACTERS_MAX)
+    _text("service", report.service, NAME_CHARACTERS_MAX)
+    _within_or_none("pause_ms", report.pause_ms, 0, DURATION_MS_MAX)
+    _text("error_class", report.error_class or "", NAME_CHARACTERS_MAX)
+
+
+def check_grant(grant: Grant) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("hold_id", grant.hold_id, ID_CHARACTERS_MAX)
+    _names(grant.service, grant.model, grant.budget)
+    _text("epoch", grant.epoch, ID_CHARACTERS_MAX)
+    _check_price(grant.price)
+    _within("max_output_tokens", grant.max_output_tokens, 1, COUNT_MAX)
+    _within("bound_nanos", grant.bound_nanos, 0, _BOUND_NANOS_MAX)
+    _within("granted_at_ms", grant.granted_at_ms, 0, TIME_MS_MAX)
+    _within("expires_at_ms", grant.expires_at_ms, grant.granted_at_ms, grant.granted_at_ms + DURATION_MS_MAX)
+    _within("timeout_ms", grant.timeout_ms, 1, DURATION_MS_MAX)
+    _check_retry("grant", grant.retry)
+    _within("max_retry_after_ms", grant.max_retry_after_ms, 0, DURATION_MS_MAX)
+    _within("max_unconfirmed", grant.max_unconfirmed, 0, COUNT_MAX)
+
+
+def check_record(record: UsageRecord) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _check_call(record.call)
+    check_grant(record.grant)
+    _within("the number of attempts", len(record.attempts), 0, _ATTEMPTS_MAX)
+    for attempt in record.attempts:
+        _within("number", attempt.number, 0, COUNT_MAX)
+        _within("started_at_ms", attempt.started_at_ms, 0, TIME_MS_MAX)
+        _within("duration_ms", attempt.duration_ms, 0, DURATION_MS_MAX)
+        _within_or_none("http_status", attempt.http_status, 0, 999)
+        _within_or_none("cost_nanos", attempt.cost_nanos, 0, _BOUND_NANOS_MAX)
+        if attempt.usage is not None:
+            for name, count in attempt.usage:
+                _within_or_none(name, count, 0, COUNT_MAX)
+
+
+def _check_account(name: str, account: AccountConfig) -> None:
+    for window, cap in account.caps_nanos.items():
+        _within(f"{name}: cap of the {window}", cap, 0, NANOS_MAX)
+    _within(f"{name}: the number of alert_at", len(account.alert_at), 0, SERVICES_MAX)
+    for part in account.alert_at:
+        _within(f"{name}: alert_at", part, 0, 1)
+    _within_or_none(f"{name}: requests_per_minute", account.requests_per_minute, 1, COUNT_MAX)
+    _within_or_none(f"{name}: tokens_per_minute", account.tokens_per_minute, 1, COUNT_MAX)
+    _within_or_none(f"{name}: max_concurrent", account.max_concurrent, 1, COUNT_MAX)
+
+
+def _check_service(name: str, service: ServiceConfig) -> None:
+    _within(f"{name}: breaker_failures", service.breaker_failures, 1, COUNT_MAX)
+    _within(f"{name}: breaker_cooldown_ms", service.breaker_cooldown_ms, 1, DURATION_MS_MAX)
+    _within(f"{name}: timeout_ms", service.timeout_ms, 1, DURATION_MS_MAX)
+    _check_retry(name, service.retry)
+    _within(f"{name}: max_retry_after_ms", service.max_retry_after_ms, 0, DURATION_MS_MAX)
+    _within(f"{name}: max_unconfirmed", service.max_unconfirmed, 0, COUNT_MAX)
+
+
+def _check_retry(name: str, retry: RetrySettings) -> None:
+    _within(f"{name}: initial_interval_ms", retry.initial_interval_ms, 1, DURATION_MS_MAX)
+    _within(f"{name}: backoff_coefficient", retry.backoff_coefficient, 1, 100)
+    _within(f"{name}: maximum_interval_ms", retry.maximum_interval_ms, 1, DURATION_MS_MAX)
+    _within(f"{name}: maximum_attempts", retry.maximum_attempts, 1, 100)
+
+
+def _check_reserve(command: Reserve) -> None:
+    _check_call(command.call)
+    _text("budget", command.budget, NAME_CHARACTERS_MAX)
+    _within("input_bytes", command.input_bytes, 0, 100 * REQUEST_BYTES_MAX)
+    _within("deadline_at_ms", command.deadline_at_ms, 0, TIME_MS_MAX)
+    _within("asked_at_ms", command.asked_at_ms, 0, TIME_MS_MAX)
+    _within("priority", command.priority, -100, 100)
+    _within("the number of candidates", len(command.candidates), 0, _CANDIDATES_MAX)
+    for candidate in command.candidates:
+        _check_candidate(candidate)
+    if (size := json_bytes(command)) > RESERVE_BYTES_MAX:
+        count = len(command.candidates)
+        raise ValueError(
+            f"the question of a call, with the prices of its {count} candidates, has {size:,} bytes and may have "
+            f"{RESERVE_BYTES_MAX:,}: give its route fewer candidates"
+        )
+
+
+def _check_candidate(candidate: Candidate) -> None:
+    _names(candidate.service, candidate.model)
+    _within("max_output_tokens", candidate.max_output_tokens, 1, COUNT_MAX)
+    _within_or_none("context_tokens", candidate.context_tokens, 1, COUNT_MAX)
+    _within("media_tokens", candidate.media_tokens, 0, COUNT_MAX)
+    _text("refused", candidate.refused or "", 10 * NAME_CHARACTERS_MAX)
+    if candidate.price is not None:
+        _check_price(candidate.price)
+
+
+def _check_price(price: Price) -> None:
+    _text("a price's source", price.source, NAME_CHARACTERS_MAX)
+    _within("the number of a price's tiers", len(price.tiers), 0, SERVICES_MAX)
+    _within("request_nanos", price.request_nanos, 0, NANOS_MAX)
+    for rates in (price, *price.tiers):
+        _within("a price's input_nanos", rates.input_nanos, 0, NANOS_MAX)
+        _within("a price's output_nanos", rates.output_nanos, 0, NANOS_MAX)
+        _within_or_none("a price's cached_input_nanos", rates.cached_input_nanos, 0, NANOS_MAX)
+        _within_or_none("a price's cache_write_nanos", rates.cache_write_nanos, 0, NANOS_MAX)
+    for tier in price.tiers:
+        _within("above_input_tokens", tier.above_input_tokens, 0, COUNT_MAX)
+
+
+def _check_call(call: CallRef) -> None:
+    _text("workflow_id", call.workflow_id, NAME_CHARACTERS_MAX)
+    _text("run_id", call.run_id, ID_CHARACTERS_MAX)
+
+
+def _names(*names: str) -> None:
+    for name in names:
+        _text("a name", name, NAME_CHARACTERS_MAX)
+
+
+def _text(name: str, text: str, characters_max: int) -> None:
+    if len(text) > characters_max:
+        raise ValueError(f"{name} has {len(text):,} characters and may have {characters_max:,}")
+
+
+def _within(name: str, number: float, smallest: int, largest: int) -> None:
+    if not smallest <= number <= largest:  # also false for NaN
+        text = str(number) if abs(number) < 10**30 else "far out"
+        raise ValueError(f"{name[:200]} is {text} and may be from {smallest} to {largest}")
+
+
+def _within_or_none(name: str, number: int | None, smallest: int, largest: int) -> None:
+    if number is not None:
+        _within(name, number, smallest, largest)

@@ -1,0 +1,126 @@
+"""Between the call workflow and its activities."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    JsonValue,
+)
+
+from paymaster.messages.base import Message
+from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
+from paymaster.messages.requests import LLMRequest, ToolCall
+from paymaster.messages.results import Attempt
+from paymaster.values.money import TokenUsage
+
+
+class ReserveRequest(Message):
+    """Facts of a request for the local activity `reserve`: no prompt text, only its size."""
+
+    hold_id: str
+    call: CallRef
+    route: str
+    budget: str
+    input_bytes: int
+    max_output_tokens: int | None
+    on_exhausted: Literal["wait", "fail"] | None
+    wait_at_most_ms: int | None
+    started_at_ms: int
+    asked_at_ms: int
+    priority: int
+    excluded: tuple[str, ...] = ()
+    """`service/model` of the candidates that failed this call already."""
+    too_long_for: tuple[str, ...] = ()
+    """Those of them that found the prompt too long: another one with no more context is not asked."""
+    images: int = 0
+    """How many images the request has; the bytes do not count them."""
+
+
+class Reservation(Message):
+    """What the local activity `reserve` answers."""
+
+    answer: ReserveAnswer
+    findable: bool = False
+    """The namespace has Paymaster's search attributes, so that the call may set them. Here, because what a workflow
+    does must follow from its history, and not from the worker that it happens to run on."""
+
+
+class ServiceCall(Message):
+    """Input of the activity `call_service`."""
+
+    grant: Grant
+    request: LLMRequest
+
+
+class Completion(Message):
+    """What a service answered."""
+
+    text: str
+    parsed: JsonValue = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    refused: bool = False
+    finish_reason: str | None
+    attempts: tuple[Attempt, ...]
+    """All attempts under this hold; the last one is the one that answered."""
+
+
+class Failure(Message):
+    """Why a service call ended without an answer; the details of the activity's error."""
+
+    attempts: tuple[Attempt, ...]
+    reason: str
+    """The last attempt's error class, a word for programs."""
+    detail: str
+    fall_back: bool = True
+    """False: the request is wrong everywhere."""
+    unknown: bool = False
+    """The last attempt may have been billed."""
+
+
+class UsageEntry(Message):
+    """One immutable row of `api_usage`: an attempt as it ended, or (`unconfirmed`) as it may have ended."""
+
+    attempt_id: str
+    state: Literal["final", "unconfirmed"]
+    hold_id: str
+    call_id: str
+    workflow_id: str
+    run_id: str
+    ledger: str
+    epoch: str
+    budget: str
+    service: str
+    model: str
+    model_answered: str | None = None
+    granted_at_ms: int
+    started_at_ms: int | None = None
+    duration_ms: int | None = None
+    status: Literal["completed", "failed", "unknown", "expired", "corrected"]
+    error_class: str | None = None
+    http_status: int | None = None
+    provider_request_id: str | None = None
+    usage: TokenUsage | None = None
+    cost_nanos: int
+    price_source: str
+    metadata: dict[str, str] = {}
+
+
+class UsageRecord(Message):
+    """Input of the local activity `record_usage`: how the attempts under one hold went."""
+
+    call: CallRef
+    grant: Grant
+    attempts: tuple[Attempt, ...]
+    answered: bool
+    """The last attempt was answered."""
+    metadata: dict[str, str] = {}
+
+
+class Deferred(Message):
+    """The ledger did not answer; the usage backlog settles as soon as it does."""
+
+    kind: Literal["deferred"] = "deferred"
+    hold_id: str
+
+
+RecordAnswer = Annotated[Settled | UnknownHold | Refused | Deferred, Field(discriminator="kind")]

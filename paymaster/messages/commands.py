@@ -1,0 +1,203 @@
+"""Commands of calls to the desk, and its answers."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    FailFast,
+    Field,
+)
+
+from paymaster.messages.base import Message, added
+from paymaster.messages.config import RetrySettings
+from paymaster.messages.results import BudgetNotice
+from paymaster.values.limits import BATCH_ITEMS_MAX
+from paymaster.values.money import Price
+
+
+class CallRef(Message):
+    """The workflow that a hold belongs to, to answer it and to write its entries."""
+
+    workflow_id: str
+    run_id: str
+
+
+class Candidate(Message):
+    service: str
+    model: str
+    max_output_tokens: int
+    price: Price | None
+    """None: nobody knows; such a candidate is refused (a guessed price would be a guessed budget)."""
+    context_tokens: int | None = None
+    """The most tokens of input and output together. None: unknown, not checked."""
+    media_tokens: int = 0
+    """The most input tokens that the request's images can be, which its bytes do not say."""
+    refused: str | None = None
+    """Why no bound can be given for this request here, with the line to add. None: one can."""
+
+
+class UnconfirmedEntry(Message):
+    """The stored entry that a settlement supersedes, for a desk that does not keep its hold any more."""
+
+    budget: str
+    service: str
+    granted_at_ms: int
+    posted_nanos: int = Field(ge=0)
+
+
+class Settle(Message):
+    """pending → posted with the real cost. Also corrects a hold that expired or was posted unconfirmed."""
+
+    kind: Literal["settle"] = "settle"
+    hold_id: str
+    cost_nanos: int = Field(ge=0)
+    confirmed: bool = True
+    """False: posted at this cost because nobody knows; a later settlement may still correct it."""
+    tokens: int | None = None
+    """Input and output as billed, to correct the estimate of the rate limit. None: unknown, the estimate stays."""
+    served: bool = False
+    """The service answered: its breaker closes."""
+    failures: int = 0
+    """Failed attempts under the hold, for those of which no report arrived."""
+    epoch: str = ""
+    """The books in which the hold was made."""
+    corrects: UnconfirmedEntry | None = added(None)
+    """Of a resolved attempt, the entry that says what it was posted at."""
+    unknown_attempt: str | None = added(None)
+    """The id of the attempt of which nobody knows whether it was billed, for whoever resolves it."""
+
+
+class Reserve(Message):
+    """Asks for a hold on the first candidate that may be called now."""
+
+    kind: Literal["reserve"] = "reserve"
+    hold_id: str
+    """The call's run id and a number. The same id gets the same answer, and never a second grant."""
+    call: CallRef
+    budget: str
+    candidates: tuple[Candidate, ...]
+    input_bytes: int
+    on_exhausted: Literal["wait", "fail"]
+    deadline_at_ms: int
+    """A parked call is denied at this time."""
+    asked_at_ms: int
+    """A time before which this hold id cannot have been used."""
+    priority: int = 0
+
+
+class Void(Message):
+    """pending → nothing: nothing was billed. An unknown id is remembered, so that a late reserve finds it ended."""
+
+    kind: Literal["void"] = "void"
+    hold_id: str
+
+
+Command = Annotated[Reserve | Settle | Void, Field(discriminator="kind")]
+
+KEY_SOURCE_DOWN = "key_source_down"
+"""The error class of an attempt whose key could not be asked for."""
+
+
+class AttemptReport(Message):
+    """A failed attempt, told at once and not only when its hold ends."""
+
+    hold_id: str
+    """Empty: it is about the service and no attempt."""
+    service: str
+    pause_ms: int | None = None
+    """How long the service asked to be left alone. None: it did not."""
+    trips_breaker: bool = False
+    """The failure is the service's, not the request's."""
+    error_class: str | None = None
+    alert: str | None = None
+    """Why somebody must act: pay, change the key or name another model. None: nobody must."""
+
+
+class AttemptReports(Message):
+    """Signal `report_attempts`."""
+
+    reports: Annotated[tuple[AttemptReport, ...], Field(max_length=BATCH_ITEMS_MAX), FailFast()]
+
+
+class Grant(Message):
+    """Everything needed to make one call under one hold."""
+
+    hold_id: str
+    budget: str
+    service: str
+    model: str
+    price: Price
+    max_output_tokens: int
+    bound_nanos: int
+    granted_at_ms: int
+    """Window sums use this time, in the desk as in the reports."""
+    expires_at_ms: int
+    epoch: str
+    """The first run id of the budget workflow: which books this hold is in."""
+    timeout_ms: int
+    retry: RetrySettings
+    max_retry_after_ms: int
+    max_unconfirmed: int
+
+
+class Granted(Message):
+    kind: Literal["granted"] = "granted"
+    grant: Grant
+
+
+class Parked(Message):
+    kind: Literal["parked"] = "parked"
+    hold_id: str
+    deadline_at_ms: int
+    detail: str
+
+
+class Denied(Message):
+    kind: Literal["denied"] = "denied"
+    hold_id: str
+    reason: str
+    detail: str
+
+
+class Ended(Message):
+    """This hold id is over: ask again with the next one."""
+
+    kind: Literal["ended"] = "ended"
+    hold_id: str
+
+
+class Settled(Message):
+    """The hold is posted or voided, now or by an earlier sending of the same command."""
+
+    kind: Literal["settled"] = "settled"
+    hold_id: str
+    notices: tuple[BudgetNotice, ...] = ()
+
+
+class UnknownHold(Message):
+    """The desk does not know this hold (any more); nothing was posted. `reconcile` shows the difference."""
+
+    kind: Literal["unknown_hold"] = "unknown_hold"
+    hold_id: str
+
+
+class Refused(Message):
+    """The desk could not apply this settlement: a defect, not a decision."""
+
+    kind: Literal["refused"] = "refused"
+    hold_id: str
+    detail: str
+
+
+ReserveAnswer = Annotated[Granted | Parked | Denied | Ended, Field(discriminator="kind")]
+
+SettleAnswer = Annotated[Settled | UnknownHold | Refused, Field(discriminator="kind")]
+
+Answer = Annotated[Granted | Parked | Denied | Ended | Settled | UnknownHold | Refused, Field(discriminator="kind")]
+
+
+class CommandBatch(Message):
+    commands: Annotated[tuple[Command, ...], FailFast()]
+
+
+class AnswerBatch(Message):
+    answers: tuple[Answer, ...]

@@ -1,0 +1,121 @@
+"""The configuration that the desk decides with, and how it is carried when it is large."""
+
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    WrapSerializer,
+)
+
+from paymaster.messages.base import Message, Window
+from paymaster.values.packed import pack, unpack
+
+
+class RetrySettings(Message):
+    """Temporal's RetryPolicy for one service."""
+
+    initial_interval_ms: int = 1_000
+    backoff_coefficient: float = 2.0
+    maximum_interval_ms: int = 30_000
+    maximum_attempts: int = 5
+
+
+class AccountConfig(Message):
+    caps_nanos: dict[Window, int] = {}
+    alert_at: tuple[float, ...] = (0.5, 0.8, 0.95)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrent: int | None = None
+    """Calls at once. None, here as above: no limit."""
+
+
+class ServiceConfig(AccountConfig):
+    breaker_failures: int = 5
+    breaker_cooldown_ms: int = 30_000
+    timeout_ms: int = 120_000
+    retry: RetrySettings = RetrySettings()
+    max_retry_after_ms: int = 60_000
+    max_unconfirmed: int = 1
+
+
+class AdminConfig(Message):
+    """Who may change caps."""
+
+    require_signature: bool = False
+    keys: dict[str, str] = {}
+    """Public Ed25519 keys in base64, by the name of their owner."""
+
+
+class DeskConfig(Message):
+    """What the worker's configuration file says about admission. Applied once for each digest."""
+
+    digest: str
+    budgets: dict[str, AccountConfig] = {}
+    services: dict[str, ServiceConfig] = {}
+    hold_expires_after_ms: int = 900_000
+    max_parked: int = 2_000
+    admin: AdminConfig = AdminConfig()
+
+
+CONFIG_PLAIN_BYTES_MAX = 256 * 1024
+"""A configuration up to this size is written as it is, so that version 0.1.0 can read it. A larger one is compressed:
+10,000 budgets with caps in five windows are 2.6 MB, and no payload may have more than 2 MiB."""
+
+CONFIG_BYTES_MAX = 16 * 1024 * 1024
+"""A compressed configuration holds no more than this."""
+
+CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
+"""A compressed configuration as it is sent."""
+
+CARRIED_BYTES_MAX = 64 * 1024 * 1024
+"""Compressed hold ids or cap changes hold no more than this."""
+
+BUDGETS_MAX = 10_000
+"""Budgets in a configuration."""
+
+
+def config_too_large(config: DeskConfig) -> str | None:
+    """What to do about a configuration that no message can carry. None: one can."""
+    if len(config.budgets) > BUDGETS_MAX:
+        return f"there are {len(config.budgets)} budgets, and a ledger keeps at most {BUDGETS_MAX}: use several ledgers"
+    text = config.model_dump_json().encode()
+    if len(text) <= CONFIG_PLAIN_BYTES_MAX:
+        return None
+    packed = len(pack(text))
+    if len(text) <= CONFIG_BYTES_MAX and packed <= CONFIG_PACKED_BYTES_MAX:
+        return None
+    return (
+        f"the budgets and services are {len(text)} bytes, {packed} compressed, and at most {CONFIG_BYTES_MAX} and "
+        f"{CONFIG_PACKED_BYTES_MAX} can be sent: configure fewer budgets"
+    )
+
+
+class _PackedConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    packed: str
+
+
+PACKED = TypeAdapter(_PackedConfig)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and "packed" in value:
+        return DeskConfig.model_validate_json(unpack(PACKED.validate_python(value).packed, CONFIG_BYTES_MAX))
+    return cast(object, value)
+
+
+def _packed(config: DeskConfig, plain: SerializerFunctionWrapHandler) -> object:
+    # Without the digest beside it: 0.1.0 refuses this, instead of taking it for a configuration without budgets.
+    text = config.model_dump_json().encode()
+    return plain(config) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
+
+
+CarriedConfig = Annotated[
+    DeskConfig, BeforeValidator(_unpacked), WrapSerializer(_packed, when_used="json", return_type=dict[str, object])
+]
+"""A configuration in a message; as JSON, compressed where it is large."""

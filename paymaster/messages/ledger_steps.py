@@ -1,0 +1,85 @@
+"""Between the budget workflow, its next run and the activity that reads what was spent."""
+
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    BeforeValidator,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    WrapSerializer,
+)
+
+from paymaster.messages.base import Message, Window, added
+from paymaster.messages.config import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, PACKED, CarriedConfig
+from paymaster.messages.notices import CapChange
+from paymaster.values.packed import pack, unpack
+
+
+class LedgerStart(Message):
+    """Input of the budget workflow."""
+
+    ledger: str
+    config: CarriedConfig
+    """Of a new ledger. With a state only its digest: the state has the configuration in it."""
+    state: str | None = None
+    """A dump of the desk, carried by continue-as-new. None: an empty desk."""
+    who: str = added("")
+    """Who brings the configuration."""
+    rules: int = added(1, ge=1)
+    """By which an empty desk decides; a dump has its own."""
+
+
+def _packs(adapter: TypeAdapter[Any]) -> tuple[BeforeValidator, WrapSerializer]:
+    """As JSON, a list is compressed where it is large: up to `CARRIED_BYTES_MAX`, in a payload of 2 MiB."""
+
+    def read(value: object) -> object:
+        if isinstance(value, dict) and "packed" in value:
+            return adapter.validate_json(unpack(PACKED.validate_python(value).packed, CARRIED_BYTES_MAX))
+        return cast(object, value)
+
+    def write(value: object, plain: SerializerFunctionWrapHandler) -> object:
+        text = adapter.dump_json(value)
+        return plain(value) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
+
+    return BeforeValidator(read), WrapSerializer(write, when_used="json", return_type=object)
+
+
+_READ_HOLDS, _WRITE_HOLDS = _packs(TypeAdapter(tuple[str, ...]))
+
+_READ_CHANGES, _WRITE_CHANGES = _packs(TypeAdapter(tuple[CapChange, ...]))
+
+
+class LoadSpend(Message):
+    """Input of the activity `load_spend`."""
+
+    number: int
+    ledger: str
+    accounts: tuple[str, ...]
+    known_holds: Annotated[tuple[str, ...], _READ_HOLDS, _WRITE_HOLDS]
+    """Holds that the desk counts itself: their entries are left out."""
+    with_cap_changes: bool
+    """The ledger began without a state: it needs to know too what admins changed before."""
+    window_starts_ms: dict[Window, int]
+    latest_ms: int | None = added(None)
+    """Rows granted after this time are of a clock that was ahead. None: they count as they say."""
+    returned_at_ms: int | None = added(None)
+    """When that clock was put back; those rows count as granted then. None: now."""
+    epoch: str = added("")
+    """The books that ask: cap changes and configurations of their own are left out."""
+
+
+class LoadedSpend(Message):
+    number: int
+    """Of the LoadSpend that this answers."""
+    posted_nanos: dict[str, dict[Window, int]]
+    """By account and window; what is missing is zero."""
+    unconfirmed: dict[str, tuple[int, int]] = added({})
+    """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
+    cap_changes: Annotated[tuple[CapChange, ...], _READ_CHANGES, _WRITE_CHANGES] = ()
+    """In the order in which they were made."""
+    config: CarriedConfig | None = added(None)
+    """The configuration that was last in force. None: none is stored."""
+    superseded: tuple[str, ...] = added(())
+    """The digests of earlier files that do not come back by themselves."""
+    other_ledgers: tuple[str, ...] = added(())
+    """Where nothing at all is stored of this ledger: of which ledgers something is."""

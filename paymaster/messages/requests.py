@@ -1,0 +1,157 @@
+"""What an agent asks for."""
+
+import json
+from base64 import b64encode
+from datetime import timedelta
+from hashlib import sha256
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
+
+from paymaster.messages.base import Message
+
+
+class Image(Message):
+    """An image in a user message: by URL, which the service fetches, or as bytes.
+
+    What it costs depends on the model: only models with a configured `image_tokens_max` take one.
+    """
+
+    url: str | None = None
+    data: str | None = None
+    """The bytes in base64; `Image.of` makes them."""
+    media_type: str | None = None
+    """Such as "image/png". Needed with `data`."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.url is None) == (self.data is None):
+            raise ValueError("an image has a url or data, and not both")
+        if self.data is not None and self.media_type is None:
+            raise ValueError('an image as data needs its media_type, such as "image/png"')
+        return self
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> Self:
+        return cls(data=b64encode(content).decode(), media_type=media_type)
+
+
+class ToolCall(Message):
+    """A tool that the model wants called. It goes back to the model in an assistant message, with the result after."""
+
+    id: str
+    name: str
+    arguments: dict[str, JsonValue] = {}
+    invalid_arguments: str | None = None
+    """What the model wrote when that is not a JSON object; `arguments` is empty then."""
+    signature: str | None = None
+    """Opaque: Gemini wants it back with the call."""
+
+
+class ChatMessage(Message):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    """The text; of a `tool` message, what the tool answered."""
+    images: tuple[Image, ...] = ()
+    """Of a `user` message; the model reads them before the text."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an `assistant` message: what the model wanted called."""
+    tool_call_id: str | None = None
+    """Of a `tool` message: the call that it answers."""
+
+    @model_validator(mode="after")
+    def _has_what_its_role_allows(self) -> Self:
+        if self.images and self.role != "user":
+            raise ValueError("only a user message has images")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant message has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a tool message needs a tool_call_id, and no other message has one")
+        return self
+
+
+class Tool(Message):
+    """A function that the model may ask for."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, JsonValue] = {"type": "object", "properties": {}}
+    """The JSON schema of its arguments."""
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+class LLMRequest(BaseModel):
+    """One thing that an agent wants from a model. Unknown fields are refused, never dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: str
+    """A route of the configuration: an ordered list of `service/model`."""
+    budget: str
+    """The budget's path (`acme/content/writer`). Every configured ancestor is charged too."""
+    prompt: str | None = None
+    """The last user message. A request has a prompt, messages or both."""
+    messages: tuple[ChatMessage, ...] = ()
+    system: str | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens of output, reasoning included. None: what the model's configuration says."""
+    json_schema: dict[str, JsonValue] | None = None
+    """Ask for an answer that follows this JSON schema. The answer's `parsed` has it as data."""
+    temperature: float | None = Field(default=None, ge=0)
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    reasoning_effort: ReasoningEffort | None = None
+    """How long a reasoning model thinks. None: the model's default."""
+    tools: tuple[Tool, ...] = ()
+    """The functions that the model may ask for; the answer's `tool_calls` says which."""
+    tool_choice: str | None = None
+    """"auto", "none", "required" or the name of a tool. None: the service's default, which is "auto"."""
+    call_id: str | None = Field(default=None, min_length=1, max_length=200)
+    """The same id always gives the same result, and is paid once. None: a new id."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """A parked call with a higher priority goes first."""
+    on_exhausted: Literal["wait", "fail"] | None = None
+    """When the money is gone: wait for a raised cap or a new window, or fail. None: the ledger's configuration."""
+    wait_at_most: timedelta | None = Field(default=None, ge=timedelta(milliseconds=1), le=timedelta(days=366))
+    """The longest time to be parked, counted from the start of the call: from 1 ms to 366 days, as in the
+    configuration. None: the ledger's configuration."""
+    metadata: dict[str, str] = {}
+    """Stored with every attempt, for reports."""
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.prompt is None and not self.messages:
+            raise ValueError("a request needs a prompt, messages or both")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses_a_tool_that_is_there(self) -> Self:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        known = {"auto", "none", "required", *names}
+        if self.tool_choice is not None and (not names or self.tool_choice not in known):
+            raise ValueError(f"tool_choice {self.tool_choice!r} is neither a tool of this request nor one of its words")
+        return self
+
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """System message, messages and prompt in the order in which a model reads them."""
+        system = () if self.system is None else (ChatMessage(role="system", content=self.system),)
+        prompt = () if self.prompt is None else (ChatMessage(role="user", content=self.prompt),)
+        return (*system, *self.messages, *prompt)
+
+    def digest(self) -> str:
+        """Tells whether two requests with the same call id ask for the same thing."""
+        # Without defaults, so that a field which a later version adds does not change it; with sorted keys, so that the
+        # order in which a dict was filled does not either.
+        asked = json.loads(self.model_dump_json(exclude={"call_id"}, exclude_defaults=True))
+        return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

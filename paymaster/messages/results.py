@@ -1,0 +1,112 @@
+"""What an agent gets, and what became of each attempt."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from pydantic import (
+    Field,
+    JsonValue,
+)
+
+from paymaster.messages.base import Message, Window
+from paymaster.messages.requests import ToolCall
+from paymaster.values.money import TokenUsage, nanos_to_usd
+
+
+class Billing(StrEnum):
+    """Whether the provider charges for an attempt."""
+
+    BILLED = "billed"
+    NOT_BILLED = "not_billed"
+    UNKNOWN = "unknown"
+
+
+class Attempt(Message):
+    """One HTTP request that may be billed, as it went."""
+
+    number: int
+    """The activity's attempt; with the hold id it makes the attempt's id."""
+    started_at_ms: int
+    duration_ms: int
+    billing: Billing
+    http_status: int | None = None
+    """None: no answer arrived."""
+    error_class: str | None = None
+    """None: it succeeded."""
+    error: str | None = None
+    """For people; never holds a key."""
+    provider_request_id: str | None = None
+    model_answered: str | None = None
+    usage: TokenUsage | None = None
+    """None: the provider did not say."""
+    trips_breaker: bool = False
+    """It failed, and the failure is the service's, not the request's."""
+    cost_nanos: int | None = Field(default=None, ge=0)
+    """What it cost when that is known better than by the grant's price: the service's own figure, or the price of the
+    model and tier that really answered. None: the grant's price decides."""
+    cost_source: str | None = None
+    """Where `cost_nanos` is from, stored as the entry's price source."""
+
+
+@dataclass(slots=True)
+class BudgetNotice:
+    """How an account stands after a settlement, for an agent that wants to turn to a cheaper route in time.
+
+    A dataclass, because the desk makes several for each settlement.
+    """
+
+    account: str
+    window: Window
+    cap_nanos: int
+    posted_nanos: int
+    pending_nanos: int
+    crossed: tuple[float, ...] = ()
+    """The alert thresholds that this settlement crossed."""
+
+    @property
+    def left_nanos(self) -> int:
+        return self.cap_nanos - self.posted_nanos - self.pending_nanos
+
+
+class Outcome(StrEnum):
+    COMPLETED = "completed"
+    DENIED = "denied"
+    """Nothing more was sent: the budget, a limit or the configuration forbids it."""
+    UNAVAILABLE = "unavailable"
+    """Every service that was allowed failed, or the ledger could not be reached."""
+
+
+class LLMResult(Message):
+    outcome: Outcome
+    call_id: str
+    text: str = ""
+    parsed: JsonValue = None
+    """The answer as data when the request had a `json_schema` and the answer is JSON."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools that the model wants called."""
+    refused: bool = False
+    """The model or a filter refused; `text` holds what was said, if anything. It costs like an answer."""
+    finish_reason: str | None = None
+    """In the service's own words."""
+    usage: TokenUsage = TokenUsage()
+    """Of the attempt that answered."""
+    cost_nanos: int = 0
+    """Of all attempts, unconfirmed ones at their bound."""
+    service: str | None = None
+    model: str | None = None
+    """The model that answered, as the service names it."""
+    attempts: int = 0
+    fell_back: bool = False
+    waited_ms: int = 0
+    """How long the call was parked."""
+    budget: tuple[BudgetNotice, ...] = ()
+    reason: str | None = None
+    """When not completed: a word for programs, such as `cap_reached`."""
+    detail: str | None = None
+    """When not completed: a sentence for people."""
+    request_digest: str = ""
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return nanos_to_usd(self.cost_nanos)

@@ -1,0 +1,1 @@
+"""Logs, metrics, traces, health, and what people see in the Temporal UI."""

@@ -1,0 +1,131 @@
+"""What the Temporal UI shows of calls and of the ledger, beside their history: summaries and details in Markdown."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from paymaster.messages import DeskStatus, Grant, LLMRequest, Parked, ServiceStatus, WindowStatus
+from paymaster.values.cut import cut
+from paymaster.values.money import format_usd
+
+_SUMMARY_BYTES_MAX = 200
+"""A server refuses to start a workflow with a summary of more than 400 bytes, encrypted or not."""
+_DETAILS_BYTES_MAX = 8_000
+"""… and with details of more than 20,000 (limit.userMetadataSummarySize, limit.userMetadataDetailsSize)."""
+_WINDOWS_SHOWN = 50
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~:&-])")
+_BAR_CHARACTERS = 10
+
+
+def summary(text: str) -> str:
+    """Text on one line for the list and the timeline, no longer than a server takes."""
+    return cut(" ".join(text.split()), _SUMMARY_BYTES_MAX)
+
+
+def call_summary(request: LLMRequest) -> str:
+    return summary(f"{request.route} for {request.budget}")
+
+
+def call_details(request: LLMRequest) -> str:
+    """What was asked for, and by whom: nothing of the prompt."""
+    rows = [("route", request.route), ("budget", request.budget), *sorted(request.metadata.items())]
+    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+
+
+def state_of_call(
+    parked: Parked | None, sending: Grant | None, attempts: int, cost_nanos: int, failed: Sequence[str]
+) -> str:
+    """Where a call is: parked, at a service, or in between; and what it took so far."""
+    if parked is not None:
+        now = f"parked until {_utc(parked.deadline_at_ms)} at most: {parked.detail}"
+    elif sending is not None:
+        now = f"waits for {sending.service}/{sending.model}; costs at most {format_usd(sending.bound_nanos)}"
+    else:
+        now = "at no service"
+    rows = [("now", now), ("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
+    if failed:
+        rows.append(("failed at", ", ".join(failed)))
+    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+
+
+def ledger_details(status: DeskStatus) -> str:
+    """The accounts, the parked calls and the services of a ledger as it stands: the fullest windows first."""
+    windows = sorted(
+        ((account, window) for account in status.accounts for window in account.windows),
+        key=lambda pair: (-_used(pair[1]), pair[0].account),
+    )
+    parts = [
+        _table(
+            ("account", "window", "used", "posted", "held", "cap", "parked"),
+            [
+                (
+                    _cell(account.account),
+                    window.window,
+                    _bar(window),
+                    _usd(window.posted_nanos),
+                    _usd(window.pending_nanos),
+                    "no cap" if window.cap_nanos is None else _usd(window.cap_nanos),
+                    str(account.parked),
+                )
+                for account, window in windows[:_WINDOWS_SHOWN]
+            ],
+        )
+    ]
+    if len(windows) > _WINDOWS_SHOWN or status.more_accounts:
+        parts.append("There are more: `paymaster budget show`.")
+    parts.append(
+        f"**{status.holds}** in flight, **{status.parked}** parked, **{status.unconfirmed}** unconfirmed, "
+        f"{status.outbox} to be delivered; state {status.state_bytes // 1024} of {status.state_bytes_max // 1024} KiB"
+    )
+    if status.waiting:
+        rows = [
+            (_cell(call.workflow_id), _cell(call.budget), _utc(call.deadline_at_ms), _cell(call.detail))
+            for call in status.waiting
+        ]
+        parts.append(_table(("parked call", "budget", "until", "waits for"), rows))
+    if status.services:
+        rows = [(_cell(each.service), _cell(service_state(each))) for each in status.services]
+        parts.append(_table(("service", "state"), rows))
+    return "\n\n".join(parts)
+
+
+def service_state(service: ServiceStatus) -> str:
+    """Whether calls go to a service, and if not why."""
+    if service.paused_by is not None:
+        return f"paused by {service.paused_by}"
+    if service.paused_until_ms is not None:
+        return f"paused until {_utc(service.paused_until_ms)}"
+    if service.breaker == "closed":
+        return "open for calls"
+    return f"breaker {service.breaker.replace('_', ' ')}, {service.failures} failures in a row"
+
+
+def _used(window: WindowStatus) -> float:
+    if window.cap_nanos is None:
+        return -1.0
+    return (window.posted_nanos + window.pending_nanos) / window.cap_nanos if window.cap_nanos else 1.0
+
+
+def _bar(window: WindowStatus) -> str:
+    if window.cap_nanos is None:
+        return ""
+    full = min(_BAR_CHARACTERS, int(_used(window) * _BAR_CHARACTERS))
+    return f"{'█' * full}{'░' * (_BAR_CHARACTERS - full)} {_used(window):.0%}"
+
+
+def _usd(nanos: int) -> str:
+    return _cell(format_usd(nanos))
+
+
+def _utc(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """The text as it is read, whoever wrote it: no link, no other cell, no other line."""
+    return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))

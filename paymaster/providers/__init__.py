@@ -1,0 +1,1 @@
+"""The HTTP formats of LLM providers, and how their answers and failures are judged."""

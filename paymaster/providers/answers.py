@@ -1,0 +1,182 @@
+"""An HTTP answer, read as what became of the attempt: pure code, which a worker runs in a thread for a long answer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
+from paymaster.providers.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.providers.pricing import CONFIGURATION, Cost, settled_cost
+from paymaster.providers.registry import WIRE_FORMATS
+from paymaster.providers.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
+from paymaster.redaction import redact, redact_bytes
+from paymaster.settings import ServiceSettings
+from paymaster.values.json_reading import message_data
+from paymaster.values.limits import ANSWER_BYTES_MAX
+
+WORD_LENGTH_MAX = 200
+"""Of what a service names: a model, a reason, a request."""
+ERROR_LENGTH_MAX = 500
+"""Of what is told of an error."""
+HEADER_LENGTH_MAX = 1_000
+"""A longer value is none of those that are read."""
+REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
+_HEADERS_READ = frozenset(
+    (
+        *REQUEST_ID_HEADERS,
+        "content-type",
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        *(f"x-ratelimit-{what}-{of}" for what in ("remaining", "reset") for of in ("requests", "tokens")),
+    )
+)
+TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)
+MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
+
+
+class HttpAnswer(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    """As they came."""
+    body: bytes
+    """Decompressed."""
+    unreadable: str | None = None
+    """Why the body could not be decompressed; it is empty then. None: it could be."""
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Reading(NamedTuple):
+    """What an answer says of its attempt, without known keys."""
+
+    facts: dict[str, object]
+    """Fields of the Attempt."""
+    billing: Billing
+    error: HttpError | None = None
+    """None: it was answered."""
+    completion: Completion | None = None
+    """Without its attempts. None: it failed."""
+
+
+def read_answer(
+    call: ServiceCall, service: ServiceSettings, answer: HttpAnswer, *, started_at_ms: int, now_ms: int
+) -> Reading:
+    """The meaning of an answer. Keys are taken out before anything is cut to length: half a key is no longer found."""
+    body = redact_bytes(answer.body)
+    headers = _headers_read(answer.headers)
+    facts: dict[str, object] = {
+        "http_status": answer.status,
+        "provider_request_id": _word(request_id(headers, body)),
+    }
+
+    def failed(error: HttpError, billing: Billing | None = None) -> Reading:
+        error_class = error.error_class
+        if error_class.name == CONTENT_FILTERED.name:
+            error_class = error_class._replace(fall_back=service.fall_back_when_filtered)
+        if billing is not None:
+            error_class = error_class._replace(billing=billing)
+        message = redact(error.message)[:ERROR_LENGTH_MAX]
+        return Reading(facts, error_class.billing, error._replace(error_class=error_class, message=message))
+
+    def error_of(status: int, error_body: bytes, *, within_200: bool = False) -> HttpError:
+        return classify(
+            status, headers, error_body, now_ms=now_ms, errors_billed=service.errors_billed, within_200=within_200
+        )
+
+    if not answer.is_success:
+        return failed(error_of(answer.status, body))
+    if answer.unreadable is not None:
+        return failed(HttpError(MALFORMED, answer.unreadable, None))
+    try:
+        found = _parsed_answer(headers, body, service)
+    except MalformedAnswer as error:
+        return failed(HttpError(MALFORMED, str(error), None))
+    usage = None if found.usage is None else found.usage.stored()
+    billing = Billing.UNKNOWN if usage is None else Billing.BILLED
+    facts["usage"] = usage
+    if isinstance(found, ServiceError):
+        return failed(error_of(found.status, found.body, within_200=True), billing)
+    found = without_keys(found)
+    facts["model_answered"] = _word(found.model)
+    cost = _cost(call, service, found, started_at_ms)
+    if cost is not None:
+        facts |= {"cost_nanos": cost.nanos, "cost_source": cost.source}
+        billing = Billing.BILLED
+    if found.refused and service.fall_back_when_filtered:
+        return failed(HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None), billing)
+    too_large = f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried"
+    if len(found.text.encode()) > ANSWER_BYTES_MAX:
+        return failed(HttpError(TOO_LARGE, too_large, None), billing)
+    completion = Completion(
+        text=found.text,
+        parsed=_parsed(found.text) if call.request.json_schema is not None else None,
+        tool_calls=found.tool_calls,
+        refused=found.refused,
+        finish_reason=_word(found.finish_reason),
+        attempts=(),
+    )
+    if len(completion.model_dump_json().encode()) > ANSWER_BYTES_MAX:
+        return failed(HttpError(TOO_LARGE, too_large, None), billing)
+    return Reading(facts, billing, completion=completion)
+
+
+def request_id(headers: Mapping[str, str], body: bytes) -> str | None:
+    """The provider's name for this request, for questions to its support."""
+    found = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None) or request_id_in(body)
+    return None if found is None else redact(found)  # once more: JSON may have written a key with escapes
+
+
+def without_keys(answer: ServiceAnswer) -> ServiceAnswer:
+    """Once more: in a stream, or escaped in JSON, a key's pieces come together only here."""
+    return replace(
+        answer,
+        text=redact(answer.text),
+        finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason),
+        model=None if answer.model is None else redact(answer.model),
+        tool_calls=tuple(ToolCall.model_validate_json(redact(call.model_dump_json())) for call in answer.tool_calls),
+    )
+
+
+def _headers_read(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that mean something here, by their names in lower case; of several the first."""
+    found: dict[str, str] = {}
+    for raw_name, value in headers:
+        name = raw_name.lower().decode("latin-1")
+        if name in _HEADERS_READ and name not in found and len(value) <= HEADER_LENGTH_MAX:
+            found[name] = redact(value.decode("latin-1"))
+    return found
+
+
+def _parsed_answer(headers: Mapping[str, str], body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """Raises MalformedAnswer."""
+    wire_format = WIRE_FORMATS[service.api]
+    if headers.get("content-type", "").startswith("text/event-stream"):
+        return wire_format.parse_stream(stream_events(body.decode(errors="replace")), service)
+    return wire_format.parse_response(body, service)
+
+
+def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, started_at_ms: int) -> Cost | None:
+    """What the answer cost, where that is known better than by the grant. A configured price is what the owner wants,
+    whatever model answered; only the service's own figure is better."""
+    if call.grant.price.source == CONFIGURATION and answer.cost_nanos is None:
+        return None
+    return settled_cost(service, answer, datetime.fromtimestamp(started_at_ms / 1000, UTC))
+
+
+def _word(name: str | None) -> str | None:
+    """What a service names, not longer than any name is."""
+    return None if name is None else name[:WORD_LENGTH_MAX]
+
+
+def _parsed(text: str) -> JsonValue:
+    """The answer as data; None when a model did not keep to the schema, or wrote what no message can carry."""
+    try:
+        return message_data(text)
+    except ValueError:
+        return None

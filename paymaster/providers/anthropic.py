@@ -1,0 +1,244 @@
+"""The wire format `anthropic`: the Messages API, version 2023-06-01 (a later one takes no temperature)."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import JsonValue
+
+from paymaster.messages import ChatMessage, Grant, LLMRequest
+from paymaster.providers.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    StreamEvent,
+    UnsupportedParameter,
+    WireUsage,
+    WrittenCall,
+    answer_object,
+    check_parts,
+    dumped,
+    event_object,
+    start_of,
+    tool_calls,
+)
+from paymaster.settings import ServiceSettings
+from paymaster.values.json_reading import TOKENS_MAX, count_of, list_of, object_of, text_of
+
+VERSION = "2023-06-01"
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+
+
+def auth_headers(key: str) -> dict[str, str]:
+    return {"x-api-key": key}
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+    if request.seed is not None:
+        raise UnsupportedParameter("seed", "the Messages API has no such parameter")
+    if request.reasoning_effort in ("none", "minimal"):
+        raise UnsupportedParameter("reasoning_effort", f"the Messages API has no {request.reasoning_effort!r}")
+    conversation = request.conversation()
+    body: dict[str, JsonValue] = {
+        "model": grant.model,
+        "max_tokens": grant.max_output_tokens,
+        "messages": _turns([message for message in conversation if message.role != "system"]),
+    }
+    system = "\n\n".join(message.content for message in conversation if message.role == "system")
+    if system:
+        body["system"] = system
+    output: dict[str, JsonValue] = {}
+    if request.json_schema is not None:
+        output["format"] = {"type": "json_schema", "schema": request.json_schema}
+    if request.reasoning_effort is not None:
+        output["effort"] = request.reasoning_effort
+    if output:
+        body["output_config"] = output
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop_sequences"] = list(request.stop)
+    if request.tools:
+        body["tools"] = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+            for tool in request.tools
+        ]
+    if request.tool_choice is not None:
+        words: dict[str, JsonValue] = {word: {"type": word} for word in ("auto", "none")}
+        words["required"] = {"type": "any"}
+        body["tool_choice"] = words.get(request.tool_choice, {"type": "tool", "name": request.tool_choice})
+    if stream:
+        body["stream"] = True
+    return HttpRequest("/messages", body, {"anthropic-version": VERSION})
+
+
+def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return _parse(answer_object(body))
+
+
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """Puts the events together into the message that would have come without streaming.
+
+    Usage in `message_delta` is cumulative: a count replaces the earlier one, and one that is missing leaves it.
+    """
+    message: dict[str, JsonValue] = {}
+    usage: dict[str, JsonValue] = {}
+    blocks: dict[int, _StreamedBlock] = {}
+    ended = False
+    for event in events:
+        data = event_object(event)
+        index = data.get("index")
+        match data.get("type"):
+            case "error":
+                return _error(data, None)  # counts so far are not the bill
+            case "message_start":
+                message = dict(object_of(data.get("message")))
+                usage |= object_of(message.get("usage"))
+            case "content_block_start" if isinstance(index, int):
+                blocks[index] = _StreamedBlock(dict(object_of(data.get("content_block"))))
+            case "content_block_delta" if isinstance(index, int):
+                blocks.setdefault(index, _StreamedBlock({})).add(object_of(data.get("delta")))
+            case "message_delta":
+                message |= object_of(data.get("delta"))
+                usage |= {name: value for name, value in object_of(data.get("usage")).items() if value is not None}
+            case "message_stop":
+                ended = True
+            case _:
+                pass
+        check_parts(len(blocks))
+    if not ended:
+        raise MalformedAnswer("the stream ended without its last event, message_stop")
+    message["content"] = [block.whole() for _, block in sorted(blocks.items())]
+    message["usage"] = usage
+    return _parse(message)
+
+
+class _StreamedBlock:
+    """One block of an answer, in pieces."""
+
+    def __init__(self, start: dict[str, JsonValue]) -> None:
+        self._start = start
+        self._text: list[str] = []
+        self._input: list[str] = []
+
+    def add(self, delta: dict[str, JsonValue]) -> None:
+        if delta.get("type") == "text_delta":
+            self._text.append(text_of(delta.get("text")) or "")
+        if delta.get("type") == "input_json_delta":
+            self._input.append(text_of(delta.get("partial_json")) or "")
+
+    def whole(self) -> dict[str, JsonValue]:
+        block = dict(self._start)
+        if self._text:
+            block["text"] = (text_of(block.get("text")) or "") + "".join(self._text)
+        if self._input:  # the block began with an empty object as its input
+            before = block.get("input")
+            block["input"] = (before if isinstance(before, str) else "") + "".join(self._input)
+        return block
+
+
+def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
+    if data.get("type") == "error" or data.get("error"):
+        return _error(data, _usage(data.get("usage")))
+    if not isinstance(data.get("content"), list):
+        raise MalformedAnswer(f"no content: {start_of(data)}")
+    blocks = [object_of(block) for block in list_of(data["content"])]
+    calls: list[WrittenCall] = []
+    for block in blocks:
+        name = text_of(block.get("name"))
+        if block.get("type") == "tool_use" and name:
+            calls.append(WrittenCall(text_of(block.get("id")) or "", name, block.get("input")))
+    stop_reason = text_of(data.get("stop_reason"))
+    return ServiceAnswer(
+        text="".join(text_of(block.get("text")) or "" for block in blocks if block.get("type") == "text"),
+        tool_calls=tool_calls(calls),
+        finish_reason=stop_reason,
+        refused=stop_reason == "refusal",
+        model=text_of(data.get("model")),
+        usage=_usage(data.get("usage")),
+        service_tier=text_of(object_of(data.get("usage")).get("service_tier")),
+    )
+
+
+def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
+    kind = text_of(object_of(data.get("error")).get("type")) or "api_error"
+    return ServiceError(_STATUS_OF_TYPE.get(kind, 500), dumped(data).encode(errors="replace"), usage)
+
+
+def _usage(usage: JsonValue) -> WireUsage | None:
+    """Input, cache reads and cache writes are counted apart. `iterations` has passes that the totals leave out."""
+    fields = object_of(usage)
+    if count_of(usage, "input_tokens") is None or count_of(usage, "output_tokens") is None:
+        return None
+    passes = [entry for entry in list_of(fields.get("iterations")) if count_of(entry, "input_tokens") is not None]
+    total: dict[str, int] = {
+        name: max(count_of(usage, name) or 0, sum(count_of(entry, name) or 0 for entry in passes)) for name in _COUNTS
+    }
+    if max(total.values()) > TOKENS_MAX:
+        return None
+    read, written = total["cache_read_input_tokens"], total["cache_creation_input_tokens"]
+    return WireUsage(
+        input_tokens=total["input_tokens"] + read + written,
+        cached_input_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=count_of(fields.get("cache_creation"), "ephemeral_1h_input_tokens") or 0,
+        output_tokens=total["output_tokens"],
+        reasoning_tokens=count_of(fields.get("output_tokens_details"), "thinking_tokens") or 0,
+        web_searches=count_of(fields.get("server_tool_use"), "web_search_requests") or 0,
+    )
+
+
+# ---------------------------------------------------------------- building
+
+
+def _turns(messages: Sequence[ChatMessage]) -> list[JsonValue]:
+    """The messages, with the results of tools as blocks of one user turn: all results of a turn belong together."""
+    turns: list[JsonValue] = []
+    results: list[JsonValue] = []
+    for message in messages:
+        if message.role == "tool":
+            results.append({"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content})
+            continue
+        if message.role == "user" and results:
+            turns.append({"role": "user", "content": [*results, *_blocks(message)]})
+        else:
+            if results:
+                turns.append({"role": "user", "content": results})
+            turns.append({"role": message.role, "content": _content(message)})
+        results = []
+    if results:
+        turns.append({"role": "user", "content": results})
+    return turns
+
+
+def _content(message: ChatMessage) -> JsonValue:
+    return _blocks(message) if message.images or message.tool_calls else message.content
+
+
+def _blocks(message: ChatMessage) -> list[JsonValue]:
+    blocks: list[JsonValue] = []
+    for image in message.images:
+        source: JsonValue = (
+            {"type": "url", "url": image.url}
+            if image.url is not None
+            else {"type": "base64", "media_type": image.media_type, "data": image.data}
+        )
+        blocks.append({"type": "image", "source": source})
+    if message.content:  # an empty text block is refused
+        blocks.append({"type": "text", "text": message.content})
+    for call in message.tool_calls:
+        blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
+    return blocks

@@ -1,0 +1,216 @@
+"""The wire format `gemini`: generateContent of Google's Gemini API."""
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
+from paymaster.providers.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    StreamEvent,
+    UnsupportedParameter,
+    WireUsage,
+    WrittenCall,
+    answer_object,
+    check_parts,
+    dumped,
+    event_object,
+    start_of,
+    tool_calls,
+)
+from paymaster.settings import ServiceSettings
+from paymaster.values.json_reading import count_of, list_of, object_of, text_of
+
+_FILTERED = {
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "IMAGE_SAFETY",
+    "MODEL_ARMOR",
+}
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+_BUDGET_MODELS = ("gemini-1", "gemini-2")
+"""They think by a number of tokens and know no level."""
+
+
+def auth_headers(key: str) -> dict[str, str]:
+    # Not the query parameter `key`, which ends up in logs.
+    return {"x-goog-api-key": key}
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+    conversation = request.conversation()
+    config: dict[str, JsonValue] = {"maxOutputTokens": grant.max_output_tokens}
+    if request.json_schema is not None:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": request.json_schema}
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.top_p is not None:
+        config["topP"] = request.top_p
+    if request.stop:
+        config["stopSequences"] = list(request.stop)
+    if request.seed is not None:
+        config["seed"] = request.seed
+    if request.reasoning_effort is not None:
+        if request.reasoning_effort == "none" or grant.model.startswith(_BUDGET_MODELS):
+            why = f"{grant.model} has no thinking level {request.reasoning_effort!r}"
+            raise UnsupportedParameter("reasoning_effort", why)
+        config["thinkingConfig"] = {"thinkingLevel": request.reasoning_effort}
+    body: dict[str, JsonValue] = {"contents": _contents(conversation), "generationConfig": config}
+    system: list[JsonValue] = [{"text": message.content} for message in conversation if message.role == "system"]
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    if request.tools:
+        functions: list[JsonValue] = [
+            {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
+            for tool in request.tools
+        ]
+        body["tools"] = [{"functionDeclarations": functions}]
+    if request.tool_choice is not None:
+        mode = _MODES.get(request.tool_choice)
+        body["toolConfig"] = {
+            "functionCallingConfig": {"mode": mode}
+            if mode
+            else {"mode": "ANY", "allowedFunctionNames": [request.tool_choice]}
+        }
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return HttpRequest(f"/models/{quote(grant.model, safe='')}:{method}", body)
+
+
+def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return _parse(answer_object(body))
+
+
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """Puts the chunks together: parts add up, and of the counts, which are cumulative, the last ones hold."""
+    whole: dict[str, JsonValue] = {}
+    parts: list[JsonValue] = []
+    candidate: dict[str, JsonValue] = {}
+    for event in events:
+        chunk = event_object(event)
+        if chunk.get("error"):
+            return _error(chunk, None)
+        whole |= chunk
+        for found in map(object_of, list_of(chunk.get("candidates"))[:1]):
+            parts += list_of(object_of(found.get("content")).get("parts"))
+            candidate |= found
+        check_parts(len(parts))
+    if candidate.get("finishReason") is None and not object_of(whole.get("promptFeedback")).get("blockReason"):
+        raise MalformedAnswer("the stream ended without a finishReason")
+    if candidate:
+        content: JsonValue = {"parts": parts}
+        whole["candidates"] = [candidate | {"content": content}]
+    return _parse(whole)
+
+
+def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
+    usage = _usage(data.get("usageMetadata"))
+    if data.get("error"):
+        return _error(data, usage)
+    model = text_of(data.get("modelVersion"))
+    blocked = text_of(object_of(data.get("promptFeedback")).get("blockReason"))
+    if blocked:
+        reason = f"promptFeedback.blockReason={blocked}"
+        return ServiceAnswer(finish_reason=reason, refused=True, model=model, usage=usage)
+    candidates = list_of(data.get("candidates"))
+    if not candidates or not isinstance(candidates[0], dict):
+        raise MalformedAnswer(f"no candidates: {start_of(data)}")
+    candidate = candidates[0]
+    parts = [object_of(part) for part in list_of(object_of(candidate.get("content")).get("parts"))]
+    finish_reason = text_of(candidate.get("finishReason"))
+    return ServiceAnswer(
+        text="".join(text_of(part.get("text")) or "" for part in parts if part.get("thought") is not True),
+        tool_calls=_tool_calls(parts),
+        finish_reason=finish_reason,
+        refused=finish_reason in _FILTERED,
+        model=model,
+        usage=usage,
+    )
+
+
+def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
+    calls: list[WrittenCall] = []
+    for part in parts:
+        function = object_of(part.get("functionCall"))
+        name = text_of(function.get("name"))
+        if name:
+            # Often there is no id; ours is only to tell which result belongs to which call.
+            call_id = text_of(function.get("id")) or f"call-{len(calls) + 1}"
+            signature = text_of(part.get("thoughtSignature"))
+            calls.append(WrittenCall(call_id, name, function.get("args"), signature))
+    return tool_calls(calls)
+
+
+def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
+    code = object_of(data.get("error")).get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return ServiceError(status, dumped({"error": data["error"]}).encode(errors="replace"), usage)
+
+
+def _usage(usage: JsonValue) -> WireUsage | None:
+    """Thoughts and the tools' prompts are counted apart; counts of zero are left out, but never the prompt's."""
+    prompt = count_of(usage, "promptTokenCount")
+    if prompt is None:
+        return None
+    thoughts = count_of(usage, "thoughtsTokenCount") or 0
+    return WireUsage(
+        input_tokens=prompt + (count_of(usage, "toolUsePromptTokenCount") or 0),
+        cached_input_tokens=count_of(usage, "cachedContentTokenCount") or 0,
+        output_tokens=(count_of(usage, "candidatesTokenCount") or 0) + thoughts,
+        reasoning_tokens=thoughts,
+        input_audio_tokens=_audio(usage, "promptTokensDetails"),
+        output_audio_tokens=_audio(usage, "candidatesTokensDetails"),
+    )
+
+
+def _audio(usage: JsonValue, details: str) -> int:
+    entries = list_of(object_of(usage).get(details))
+    return sum(count_of(entry, "tokenCount") or 0 for entry in entries if object_of(entry).get("modality") == "AUDIO")
+
+
+# ---------------------------------------------------------------- building
+
+
+def _contents(conversation: Sequence[ChatMessage]) -> list[JsonValue]:
+    contents: list[JsonValue] = []
+    results: list[JsonValue] = []
+    names: dict[str, str] = {}
+    for message in conversation:
+        names |= {call.id: call.name for call in message.tool_calls}
+        if message.role == "tool":
+            # Google tells results apart by the function's name.
+            call_id = message.tool_call_id or ""
+            response: dict[str, JsonValue] = {"result": message.content}
+            results.append({"functionResponse": {"name": names.get(call_id, call_id), "response": response}})
+            continue
+        if results:
+            contents.append({"role": "user", "parts": results})
+            results = []
+        if message.role != "system":
+            contents.append({"role": "model" if message.role == "assistant" else "user", "parts": _parts(message)})
+    if results:
+        contents.append({"role": "user", "parts": results})
+    return contents
+
+
+def _parts(message: ChatMessage) -> list[JsonValue]:
+    parts: list[JsonValue] = []
+    for image in message.images:
+        if image.url is not None:
+            file: dict[str, JsonValue] = {"fileUri": image.url}
+            parts.append({"fileData": file | ({"mimeType": image.media_type} if image.media_type else {})})
+        else:
+            parts.append({"inlineData": {"mimeType": image.media_type, "data": image.data}})
+    if message.content or not (message.images or message.tool_calls):
+        parts.append({"text": message.content})
+    for call in message.tool_calls:
+        part: dict[str, JsonValue] = {"functionCall": {"name": call.name, "args": call.arguments}}
+        parts.append(part | ({"thoughtSignature": call.signature} if call.signature else {}))
+    return parts

@@ -1,0 +1,360 @@
+"""What an answer other than success means: one table, one pure function.
+
+| class                 | billed  | same service again | next candidate | breaker | alert |
+|-----------------------|---------|--------------------|----------------|---------|-------|
+| rate_limited          | no      | after its wait     | if too long    |         |       |
+| overloaded            | no      | yes                | then           | yes     |       |
+| server_error          | no, or unknown without the provider's own body | yes; Google's INTERNAL once | then | yes | |
+| timeout               | unknown | under a new hold   | then           | yes     |       |
+| bad_sample            | unknown | under a new hold   | then           |         |       |
+| quota_exhausted       | no      | no                 | yes            | yes     | yes   |
+| auth                  | no      | no                 | yes            | yes     | yes   |
+| model_not_found       | no      | no                 | yes            |         | yes   |
+| exceeds_rate_limit    | no      | no                 | yes            |         |       |
+| context_too_long      | no      | no                 | a larger one   |         |       |
+| content_filtered      | no      | no                 | if so set      |         |       |
+| invalid_request       | no      | no                 | no             |         |       |
+
+The body's codes and words come before the status, because providers say several things with one status. Never by the
+error's `type` alone: a bad key and an empty balance are both `invalid_request_error` at some of them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from paymaster import messages
+from paymaster.messages import Billing
+from paymaster.values.json_reading import list_of, object_of, read_json, text_of
+
+DAY_MS = 86_400_000
+WAIT_MAX_MS = 366 * DAY_MS
+"""A longer wait is a mistake and counts as this one."""
+MESSAGE_SEARCHED = 4_096
+"""Characters of a provider's message that are searched for what it means."""
+CODES_MAX = 100
+"""Of one error; the rest is not looked at."""
+CODE_LENGTH_MAX = 200
+_WRITTEN_MAX = 100
+"""Characters in which a wait is written: a number, a duration or a date."""
+
+
+class ErrorClass(NamedTuple):
+    """What to do about an error."""
+
+    name: str
+    billing: Billing
+    retry: bool = False
+    """The same service again, under the same hold. Only where nothing was billed."""
+    fall_back: bool = True
+    """The next candidate of the route may do better. False: the request is wrong everywhere."""
+    trips_breaker: bool = False
+    """The service's fault: so many in a row open its breaker."""
+    alert: bool = False
+    """Somebody must act: pay, change the key or the configuration."""
+    attempts_max: int | None = None
+    """Not more attempts under one hold than this. None: as many as the service's policy says."""
+
+
+RATE_LIMITED = ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True)
+OVERLOADED = ErrorClass("overloaded", Billing.NOT_BILLED, retry=True, trips_breaker=True)
+SERVER_ERROR = ErrorClass("server_error", Billing.NOT_BILLED, retry=True, trips_breaker=True)
+GOOGLE_INTERNAL = SERVER_ERROR._replace(attempts_max=2)
+"""Google says so also when the input is too long, which does not pass."""
+SERVER_ERROR_UNKNOWN = ErrorClass("server_error", Billing.UNKNOWN, trips_breaker=True)
+TIMEOUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
+BAD_SAMPLE = ErrorClass("bad_sample", Billing.UNKNOWN)
+QUOTA = ErrorClass("quota_exhausted", Billing.NOT_BILLED, trips_breaker=True, alert=True)
+AUTH = ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True, alert=True)
+MODEL_NOT_FOUND = ErrorClass("model_not_found", Billing.NOT_BILLED, alert=True)
+EXCEEDS_RATE_LIMIT = ErrorClass("exceeds_rate_limit", Billing.NOT_BILLED)
+CONTEXT_TOO_LONG = ErrorClass(messages.CONTEXT_TOO_LONG, Billing.NOT_BILLED)
+CONTENT_FILTERED = ErrorClass("content_filtered", Billing.NOT_BILLED, fall_back=False)
+INVALID_REQUEST = ErrorClass("invalid_request", Billing.NOT_BILLED, fall_back=False)
+UNEXPECTED = ErrorClass("unexpected_status", Billing.NOT_BILLED)
+
+
+class _Rule(NamedTuple):
+    """Holds when everything that it names is there."""
+
+    error_class: ErrorClass
+    statuses: frozenset[int] | None = None
+    codes: tuple[str, ...] = ()
+    """Of which the body's codes, types, reasons or quota ids have one, in lower case. Empty: whatever they are."""
+    code_part: str | None = None
+    """One of them has this in it."""
+    message: tuple[str, ...] = ()
+    """Phrases of which one is in the body's message, in lower case; "…" stands for anything between. Empty: whatever it
+    says."""
+    wait: bool | None = None
+    """Whether the answer says how long to wait."""
+
+
+# In this order: the first rule that holds decides.
+_RULES = (
+    _Rule(RATE_LIMITED, codes=("openrouter_in_flight_budget",)),
+    _Rule(
+        QUOTA,
+        codes=(
+            "insufficient_quota",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+            "billing_error",
+            "servicequotaexceeded",
+            "servicequotaexceededexception",
+        ),
+    ),
+    _Rule(QUOTA, code_part="perday"),
+    _Rule(QUOTA, frozenset({400}), message=("credit balance is too low", "reached your specified … api usage limits")),
+    _Rule(RATE_LIMITED, frozenset({429}), code_part="perminute"),
+    _Rule(QUOTA, frozenset({429}), message=("check your plan and billing",), wait=False),
+    _Rule(EXCEEDS_RATE_LIMIT, frozenset({413}), codes=("rate_limit_exceeded",)),
+    _Rule(EXCEEDS_RATE_LIMIT, frozenset({429}), message=("request too large",)),
+    _Rule(CONTEXT_TOO_LONG, frozenset({400, 413}), codes=("context_length_exceeded", "exceed_context_size_error")),
+    _Rule(
+        CONTEXT_TOO_LONG,
+        frozenset({400, 413}),
+        message=(
+            "prompt is too long",
+            "maximum context length",
+            "exceeds the maximum number of tokens",
+            "input is too long",
+        ),
+    ),
+    _Rule(AUTH, codes=("api_key_invalid", "invalid_api_key", "organization_on_hold")),
+    _Rule(
+        CONTENT_FILTERED,
+        codes=(
+            "content_filter",
+            "responsibleaipolicyviolation",
+            "bio_policy",
+            "misalignment_policy_violation",
+            "content_policy_violation",
+            "image_content_policy_violation",
+        ),
+    ),
+    _Rule(CONTENT_FILTERED, frozenset({403}), message=("moderation",)),
+    _Rule(MODEL_NOT_FOUND, frozenset({400, 404}), codes=("model_not_found", "deploymentnotfound")),
+    _Rule(BAD_SAMPLE, codes=("tool_use_failed",)),
+    _Rule(OVERLOADED, codes=("overloaded_error", "capacity_exceeded", "service_tier_capacity_exceeded")),
+    _Rule(OVERLOADED, message=("service tier capacity exceeded",)),
+    _Rule(GOOGLE_INTERNAL, frozenset({500}), codes=("internal",)),
+)
+_BY_STATUS = {
+    400: INVALID_REQUEST,
+    401: AUTH,
+    402: QUOTA,
+    403: AUTH,
+    404: MODEL_NOT_FOUND,
+    405: INVALID_REQUEST,
+    408: TIMEOUT,
+    409: SERVER_ERROR,
+    413: CONTEXT_TOO_LONG,
+    415: INVALID_REQUEST,
+    422: INVALID_REQUEST,
+    429: RATE_LIMITED,
+    498: OVERLOADED,
+    502: SERVER_ERROR_UNKNOWN,
+    504: TIMEOUT,
+    529: OVERLOADED,
+}
+_WITH_OWN_BODY = {500: SERVER_ERROR, 503: OVERLOADED}
+
+
+class HttpError(NamedTuple):
+    error_class: ErrorClass
+    message: str
+    """The provider's own words, or the start of the body."""
+    retry_after_ms: int | None
+    """What the server asked for. None: it did not say, or waiting does not help."""
+
+
+def classify(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now_ms: int,
+    errors_billed: bool = False,
+    within_200: bool = False,
+) -> HttpError:
+    """The meaning of an answer whose status is not 2xx. Header names are in lower case.
+
+    A 500 or 503 with the provider's own error body came from the provider, which did not bill it (unless its
+    configuration says `errors_billed`); without one a proxy on the way may have cut off a call that was.
+
+    `within_200`: the error came inside an answer 200, as this status; by then work was done, which may be billed.
+    """
+    error = _error_object(body)
+    message = provider_message(error)
+    text = message or body[:300].decode(errors="replace")
+    searched = (message or "")[:MESSAGE_SEARCHED].lower()
+    wait_ms = _wait_ms(status, headers, error, searched, now_ms)
+    decided = _by_body(status, error, searched, wait_ms)
+    error_class = decided or _by_status(status, own=message is not None)
+    if error_class is RATE_LIMITED and wait_ms is not None and wait_ms >= DAY_MS:
+        error_class = QUOTA
+    wish = headers.get("x-should-retry", "").lower()
+    if wish == "false" or within_200 or (errors_billed and status >= 500):
+        error_class = error_class._replace(retry=False)
+    elif wish == "true" and decided is None and error_class.billing is Billing.NOT_BILLED:
+        error_class = error_class._replace(retry=True)
+    if within_200 or (errors_billed and status >= 500):
+        error_class = error_class._replace(billing=Billing.UNKNOWN)
+    helps = error_class.name not in ("quota_exhausted", "exceeds_rate_limit")
+    return HttpError(error_class, f"HTTP {status}: {text}", wait_ms if helps else None)
+
+
+def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -> ErrorClass | None:
+    codes = [code[:CODE_LENGTH_MAX].lower() for code in islice(_codes(error), CODES_MAX)]
+    for rule in _RULES:
+        if (
+            (rule.statuses is None or status in rule.statuses)
+            and (not rule.codes or any(code in rule.codes for code in codes))
+            and (rule.code_part is None or any(rule.code_part in code for code in codes))
+            and (not rule.message or any(_says(message, phrase) for phrase in rule.message))
+            and (rule.wait is None or rule.wait == (wait_ms is not None))
+        ):
+            return rule.error_class
+    return None
+
+
+def _says(message: str, phrase: str) -> bool:
+    at = 0
+    for part in phrase.split("…"):
+        found_at = message.find(part, at)
+        if found_at < 0:
+            return False
+        at = found_at + len(part)
+    return True
+
+
+def _by_status(status: int, *, own: bool) -> ErrorClass:
+    known = _BY_STATUS.get(status) or (_WITH_OWN_BODY.get(status) if own else None)
+    return known or (SERVER_ERROR_UNKNOWN if status >= 500 else UNEXPECTED)
+
+
+# ---------------------------------------------------------------- the body
+
+
+def _error_object(body: bytes) -> JsonValue:
+    """The provider's error: below `error` (an object or a text), the whole body, or the only item of a list."""
+    try:
+        data = read_json(body)
+    except ValueError:
+        return None
+    if isinstance(data, list):
+        data = data[0] if data else None
+    return data.get("error") or data if isinstance(data, dict) else None
+
+
+def provider_message(error: JsonValue) -> str | None:
+    """The message in a provider's error, or None when the body is none of a provider's own."""
+    if isinstance(error, str):
+        return text_of(error)
+    fields = object_of(error)
+    said = fields.get("message") or fields.get("detail")
+    if isinstance(said, list):  # Mistral's list of what is wrong with the request
+        said = "; ".join(text for text in (text_of(object_of(item).get("msg")) for item in said) if text)
+    return text_of(said)
+
+
+def request_id_in(body: bytes) -> str | None:
+    """The request's id in an error body, for the providers that do not (always) send it as a header."""
+    try:
+        return text_of(object_of(read_json(body)).get("request_id"))
+    except ValueError:
+        return None
+
+
+def _codes(error: JsonValue) -> Iterator[str]:
+    """Everything in the error that is a word for programs."""
+    fields = object_of(error)
+    for place in (
+        fields,
+        object_of(fields.get("innererror")),
+        object_of(fields.get("details")),
+        object_of(fields.get("metadata")),
+    ):
+        for name in ("code", "type", "status", "reason", "error_code", "limit_source", "error_type"):
+            value = text_of(place.get(name))
+            if value:
+                yield value
+    for detail in map(object_of, list_of(fields.get("details"))):
+        yield text_of(detail.get("reason")) or ""
+        for violation in list_of(detail.get("violations")):
+            yield text_of(object_of(violation).get("quotaId")) or ""
+
+
+# ---------------------------------------------------------------- how long to wait
+
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_IN_MESSAGE = re.compile(r"(?:try again in|retry after|retry in) (\d[\dhms.]*)(?: ?(millisecond|second|minute|hour))?")
+_UNITS_MS = {"millisecond": 1, "second": 1_000, "minute": 60_000, "hour": 3_600_000}
+
+
+def _wait_ms(status: int, headers: Mapping[str, str], error: JsonValue, message: str, now_ms: int) -> int | None:
+    """The first place that says it: headers, Google's RetryInfo, the reset of a used-up limit, the message's text."""
+    milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1)
+    if milliseconds is not None:
+        return milliseconds
+    written = headers.get("retry-after", "")[:_WRITTEN_MAX]
+    wait = _number_ms(written, 1_000)
+    if wait is None:
+        wait = _duration_ms(written)
+    if wait is None:
+        wait = _until_date_ms(written, now_ms)
+    for detail in map(object_of, list_of(object_of(error).get("details"))):
+        if wait is None:
+            wait = _duration_ms((text_of(detail.get("retryDelay")) or "")[:_WRITTEN_MAX])
+    for what in ("requests", "tokens"):
+        reset = headers.get(f"x-ratelimit-reset-{what}", "")[:_WRITTEN_MAX]
+        if wait is None and status == 429 and headers.get(f"x-ratelimit-remaining-{what}") == "0":
+            wait = _duration_ms(reset)
+            wait = _number_ms(reset, 1_000) if wait is None else wait  # Azure: whole seconds
+    if wait is None:
+        wait = _message_ms(message)
+    return wait
+
+
+def _number_ms(text: str, unit_ms: int) -> int | None:
+    return min(int(float(text) * unit_ms), WAIT_MAX_MS) if _SECONDS.fullmatch(text.strip()) else None
+
+
+def _duration_ms(text: str) -> int | None:
+    """Of "38.2s", "6m0s", "1h2m3s", "12ms"."""
+    found = _DURATION.fullmatch(text.strip()[:40]) if text.strip() else None
+    if found is None:
+        return None
+    hours, minutes, seconds, milliseconds = (float(part) if part else 0.0 for part in found.groups())
+    return min(int(hours * 3_600_000 + minutes * 60_000 + seconds * 1_000 + milliseconds), WAIT_MAX_MS)
+
+
+def _until_date_ms(text: str, now_ms: int) -> int | None:
+    """From now until an HTTP date; 0 when that has passed."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date
+    try:
+        at_ms = int(date.timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        return None
+    return max(0, min(at_ms - now_ms, WAIT_MAX_MS))
+
+
+def _message_ms(message: str) -> int | None:
+    """Of "please try again in 9m38.016s", "Try again in 2 seconds", "retry after 86400 seconds"."""
+    found = _IN_MESSAGE.search(message)
+    if found is None:
+        return None
+    number, unit = found[1].rstrip("."), found[2]
+    return _duration_ms(number) if unit is None else _number_ms(number, _UNITS_MS[unit])

@@ -1,0 +1,336 @@
+"""The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+
+from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
+from paymaster.providers.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    StreamEvent,
+    UnsupportedParameter,
+    WireUsage,
+    WrittenCall,
+    answer_object,
+    check_parts,
+    dumped,
+    event_object,
+    start_of,
+    tool_calls,
+)
+from paymaster.settings import ServiceSettings
+from paymaster.values.json_reading import count_of, list_of, object_of, text_of
+from paymaster.values.money import NANOS_MAX
+
+PATH = "/chat/completions"
+_AMOUNT_LENGTH_MAX = 100
+"""Of an amount of money, as a server writes it."""
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """How one provider differs from what most compatible servers do."""
+
+    output_cap: str = "max_tokens"
+    """OpenAI's reasoning models refuse this old name; most compatible servers know no other."""
+    seed: str = "seed"
+    required: str = "required"
+    """The word of `tool_choice` for "any of the tools"."""
+    unsupported: frozenset[str] = frozenset()
+    """Parameters of a request that it ignores or refuses."""
+    reports_cost: bool = False
+    """`usage.cost` is what it charges, in US dollars."""
+    streams_usage: bool = True
+    """A stream says what is billed, when asked to."""
+
+
+_UNKNOWN = Quirks(streams_usage=False)
+_QUIRKS = {
+    "api.openai.com": Quirks(output_cap="max_completion_tokens"),
+    "api.groq.com": Quirks(output_cap="max_completion_tokens"),
+    "api.mistral.ai": Quirks(seed="random_seed", required="any"),
+    "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"})),
+    "openrouter.ai": Quirks(reports_cost=True),
+    # Ollama, by its usual port: it drops `tool_choice` without a word.
+    ":11434": Quirks(unsupported=frozenset({"tool_choice"})),
+}
+AZURE = Quirks(output_cap="max_completion_tokens")
+
+
+def quirks_of(base_url: str) -> Quirks:
+    address = urlsplit(base_url)
+    return _QUIRKS.get(address.hostname or "") or _QUIRKS.get(f":{address.port}") or _UNKNOWN
+
+
+def auth_headers(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+    """The cap on the output is always sent: the bound of the cost depends on it."""
+    return HttpRequest(PATH, build_body(request, grant, quirks_of(service.base_url), stream=stream))
+
+
+def build_body(request: LLMRequest, grant: Grant, quirks: Quirks, *, stream: bool) -> dict[str, JsonValue]:
+    _refuse_unsupported(request, quirks)
+    body: dict[str, JsonValue] = {
+        "model": grant.model,
+        "messages": [_message(message) for message in request.conversation()],
+        quirks.output_cap: grant.max_output_tokens,
+    }
+    if request.json_schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": request.json_schema, "strict": True},
+        }
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.seed is not None:
+        body[quirks.seed] = request.seed
+    if request.reasoning_effort is not None:
+        body["reasoning_effort"] = request.reasoning_effort
+    if request.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+            }
+            for tool in request.tools
+        ]
+    if request.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(request.tool_choice, quirks)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """The answer, or the error, in the body of a 2xx. Raises MalformedAnswer when it is neither."""
+    return parse_object(answer_object(body), quirks_of(service.base_url))
+
+
+def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | ServiceError:
+    usage = _usage(data.get("usage"))
+    if data.get("error"):
+        return _error(data["error"], usage)
+    choices = list_of(data.get("choices"))
+    choice = object_of(choices[0]) if choices else {}
+    finish_reason, message = text_of(choice.get("finish_reason")), choice.get("message")
+    # Azure leaves the message out when its filter has taken the whole answer.
+    if not isinstance(message, dict) and finish_reason is None:
+        raise MalformedAnswer(f"no choices[0].message: {start_of(data)}")
+    message = object_of(message)
+    refusal = text_of(message.get("refusal"))
+    return ServiceAnswer(
+        text=_content(message.get("content")) or refusal or "",
+        tool_calls=_tool_calls(message.get("tool_calls")),
+        finish_reason=finish_reason,
+        refused=bool(refusal) or finish_reason == "content_filter",
+        model=text_of(data.get("model")),
+        usage=usage,
+        cost_nanos=_cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
+        service_tier=text_of(data.get("service_tier")),
+    )
+
+
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return parse_chunks(events, quirks_of(service.base_url))
+
+
+def parse_chunks(events: Iterable[StreamEvent], quirks: Quirks) -> ServiceAnswer | ServiceError:
+    """Puts the chunks together into the answer that would have come without streaming."""
+    usage: JsonValue = None
+    model = tier = finish_reason = ""
+    text: list[str] = []
+    refusal: list[str] = []
+    calls: dict[int, _StreamedCall] = {}
+    ended = False
+    for event in events:
+        ended = ended or event.data.strip() == "[DONE]"
+        chunk = event_object(event)
+        usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
+        if chunk.get("error"):
+            return _error(chunk["error"], _usage(usage))
+        model = text_of(chunk.get("model")) or model
+        tier = text_of(chunk.get("service_tier")) or tier
+        for choice in map(object_of, list_of(chunk.get("choices"))):
+            if choice.get("index", 0) != 0:
+                continue
+            delta = object_of(choice.get("delta"))
+            finish_reason = text_of(choice.get("finish_reason")) or finish_reason
+            text.append(_content(delta.get("content")) or "")
+            refusal.append(text_of(delta.get("refusal")) or "")
+            for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
+                _add_tool_call(calls, number, part)
+        check_parts(len(calls))
+    if not ended:
+        raise MalformedAnswer("the stream ended without its last event, [DONE]")
+    function_calls: list[JsonValue] = [
+        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
+        for _, call in sorted(calls.items())
+    ]
+    message: dict[str, JsonValue] = {
+        "content": "".join(text),
+        "refusal": "".join(refusal),
+        "tool_calls": function_calls,
+    }
+    return parse_object(
+        {
+            "model": model or None,
+            "service_tier": tier or None,
+            "usage": usage,
+            "choices": [{"message": message, "finish_reason": finish_reason or None}],
+        },
+        quirks,
+    )
+
+
+# ---------------------------------------------------------------- building
+
+
+def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
+    asked = {
+        "json_schema": request.json_schema is not None,
+        "seed": request.seed is not None,
+        "images": any(message.images for message in request.messages),
+        "tool_choice": request.tool_choice is not None,
+    }
+    for parameter, is_asked in asked.items():
+        if is_asked and parameter in quirks.unsupported:
+            raise UnsupportedParameter(parameter, "this service does not honour it")
+
+
+def _message(message: ChatMessage) -> JsonValue:
+    if message.role == "tool":
+        return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+    if message.images:
+        images: list[JsonValue] = [
+            {"type": "image_url", "image_url": {"url": image_url(image)}} for image in message.images
+        ]
+        return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
+    if message.tool_calls:
+        calls: list[JsonValue] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_text(call)}}
+            for call in message.tool_calls
+        ]
+        return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
+    return {"role": message.role, "content": message.content}
+
+
+def image_url(image: Image) -> str:
+    return image.url if image.url is not None else f"data:{image.media_type};base64,{image.data}"
+
+
+def arguments_text(call: ToolCall) -> str:
+    return dumped(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
+
+
+def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:
+    if choice in ("auto", "none"):
+        return choice
+    return quirks.required if choice == "required" else {"type": "function", "function": {"name": choice}}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
+    """OpenRouter gives the status as the code, Groq as `status_code`; without one it is the server's fault."""
+    fields = object_of(error)
+    status = next(
+        (
+            code
+            for code in (fields.get("code"), fields.get("status_code"))
+            if isinstance(code, int) and 400 <= code < 600
+        ),
+        500,
+    )
+    return ServiceError(status, dumped({"error": error}).encode(errors="replace"), usage)
+
+
+def _content(content: JsonValue) -> str | None:
+    """A string, or Mistral's list of parts, of which only the text is the answer."""
+    if isinstance(content, list):
+        texts = [text_of(part.get("text")) for part in map(object_of, content) if part.get("type") == "text"]
+        return "".join(text for text in texts if text)
+    return text_of(content)
+
+
+def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
+    found: list[WrittenCall] = []
+    for call in map(object_of, list_of(calls)):
+        function = object_of(call.get("function"))
+        name = text_of(function.get("name"))
+        if name:
+            found.append(WrittenCall(text_of(call.get("id")) or "", name, function.get("arguments")))
+    return tool_calls(found)
+
+
+@dataclass
+class _StreamedCall:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list[str])
+
+
+def _add_tool_call(calls: dict[int, _StreamedCall], number: int, part: dict[str, JsonValue]) -> None:
+    index = part.get("index")
+    call = calls.setdefault(index if isinstance(index, int) else number, _StreamedCall())
+    function = object_of(part.get("function"))
+    call.id = call.id or text_of(part.get("id")) or ""
+    call.name = call.name or text_of(function.get("name")) or ""
+    call.arguments.append(text_of(function.get("arguments")) or "")
+
+
+def _usage(usage: JsonValue) -> WireUsage | None:
+    """None when the counts that the cost is made of are missing or senseless."""
+    input_tokens, output_tokens = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
+    if input_tokens is None or output_tokens is None:
+        return None
+    fields = object_of(usage)
+    of_input, of_output = fields.get("prompt_tokens_details"), fields.get("completion_tokens_details")
+    return WireUsage(
+        input_tokens=input_tokens,
+        cached_input_tokens=count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0,
+        cache_write_tokens=count_of(of_input, "cache_write_tokens") or 0,
+        output_tokens=output_tokens,
+        reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
+        input_audio_tokens=count_of(of_input, "audio_tokens") or 0,
+        output_audio_tokens=count_of(of_output, "audio_tokens") or 0,
+    )
+
+
+def _cost_nanos(usage: dict[str, JsonValue]) -> int | None:
+    """The charge, rounded up. With the customer's own key at the upstream provider, that one's bill is part of it."""
+    cost = dollars_to_nanos(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    upstream = dollars_to_nanos(object_of(usage.get("cost_details")).get("upstream_inference_cost"))
+    return cost + (upstream or 0)
+
+
+def dollars_to_nanos(amount: JsonValue) -> int | None:
+    """The nano-dollars of an amount as a server wrote it, rounded up. None: not an amount."""
+    if isinstance(amount, bool) or not isinstance(amount, int | float | str):
+        return None
+    try:
+        written = str(amount)
+        if len(written) > _AMOUNT_LENGTH_MAX:
+            return None
+        nanos = Decimal(written).scaleb(9)
+    except (ArithmeticError, ValueError):  # no number, or one that no Decimal can hold: 1e999999
+        return None
+    if not nanos.is_finite() or not 0 <= nanos <= NANOS_MAX:
+        return None
+    return int(nanos.to_integral_value(rounding=ROUND_CEILING))

@@ -1,0 +1,160 @@
+"""The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
+
+from collections.abc import Iterable
+
+from pydantic import JsonValue
+
+from paymaster.messages import ChatMessage, Grant, LLMRequest
+from paymaster.providers.openai import arguments_text, auth_headers, dollars_to_nanos, image_url, quirks_of
+from paymaster.providers.wire_format import (
+    HttpRequest,
+    MalformedAnswer,
+    ServiceAnswer,
+    ServiceError,
+    StreamEvent,
+    UnsupportedParameter,
+    WireUsage,
+    WrittenCall,
+    answer_object,
+    dumped,
+    event_object,
+    start_of,
+    tool_calls,
+)
+from paymaster.settings import ServiceSettings
+from paymaster.values.json_reading import count_of, list_of, object_of, text_of
+
+__all__ = ["auth_headers", "build_request", "parse_response", "parse_stream"]
+
+_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+    for parameter, value in (("stop", request.stop), ("seed", request.seed)):
+        if value not in (None, ()):
+            raise UnsupportedParameter(parameter, "the Responses API has no such parameter")
+    items: list[JsonValue] = []
+    for message in request.conversation():
+        items.extend(_items(message))
+    body: dict[str, JsonValue] = {
+        "model": grant.model,
+        "input": items,
+        "max_output_tokens": grant.max_output_tokens,
+        "store": False,
+    }
+    if request.json_schema is not None:
+        body["text"] = {
+            "format": {"type": "json_schema", "name": "answer", "schema": request.json_schema, "strict": True}
+        }
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.reasoning_effort is not None:
+        body["reasoning"] = {"effort": request.reasoning_effort}
+    if request.tools:
+        # Here strict is the default, and it refuses many a schema that chat completions take.
+        body["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                "strict": False,
+            }
+            for tool in request.tools
+        ]
+    if request.tool_choice is not None:
+        word = request.tool_choice in ("auto", "none", "required")
+        body["tool_choice"] = request.tool_choice if word else {"type": "function", "name": request.tool_choice}
+    if stream:
+        body["stream"] = True
+    return HttpRequest("/responses", body)
+
+
+def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return _parse(answer_object(body), service)
+
+
+def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """The terminal event has the whole response in it."""
+    for event in events:
+        data = event_object(event)
+        kind = data.get("type") or event.name
+        if kind in _TERMINAL and isinstance(data.get("response"), dict):
+            return _parse(object_of(data["response"]), service)
+        if kind == "error":
+            return _error(data if data.get("error") is None else data["error"], None)
+    raise MalformedAnswer("the stream ended without response.completed")
+
+
+def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    usage, status = _usage(data.get("usage")), text_of(data.get("status"))
+    if data.get("error") or status == "failed":
+        return _error(data.get("error"), usage)
+    if not isinstance(data.get("output"), list):
+        raise MalformedAnswer(f"no output: {start_of(data)}")
+    text: list[str] = []
+    refusals: list[str] = []
+    calls: list[WrittenCall] = []
+    for item in map(object_of, list_of(data["output"])):
+        name = text_of(item.get("name"))
+        if item.get("type") == "function_call" and name:
+            calls.append(WrittenCall(text_of(item.get("call_id")) or "", name, item.get("arguments")))
+        if item.get("type") == "message":
+            for part in map(object_of, list_of(item.get("content"))):
+                text.append(text_of(part.get("text")) or "")
+                refusals.append(text_of(part.get("refusal")) or "")
+    stopped_by = text_of(object_of(data.get("incomplete_details")).get("reason"))
+    refusal = "".join(refusals)
+    return ServiceAnswer(
+        text="".join(text) or refusal,
+        tool_calls=tool_calls(calls),
+        finish_reason=stopped_by or status,
+        refused=bool(refusal) or stopped_by == "content_filter",
+        model=text_of(data.get("model")),
+        usage=usage,
+        cost_nanos=(
+            dollars_to_nanos(object_of(data.get("usage")).get("cost"))
+            if quirks_of(service.base_url).reports_cost
+            else None
+        ),
+        service_tier=text_of(data.get("service_tier")),
+    )
+
+
+def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
+    code = text_of(object_of(error).get("code")) or "server_error"
+    return ServiceError(_STATUS_OF_CODE.get(code, 400), dumped({"error": error}).encode(errors="replace"), usage)
+
+
+def _items(message: ChatMessage) -> list[JsonValue]:
+    if message.role == "tool":
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.content}]
+    if message.images:
+        images: list[JsonValue] = [
+            {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
+        ]
+        return [{"role": "user", "content": [*images, {"type": "input_text", "text": message.content}]}]
+    items: list[JsonValue] = [
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}
+        for call in message.tool_calls
+    ]
+    said: list[JsonValue] = [{"role": message.role, "content": message.content}]
+    return [*said, *items] if message.content or not items else items
+
+
+def _usage(usage: JsonValue) -> WireUsage | None:
+    input_tokens, output_tokens = count_of(usage, "input_tokens"), count_of(usage, "output_tokens")
+    if input_tokens is None or output_tokens is None:
+        return None
+    fields = object_of(usage)
+    of_input, of_output = fields.get("input_tokens_details"), fields.get("output_tokens_details")
+    return WireUsage(
+        input_tokens=input_tokens,
+        cached_input_tokens=count_of(of_input, "cached_tokens") or 0,
+        cache_write_tokens=count_of(of_input, "cache_write_tokens") or 0,
+        output_tokens=output_tokens,
+        reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
+    )

@@ -1,0 +1,145 @@
+"""What a model costs, and where that is known from: the configuration, else genai-prices. Never imported by workflows.
+
+genai-prices knows rates by provider, model and time. Its traps: a model without rates costs nothing there, a missing
+rate counts as zero, and a name that it cannot place is an error; all of these are "unknown" here, which refuses the
+call. What it does not cover (per-call fees of a provider's own tools) is never asked for by us.
+"""
+
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from importlib.metadata import version
+from typing import NamedTuple
+
+from genai_prices import Usage
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
+
+from paymaster.providers.wire_format import ServiceAnswer, WireUsage
+from paymaster.settings import ServiceSettings, Settings
+from paymaster.values.money import Price, PriceTier
+
+CONFIGURATION = "configuration"
+"""The source of a price that the configuration sets."""
+
+
+class Cost(NamedTuple):
+    """What an attempt really cost."""
+
+    nanos: int
+    source: str
+
+
+def price_of(settings: Settings, service: str, model: str, at: datetime) -> Price | None:
+    """The price of a model at that time, or None: then its calls are refused, because a price is never guessed.
+
+    Where the price depends on the time of day it is the dearest of the day: the call may wait before it is sent.
+    """
+    configured = settings.services[service].models.get(model)
+    own = configured.price_of(CONFIGURATION) if configured else None
+    if own is not None:
+        return own
+    found = _find(settings.services[service], model)
+    if found is None:
+        return None
+    provider, info = found
+    source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
+    prices = [_price(rates, source) for rates in _rates_of_a_day(info, at)]
+    # The windows of one model move all its rates alike, so that one of them is the dearest in everything.
+    known = [price for price in prices if price is not None]
+    return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
+
+
+def settled_cost(service: ServiceSettings, answer: ServiceAnswer, at: datetime) -> Cost | None:
+    """What an answer cost that was asked for at that time, where that is known better than by the grant's price.
+
+    The service's own figure comes first; then the price of the model and the tier that really answered.
+    """
+    if answer.cost_nanos is not None:
+        return Cost(answer.cost_nanos, "the service's own figure")
+    if answer.usage is None or answer.model is None:
+        return None
+    found = _find(service, answer.model)
+    if found is None:
+        return None
+    provider, info = found
+    context = None if answer.service_tier is None else {"service_tier": answer.service_tier}
+    # As genai-prices does: the variants of a model apply only where the provider itself lists it.
+    rates = info.get_prices(at, context if any(info is own for own in provider.models) else None)
+    if _price(rates, "") is None:
+        return None
+    try:
+        total = rates.calc_price(_usage(answer.usage))["total_price"]
+    except ValueError:  # more cached tokens than input
+        return None
+    return Cost(_nanos(total), f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}")
+
+
+def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:
+    """By the service's address, and never by the model's name alone: others serve it at other prices."""
+    try:
+        return get_snapshot().find_provider_model(model, None, None, service.base_url)
+    except LookupError:
+        return None
+
+
+def _rates_of_a_day(info: ModelInfo, at: datetime) -> list[ModelPrice]:
+    """The rates at that time, and those of every window of the day."""
+    windows = [] if isinstance(info.prices, ModelPrice) else info.prices
+    daily = [window.prices for window in windows if isinstance(window.constraint, TimeOfDateConstraint)]
+    return [info.get_prices(at), *daily]
+
+
+def _price(rates: ModelPrice, source: str) -> Price | None:
+    """Exact rates; None where the one for input or output is missing."""
+    prices = {name: _tiers(rates.__dict__.get(name)) for name in ("input_mtok", "output_mtok")}
+    if not all(prices.values()):
+        return None
+    prices |= {name: _tiers(rates.__dict__.get(name)) for name in ("cache_read_mtok", "cache_write_mtok")}
+
+    def rate(name: str, start: int) -> int | None:
+        reached = [nanos for above, nanos in prices[name] if above <= start]
+        return reached[-1] if reached else None
+
+    def tier(start: int) -> PriceTier:
+        return PriceTier(
+            above_input_tokens=start,
+            input_nanos=rate("input_mtok", start) or 0,
+            output_nanos=rate("output_mtok", start) or 0,
+            cached_input_nanos=rate("cache_read_mtok", start),
+            cache_write_nanos=rate("cache_write_mtok", start),
+        )
+
+    starts = sorted({above for tiers in prices.values() for above, _ in tiers if above > 0})
+    fee = rates.__dict__.get("requests_kcount")
+    return Price(
+        **tier(0).model_dump(exclude={"above_input_tokens"}),
+        tiers=tuple(map(tier, starts)),
+        request_nanos=_nanos(fee / 1_000) if isinstance(fee, Decimal) else 0,
+        source=source,
+    )
+
+
+def _tiers(rate: Decimal | TieredPrices | None) -> list[tuple[int, int]]:
+    """Pairs of the input tokens above which a rate holds, and the rate; the first pair begins at 0. Empty: no rate."""
+    if rate is None:
+        return []
+    if isinstance(rate, TieredPrices):
+        return [(0, _nanos(rate.base)), *((tier.start, _nanos(tier.price)) for tier in rate.tiers)]
+    return [(0, _nanos(rate))]
+
+
+def _nanos(usd: Decimal) -> int:
+    return int(usd.scaleb(9).to_integral_value(rounding=ROUND_CEILING))
+
+
+def _usage(usage: WireUsage) -> Usage:
+    return Usage(
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens or None,
+        output_tokens=usage.output_tokens,
+        input_audio_tokens=usage.input_audio_tokens or None,
+        output_audio_tokens=usage.output_audio_tokens or None,
+        web_searches=usage.web_searches or None,
+    )

@@ -1,0 +1,1 @@
+"""What is made of the stored usage for people."""

@@ -1,0 +1,255 @@
+"""Kinds of values in the configuration: durations, names, URLs, and what they may be."""
+
+import ipaddress
+import re
+from base64 import b64decode
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+)
+
+from paymaster.keys.api_key import check_key_name
+from paymaster.values.budget_path import check_budget_path
+
+ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
+
+_DURATION_MAX = timedelta(days=366)
+
+_PUBLIC_KEY_BYTES = 32  # of Ed25519
+
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+
+
+def parse_duration(text: str) -> timedelta:
+    """The duration written as a whole number and a unit: "500ms", "30s", "15m", "24h", "7d". Raises ValueError."""
+    written = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
+    if written is None:
+        raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "500ms", "30s" or "24h"')
+    number, unit = int(written[1]), _UNITS[written[2]]
+    if not 0 < number <= _DURATION_MAX // unit:
+        raise ValueError(f"{text!r} is out of range; a duration is more than zero and at most {_DURATION_MAX.days}d")
+    return number * unit
+
+
+def format_duration(duration: timedelta) -> str:
+    """The same in the largest unit that divides it: what `parse_duration` reads."""
+    unit = next((unit for unit, length in _UNITS.items() if duration % length == timedelta(0)), "ms")
+    return f"{duration // _UNITS[unit]}{unit}"
+
+
+def split_candidate(candidate: str) -> tuple[str, str]:
+    """The service and the model of "service/model". The model may contain slashes. Raises ValueError."""
+    service, slash, model = candidate.partition("/")
+    if not (service and slash and model):
+        raise ValueError(f'{candidate!r} names no model; write "service/model"')
+    return service, model
+
+
+def _duration_from_input(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        if not timedelta(0) < value <= _DURATION_MAX or value % _UNITS["ms"]:
+            raise ValueError(f"a duration is whole milliseconds, more than zero and at most {_DURATION_MAX.days}d")
+        return value
+    if not isinstance(value, str):
+        raise ValueError('write a duration as text with its unit, like "30s"')
+    return parse_duration(value)
+
+
+def not_a_boolean(value: object) -> object:
+    # Python takes true for 1.
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def sorted_once(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted(set(values)))
+
+
+def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is in the list twice; name each key once")
+    return names
+
+
+def _check_ledger_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
+        raise ValueError('not a ledger name: write 1 to 64 of a-z, 0-9 and "-"')
+    return name
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+        raise ValueError('not a name: write 1 to 64 of a-z, 0-9 and "-", the first one not "-"')
+    return name
+
+
+def _check_admin_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}", name):
+        raise ValueError('not a name: write 1 to 64 of letters, digits, "@", ".", "_" and "-", like "alice"')
+    return name
+
+
+def _check_public_key(key: str) -> str:
+    """The key, if it can be one. The message does not repeat it: it may be the private one, in the wrong place."""
+    try:
+        if len(b64decode(key, validate=True)) == _PUBLIC_KEY_BYTES:
+            return key
+    except ValueError:
+        pass
+    raise ValueError("not a public key: write the line that `paymaster admin new-key FILE` printed")
+
+
+def _check_model(name: str) -> str:
+    if not name or not name.isprintable() or name != name.strip():
+        raise ValueError("not the name of a model: write it as the service's API names it")
+    return name
+
+
+def _check_candidates(candidates: tuple[str, ...]) -> tuple[str, ...]:
+    if not candidates:
+        raise ValueError('the route is empty; name at least one "service/model"')
+    for candidate in candidates:
+        split_candidate(candidate)
+        if candidates.count(candidate) > 1:
+            raise ValueError(f"{candidate!r} is in the route twice; a call tries each candidate once")
+    return candidates
+
+
+def check_http_url(url: str, *, allow_http: bool) -> str:
+    """The URL without a slash at its end. Messages do not repeat the URL: it may hold a secret in the wrong place."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("the URL has a space or a character outside printable ASCII; write it percent-encoded")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError('not a URL; write one like "https://api.openai.com/v1"') from None
+    if parts.scheme not in ("https", "http") or not host:
+        raise ValueError('not an http(s) URL; write one like "https://api.openai.com/v1"')
+    if "@" in parts.netloc:
+        raise ValueError("the URL holds credentials; remove them, and give the NAME of a key in `key`")
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
+        raise ValueError(
+            "http:// sends prompts and keys unencrypted and is accepted only for this machine (127.0.0.1, localhost); "
+            "write https://, or set allow_http = true if the network in between is yours"
+        )
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", origin):
+            raise ValueError(
+                f'{origin!r} is no origin; write scheme, host and port in lower case, like "https://temporal.example.com"'
+            )
+    return origins
+
+
+class SecretText(SecretStr):
+    """Text that prints as stars and cannot be pickled; the value only by `get_secret_value()`."""
+
+    def __getstate__(self) -> object:
+        raise TypeError("a secret cannot be stored; pass the configuration's file name instead")
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # immutable, and a deep copy would ask for the state
+
+
+def check_address(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65_536):
+        raise ValueError('not an address; write a host and a port, like "127.0.0.1:8000"')
+    return address
+
+
+def check_collector_url(url: str) -> str:
+    """http:// is what a collector in the same network takes; no key goes there."""
+    url = check_http_url(url, allow_http=True)
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.path.endswith(("/v1/traces", "/v1/metrics")):
+        raise ValueError('write what comes before /v1/traces, like "http://127.0.0.1:4318"')
+    return url
+
+
+def check_database_url(url: SecretText) -> SecretText:
+    """The URL with the driver that we use: hosting services hand out `postgres://` and `postgresql://`."""
+    scheme, separator, rest = url.get_secret_value().partition("://")
+    if scheme not in ("postgresql+asyncpg", "postgresql", "postgres") or not separator or not rest:
+        raise ValueError('not a PostgreSQL URL; write it like "postgresql+asyncpg://user:password@host:5432/paymaster"')
+    return SecretText(f"postgresql+asyncpg://{rest}")
+
+
+def check_azure_url(url: str) -> str:
+    url = check_http_url(url, allow_http=False)
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.path or parts.query or parts.fragment:
+        raise ValueError('write https:// and the host alone, like "https://example.vault.azure.net"')
+    return url
+
+
+def check_scope(scope: str) -> str:
+    if not re.fullmatch(r"https://[!-~]{1,200}", scope):
+        raise ValueError('not a scope; write it like "https://cognitiveservices.azure.com/.default"')
+    return scope
+
+
+def check_webhook_url(url: SecretText) -> SecretText:
+    return SecretText(check_http_url(url.get_secret_value(), allow_http=False))
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration_from_input),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+]
+"""Written as text with a unit ("500ms", "30s", "15m", "24h", "7d"): more than zero, at most 366d."""
+
+LedgerName = Annotated[str, AfterValidator(_check_ledger_name)]
+
+ServiceName = Annotated[str, AfterValidator(_check_name)]
+
+RouteName = Annotated[str, AfterValidator(_check_name)]
+
+ModelName = Annotated[str, AfterValidator(_check_model)]
+
+BudgetPath = Annotated[str, AfterValidator(check_budget_path)]
+
+KeyName = Annotated[str, AfterValidator(check_key_name)]
+
+AzureName = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,100}$")]
+
+AdminName = Annotated[str, AfterValidator(_check_admin_name)]
+
+PublicKey = Annotated[str, AfterValidator(_check_public_key)]
+
+Candidates = Annotated[tuple[str, ...], AfterValidator(_check_candidates)]
+
+AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
+
+Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
+
+Fraction = Annotated[float, BeforeValidator(not_a_boolean), Field(gt=0, le=1)]

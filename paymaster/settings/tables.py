@@ -1,0 +1,514 @@
+"""The tables of `paymaster.toml`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from paymaster.messages import Window
+from paymaster.observability.alert_forms import AlertForm
+from paymaster.providers.retries import JITTER
+from paymaster.settings.kinds import (
+    ENTRA_SCOPE,
+    AdminName,
+    Api,
+    AtLeastOne,
+    AzureName,
+    BudgetPath,
+    Candidates,
+    Duration,
+    Fraction,
+    KeyName,
+    LedgerName,
+    ModelName,
+    PublicKey,
+    RouteName,
+    SecretText,
+    ServiceName,
+    check_address,
+    check_azure_url,
+    check_collector_url,
+    check_database_url,
+    check_http_url,
+    check_origins,
+    check_scope,
+    check_webhook_url,
+    each_once,
+    format_duration,
+    is_loopback,
+    not_a_boolean,
+    sorted_once,
+)
+from paymaster.settings.problems import Location, did_you_mean, raise_at
+from paymaster.values.money import Price, UsdAsNanos
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class LedgerSettings(_Table):
+    """`[ledger]`: the books, and what happens to a call when the money is gone."""
+
+    name: LedgerName = "default"
+    """Which books: the budget workflow is `budget/<name>`. A namespace has one ledger: task queues are not named after
+    it, so workers of two would take each other's calls. Default "default"."""
+    on_exhausted: Literal["wait", "fail"] = "wait"
+    """When the money is gone: "wait" parks the call until a cap is raised or a window ends, "fail" denies it at once.
+    A request may choose. Default "wait"."""
+    wait_at_most: Duration = timedelta(hours=24)
+    """The longest time that a call is parked, then it is denied. Default "24h"."""
+    hold_expires_after: Duration = timedelta(minutes=15)
+    """A hold that nobody settled in this time is posted at its bound as unconfirmed. Must be longer than the worst case
+    of every service's retry policy. Default "15m"."""
+    max_parked: AtLeastOne = 2000
+    """The most calls parked at once; the next one is denied. Default 2000."""
+
+
+class AccountSettings(_Table):
+    """What any account may have: caps, thresholds and rate limits."""
+
+    cap_usd: dict[Window, UsdAsNanos] = Field(default_factory=dict[Window, int])
+    """The most money per window (minute, hour, day, month, total; calendar, UTC), US dollars as exact text; held as
+    nano-dollars. "0" blocks. Default {}: no cap, but those of the other accounts of the call count."""
+    alert_at: Annotated[tuple[Fraction, ...], AfterValidator(sorted_once)] = (0.5, 0.8, 0.95)
+    """Parts of each cap, above 0 and up to 1, that alert when posted money reaches them. [] alerts never.
+    Default [0.5, 0.8, 0.95]."""
+    requests_per_minute: AtLeastOne | None = None
+    """The most requests per minute. None, the default: no limit."""
+    tokens_per_minute: AtLeastOne | None = None
+    """The most tokens of input and output per minute. None, the default: no limit."""
+    max_concurrent: AtLeastOne | None = None
+    """The most calls at once. None, the default: no limit."""
+
+
+class RetryPolicySettings(_Table):
+    """`retry`: Temporal's retry policy for attempts that were certainly not billed."""
+
+    initial_interval: Duration = timedelta(seconds=1)
+    """The wait before the second attempt. Default "1s"."""
+    backoff_coefficient: Annotated[float, BeforeValidator(not_a_boolean), Field(ge=1, le=100)] = 2.0
+    """Each wait is the one before times this; and every wait is up to a fifth longer, by chance. Default 2.0."""
+    maximum_interval: Duration = timedelta(seconds=30)
+    """The longest wait of our own; a server's Retry-After may ask for `max_retry_after`. Default "30s"."""
+    maximum_attempts: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1, le=100)] = 5
+    """The most attempts under one hold, the first included; then the next candidate. 1: no retry. Default 5."""
+
+
+class BreakerSettings(_Table):
+    """`breaker`: stops calls to a service that keeps failing."""
+
+    failures: AtLeastOne = 5
+    """So many failures in a row open it. Default 5."""
+    cooldown: Duration = timedelta(seconds=30)
+    """How long it stays open before one call probes the service. Default "30s"."""
+
+
+class PriceSettings(_Table):
+    """`price`: US dollars per million tokens as exact text ("0.20"); held as nano-dollars per million tokens."""
+
+    input: UsdAsNanos
+    """Input that no other rate covers. No default."""
+    output: UsdAsNanos
+    """Output, reasoning included. No default."""
+    cached_input: UsdAsNanos | None = None
+    """Input read from the provider's cache. None, the default: billed like `input`."""
+    cache_write: UsdAsNanos | None = None
+    """Input written to the provider's cache. None, the default: billed like `input`."""
+
+
+class ModelSettings(_Table):
+    """`[services.NAME.models."MODEL"]`: adds to or overrides what is known of a model."""
+
+    max_output_tokens: AtLeastOne | None = None
+    """The most output tokens of a call, reasoning included. None, the default: 4,096, because without a cap on the
+    output no call has a bound."""
+    context_tokens: AtLeastOne | None = None
+    """The most tokens of input and output together. None, the default: not known here."""
+    image_tokens_max: AtLeastOne | None = None
+    """The most input tokens that one image can be. None, the default: requests with images are refused, because they
+    would have no bound."""
+    price: PriceSettings | None = None
+    """None, the default: what genai-prices knows; where that is nothing, calls to the model are refused."""
+
+    def price_of(self, source: str) -> Price | None:
+        """The price set here, with the source to store beside it. None: none is set here."""
+        if self.price is None:
+            return None
+        return Price(
+            input_nanos=self.price.input,
+            output_nanos=self.price.output,
+            cached_input_nanos=self.price.cached_input,
+            cache_write_nanos=self.price.cache_write,
+            source=source,
+        )
+
+
+class ServiceSettings(AccountSettings):
+    """`[services.NAME]`: something that can be called, with its limits."""
+
+    api: Api
+    """The wire format: "openai" (chat completions: OpenAI, Mistral, Groq, DeepSeek, OpenRouter, vLLM, Ollama, llama.cpp
+    and others), "openai-responses", "anthropic", "gemini" or "azure-openai". No default."""
+    allow_http: bool = False  # before base_url, whose check reads it
+    """Accept an http:// address that is not on this machine. Default false."""
+    base_url: str
+    """The address up to and without the format's own path (`/chat/completions`, `/responses`, `/messages`,
+    `/models/…`), https:// (http:// to this machine). No default."""
+    api_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,40}$")] | None = None
+    """Only "azure-openai": the version of the API with deployments in its URLs, such as "2024-10-21"; `base_url` is the
+    resource then. None, the default: `base_url` ends in `/openai/v1`."""
+    key: KeyName | None = None
+    """The NAME of a key (see `[keys]`), never the key. None, the default: a server that needs none."""
+    ca_bundle: Path | None = None
+    """A PEM file with authorities to trust besides the usual ones, for a server or a gateway whose certificate is of
+    your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
+    names."""
+    auth: Literal["key", "entra"] = "key"
+    """"entra", only for "azure-openai": tokens of Entra ID, for who `[azure]` says that we are, instead of a key.
+    Default "key"."""
+    entra_scope: Annotated[str, AfterValidator(check_scope)] | None = None
+    """Only for "entra": what the tokens are for. Other clouds have others, such as
+    "https://cognitiveservices.azure.us/.default"; so may newer endpoints ("https://ai.azure.com/.default"). None, the
+    default: "https://cognitiveservices.azure.com/.default"."""
+    timeout: Duration = timedelta(seconds=120)
+    """The longest time for one attempt. Default "120s"."""
+    stream: bool | None = None
+    """Have the answer sent in pieces, so that a stalled service is noticed early; the result is the same. None, the
+    default: where the service is known to say in a stream what it bills (without that the bound is charged)."""
+    idle_timeout: Duration = timedelta(seconds=60)
+    """The longest silence in a streamed answer, and before it. Longer for models that think without a sign of life.
+    Default "60s"; `timeout` if that is shorter."""
+    fall_back_when_filtered: bool = False
+    """True: a request that the service's filter or its model refuses goes to the next candidate. Default false: the
+    refusal is the answer."""
+    retry: RetryPolicySettings = RetryPolicySettings()
+    """When and how often an attempt that was not billed is repeated."""
+    breaker: BreakerSettings = BreakerSettings()
+    """When calls to this service stop for a while."""
+    errors_billed: bool = False
+    """True: the service may charge for answers 500 and 503 that have its own error body. Default false."""
+    max_unconfirmed: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=0, le=100)] = 1
+    """After so many repetitions of an attempt that may have been billed, the call turns to the next candidate.
+    Default 1."""
+    max_retry_after: Duration = timedelta(seconds=60)
+    """The longest Retry-After that is waited for; a longer one means the next candidate. Default "60s"."""
+    models: dict[ModelName, ModelSettings] = Field(default_factory=dict[str, ModelSettings])
+    """What is added to or overrides what is known of single models. Any model may be called. Default {}."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, url: str, info: ValidationInfo) -> str:
+        url = check_http_url(url, allow_http=info.data.get("allow_http", False))
+        if "?" in url or "#" in url:
+            raise ValueError('the URL has a "?" or "#" part; write it without, and give the NAME of a key in `key`')
+        return url
+
+    def is_on_this_machine(self) -> bool:
+        """Whether its address is a loopback one."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    @model_validator(mode="after")
+    def _key_or_token(self) -> Self:
+        if self.auth == "entra" and self.api != "azure-openai":
+            raise_at([(("auth",), 'only api = "azure-openai" takes tokens of Entra ID')])
+        if self.auth == "entra" and self.key is not None:
+            raise_at([(("key",), 'not used with auth = "entra"; take one of them out')])
+        if self.auth == "key" and self.entra_scope is not None:
+            raise_at([(("entra_scope",), 'only for auth = "entra"; set that, or take this out')])
+        return self
+
+    @property
+    def key_name(self) -> str | None:
+        """What the keys are asked for: the name of a key, or the scope of a token. None: it needs neither."""
+        return (self.entra_scope or ENTRA_SCOPE) if self.auth == "entra" else self.key
+
+    def worst_case(self) -> timedelta:
+        """The longest that one hold can be in use: every attempt times out, every wait is the longest with jitter."""
+        wait_max = max(self.retry.maximum_interval, self.max_retry_after)
+        return self.retry.maximum_attempts * self.timeout + (self.retry.maximum_attempts - 1) * wait_max * (1 + JITTER)
+
+
+class BudgetSettings(AccountSettings):
+    """`[budgets."acme/content"]`: caps and limits for everything at and below this path."""
+
+
+class KeysSettings(_Table):
+    """`[keys]`: where keys come from."""
+
+    source: Literal["env", "file", "azure-key-vault"] = "env"
+    """env: environment variables, PAYMASTER_KEY_OPENAI_API_KEY or else OPENAI_API_KEY for `openai-api-key`.
+    file: the file `openai-api-key` in `folder`. azure-key-vault: the secret `openai-api-key` in the vault at
+    `vault_url`. Default "env"."""
+    folder: Path | None = None
+    """Only for "file": a folder with one file for each key, readable by nobody but its owner. No default."""
+    vault_url: Annotated[str, AfterValidator(check_azure_url)] | None = None
+    """Only for "azure-key-vault": the vault, `https://NAME.vault.azure.net`. No default."""
+    verify_challenge_resource: bool = True
+    """Whether the vault must ask for tokens for its own domain. false, for vaults behind a name of your own and for
+    emulators: a wrong `vault_url` could then lead a token for a vault to somebody else. Default true."""
+    refresh_after: Duration = timedelta(minutes=10)
+    """A key is kept in memory for so long; a little earlier it is asked for again. Default "10m"."""
+    keep_in_outage: Duration = timedelta(hours=24)
+    """When the source cannot be asked, the key that is kept stays in use for so much longer. A key that the source
+    knows to be deleted or disabled is not used any more. Default "24h"."""
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> Self:
+        needs = {"file": ("folder", self.folder), "azure-key-vault": ("vault_url", self.vault_url)}
+        name, value = needs.get(self.source, ("", ""))
+        if value is None:
+            raise_at([((name,), f'missing; source = "{self.source}" needs it')])
+        return self
+
+
+class AzureSettings(_Table):
+    """`[azure]`: who Paymaster is at Azure, for Key Vault and for services with `auth = "entra"`."""
+
+    credential: Literal["default", "managed-identity", "workload-identity", "client-secret"] = "default"
+    """default: whatever azure-identity's DefaultAzureCredential finds (the variables AZURE_…, a workload's or a managed
+    identity, the Azure CLI's user). The others are one of these and no other. Default "default"."""
+    tenant_id: AzureName | None = None
+    """The directory, for "client-secret" and "workload-identity". None, the default: AZURE_TENANT_ID."""
+    client_id: AzureName | None = None
+    """The application, or the identity of your own. None, the default: AZURE_CLIENT_ID; for "managed-identity" the one
+    of the system."""
+    client_secret: SecretText | None = None
+    """Only for "client-secret", and kept secret; better in PAYMASTER__AZURE__CLIENT_SECRET than in the file. None, the
+    default: AZURE_CLIENT_SECRET."""
+    authority: Annotated[str, AfterValidator(check_azure_url)] | None = None
+    """Where to sign in, for sovereign and private clouds, such as `https://login.microsoftonline.us`. None, the
+    default: AZURE_AUTHORITY_HOST, else the public cloud."""
+    ca_bundle: Path | None = None
+    """A PEM file with the certificate authorities to trust for the vault and for signing in, instead of the usual ones.
+    None, the default: those that Python and SSL_CERT_FILE name."""
+
+    @model_validator(mode="after")
+    def _secret_is_used(self) -> Self:
+        if self.client_secret is not None and self.credential != "client-secret":
+            raise_at([(("client_secret",), 'only for credential = "client-secret"; set that, or take this out')])
+        return self
+
+
+class EncryptionSettings(_Table):
+    """`[encryption]`: hides what Temporal stores (prompts, answers, errors) from everybody who has no key."""
+
+    keys: Annotated[tuple[KeyName, ...], AfterValidator(each_once)] = ()
+    """NAMES of keys (see `[keys]`), each 32 random bytes in base64 (`openssl rand -base64 32`). The first one encrypts,
+    all of them decrypt. Every worker, agent and command needs the same list. Default []: nothing is encrypted."""
+
+
+class AdminSettings(_Table):
+    """`[admin]`: who may change caps. See docs/security.md for what this protects, and what it does not."""
+
+    require_signature: bool = False
+    """Whether the ledger follows only signed commands to raise and set caps, to pause and resume services, and to take
+    a configuration with other caps, budgets or `[admin]`. Default false."""
+    keys: dict[AdminName, PublicKey] = Field(default_factory=dict[str, str], validate_default=True)
+    """Public keys by the name of their owner, which is kept with each change. `paymaster admin new-key FILE` makes a
+    key and prints the line for here. Default {}."""
+
+    @field_validator("keys")
+    @classmethod
+    def _somebody_can_sign(cls, keys: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.data.get("require_signature") and not keys:
+            raise ValueError(
+                "require_signature = true, and nobody could sign; `paymaster admin new-key FILE` makes a key and "
+                "prints the line to write here"
+            )
+        return keys
+
+
+class CodecSettings(_Table):
+    """`[codec]`: the codec server, by which operators with a token read encrypted payloads in the Temporal UI."""
+
+    token: KeyName | None = None
+    """The NAME of a key (see `[keys]`): who sends its value may decrypt. `paymaster codec` needs it. No default."""
+    origins: Annotated[tuple[str, ...], AfterValidator(check_origins)] = (
+        "http://localhost:8233",
+        "http://127.0.0.1:8233",
+    )
+    """The pages that may ask from a browser: where the Temporal UI is, without a path. Default: that of
+    `paymaster dev`, ["http://localhost:8233", "http://127.0.0.1:8233"]."""
+    allow_http: bool = False  # before host, whose check reads it
+    """Listen on other addresses than this machine's. It speaks HTTP only, so put a proxy with TLS in front.
+    Default false."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Default "127.0.0.1"."""
+    port: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=0, le=65_535)] = 8234
+    """The port to listen on; 0 is a free one. Default 8234."""
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, host: str, info: ValidationInfo) -> str:
+        if not info.data.get("allow_http", False) and not is_loopback(host):
+            raise ValueError(
+                "tokens and prompts would leave this machine unencrypted; keep 127.0.0.1, or set allow_http = true if "
+                "a proxy with TLS is in front"
+            )
+        return host
+
+
+class AlertsSettings(_Table):
+    """`[alerts]`: where alerts go."""
+
+    webhook_url: Annotated[SecretText, AfterValidator(check_webhook_url)] | None = None
+    """A URL that takes JSON by POST; kept secret. None, the default: alerts are only logged and stored."""
+    webhook_format: AlertForm = "json"
+    """What the webhook takes: "slack" (an incoming webhook), "teams" (the address of a Teams workflow "When a Teams
+    webhook request is received", which shows an adaptive card), or "json": every field of the alert, for programs.
+    Default "json"."""
+
+
+class DatabaseSettings(_Table):
+    """`[database]`: the PostgreSQL that keeps usage."""
+
+    url: Annotated[SecretText, AfterValidator(check_database_url)] | None = None
+    """`postgresql+asyncpg://user:password@host:5432/name`; kept secret. `postgresql://` is taken for the same.
+    None, the default: none configured; commands that need it say so, `paymaster dev` brings its own."""
+
+
+class WorkerSettings(_Table):
+    """`[worker]`: the worker process."""
+
+    health_address: Annotated[str, AfterValidator(check_address)] | None = None
+    """Host and port, such as "127.0.0.1:8000", of an HTTP server with /live, /ready and /metrics (Prometheus). It
+    has no password: let only the orchestrator and Prometheus reach it. None, the default: no such server."""
+    grace_period: Duration | None = None
+    """How long running calls may still take after SIGTERM. After that what was sent is charged at its bound as
+    unconfirmed and what was not is left to other workers. The orchestrator must wait 15 s longer before it kills. None,
+    the default: the longest `timeout` of a service and 10 s."""
+    deployment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")] | None = None
+    """The Temporal worker deployment that this worker belongs to, with `build_id`; the server sends it nothing until
+    its version is made current (`temporal worker deployment set-current-version`). None, the default: not versioned."""
+    build_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,200}$")] | None = None
+    """The version within `deployment`, such as a commit or an image's tag. None, the default: not versioned."""
+
+    @model_validator(mode="after")
+    def _versioned_or_not(self) -> Self:
+        if (self.deployment is None) != (self.build_id is None):
+            raise ValueError("deployment and build_id belong together; set both, or neither")
+        return self
+
+
+class LogSettings(_Table):
+    """`[logs]`: what the worker says on standard error."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """"json": an object a line, "console": for people. Default "auto": "console" on a terminal, else "json"."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less important is left out; of libraries, whose debug lines hold prompts and answers,
+    all below "info". Default "info"."""
+
+
+class TelemetrySettings(_Table):
+    """`[telemetry]`: traces and metrics by OpenTelemetry, over OTLP (HTTP, protobuf). The standard variables work
+    too: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, …"""
+
+    otlp_endpoint: Annotated[str, AfterValidator(check_collector_url)] | None = None
+    """The collector's address, to which /v1/traces and /v1/metrics are added, such as "http://127.0.0.1:4318". None,
+    the default: what the standard variables say, and nothing is sent when they are not set either."""
+    metrics_every: Duration = timedelta(seconds=15)
+    """How often metrics are sent, and the ledger is asked how it stands. Default "15s"."""
+    record_content: bool = False
+    """Put prompts and answers into traces, in plain text. Default false: only names, sizes and costs."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration. `load_settings` reads it; the constructor reads no file and no environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    ledger: LedgerSettings = LedgerSettings()
+    services: dict[ServiceName, ServiceSettings] = Field(default_factory=dict[str, ServiceSettings])
+    """By name."""
+    routes: dict[RouteName, Candidates] = Field(default_factory=dict[str, tuple[str, ...]])
+    """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
+    budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
+    """By path. A call charges the budget that it names and every ancestor."""
+    keys: KeysSettings = KeysSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
+    codec: CodecSettings = CodecSettings()
+    azure: AzureSettings = AzureSettings()
+    admin: AdminSettings = AdminSettings()
+    alerts: AlertsSettings = AlertsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    worker: WorkerSettings = WorkerSettings()
+    logs: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @classmethod
+    def _settings_log_debug(cls, states: dict[str, dict[str, Any]]) -> None:
+        """Nothing: pydantic-settings would log what was read, secrets included, when PYDANTIC_SETTINGS_DEBUG is set."""
+
+    @field_validator("services")
+    @classmethod
+    def _holds_outlive_retries(
+        cls, services: dict[str, ServiceSettings], info: ValidationInfo
+    ) -> dict[str, ServiceSettings]:
+        ledger: LedgerSettings | None = info.data.get("ledger")
+        if ledger is None:
+            return services  # it has its own problem, which is reported
+        raise_at(
+            (
+                (name,),
+                f"its retry policy can take {format_duration(service.worst_case())} (retry.maximum_attempts x timeout, "
+                f"and the longest wait, jitter included, in between), and ledger.hold_expires_after is "
+                f"{format_duration(ledger.hold_expires_after)}: make that longer, or the retry policy shorter",
+            )
+            for name, service in services.items()
+            if ledger.hold_expires_after <= service.worst_case()
+        )
+        return services
+
+    @field_validator("routes")
+    @classmethod
+    def _routes_lead_somewhere(
+        cls, routes: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        if "services" in info.data:
+            raise_at(unknown_services(routes, info.data["services"]))
+        return routes
+
+
+def unknown_services(routes: Mapping[str, object], services: Iterable[str]) -> Iterator[tuple[Location, str]]:
+    """The candidates whose service is not there. Passes over what is no candidate: that is reported elsewhere."""
+    known = set(services)
+    for route, candidates in routes.items():
+        for number, candidate in enumerate(
+            cast(Iterable[object], candidates) if isinstance(candidates, list | tuple) else ()
+        ):
+            service, slash, _ = candidate.partition("/") if isinstance(candidate, str) else ("", "", "")
+            if slash and service not in known:
+                fix = did_you_mean(service, known) or f"add a table [services.{service}]"
+                yield (route, number), f"there is no service {service!r}; {fix}"

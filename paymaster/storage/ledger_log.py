@@ -1,0 +1,84 @@
+"""Who changed caps and configurations of a ledger, read from the database."""
+
+import itertools
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.admission.configuration import Difference, account_differences
+from paymaster.messages import AccountConfig
+from paymaster.values.money import format_usd, usd_to_nanos
+
+_CAP_CHANGES = text(
+    """
+    SELECT * FROM cap_changes WHERE ledger = :ledger AND (CAST(:account AS text) IS NULL OR account = :account)
+    ORDER BY id DESC LIMIT :limit
+    """
+)
+_CONFIGURATIONS = text(
+    """
+    SELECT id, at, who, changes FROM configurations WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit
+    """
+)
+# One more than is shown: the oldest is what the next one is compared with.
+_ACCOUNT_IN_CONFIGURATIONS = text(
+    """
+    SELECT id, at, who, config -> :kind -> :name AS account FROM configurations
+    WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit + 1
+    """
+)
+
+
+class LoggedChange(NamedTuple):
+    """One line of the log."""
+
+    at: datetime
+    who: str
+    what: str
+    reason: str
+
+
+async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, limit: int) -> list[LoggedChange]:
+    """The latest changes of caps and of the configuration, oldest first; of one account, or of all (None)."""
+    values = {"ledger": ledger, "account": account, "limit": limit}
+    async with engine.connect() as connection:
+        caps = (await connection.execute(_CAP_CHANGES, values)).mappings().all()
+        found = [LoggedChange(row["at"], row["who"], _cap(row), row["reason"]) for row in caps if not row["by_file"]]
+        if account is None:
+            rows = (await connection.execute(_CONFIGURATIONS, values)).mappings().all()
+            found += [LoggedChange(row["at"], row["who"], row["changes"] or _FIRST, "configuration") for row in rows]
+        else:
+            kind, _, name = account.partition(":")
+            values = {"ledger": ledger, "kind": f"{kind}s", "name": name, "limit": limit}
+            rows = (await connection.execute(_ACCOUNT_IN_CONFIGURATIONS, values)).mappings().all()
+            found += _of_account(account, [dict(row) for row in reversed(rows)])
+    return sorted(found)[-limit:]
+
+
+_FIRST = "the configuration that is stored first"
+
+
+def _cap(row: RowMapping) -> str:
+    lapses = ", until the window ends" if row["until_window_end"] else ""
+    account = row["account"].removeprefix("budget:")
+    return f"{account} {row['window']} {_usd(row['from_usd'])} → {_usd(row['to_usd'])}{lapses}"
+
+
+def _usd(amount: Any) -> str:
+    return "no cap" if amount is None else format_usd(usd_to_nanos(str(amount)))
+
+
+def _of_account(account: str, rows: list[dict[str, Any]]) -> Iterator[LoggedChange]:
+    for before, after in itertools.pairwise(rows):
+        differences: tuple[Difference, ...] = account_differences(
+            account, _account(before["account"]), _account(after["account"])
+        )
+        for difference in differences:
+            yield LoggedChange(after["at"], after["who"], difference.text, "configuration")
+
+
+def _account(stored: dict[str, Any] | None) -> AccountConfig | None:
+    return None if stored is None else AccountConfig.model_validate(stored)

@@ -1,0 +1,262 @@
+"""What the ledger keeps in the database besides entries (alerts, cap changes), and what it reads back at its start."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend, Window
+from paymaster.storage.usage_rows import storable
+from paymaster.values.money import nanos_to_usd
+
+SUPERSEDED_MAX = 50
+"""Earlier configurations whose digests a new ledger is told."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEVER_MS = 253_402_300_799_000
+"""The end of the year 9999."""
+
+# Grouped by budget and service first: there are few of them, and many entries.
+_SPENT = text(
+    """
+    WITH spent AS (
+        SELECT budget, service,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :minute), 0) AS minute,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :hour), 0) AS hour,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :day), 0) AS day,
+               coalesce(sum(cost_usd) FILTER (WHERE at >= :month), 0) AS month,
+               sum(cost_usd) AS total,
+               count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
+               coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
+        FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
+        WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
+        GROUP BY budget, service
+    ), charged AS (
+        SELECT 'service:' || service AS account, minute, hour, day, month, total, unconfirmed, unconfirmed_usd
+        FROM spent
+        UNION ALL
+        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), minute, hour, day, month, total,
+               unconfirmed, unconfirmed_usd
+        FROM spent, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
+    )
+    SELECT account, sum(minute) AS minute, sum(hour) AS hour, sum(day) AS day, sum(month) AS month, sum(total) AS total,
+           sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
+    FROM charged WHERE account = ANY(:accounts) GROUP BY account
+    """
+).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
+# In the order of storing, which is that of the desk's outbox; the desk's time may be put back. What came before the
+# file's value was in force again is over, and so is what came before a cap was set beside the same value of the file.
+_CAP_CHANGES = text(
+    """
+    SELECT * FROM (
+        SELECT *,
+               max(id) FILTER (WHERE by_file OR to_usd IS NULL) OVER (PARTITION BY account, "window") AS reset_id,
+               max(id) FILTER (WHERE by_usd IS NULL AND NOT by_file AND to_usd IS NOT NULL)
+                   OVER (PARTITION BY account, "window", file_usd) AS set_id
+        FROM cap_changes WHERE ledger = :ledger AND epoch <> :epoch
+    ) AS changes WHERE id >= coalesce(greatest(reset_id, set_id), 0) ORDER BY id
+    """
+)
+_LAST_CONFIG = text(
+    "SELECT config FROM configurations WHERE ledger = :ledger AND epoch <> :epoch ORDER BY id DESC LIMIT 1"
+)
+_EARLIER_DIGESTS = text(
+    """
+    SELECT digest FROM configurations WHERE ledger = :ledger AND epoch <> :epoch
+    GROUP BY digest ORDER BY max(id) DESC LIMIT :most
+    """
+)
+# Each next name by an index: to look at every row would take minutes.
+_OTHER_LEDGERS = text(
+    """
+    WITH RECURSIVE names AS (
+        SELECT min(ledger) AS ledger FROM api_usage
+        UNION ALL
+        SELECT (SELECT min(ledger) FROM api_usage WHERE ledger > names.ledger) FROM names WHERE names.ledger IS NOT NULL
+    )
+    SELECT ledger FROM names WHERE ledger IS NOT NULL LIMIT 100
+    """
+)
+_IS_STORED = text(
+    """
+    SELECT EXISTS (SELECT FROM api_usage WHERE ledger = :ledger)
+        OR EXISTS (SELECT FROM configurations WHERE ledger = :ledger)
+        OR EXISTS (SELECT FROM cap_changes WHERE ledger = :ledger)
+    """
+)
+_LATEST = text("SELECT max(granted_at) FROM api_usage WHERE ledger = :ledger")
+_INSERT_ALERT = text(
+    """
+    INSERT INTO alerts (ledger, epoch, sequence, at, what, account, "window", text)
+    VALUES (:ledger, :epoch, :sequence, :at, :what, :account, :window, :text) ON CONFLICT DO NOTHING
+    """
+)
+_INSERT_CAP_CHANGE = text(
+    """
+    INSERT INTO cap_changes (ledger, epoch, sequence, at, account, "window", from_usd, to_usd, by_usd, file_usd,
+                             until_window_end, who, reason, by_file)
+    VALUES (:ledger, :epoch, :sequence, :at, :account, :window, :from_usd, :to_usd, :by_usd, :file_usd,
+            :until_window_end, :who, :reason, :by_file) ON CONFLICT DO NOTHING
+    """
+)
+_INSERT_CONFIGURATION = text(
+    """
+    INSERT INTO configurations (ledger, epoch, sequence, at, digest, who, changes, config)
+    VALUES (:ledger, :epoch, :sequence, :at, :digest, :who, :changes, CAST(:config AS json)) ON CONFLICT DO NOTHING
+    """
+)
+
+
+async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
+    """What the accounts have spent in each window, exactly, without the holds that the desk counts itself."""
+    windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+    starts: dict[str, datetime] = {w: _time(wanted.window_starts_ms[w]) for w in windows if w != "total"}
+    # Granted while the server's clock was ahead: it counts as granted when the clock came back.
+    latest_ms = _NEVER_MS if wanted.latest_ms is None else wanted.latest_ms
+    ahead_ms = latest_ms if wanted.returned_at_ms is None else wanted.returned_at_ms
+    starts |= {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
+    values = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
+    async with engine.connect() as connection:
+        spent = (await connection.execute(_SPENT, values | starts)).mappings().all()
+        found = LoadedSpend(
+            number=wanted.number,
+            posted_nanos={
+                row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
+            },
+            unconfirmed={
+                row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
+                for row in spent
+                if row["unconfirmed"]
+            },
+        )
+        if wanted.with_cap_changes:
+            found = found.model_copy(update=await _configured(connection, wanted))
+    return found
+
+
+async def latest_granted_ms(engine: AsyncEngine, ledger: str) -> int:
+    """When the newest stored entry of the ledger was granted; 0 without any."""
+    async with engine.connect() as connection:
+        latest = await connection.scalar(_LATEST, {"ledger": ledger})
+    return 0 if latest is None else (latest - _EPOCH) // timedelta(milliseconds=1)
+
+
+async def _configured(connection: AsyncConnection, wanted: LoadSpend) -> dict[str, object]:
+    """What earlier epochs were configured with, and what their admins changed."""
+    values = {"ledger": wanted.ledger, "epoch": wanted.epoch}
+    changes = await _cap_changes(connection, wanted)
+    stored = (await connection.execute(_LAST_CONFIG, values)).scalar_one_or_none() if wanted.epoch else None
+    if stored is None:
+        return {"cap_changes": changes, "other_ledgers": await _other_ledgers(connection, wanted.ledger)}
+    digests = (await connection.execute(_EARLIER_DIGESTS, values | {"most": SUPERSEDED_MAX + 1})).scalars().all()
+    config = DeskConfig.model_validate(stored)
+    earlier = tuple(digest for digest in reversed(digests) if digest != config.digest)
+    return {"cap_changes": changes, "config": config, "superseded": earlier}
+
+
+async def other_ledgers(engine: AsyncEngine, ledger: str) -> tuple[str, ...]:
+    """Of which ledgers something is stored, where nothing is of this one; else none."""
+    async with engine.connect() as connection:
+        return await _other_ledgers(connection, ledger)
+
+
+async def _other_ledgers(connection: AsyncConnection, ledger: str) -> tuple[str, ...]:
+    if await connection.scalar(_IS_STORED, {"ledger": ledger}):
+        return ()
+    return tuple((await connection.execute(_OTHER_LEDGERS)).scalars().all())
+
+
+async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[CapChange, ...]:
+    values = {"ledger": wanted.ledger, "epoch": wanted.epoch}
+    rows = (await connection.execute(_CAP_CHANGES, values)).mappings().all()
+    return tuple(
+        CapChange(
+            sequence=row["sequence"],
+            at_ms=(row["at"] - _EPOCH) // timedelta(milliseconds=1),
+            account=row["account"],
+            window=row["window"],
+            from_nanos=_nanos_or_none(row["from_usd"]),
+            to_nanos=_nanos_or_none(row["to_usd"]),
+            by_nanos=_nanos_or_none(row["by_usd"]),
+            file_nanos=_nanos_or_none(row["file_usd"]),
+            until_window_end=row["until_window_end"],
+            who="",  # the ledger needs neither, and they are long
+            reason="",
+            by_file=row["by_file"],
+        )
+        for row in rows
+    )
+
+
+async def insert_alerts(engine: AsyncEngine, ledger: str, epoch: str, alerts: Sequence[Alert]) -> None:
+    """One row for each alert; one that is there already stays as it is."""
+    rows = [
+        _common(ledger, epoch, alert)
+        | {"what": alert.what, "account": alert.account, "window": alert.window, "text": storable(alert.text)}
+        for alert in alerts
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(_INSERT_ALERT, rows)
+
+
+async def insert_cap_changes(engine: AsyncEngine, ledger: str, epoch: str, changes: Sequence[CapChange]) -> None:
+    """One row for each change; one that is there already stays as it is."""
+    rows = [
+        _common(ledger, epoch, change)
+        | {
+            "account": change.account,
+            "window": change.window,
+            "from_usd": _usd_or_none(change.from_nanos),
+            "to_usd": _usd_or_none(change.to_nanos),
+            "by_usd": _usd_or_none(change.by_nanos),
+            "file_usd": _usd_or_none(change.file_nanos),
+            "until_window_end": change.until_window_end,
+            "who": storable(change.who),
+            "reason": storable(change.reason),
+            "by_file": change.by_file,
+        }
+        for change in changes
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(_INSERT_CAP_CHANGE, rows)
+
+
+async def insert_configurations(
+    engine: AsyncEngine, ledger: str, epoch: str, changes: Sequence[ConfigChange], config: DeskConfig
+) -> None:
+    """One row for each change, with the configuration that is in force now; one that is there already stays."""
+    text_of_config = config.model_dump_json()
+    rows = [
+        _common(ledger, epoch, change)
+        | {
+            "digest": storable(change.digest),
+            "who": storable(change.who),
+            "changes": storable(change.text),
+            "config": text_of_config,
+        }
+        for change in changes
+    ]
+    async with engine.begin() as connection:
+        await connection.execute(_INSERT_CONFIGURATION, rows)
+
+
+def _common(ledger: str, epoch: str, notice: Alert | CapChange | ConfigChange) -> dict[str, object]:
+    return {"ledger": ledger, "epoch": epoch, "sequence": notice.sequence, "at": _time(notice.at_ms)}
+
+
+def _time(at_ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=at_ms)
+
+
+def _nanos(usd: Decimal) -> int:
+    return int(usd.scaleb(9))
+
+
+def _nanos_or_none(usd: Decimal | None) -> int | None:
+    return None if usd is None else _nanos(usd)
+
+
+def _usd_or_none(nanos: int | None) -> Decimal | None:
+    return None if nanos is None else nanos_to_usd(nanos)

@@ -1,0 +1,110 @@
+"""The schema: its revision, migrations, and the check that a program fits the database."""
+
+from pathlib import Path
+
+from sqlalchemy import (
+    Connection,
+    Text,
+    column,
+    func,
+    select,
+    table,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from paymaster.storage.engine import create_engine
+
+SCHEMA_REVISION = "0004"
+"""The schema that this version reads and writes: the newest migration."""
+
+OLDER_SCHEMA_REVISION = "0003"
+"""0.1.0's, which starts on no other. All later migrations only added to it what has defaults."""
+
+SCHEMA_TABLE = "paymaster_schema"
+"""Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""
+
+_MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+
+_MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
+
+_MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
+
+
+class SchemaOutdated(RuntimeError):
+    """The database's schema is missing, older or newer than this version's. The message says what to do."""
+
+
+class MigrationsMissing(RuntimeError):
+    """Paymaster runs from a wheel, which has no migrations."""
+
+
+async def migrate(url: str) -> None:
+    """Brings the schema to `SCHEMA_REVISION`, from nothing or from any older one. Harmless when it is there already.
+
+    Raises MigrationsMissing in an installed wheel, SchemaOutdated when the schema is newer, and the driver's errors.
+    """
+    if not (_MIGRATIONS / "env.py").is_file():
+        raise MigrationsMissing(f"migrations run from Paymaster's checkout or image; there is no {_MIGRATIONS}")
+    # Imported here because workers never migrate.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+
+    def upgrade(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
+    try:
+        async with engine.begin() as connection:
+            # Whoever migrates at the same time waits here, and then finds nothing left to do.
+            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            _refuse_newer(await _revision(connection))
+            await connection.run_sync(upgrade)
+    finally:
+        await engine.dispose()
+
+
+async def name_older_schema(url: str) -> None:
+    """Has the schema called `OLDER_SCHEMA_REVISION`, so that workers of 0.1.0 start on it; nothing is taken out.
+
+    Raises SchemaOutdated when it is another one than `SCHEMA_REVISION`, and the driver's errors.
+    """
+    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
+    try:
+        await check_schema(engine)
+        async with engine.begin() as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            schema = table(SCHEMA_TABLE, column("version_num", Text))
+            await connection.execute(schema.update().values(version_num=OLDER_SCHEMA_REVISION))
+    finally:
+        await engine.dispose()
+
+
+async def check_schema(engine: AsyncEngine) -> None:
+    """Raises SchemaOutdated unless the database has exactly the schema that this version reads and writes."""
+    async with engine.connect() as connection:
+        found = await _revision(connection)
+    _refuse_newer(found)
+    if found is None:
+        raise SchemaOutdated("the database has no Paymaster tables yet: run `paymaster migrate`")
+    if found < SCHEMA_REVISION:
+        raise SchemaOutdated(
+            f"the database has schema {found}, this Paymaster needs {SCHEMA_REVISION}: run `paymaster migrate`"
+        )
+
+
+async def _revision(connection: AsyncConnection) -> str | None:
+    if await connection.scalar(select(func.to_regclass(SCHEMA_TABLE))) is None:
+        return None
+    return await connection.scalar(select(column("version_num", Text)).select_from(table(SCHEMA_TABLE)))
+
+
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found > SCHEMA_REVISION:
+        raise SchemaOutdated(
+            f"the database has schema {found}, newer than {SCHEMA_REVISION} of this Paymaster: update this Paymaster "
+            "(`paymaster migrate` only goes forward)"
+        )

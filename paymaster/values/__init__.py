@@ -1,0 +1,1 @@
+"""What everything else is made of: money, names, bounds, text. Imports nothing else of Paymaster."""
