@@ -26,7 +26,7 @@ from paymaster.cli.output import CommandError, print_json, print_line, print_tab
 from paymaster.cli.worker import worker
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus
-from paymaster.security.signatures import SigningKey
+from paymaster.security.signing_key import SigningKey
 from paymaster.settings import load_settings
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import SCHEMA_REVISION

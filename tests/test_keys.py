@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rich.pretty import pretty_repr
 
-from paymaster.keys.api_key import ApiKey, EnvironmentKeys, KeySource, KeyUnavailable, check_key_name
+from paymaster.keys.api_key import ApiKey, EnvironmentKeys, KeySource, KeyUnavailable
+from paymaster.values.key_name import check_key_name
 
 SECRET = "sk-proj-SENTINEL0123456789abcdef"
 OWN, USUAL = "PAYMASTER_KEY_OPENAI_API_KEY", "OPENAI_API_KEY"

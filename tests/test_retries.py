@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paymaster.messages import RetrySettings
-from paymaster.providers.retries import JITTER, retry_delay
+from paymaster.providers.retries import retry_delay
 from paymaster.settings import RetryPolicySettings, ServiceSettings
+from paymaster.values.retries import JITTER
 
 POLICY = RetrySettings(initial_interval_ms=500, backoff_coefficient=3.0, maximum_interval_ms=10_000)
 

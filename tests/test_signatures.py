@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from paymaster.admission.signatures import is_genuine
 from paymaster.messages import AccountConfig, Configure, DeskConfig, RaiseCap, SetCap
-from paymaster.security.signatures import KeyFileUnusable, SigningKey, is_genuine
+from paymaster.security.signing_key import KeyFileUnusable, SigningKey
 from paymaster.settings import ConfigurationError, Settings, load_settings
 from paymaster.values.packed import pack, unpack
 

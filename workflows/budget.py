@@ -20,9 +20,9 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
+from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.admission.timers import NEVER_MS
 from paymaster.messages import (

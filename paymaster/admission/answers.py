@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from paymaster.admission.admin import SignatureRefused
+from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.messages import AdminMessage, Configure
 
 ANSWERS_MAX = 500

@@ -6,7 +6,6 @@ cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaste
 
 from typing import Literal, NamedTuple
 
-from paymaster.admission.admin import changes_money, check_signature, utc
 from paymaster.admission.answers import CommandAnswers
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
@@ -28,6 +27,8 @@ from paymaster.admission.pressure import (
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
+from paymaster.admission.signatures import SignedT
+from paymaster.admission.signed_commands import changes_money, check_signature, utc
 from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load, no_collection
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.messages import (
@@ -79,7 +80,6 @@ from paymaster.messages import (
     Void,
     Window,
 )
-from paymaster.security.signatures import SignedT
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.cut import cut
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos

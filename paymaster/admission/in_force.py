@@ -7,11 +7,11 @@ and told nobody.
 from collections.abc import Sequence
 
 from paymaster.admission.account_rows import account_configs
-from paymaster.admission.admin import changes_money
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
 from paymaster.admission.ledger import Account, Balance, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
 

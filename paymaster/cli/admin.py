@@ -23,7 +23,7 @@ def new_key(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for `--sign-with`, and print the line for the configuration."""
-    from paymaster.security.signatures import KeyFileUnusable, SigningKey
+    from paymaster.security.signing_key import KeyFileUnusable, SigningKey
 
     try:
         key = SigningKey.create(file)

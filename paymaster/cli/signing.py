@@ -11,8 +11,8 @@ from paymaster.cli.output import CommandError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from paymaster.admission.signatures import SignedT
     from paymaster.client import Ledger
-    from paymaster.security.signatures import SignedT
     from paymaster.settings import Settings
 
 AnswerT = TypeVar("AnswerT")
@@ -57,7 +57,7 @@ def _signed(
 
     The configuration says whose it is. Where that is another one than the ledger has, the ledger refuses.
     """
-    from paymaster.security.signatures import KeyFileUnusable, SigningKey
+    from paymaster.security.signing_key import KeyFileUnusable, SigningKey
 
     if file is None:
         return command

@@ -5,7 +5,8 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paymaster.keys.api_key import ApiKey, KeyUnavailable, check_key_name, why_unusable, without_margin
+from paymaster.keys.api_key import ApiKey, KeyUnavailable, why_unusable, without_margin
+from paymaster.values.key_name import check_key_name
 
 KEY_FILE_BYTES_MAX = 32_768
 """A longer file is no key; the rest is not read."""

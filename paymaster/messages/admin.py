@@ -13,7 +13,7 @@ from paymaster.messages.config import CarriedConfig
 
 
 class Signature(BaseModel):
-    """Who gives a command. What is signed, and how, says paymaster/security/signatures.py."""
+    """Who gives a command. What is signed, and how, says paymaster/admission/signatures.py."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Literal
 
 from pydantic import JsonValue
 
 from paymaster.messages import Alert, Alerts
+from paymaster.values.choices import AlertForm
 
-AlertForm = Literal["json", "slack", "teams"]
 _SLACK_CHARACTERS_MAX = 2_900
 """Slack refuses a text block above 3,000 characters (Block Kit reference, "section")."""
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
 
 from opentelemetry import metrics, trace
@@ -36,10 +36,12 @@ from temporalio.contrib.opentelemetry import (
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import LoggingConfig, MetricBuffer, Runtime, TelemetryConfig
 
-from paymaster.client import Ledger
 from paymaster.observability.measurements import LatestStatus, Measurements, observe_ledger
 from paymaster.redaction import redact_value, remember
 from paymaster.settings import ConfigurationError, Settings
+
+if TYPE_CHECKING:
+    from paymaster.client import Ledger
 
 AnswerT = TypeVar("AnswerT")
 EXPORT_TIMEOUT_S = 5.0
@@ -78,7 +80,7 @@ class Telemetry:
         return generate_latest(self._registry)
 
     @contextmanager
-    def watching(self, ledger: Ledger) -> Generator[None]:
+    def watching(self, ledger: "Ledger") -> Generator[None]:
         """Asks the ledger again and again how it stands while the block runs, if anything is measured."""
         task = asyncio.create_task(self._watch(ledger)) if self.plugins else None
         try:
@@ -87,7 +89,7 @@ class Telemetry:
             if task is not None:
                 task.cancel()
 
-    async def _watch(self, ledger: Ledger) -> None:
+    async def _watch(self, ledger: "Ledger") -> None:
         while True:
             self._ledger.status = await _answer_or_none(ledger.status())
             self._ledger.in_backlog = await _answer_or_none(ledger.in_backlog())

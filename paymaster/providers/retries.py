@@ -3,10 +3,7 @@
 from datetime import timedelta
 
 from paymaster.messages import RetrySettings
-
-JITTER = 0.2
-"""Calls that failed together come back spread over so much of their wait. Temporal's own retries would all come at the
-same moment."""
+from paymaster.values.retries import JITTER
 
 
 def retry_delay(retry: RetrySettings, attempt: int, asked_ms: int | None, chance: float) -> timedelta:

@@ -15,8 +15,8 @@ from pydantic import (
     SecretStr,
 )
 
-from paymaster.keys.api_key import check_key_name
 from paymaster.values.budget_path import check_budget_path
+from paymaster.values.key_name import check_key_name
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 

@@ -23,8 +23,6 @@ from pydantic_settings import (
 )
 
 from paymaster.messages import Window
-from paymaster.observability.alert_forms import AlertForm
-from paymaster.providers.retries import JITTER
 from paymaster.settings.kinds import (
     ENTRA_SCOPE,
     AdminName,
@@ -57,7 +55,9 @@ from paymaster.settings.kinds import (
     sorted_once,
 )
 from paymaster.settings.problems import Location, did_you_mean, raise_at
+from paymaster.values.choices import AlertForm
 from paymaster.values.money import Price, UsdAsNanos
+from paymaster.values.retries import JITTER
 
 
 class _Table(BaseModel):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from desk_kit import NOON, USD, Site, capped, config
 
-from paymaster.admission.admin import SignatureRefused
 from paymaster.admission.answers import ANSWERS_BYTES_MAX, ANSWERS_MAX, REFUSAL_BYTES_MAX, digest_of
 from paymaster.admission.desk import Desk
+from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.messages import AdminConfig, CapState, Configure, RaiseCap
-from paymaster.security import signatures
-from paymaster.security.signatures import SigningKey
+from paymaster.security import signing_key
+from paymaster.security.signing_key import SigningKey
 
 RAISE = RaiseCap(account="budget:acme", window="day", by="5", reason="launch", who="ada")
 
@@ -64,7 +64,7 @@ def test_what_was_refused_is_refused_with_the_same_words() -> None:
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SigningKey:
     """Ada's, who signs at noon by the desk's clock."""
-    monkeypatch.setattr(signatures.time, "time", lambda: NOON / 1000)
+    monkeypatch.setattr(signing_key.time, "time", lambda: NOON / 1000)
     return SigningKey.create(tmp_path / "key")
 
 

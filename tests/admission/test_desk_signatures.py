@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from desk_kit import DAY, HOUR, MINUTE, SECOND, USD, Site, capped, config, service
 
-from paymaster.admission.admin import REMEMBER_USED, SignatureRefused
 from paymaster.admission.desk import Desk
+from paymaster.admission.signatures import SIGNATURE_LIVES_MAX_MS, SIGNATURE_LIVES_MS
+from paymaster.admission.signed_commands import REMEMBER_USED, SignatureRefused
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AcceptLower,
@@ -24,8 +25,8 @@ from paymaster.messages import (
     SetCap,
     TakeClock,
 )
-from paymaster.security import signatures
-from paymaster.security.signatures import SIGNATURE_LIVES_MAX_MS, SIGNATURE_LIVES_MS, SigningKey
+from paymaster.security import signing_key
+from paymaster.security.signing_key import SigningKey
 
 KEYS: dict[str, SigningKey] = {}
 RAISE = RaiseCap(account="budget:acme", window="day", by="5", reason="launch", who="somebody")
@@ -52,7 +53,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> None:
 def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     """A desk that wants signatures, of alice or bob; signers have its clock."""
     site = Site(required("first"))
-    monkeypatch.setattr(signatures.time, "time", lambda: site.now_ms / 1000)
+    monkeypatch.setattr(signing_key.time, "time", lambda: site.now_ms / 1000)
     return site
 
 
@@ -203,7 +204,7 @@ def test_after_a_loss_of_state_no_earlier_signature_is_good(site: Site) -> None:
 
 def test_where_none_is_required_a_signature_still_says_who_and_must_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(required("first", require=False))
-    monkeypatch.setattr(signatures.time, "time", lambda: site.now_ms / 1000)
+    monkeypatch.setattr(signing_key.time, "time", lambda: site.now_ms / 1000)
     site.raise_cap("1")
     site.desk.raise_cap(signed(RAISE), site.now_ms)
     assert [change.who for change in site.cap_changes()] == ["ada", "alice"]

@@ -24,7 +24,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
 from paymaster.messages import RaiseCap
 from paymaster.providers.bounds import input_bytes
-from paymaster.security.signatures import SigningKey
+from paymaster.security.signing_key import SigningKey
 from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(120)

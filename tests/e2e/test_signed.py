@@ -13,7 +13,7 @@ from temporalio.client import Client
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
 from paymaster.messages import RaiseCap
-from paymaster.security.signatures import SigningKey
+from paymaster.security.signing_key import SigningKey
 
 pytestmark = pytest.mark.timeout(90)
 RAISE = {"account": "budget:acme", "window": "total", "by": "1", "reason": "more for me"}

@@ -3,8 +3,8 @@
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 
+from paymaster.admission.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
 from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, Signature, Window
-from paymaster.security.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
 
 REMEMBER_USED = 200
 """So many used signatures are remembered however old they are."""
