@@ -41,7 +41,7 @@ soak: .venv/.ready      ## promises and sizes under mixed load and faults for SO
 	SOAK=$${SOAK:-1h} PAYMASTER_SOAK_FOLDER=$(CURDIR)/dist/soak .venv/bin/python -m pytest tests/soak -s $(ARGS)
 
 lint: .venv/.ready      ## ruff, and who may import whom
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports --no-cache --quiet
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports --no-cache
 
 format: .venv/.ready    ## rewrites what ruff can mend
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
