@@ -24,6 +24,7 @@ from paymaster.values.limits import (
     TEMPORAL_PAYLOAD_BYTES,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 ResultT = TypeVar("ResultT")
 ATTEMPT = Attempt(number=1, started_at_ms=1, duration_ms=1, billing=Billing.UNKNOWN, error="cut off")
 
