@@ -55,7 +55,9 @@ async def test_any_other_encoding_is_refused(encodings: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"{}", gzip.compress(b"{}" * 1_000)[:-9], gzip.compress(b"{}")[:5], zlib.compress(b"{}")]
+    "sent",
+    [b"{}", gzip.compress(b"{}" * 1_000)[:-9], gzip.compress(b"{}")[:5], zlib.compress(b"{}")],
+    ids=["JSON", "cut at its end", "cut at its beginning", "zlib"],
 )
 async def test_what_is_no_gzip_or_cut_off_is_refused(sent: bytes) -> None:
     with pytest.raises(BodyUnreadable):
