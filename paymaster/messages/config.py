@@ -1,18 +1,14 @@
 """The configuration that the desk decides with, and how it is carried when it is large."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
-    WrapSerializer,
 )
 
 from paymaster.messages.base import Message, Window
-from paymaster.values.packed import pack, unpack
+from paymaster.messages.packing import packs
+from paymaster.values.packed import pack
 
 
 class RetrySettings(Message):
@@ -94,28 +90,7 @@ def config_too_large(config: DeskConfig) -> str | None:
     )
 
 
-class _PackedConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    packed: str
-
-
-PACKED = TypeAdapter(_PackedConfig)
-
-
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, dict) and "packed" in value:
-        return DeskConfig.model_validate_json(unpack(PACKED.validate_python(value).packed, CONFIG_BYTES_MAX))
-    return cast(object, value)
-
-
-def _packed(config: DeskConfig, plain: SerializerFunctionWrapHandler) -> object:
-    # Without the digest beside it: 0.1.0 refuses this, instead of taking it for a configuration without budgets.
-    text = config.model_dump_json().encode()
-    return plain(config) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
-
-
 CarriedConfig = Annotated[
-    DeskConfig, BeforeValidator(_unpacked), WrapSerializer(_packed, when_used="json", return_type=dict[str, object])
+    DeskConfig, *packs(TypeAdapter(DeskConfig), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CONFIG_BYTES_MAX)
 ]
 """A configuration in a message; as JSON, compressed where it is large."""

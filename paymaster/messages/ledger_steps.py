@@ -1,18 +1,15 @@
 """Between the budget workflow, its next run and the activity that reads what was spent."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from pydantic import (
-    BeforeValidator,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
-    WrapSerializer,
 )
 
 from paymaster.messages.base import Message, Window, added
-from paymaster.messages.config import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, PACKED, CarriedConfig
+from paymaster.messages.config import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, CarriedConfig
 from paymaster.messages.notices import CapChange
-from paymaster.values.packed import pack, unpack
+from paymaster.messages.packing import packs
 
 
 class LedgerStart(Message):
@@ -29,24 +26,10 @@ class LedgerStart(Message):
     """By which an empty desk decides; a dump has its own."""
 
 
-def _packs(adapter: TypeAdapter[Any]) -> tuple[BeforeValidator, WrapSerializer]:
-    """As JSON, a list is compressed where it is large: up to `CARRIED_BYTES_MAX`, in a payload of 2 MiB."""
-
-    def read(value: object) -> object:
-        if isinstance(value, dict) and "packed" in value:
-            return adapter.validate_json(unpack(PACKED.validate_python(value).packed, CARRIED_BYTES_MAX))
-        return cast(object, value)
-
-    def write(value: object, plain: SerializerFunctionWrapHandler) -> object:
-        text = adapter.dump_json(value)
-        return plain(value) if len(text) <= CONFIG_PLAIN_BYTES_MAX else {"packed": pack(text)}
-
-    return BeforeValidator(read), WrapSerializer(write, when_used="json", return_type=object)
-
-
-_READ_HOLDS, _WRITE_HOLDS = _packs(TypeAdapter(tuple[str, ...]))
-
-_READ_CHANGES, _WRITE_CHANGES = _packs(TypeAdapter(tuple[CapChange, ...]))
+_PACKS_HOLDS = packs(TypeAdapter(tuple[str, ...]), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX)
+_PACKS_CHANGES = packs(
+    TypeAdapter(tuple[CapChange, ...]), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX
+)
 
 
 class LoadSpend(Message):
@@ -55,7 +38,7 @@ class LoadSpend(Message):
     number: int
     ledger: str
     accounts: tuple[str, ...]
-    known_holds: Annotated[tuple[str, ...], _READ_HOLDS, _WRITE_HOLDS]
+    known_holds: Annotated[tuple[str, ...], *_PACKS_HOLDS]
     """Holds that the desk counts itself: their entries are left out."""
     with_cap_changes: bool
     """The ledger began without a state: it needs to know too what admins changed before."""
@@ -75,7 +58,7 @@ class LoadedSpend(Message):
     """By account and window; what is missing is zero."""
     unconfirmed: dict[str, tuple[int, int]] = added({})
     """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
-    cap_changes: Annotated[tuple[CapChange, ...], _READ_CHANGES, _WRITE_CHANGES] = ()
+    cap_changes: Annotated[tuple[CapChange, ...], *_PACKS_CHANGES] = ()
     """In the order in which they were made."""
     config: CarriedConfig | None = added(None)
     """The configuration that was last in force. None: none is stored."""
