@@ -17,11 +17,11 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowInsta
 from test_backlog_pile import record, text_of
 from test_usage_entries import GRANT
 
-from paymaster.ledger.backlog_pile import packed
 from paymaster.messages import BacklogBatch, BacklogPiece, BacklogStart
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from paymaster.values.limits import BATCH_ITEMS_MAX, PIECE_BYTES_MAX, TEMPORAL_HISTORY_BYTES, TEMPORAL_PAYLOAD_BYTES
+from paymaster.values.packed import pack
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 SECONDS_MAX = 0.5
@@ -141,7 +141,7 @@ async def test_as_many_signals_as_a_run_may_have_take_what_the_sdk_gives() -> No
 @pytest.mark.parametrize("kind", ["UsageBacklogWorkflow", "UsageBacklogPieceWorkflow"])
 async def test_a_workflow_begins_with_a_full_piece(kind: str) -> None:
     records = tuple(record(n) for n in range(PIECE_BYTES_MAX // len(record(1).model_dump_json())))
-    waiting = packed(text_of(BacklogBatch(records=records)))
+    waiting = pack(text_of(BacklogBatch(records=records)))
     start = (BacklogStart if kind == "UsageBacklogWorkflow" else BacklogPiece)(ledger="default", waiting=waiting)
     took = await longest(history(kind, start.model_dump_json().encode(), [], ending=False))
     print(f"{kind} with {len(records)} records: {took * 1_000:.0f} ms")
@@ -151,7 +151,7 @@ async def test_a_workflow_begins_with_a_full_piece(kind: str) -> None:
 async def test_a_run_begins_with_the_most_that_one_of_0_1_0_hands_on() -> None:
     """It put all that waited into one payload, of which each record takes about 80 bytes when it is compressed."""
     records = tuple(record(n) for n in range(20_000))
-    start = BacklogStart(ledger="default", waiting=packed(text_of(BacklogBatch(records=records))))
+    start = BacklogStart(ledger="default", waiting=pack(text_of(BacklogBatch(records=records))))
     took = await longest(history("UsageBacklogWorkflow", start.model_dump_json().encode(), [], ending=False))
     print(f"{len(records)} records: {took * 1_000:.0f} ms")
     assert took < SDK_SECONDS_MAX

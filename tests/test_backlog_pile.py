@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_usage_entries import CALL, GRANT
 
 from paymaster.calls.usage_records import settlement_of
-from paymaster.ledger.backlog_pile import Pile, SetAside, packed, unpacked
+from paymaster.ledger.backlog_pile import Pile, SetAside, unpacked
 from paymaster.messages import Attempt, BacklogBatch, BacklogStart, Billing, UsageRecord, json_bytes
 from paymaster.values.limits import (
     BATCH_BYTES_MAX,
@@ -24,6 +24,7 @@ from paymaster.values.limits import (
     SET_ASIDE_BYTES_MAX,
     TEMPORAL_PAYLOAD_BYTES,
 )
+from paymaster.values.packed import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 ResultT = TypeVar("ResultT")
@@ -143,11 +144,11 @@ def test_what_is_left_after_the_surplus_fits_into_one_payload(added: list[Backlo
     handed_on = list[BacklogBatch]()
     while piece := pile.take_surplus():
         count, text = piece
-        assert len(packed(text)) < 1.5 * PIECE_BYTES_MAX
-        assert unpacked(packed(text)) == text
+        assert len(pack(text)) < 1.5 * PIECE_BYTES_MAX
+        assert unpacked(pack(text)) == text
         handed_on.append(BacklogBatch.model_validate_json(text))
         assert 0 < count == len(handed_on[-1].records) + len(handed_on[-1].voids)
-    start = BacklogStart(ledger="default", waiting=packed(pile.all()))
+    start = BacklogStart(ledger="default", waiting=pack(pile.all()))
     assert json_bytes(start) < 0.8 * TEMPORAL_PAYLOAD_BYTES
     handed_on.append(BacklogBatch.model_validate_json(unpacked(start.waiting or "")))
     assert [record for batch in handed_on for record in batch.records] == [
@@ -164,7 +165,7 @@ def test_a_full_start_of_what_cannot_be_compressed_fits_into_one_payload() -> No
     assert pile.take_surplus() is None
     start = BacklogStart(
         ledger="default",
-        waiting=packed(pile.all()),
+        waiting=pack(pile.all()),
         set_aside=tuple(set_aside.records),
         set_aside_more=set_aside.more,
         pieces=10**9,
@@ -208,7 +209,7 @@ def test_metadata_beyond_its_bound_is_left_out_and_the_money_is_whole() -> None:
 def test_a_run_of_0_1_0_can_go_on_with_what_a_new_one_hands_on(added: list[BacklogBatch]) -> None:
     """It reads the start of a run as one BacklogBatch, in JSON, compressed, in base64."""
     pile = pile_of(*added)
-    read = BacklogBatch.model_validate_json(zlib.decompress(b64decode(packed(pile.all()))))
+    read = BacklogBatch.model_validate_json(zlib.decompress(b64decode(pack(pile.all()))))
     assert read.records == tuple(record for batch in added for record in batch.records)
 
 
@@ -318,8 +319,8 @@ def test_the_longest_steps_of_a_backlog_take_a_fraction_of_a_second() -> None:
         measured("100,000 records come", come)
         measured("a batch", pile.first)
         while piece := measured("a piece", pile.take_surplus):
-            measured("packing it", lambda text=piece[1]: packed(text))
-        text = measured("handing on the rest", lambda: packed(pile.all()))
+            measured("packing it", lambda text=piece[1]: pack(text))
+        text = measured("handing on the rest", lambda: pack(pile.all()))
         pile = Pile(no_refusal)
         measured("beginning with it", lambda: (pile.add(unpacked(text)), pile.first()))
     finally:

@@ -13,7 +13,7 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from paymaster.ledger.backlog_pile import Pile, SetAside, packed, unpacked
+from paymaster.ledger.backlog_pile import Pile, SetAside, unpacked
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -27,6 +27,7 @@ from paymaster.messages import (
     backlog_workflow_id,
 )
 from paymaster.values.limits import PIECE_BYTES_MAX
+from paymaster.values.packed import pack
 from workflows.signals import called_in_any_case, message_of, text_of
 
 STAYS = timedelta(seconds=30)
@@ -64,7 +65,7 @@ class UsageBacklogWorkflow:
         workflow.continue_as_new(
             BacklogStart(
                 ledger=self._ledger,
-                waiting=packed(self._pile.all()),
+                waiting=pack(self._pile.all()),
                 set_aside=tuple(self._set_aside.records),
                 set_aside_more=self._set_aside.more,
                 pieces=self._pieces,
@@ -146,7 +147,7 @@ class UsageBacklogWorkflow:
             with contextlib.suppress(WorkflowAlreadyStartedError):  # nobody else uses this id
                 await workflow.start_child_workflow(
                     UsageBacklogPieceWorkflow.run,
-                    BacklogPiece(ledger=self._ledger, waiting=packed(text)),
+                    BacklogPiece(ledger=self._ledger, waiting=pack(text)),
                     id=f"{backlog_id}/{run_id}/{number}",
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     static_summary=f"a piece of what waits to be stored and settled for ledger {self._ledger}",

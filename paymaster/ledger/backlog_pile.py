@@ -1,7 +1,7 @@
-"""What waits in a usage backlog, and what was set aside there: cut by number and by bytes, and packed."""
+"""What waits in a usage backlog, and what was set aside there: cut by number and by bytes."""
 
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -239,12 +239,8 @@ class SetAside:
         return self.more + _sum(self.records)
 
 
-def packed(text: bytes) -> str:
-    """Compressed: thousands of records are in one payload."""
-    return b64encode(zlib.compress(text)).decode()
-
-
 def unpacked(text: str) -> bytes:
+    """What `pack` made of records, however many: a run of 0.1.0 hands on all that it has."""
     return zlib.decompress(b64decode(text))
 
 
