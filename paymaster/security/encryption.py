@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, PydanticPayloadConverter
 from temporalio.converter import (
+    CompositePayloadConverter,
     DataConverter,
     EncodingPayloadConverter,
     PayloadCodec,
@@ -189,14 +190,20 @@ class _BoundedJSON(PydanticJSONPlainPayloadConverter):
         return super().from_payload(payload, type_hint)
 
 
+_BOUNDED = _BoundedJSON()
+_CONVERTERS: tuple[EncodingPayloadConverter, ...] = (
+    *(each for each in PydanticPayloadConverter().converters.values() if each.encoding != _BOUNDED.encoding),
+    _BOUNDED,  # takes everything: others come first
+    _Unreadable(),
+)
+
+
 class PaymasterPayloadConverter(PydanticPayloadConverter):
     """Pydantic's, which also bounds Paymaster's messages, and knows a payload that could not be decrypted."""
 
     def __init__(self) -> None:
-        super().__init__()
-        bounded = _BoundedJSON()
-        others = (each for each in self.converters.values() if each.encoding != bounded.encoding)
-        self._set_converters(*others, bounded, _Unreadable())  # the one for JSON takes everything: others come first
+        # The SDK makes one for each run of a workflow; their parts keep only what they know of types, which all may share.
+        CompositePayloadConverter.__init__(self, *_CONVERTERS)
 
 
 def data_converter(encryption: PayloadEncryption) -> DataConverter:
