@@ -202,7 +202,7 @@ class PaymasterPayloadConverter(PydanticPayloadConverter):
     """Pydantic's, which also bounds Paymaster's messages, and knows a payload that could not be decrypted."""
 
     def __init__(self) -> None:
-        # The SDK makes one for each run of a workflow; their parts keep only what they know of types, which all may share.
+        # The SDK makes one for each run of a workflow; its parts keep what they know of types, which all share.
         CompositePayloadConverter.__init__(self, *_CONVERTERS)
 
 
