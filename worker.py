@@ -91,7 +91,7 @@ Not for service calls: with 20, or with the SDK's autoscaling, a Temporal that i
 an attempt that no worker ever gets. Not for the ledger, of which there is one: each poll that a frozen worker leaves
 open can take a task of it, for 10 s."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
-"""As often at most as Temporal is told that a call still waits: 1,000 calls send 125 beats a second."""
+"""The shortest interval between heartbeats of one call sent to Temporal: 1,000 calls send 125 a second."""
 LEDGER_ANSWERS_WITHIN_S = 60.0
 """At start. Temporal gives the task of a dead worker to another one after 10 s, and one with which several died after
 ever longer pauses, in which it takes no update."""

@@ -36,7 +36,7 @@ async def generate(request: LLMRequest, output: type[Output] | None = None) -> L
 
 
 async def try_generate(request: LLMRequest) -> LLMResult:
-    """The same, but returns what is not completed too: `result.outcome`, `reason` and `detail` say why.
+    """Like `generate`, but returns denied and failed calls instead of raising: `outcome`, `reason`, `detail` say why.
 
     Raises only CallIdReused.
     """

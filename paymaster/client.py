@@ -115,7 +115,7 @@ async def generate(client: Client, request: LLMRequest, output: type[Output] | N
 
 
 async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
-    """The same, but returns what is not completed too. Raises only CallIdReused."""
+    """Like `generate`, but returns denied and failed calls instead of raising. Raises only CallIdReused."""
     try:
         handle = await start(client, request)
     except CallDenied as error:
@@ -193,7 +193,7 @@ class Ledger:
         return await self._command("raise_cap", change, CapState, command_id)
 
     async def signal_raise_cap(self, change: RaiseCap) -> None:
-        """The same without an answer: what the ledger refuses shows in its status."""
+        """Raises a cap by signal, without an answer: what the ledger refuses shows in its status."""
         await self._handle.signal("raise_cap", change)
 
     async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:

@@ -59,6 +59,6 @@ class PaymasterPlugin(SimplePlugin):
         return super().configure_client(config)
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
-        """The same for replays."""
+        """Replays have headers encoded too."""
         config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
         return super().configure_replayer(config)

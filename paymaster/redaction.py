@@ -87,12 +87,12 @@ def _without_escaped(text: str, forms: _Forms) -> str:
 
 
 def redact_bytes(content: bytes) -> bytes:
-    """The same for bytes, whatever they are: secrets are ASCII."""
+    """Bytes of any kind without the known keys, which are ASCII."""
     return redact(content.decode("latin-1")).encode("latin-1")
 
 
 def redact_value(value: Any) -> Any:
-    """The same for whatever is in a log record or on a trace's span: texts, and those in mappings and sequences."""
+    """A value of a log record or a trace's span without the known keys: texts, also in mappings and sequences."""
     return _redact_value(value, _NESTED_MAX)
 
 
@@ -233,5 +233,5 @@ def redact_crashes() -> None:
 
 
 def redacted_traceback(error: BaseException) -> str:
-    """As Python prints it, without known keys."""
+    """The traceback that Python prints, without known keys."""
     return redact("".join(traceback.format_exception(error)))

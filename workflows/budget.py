@@ -405,7 +405,7 @@ class BudgetWorkflow:
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
-        """As of now: breakers cool down and windows end also while nothing happens here."""
+        """The status of this moment: breakers cool down and windows end also while nothing happens here."""
         with workflow.unsafe.sandbox_unrestricted():
             now_ms = (
                 time.time_ns() // 1_000_000
@@ -423,7 +423,7 @@ class BudgetWorkflow:
         return self._desk.unconfirmed_holds(after)
 
     def live_details(self) -> str:
-        """The same for people, in the Temporal UI."""
+        """The status for people, in the Temporal UI."""
         return ledger_details(self._desk.status())
 
     def _signalled(

@@ -87,7 +87,7 @@ from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
 REMEMBER_ENDED_MAX = 10_000
-"""… and for how many holds at most; a reserve from before what is remembered is answered `ended`."""
+"""How many ended holds are remembered at most. A reserve older than that is answered `ended`."""
 PRICES_MAX = 1_000
 """Models whose last price is remembered."""
 AT_ONCE_MAX = 2_000

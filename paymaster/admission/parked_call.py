@@ -28,7 +28,7 @@ class ParkedCall:
     """Accounts that are kept for it since it has waited long enough. They only grow while it is busy: if it gave up one
     when it waits for the next, small calls could take the two in turn, for ever."""
     retry_at_ms: int | None = None
-    """… or a time that must come."""
+    """The earliest time to try again. None: something must change first."""
     busy_since_ms: int | None = None
     """Since when only holds, limits or pauses are in the way. None: money is gone, or no service works."""
     open_since_ms: int | None = None

@@ -38,7 +38,7 @@ async def answer_as(
 
 
 def repair_request(request: LLMRequest, result: LLMResult, problem: str) -> LLMRequest:
-    """The same conversation with the answer and what is wrong with it."""
+    """A request that repeats the conversation, with the answer and what is wrong with it."""
     prompt = () if request.prompt is None else (ChatMessage(role="user", content=request.prompt),)
     answer = ChatMessage(role="assistant", content=result.text or "(nothing)")
     return request.model_copy(

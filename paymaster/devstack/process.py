@@ -94,7 +94,7 @@ class GuardedProcess:
         return self.poll()
 
     def poll(self) -> int | None:
-        """The same as `returncode`."""
+        """The exit code, None while it runs: `returncode`."""
         returncode = self._guard.poll()
         if returncode is not None:
             self._close_lifeline()

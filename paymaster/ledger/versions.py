@@ -28,7 +28,7 @@ _IDENTITY = re.compile(r" paymaster/\S{1,50} rules/([1-9]\d{0,8})$")
 
 
 def worker_identity() -> str:
-    """As which this process polls: in the Temporal UI, and for `running_workers`."""
+    """The identity with which this process polls: the Temporal UI shows it, and `running_workers` reads it."""
     return f"{os.getpid()}@{socket.gethostname()} paymaster/{VERSION} rules/{RULES}"
 
 

@@ -40,7 +40,7 @@ def _slack(batch: Alerts, alert: Alert) -> JsonValue:
 
 
 def _slack_text(text: str) -> str:
-    """As it is read: without the three characters by which Slack knows links and mentions (`<!channel>`)."""
+    """Text in which Slack sees no links or mentions (`<!channel>`): the three characters that make them are escaped."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # Escaped, a character is up to five.
     return (

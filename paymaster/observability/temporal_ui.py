@@ -11,7 +11,7 @@ from paymaster.values.money import format_usd
 _SUMMARY_BYTES_MAX = 200
 """A server refuses to start a workflow with a summary of more than 400 bytes, encrypted or not."""
 _DETAILS_BYTES_MAX = 8_000
-"""… and with details of more than 20,000 (limit.userMetadataSummarySize, limit.userMetadataDetailsSize)."""
+"""A server refuses to start a workflow with details above 20,000 bytes (limit.userMetadataDetailsSize)."""
 _WINDOWS_SHOWN = 50
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~:&-])")
 _BAR_CHARACTERS = 10

@@ -41,7 +41,7 @@ MALFORMED = ErrorClass("malformed_answer", Billing.UNKNOWN, trips_breaker=True)
 class HttpAnswer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
-    """As they came."""
+    """Names and values in the order in which they came."""
     body: bytes
     """Decompressed."""
     unreadable: str | None = None

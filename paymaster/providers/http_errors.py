@@ -50,7 +50,7 @@ class ErrorClass(NamedTuple):
     name: str
     billing: Billing
     retry: bool = False
-    """The same service again, under the same hold. Only where nothing was billed."""
+    """The service is asked again, under the same hold. Only where nothing was billed."""
     fall_back: bool = True
     """The next candidate of the route may do better. False: the request is wrong everywhere."""
     trips_breaker: bool = False

@@ -29,7 +29,7 @@ class SigningKey:
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
         self.public = b64encode(private.public_key().public_bytes_raw()).decode()
-        """As it is written in `[admin.keys]`."""
+        """The public key in base64, which belongs into `[admin.keys]`."""
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public!r})"

@@ -17,7 +17,7 @@ from paymaster.settings import AccountSettings, ConfigurationError, ServiceSetti
 
 
 def desk_config(settings: Settings) -> DeskConfig:
-    """The same settings always give the same digest; how a value was written ("60s" or "1m") makes no difference.
+    """What the ledger needs of the settings, with a digest that does not depend on how values are written.
 
     Raises ConfigurationError for one that the ledger could not keep.
     """

@@ -45,7 +45,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The same in the largest unit that divides it: what `parse_duration` reads."""
+    """A duration as text in the largest unit that divides it, which `parse_duration` reads."""
     unit = next((unit for unit, length in _UNITS.items() if duration % length == timedelta(0)), "ms")
     return f"{duration // _UNITS[unit]}{unit}"
 

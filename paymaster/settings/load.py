@@ -50,7 +50,7 @@ def load_settings(path: Path | None = None, *, environ: Mapping[str, str] | None
 
 
 def load_settings_if_any() -> Settings:
-    """The same for a program that needs no file, like an agent's: without one the environment variables alone count.
+    """The settings of a program that needs no file, like an agent's: without one the environment variables alone count.
 
     Raises ConfigurationError with every problem.
     """

@@ -39,7 +39,7 @@ def usd_to_nanos(amount: str | int | Decimal) -> int:
 
 
 def nanos_to_usd(nanos: int) -> Decimal:
-    """The same amount in US dollars, with all nine decimals."""
+    """An amount of nano-dollars in US dollars, with all nine decimals."""
     return Decimal(f"{nanos}E-9")  # made from text a Decimal is exact, whatever precision the program has set
 
 

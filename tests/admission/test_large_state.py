@@ -180,7 +180,7 @@ def test_an_update_is_applied_within_an_activation(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_operators_and_the_clock_take_no_longer_than_an_activation(shape: Shape) -> None:
+def test_operators_and_the_clock_take_one_activation_at_most(shape: Shape) -> None:
     """A page of the status, a raise that many wait for, the end of every window, and accounts that are read again."""
     now_ms = large(shape).now_ms
     raised = RaiseCap(account=f"budget:{TEAM}", window="total", by="1000000")

@@ -331,7 +331,7 @@ def test_a_settlement_of_this_epoch_that_nobody_knows_reloads_nothing() -> None:
     assert site.desk.to_load() is None
 
 
-def test_a_call_that_was_taken_for_gone_and_settles_is_read_again() -> None:
+def test_a_call_taken_for_gone_that_settles_is_read_again() -> None:
     """Its grant was sent twice; it had used the first one, and its settlement comes later, by way of the backlog."""
     site = Site()
     held = site.granted(candidate(usd=10))

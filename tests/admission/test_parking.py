@@ -135,7 +135,7 @@ def compare(configuration: DeskConfig, story: list[Step]) -> None:
 @given(
     steps(["reserve", "reserve", "reserve", "settle", "settle", "void", "wait", "cap", "pause", "resume"], [1, 2, 5, 9])
 )
-def test_money_and_limits_are_given_as_by_a_desk_that_looks_at_everybody(story: list[Step]) -> None:
+def test_money_and_limits_go_to_whom_a_full_scan_gives_them(story: list[Step]) -> None:
     """Caps in four accounts and two windows, calls at once, rates, pauses, priorities, deadlines, claims."""
     budgets = {
         "acme": AccountConfig(caps_nanos=usd_caps(day=20), requests_per_minute=40, alert_at=()),
@@ -148,7 +148,7 @@ def test_money_and_limits_are_given_as_by_a_desk_that_looks_at_everybody(story: 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(steps(["reserve", "reserve", "reserve", "settle", "fail", "fail", "void", "wait", "resume"], [1, 2]))
-def test_breakers_let_in_whom_a_desk_that_looks_at_everybody_lets_in(story: list[Step]) -> None:
+def test_breakers_let_in_whom_a_full_scan_lets_in(story: list[Step]) -> None:
     """Money for all; two services that fail, are probed, and work again."""
     services = {"s": service(failures=1), "t": service(failures=2, cooldown_ms=45 * SECOND)}
     compare(config(budgets={"acme": capped(day=10**6)}, services=services), story)
@@ -309,7 +309,7 @@ def test_a_breaker_opens_is_probed_and_closes(looks: Looks) -> None:
 
 
 @pytest.mark.full
-def test_a_failed_probe_denies_all_who_have_waited_for_a_cooldown(looks: Looks) -> None:
+def test_a_failed_probe_denies_who_waited_for_a_cooldown(looks: Looks) -> None:
     site, first = behind_one_call(concurrent=1, failures=1)
     looks.until_done("a breaker opens", site, lambda: site.fail(first))
     site.now_ms += 40 * SECOND

@@ -321,7 +321,7 @@ def test_calls_that_compress_badly_never_make_a_dump_too_large() -> None:
     assert again.ledger.holds.keys() == {held.hold_id}
 
 
-def test_a_state_that_became_too_large_between_two_looks_says_so_when_it_is_written() -> None:
+def test_a_state_too_large_since_the_last_look_says_so() -> None:
     """The next run takes in no calls, and again some when it is smaller."""
     site, chance = Site(config(budgets={"acme": capped(total=1)})), random.Random(13)
     site.granted(candidate(usd=1))

@@ -46,7 +46,7 @@ def caps(changes: tuple[CapChange, ...]) -> dict[str, list[int | None]]:
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_read_of_cap_changes_gives_the_caps_of_all_of_them(database_url: str) -> None:
+async def test_the_cap_changes_that_are_read_give_all_caps(database_url: str) -> None:
     """Forty ledgers with sixty random changes each; about a third is read, without the texts of people."""
     engine = create_engine(database_url)
     wanted = Site(FILE, load=False, epoch="two").desk.to_load()
