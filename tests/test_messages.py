@@ -10,8 +10,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from paymaster.messages import (
-    CONFIG_BYTES_MAX,
-    CONFIG_PACKED_BYTES_MAX,
     AccountConfig,
     Answer,
     AttemptReports,
@@ -54,6 +52,7 @@ from paymaster.messages import (
     call_workflow_id,
     config_too_large,
 )
+from paymaster.values.limits import CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX
 from paymaster.values.money import Price
 from paymaster.values.packed import pack
 

@@ -13,13 +13,7 @@ from pydantic import BaseModel
 
 from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.messages import AdminMessage, Configure
-
-ANSWERS_MAX = 500
-"""Answers that are remembered; the oldest are forgotten first. Whoever asks again does so within minutes."""
-ANSWERS_BYTES_MAX = 64 * 1024
-"""Bytes of all of them."""
-REFUSAL_BYTES_MAX = 4 * 1024
-"""Bytes of a refusal as it is remembered; the rest is cut off."""
+from paymaster.values.limits import ANSWERS_BYTES_MAX, ANSWERS_MAX, REFUSAL_BYTES_MAX
 
 SINCE_RULES = 2
 """Older rules remember nothing: a worker of version 0.1.0, which may go on with the run, would answer otherwise."""

@@ -14,16 +14,9 @@ from paymaster.admission.first_fit import FIRST
 from paymaster.admission.going_back import put_back
 from paymaster.admission.in_force import InForce
 from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
-from paymaster.admission.outbox import CALL_MESSAGES_MAX, Outbox
+from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
-from paymaster.admission.pressure import (
-    STATE_BYTES_ALERT,
-    STATE_BYTES_MAX,
-    STATE_BYTES_SLACK,
-    Size,
-    estimated_bytes,
-    relieve,
-)
+from paymaster.admission.pressure import Size, estimated_bytes, relieve
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
@@ -32,7 +25,6 @@ from paymaster.admission.signed_commands import changes_money, check_signature, 
 from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load, no_collection
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.messages import (
-    BUDGETS_MAX,
     KEY_SOURCE_DOWN,
     AcceptLower,
     AdminMessage,
@@ -82,42 +74,33 @@ from paymaster.messages import (
 )
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.cut import cut
+from paymaster.values.limits import (
+    ACCOUNTS_MAX,
+    AT_ONCE_MAX,
+    CALL_MESSAGES_MAX,
+    DETAIL_BYTES_MAX,
+    FOLDED_AT_ONCE,
+    IN_VAIN_MAX,
+    LOADED_AT_ONCE,
+    NOTICES_MAX,
+    PAUSED_BY_BYTES_MAX,
+    PRICES_MAX,
+    REFUSED_ALERTS_A_MINUTE,
+    REFUSED_BYTES_MAX,
+    REFUSED_KEPT,
+    REMEMBER_ENDED_MAX,
+    STATE_BYTES_ALERT,
+    STATE_BYTES_MAX,
+    STATE_BYTES_SLACK,
+    UNCONFIRMED_MAX,
+    UNCONFIRMED_SHOWN,
+)
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
 
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
-REMEMBER_ENDED_MAX = 10_000
-"""How many ended holds are remembered at most. A reserve older than that is answered `ended`."""
-PRICES_MAX = 1_000
-"""Models whose last price is remembered."""
-AT_ONCE_MAX = 2_000
-"""Parked calls that are served in one activation of the workflow, deadlines that pass and holds that expire in it. Each
-takes about 0.1 ms. What is left goes on in the next one."""
-IN_VAIN_MAX = 500
-"""Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
-REFUSED_KEPT = 20
-"""Messages that could not be applied, in the status."""
-REFUSED_ALERTS_A_MINUTE = 5
-"""Of messages that could not be applied. The others of the minute are counted, and told together when it is over."""
-REFUSED_BYTES_MAX = 1_000
-"""What is kept of such a message, with the reason."""
-PAUSED_BY_BYTES_MAX = 300
-"""Who paused a service, and why: it is a part of what parked calls wait for."""
-DETAIL_BYTES_MAX = 2_000
-"""The sentence of a denial; a batch of answers has 200 of them."""
-NOTICES_MAX = 20
-"""Notices in the answer to one settlement: of the service and the nearest budgets."""
-UNCONFIRMED_MAX = 1_000
-"""Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
-FOLDED_AT_ONCE = 100
-ACCOUNTS_MAX = BUDGETS_MAX + 2_000
-"""Budgets and services, of the configuration and opened by admins."""
-LOADED_AT_ONCE = 4_000
-"""Accounts of which one question to the database asks what they have spent."""
-UNCONFIRMED_SHOWN = 500
-"""Unconfirmed holds in one answer, which has about a kilobyte of each."""
 
 
 _FIRST_PAGE = StatusRequest()
@@ -277,13 +260,10 @@ class Desk:
             text = f"a configuration ({config.digest[:12]}) was not applied: {detail}"
             self.outbox.alert_once(self.state.now_ms, "refused_message", text, config.digest)
             return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        if not may_remove and signature is None and (problem := self.in_force.too_large(config)):
-            detail = f"with what would stay in force {problem}; `paymaster config apply` removes what the file lacks"
-            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        if signature is None:
-            self.in_force.bring(config, who=who, may_remove=may_remove)
-        else:  # no worker signs
-            self.in_force.bring(config, who=signature.by, may_remove=True)
+        may_remove = may_remove or signature is not None  # no worker signs
+        if too_much := self.in_force.too_much(config, may_remove=may_remove):
+            return ConfigState(digest=state.config.digest, applied=False, detail=too_much)
+        self.in_force.bring(config, who=who if signature is None else signature.by, may_remove=may_remove)
         self._file_again()
         self.advance(now_ms)
         return ConfigState(digest=config.digest, applied=True, detail="", kept=self.in_force.kept(config))
@@ -309,7 +289,7 @@ class Desk:
         As the other commands of admins it raises SignatureRefused for one that is not signed as it must be.
         """
         self.advance(now_ms)
-        self.outbox.check_cap_changes()
+        self.in_force.check_cap_changes()
         change = self._signed("raise_cap", change)
         account = self.ledger.accounts.get(change.account)
         if account is None:
@@ -329,7 +309,7 @@ class Desk:
     def set_cap(self, change: SetCap, now_ms: int) -> CapState:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
         self.advance(now_ms)
-        self.outbox.check_cap_changes()
+        self.in_force.check_cap_changes()
         change = self._signed("set_cap", change)
         to = usd_to_nanos(change.to)
         if to < 0:

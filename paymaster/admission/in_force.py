@@ -14,11 +14,10 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
+from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 
 OTHERS_SHOWN_MAX = 10
 """Names of other ledgers in a sentence."""
-SUPERSEDED_MAX = 50
-"""Earlier configurations that do not come back by themselves."""
 Place = tuple[str, Window]
 """A cap: its account and its window."""
 APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
@@ -39,7 +38,7 @@ class InForce:
         """
         state = self._state
         before, old_rules = state.config, state.rules < 2
-        wanted = config if may_remove or old_rules else without_removals(before, config)
+        wanted = self._wanted(config, may_remove=may_remove)
         changed, kept = differences(before, wanted, self.admin_caps()), differences(wanted, config)
         if before.digest not in ("", config.digest):
             others = [digest for digest in state.superseded if digest != config.digest]
@@ -52,12 +51,50 @@ class InForce:
                 self._tell(in_words(changed) if before.digest else "", in_words(kept))
         return ended
 
-    def too_large(self, config: DeskConfig) -> str | None:
-        """Why a worker's configuration does not fit together with what would stay. None: it fits."""
+    def _wanted(self, config: DeskConfig, *, may_remove: bool) -> DeskConfig:
+        """What this configuration leads to."""
+        return config if may_remove or self._state.rules < 2 else without_removals(self._state.config, config)
+
+    def too_much(self, config: DeskConfig, *, may_remove: bool) -> str | None:
+        """Why a configuration cannot be put in force now, and what to do about it. None: it can."""
         before = self._state.config
-        if self._state.rules < 2 or before.budgets.keys() <= config.budgets.keys():
+        if self._state.rules < 2:
             return None
-        return config_too_large(without_removals(before, config))
+        wanted = self._wanted(config, may_remove=may_remove)
+        if not may_remove and not before.budgets.keys() <= config.budgets.keys() and (why := config_too_large(wanted)):
+            return f"with what would stay in force {why}; `paymaster config apply` removes what the file lacks"
+        return self._too_many_end(wanted)
+
+    def _too_many_end(self, wanted: DeskConfig) -> str | None:
+        """Each cap that it ends is a change that waits for the database, and none of those is ever dropped."""
+        configs, all_of_them = self._configs(wanted), self._ends_all()
+        ends = sum(len(self._ledger.caps_that_end(key, each, all_of_them=all_of_them)) for key, each in configs.items())
+        if ends == 0 or (changes := self.cap_changes_waiting() + ends) <= CAPS_ENDED_MAX:
+            return None
+        return (
+            f"with it {changes:,} changes of caps would wait for the database, and {CAPS_ENDED_MAX:,} may: apply it "
+            "again when the database takes them, or change fewer caps at once"
+        )
+
+    def cap_changes_waiting(self) -> int:
+        """For the database, or for what it has from before this ledger began."""
+        return max(self._outbox.cap_changes_waiting(), len(self._state.early))
+
+    def check_cap_changes(self) -> None:
+        """Raises ValueError when so many wait for the database that an admin may make no more."""
+        waiting = self.cap_changes_waiting()
+        if waiting >= CAP_CHANGES_WAITING_MAX and self._state.rules >= 2:
+            raise ValueError(f"{waiting:,} cap changes wait for the database: ask again when it takes them")
+
+    def _configs(self, wanted: DeskConfig) -> dict[str, AccountConfig]:
+        """What is wanted of all accounts; of those that only the configuration in force names, nothing."""
+        configs = account_configs(wanted)
+        gone = sorted(account_configs(self._state.config).keys() - configs.keys())
+        return {key: AccountConfig() for key in gone} | configs
+
+    def _ends_all(self) -> bool:
+        """Before the stored changes are known, any of the caps may be an admin's."""
+        return bool(self._state.config.digest) and not self._state.began
 
     def kept(self, config: DeskConfig) -> str:
         """What is in force although this configuration, the last one that was brought, lacks it, in words."""
@@ -118,14 +155,13 @@ class InForce:
         return found
 
     def _put(self, config: DeskConfig, who: str) -> set[Place]:
-        state, wanted = self._state, account_configs(config)
-        before, ended = state.config, set[Place]()
+        state, ended = self._state, set[Place]()
+        wanted, all_of_them = self._configs(config), self._ends_all()
         state.config, state.config_by = config, who
-        gone = {key: AccountConfig() for key in sorted(account_configs(before).keys() - wanted.keys())}
-        self._ledger.open_accounts([key for key in wanted if key not in self._ledger.accounts])
-        for key, account in (gone | wanted).items():
-            # Before the stored changes are known, any of these caps may be an admin's.
-            of_admins = self._ledger.configure(key, account, all_of_them=bool(before.digest) and not state.began)
+        named = account_configs(config)
+        self._ledger.open_accounts([key for key in named if key not in self._ledger.accounts])
+        for key, account in wanted.items():
+            of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
                 self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
                 ended.add((key, window))
@@ -166,6 +202,9 @@ class InForce:
         if stored.admin == brought.admin and stored.admin.require_signature and changes_money(stored, brought):
             text = "the ledger began anew with an unsigned configuration that changes money; the stored one is in force"
             self._outbox.alert(state.now_ms, "refused_message", text)
+            return set()
+        if too_much := self.too_much(brought, may_remove=False):
+            self._outbox.alert(state.now_ms, "config_kept", f"the stored configuration is in force: {too_much}")
             return set()
         return self.bring(brought, who=who, may_remove=False)
 

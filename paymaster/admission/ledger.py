@@ -257,20 +257,31 @@ class Ledger:
         A cap that an admin changed is left alone until the file's own value changes; of those that this ended, it
         returns the windows and what they were. `all_of_them`: of all caps that the file changed.
         """
+        ended = self.caps_that_end(key, config, all_of_them=all_of_them)
         account = self.accounts.get(key) or self.open_account(key)
         account.alert_at = config.alert_at
         account.limiter.configure(config.requests_per_minute, config.tokens_per_minute, config.max_concurrent)
-        ended: list[tuple[Window, int | None]] = []
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
             balance.alert_from_nanos = 0
             if file_cap != balance.file_cap_nanos:
-                if balance.by_admin or all_of_them:
-                    ended.append((window, balance.cap_nanos))
                 balance.file_cap_nanos = file_cap
                 self.uncap(balance)
         self._lines.clear()
         return ended
+
+    def caps_that_end(
+        self, key: str, config: AccountConfig, *, all_of_them: bool = False
+    ) -> list[tuple[Window, int | None]]:
+        """The windows, and their caps, in which the file's own value changes and so ends what an admin made of it."""
+        account = self.accounts.get(key)
+        if account is None:
+            return [(window, None) for window in config.caps_nanos] if all_of_them else []
+        return [
+            (window, balance.cap_nanos)
+            for window, balance in account.balances.items()
+            if (balance.by_admin or all_of_them) and config.caps_nanos.get(window) != balance.file_cap_nanos
+        ]
 
     def uncap(self, balance: Balance) -> None:
         """What admins did to this cap is over: the file's value is in force."""

@@ -24,17 +24,16 @@ from paymaster.messages import (
     Withdrawn,
 )
 from paymaster.values.cut import cut
+from paymaster.values.limits import (
+    ALERT_TEXT_BYTES_MAX,
+    ALERTS_BYTES_MAX,
+    ALERTS_MAX,
+    CONFIG_CHANGES_MAX,
+    ONCE_MAX,
+    REASON_BYTES_MAX,
+    WHO_BYTES_MAX,
+)
 
-ALERTS_MAX = 2_000
-"""Alerts that wait to be delivered. Beyond this number the oldest that wait only for the webhook are dropped, and when
-there are none of them, new alerts; each is counted. Cap changes and expired holds always stay."""
-ALERTS_BYTES_MAX = 256 * 1024
-"""All alerts that wait to be delivered, in bytes."""
-ALERT_TEXT_BYTES_MAX = 1_000
-"""The sentence of one alert."""
-WHO_BYTES_MAX = 300
-REASON_BYTES_MAX = 1_000
-"""Who made a cap change, and why. The database keeps 600 characters of each."""
 KINDS_OF_RULES_1 = frozenset[AlertKind](
     (
         "threshold",
@@ -53,14 +52,6 @@ KINDS_OF_RULES_1 = frozenset[AlertKind](
     )
 )
 """Alerts that workers of 0.1.0 can read. Under rules 1 any other is a `refused_message`; its sentence says it all."""
-CAP_CHANGES_WAITING_MAX = 1_000
-"""Cap changes that wait to be stored. Beyond this number admins are asked to wait for the database."""
-CALL_MESSAGES_MAX = 10_000
-"""Messages to calls that wait to be delivered. Beyond this number no further call is parked."""
-CONFIG_CHANGES_MAX = 100
-"""Configurations that wait to be stored. Beyond this number the oldest are left out: the last one counts."""
-ONCE_MAX = 1_000
-"""How many alerts that are given once for ever are remembered."""
 _ONCE_BYTES_MAX = 200
 _ALERT_OVERHEAD_BYTES = 100
 
@@ -138,11 +129,8 @@ class Outbox:
         self.state.notices.append(change)
         return change
 
-    def check_cap_changes(self) -> None:
-        """Raises ValueError when so many wait for the database that there may be no more."""
-        waiting = sum(isinstance(notice, CapChange) for notice in self.state.notices)
-        if waiting >= CAP_CHANGES_WAITING_MAX and self._rules >= 2:
-            raise ValueError(f"{waiting:,} cap changes wait for the database: ask again when it takes them")
+    def cap_changes_waiting(self) -> int:
+        return sum(isinstance(notice, CapChange) for notice in self.state.notices)
 
     def repeat(self, change: CapChange) -> None:
         self.state.notices.append(change.model_copy(update={"sequence": self.next_sequence()}))

@@ -12,13 +12,6 @@ from paymaster.admission.state import DeskState
 from paymaster.messages import Alert, DeskConfig, Reserve, json_bytes
 from paymaster.values.limits import LOOK_AFTER_BYTES
 
-STATE_BYTES_MAX = 1_536 * 1024
-"""The dump of a state: a payload may have 2 MiB, and the state goes on growing until the next look at it."""
-STATE_BYTES_SLACK = 256 * 1024
-"""Within a minute it may grow by so much more before it is measured, which takes as long as to write it."""
-STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
-"""From this size on there is an alert, once a day."""
-
 # Bytes in the dump, compressed, measured in tests/admission/test_state_size.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60

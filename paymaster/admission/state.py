@@ -19,6 +19,7 @@ from paymaster.admission.outbox import OutboxState
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
+from paymaster.values.limits import STATE_JSON_BYTES_MAX
 from paymaster.values.packed import pack, unpack
 
 RULES = 2
@@ -35,8 +36,6 @@ the answers to admins' commands are remembered; parked calls are served by index
 A run keeps the rules that it began with. What differs asks `state.rules`; rules that no running ledger uses any more
 are removed from the code.
 """
-STATE_JSON_BYTES_MAX = 128 * 1024 * 1024
-"""A state that is to be loaded holds no more than this."""
 
 
 class NewerState(Exception):

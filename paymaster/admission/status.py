@@ -17,9 +17,8 @@ from paymaster.messages import (
     Window,
     WindowStatus,
 )
+from paymaster.values.limits import PAGE_BYTES_MAX
 
-PAGE_BYTES_MAX = 1024 * 1024
-"""The accounts of one page of the status."""
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
 

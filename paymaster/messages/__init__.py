@@ -71,11 +71,6 @@ from paymaster.messages.commands import (
     Void,
 )
 from paymaster.messages.config import (
-    BUDGETS_MAX,
-    CARRIED_BYTES_MAX,
-    CONFIG_BYTES_MAX,
-    CONFIG_PACKED_BYTES_MAX,
-    CONFIG_PLAIN_BYTES_MAX,
     AccountConfig,
     AdminConfig,
     CarriedConfig,
@@ -152,6 +147,13 @@ from paymaster.messages.temporal_names import (
     budget_workflow_id,
     call_id_of,
     call_workflow_id,
+)
+from paymaster.values.limits import (
+    BUDGETS_MAX,
+    CARRIED_BYTES_MAX,
+    CONFIG_BYTES_MAX,
+    CONFIG_PACKED_BYTES_MAX,
+    CONFIG_PLAIN_BYTES_MAX,
 )
 
 __all__ = [

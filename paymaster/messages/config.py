@@ -8,6 +8,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, Window
 from paymaster.messages.packing import packs
+from paymaster.values.limits import BUDGETS_MAX, CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 from paymaster.values.packed import pack
 
 
@@ -55,23 +56,6 @@ class DeskConfig(Message):
     hold_expires_after_ms: int = 900_000
     max_parked: int = 2_000
     admin: AdminConfig = AdminConfig()
-
-
-CONFIG_PLAIN_BYTES_MAX = 256 * 1024
-"""A configuration up to this size is written as it is, so that version 0.1.0 can read it. A larger one is compressed:
-10,000 budgets with caps in five windows are 2.6 MB, and no payload may have more than 2 MiB."""
-
-CONFIG_BYTES_MAX = 16 * 1024 * 1024
-"""A compressed configuration holds no more than this."""
-
-CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
-"""A compressed configuration as it is sent."""
-
-CARRIED_BYTES_MAX = 64 * 1024 * 1024
-"""Compressed hold ids or cap changes hold no more than this."""
-
-BUDGETS_MAX = 10_000
-"""Budgets in a configuration."""
 
 
 def config_too_large(config: DeskConfig) -> str | None:

@@ -7,9 +7,10 @@ from pydantic import (
 )
 
 from paymaster.messages.base import Message, Window, added
-from paymaster.messages.config import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, CarriedConfig
+from paymaster.messages.config import CarriedConfig
 from paymaster.messages.notices import CapChange
 from paymaster.messages.packing import packs
+from paymaster.values.limits import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 
 
 class LedgerStart(Message):

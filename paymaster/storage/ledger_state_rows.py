@@ -10,10 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend, Window
 from paymaster.storage.usage_rows import storable
+from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
 
-SUPERSEDED_MAX = 50
-"""Earlier configurations whose digests a new ledger is told."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER_MS = 253_402_300_799_000
 """The end of the year 9999."""

@@ -66,10 +66,102 @@ BACKLOG_EVENTS_MAX = 5_000
 SET_ASIDE_BYTES_MAX = 200_000
 """Records that are refused for good, kept without their metadata; the oldest are then only counted and summed up."""
 
+# ---------------------------------------------------------------- the configuration
+
+BUDGETS_MAX = 10_000
+"""Budgets of a configuration."""
+CONFIG_PLAIN_BYTES_MAX = 256 * 1024
+"""A configuration up to this size is written as it is, so that version 0.1.0 can read it. A larger one is compressed:
+10,000 budgets with caps in five windows are 2.6 MB."""
+CONFIG_BYTES_MAX = 16 * 1024 * 1024
+"""A compressed configuration holds no more than this."""
+CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
+"""A compressed configuration as it is sent."""
+CARRIED_BYTES_MAX = 64 * 1024 * 1024
+"""Compressed hold ids or cap changes hold no more than this."""
+SUPERSEDED_MAX = 50
+"""Earlier configurations that do not come back by themselves."""
+
 # ---------------------------------------------------------------- the ledger's state
 
+STATE_BYTES_MAX = 1_536 * 1024
+"""The dump of a state: a payload may have 2 MiB, and the state goes on growing until the next look at it."""
+STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
+"""From this size on there is an alert, once a day."""
+STATE_BYTES_SLACK = 256 * 1024
+"""Within a minute it may grow by so much more before it is measured, which takes as long as to write it."""
+STATE_JSON_BYTES_MAX = 128 * 1024 * 1024
+"""A state that is to be loaded holds no more than this, decompressed."""
 LOOK_AFTER_BYTES = 64 * 1024
 """So many bytes of new calls, as messages, and the ledger looks how large its state is; else once a minute."""
+ACCOUNTS_MAX = BUDGETS_MAX + 2_000
+"""Budgets and services, of the configuration and opened by admins."""
+REMEMBER_ENDED_MAX = 10_000
+"""Ended holds that are remembered, for an hour. A reserve that is older than a forgotten one is answered `ended`."""
+UNCONFIRMED_MAX = 1_000
+"""Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
+FOLDED_AT_ONCE = 100
+"""Unconfirmed holds beyond that number, and the oldest are folded."""
+PRICES_MAX = 1_000
+"""Models whose last price is remembered."""
+ANSWERS_MAX = 500
+"""Answers to commands of admins that are remembered; the oldest are forgotten first. Whoever asks again does so within
+minutes."""
+ANSWERS_BYTES_MAX = 64 * 1024
+"""All of these answers."""
+REFUSAL_BYTES_MAX = 4 * 1024
+"""A refusal as it is remembered; the rest is cut off."""
+
+# ---------------------------------------------------------------- what waits in the ledger for others
+
+CAP_CHANGES_WAITING_MAX = 1_000
+"""Cap changes that wait to be stored. Beyond this number admins are asked to wait for the database."""
+CAPS_ENDED_MAX = 10_000
+"""Cap changes that wait to be stored, with those that a configuration would make by ending what admins did."""
+CALL_MESSAGES_MAX = 10_000
+"""Messages to calls that wait to be delivered. Beyond this number no further call is parked."""
+CONFIG_CHANGES_MAX = 100
+"""Configurations that wait to be stored. Beyond this number the oldest are left out: the last one counts."""
+ALERTS_MAX = 2_000
+"""Alerts that wait to be delivered. Beyond this number the oldest that wait only for the webhook are dropped, and when
+there are none of them, new alerts; each is counted."""
+ALERTS_BYTES_MAX = 256 * 1024
+"""All alerts that wait to be delivered."""
+ALERT_TEXT_BYTES_MAX = 1_000
+"""The sentence of one alert, as UTF-8."""
+ONCE_MAX = 1_000
+"""Alerts given once for ever that are remembered."""
+WHO_BYTES_MAX = 300
+"""Who made a cap change, as UTF-8. The database keeps 600 characters."""
+REASON_BYTES_MAX = 1_000
+"""Why, likewise."""
+REFUSED_KEPT = 20
+"""Messages that could not be applied, in the status."""
+REFUSED_ALERTS_A_MINUTE = 5
+"""Alerts of messages that could not be applied. The others of the minute are counted, and told together when it is
+over."""
+REFUSED_BYTES_MAX = 1_000
+"""What is kept of such a message, with the reason, as UTF-8."""
+PAUSED_BY_BYTES_MAX = 300
+"""Who paused a service, and why, as UTF-8: it is a part of what parked calls wait for."""
+
+# ---------------------------------------------------------------- one activation of the ledger, and its answers
+
+AT_ONCE_MAX = 2_000
+"""Parked calls that are served in one activation of the workflow, deadlines that pass and holds that expire in it. Each
+takes about 0.1 ms. What is left goes on in the next one."""
+IN_VAIN_MAX = 500
+"""Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
+LOADED_AT_ONCE = 4_000
+"""Accounts of which one question to the database asks what they have spent."""
+PAGE_BYTES_MAX = 1024 * 1024
+"""The accounts of one page of the status."""
+UNCONFIRMED_SHOWN = 500
+"""Unconfirmed holds in one answer, which has about a kilobyte of each."""
+NOTICES_MAX = 20
+"""Notices in the answer to one settlement: of the service and the nearest budgets."""
+DETAIL_BYTES_MAX = 2_000
+"""The sentence of a denial, as UTF-8; a batch of answers has 200 of them."""
 
 # ---------------------------------------------------------------- messages that can be forged
 

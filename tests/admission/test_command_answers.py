@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from desk_kit import NOON, USD, Site, capped, config
 
-from paymaster.admission.answers import ANSWERS_BYTES_MAX, ANSWERS_MAX, REFUSAL_BYTES_MAX, digest_of
+from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
 from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.messages import AdminConfig, CapState, Configure, RaiseCap
 from paymaster.security import signing_key
 from paymaster.security.signing_key import SigningKey
+from paymaster.values.limits import ANSWERS_BYTES_MAX, ANSWERS_MAX, REFUSAL_BYTES_MAX
 
 RAISE = RaiseCap(account="budget:acme", window="day", by="5", reason="launch", who="ada")
 

@@ -9,8 +9,8 @@ from desk_kit import DAY, HOUR, USD, Site, candidate, capped, config, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission.desk import PRICES_MAX
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, Delivery, DeskConfig, LoadedSpend, Window
+from paymaster.values.limits import PRICES_MAX
 from paymaster.values.money import Price
 
 PATHS = ("acme", "acme/team", "other", "renamed")

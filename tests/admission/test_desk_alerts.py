@@ -6,8 +6,8 @@
 import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, Site, at, candidate, capped, config, service, usd_caps
 
-from paymaster.admission.outbox import ALERTS_MAX, ONCE_MAX
 from paymaster.messages import AccountConfig, Alert, Delivery, Settle
+from paymaster.values.limits import ALERTS_MAX, ONCE_MAX
 
 
 def watched(*parts: float, **caps: int) -> AccountConfig:

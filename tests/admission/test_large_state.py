@@ -13,9 +13,9 @@ from uuid import UUID
 import pytest
 from desk_kit import DAY, MINUTE, USD, Site, at, candidate, capped, config
 
-from paymaster.admission.desk import LOADED_AT_ONCE, Desk
+from paymaster.admission.desk import Desk
 from paymaster.admission.ledger import WINDOWS, Hold
-from paymaster.admission.pressure import STATE_BYTES_MAX, estimated_bytes
+from paymaster.admission.pressure import estimated_bytes
 from paymaster.messages import (
     AccountConfig,
     CallRef,
@@ -29,6 +29,7 @@ from paymaster.messages import (
     Settle,
 )
 from paymaster.messages.bounds import check_command
+from paymaster.values.limits import LOADED_AT_ONCE, STATE_BYTES_MAX
 
 BUDGETS, PARKED, UNCONFIRMED = 10_000, 10_000, 100_000
 COMMANDS = 100

@@ -9,10 +9,10 @@ import pytest
 from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import desk as desk_module
-from paymaster.admission.desk import REMEMBER_ENDED_MAX, Desk
+from paymaster.admission.desk import Desk
 from paymaster.admission.ledger import Hold
-from paymaster.admission.outbox import ALERTS_BYTES_MAX, ALERTS_MAX, alert_bytes
-from paymaster.admission.pressure import STATE_BYTES_MAX, STATE_BYTES_SLACK, estimated_bytes, relieve
+from paymaster.admission.outbox import alert_bytes
+from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.messages import (
     Alert,
     CallRef,
@@ -26,7 +26,14 @@ from paymaster.messages import (
     StatusRequest,
 )
 from paymaster.messages.bounds import check_command
-from paymaster.values.limits import LOOK_AFTER_BYTES
+from paymaster.values.limits import (
+    ALERTS_BYTES_MAX,
+    ALERTS_MAX,
+    LOOK_AFTER_BYTES,
+    REMEMBER_ENDED_MAX,
+    STATE_BYTES_MAX,
+    STATE_BYTES_SLACK,
+)
 
 PAYLOAD_MAX = 2 * 1024 * 1024
 BUDGETS = 10_000

@@ -7,9 +7,8 @@ from uuid import UUID
 import pytest
 from desk_kit import MINUTE, NOON, USD, Site, candidate, capped, config, service
 
-from paymaster.admission.desk import ACCOUNTS_MAX
+from paymaster.admission import in_force
 from paymaster.admission.ledger import WINDOWS, window_start_ms
-from paymaster.admission.outbox import CALL_MESSAGES_MAX, CAP_CHANGES_WAITING_MAX
 from paymaster.messages import (
     AccountConfig,
     CapChange,
@@ -23,7 +22,14 @@ from paymaster.messages import (
     Window,
     json_bytes,
 )
-from paymaster.values.limits import TEMPORAL_PAYLOAD_BYTES
+from paymaster.values.limits import (
+    ACCOUNTS_MAX,
+    CALL_MESSAGES_MAX,
+    CAP_CHANGES_WAITING_MAX,
+    CAPS_ENDED_MAX,
+    STATE_BYTES_MAX,
+    TEMPORAL_PAYLOAD_BYTES,
+)
 
 WINDOW_STARTS: dict[Window, int] = {window: window_start_ms(window, NOON) for window in WINDOWS}
 
@@ -40,6 +46,71 @@ def test_cap_changes_that_wait_for_the_database_are_bounded() -> None:
     assert site.balance().cap_nanos == cap
     site.desk.delivered(Delivery(delivered=tuple(each.sequence for each in site.cap_changes())), site.now_ms)
     assert site.raise_cap("1") == (cap or 0) + USD
+
+
+def test_no_file_ends_more_caps_than_can_wait() -> None:
+    """It is not applied until the database takes those that wait; what admins made of the caps stays as it was."""
+    site = Site(config("one", {"acme": capped(day=5), "other": capped(day=5)}))
+    two = config("two", {"acme": capped(day=6), "other": capped(day=6)})
+    site.raise_cap("1")
+    site.raise_cap("1", "budget:other")
+    with patch("paymaster.admission.in_force.CAPS_ENDED_MAX", 3):
+        answer = site.desk.configure(two, site.now_ms, may_remove=True)
+        assert not answer.applied
+        assert answer.detail.startswith("with it 4 changes of caps would wait for the database, and 3 may: apply it ")
+        assert site.desk.configuration().config.digest == "one"
+        assert {site.balance(key).cap_nanos for key in ("budget:acme", "budget:other")} == {6 * USD}
+        assert len(site.cap_changes()) == 2
+        site.desk.delivered(Delivery(delivered=tuple(each.sequence for each in site.cap_changes())), site.now_ms)
+        assert site.desk.configure(two, site.now_ms, may_remove=True).applied
+    assert [(change.account, change.by_file) for change in site.cap_changes()] == [
+        ("budget:acme", True),
+        ("budget:other", True),
+    ]
+
+
+def test_no_file_changes_more_caps_before_the_ledger_began() -> None:
+    """Each may be an admin's, which is stored: files that flap meanwhile change only so many, and admins likewise."""
+    site = Site(config("0", {"acme": capped(day=5)}), load=False)
+    with patch("paymaster.admission.in_force.CAPS_ENDED_MAX", 10), patch.object(in_force, "CAP_CHANGES_WAITING_MAX", 9):
+        for number in range(1, 20):
+            files = config(f"{number}", {"acme": capped(day=5 + number)})
+            assert site.desk.configure(files, site.now_ms).applied == (number <= 10)
+            site.desk.delivered(Delivery(delivered=tuple(each.sequence for each in site.cap_changes())), site.now_ms)
+        assert len(site.desk.state.early) == 10
+        with pytest.raises(ValueError, match="10 cap changes wait for the database"):
+            site.set_cap("1")
+    assert site.balance().cap_nanos == 15 * USD
+
+
+def test_a_ledger_that_begins_anew_ends_only_so_many_caps() -> None:
+    """The stored configuration stays in force with its admins' caps, and an alert says what to do."""
+    stored, brought = (config(digest, {"acme": capped(day=day)}) for digest, day in (("stored", 5), ("brought", 6)))
+    site = Site(brought, load=False)
+    wanted = site.desk.to_load()
+    assert wanted is not None
+    change = cap_change(1, to_nanos=7 * USD, file_nanos=5 * USD)
+    with patch("paymaster.admission.in_force.CAPS_ENDED_MAX", 0):
+        loaded = LoadedSpend(number=wanted.number, posted_nanos={}, cap_changes=(change,), config=stored)
+        site.desk.loaded(loaded, site.now_ms)
+    assert (site.desk.configuration().config.digest, site.balance().cap_nanos) == ("stored", 7 * USD)
+    assert "the stored configuration is in force: with it 1 changes" in site.alerts("config_kept")[0].text
+
+
+def test_the_most_caps_that_a_file_ends_fit_into_the_dump() -> None:
+    """And are all there, in the order in which they are stored."""
+    budgets = {f"company-{n % 10}/team-{n % 90}/agent-{n}": capped(day=n + 1) for n in range(CAPS_ENDED_MAX)}
+    site = Site(config("one", budgets))
+    for path in budgets:
+        balance = site.desk.ledger.accounts[f"budget:{path}"].balances["day"]
+        site.desk.ledger.set_cap(balance.account, "day", 7 * USD)
+    before = len(site.desk.dump())
+    two = {path: capped(day=n + 2) for n, path in enumerate(budgets)}
+    assert site.desk.configure(config("two", two), site.now_ms).applied
+    dumped = site.desk.dump()
+    print(f"\n{len(dumped) - before:,} bytes more, {len(dumped):,} in all")
+    assert len(site.cap_changes()) == CAPS_ENDED_MAX
+    assert 2 * len(dumped) - before < STATE_BYTES_MAX  # as many once more, where all of them are told again
 
 
 def test_accounts_that_admins_open_are_bounded() -> None:
@@ -81,6 +152,22 @@ def test_answers_to_calls_that_wait_are_bounded() -> None:
         assert len(site.answers()) == 3
         assert site.parked()
     assert CALL_MESSAGES_MAX == 10_000
+
+
+def cap_change(sequence: int, to_nanos: int, file_nanos: int | None) -> CapChange:
+    return CapChange(
+        sequence=sequence,
+        at_ms=NOON,
+        account="budget:acme",
+        window="day",
+        from_nanos=file_nanos,
+        to_nanos=to_nanos,
+        by_nanos=None,
+        file_nanos=file_nanos,
+        until_window_end=False,
+        who="ada",
+        reason="",
+    )
 
 
 def test_many_known_holds_and_cap_changes_fit_into_a_payload() -> None:
