@@ -21,10 +21,10 @@ OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/tes
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: .venv/.ready      ## the main job: an agent on a real model, parked at its cap, raised, finished
+demo: .venv/.runs       ## the main job: an agent on a real model, parked at its cap, raised, finished
 	.venv/bin/paymaster demo $(ARGS)
 
-dev: .venv/.ready       ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
+dev: .venv/.runs        ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
 	.venv/bin/paymaster dev $(ARGS)
 
 test: .venv/.ready      ## all tests that fit into eight minutes
@@ -60,6 +60,11 @@ contract: .venv/.ready  ## writes tests/contract.json anew, after a change of wh
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"
+	@touch $@ .venv/.runs
+
+# What runs, without the tools that check it, which are as much again to download. Removes nothing that is there.
+.venv/.runs: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --frozen --quiet --inexact --no-default-groups --group stack --python "$$(command -v $(PYTHON))"
 	@touch $@
 
 .temporal-oldest/.ready: .venv/.ready Makefile
@@ -71,6 +76,11 @@ contract: .venv/.ready  ## writes tests/contract.json anew, after a change of wh
 .uv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paymaster needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing uv into .uv …"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv 2>/dev/null || $(MAKE) --quiet .uv/by-venv
+
+# Where Python has no pip of its own.
+.PHONY: .uv/by-venv
+.uv/by-venv:
 	@$(PYTHON) -m venv .uv || { echo "Python's venv module is missing: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 

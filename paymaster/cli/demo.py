@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 TOPIC = "how tides work"
 BUDGET = "demo"
-CAP_USD = "0.0009"
+OUTPUT_TOKENS_MAX = 80
+"""Of each answer: two or three sentences, of which the first are shown."""
+CAP_USD = "0.0008"
 """Room for the bound of any one call, but not for another one after two or three answers: parking is certain."""
 RAISE_BY_USD = "0.01"
 """Enough for the rest of the article."""
@@ -122,7 +124,12 @@ class _Story:
         print_line(f"\n1. The agent writes about {TOPIC!r}. Budget {BUDGET!r} has a cap of ${CAP_USD} a day.")
         agent = await client.start_workflow(
             "ContentAgentWorkflow",
-            {"topic": TOPIC, "sections": 3, "budget": f"{BUDGET}/agent"},
+            {
+                "topic": TOPIC,
+                "sections": 3,
+                "budget": f"{BUDGET}/agent",
+                "max_output_tokens": OUTPUT_TOKENS_MAX,
+            },
             id=article_id,
             task_queue=CALLS_TASK_QUEUE,
         )

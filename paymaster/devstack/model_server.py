@@ -30,6 +30,7 @@ def main(model_file: str, alias: str, port_file: str) -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_ram_mib = _PROMPT_CACHE_MIB
     params.verbosity = _LOG_ERRORS_ONLY
+    params.warmup = params.fit_params = False  # one answer for nothing, and a search for what fits into a GPU's memory
     params.ui = False
     params.endpoint_slots = False  # it shows the prompts
     server = xllamacpp.Server(params)
