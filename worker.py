@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.converter import DataConverter
+from temporalio.plugin import SimplePlugin
 from temporalio.runtime import LoggingConfig
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerDeploymentConfig
 
@@ -63,6 +66,7 @@ from paymaster.observability.measurements import batch_size
 from paymaster.observability.search_attributes import are_registered
 from paymaster.observability.telemetry import Telemetry, telemetry_of
 from paymaster.redaction import redact_crashes
+from paymaster.security.encryption import OwnWorkflowsPayloadConverter
 from paymaster.settings import (
     ConfigurationError,
     LogSettings,
@@ -299,10 +303,11 @@ def _workers(
         size_of=json_bytes,
         worth_waiting_for=traffic.worth_waiting_for,
     )
+    own, own_ledger = _bounding(client), _bounding(ledger_client)
     grace_period = _grace_period(settings)
     deployment, identity = _deployment(settings.worker), worker_identity()
     ledger_worker = Worker(
-        ledger_client,
+        own_ledger,
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
@@ -338,7 +343,7 @@ def _workers(
     reservations = ReserveActivities(settings, commits, backlog, findable=findable)
     records = RecordUsageActivities(settings.ledger.name, engine, commits, backlog)
     calls_worker = Worker(
-        client,
+        own,
         task_queue=CALLS_TASK_QUEUE,
         workflows=[LLMCallWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow],
         activities=[reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up],
@@ -357,6 +362,17 @@ def _workers(
             return [ledger_worker, calls_worker]
         case "activities":
             return [activities_worker]
+
+
+def _bounding(client: Client) -> Client:
+    """This client for workers of Paymaster's own workflows, which read nothing that is too large to be read."""
+
+    def bounded(converter: DataConverter | None) -> DataConverter:
+        return replace(converter or DataConverter.default, payload_converter_class=OwnWorkflowsPayloadConverter)
+
+    config = client.config()
+    config["plugins"] = [*config["plugins"], SimplePlugin("paymaster-own-workflows", data_converter=bounded)]
+    return Client(**config)
 
 
 def _deployment(settings: WorkerSettings) -> WorkerDeploymentConfig | None:

@@ -22,7 +22,7 @@ from paymaster.admission.routing import Choice, Obstacle, choose
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.signatures import SignedT
 from paymaster.admission.signed_commands import changes_money, check_signature, utc
-from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load, no_collection
+from paymaster.admission.state import RULES, DeskState, EndedHold, Loading, dump, load
 from paymaster.admission.status import account_statuses, service_statuses, waiting_calls
 from paymaster.messages import (
     KEY_SOURCE_DOWN,
@@ -73,6 +73,7 @@ from paymaster.messages import (
     Window,
 )
 from paymaster.values.budget_path import check_budget_path
+from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ACCOUNTS_MAX,

@@ -1,8 +1,5 @@
 """The desk's state: everything that the desk knows, and the text that continue-as-new carries it as."""
 
-import gc
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -180,23 +177,6 @@ def _rules_of(dumped: str) -> tuple[int, str]:
         return 1, dumped
     rules, _, rest = dumped.removeprefix(_RULES_ARE).partition("\n")
     return int(rules), rest
-
-
-@contextmanager
-def no_collection() -> Generator[None]:
-    """Nothing of a desk or a dump that is being made is garbage; to look for some takes as long as all the rest.
-
-    Nor is it afterwards: what was made is taken for old at once, without a look at each object in between.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.unfreeze()
-        if collects:
-            gc.enable()
 
 
 def upgrade(state: DeskState) -> DeskState:

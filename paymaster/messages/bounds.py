@@ -16,7 +16,6 @@ from paymaster.messages import (
     Candidate,
     Command,
     CommandBatch,
-    Configure,
     DeskConfig,
     Grant,
     LLMRequest,
@@ -36,7 +35,6 @@ from paymaster.messages import (
 from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
     ADMIN_MESSAGE_BYTES_MAX,
-    CONFIG_VALUES_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
     ID_CHARACTERS_MAX,
@@ -67,8 +65,9 @@ _BOUND_NANOS_MAX = NANOS_MAX * 10**9
 
 
 def may_come_from_anybody(kind: type[BaseModel]) -> bool:
-    """Whether whoever may signal or update a workflow can send it such a message."""
-    return issubclass(kind, (AdminMessage, Configure, *_OF_ANYBODY))
+    """Whether whoever may signal or update a workflow can send it such a message. Configurations are not among them:
+    `read_configure` reads those."""
+    return issubclass(kind, (AdminMessage, *_OF_ANYBODY))
 
 
 def check_text(text: bytes, kind: type[BaseModel]) -> None:
@@ -78,8 +77,6 @@ def check_text(text: bytes, kind: type[BaseModel]) -> None:
     """
     if issubclass(kind, AdminMessage):
         _within("bytes of the message", len(text), 0, ADMIN_MESSAGE_BYTES_MAX)
-    elif issubclass(kind, Configure):
-        check_values(text, CONFIG_VALUES_MAX)
     elif issubclass(kind, _OF_ANYBODY):
         check_values(text)
     else:

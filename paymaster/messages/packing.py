@@ -13,6 +13,11 @@ class _Packed(BaseModel):
     packed: str
 
 
+def unpacked(value: object, bytes_max: int) -> bytes:
+    """The JSON of a field that is compressed. Raises ValueError for one that is not, or that holds more."""
+    return unpack(_Packed.model_validate(value).packed, bytes_max)
+
+
 def packs(adapter: TypeAdapter[Any], *, plain_bytes_max: int, bytes_max: int) -> tuple[BeforeValidator, WrapSerializer]:
     """For a field's annotation: its JSON is compressed above `plain_bytes_max` bytes, and holds `bytes_max` at most.
 
@@ -21,7 +26,7 @@ def packs(adapter: TypeAdapter[Any], *, plain_bytes_max: int, bytes_max: int) ->
 
     def read(value: object) -> object:
         if isinstance(value, dict) and "packed" in value:
-            return adapter.validate_json(unpack(_Packed.model_validate(value).packed, bytes_max))
+            return adapter.validate_json(unpacked(cast(object, value), bytes_max))
         return cast(object, value)
 
     def write(value: object, plain: SerializerFunctionWrapHandler) -> object:

@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from temporalio.api.common.v1 import Payload
+from temporalio.common import RawValue
 from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, PydanticPayloadConverter
 from temporalio.converter import (
     CompositePayloadConverter,
@@ -29,9 +30,12 @@ from temporalio.converter import (
 )
 
 from paymaster.keys.api_key import KeySource, KeyUnavailable
-from paymaster.messages import ENCRYPTED
+from paymaster.messages import ENCRYPTED, Configure
 from paymaster.messages.bounds import check_text, may_come_from_anybody
+from paymaster.messages.config_reading import read_configure
 from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
+from paymaster.values.json_reading import check_levels, check_values
+from paymaster.values.limits import ERRORS_TOLD_MAX
 
 KEY_NAME = "encryption-key-id"
 """Metadata: the name of the key."""
@@ -175,7 +179,7 @@ class _Unreadable(EncodingPayloadConverter):
 
 
 class _BoundedJSON(PydanticJSONPlainPayloadConverter):
-    """JSON, of which Paymaster's own messages have no more values and levels than they may.
+    """JSON, of which Paymaster's own messages have no more values, levels and errors than they may.
 
     What anybody can send to a workflow is read on a thread during which no other runs; 2 MB can hold a million values,
     each with an error of its own. What other libraries and agents send is theirs.
@@ -184,26 +188,67 @@ class _BoundedJSON(PydanticJSONPlainPayloadConverter):
     def from_payload(self, payload: Payload, type_hint: type[Any] | None = None) -> Any:
         """Raises ValueError, as for everything that is not the message."""
         if isinstance(type_hint, type) and issubclass(type_hint, BaseModel):
+            if issubclass(type_hint, Configure):
+                return read_configure(payload.data)
             check_text(payload.data, type_hint)
-            if len(payload.data) > _LONG and may_come_from_anybody(type_hint):
-                return type_hint.model_validate(from_json(payload.data))
+            if may_come_from_anybody(type_hint):
+                return _message(payload.data, type_hint)
         return super().from_payload(payload, type_hint)
 
 
-_BOUNDED = _BoundedJSON()
-_CONVERTERS: tuple[EncodingPayloadConverter, ...] = (
-    *(each for each in PydanticPayloadConverter().converters.values() if each.encoding != _BOUNDED.encoding),
-    _BOUNDED,  # takes everything: others come first
-    _Unreadable(),
-)
+class _AllBoundedJSON(_BoundedJSON):
+    """JSON, which has no more values and levels than may pass through also where it is no message.
+
+    The SDK reads what nobody asked for as anything: the arguments of a query that takes none, or the second of an
+    update that takes one. What has too much in it is left as it came.
+    """
+
+    def from_payload(self, payload: Payload, type_hint: type[Any] | None = None) -> Any:
+        """Raises ValueError, as for everything that is not of that type."""
+        if not isinstance(type_hint, type) or not issubclass(type_hint, BaseModel):
+            try:
+                check_values(payload.data)
+                check_levels(payload.data)
+            except ValueError:
+                if type_hint is None:
+                    return RawValue(payload)
+                raise
+        return super().from_payload(payload, type_hint)
+
+
+def _message(text: bytes, kind: type[BaseModel]) -> BaseModel:
+    try:
+        return kind.model_validate(from_json(text)) if len(text) > _LONG else kind.model_validate_json(text)
+    except ValidationError as error:
+        if error.error_count() <= ERRORS_TOLD_MAX:
+            raise
+        problem = f"not a {kind.__name__}: {error.error_count():,} of its values are wrong"
+    raise ValueError(problem)
+
+
+def _converters(json: EncodingPayloadConverter) -> tuple[EncodingPayloadConverter, ...]:
+    """Pydantic's, with this one for JSON."""
+    others = [each for each in PydanticPayloadConverter().converters.values() if each.encoding != json.encoding]
+    return (*others, json, _Unreadable())  # JSON takes everything to write: others come first
+
+
+# The SDK makes a converter for each run of a workflow; its parts keep what they know of types, which all share.
+_CONVERTERS = _converters(_BoundedJSON())
+_OWN_CONVERTERS = _converters(_AllBoundedJSON())
 
 
 class PaymasterPayloadConverter(PydanticPayloadConverter):
     """Pydantic's, which also bounds Paymaster's messages, and knows a payload that could not be decrypted."""
 
     def __init__(self) -> None:
-        # The SDK makes one for each run of a workflow; its parts keep what they know of types, which all share.
         CompositePayloadConverter.__init__(self, *_CONVERTERS)
+
+
+class OwnWorkflowsPayloadConverter(PydanticPayloadConverter):
+    """What Paymaster's own workflows read by: bounds everything that anybody can send them."""
+
+    def __init__(self) -> None:
+        CompositePayloadConverter.__init__(self, *_OWN_CONVERTERS)
 
 
 def data_converter(encryption: PayloadEncryption) -> DataConverter:

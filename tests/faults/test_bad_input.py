@@ -13,13 +13,14 @@ from paymaster_process import Databases, Site, configuration, results_of, runnin
 from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.common import RawValue
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import AdminRefused
-from paymaster.messages import ChatMessage, PauseService, RaiseCap, ResumeService, SetCap
+from paymaster.messages import ChatMessage, PauseService, RaiseCap, ResumeService, SetCap, budget_workflow_id
 from paymaster.values.limits import REQUEST_BYTES_MAX
 
 HALF_A_PAIR = "half \ud83d of a smile"
@@ -125,6 +126,23 @@ async def test_a_hostile_budget_path_is_denied_and_makes_no_account(site: Site, 
             await site.ledger.set_cap(SetCap(account=f"budget:{path}", window="day", to="1"))
     assert service.count == count
     assert {account.account for account in (await site.ledger.status()).accounts} == accounts
+
+
+@pytest.mark.timeout(60)
+async def test_arguments_that_nobody_asked_for_are_not_read(site: Site) -> None:
+    """2 MB of them, each as many values as bytes allow: the ledger goes on, and does not even make them."""
+    lists = RawValue(Payload(metadata={"encoding": b"json/plain"}, data=b"[" + b"[]," * 600_000 + b"0]"))
+    ledger = site.client.get_workflow_handle(budget_workflow_id(site.settings.ledger.name))
+    await ledger.execute_update("reload", lists)
+    await ledger.query("configuration", lists)
+    for query in ("status", "unconfirmed_holds"):
+        with pytest.raises(WorkflowQueryFailedError):
+            await ledger.query(query, lists)
+    await ledger.signal("set_cap", args=[lists, None])
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await ledger.execute_update("set_cap", args=[lists, None])
+    assert "an update needs one SetCap as JSON, not: RawValue, NoneType" in str(refused.value.cause)
+    assert (await site.ledger.status()).rules
 
 
 async def test_no_cap_is_changed_by_an_amount_that_is_none(site: Site) -> None:
