@@ -24,6 +24,7 @@ from paymaster.messages import (
 from paymaster.messages.bounds import check_grant
 from paymaster.providers.pricing import price_of
 from paymaster.settings import ModelSettings, Settings, split_candidate
+from paymaster.values.collection import EndedRequests
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
@@ -44,6 +45,7 @@ class ReserveActivities:
         self._commits = commits
         self._backlog = backlog
         self._findable = findable
+        self._ended = EndedRequests()
 
     @activity.defn
     async def reserve(self, request: ReserveRequest) -> Reservation:
@@ -51,6 +53,7 @@ class ReserveActivities:
 
         Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
         """
+        self._ended.add(request.input_bytes)
         return Reservation(answer=await self._reserve(request), findable=self._findable)
 
     async def _reserve(self, request: ReserveRequest) -> ReserveAnswer:
