@@ -4,6 +4,7 @@ The tests that take `vault` also run against a real vault or an emulator; docs/k
 """
 
 import asyncio
+import gzip
 import json
 import logging
 import os
@@ -337,6 +338,27 @@ async def test_whatever_it_answers_is_an_error_of_ours_that_says_what_to_do(
     assert words in str(caught)
     assert str(caught).startswith(f"the key 'provider-key' cannot be had from {server.url}: ")
     assert time.monotonic() - started < 10, "it does not wait for as long as the vault asks"
+
+
+ENDLESS = [
+    Fault(200, body=b" " * 50_000_000),
+    Fault(200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"")),
+]
+
+
+@pytest.mark.parametrize("fault", ENDLESS, ids=["50 MB", "compressed"])
+async def test_an_answer_without_an_end_is_not_read(server: KeyVaultServer, fault: Fault) -> None:
+    """Neither the vault's nor that of where we sign in; what is compressed may hold anything."""
+    server.fault = fault
+    error = await problem(settings_of(server))
+    assert isinstance(error, KeySourceDown)
+    assert "what answers there answers without an end" in str(error)
+    server.fault = None
+    server.revoke_tokens()
+    server.sign_in_faults.extend([fault] * 9)
+    error = await problem(settings_of(server))
+    assert isinstance(error, KeySourceDown)
+    assert "nobody to sign in at: what answers there answers without an end" in str(error)
 
 
 async def test_a_vault_that_is_down_or_not_there_is_an_outage(server: KeyVaultServer) -> None:

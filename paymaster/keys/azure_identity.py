@@ -19,12 +19,13 @@ from azure.identity.aio import (
 )
 
 from paymaster.keys.api_key import KeySourceDown, KeyUnavailable
+from paymaster.keys.bounded_transport import BoundedTransport
 from paymaster.redaction import remember
 from paymaster.settings import AzureSettings
 
+_TIMEOUTS: dict[str, Any] = {"connection_timeout": 5, "read_timeout": 5}
 _QUICK: dict[str, Any] = {
-    "connection_timeout": 5,
-    "read_timeout": 5,
+    **_TIMEOUTS,
     "retry_total": 2,
     "retry_status": 0,  # what it answers is what we tell; to ask again later is the business of who asked
     "retry_backoff_factor": 0.2,
@@ -101,13 +102,15 @@ def why_no_connection(error: Exception) -> str:
             return "its certificate is not trusted here; name its authority in azure.ca_bundle or SSL_CERT_FILE"
         case "ClientConnectorDNSError":
             return "there is no such host"
+        case "AnswerTooLarge":
+            return "what answers there answers without an end"
         case _:
             return "no connection, or it was cut; check the network and proxies"
 
 
 def connection_options(azure: AzureSettings) -> dict[str, Any]:
     """What the Azure clients need for a server that answers at once or not at all. Longer waits are ours."""
-    return _QUICK | _trust(azure)
+    return _QUICK | _trust(azure) | {"transport": BoundedTransport(**_TIMEOUTS, **_trust(azure))}
 
 
 def _credential(azure: AzureSettings) -> AsyncSupportsTokenInfo:
@@ -116,11 +119,12 @@ def _credential(azure: AzureSettings) -> AsyncSupportsTokenInfo:
     tenant_id: dict[str, Any] = {} if azure.tenant_id is None else {"tenant_id": azure.tenant_id}
     match azure.credential:
         case "default":
+            trust = {**_trust(azure), "transport": BoundedTransport(**_trust(azure))}
             named = {f"{kind}_client_id": azure.client_id for kind in ("managed_identity", "workload_identity")}
             tenants = {f"workload_identity_{name}": value for name, value in tenant_id.items()}
-            return DefaultAzureCredential(**authority, **(named if azure.client_id else {}), **tenants, **_trust(azure))
+            return DefaultAzureCredential(**authority, **(named if azure.client_id else {}), **tenants, **trust)
         case "managed-identity":  # its own retries know what its endpoint answers on a machine that has just started
-            return ManagedIdentityCredential(**client_id)
+            return ManagedIdentityCredential(**client_id, transport=BoundedTransport())
         case "workload-identity":
             return WorkloadIdentityCredential(**client_id, **tenant_id, **authority, **connection_options(azure))
         case "client-secret":

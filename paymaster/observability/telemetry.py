@@ -36,6 +36,7 @@ from temporalio.contrib.opentelemetry import (
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import LoggingConfig, MetricBuffer, Runtime, TelemetryConfig
 
+from paymaster.observability.bounded_session import bounded_session
 from paymaster.observability.measurements import LatestStatus, Measurements, observe_ledger
 from paymaster.redaction import redact_value, remember
 from paymaster.settings import ConfigurationError, Settings
@@ -164,12 +165,14 @@ def _providers(
         PrometheusMetricReader(scope_info_enabled=False, registry=registry, cardinality_limits=limits)
     ]
     if measures:
-        exporter = OTLPMetricExporter(None if endpoint is None else f"{endpoint}/v1/metrics", timeout=timeout)
+        where = None if endpoint is None else f"{endpoint}/v1/metrics"
+        exporter = OTLPMetricExporter(where, timeout=timeout, session=bounded_session())
         every_ms = every_s * 1_000
         readers.append(PeriodicExportingMetricReader(exporter, every_ms, cardinality_limits=limits))
     tracers = create_tracer_provider(resource=resource, shutdown_on_exit=False)
     if traces:
-        to_collector = OTLPSpanExporter(None if endpoint is None else f"{endpoint}/v1/traces", timeout=timeout)
+        where = None if endpoint is None else f"{endpoint}/v1/traces"
+        to_collector = OTLPSpanExporter(where, timeout=timeout, session=bounded_session())
         careful = _Careful(to_collector, with_content=settings.telemetry.record_content)
         tracers.add_span_processor(BatchSpanProcessor(careful))
     return MeterProvider(readers, resource, shutdown_on_exit=False), tracers

@@ -39,6 +39,13 @@ ANSWER_BYTES_MAX = 1_900_000
 HEADERS_BYTES_MAX = 16_384
 """The headers of an answer of a service, and at most one read more: the HTTP library reads them all in one go."""
 
+# ---------------------------------------------------------------- answers of others
+
+KEY_ANSWER_BYTES_MAX = 256 * 1024
+"""An answer of a key vault or of where we sign in to it; a secret has 25 KB at most, a token a few."""
+COLLECTOR_ANSWER_BYTES_MAX = 64 * 1024
+"""An answer of a collector of traces and metrics, of which only the status counts."""
+
 # ---------------------------------------------------------------- batches
 
 BATCH_ITEMS_MAX = 200
