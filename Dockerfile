@@ -5,13 +5,13 @@ RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
 # The dependencies alone first: a change of our code then leaves this layer as it is.
 COPY pyproject.toml uv.lock README.md LICENSE ./
-RUN uv sync --frozen --no-default-groups --no-install-project
+RUN uv sync --frozen --no-default-groups --extra all --no-install-project
 COPY paymaster ./paymaster
 COPY workflows ./workflows
 COPY activities ./activities
 COPY migrations ./migrations
 COPY worker.py ./
-RUN uv sync --frozen --no-default-groups
+RUN uv sync --frozen --no-default-groups --extra all
 
 FROM python:3.13.9-slim-trixie
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin paymaster

@@ -59,12 +59,12 @@ contract: .venv/.ready  ## writes tests/contract.json anew, after a change of wh
 	PYTHONPATH=. .venv/bin/python tests/contract.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --quiet --python "$$(command -v $(PYTHON))"
+	$(UV) sync --frozen --quiet --all-extras --python "$$(command -v $(PYTHON))"
 	@touch $@ .venv/.runs
 
 # What runs, without the tools that check it, which are as much again to download. Removes nothing that is there.
 .venv/.runs: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --quiet --inexact --no-default-groups --group stack --python "$$(command -v $(PYTHON))"
+	$(UV) sync --frozen --quiet --inexact --all-extras --no-default-groups --group stack --python "$$(command -v $(PYTHON))"
 	@touch $@
 
 .temporal-oldest/.ready: .venv/.ready Makefile

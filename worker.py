@@ -80,6 +80,7 @@ from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import latest_granted_ms
 from paymaster.storage.schema import SchemaOutdated, check_schema
 from paymaster.values.collection import keep_imports
+from paymaster.values.extras import ExtraMissing
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails
@@ -406,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(options.config)
         asyncio.run(_run_until_stopped(settings, options.role, on_ready))
-    except (ConfigurationError, KeyUnavailable) as error:
+    except (ConfigurationError, KeyUnavailable, ExtraMissing) as error:
         logger.error("%s", error)
         return 2
     except (SchemaOutdated, LedgerNotFound, AdminRefused, RuntimeError, OSError) as error:

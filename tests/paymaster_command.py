@@ -7,7 +7,7 @@ from pathlib import Path
 
 from devstack.process_table import alive, descendants, until
 
-PAYMASTER = [sys.executable, "-c", "import sys; from paymaster.cli import main; sys.argv[0] = 'paymaster'; main()"]
+PAYMASTER = [sys.executable, "-c", "import sys; from paymaster.__main__ import main; sys.argv[0] = 'paymaster'; main()"]
 
 
 class Command:

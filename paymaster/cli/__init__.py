@@ -26,8 +26,9 @@ from paymaster.cli import (
     usage,
     worker,
 )
-from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note
+from paymaster.cli.output import EXIT_ERROR, EXIT_NO, CommandError, print_line, print_note
 from paymaster.redaction import redact_logs, redacted_traceback
+from paymaster.values.extras import extra_missing
 
 __all__ = ["app", "main"]
 
@@ -85,5 +86,8 @@ def main() -> None:
         print_note(f"paymaster: {error}")
         sys.exit(error.exit_code)
     except Exception as error:  # not left to Python: typer's own hook would print it with any key that it names
+        if isinstance(error, ImportError) and (missing := extra_missing(error, "this command")):
+            print_note(f"paymaster: {missing}")
+            sys.exit(EXIT_ERROR)
         sys.stderr.write(redacted_traceback(error))
         sys.exit(EXIT_NO)

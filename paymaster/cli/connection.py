@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from temporalio.client import Client
 
+    from paymaster.cli.running import RunningStack
     from paymaster.client import Ledger
-    from paymaster.devstack.running import RunningStack
     from paymaster.messages import AdminMessage, DeskStatus
     from paymaster.settings import Settings
 
@@ -120,7 +120,7 @@ def _dev_stack(config: Path | None) -> "RunningStack | None":
     own = named or Path("paymaster.toml")
     if named is None and not own.exists():
         own = None
-    from paymaster.devstack.running import running_stack
+    from paymaster.cli.running import running_stack
 
     stack = running_stack()
     return stack if stack and (own is None or own.absolute() == stack.config_file) else None

@@ -14,6 +14,7 @@ from paymaster.cli.budget import print_accounts
 from paymaster.cli.connection import command_name, run_async, until_ctrl_c
 from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note, print_table
 from paymaster.cli.reconcile import print_comparison
+from paymaster.cli.worker import worker_program
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -79,6 +80,7 @@ async def _demo(*, use_my_keys: bool, temporal: str | None, keep: bool) -> None:
             async with LocalPaymaster(
                 EmbeddedStack(temporal=temporal is None, progress=print_note),
                 config_file,
+                worker_program(),
                 ledger=ledger,
                 keep_settings=False,
                 local_model="local",

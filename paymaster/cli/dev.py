@@ -8,6 +8,8 @@ import typer
 
 from paymaster.cli.connection import ConfigOption, command_name, command_settings, run_async, until_ctrl_c
 from paymaster.cli.output import CommandError, print_line, print_note
+from paymaster.cli.running import RunningStack, default_data_dir
+from paymaster.cli.worker import worker_program
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings
@@ -28,8 +30,6 @@ def dev(
     config: ConfigOption = None,
 ) -> None:
     """Run Temporal, PostgreSQL, a local model and a worker until Ctrl-C. Data is kept for the next time."""
-    from paymaster.devstack import default_data_dir
-
     folder = (data_dir or default_data_dir()).absolute()
     config_file = (config or _config_file(folder)).absolute()
     run_async(_dev(folder, config_file, command_settings(config_file), temporal_port))
@@ -54,9 +54,8 @@ def _config_file(folder: Path) -> Path:
 
 
 async def _dev(folder: Path, config_file: Path, settings: "Settings", temporal_port: int) -> None:
-    from paymaster.devstack import EmbeddedStack, StackError, default_data_dir
+    from paymaster.devstack import EmbeddedStack, StackError
     from paymaster.devstack.local import LocalPaymaster
-    from paymaster.devstack.running import RunningStack
 
     with_model = LOCAL_SERVICE in settings.services
     stack = EmbeddedStack(folder, progress=print_note, temporal_port=temporal_port, model=with_model)
@@ -64,6 +63,7 @@ async def _dev(folder: Path, config_file: Path, settings: "Settings", temporal_p
         async with LocalPaymaster(
             stack,
             config_file,
+            worker_program(),
             ledger=settings.ledger.name,
             keep_settings=True,
             local_model=LOCAL_SERVICE if with_model else None,

@@ -2,12 +2,23 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+import paymaster
 from paymaster.cli.connection import ConfigOption
 from paymaster.cli.output import CommandError
+from paymaster.values.extras import require
+
+
+def worker_program() -> Path:
+    """`worker.py` of the checkout or image. Raises CommandError in an installed wheel, which has none."""
+    program = Path(paymaster.__file__).resolve().parents[1] / "worker.py"
+    if not program.is_file():
+        raise CommandError(f"workers run from Paymaster's checkout or image; there is no {program}")
+    return program
 
 
 def worker(
@@ -18,13 +29,8 @@ def worker(
     config: ConfigOption = None,
 ) -> None:
     """Run a worker until it is stopped."""
-    from paymaster.devstack.errors import StackError
-    from paymaster.devstack.local import worker_program
-
-    try:
-        program = worker_program()
-    except StackError as error:
-        raise CommandError(str(error)) from None
+    require("worker", "a worker")
+    program = worker_program()
     arguments = ["--role", role] if config is None else ["--role", role, "--config", str(config)]
     # In the place of this process, so that signals reach the worker and its exit code is ours.
     os.execv(sys.executable, [sys.executable, str(program), *arguments])  # noqa: S606

@@ -4,7 +4,6 @@
 """
 
 from paymaster.devstack.errors import StackError
-from paymaster.devstack.folders import default_data_dir
 from paymaster.devstack.model import MODEL_NAME
 from paymaster.devstack.process import GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress
@@ -17,5 +16,4 @@ __all__ = [
     "Progress",
     "StackError",
     "clean_environment",
-    "default_data_dir",
 ]

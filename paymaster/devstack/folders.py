@@ -9,12 +9,10 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from platformdirs import PlatformDirs
 
 from paymaster.devstack.errors import StackError
-
-if TYPE_CHECKING:
-    from platformdirs import PlatformDirs
 
 _TEMPORARY_PREFIX = "paymaster-stack-"
 _OWNER = "owner"  # a file in each temporary folder, locked for as long as anything uses the folder
@@ -22,25 +20,9 @@ _PREVIOUS_OWNER_ENDS_S = 10.0  # longer than any guard gives its command to stop
 _SOCKET_PATH_BYTES_MAX = 99  # the smallest limit of the systems that we run on is 103
 
 
-def default_data_dir() -> Path:
-    """Where `paymaster dev` keeps its data.
-
-    The user's data folder; for root the system's, because PostgreSQL runs as another user there and can't reach into a
-    private home.
-    """
-    dirs = _platform_dirs()
-    return (dirs.site_state_path if os.geteuid() == 0 else dirs.user_data_path) / "dev"
-
-
 def system_cache_dir() -> Path:
     """Where root keeps copies of programs between runs: other users can read them and only root can write."""
-    return _platform_dirs().site_cache_path
-
-
-def _platform_dirs() -> "PlatformDirs":
-    from platformdirs import PlatformDirs  # here: `paymaster --help` does not need it
-
-    return PlatformDirs("paymaster", appauthor=False)
+    return PlatformDirs("paymaster", appauthor=False).site_cache_path
 
 
 @contextlib.asynccontextmanager

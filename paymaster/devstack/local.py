@@ -14,7 +14,6 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-import paymaster
 from paymaster import PaymasterPlugin
 from paymaster.client import Ledger, quiet_runtime
 from paymaster.devstack.errors import StackError
@@ -35,16 +34,8 @@ WORKER_GRACE_S = 8.0
 """For the calls that are running when the stack is stopped; all that is left of it is gone after this time."""
 
 
-def worker_program() -> Path:
-    """`worker.py` of the checkout or image. Raises StackError in an installed wheel, which has none."""
-    program = Path(paymaster.__file__).resolve().parents[1] / "worker.py"
-    if not program.is_file():
-        raise StackError(f"workers run from Paymaster's checkout or image; there is no {program}")
-    return program
-
-
 class LocalPaymaster:
-    """`async with LocalPaymaster(stack, config_file) as local:` until it is left; then worker and servers are gone."""
+    """A stack, its migrated database and a worker. Leaving the `async with` block ends worker and servers."""
 
     client: Client
     ledger: Ledger
@@ -53,6 +44,7 @@ class LocalPaymaster:
         self,
         stack: EmbeddedStack,
         config_file: Path,
+        worker_program: Path,
         *,
         ledger: str,
         overrides: Mapping[str, str] | None = None,
@@ -61,15 +53,17 @@ class LocalPaymaster:
         other_temporal: str | None = None,
         progress: Progress = lambda line: None,
     ) -> None:
-        """`ledger`: its name in the configuration. `overrides`: `PAYMASTER__…` variables for the worker.
-        `keep_settings`: whether the shell's own `PAYMASTER_…` variables reach the worker. `local_model`: the name of
-        the service that the local model is to be; None when there is none. `other_temporal`: the address of a server
-        that is used instead of the stack's, in a namespace of its own, so that no worker there takes its calls.
+        """`worker_program`: the `worker.py` to run. `ledger`: its name in the configuration. `overrides`: variables
+        `PAYMASTER__…` for the worker. `keep_settings`: whether the shell's own `PAYMASTER_…` variables reach it.
+        `local_model`: the name of the service that the local model is to be; None when there is none. `other_temporal`:
+        the address of a server that is used instead of the stack's, in a namespace of its own, so that no worker there
+        takes its calls.
         """
         self.stack = stack
         self.namespace = "default" if other_temporal is None else f"paymaster-{uuid4().hex[:8]}"
         self._other_temporal = other_temporal
         self._config_file = config_file
+        self._worker_program = worker_program
         self._ledger_name = ledger
         self._overrides = dict(overrides or {})
         self._keep_settings = keep_settings
@@ -156,7 +150,7 @@ class LocalPaymaster:
         ready_file = self.stack.log_dir / "worker.ready"
         ready_file.unlink(missing_ok=True)
         self._worker = GuardedProcess(
-            [sys.executable, worker_program(), "--config", self._config_file, "--ready-file", ready_file],
+            [sys.executable, self._worker_program, "--config", self._config_file, "--ready-file", ready_file],
             env=environment,
             log_file=self.worker_log,
             grace_s=WORKER_GRACE_S,

@@ -6,6 +6,7 @@ from paymaster.keys.api_key import ApiKey, EnvironmentKeys, KeySource
 from paymaster.keys.cache import WAIT_AT_MOST_S, KeyCache
 from paymaster.keys.file import FileKeys
 from paymaster.settings import Settings
+from paymaster.values.extras import names_extra
 
 TOKENS_ASKED_AFTER = timedelta(minutes=1)
 TOKENS_KEPT_IN_OUTAGE = timedelta(minutes=3)
@@ -14,7 +15,10 @@ azure-identity that keeps them, and we only spare it being asked by every call."
 
 
 def key_source(settings: Settings) -> KeySource:
-    """The source of the keys itself, which is asked anew at each `get`. Close it."""
+    """The source of the keys itself, which is asked anew at each `get`. Close it.
+
+    Raises ExtraMissing for Azure Key Vault without the extra `azure`.
+    """
     keys = settings.keys
     match keys.source:
         case "env":
@@ -23,7 +27,8 @@ def key_source(settings: Settings) -> KeySource:
             assert keys.folder is not None  # checked with the settings
             return FileKeys(keys.folder)
         case "azure-key-vault":
-            from paymaster.keys.azure_vault import VaultKeys  # here, because its packages take long to import
+            with names_extra("keys in Azure Key Vault"):  # here, because its packages take long to import
+                from paymaster.keys.azure_vault import VaultKeys
 
             return VaultKeys(keys, settings.azure)
 
@@ -60,7 +65,10 @@ class KeyRing:
 
 
 def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> KeyRing:
-    """The keys and tokens of all services, kept in memory for as long as `[keys]` says. Close it."""
+    """The keys and tokens of all services, kept in memory for as long as `[keys]` says. Close it.
+
+    Raises ExtraMissing where the extra `azure` would be needed.
+    """
     keys = KeyCache(
         key_source(settings),
         refresh_after=settings.keys.refresh_after,
@@ -69,7 +77,8 @@ def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> 
     )
     if not any(service.auth == "entra" for service in settings.services.values()):
         return KeyRing(keys, None)
-    from paymaster.keys.entra import EntraTokens  # here, because its packages take long to import
+    with names_extra('auth = "entra"'):  # here, because its packages take long to import
+        from paymaster.keys.entra import EntraTokens
 
     tokens = KeyCache(
         EntraTokens(settings.azure),

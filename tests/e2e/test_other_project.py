@@ -1,17 +1,13 @@
 """A team with a repository of its own installs the wheel and asks from its own agent workflow."""
 
-import asyncio
 import json
-import os
-import shutil
-import sysconfig
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from counting_server import CountingServer
-from paymaster_process import ROOT, configuration, running_site, settled_books
+from paymaster_process import configuration, running_site, settled_books
+from wheel import build_wheel, install, run
 
 from paymaster.devstack import EmbeddedStack
 
@@ -65,39 +61,13 @@ asyncio.run(leave_cleanly())
 """
 
 
-async def run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=dict(environment), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    return output.decode()
-
-
 @pytest.fixture
 async def their_python(tmp_path: Path) -> Path:
-    """Their environment: our wheel, installed, and our dependencies, borrowed from this environment."""
-    # `make` puts a uv beside the environment when the machine has none.
-    uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / ".uv" / "bin"))
-    assert uv is not None, "there is no uv; `make test` brings one"
-    environment = os.environ | {"UV_SYSTEM_CERTS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-    await run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path], ROOT, environment)
-    (wheel,) = tmp_path.glob("paymaster-*.whl")
+    """Their environment: our wheel, without any extra."""
+    wheel = await build_wheel(tmp_path)
     names = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in names if not name.endswith(".dist-info")} == {"paymaster"}
-
-    ours = sysconfig.get_paths()["purelib"]
-    await run(
-        [uv, "venv", "--quiet", "--python", f"{sysconfig.get_paths()['scripts']}/python", "env"], tmp_path, environment
-    )
-    python = tmp_path / "env" / "bin" / "python"
-    await run([uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], tmp_path, environment)
-    # Packages in our folder are found, but no .pth file there is read, so our checkout itself is not on their path.
-    theirs = await run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], tmp_path, environment
-    )
-    (Path(theirs.strip()) / "borrowed.pth").write_text(ours + "\n")
-    return python
+    return await install(tmp_path, wheel)
 
 
 async def test_an_agent_in_another_repository_gets_an_answer(

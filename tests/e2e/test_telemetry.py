@@ -21,7 +21,8 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
-from paymaster.observability.telemetry import _providers, _remember_headers  # pyright: ignore[reportPrivateUsage]
+from paymaster.observability.exporters import providers
+from paymaster.observability.telemetry import _remember_headers  # pyright: ignore[reportPrivateUsage]
 from paymaster.redaction import redact
 from paymaster.settings import Settings
 from paymaster.storage.usage_rows import entries_of_call
@@ -234,7 +235,7 @@ async def test_who_wants_traces_only_gets_no_metrics_sent(
 def test_each_of_many_capped_windows_is_measured() -> None:
     """OpenTelemetry's usual limit adds up those after the first 2,000."""
     registry = CollectorRegistry()
-    meters, _ = _providers(Settings(), {}, registry, traces=False, measures=False)
+    meters, _ = providers(Settings(), {}, registry, traces=False, measures=False)
 
     def posted(options: CallbackOptions) -> list[Observation]:
         return [Observation(number, {"account": f"budget:{number}"}) for number in range(5_000)]

@@ -5,9 +5,19 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from paymaster.devstack.folders import default_data_dir
-
 _FILE = "running.json"
+
+
+def default_data_dir() -> Path:
+    """Where `paymaster dev` keeps its data.
+
+    The user's data folder; for root the system's, because PostgreSQL runs as another user there and can't reach into a
+    private home.
+    """
+    from platformdirs import PlatformDirs  # here: `paymaster --help` does not need it
+
+    dirs = PlatformDirs("paymaster", appauthor=False)
+    return (dirs.site_state_path if os.geteuid() == 0 else dirs.user_data_path) / "dev"
 
 
 class RunningStack(BaseModel):
