@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "structlog",
     ),
     "azure": ("azure",),
-    "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client"),
+    "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
     "cli": ("platformdirs", "rich", "typer"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""
