@@ -17,6 +17,7 @@ from paymaster.values.money import NANOS_MAX
 Row = Sequence[Any]
 """Key, balances, other fields."""
 
+_NOTHING = frozenset[str]()
 _LIMITER = TypeAdapter(Limiter)
 _NEW = AccountConfig(alert_at=())
 """What the configuration says of an account that it does not name."""
@@ -52,17 +53,22 @@ def _row(account: Account, config: AccountConfig) -> Row:
 
 
 def _account(row: Row, config: AccountConfig) -> Account:
-    key, balances, caps = row[0], row[1], config.caps_nanos
+    key, caps = row[0], config.caps_nanos
     other: dict[str, Any] = row[2] if len(row) > 2 else {}
-    alert_at = tuple(other.get("alert_at", config.alert_at))
-    account = Account(
-        key,
-        alert_at,
-        {
-            window: _balance(key, window, row, caps.get(window), alert_at)
-            for window, row in zip(WINDOWS, balances, strict=True)
-        },
-    )
+    alert_at = tuple(other["alert_at"]) if "alert_at" in other else config.alert_at
+    first_part = min(alert_at, default=None)
+    balances: dict[Window, Balance] = {}
+    # Most rows are numbers. Theirs are made here, by position and with the sum of `next_threshold`: there are 50,000.
+    for window, each in zip(WINDOWS, row[1], strict=True):
+        cap = caps.get(window)
+        if each.__class__ is not int:
+            balances[window] = _balance(key, window, each, cap, alert_at)
+        elif cap is None or not each:
+            balances[window] = Balance(key, window, cap, cap, 0, False, each)
+        else:
+            threshold = NANOS_MAX if first_part is None else int(first_part * cap)
+            balances[window] = Balance(key, window, cap, cap, 0, False, each, 0, _NOTHING, threshold)
+    account = Account(key, alert_at, balances)
     for name, value in other.items():
         if name == "limiter":
             account.limiter = _LIMITER.validate_python(value)
@@ -89,15 +95,7 @@ def _threshold(balance: Balance, alert_at: tuple[float, ...]) -> int:
     return next_threshold(alert_at, balance) if balance.cap_nanos is not None and balance.posted_nanos else 0
 
 
-def _balance(
-    key: str, window: Window, row: int | dict[str, Any], cap: int | None, alert_at: tuple[float, ...]
-) -> Balance:
-    if isinstance(row, int):
-        # By position, and with the sum of `next_threshold` here: of 50,000 it takes half as long.
-        if cap is None or not row:
-            return Balance(key, window, cap, cap, 0, False, row)
-        alert_from_nanos = int(min(alert_at) * cap) if alert_at else NANOS_MAX
-        return Balance(key, window, cap, cap, 0, False, row, 0, frozenset(), alert_from_nanos)
+def _balance(key: str, window: Window, row: dict[str, Any], cap: int | None, alert_at: tuple[float, ...]) -> Balance:
     values: dict[str, Any] = {"cap_nanos": cap, "file_cap_nanos": cap, **row}
     values["alerted"] = frozenset[str](row.get("alerted", ()))
     balance = Balance(key, window, **values)

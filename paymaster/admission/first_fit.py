@@ -90,6 +90,8 @@ class FirstFit:
     @property
     def highest(self) -> int | None:
         """The highest need."""
+        if len(self._chunks) == 1:
+            return self._chunks[0].high
         return max((chunk.high for chunk in self._chunks), default=None)
 
     def first_at_most(self, limit: int) -> Place | None:

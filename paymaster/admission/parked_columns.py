@@ -94,7 +94,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
 
 
 def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
-    rows = [_Row._make(row) for row in zip(*columns["rows"], strict=True)]
+    rows = list(map(_Row._make, zip(*columns["rows"], strict=True)))
     waits: list[Waits] = [
         (frozenset[str](waits_for), frozenset[str](keeps), tuple((reason, account) for reason, account in each))
         for waits_for, keeps, each in columns["waits"]

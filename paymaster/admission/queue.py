@@ -4,6 +4,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import chain
 
 from paymaster.admission.breaker import Gate
 from paymaster.admission.claims import Claims
@@ -22,9 +23,10 @@ class ParkedQueue:
     def __init__(self, calls: dict[str, ParkedCall], ledger: Ledger, gates: Mapping[str, Gate], now_ms: int) -> None:
         """`calls`, by hold id, is the state; everything else here follows from it, the books and the gates."""
         self._calls, self._ledger, self._gates = calls, ledger, gates
-        self._order = sorted(calls.values(), key=ParkedCall.place)
-        self._by_place = {call.place(): call for call in self._order}
-        self._waiting_in = Counter(key for call in self._order for key in call.waits_for)
+        by_place = sorted((call.place(), hold_id) for hold_id, call in calls.items())
+        self._by_place = {place: calls[hold_id] for place, hold_id in by_place}
+        self._order = list(self._by_place.values())
+        self._waiting_in = Counter(chain.from_iterable([call.waits_for for call in self._order]))
         self._deadlines = Timers((hold_id, call.reserve.deadline_at_ms) for hold_id, call in calls.items())
         self._claims_due = Timers(
             (hold_id, at_ms) for hold_id, call in calls.items() if (at_ms := call.claims_at_ms()) is not None

@@ -34,6 +34,9 @@ _KINDS: dict[str, Kind] = {
     "loading": "loading",
     "claimed": "claimed",
 }
+_BY_BOUND = frozenset[Kind](("held", "gone", "never"))
+_BY_SPENDING: tuple[Kind, ...] = ("held", "gone")
+"""They may fit when a window ends."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
@@ -98,14 +101,18 @@ class Waits:
         if not files or account is None or account.loading:
             return None
         times: list[int | None] = []
-        bounds = [files[kind].highest or 0 for kind in ("held", "gone") if kind in files]
-        if bounds:
-            times.append(account.next_end_ms(max(bounds), now_ms))
+        bound = -1
+        for kind in _BY_SPENDING:
+            if kind in files:
+                bound = max(bound, files[kind].highest or 0)
+        if bound >= 0:
+            times.append(account.next_end_ms(bound, now_ms))
         if "limited" in files and not account.limiter.is_full:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
-        gate = self._gates.get(key[len("service:") :]) if key.startswith("service:") else None
-        if gate is not None and not files.keys().isdisjoint(_BY_GATE):
-            times += [gate.paused_until_ms, gate.breaker.open_until_ms]
+        if key.startswith("service:"):
+            gate = self._gates.get(key[len("service:") :])
+            if gate is not None and not files.keys().isdisjoint(_BY_GATE):
+                times += [gate.paused_until_ms, gate.breaker.open_until_ms]
         return min((at_ms for at_ms in times if at_ms is not None and at_ms > now_ms), default=None)
 
     def _first_of(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
@@ -160,15 +167,14 @@ class Waits:
             if kind is None or account is None:
                 continue  # nothing that happens in an account helps it
             bound = bound_nanos(request, candidate)
-            match kind:
-                case "held" | "gone" | "never":
-                    need = bound
-                case "limited":
-                    need = tokens_estimated(request, candidate)
-                case "breaker_open":
-                    need = self._cooled_down_at_ms(call)
-                case _:
-                    need = 0
+            if kind in _BY_BOUND:
+                need = bound
+            elif kind == "limited":
+                need = tokens_estimated(request, candidate)
+            elif kind == "breaker_open":
+                need = self._cooled_down_at_ms(call)
+            else:
+                need = 0
             if need < entries.get((account, kind), UNCAPPED + 1):
                 entries[account, kind] = need
             if kind not in ("gone", "never", "loading"):
