@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,7 +60,6 @@ from paymaster.messages import (
     json_bytes,
 )
 from paymaster.observability.event_loop import watched_event_loop
-from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.observability.logs import configure_logs
 from paymaster.observability.measurements import batch_size
 from paymaster.observability.search_attributes import are_registered
@@ -86,6 +85,9 @@ from workflows.content_agent import ContentAgentWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
+
+if TYPE_CHECKING:
+    from paymaster.observability.health import Check
 
 Role = Literal["all", "workflows", "activities"]
 CALLS_AT_ONCE = 1_000
@@ -154,6 +156,8 @@ async def _run(
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             if settings.worker.health_address is not None:
+                from paymaster.observability.health import HealthServer  # here: it takes a tenth of a start to import
+
                 checks = _checks(settings, client, engine, keys, workers, ready)
                 health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)
                 await running.enter_async_context(health)
@@ -247,8 +251,9 @@ def _checks(
     keys: KeySource,
     workers: Sequence[Worker],
     ready: asyncio.Event,
-) -> dict[str, Check]:
+) -> "dict[str, Check]":
     """What has to be right for this process to be of use."""
+    from paymaster.observability.health import ANSWERS_WITHIN_S  # here: it brings an HTTP server along
 
     async def temporal() -> str | None:
         serving = await client.service_client.check_health(timeout=timedelta(seconds=ANSWERS_WITHIN_S))
