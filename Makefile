@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
+# Some containers have it: every process would compile what it imports, and a worker start in 8 s instead of 2.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 # uv from PATH, else one that we install beside the project's environment.

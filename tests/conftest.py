@@ -6,6 +6,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from counting_server import CountingServer
 from paymaster_process import Databases
 
 from paymaster.devstack import EmbeddedStack
+
+# As in the Makefile: every process that a test starts would compile what it imports, a worker for 6 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # ---------------------------------------------------------------- no provider can be reached
 
