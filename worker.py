@@ -31,7 +31,7 @@ from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerDeploym
 
 from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
-from activities.call_service import CallServiceActivities, Connections
+from activities.call_service import CallServiceActivities
 from activities.catch_up import CatchUpActivities
 from activities.load_spend import LoadSpendActivities
 from activities.recall_parked import RecallParkedActivities
@@ -61,9 +61,10 @@ from paymaster.messages import (
 )
 from paymaster.observability.event_loop import watched_event_loop
 from paymaster.observability.logs import configure_logs
-from paymaster.observability.measurements import batch_size
+from paymaster.observability.measurements import measure_batch
 from paymaster.observability.search_attributes import are_registered
 from paymaster.observability.telemetry import Telemetry, telemetry_of
+from paymaster.providers.connections import Connections
 from paymaster.redaction import redact_crashes
 from paymaster.security.encryption import OwnWorkflowsPayloadConverter
 from paymaster.settings import (
@@ -301,7 +302,7 @@ def _workers(
     config = desk_config(settings)
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
-        batch_size.record(len(commands))
+        measure_batch(len(commands))
         answers = await ledger.apply(commands, config, who=WHO)
         traffic.sent(commands, answers)
         return answers

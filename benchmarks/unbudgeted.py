@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.worker import Worker
 
-from activities.call_service import CallServiceActivities, Connections
+from activities.call_service import CallServiceActivities
 from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger, UnbudgetedCall
 from paymaster.calls.usage_records import entries_of
 from paymaster.client import connect
 from paymaster.keys.ring import kept_keys
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, UsageEntry, UsageRecord
+from paymaster.providers.connections import Connections
 from paymaster.settings import load_settings
 from paymaster.storage.engine import create_engine
 from paymaster.storage.usage_rows import insert_entries

@@ -30,7 +30,6 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker as TemporalWorker
 
-from activities.call_service import Connections
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Ledger
 from paymaster.devstack import GuardedProcess
@@ -48,6 +47,7 @@ from paymaster.messages import (
 )
 from paymaster.plugin import PaymasterPlugin
 from paymaster.providers.bounds import input_bytes
+from paymaster.providers.connections import Connections
 from paymaster.reports.usage import usage_report
 from paymaster.settings import Settings, load_settings
 from paymaster.storage.charging import posted_by_account

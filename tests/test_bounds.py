@@ -13,7 +13,7 @@ from test_wire_formats import BASE_URLS, build
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.messages import ChatMessage, Image, LLMRequest
 from paymaster.providers.bounds import input_bytes
-from paymaster.providers.wire_format import UnsupportedParameter
+from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 from paymaster.values.money import Price, TokenUsage
 

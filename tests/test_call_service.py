@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from test_wire_formats import ANSWERS, GRANT, ask, replaced
 
-from activities.call_service import CallServiceActivities, Connections
+from activities.call_service import CallServiceActivities
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.keys.api_key import ApiKey, EnvironmentKeys
 from paymaster.keys.cache import KeyCache
@@ -29,6 +29,7 @@ from paymaster.messages import (
     ServiceCall,
     UsageRecord,
 )
+from paymaster.providers.connections import Connections
 from paymaster.settings import Api, ServiceSettings
 
 CALL = CallRef(workflow_id="call/7", run_id="run-1")

@@ -6,7 +6,7 @@ import pytest
 from pydantic import JsonValue, TypeAdapter
 
 from paymaster.messages import Completion, LLMResult, Outcome
-from paymaster.providers.wire_format import WrittenCall, tool_calls
+from paymaster.providers.answer_parts import WrittenCall, tool_calls
 from paymaster.values.json_reading import NestedTooDeeply, check_nesting, message_data, read_json
 from paymaster.values.limits import NESTING_MAX
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paymaster.providers.pricing import price_of, settled_cost
-from paymaster.providers.wire_format import ServiceAnswer, WireUsage
+from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import Settings
 from paymaster.values.money import Price, PriceTier, TokenUsage
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from test_wire_formats import SCHEMA, WEATHER, build
 
 from paymaster.messages import ChatMessage, Image, LLMRequest, ToolCall
-from paymaster.providers.wire_format import UnsupportedParameter
+from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 
 JUDGES: dict[Api, tuple[Any, Any]] = {

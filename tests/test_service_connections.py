@@ -15,11 +15,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from test_wire_formats import ANSWERS, GRANT, ask
 
-from activities.call_service import CallServiceActivities, Connections
+from activities.call_service import CallServiceActivities
 from paymaster.keys.api_key import EnvironmentKeys
 from paymaster.keys.cache import KeyCache
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, Billing, Completion, Failure, ServiceCall
+from paymaster.providers.connections import Connections
 from paymaster.providers.tls import tls_context
 from paymaster.settings import ConfigurationError, ServiceSettings
 

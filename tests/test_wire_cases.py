@@ -16,8 +16,8 @@ from paymaster.messages import Billing
 from paymaster.providers.answers import request_id
 from paymaster.providers.http_errors import CONTENT_FILTERED, HttpError, classify
 from paymaster.providers.pricing import settled_cost
-from paymaster.providers.registry import WIRE_FORMATS
-from paymaster.providers.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
+from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
+from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import Api, ServiceSettings
 
 FOLDER = os.environ.get("PAYMASTER_WIRE_CASES")
@@ -72,11 +72,11 @@ def read(case: dict[str, Any]) -> ServiceAnswer | HttpError | ServiceError:
     body, now_ms = body_of(response), int(NOW.timestamp() * 1000)
     if response["status"] != 200:
         return classify(response["status"], headers, body, now_ms=now_ms)
-    wire_format = WIRE_FORMATS[service.api]
+    provider = PROVIDERS[service.api]
     if headers.get("content-type", "").startswith("text/event-stream"):
-        answer = wire_format.parse_stream(stream_events(body.decode()), service)
+        answer = provider.parse_stream(body, service)
     else:
-        answer = wire_format.parse_response(body, service)
+        answer = provider.parse_response(body, service)
     if isinstance(answer, ServiceError):
         return classify(answer.status, headers, answer.body, now_ms=now_ms, within_200=True)
     return answer

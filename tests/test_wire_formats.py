@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from paymaster.keys.api_key import ApiKey
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
 from paymaster.providers.answers import without_keys
-from paymaster.providers.registry import WIRE_FORMATS, streams
-from paymaster.providers.wire_format import (
+from paymaster.providers.event_stream import stream_events
+from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Outgoing,
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
     WireUsage,
-    stream_events,
 )
+from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import Price
 
@@ -79,16 +80,16 @@ def service(api: Api, base_url: str | None = None, **fields: Any) -> ServiceSett
 
 
 def build(request: LLMRequest, api: Api, base_url: str | None = None, *, stream: bool = False) -> HttpRequest:
-    return WIRE_FORMATS[api].build_request(request, GRANT, service(api, base_url), stream=stream)
+    return PROVIDERS[api].build_request(request, GRANT, service(api, base_url), stream)
 
 
 def parse(api: Api, data: Any, base_url: str | None = None) -> ServiceAnswer | ServiceError:
     body = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return WIRE_FORMATS[api].parse_response(body, service(api, base_url))
+    return PROVIDERS[api].parse_response(body, service(api, base_url))
 
 
 def parse_stream(api: Api, text: str) -> ServiceAnswer | ServiceError:
-    return WIRE_FORMATS[api].parse_stream(stream_events(text), service(api))
+    return PROVIDERS[api].parse_stream(text.encode(), service(api))
 
 
 def sse(*events: Any, last: str | None = None) -> str:
@@ -103,8 +104,8 @@ def sse(*events: Any, last: str | None = None) -> str:
 # ---------------------------------------------------------------- requests
 
 
-def test_every_wire_format_of_the_configuration_has_its_module() -> None:
-    assert set(WIRE_FORMATS) == set(get_args(Api))
+def test_every_api_of_the_configuration_has_the_provider_of_its_name() -> None:
+    assert [PROVIDERS[api].api for api in get_args(Api)] == list(get_args(Api))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_request_goes_to_the_formats_path(api: Api, path: str) -> None:
 def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None:
     azure = service("azure-openai", "https://example.openai.azure.com", api_version="2024-10-21")
     grant = GRANT.model_copy(update={"model": "our gpt/5"})
-    path = WIRE_FORMATS["azure-openai"].build_request(ask(), grant, azure).path
+    path = PROVIDERS["azure-openai"].build_request(ask(), grant, azure, False).path
     assert path == "/openai/deployments/our%20gpt%2F5/chat/completions?api-version=2024-10-21"
 
 
@@ -139,7 +140,8 @@ def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None
     ],
 )
 def test_the_key_goes_into_one_header_and_nowhere_else(api: Api, headers: dict[str, str]) -> None:
-    assert WIRE_FORMATS[api].auth_headers("k") == headers
+    request = Outgoing("POST", "https://example.com", {}, b"{}")
+    assert PROVIDERS[api].authenticate(request, "k", service(api)) == headers
     assert not {name.lower() for name in build(ask(), api).headers} & set(headers)
 
 
@@ -704,7 +706,7 @@ def test_an_answer_with_anything_in_a_wrong_place_raises_nothing_else(api: Api, 
 
 @given(api=apis, data=st.data())
 def test_a_stream_with_a_wrong_event_raises_nothing_else(api: Api, data: st.DataObject) -> None:
-    events = [json.loads(event.data) for event in stream_events(ANSWERS[api][1]) if event.data != "[DONE]"]
+    events = [json.loads(event.data) for event in stream_events(ANSWERS[api][1].encode()) if event.data != "[DONE]"]
     index = data.draw(st.integers(0, len(events) - 1))
     events[index] = replaced(events[index], data.draw)
     text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)

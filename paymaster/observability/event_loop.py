@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from paymaster.observability.measurements import event_loop_delay
+from paymaster.observability.measurements import measure_event_loop_delay
 
 LOOKS_EVERY_S = 0.05
 """Between two looks; a delay that is shorter is not noticed, and a longer one may be longer by so much."""
@@ -51,7 +51,7 @@ class EventLoopWatch:
 @contextmanager
 def watched_event_loop() -> Generator[None]:
     """Measures the running loop while the block runs."""
-    task = asyncio.create_task(EventLoopWatch(event_loop_delay.record).run(), name="event loop watch")
+    task = asyncio.create_task(EventLoopWatch(measure_event_loop_delay).run(), name="event loop watch")
     try:
         yield
     finally:

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from contextvars import Token
 from typing import Any
 from urllib.parse import urlsplit
 
-from opentelemetry import metrics, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry import context, metrics, trace
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -38,16 +39,9 @@ from paymaster.messages import (
     WindowStatus,
     call_id_of,
 )
-from paymaster.settings import Api, ServiceSettings
+from paymaster.providers.registry import PROVIDERS
+from paymaster.settings import ServiceSettings
 
-PROVIDERS: dict[Api, str] = {
-    "openai": "openai",
-    "openai-responses": "openai",
-    "anthropic": "anthropic",
-    "gemini": "gcp.gemini",
-    "azure-openai": "azure.ai.openai",
-}
-"""`gen_ai.provider.name` by wire format, as the conventions spell it."""
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 _DURATIONS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -83,13 +77,13 @@ _reserve_duration = _meter.create_histogram(
     description="How long a call waited for the ledger's first answer",
     explicit_bucket_boundaries_advisory=_DURATIONS_S,
 )
-event_loop_delay = _meter.create_histogram(
+_event_loop_delay = _meter.create_histogram(
     "paymaster.event_loop.delay",
     unit="s",
     description="How long the worker's event loop was held at most, in each second",
     explicit_bucket_boundaries_advisory=_DELAYS_S,
 )
-batch_size = _meter.create_histogram(
+_batch_size = _meter.create_histogram(
     "paymaster.batch.size",
     unit="{command}",
     description="Commands in one update to the ledger",
@@ -141,7 +135,9 @@ class _MeasuredActivities(ActivityInboundInterceptor):
 
     async def _call_service(self, input: ExecuteActivityInput, call: ServiceCall) -> Completion:
         service = self._services.get(call.grant.service)
-        attributes = _of_request(call, service)
+        attributes: dict[str, AttributeValue] = {}
+        with _never_fails():
+            attributes = _of_request(call, service)
         with _span(f"chat {call.grant.model}", SpanKind.CLIENT, attributes) as span:
             with _never_fails():
                 span.set_attributes(_only_in_spans(call, service))
@@ -164,16 +160,22 @@ class _MeasuredActivities(ActivityInboundInterceptor):
 
 
 @contextmanager
-def http_request(method: str, url: str) -> Generator[Span]:
-    """A span around one HTTP request to a service."""
-    host = urlsplit(url)
-    attributes: dict[str, AttributeValue] = {"http.request.method": method, "server.address": host.hostname or ""}
-    if host.port is not None:
-        attributes["server.port"] = host.port
-    with _span(
-        method, SpanKind.CLIENT, {**attributes, "url.full": f"{host.scheme}://{host.netloc}{host.path}"}
-    ) as span:
-        yield span
+def http_request(method: str, url: str) -> Generator[Callable[[int], None]]:
+    """A span around one HTTP request to a service, which is told the status of the answer."""
+    attributes: dict[str, AttributeValue] = {"http.request.method": method}
+    with _never_fails():
+        host = urlsplit(url)
+        attributes["server.address"] = host.hostname or ""
+        if host.port is not None:
+            attributes["server.port"] = host.port
+        attributes["url.full"] = f"{host.scheme}://{host.netloc}{host.path}"
+    with _span(method, SpanKind.CLIENT, attributes) as span:
+
+        def answered(status: int) -> None:
+            with _never_fails():
+                span.set_attribute("http.response.status_code", status)
+
+        yield answered
 
 
 @contextmanager
@@ -187,6 +189,17 @@ def rows_stored(entries: tuple[UsageEntry, ...]) -> Generator[Span]:
     }
     with _span("INSERT api_usage", SpanKind.CLIENT, attributes) as span:
         yield span
+
+
+def measure_batch(size: int) -> None:
+    """Of the commands that one update brings to the ledger."""
+    with _never_fails():
+        _batch_size.record(size)
+
+
+def measure_event_loop_delay(delay_s: float) -> None:
+    with _never_fails():
+        _event_loop_delay.record(delay_s)
 
 
 def observe_ledger(latest: "LatestStatus") -> None:
@@ -232,7 +245,7 @@ def _of_request(call: ServiceCall, service: ServiceSettings | None) -> dict[str,
         "paymaster.service": call.grant.service,
     }
     if service is not None:
-        attributes["gen_ai.provider.name"] = PROVIDERS[service.api]
+        attributes["gen_ai.provider.name"] = PROVIDERS[service.api].telemetry_name
     return attributes
 
 
@@ -376,8 +389,33 @@ def _of_capped_windows(status: DeskStatus, amount: Callable[[WindowStatus], int 
 
 @contextmanager
 def _span(name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]) -> Generator[Span]:
-    with _tracer.start_as_current_span(name, kind=kind, attributes=dict(attributes)) as span:
+    """A span around the block, if one can be begun; an exception of the block is told to it and goes on its way."""
+    span, token = _begun_span(name, kind, attributes)
+    try:
         yield span
+    except Exception as error:
+        with _never_fails():
+            span.record_exception(error)
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        with _never_fails():
+            if token is not None:
+                context.detach(token)
+        with _never_fails():
+            span.end()
+
+
+def _begun_span(
+    name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]
+) -> tuple[Span, Token[context.Context] | None]:
+    """The span, as the current one, and what ends that; without a token when it could not be begun."""
+    try:
+        span = _tracer.start_span(name, kind=kind, attributes=dict(attributes))
+        return span, context.attach(trace.set_span_in_context(span))
+    except Exception:
+        logger.exception("not measured")
+        return INVALID_SPAN, None
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from pydantic import JsonValue
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
 from paymaster.providers.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.pricing import CONFIGURATION, Cost, settled_cost
-from paymaster.providers.registry import WIRE_FORMATS
-from paymaster.providers.wire_format import MalformedAnswer, ServiceAnswer, ServiceError, stream_events
+from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
+from paymaster.providers.registry import PROVIDERS
 from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import message_data
 from paymaster.values.limits import ANSWER_BYTES_MAX
+from paymaster.values.money import TokenUsage
 
 WORD_LENGTH_MAX = 200
 """Of what a service names: a model, a reason, a request."""
@@ -52,11 +53,21 @@ class HttpAnswer(NamedTuple):
         return 200 <= self.status < 300
 
 
+class Facts(NamedTuple):
+    """What an answer says of its Attempt, field by field."""
+
+    http_status: int | None = None
+    provider_request_id: str | None = None
+    usage: TokenUsage | None = None
+    model_answered: str | None = None
+    cost_nanos: int | None = None
+    cost_source: str | None = None
+
+
 class Reading(NamedTuple):
     """What an answer says of its attempt, without known keys."""
 
-    facts: dict[str, object]
-    """Fields of the Attempt."""
+    facts: Facts
     billing: Billing
     error: HttpError | None = None
     """None: it was answered."""
@@ -70,10 +81,7 @@ def read_answer(
     """The meaning of an answer. Keys are taken out before anything is cut to length: half a key is no longer found."""
     body = redact_bytes(answer.body)
     headers = _headers_read(answer.headers)
-    facts: dict[str, object] = {
-        "http_status": answer.status,
-        "provider_request_id": _word(request_id(headers, body)),
-    }
+    facts = Facts(http_status=answer.status, provider_request_id=_word(request_id(headers, body)))
 
     def failed(error: HttpError, billing: Billing | None = None) -> Reading:
         error_class = error.error_class
@@ -99,14 +107,14 @@ def read_answer(
         return failed(HttpError(MALFORMED, str(error), None))
     usage = None if found.usage is None else found.usage.stored()
     billing = Billing.UNKNOWN if usage is None else Billing.BILLED
-    facts["usage"] = usage
+    facts = facts._replace(usage=usage)
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
-    facts["model_answered"] = _word(found.model)
+    facts = facts._replace(model_answered=_word(found.model))
     cost = _cost(call, service, found, started_at_ms)
     if cost is not None:
-        facts |= {"cost_nanos": cost.nanos, "cost_source": cost.source}
+        facts = facts._replace(cost_nanos=cost.nanos, cost_source=cost.source)
         billing = Billing.BILLED
     if found.refused and service.fall_back_when_filtered:
         return failed(HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None), billing)
@@ -155,10 +163,8 @@ def _headers_read(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _parsed_answer(headers: Mapping[str, str], body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """Raises MalformedAnswer."""
-    wire_format = WIRE_FORMATS[service.api]
-    if headers.get("content-type", "").startswith("text/event-stream"):
-        return wire_format.parse_stream(stream_events(body.decode(errors="replace")), service)
-    return wire_format.parse_response(body, service)
+    provider, streamed = PROVIDERS[service.api], headers.get("content-type", "").startswith("text/event-stream")
+    return provider.parse_stream(body, service) if streamed else provider.parse_response(body, service)
 
 
 def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, started_at_ms: int) -> Cost | None:

@@ -1,25 +1,21 @@
 """The wire format `anthropic`: the Messages API, version 2023-06-01 (a later one takes no temperature)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
-from paymaster.providers.wire_format import (
+from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.key_headers import key_header
+from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Provider,
     ServiceAnswer,
     ServiceError,
-    StreamEvent,
     UnsupportedParameter,
     WireUsage,
-    WrittenCall,
-    answer_object,
-    check_parts,
-    dumped,
-    event_object,
-    start_of,
-    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import TOKENS_MAX, count_of, list_of, object_of, text_of
@@ -40,11 +36,7 @@ _STATUS_OF_TYPE = {
 _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 
 
-def auth_headers(key: str) -> dict[str, str]:
-    return {"x-api-key": key}
-
-
-def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     if request.seed is not None:
         raise UnsupportedParameter("seed", "the Messages API has no such parameter")
     if request.reasoning_effort in ("none", "minimal"):
@@ -89,7 +81,7 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body))
 
 
-def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """Puts the events together into the message that would have come without streaming.
 
     Usage in `message_delta` is cumulative: a count replaces the earlier one, and one that is missing leaves it.
@@ -98,7 +90,7 @@ def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> Ser
     usage: dict[str, JsonValue] = {}
     blocks: dict[int, _StreamedBlock] = {}
     ended = False
-    for event in events:
+    for event in stream_events(body):
         data = event_object(event)
         index = data.get("index")
         match data.get("type"):
@@ -242,3 +234,13 @@ def _blocks(message: ChatMessage) -> list[JsonValue]:
     for call in message.tool_calls:
         blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
     return blocks
+
+
+PROVIDER = Provider(
+    api="anthropic",
+    telemetry_name="anthropic",
+    authenticate=key_header("x-api-key"),
+    build_request=build_request,
+    parse_response=parse_response,
+    parse_stream=parse_stream,
+)

@@ -5,20 +5,24 @@ With `base_url` ending in `/openai/v1` it is the v1 API. With `api_version` set,
 no model's name: prices go by the model that answered.
 """
 
-from collections.abc import Iterable
 from urllib.parse import quote
 
 from paymaster.messages import Grant, LLMRequest
 from paymaster.providers import openai
-from paymaster.providers.wire_format import HttpRequest, ServiceAnswer, ServiceError, StreamEvent, answer_object
+from paymaster.providers.answer_parts import answer_object
+from paymaster.providers.key_headers import bearer, key_header
+from paymaster.providers.provider import HttpRequest, Outgoing, Provider, ServiceAnswer, ServiceError
 from paymaster.settings import ServiceSettings
 
-
-def auth_headers(key: str) -> dict[str, str]:
-    return {"api-key": key}
+_with_key = key_header("api-key")
 
 
-def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+def authenticate(request: Outgoing, key: str, service: ServiceSettings) -> dict[str, str]:
+    """With a token of Entra ID as a bearer."""
+    return (bearer if service.auth == "entra" else _with_key)(request, key, service)
+
+
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     body = openai.build_body(request, grant, openai.AZURE, stream=stream)
     if service.api_version is None:
         return HttpRequest(openai.PATH, body)
@@ -30,5 +34,15 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return openai.parse_object(answer_object(body), openai.AZURE)
 
 
-def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return openai.parse_chunks(events, openai.AZURE)
+def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return openai.parse_chunks(body, openai.AZURE)
+
+
+PROVIDER = Provider(
+    api="azure-openai",
+    telemetry_name="azure.ai.openai",
+    authenticate=authenticate,
+    build_request=build_request,
+    parse_response=parse_response,
+    parse_stream=parse_stream,
+)

@@ -1,26 +1,22 @@
 """The wire format `gemini`: generateContent of Google's Gemini API."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
-from paymaster.providers.wire_format import (
+from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.key_headers import key_header
+from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Provider,
     ServiceAnswer,
     ServiceError,
-    StreamEvent,
     UnsupportedParameter,
     WireUsage,
-    WrittenCall,
-    answer_object,
-    check_parts,
-    dumped,
-    event_object,
-    start_of,
-    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
@@ -40,12 +36,7 @@ _BUDGET_MODELS = ("gemini-1", "gemini-2")
 """They think by a number of tokens and know no level."""
 
 
-def auth_headers(key: str) -> dict[str, str]:
-    # Not the query parameter `key`, which ends up in logs.
-    return {"x-goog-api-key": key}
-
-
-def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     conversation = request.conversation()
     config: dict[str, JsonValue] = {"maxOutputTokens": grant.max_output_tokens}
     if request.json_schema is not None:
@@ -88,12 +79,12 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body))
 
 
-def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """Puts the chunks together: parts add up, and of the counts, which are cumulative, the last ones hold."""
     whole: dict[str, JsonValue] = {}
     parts: list[JsonValue] = []
     candidate: dict[str, JsonValue] = {}
-    for event in events:
+    for event in stream_events(body):
         chunk = event_object(event)
         if chunk.get("error"):
             return _error(chunk, None)
@@ -214,3 +205,13 @@ def _parts(message: ChatMessage) -> list[JsonValue]:
         part: dict[str, JsonValue] = {"functionCall": {"name": call.name, "args": call.arguments}}
         parts.append(part | ({"thoughtSignature": call.signature} if call.signature else {}))
     return parts
+
+
+PROVIDER = Provider(
+    api="gemini",
+    telemetry_name="gcp.gemini",
+    authenticate=key_header("x-goog-api-key"),  # not the query parameter `key`, which ends up in logs
+    build_request=build_request,
+    parse_response=parse_response,
+    parse_stream=parse_stream,
+)

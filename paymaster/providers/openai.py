@@ -1,6 +1,5 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from urllib.parse import urlsplit
@@ -8,21 +7,17 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
-from paymaster.providers.wire_format import (
+from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.key_headers import bearer
+from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Provider,
     ServiceAnswer,
     ServiceError,
-    StreamEvent,
     UnsupportedParameter,
     WireUsage,
-    WrittenCall,
-    answer_object,
-    check_parts,
-    dumped,
-    event_object,
-    start_of,
-    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
@@ -68,11 +63,7 @@ def quirks_of(base_url: str) -> Quirks:
     return _QUIRKS.get(address.hostname or "") or _QUIRKS.get(f":{address.port}") or _UNKNOWN
 
 
-def auth_headers(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
-def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     """The cap on the output is always sent: the bound of the cost depends on it."""
     return HttpRequest(PATH, build_body(request, grant, quirks_of(service.base_url), stream=stream))
 
@@ -144,11 +135,11 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
     )
 
 
-def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return parse_chunks(events, quirks_of(service.base_url))
+def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return parse_chunks(body, quirks_of(service.base_url))
 
 
-def parse_chunks(events: Iterable[StreamEvent], quirks: Quirks) -> ServiceAnswer | ServiceError:
+def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
     """Puts the chunks together into the answer that would have come without streaming."""
     usage: JsonValue = None
     model = tier = finish_reason = ""
@@ -156,7 +147,7 @@ def parse_chunks(events: Iterable[StreamEvent], quirks: Quirks) -> ServiceAnswer
     refusal: list[str] = []
     calls: dict[int, _StreamedCall] = {}
     ended = False
-    for event in events:
+    for event in stream_events(body):
         ended = ended or event.data.strip() == "[DONE]"
         chunk = event_object(event)
         usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
@@ -334,3 +325,14 @@ def dollars_to_nanos(amount: JsonValue) -> int | None:
     if not nanos.is_finite() or not 0 <= nanos <= NANOS_MAX:
         return None
     return int(nanos.to_integral_value(rounding=ROUND_CEILING))
+
+
+PROVIDER = Provider(
+    api="openai",
+    telemetry_name="openai",
+    authenticate=bearer,
+    build_request=build_request,
+    parse_response=parse_response,
+    parse_stream=parse_stream,
+    streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
+)

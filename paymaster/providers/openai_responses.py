@@ -1,36 +1,29 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
-from collections.abc import Iterable
-
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
-from paymaster.providers.openai import arguments_text, auth_headers, dollars_to_nanos, image_url, quirks_of
-from paymaster.providers.wire_format import (
+from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.event_stream import event_object, stream_events
+from paymaster.providers.key_headers import bearer
+from paymaster.providers.openai import arguments_text, dollars_to_nanos, image_url, quirks_of
+from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Provider,
     ServiceAnswer,
     ServiceError,
-    StreamEvent,
     UnsupportedParameter,
     WireUsage,
-    WrittenCall,
-    answer_object,
-    dumped,
-    event_object,
-    start_of,
-    tool_calls,
 )
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
-
-__all__ = ["auth_headers", "build_request", "parse_response", "parse_stream"]
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
 
 
-def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, *, stream: bool = False) -> HttpRequest:
+def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     for parameter, value in (("stop", request.stop), ("seed", request.seed)):
         if value not in (None, ()):
             raise UnsupportedParameter(parameter, "the Responses API has no such parameter")
@@ -77,9 +70,9 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
     return _parse(answer_object(body), service)
 
 
-def parse_stream(events: Iterable[StreamEvent], service: ServiceSettings) -> ServiceAnswer | ServiceError:
+def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """The terminal event has the whole response in it."""
-    for event in events:
+    for event in stream_events(body):
         data = event_object(event)
         kind = data.get("type") or event.name
         if kind in _TERMINAL and isinstance(data.get("response"), dict):
@@ -158,3 +151,13 @@ def _usage(usage: JsonValue) -> WireUsage | None:
         output_tokens=output_tokens,
         reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
     )
+
+
+PROVIDER = Provider(
+    api="openai-responses",
+    telemetry_name="openai",
+    authenticate=bearer,
+    build_request=build_request,
+    parse_response=parse_response,
+    parse_stream=parse_stream,
+)

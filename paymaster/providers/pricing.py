@@ -14,7 +14,7 @@ from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
-from paymaster.providers.wire_format import ServiceAnswer, WireUsage
+from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
 

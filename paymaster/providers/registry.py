@@ -1,29 +1,21 @@
-"""Which module speaks which wire format: `api` of the configuration."""
+"""Which Provider speaks each `api` of the configuration."""
 
 from collections.abc import Mapping
+from importlib import import_module
+from typing import get_args
 
-from paymaster.providers import anthropic, azure_openai, gemini, openai, openai_responses
-from paymaster.providers.wire_format import WireFormat
+from paymaster.providers.provider import Provider
 from paymaster.settings import Api, ServiceSettings
 
-WIRE_FORMATS: Mapping[Api, WireFormat] = {
-    "openai": openai,
-    "openai-responses": openai_responses,
-    "anthropic": anthropic,
-    "gemini": gemini,
-    "azure-openai": azure_openai,
-}
+
+def _provider_of(api: Api) -> Provider:
+    """The PROVIDER of the module named like the api: `azure-openai` is in `azure_openai.py`."""
+    return import_module(f"paymaster.providers.{api.replace('-', '_')}").PROVIDER
 
 
-def auth_headers(service: ServiceSettings, key: str) -> dict[str, str]:
-    """The headers that say who calls: with a key as the wire format has it, with a token of Entra ID as a bearer."""
-    return (
-        {"authorization": f"Bearer {key}"} if service.auth == "entra" else WIRE_FORMATS[service.api].auth_headers(key)
-    )
+PROVIDERS: Mapping[Api, Provider] = {api: _provider_of(api) for api in get_args(Api)}
 
 
 def streams(service: ServiceSettings) -> bool:
     """Whether answers are asked for as streams."""
-    if service.stream is not None:
-        return service.stream
-    return service.api != "openai" or openai.quirks_of(service.base_url).streams_usage
+    return PROVIDERS[service.api].streams_by_default(service) if service.stream is None else service.stream

@@ -9,14 +9,15 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 from test_wire_formats import GRANT
 
-from activities.call_service import CallServiceActivities, Connections
+from activities.call_service import CallServiceActivities
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.devstack import MODEL_NAME, EmbeddedStack, StackError
 from paymaster.keys.ring import kept_keys
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, ChatMessage, Completion, Grant, LLMRequest, RetrySettings, ServiceCall
 from paymaster.providers.bounds import input_bytes
-from paymaster.providers.registry import WIRE_FORMATS
+from paymaster.providers.connections import Connections
+from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import Api, ServiceSettings, Settings
 from paymaster.values.money import Price
 
@@ -131,7 +132,7 @@ async def test_what_a_real_tokenizer_makes_of_a_request_is_within_its_bound(serv
             : number % 3
         ]
         request = LLMRequest(route="r", budget="acme", system=text[:20], messages=messages, prompt=text)
-        body = WIRE_FORMATS["anthropic"].build_request(request, GRANT, settings).body | {"model": MODEL_NAME}
+        body = PROVIDERS["anthropic"].build_request(request, GRANT, settings, False).body | {"model": MODEL_NAME}
         tokens = (await service.post("/messages/count_tokens", json=body)).json()["input_tokens"]
         counted.append((tokens, input_bytes(request) + INPUT_OVERHEAD_TOKENS))
     parts = sorted(tokens / bound for tokens, bound in counted)

@@ -23,7 +23,6 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import CancelledError, TerminatedError
 
 import worker
-from activities.call_service import Connections
 from paymaster import LLMRequest
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
@@ -31,6 +30,7 @@ from paymaster.keys.ring import kept_keys
 from paymaster.messages import CALLS_TASK_QUEUE
 from paymaster.plugin import PaymasterPlugin
 from paymaster.providers.bounds import input_bytes
+from paymaster.providers.connections import Connections
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import nanos_to_usd

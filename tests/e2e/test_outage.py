@@ -16,13 +16,13 @@ from temporalio.worker import Worker
 
 import paymaster.client
 import worker
-from activities.call_service import Connections
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.keys.ring import kept_keys
 from paymaster.ledger.group_commit import AnswerT, GroupCommit, ItemT
 from paymaster.plugin import PaymasterPlugin
+from paymaster.providers.connections import Connections
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -19,12 +19,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import worker
-from activities.call_service import CallServiceActivities, _Wire  # pyright: ignore[reportPrivateUsage]
+from activities.call_service import CallServiceActivities
 from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from paymaster.admission.desk import Desk
 from paymaster.client import Ledger
 from paymaster.messages import Answer, Command, Granted
+from paymaster.providers.exchange import Exchange, Wire
 
 
 def die() -> None:
@@ -58,12 +59,12 @@ def _after_reserve() -> None:
 
 
 def _before_sending() -> None:
-    _around(CallServiceActivities, "_try_once", before=lambda *arguments: True)
+    _around(Exchange, "attempt", before=lambda *arguments: True)
 
 
 def _while_waiting() -> None:
     """The request is out, nothing of the answer is here."""
-    _around(_Wire, "trace", before=lambda *arguments: arguments[1].endswith("receive_response_headers.started"))
+    _around(Wire, "trace", before=lambda *arguments: arguments[1].endswith("receive_response_headers.started"))
 
 
 def _after_the_answer() -> None:

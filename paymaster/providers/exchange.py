@@ -1,0 +1,269 @@
+"""One HTTP attempt at a service: sent once, and judged by whether it may have been billed.
+
+Nothing here or in httpx retries. Whatever goes wrong, `attempt` says how; it raises only what nobody foresaw, and the
+cancellation of an attempt of which nothing was sent.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import NamedTuple
+
+import httpx
+from pydantic_core import to_json
+
+from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
+from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, ServiceCall
+from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
+from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
+from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
+from paymaster.providers.http_errors import AUTH, ErrorClass
+from paymaster.providers.provider import Outgoing, UnsupportedParameter
+from paymaster.providers.registry import PROVIDERS, streams
+from paymaster.redaction import redact
+from paymaster.settings import ServiceSettings
+
+BODY_BYTES_MAX = 8_000_000
+"""No answer is longer, not even one in a stream of single tokens; the rest is not read."""
+READ_AT_ONCE_MAX = 16 * 1024
+"""Bytes of an answer that is read at once; a longer one is read in a thread, which lets others have their turns."""
+UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
+UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
+NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
+SOURCE_DOWN = ErrorClass(KEY_SOURCE_DOWN, Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
+KEY_REPLACED = ErrorClass("key_replaced", Billing.NOT_BILLED, retry=True)
+NOT_CONNECTED = ErrorClass("not_connected", Billing.NOT_BILLED, retry=True, trips_breaker=True)
+SHUT_DOWN = ErrorClass("worker_shutdown", Billing.NOT_BILLED, retry=True)
+SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
+TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
+CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
+DEFECT = ErrorClass("defect", Billing.UNKNOWN)
+
+Watched = Callable[[str, str], AbstractContextManager[Callable[[int], None]]]
+"""Watches one request from outside, by its method and URL; is told the status of the answer."""
+
+
+class Tried(NamedTuple):
+    """How an attempt went."""
+
+    attempt: Attempt
+    error_class: ErrorClass | None = None
+    """None: it was answered."""
+    completion: Completion | None = None
+    """Without its attempts. None: it failed."""
+    retry_after_ms: int | None = None
+
+
+class Wire:
+    """Whether anything of a request has left this machine."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def trace(self, event: str, info: Mapping[str, object]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.sent = True
+
+
+class Exchange:
+    """Sends attempts to services."""
+
+    def __init__(
+        self,
+        services: Mapping[str, ServiceSettings],
+        keys: ServiceKeys,
+        connections: Connections,
+        *,
+        watched: Watched,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """`is_stopping`: whether a cancellation is the end of this process, and not the wish of whoever asked."""
+        self._services = services
+        self._keys = keys
+        self._connections = connections
+        self._watched = watched
+        self._is_stopping = is_stopping
+        # One, so that many long answers at a time do not take the interpreter from everything else.
+        self._reader = ThreadPoolExecutor(1, "paymaster-answers")
+
+    async def attempt(self, call: ServiceCall, number: int) -> Tried:
+        """The attempt of this number. Raises CancelledError when it was cancelled before anything was sent."""
+        begun, wire = _Begun(number), Wire()
+        try:
+            service = self._service(call)
+            key = None if service.key_name is None else await self._key(service.key_name)
+            request = self._request(call, service, key, wire)
+            answer = await self._send(call, service, request, wire)
+        except _Failed as failed:
+            return begun.failed(failed.error_class, str(failed))
+        reading = await self._read(
+            partial(
+                read_answer, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
+            ),
+            at_once=len(answer.body) <= READ_AT_ONCE_MAX,
+        )
+        error = reading.error
+        if error is None:
+            return Tried(begun.ended(reading.billing, reading.facts), completion=reading.completion)
+        error_class = error.error_class
+        if error_class.name == AUTH.name and not answer.is_success and key is not None and service.key_name is not None:
+            error_class = await self._after_refusal(service.key_name, key, error_class)
+        return begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
+
+    def _service(self, call: ServiceCall) -> ServiceSettings:
+        service = self._services.get(call.grant.service)
+        if service is None:  # a worker with another configuration file may have it
+            raise _Failed(UNKNOWN_SERVICE, f"this worker has no service {call.grant.service!r}")
+        return service
+
+    async def _key(self, name: str) -> ApiKey:
+        try:
+            return await self._keys.get(name)
+        except KeyUnavailable as error:
+            raise _Failed(SOURCE_DOWN if isinstance(error, KeySourceDown) else NO_KEY, str(error)) from error
+
+    def _request(self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, wire: Wire) -> httpx.Request:
+        provider = PROVIDERS[service.api]
+        try:
+            built = provider.build_request(call.request, call.grant, service, streams(service))
+        except UnsupportedParameter as error:
+            raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
+        headers = {"content-type": "application/json"} | built.headers
+        outgoing = Outgoing("POST", service.base_url + built.path, headers, to_json(built.body))
+        if key is not None:
+            headers |= provider.authenticate(outgoing, key.reveal(), service)
+        return self._connections[call.grant.service].build_request(
+            outgoing.method,
+            outgoing.url,
+            headers=headers,
+            content=outgoing.body,
+            extensions={"trace": wire.trace},
+            timeout=_timeout(service),
+        )
+
+    async def _send(
+        self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, wire: Wire
+    ) -> HttpAnswer:
+        try:
+            return await self._finish_once_sent(self._answer(call, service, request), wire)
+        except asyncio.CancelledError:
+            if not wire.sent and not self._is_stopping():
+                raise
+            raise _Failed(SHUT_DOWN_SENT if wire.sent else SHUT_DOWN, "the worker was shut down") from None
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise _Failed(TIMED_OUT if wire.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
+        except httpx.HTTPError as error:
+            raise _Failed(CUT_OFF if wire.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
+        except BodyTooLarge as error:
+            raise _Failed(TOO_LARGE, str(error)) from error
+
+    async def _answer(self, call: ServiceCall, service: ServiceSettings, request: httpx.Request) -> HttpAnswer:
+        """The response with its whole body. Raises BodyTooLarge."""
+        body, unreadable = b"", None
+        with self._watched(request.method, str(request.url)) as answered:
+            async with asyncio.timeout(service.timeout.total_seconds()):
+                response = await self._connections[call.grant.service].send(request, stream=True)
+                answered(response.status_code)
+                headers = response.headers.raw
+                encodings = [value.decode("latin-1") for name, value in headers if name.lower() == b"content-encoding"]
+                try:
+                    body = await read_body(response.aiter_raw(), encodings, BODY_BYTES_MAX)
+                except BodyUnreadable as error:
+                    unreadable = str(error)
+                finally:
+                    await response.aclose()
+        return HttpAnswer(response.status_code, headers, body, unreadable)
+
+    async def _finish_once_sent(self, sending: Coroutine[None, None, HttpAnswer], wire: Wire) -> HttpAnswer:
+        """The response. A cancellation comes too late once the request is sent: the answer is paid for.
+
+        Raises CancelledError when nothing was sent, or when this process stops and cannot wait any longer.
+        """
+        task = asyncio.ensure_future(sending)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if wire.sent and not self._is_stopping():
+                return await task
+            task.cancel()
+            raise
+
+    async def _read(self, read: Callable[[], Reading], *, at_once: bool) -> Reading:
+        """What was answered, whether the call is cancelled meanwhile or not: it is paid for."""
+        if at_once:
+            return read()
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, read)
+        while True:
+            try:
+                return await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                if reading.cancelled():
+                    raise
+
+    async def _after_refusal(self, name: str, key: ApiKey, as_it_is: ErrorClass) -> ErrorClass:
+        """What it means that a service refused this key: perhaps only that it was changed since we fetched it."""
+        try:
+            replaced = await self._keys.replaced(name, key)
+        except KeyWithdrawn:
+            return as_it_is
+        except KeyUnavailable:  # nobody knows; the next attempt asks again
+            return as_it_is._replace(retry=True)
+        except asyncio.CancelledError:  # too late: what became of the request is known
+            return as_it_is
+        return KEY_REPLACED if replaced else as_it_is
+
+
+def lost(number: int, error: Exception) -> Tried:
+    """An attempt that ended in a way that nobody foresaw: it may have been sent."""
+    return _Begun(number).failed(DEFECT, type(error).__name__)
+
+
+class _Failed(Exception):
+    """The attempt ends here."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class _Begun:
+    """An attempt from its beginning on."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.started_at_ms = int(time.time() * 1000)
+        self._started = time.monotonic()
+
+    def ended(self, billing: Billing, facts: Facts, error: tuple[ErrorClass, str] | None = None) -> Attempt:
+        error_class, message = error or (None, None)
+        return Attempt(
+            number=self.number,
+            started_at_ms=self.started_at_ms,
+            duration_ms=int((time.monotonic() - self._started) * 1000),
+            billing=billing,
+            http_status=facts.http_status,
+            error_class=None if error_class is None else error_class.name,
+            error=message,
+            provider_request_id=facts.provider_request_id,
+            model_answered=facts.model_answered,
+            usage=facts.usage,
+            trips_breaker=error_class is not None and error_class.trips_breaker,
+            cost_nanos=facts.cost_nanos,
+            cost_source=facts.cost_source,
+        )
+
+    def failed(
+        self, error_class: ErrorClass, message: str, facts: Facts | None = None, retry_after_ms: int | None = None
+    ) -> Tried:
+        error = error_class, redact(message)[:ERROR_LENGTH_MAX]
+        attempt = self.ended(error_class.billing, facts or Facts(), error)
+        return Tried(attempt, error_class, retry_after_ms=retry_after_ms)
+
+
+def _timeout(service: ServiceSettings) -> httpx.Timeout:
+    """In a stream no silence may be longer than the idle timeout; without one the whole answer is one silence."""
+    silence = min(service.idle_timeout, service.timeout) if streams(service) else service.timeout
+    return httpx.Timeout(silence.total_seconds(), connect=CONNECT_TIMEOUT_S)

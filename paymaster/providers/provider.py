@@ -1,0 +1,112 @@
+"""What Paymaster needs to know of a provider, and the words in which requests and answers pass between the two."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from paymaster.messages import Grant, LLMRequest, ToolCall
+from paymaster.settings import Api, ServiceSettings
+from paymaster.values.money import TokenUsage
+
+
+class MalformedAnswer(ValueError):
+    """An answer with status 200 that is none of this wire format, or ends too early. It may have been billed."""
+
+
+class UnsupportedParameter(ValueError):
+    """The service cannot honour a parameter of the request, which is never dropped in silence."""
+
+    def __init__(self, parameter: str, why: str) -> None:
+        super().__init__(f"{parameter}: {why}")
+        self.parameter = parameter
+
+
+class HttpRequest(NamedTuple):
+    """A request in the provider's format, without its authentication."""
+
+    path: str
+    """Behind the service's base_url."""
+    body: dict[str, JsonValue]
+    headers: dict[str, str] = {}  # noqa: RUF012  # nobody changes it; a NamedTuple's field is no class attribute
+
+
+class Outgoing(NamedTuple):
+    """A request as it will be sent, for a provider that signs all of it."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class WireUsage(TokenUsage):
+    """Token counts with those that only some prices tell apart."""
+
+    cache_write_1h_tokens: int = 0
+    """The part of `cache_write_tokens` that is kept for an hour, which costs more."""
+    input_audio_tokens: int = 0
+    """The part of `input_tokens` that is sound."""
+    output_audio_tokens: int = 0
+    """The part of `output_tokens` that is sound."""
+    web_searches: int = 0
+    """Searches by the service itself, billed one by one."""
+
+    def stored(self) -> TokenUsage:
+        """What is kept of it."""
+        return TokenUsage.model_validate(self.model_dump())
+
+
+@dataclass(frozen=True)
+class ServiceAnswer:
+    """What a service answered, in our words."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    """In the service's own words."""
+    refused: bool = False
+    """The model or a filter refused. `text` holds what was said, if anything."""
+    model: str | None = None
+    """The model that answered."""
+    usage: WireUsage | None = None
+    """None: the service did not say, so that the cost is unknown."""
+    cost_nanos: int | None = None
+    """What the service itself says that it charges. None: it does not."""
+    service_tier: str | None = None
+    """The tier that served it, when the service names one: its price may be another."""
+
+
+@dataclass(frozen=True)
+class ServiceError:
+    """An error that came with status 200."""
+
+    status: int
+    """The status that it would have had."""
+    body: bytes
+    usage: WireUsage | None = None
+    """What it is billed with all the same. None: nobody knows."""
+
+
+def _always(service: ServiceSettings) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One provider's API. What a server sends raises nothing but MalformedAnswer."""
+
+    api: Api
+    telemetry_name: str
+    """`gen_ai.provider.name` of OpenTelemetry's conventions."""
+    authenticate: Callable[[Outgoing, str, ServiceSettings], dict[str, str]]
+    """The headers that prove who calls, made of the key or token."""
+    build_request: Callable[[LLMRequest, Grant, ServiceSettings, bool], HttpRequest]
+    """The request in the provider's format. The last argument: whether to stream. Raises UnsupportedParameter."""
+    parse_response: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
+    """What the body of a 2xx says."""
+    parse_stream: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
+    """What a whole stream says. Raises MalformedAnswer when it ended without the format's last event."""
+    streams_by_default: Callable[[ServiceSettings], bool] = _always
+    """Whether answers are asked for as streams where the configuration does not say."""
