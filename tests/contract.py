@@ -17,7 +17,10 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 FILE = Path(__file__).with_name("contract.json")
-PUBLIC = ("paymaster", "paymaster.client", "paymaster.errors", "paymaster.plugin", "paymaster.settings")
+PUBLIC = (
+    "paymaster",
+    *(f"paymaster.{name}" for name in ("client", "errors", "plugin", "settings", "testing")),
+)
 """Modules whose public names agents and their authors import."""
 
 

@@ -14,14 +14,8 @@ import httpx
 
 from paymaster.devstack.errors import StackError
 from paymaster.devstack.process import POLL_S, GuardedProcess, Server, minimal_environment
+from paymaster.temporal_program import DYNAMIC_CONFIG
 
-_DYNAMIC_CONFIG: Mapping[str, bool | int | float | str] = {
-    # Of the server's one history shard. With the default of 20 polls a second each step of a workflow waits up to
-    # 50 ms: a governed call from an agent took 650 ms, and takes 66 ms with these.
-    "history.transferProcessorMaxPollRPS": 2_000,
-    "history.timerProcessorMaxPollRPS": 2_000,
-    "frontend.enableServerVersionCheck": False,  # it would ask a host on the internet
-}
 _STARTS_S = 30.0
 _STARTS_MAX = 5  # with other ports each time
 # Below the ports that systems give to outgoing connections: one of those could take the port of a stopped server.
@@ -55,7 +49,7 @@ class TemporalServer(Server):
         self._db_file = db_file
         self._wanted_port = port
         self._headless = headless
-        self._dynamic_config = {**_DYNAMIC_CONFIG, **(dynamic_config or {})}
+        self._dynamic_config = {**DYNAMIC_CONFIG, **(dynamic_config or {})}
         self._search_attributes = dict(search_attributes or {})
         self._keep_open = keep_open
         self._ports: tuple[int, int, int, int] | None = None  # front end, Web UI, metrics, HTTP

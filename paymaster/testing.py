@@ -1,0 +1,243 @@
+"""Unit tests of agents: each call ends as a script says, without a ledger, a database, a worker or a provider.
+
+    async with local_temporal() as temporal:
+        async with scripted_calls(temporal.client, [completed("Hello"), denied()]) as calls:
+            async with Worker(temporal.client, task_queue="agents", workflows=[MyAgent]):
+                article = await temporal.client.execute_workflow(MyAgent.run, …)
+    assert calls.requests[0].prompt == "…"
+
+The server is that of the extra `testing`, or any `temporal` on PATH. The agent's own code runs as it is.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+
+from pydantic import BaseModel
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from paymaster.messages import (
+    ACTIVITIES_TASK_QUEUE,
+    CALLS_TASK_QUEUE,
+    BudgetNotice,
+    LLMRequest,
+    LLMResult,
+    Outcome,
+    ToolCall,
+    call_id_of,
+    call_workflow_id,
+)
+from paymaster.messages.base import Message
+from paymaster.plugin import PaymasterPlugin
+from paymaster.settings import Settings
+from paymaster.temporal_program import DYNAMIC_CONFIG, temporal_program
+from paymaster.values.json_reading import read_json
+from paymaster.values.money import TokenUsage, usd_to_nanos
+
+__all__ = [
+    "Script",
+    "ScriptedCall",
+    "ScriptedCalls",
+    "completed",
+    "denied",
+    "local_temporal",
+    "parked",
+    "scripted_calls",
+    "unavailable",
+]
+
+_STARTS_WITHIN = timedelta(seconds=30)
+_HEARTBEAT_EVERY_S = 10.0
+_ANSWER_WITHIN = timedelta(seconds=10)
+
+
+class ScriptedCall(Message):
+    """How one call ends."""
+
+    result: LLMResult
+    """Its call id and its request's digest are filled in."""
+    parked_for: timedelta = timedelta()
+    """How long it waits for money before."""
+
+
+Script = Sequence[ScriptedCall] | Callable[[LLMRequest], ScriptedCall]
+"""The ends of calls in the order in which they start, or what says it of each. Where an agent makes calls at once their
+order is not fixed, and a function that looks at the request is the better script."""
+
+
+def completed(
+    answer: str | BaseModel = "",
+    *,
+    cost_usd: Decimal | str = "0.001",
+    tool_calls: Sequence[ToolCall] = (),
+    refused: bool = False,
+    finish_reason: str = "stop",
+    usage: TokenUsage | None = None,
+    budget: Sequence[BudgetNotice] = (),
+    service: str = "scripted",
+    model: str = "scripted",
+) -> ScriptedCall:
+    """An answer. A pydantic model is answered as JSON. `usage` None: 10 tokens of input and 5 of output."""
+    return ScriptedCall(
+        result=LLMResult(
+            outcome=Outcome.COMPLETED,
+            call_id="",
+            text=answer if isinstance(answer, str) else answer.model_dump_json(),
+            tool_calls=tuple(tool_calls),
+            refused=refused,
+            finish_reason=finish_reason,
+            usage=usage or TokenUsage(input_tokens=10, output_tokens=5),
+            cost_nanos=usd_to_nanos(Decimal(cost_usd)),
+            service=service,
+            model=model,
+            attempts=1,
+            budget=tuple(budget),
+        )
+    )
+
+
+def denied(reason: str = "cap_reached", detail: str = "the script denies it") -> ScriptedCall:
+    """Nothing is sent. `reason` is a word such as `cap_reached`, `input_too_long` or `unknown_route`."""
+    return ScriptedCall(result=LLMResult(outcome=Outcome.DENIED, call_id="", reason=reason, detail=detail))
+
+
+def unavailable(
+    reason: str = "server_error", detail: str = "the script has every service fail", *, cost_usd: Decimal | str = "0"
+) -> ScriptedCall:
+    """Every service failed. `cost_usd` is what the failed attempts cost all the same."""
+    cost_nanos = usd_to_nanos(Decimal(cost_usd))
+    result = LLMResult(
+        outcome=Outcome.UNAVAILABLE, call_id="", reason=reason, detail=detail, attempts=1, cost_nanos=cost_nanos
+    )
+    return ScriptedCall(result=result)
+
+
+def parked(duration: timedelta, then: ScriptedCall | None = None) -> ScriptedCall:
+    """Waits for money, for so long by the server's clock, and ends as `then`. None: as `completed()`.
+
+    As with a real ledger, a request with `on_exhausted="fail"` is denied at once (`cap_reached`), and one with a
+    shorter `wait_at_most` when that is over (`waited_too_long`).
+    """
+    return (then or completed()).model_copy(update={"parked_for": duration})
+
+
+class ScriptedCalls:
+    """What the agent asked for so far."""
+
+    def __init__(self, script: Script) -> None:
+        self.requests: list[LLMRequest] = []
+        """In the order in which the calls started, each with its call id."""
+        self._function = script if callable(script) else None
+        self._rest: Iterator[ScriptedCall] = iter(()) if callable(script) else iter(script)
+
+    @activity.defn(name="scripted_call")
+    async def end_of(self, request: LLMRequest) -> ScriptedCall:
+        """The end of the call that starts now. Fails the call where the script has none."""
+        self.requests.append(request)
+        if self._function is not None:
+            return self._function(request)
+        scripted = next(self._rest, None)
+        if scripted is None:
+            number, prompt = len(self.requests), (request.prompt or "")[:100]
+            raise ApplicationError(f"the script ends before call {number}: route {request.route!r}, prompt {prompt!r}")
+        return scripted
+
+
+@workflow.defn(name="LLMCallWorkflow", sandboxed=False)
+class ScriptedCallWorkflow:
+    """Stands where Paymaster's own workflow of a call stands otherwise."""
+
+    @workflow.run
+    async def run(self, request: LLMRequest) -> LLMResult:
+        scripted = await workflow.execute_local_activity(
+            "scripted_call",
+            request,
+            result_type=ScriptedCall,
+            start_to_close_timeout=_ANSWER_WITHIN,
+            retry_policy=RetryPolicy(maximum_attempts=1),  # what is wrong with a script stays wrong
+        )
+        result, waits = scripted.result, scripted.parked_for
+        if waits and request.on_exhausted == "fail":
+            result, waits = denied().result, timedelta()
+        elif request.wait_at_most is not None and waits > request.wait_at_most:
+            result, waits = denied("waited_too_long").result, request.wait_at_most
+        if waits:
+            await workflow.sleep(waits)
+        return result.model_copy(
+            update={
+                "call_id": call_id_of(workflow.info().workflow_id),
+                "request_digest": request.digest(),
+                "waited_ms": waits // timedelta(milliseconds=1),
+                "parsed": _parsed(request, result),
+            }
+        )
+
+
+def _parsed(request: LLMRequest, result: LLMResult) -> object:
+    """The answer as data, where JSON was asked for and this is some."""
+    if request.json_schema is None or result.parsed is not None:
+        return result.parsed
+    try:
+        return read_json(result.text.encode())
+    except ValueError:
+        return None
+
+
+@asynccontextmanager
+async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[ScriptedCalls]:
+    """While the block runs, calls that are made through this client's namespace end as the script says.
+
+    The client needs PaymasterPlugin, and no real worker may run in its namespace. Any server will do: `local_temporal`,
+    or `WorkflowEnvironment.start_time_skipping()`, on which days of parking take no time.
+    """
+    if not any(isinstance(plugin, PaymasterPlugin) for plugin in client.config()["plugins"]):
+        raise ValueError("the client needs PaymasterPlugin: Client.connect(…, plugins=[PaymasterPlugin()])")
+    calls = ScriptedCalls(script)
+
+    @activity.defn
+    async def await_result(call_id: str) -> LLMResult:
+        """The result of a call that was started before under this id."""
+        handle = client.get_workflow_handle(call_workflow_id(call_id), result_type=LLMResult)
+        result = asyncio.ensure_future(handle.result())
+        try:
+            while not result.done():
+                activity.heartbeat()
+                await asyncio.wait([result], timeout=_HEARTBEAT_EVERY_S)
+            return result.result()
+        finally:
+            result.cancel()
+
+    calls_worker = Worker(
+        client, task_queue=CALLS_TASK_QUEUE, workflows=[ScriptedCallWorkflow], activities=[calls.end_of]
+    )
+    results_worker = Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=[await_result])
+    async with calls_worker, results_worker:
+        yield calls
+
+
+@asynccontextmanager
+async def local_temporal() -> AsyncGenerator[WorkflowEnvironment]:
+    """A Temporal server of its own in this machine's memory, on loopback, with a client that has PaymasterPlugin.
+
+    Takes about a second to start: once for all tests is enough. Paymaster's settings of this machine do not matter.
+    Raises NoTemporalProgram, with what to type, when there is no program `temporal`.
+    """
+    program = await asyncio.to_thread(temporal_program)
+    dynamic = [f"{name}={json.dumps(value)}" for name, value in DYNAMIC_CONFIG.items()]
+    server = await WorkflowEnvironment.start_local(
+        plugins=[PaymasterPlugin(Settings())],
+        dev_server_existing_path=str(program),
+        dev_server_log_level="error",
+        dev_server_startup_timeout=_STARTS_WITHIN,
+        dev_server_extra_args=[argument for value in dynamic for argument in ("--dynamic-config-value", value)],
+    )
+    async with server:
+        yield server
