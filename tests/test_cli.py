@@ -20,8 +20,9 @@ from pydantic import JsonValue
 from sqlalchemy import text
 
 import paymaster
+from paymaster.admission.burn_rate import burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.cli import main
-from paymaster.cli.budget import bar, burn_nanos_per_hour, cap_reached_at_ms, print_accounts
+from paymaster.cli.budget import bar, print_accounts
 from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
 from paymaster.devstack import EmbeddedStack

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from paymaster.admission.ledger import WINDOWS, Account, Balance, Limiter, next_threshold
+from paymaster.admission.accounts import Account, Balance, next_threshold
+from paymaster.admission.limiter import Limiter
 from paymaster.messages import AccountConfig, DeskConfig, Window
 from paymaster.values.money import NANOS_MAX
+from paymaster.values.windows import WINDOWS
 
 Row = Sequence[Any]
 """Key, balances, other fields."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from paymaster.admission.account_rows import account_configs
-from paymaster.admission.ledger import WINDOWS
 from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, Window
 from paymaster.values.money import format_usd
+from paymaster.values.windows import WINDOWS
 
 WORDS_MAX_BYTES = 600
 """How much is said of the differences where they are kept or sent on; with who and what to do, an alert takes 1 KB."""

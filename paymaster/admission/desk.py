@@ -6,14 +6,15 @@ cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaste
 
 from typing import Literal, NamedTuple
 
+from paymaster.admission.accounts import Account
 from paymaster.admission.answers import CommandAnswers
+from paymaster.admission.books import Hold, Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
 from paymaster.admission.configuration import in_words, price_differences
 from paymaster.admission.first_fit import FIRST
 from paymaster.admission.going_back import put_back
 from paymaster.admission.in_force import InForce
-from paymaster.admission.ledger import WINDOWS, Account, Hold, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.pressure import Size, estimated_bytes, relieve
@@ -97,6 +98,7 @@ from paymaster.values.limits import (
     UNCONFIRMED_SHOWN,
 )
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
+from paymaster.values.windows import WINDOWS, window_start_ms
 
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""

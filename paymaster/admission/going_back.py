@@ -4,8 +4,9 @@ Nothing of what was spent, held, waited for or used up is forgotten. What would 
 yet happens as soon as it would have without the jump.
 """
 
+from paymaster.admission.accounts import Account
+from paymaster.admission.books import Hold
 from paymaster.admission.breaker import Gate
-from paymaster.admission.ledger import Account, Hold
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.state import DeskState
 

@@ -7,14 +7,16 @@ and told nobody.
 from collections.abc import Sequence
 
 from paymaster.admission.account_rows import account_configs
+from paymaster.admission.accounts import Account, Balance
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
-from paymaster.admission.ledger import Account, Balance, Ledger, window_start_ms
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
+from paymaster.values.windows import window_start_ms
 
 OTHERS_SHOWN_MAX = 10
 """Names of other ledgers in a sentence."""

@@ -7,7 +7,7 @@ sequence number.
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from paymaster.admission.ledger import Hold
+from paymaster.admission.books import Hold
 from paymaster.messages import (
     Alert,
     AlertKind,

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain
 
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.claims import Claims
 from paymaster.admission.first_fit import FIRST, Place
-from paymaster.admission.ledger import Ledger
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.timers import NEVER_MS, Timers

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger, Shortfall
 from paymaster.admission.breaker import Gate
-from paymaster.admission.ledger import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger, Shortfall, window_end_ms
 from paymaster.messages import Candidate, Reserve, Window
 from paymaster.values.money import format_usd
+from paymaster.values.windows import window_end_ms
 
 BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has

@@ -5,7 +5,7 @@ A run that began under them goes on with them until it continues as new under ne
 
 from collections.abc import Callable
 
-from paymaster.admission.ledger import Ledger
+from paymaster.admission.books import Ledger
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.timers import NEVER_MS

@@ -8,10 +8,10 @@ from pydantic_core import from_json, to_json
 
 from paymaster.admission.account_rows import account_rows, accounts_of
 from paymaster.admission.answers import CommandAnswer
+from paymaster.admission.books import LedgerState
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import Clock
 from paymaster.admission.first_fit import FIRST, Place
-from paymaster.admission.ledger import LedgerState
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from typing import Literal
 
+from paymaster.admission.accounts import Account, Balance
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
-from paymaster.admission.ledger import WINDOWS, Account, Balance, Ledger, window_end_ms
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
@@ -18,6 +19,7 @@ from paymaster.messages import (
     WindowStatus,
 )
 from paymaster.values.limits import PAGE_BYTES_MAX
+from paymaster.values.windows import WINDOWS, window_end_ms
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""

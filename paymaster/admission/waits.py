@@ -8,9 +8,10 @@ no difference are not looked at. Whoever is looked at is filed anew; so each loo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+from paymaster.admission.accounts import UNCAPPED, Account
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.first_fit import FirstFit, Place
-from paymaster.admission.ledger import UNCAPPED, Account, Ledger
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import bound_nanos, tokens_estimated
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paymaster.admission.burn_rate import available_nanos, burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.cli.budget_log import log
 from paymaster.cli.connection import (
     ConfigOption,
@@ -25,6 +26,7 @@ from paymaster.cli.output import (
     utc,
 )
 from paymaster.cli.signing import SignOption, tell_ledger
+from paymaster.values.windows import WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +45,11 @@ app = typer.Typer(help="Show the accounts, raise or set a cap, see who did.", no
 app.command()(log)
 
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
-WindowOption = Annotated[str, typer.Option(metavar="minute|hour|day|month|total", help="The window of the cap.")]
+WindowOption = Annotated[str, typer.Option(metavar="|".join(WINDOWS), help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 Who = Annotated[str | None, typer.Option(help="Kept with the change; of a signed one its signer. Default: user@host.")]
 
 _BAR_CHARACTERS = 10
-_HOUR_MS = 3_600_000
 
 
 @app.command()
@@ -208,7 +209,7 @@ def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
     from paymaster.values.money import format_usd
 
     held = f", {format_usd(window.pending_nanos)} held" if window.pending_nanos else ""
-    left = _available_nanos(window)
+    left = available_nanos(window)
     if window.cap_nanos is None or left is None:
         return f"{format_usd(window.posted_nanos)}{held}, no cap", ""
     by_admin = " (set by an admin)" if window.cap_from == "admin" else ""
@@ -222,33 +223,6 @@ def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
     return first, "; ".join(parts)
 
 
-def burn_nanos_per_hour(window: "WindowStatus", now_ms: int) -> int | None:
-    """What is spent in an hour, on average since the window began. None: a window without a beginning, or just begun.
-
-    From the ledger alone, so that it is there when the database is not.
-    """
-    from paymaster.admission.ledger import window_start_ms
-
-    if window.ends_at_ms is None:
-        return None
-    began_ms = window_start_ms(window.window, window.ends_at_ms - 1)
-    elapsed_ms = min(now_ms, window.ends_at_ms) - began_ms
-    return None if elapsed_ms <= 0 else window.posted_nanos * _HOUR_MS // elapsed_ms
-
-
-def cap_reached_at_ms(window: "WindowStatus", now_ms: int) -> int | None:
-    """When nothing will be left if it goes on like this; now, when nothing is. None: not before the window ends."""
-    left, rate = _available_nanos(window), burn_nanos_per_hour(window, now_ms)
-    if left is None:
-        return None
-    if left <= 0:
-        return now_ms
-    if not rate or window.ends_at_ms is None:
-        return None
-    reached_ms = now_ms + left * _HOUR_MS // rate
-    return reached_ms if reached_ms < window.ends_at_ms else None
-
-
 def _rounded(nanos: int) -> int:
     """To three digits, because an average is no bill."""
     unit = 10 ** max(0, len(str(nanos)) - 3)
@@ -260,7 +234,7 @@ def _minute(at_ms: int) -> str:
 
 
 def _colour(window: "WindowStatus") -> str:
-    left = _available_nanos(window)
+    left = available_nanos(window)
     if left is None or window.cap_nanos is None:
         return ""
     return "red" if left * 20 <= window.cap_nanos else "yellow" if left * 5 <= window.cap_nanos else "green"
@@ -279,18 +253,11 @@ def bar(window: "WindowStatus") -> str:
     return "█" * posted + "▒" * (used - posted) + "·" * (_BAR_CHARACTERS - used)
 
 
-def _available_nanos(window: "WindowStatus") -> int | None:
-    """Below zero after a bill above its bound, and when a cap was lowered. None: no cap."""
-    if window.cap_nanos is None:
-        return None
-    return window.cap_nanos - window.posted_nanos - window.pending_nanos
-
-
 def _document(account: "AccountStatus") -> "JsonValue":
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     windows: list[JsonValue] = []
     for window in account.windows:
-        left, rate = _available_nanos(window), burn_nanos_per_hour(window, now_ms)
+        left, rate = available_nanos(window), burn_nanos_per_hour(window, now_ms)
         windows.append(
             {
                 "window": window.window,

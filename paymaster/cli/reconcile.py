@@ -235,9 +235,9 @@ async def _compare(settings: "Settings") -> Comparison:
 
 async def _stored(engine: "AsyncEngine", status: "DeskStatus") -> "dict[str, dict[Window, int]]":
     from paymaster.admission.clock import JUMP_MS
-    from paymaster.admission.ledger import WINDOWS, window_start_ms
     from paymaster.messages import LoadSpend
     from paymaster.storage.ledger_state_rows import load_spend
+    from paymaster.values.windows import WINDOWS, window_start_ms
 
     ends = {window.window: window.ends_at_ms for account in status.accounts for window in account.windows}
     starts: dict[Window, int] = {

@@ -27,13 +27,7 @@ from paymaster.messages.backlog_steps import (
     PieceEnded,
     SetAsideSum,
 )
-from paymaster.messages.base import (
-    DefaultT,
-    Message,
-    Window,
-    added,
-    json_bytes,
-)
+from paymaster.messages.base import DefaultT, Message, added, json_bytes
 from paymaster.messages.call_steps import (
     Completion,
     Deferred,
@@ -155,6 +149,7 @@ from paymaster.values.limits import (
     CONFIG_PACKED_BYTES_MAX,
     CONFIG_PLAIN_BYTES_MAX,
 )
+from paymaster.values.windows import Window
 
 __all__ = [
     "ACTIVITIES_TASK_QUEUE",

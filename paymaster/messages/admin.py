@@ -8,8 +8,9 @@ from pydantic import (
     Field,
 )
 
-from paymaster.messages.base import Message, Window, added
+from paymaster.messages.base import Message, added
 from paymaster.messages.config import CarriedConfig
+from paymaster.values.windows import Window
 
 
 class Signature(BaseModel):

@@ -1,15 +1,12 @@
-"""What every message is made of: its base class, fields that were added later, cap windows."""
+"""What every message is made of: its base class, and fields that were added later."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
 )
-
-Window = Literal["minute", "hour", "day", "month", "total"]
-"""Calendar windows, UTC; `total` never ends."""
 
 DefaultT = TypeVar("DefaultT")
 

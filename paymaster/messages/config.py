@@ -6,10 +6,11 @@ from pydantic import (
     TypeAdapter,
 )
 
-from paymaster.messages.base import Message, Window
+from paymaster.messages.base import Message
 from paymaster.messages.packing import packs
 from paymaster.values.limits import BUDGETS_MAX, CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 from paymaster.values.packed import pack
+from paymaster.values.windows import Window
 
 
 class RetrySettings(Message):

@@ -6,11 +6,12 @@ from pydantic import (
     TypeAdapter,
 )
 
-from paymaster.messages.base import Message, Window, added
+from paymaster.messages.base import Message, added
 from paymaster.messages.config import CarriedConfig
 from paymaster.messages.notices import CapChange
 from paymaster.messages.packing import packs
 from paymaster.values.limits import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
+from paymaster.values.windows import Window
 
 
 class LedgerStart(Message):

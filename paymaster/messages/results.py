@@ -9,9 +9,10 @@ from pydantic import (
     JsonValue,
 )
 
-from paymaster.messages.base import Message, Window
+from paymaster.messages.base import Message
 from paymaster.messages.requests import ToolCall
 from paymaster.values.money import TokenUsage, nanos_to_usd
+from paymaster.values.windows import Window
 
 
 class Billing(StrEnum):

@@ -6,9 +6,10 @@ from pydantic import (
     Field,
 )
 
-from paymaster.messages.base import Message, Window, added
+from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant
 from paymaster.messages.config import CarriedConfig
+from paymaster.values.windows import Window
 
 
 class ClockState(Message):

@@ -8,42 +8,39 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend, Window
+from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
+from paymaster.values.windows import WINDOWS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER_MS = 253_402_300_799_000
 """The end of the year 9999."""
 
-# Grouped by budget and service first: there are few of them, and many entries.
+_NAMES = ", ".join(WINDOWS)
+# Grouped by budget and service first: there are few of them, and many entries. Windows are words of the code.
 _SPENT = text(
-    """
+    f"""
     WITH spent AS (
         SELECT budget, service,
-               coalesce(sum(cost_usd) FILTER (WHERE at >= :minute), 0) AS minute,
-               coalesce(sum(cost_usd) FILTER (WHERE at >= :hour), 0) AS hour,
-               coalesce(sum(cost_usd) FILTER (WHERE at >= :day), 0) AS day,
-               coalesce(sum(cost_usd) FILTER (WHERE at >= :month), 0) AS month,
-               sum(cost_usd) AS total,
+               {", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in WINDOWS)},
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
         FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
         GROUP BY budget, service
     ), charged AS (
-        SELECT 'service:' || service AS account, minute, hour, day, month, total, unconfirmed, unconfirmed_usd
+        SELECT 'service:' || service AS account, {_NAMES}, unconfirmed, unconfirmed_usd
         FROM spent
         UNION ALL
-        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), minute, hour, day, month, total,
-               unconfirmed, unconfirmed_usd
+        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), {_NAMES}, unconfirmed, unconfirmed_usd
         FROM spent, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
     )
-    SELECT account, sum(minute) AS minute, sum(hour) AS hour, sum(day) AS day, sum(month) AS month, sum(total) AS total,
+    SELECT account, {", ".join(f"sum({name}) AS {name}" for name in WINDOWS)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
-    """
+    """  # noqa: S608
 ).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
 # In the order of storing, which is that of the desk's outbox; the desk's time may be put back. What came before the
 # file's value was in force again is over, and so is what came before a cap was set beside the same value of the file.
@@ -110,8 +107,7 @@ _INSERT_CONFIGURATION = text(
 
 async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     """What the accounts have spent in each window, exactly, without the holds that the desk counts itself."""
-    windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
-    starts: dict[str, datetime] = {w: _time(wanted.window_starts_ms[w]) for w in windows if w != "total"}
+    starts: dict[str, datetime] = {window: _time(wanted.window_starts_ms[window]) for window in WINDOWS}
     # Granted while the server's clock was ahead: it counts as granted when the clock came back.
     latest_ms = _NEVER_MS if wanted.latest_ms is None else wanted.latest_ms
     ahead_ms = latest_ms if wanted.returned_at_ms is None else wanted.returned_at_ms
@@ -122,7 +118,7 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
         found = LoadedSpend(
             number=wanted.number,
             posted_nanos={
-                row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
+                row["account"]: {window: _nanos(row[window]) for window in WINDOWS if row[window]} for row in spent
             },
             unconfirmed={
                 row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))

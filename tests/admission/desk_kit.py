@@ -6,8 +6,8 @@ Money is in whole dollars: a candidate of `max_output_tokens=3` can cost at most
 from datetime import UTC, datetime
 from typing import Literal, TypedDict, Unpack
 
+from paymaster.admission.accounts import Balance
 from paymaster.admission.desk import Desk
-from paymaster.admission.ledger import Balance
 from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import (
     AccountConfig,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paymaster.admission.clock import BEHIND_FOR_MS, BEHIND_MS, DOUBT_MS, STALE_CALLS
-from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.messages import Denied, Granted, LoadedSpend, LoadSpend, Parked, Reserve, TakeClock, Void, Window
+from paymaster.values.windows import WINDOWS, window_start_ms
 
 YEAR = 365 * DAY
 

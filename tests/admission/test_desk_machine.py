@@ -29,9 +29,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from paymaster.admission.books import Hold, Ledger, Shortfall
 from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
 from paymaster.admission.desk import REMEMBER_ENDED_MS, Desk
-from paymaster.admission.ledger import WINDOWS, Hold, Ledger, Shortfall
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
@@ -68,6 +68,7 @@ from paymaster.messages import (
     Withdrawn,
 )
 from paymaster.values.money import Price, nanos_to_usd
+from paymaster.values.windows import WINDOWS
 
 SEARCH = int(os.environ.get("DESK_MACHINE_EXAMPLES", "0"))
 EXAMPLES = settings(

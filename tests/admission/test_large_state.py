@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 from desk_kit import DAY, MINUTE, USD, Site, at, candidate, capped, config
 
+from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
-from paymaster.admission.ledger import WINDOWS, Hold
 from paymaster.admission.pressure import estimated_bytes
 from paymaster.messages import (
     AccountConfig,
@@ -30,6 +30,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.bounds import check_command
 from paymaster.values.limits import LOADED_AT_ONCE, STATE_BYTES_MAX
+from paymaster.values.windows import WINDOWS
 
 BUDGETS, PARKED, UNCONFIRMED = 10_000, 10_000, 100_000
 COMMANDS = 100

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from paymaster.admission import desk
 from paymaster.admission.desk import Desk
-from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     CapChange,
@@ -32,6 +31,7 @@ from paymaster.messages import (
     UnconfirmedEntry,
     Window,
 )
+from paymaster.values.windows import WINDOWS, window_start_ms
 
 ACCOUNTS = ("budget:acme", "budget:acme/team", "service:s")
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from paymaster.admission import desk as desk_module
 from paymaster.admission import routing
+from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
 from paymaster.admission.first_fit import FIRST
-from paymaster.admission.ledger import Hold
 from paymaster.admission.queue import Round
 from paymaster.admission.rules_1 import due_by_scan
 from paymaster.admission.state import dump, load

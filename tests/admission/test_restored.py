@@ -5,8 +5,8 @@ from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission.ledger import WINDOWS
 from paymaster.messages import AcceptLower, CorrectSpend, StoredRows, Window
+from paymaster.values.windows import WINDOWS
 
 BOTH = ("budget:acme", "service:s")
 

@@ -9,8 +9,8 @@ import pytest
 from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import desk as desk_module
+from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
-from paymaster.admission.ledger import Hold
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.messages import (

@@ -5,10 +5,10 @@ import random
 import pytest
 from desk_kit import DAY, NOON, USD, Site, capped, config
 
-from paymaster.admission.ledger import WINDOWS
 from paymaster.messages import CapChange, LoadedSpend
 from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import insert_cap_changes, load_spend
+from paymaster.values.windows import WINDOWS
 
 FILE = config(budgets={"acme": capped(day=5), "other": capped(total=7)})
 

@@ -8,7 +8,6 @@ import pytest
 from desk_kit import MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import in_force
-from paymaster.admission.ledger import WINDOWS, window_start_ms
 from paymaster.messages import (
     AccountConfig,
     CapChange,
@@ -30,6 +29,7 @@ from paymaster.values.limits import (
     STATE_BYTES_MAX,
     TEMPORAL_PAYLOAD_BYTES,
 )
+from paymaster.values.windows import WINDOWS, window_start_ms
 
 WINDOW_STARTS: dict[Window, int] = {window: window_start_ms(window, NOON) for window in WINDOWS}
 

@@ -24,9 +24,9 @@ from desk_kit import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission.ledger import WINDOWS, window_end_ms, window_start_ms
 from paymaster.messages import Denied, Granted, Window
 from paymaster.values.money import Price
+from paymaster.values.windows import WINDOWS, window_end_ms, window_start_ms
 
 TIMES = st.integers(at(1971), at(2399))
 FREE = Price(input_nanos=0, output_nanos=0, source="test")

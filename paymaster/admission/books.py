@@ -8,125 +8,17 @@ kept even when it has no cap, so that the books can always be compared with the 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from functools import lru_cache
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from pydantic import PlainSerializer
-
+from paymaster.admission.accounts import Account, Balance, next_threshold, reached
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
 from paymaster.values.budget_path import budget_ancestors
-from paymaster.values.money import NANOS_MAX
+from paymaster.values.windows import WINDOWS, window_start_ms
 
-WINDOWS: tuple[Window, ...] = get_args(Window)
-
-
-def window_start_ms(window: Window, now_ms: int) -> int:
-    """When the calendar window (UTC) around `now_ms` began; 0 for `total`."""
-    match window:
-        case "minute":
-            return now_ms - now_ms % 60_000
-        case "hour":
-            return now_ms - now_ms % 3_600_000
-        case "day":
-            return now_ms - now_ms % 86_400_000
-        case "month":
-            first = datetime.fromtimestamp(now_ms / 1000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-            return int(first.timestamp()) * 1000
-        case "total":
-            return 0
-
-
-@lru_cache(maxsize=64)
-def window_end_ms(window: Window, now_ms: int) -> int | None:
-    """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
-    match window:
-        case "minute":
-            return window_start_ms(window, now_ms) + 60_000
-        case "hour":
-            return window_start_ms(window, now_ms) + 3_600_000
-        case "day":
-            return window_start_ms(window, now_ms) + 86_400_000
-        case "month":
-            in_the_next = datetime.fromtimestamp(window_start_ms(window, now_ms) / 1000, UTC) + timedelta(days=32)
-            return window_start_ms(window, int(in_the_next.timestamp()) * 1000)
-        case "total":
-            return None
-
-
-UNCAPPED = 2**63
-"""Above any amount."""
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
-
-
-@dataclass(slots=True)
-class Balance:
-    """One account's money in one window, as of now."""
-
-    account: str
-    window: Window
-    cap_nanos: int | None = None
-    """What is in force. None: not capped."""
-    file_cap_nanos: int | None = None
-    """What the configuration said last; a cap that an admin changed stays until the file's own value changes."""
-    lapsing_nanos: int = 0
-    """The part of the cap that is taken away when the window ends."""
-    by_admin: bool = False
-    """An admin changed it since the file's value came into force."""
-    posted_nanos: int = 0
-    pending_nanos: int = 0
-    alerted: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
-    """What was alerted already in this window. Sorted when dumped: equal states make equal dumps."""
-    alert_from_nanos: int = 0
-    """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
-    kept_nanos: int = 0
-    """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
-    missing_nanos: int = 0
-    """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
-
-
-@dataclass(slots=True)
-class Account:
-    """Every window is kept, capped or not, so that a new cap on any of them is exact from its first moment."""
-
-    key: str
-    alert_at: tuple[float, ...]
-    balances: dict[Window, Balance]
-    limiter: Limiter = field(default_factory=Limiter)
-    loading: bool = False
-    """What was spent before is being read from the database; until then nothing is granted."""
-    folded: int = 0
-    """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
-    folded_nanos: int = 0
-    """At what they are posted, of all windows."""
-
-    def lowest_cap_nanos(self) -> int:
-        """No bound above it fits, ever."""
-        return min((b.cap_nanos for b in self.balances.values() if b.cap_nanos is not None), default=UNCAPPED)
-
-    def unspent_nanos(self) -> int:
-        """No bound above it fits before a window ends or a cap is raised; below 0 when more than a cap is spent."""
-        caps = ((b.cap_nanos, b) for b in self.balances.values())
-        return min((cap - b.posted_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
-
-    def headroom_nanos(self) -> int:
-        """A bound above it does not fit now."""
-        caps = ((b.cap_nanos, b) for b in self.balances.values())
-        return min((cap - b.posted_nanos - b.pending_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
-
-    def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
-        """When the first of the windows ends that are in the way of this bound; None if none does."""
-        first_ms: int | None = None
-        for window, b in self.balances.items():  # a loop: when a ledger begins a run, this is asked of each account
-            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos:
-                end_ms = window_end_ms(window, now_ms)
-                if end_ms is not None and (first_ms is None or end_ms < first_ms):
-                    first_ms = end_ms
-        return first_ms
 
 
 BYTES_PER_TOKEN = 4
@@ -377,7 +269,7 @@ class Ledger:
         balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
         balance.alert_from_nanos = 0
         parts = map(str, self.accounts[key].alert_at)
-        balance.alerted = frozenset(part for part in parts if part in balance.alerted and _reached(balance, part))
+        balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
         self._lines.clear()
 
     def charged_accounts(self, budget: str, service: str) -> tuple[str, ...]:
@@ -550,18 +442,7 @@ class Ledger:
     def _newly_crossed(self, balance: Balance) -> tuple[float, ...]:
         """The thresholds that are reached and were not before; each is told once per window."""
         parts = self.accounts[balance.account].alert_at
-        crossed = tuple(p for p in parts if str(p) not in balance.alerted and _reached(balance, str(p)))
+        crossed = tuple(p for p in parts if str(p) not in balance.alerted and reached(balance, str(p)))
         balance.alerted = balance.alerted.union(map(str, crossed))
         balance.alert_from_nanos = next_threshold(parts, balance)
         return crossed
-
-
-def next_threshold(parts: tuple[float, ...], balance: Balance) -> int:
-    """The lowest threshold that was not crossed yet, in nano-dollars, rounded down."""
-    ahead = [part for part in parts if str(part) not in balance.alerted] if balance.alerted else parts
-    return int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
-
-
-def _reached(balance: Balance, part: str) -> bool:
-    """Whether posted money has reached this part of the cap, exactly as it is written in the configuration."""
-    return balance.cap_nanos is not None and balance.posted_nanos >= Decimal(part) * balance.cap_nanos

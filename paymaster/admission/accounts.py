@@ -1,0 +1,92 @@
+"""An account: its caps and its money in each window, and the thresholds at which it alerts."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import PlainSerializer
+
+from paymaster.admission.limiter import Limiter
+from paymaster.messages import Window
+from paymaster.values.money import NANOS_MAX
+from paymaster.values.windows import window_end_ms
+
+UNCAPPED = 2**63
+"""Above any amount."""
+
+
+@dataclass(slots=True)
+class Balance:
+    """One account's money in one window, as of now."""
+
+    account: str
+    window: Window
+    cap_nanos: int | None = None
+    """What is in force. None: not capped."""
+    file_cap_nanos: int | None = None
+    """What the configuration said last; a cap that an admin changed stays until the file's own value changes."""
+    lapsing_nanos: int = 0
+    """The part of the cap that is taken away when the window ends."""
+    by_admin: bool = False
+    """An admin changed it since the file's value came into force."""
+    posted_nanos: int = 0
+    pending_nanos: int = 0
+    alerted: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
+    """What was alerted already in this window. Sorted when dumped: equal states make equal dumps."""
+    alert_from_nanos: int = 0
+    """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
+    kept_nanos: int = 0
+    """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
+    missing_nanos: int = 0
+    """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Every window is kept, capped or not, so that a new cap on any of them is exact from its first moment."""
+
+    key: str
+    alert_at: tuple[float, ...]
+    balances: dict[Window, Balance]
+    limiter: Limiter = field(default_factory=Limiter)
+    loading: bool = False
+    """What was spent before is being read from the database; until then nothing is granted."""
+    folded: int = 0
+    """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
+    folded_nanos: int = 0
+    """At what they are posted, of all windows."""
+
+    def lowest_cap_nanos(self) -> int:
+        """No bound above it fits, ever."""
+        return min((b.cap_nanos for b in self.balances.values() if b.cap_nanos is not None), default=UNCAPPED)
+
+    def unspent_nanos(self) -> int:
+        """No bound above it fits before a window ends or a cap is raised; below 0 when more than a cap is spent."""
+        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        return min((cap - b.posted_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
+
+    def headroom_nanos(self) -> int:
+        """A bound above it does not fit now."""
+        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        return min((cap - b.posted_nanos - b.pending_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
+
+    def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
+        """When the first of the windows ends that are in the way of this bound; None if none does."""
+        first_ms: int | None = None
+        for window, b in self.balances.items():  # a loop: when a ledger begins a run, this is asked of each account
+            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos:
+                end_ms = window_end_ms(window, now_ms)
+                if end_ms is not None and (first_ms is None or end_ms < first_ms):
+                    first_ms = end_ms
+        return first_ms
+
+
+def next_threshold(parts: tuple[float, ...], balance: Balance) -> int:
+    """The lowest threshold that was not crossed yet, in nano-dollars, rounded down."""
+    ahead = [part for part in parts if str(part) not in balance.alerted] if balance.alerted else parts
+    return int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
+
+
+def reached(balance: Balance, part: str) -> bool:
+    """Whether posted money has reached this part of the cap, exactly as it is written in the configuration."""
+    return balance.cap_nanos is not None and balance.posted_nanos >= Decimal(part) * balance.cap_nanos

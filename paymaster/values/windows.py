@@ -1,0 +1,67 @@
+"""The calendar windows in which money is counted, all in UTC: ONE table, in the order of their lengths."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+Window = Literal["minute", "hour", "day", "month", "total"]
+"""Calendar windows, UTC; `total` never ends."""
+
+
+class _Calendar(NamedTuple):
+    """When the window around a time began, and when it ends; both in milliseconds since the epoch."""
+
+    start: Callable[[int], int]
+    end: Callable[[int], int | None]
+
+
+def _every(length_ms: int) -> _Calendar:
+    """Windows of one length, of which one began with the epoch."""
+
+    def start(now_ms: int) -> int:
+        return now_ms - now_ms % length_ms
+
+    def end(now_ms: int) -> int:
+        return start(now_ms) + length_ms
+
+    return _Calendar(start, end)
+
+
+def _month_start_ms(now_ms: int) -> int:
+    first = datetime.fromtimestamp(now_ms / 1000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return int(first.timestamp()) * 1000
+
+
+def _month_end_ms(now_ms: int) -> int:
+    in_the_next = datetime.fromtimestamp(_month_start_ms(now_ms) / 1000, UTC) + timedelta(days=32)
+    return _month_start_ms(int(in_the_next.timestamp()) * 1000)
+
+
+def _always(now_ms: int) -> int:
+    return 0
+
+
+def _never(now_ms: int) -> None:
+    return None
+
+
+_CALENDARS: dict[Window, _Calendar] = {
+    "minute": _every(60_000),
+    "hour": _every(3_600_000),
+    "day": _every(86_400_000),
+    "month": _Calendar(_month_start_ms, _month_end_ms),
+    "total": _Calendar(_always, _never),
+}
+WINDOWS: tuple[Window, ...] = tuple(_CALENDARS)
+
+
+def window_start_ms(window: Window, now_ms: int) -> int:
+    """When the calendar window (UTC) around `now_ms` began; 0 for `total`."""
+    return _CALENDARS[window].start(now_ms)
+
+
+@lru_cache(maxsize=64)
+def window_end_ms(window: Window, now_ms: int) -> int | None:
+    """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
+    return _CALENDARS[window].end(now_ms)
