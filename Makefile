@@ -23,7 +23,7 @@ OTHER_PYTHONS := 3.11 3.12 3.13 3.14
 PYTHONS_TESTS := $(addprefix tests/,admission/test_rules.py admission/test_parking.py test_messages.py test_replay.py test_settings.py \
 	test_logs.py test_cli.py test_encryption.py test_hostile_messages.py test_scripted_calls.py test_call_service.py)
 
-.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories contract wheel clean
+.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories contract fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -99,6 +99,9 @@ contract: .venv/.ready  ## writes tests/contract.json anew, after a change of wh
 .uv/by-venv:
 	@$(PYTHON) -m venv .uv || { echo "Python's venv module is missing: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+fingerprints: .venv/.ready ## writes the commands of workflows anew, after a change that is patched or that no history holds
+	.venv/bin/python tests/workflow_fingerprints.py
 
 wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agents
 	$(UV) build --wheel
