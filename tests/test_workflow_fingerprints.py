@@ -8,7 +8,7 @@ import sys
 from workflow_fingerprints import BASELINE, ROOT, fingerprints, of_this_checkout
 
 ADVICE = """
-{name} issues other commands, or in another order. The history of a workflow that runs now, and those in tests/histories,
+{name} issues other commands, or in another order. The history of a workflow that runs now, and tests/histories,
 would no longer replay: it would stand still for ever. Put the new way behind `workflow.patched("what it is")`, and keep
 the old one for as long as workflows that began before may run. Only what no history can hold yet (a new workflow, a
 branch that nobody could reach) needs no patch. Then: make fingerprints, and make histories for a new one.
