@@ -1,0 +1,29 @@
+"""docs/glossary.md: every word once, in the order of the alphabet, in one sentence that stands alone."""
+
+import re
+
+from paymaster_process import ROOT
+
+WORDS = """
+account attempt bound budget call candidate cap desk entry epoch expire grant hold ledger model overage park post route
+service unconfirmed void window
+""".split()
+
+
+def glossary() -> list[tuple[str, str]]:
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    return re.findall(r"^\| (\w+) \| (.+) \|$", page, re.MULTILINE)[1:]
+
+
+def test_it_has_every_word() -> None:
+    assert [word for word, _ in glossary()] == WORDS
+
+
+def test_each_has_one_sentence() -> None:
+    for word, sentence in glossary():
+        assert re.fullmatch(r"[A-Z`][^.]*(\.[^ ][^.]*)*\.", sentence), word
+
+
+def test_pages_lead_to_it() -> None:
+    assert "(docs/glossary.md)" in (ROOT / "README.md").read_text()
+    assert "(glossary.md)" in (ROOT / "docs" / "architecture.md").read_text()
