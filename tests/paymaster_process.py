@@ -106,6 +106,10 @@ class Databases:
             await migrate(self._url(self._template))
         return self._url(await self._create(self._template))
 
+    async def create_empty(self) -> str:
+        """The URL of a new database without a schema."""
+        return self._url(await self._create(None))
+
     async def _create(self, template: str | None) -> str:
         name = f"e2e_{next(_NUMBERS)}"
         admin = create_engine(self._server_url).execution_options(isolation_level="AUTOCOMMIT")

@@ -99,9 +99,10 @@ async def messages_make_no_sense(place: Place) -> None:
 
 
 async def a_service_is_paused(place: Place) -> None:
+    """Resumed in any case: a pause that nobody answered may have been taken all the same."""
     name = place.limited.name
-    await place.site.ledger.pause_service(PauseService(service=name, who="soak", reason="maintenance"))
     try:
+        await place.site.ledger.pause_service(PauseService(service=name, who="soak", reason="maintenance"))
         await asyncio.sleep(place.chance.uniform(1, 4))
     finally:
         await _until_done(lambda: place.site.ledger.resume_service(ResumeService(service=name, who="soak")))
