@@ -57,7 +57,7 @@ soak: .venv/.ready      ## promises and sizes under mixed load and faults for SO
 	SOAK=$${SOAK:-1h} PAYMASTER_SOAK_FOLDER=$(CURDIR)/dist/soak .venv/bin/python -m pytest tests/soak -s $(ARGS)
 
 lint: .venv/.ready      ## ruff, misspellings, and who may import whom
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/codespell && .venv/bin/lint-imports --no-cache
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/codespell && .venv/bin/hadolint Dockerfile && .venv/bin/lint-imports --no-cache
 
 format: .venv/.ready    ## rewrites what ruff can mend
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
