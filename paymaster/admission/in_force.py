@@ -4,8 +4,7 @@ Rules 1, those of version 0.1.0, let every configuration remove what it lacks, l
 and told nobody.
 """
 
-from collections.abc import Sequence
-
+from paymaster.admission import alert_texts
 from paymaster.admission.account_rows import account_configs
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
@@ -18,11 +17,8 @@ from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 from paymaster.values.windows import window_start_ms
 
-OTHERS_SHOWN_MAX = 10
-"""Names of other ledgers in a sentence."""
 Place = tuple[str, Window]
 """A cap: its account and its window."""
-APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
 
 
 class InForce:
@@ -127,7 +123,9 @@ class InForce:
             if stored is None:
                 self._tell("", "")
             if spend.other_ledgers:
-                self._outbox.alert(state.now_ms, "empty_books", empty_books(state.ledger, spend.other_ledgers))
+                self._outbox.alert(
+                    state.now_ms, "empty_books", alert_texts.empty_books(state.ledger, spend.other_ledgers)
+                )
 
     def close_unnamed(self) -> None:
         """Takes out what neither the configuration nor an admin names: a call there gets the answer of new books."""
@@ -196,17 +194,14 @@ class InForce:
         """What this epoch began with, as a worker would bring it to books that never ended."""
         state, stored = self._state, self._state.config
         if brought.digest in state.superseded and brought.digest != stored.digest:
-            by = f" ({who})" if who else ""
-            text = f"the ledger began anew with an old configuration{by}; the newer one that is stored is in force"
-            self._outbox.alert(state.now_ms, "config_kept", text)
+            self._outbox.alert(state.now_ms, "config_kept", alert_texts.old_config_kept(who))
             return set()
         # With another [admin] it is how the way back from lost keys begins (docs/security.md).
         if stored.admin == brought.admin and stored.admin.require_signature and changes_money(stored, brought):
-            text = "the ledger began anew with an unsigned configuration that changes money; the stored one is in force"
-            self._outbox.alert(state.now_ms, "refused_message", text)
+            self._outbox.alert(state.now_ms, "refused_message", alert_texts.unsigned_config_kept())
             return set()
         if too_much := self.too_much(brought, may_remove=False):
-            self._outbox.alert(state.now_ms, "config_kept", f"the stored configuration is in force: {too_much}")
+            self._outbox.alert(state.now_ms, "config_kept", alert_texts.stored_config_kept(too_much))
             return set()
         return self.bring(brought, who=who, may_remove=False)
 
@@ -246,21 +241,10 @@ class InForce:
         """Everybody who must know: the stored configurations, and alerts with what changed and what did not."""
         state, at_ms, outbox = self._state, self._state.now_ms, self._outbox
         outbox.config_changed(at_ms, state.config.digest, state.config_by, changed)
-        by = f" by {state.config_by}" if state.config_by else ""
         if changed:
-            outbox.alert(at_ms, "config_changed", f"the configuration was changed{by}: {changed}")
+            outbox.alert(at_ms, "config_changed", alert_texts.config_changed(state.config_by, changed))
         if kept:
-            text = f"the file brought{by} would remove what stays in force: {kept}. {APPLY}"
-            outbox.alert(at_ms, "config_kept", text)
-
-
-def empty_books(ledger: str, others: Sequence[str]) -> str:
-    """What a changed `ledger.name` does, in words."""
-    names = ", ".join(others[:OTHERS_SHOWN_MAX]) + (" …" if len(others) > OTHERS_SHOWN_MAX else "")
-    return (
-        f"nothing is stored of ledger {ledger!r}, and something of: {names}. Its books begin empty, with every cap "
-        "unspent. Was another ledger.name meant?"
-    )
+            outbox.alert(at_ms, "config_kept", alert_texts.config_kept(state.config_by, kept))
 
 
 def _by_admin(account: Account) -> list[Balance]:

@@ -73,9 +73,13 @@ class Outbox:
         self.state = state
         self._rules = rules
         self._withdrawing = {message.hold_id for message in state.messages if isinstance(message, Withdrawn)}
-        waiting = [notice for notice in state.notices if isinstance(notice, Alert)]
-        self._alerts = len(waiting) + len(state.sending)
-        self._alert_bytes = sum(map(alert_bytes, waiting)) + sum(map(alert_bytes, state.sending))
+        self._alerts = self._alert_bytes = 0
+        self.count_alerts()
+
+    def count_alerts(self) -> None:
+        """Those that wait, anew: when others than the outbox took some out."""
+        waiting = [notice for notice in self.state.notices if isinstance(notice, Alert)] + self.state.sending
+        self._alerts, self._alert_bytes = len(waiting), sum(map(alert_bytes, waiting))
 
     def next_sequence(self) -> int:
         self.state.sequence += 1

@@ -9,20 +9,65 @@ from paymaster.admission.breaker import Gate
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountStatus,
+    DeskStatus,
     LimitStatus,
     ServiceStatus,
     StatusRequest,
+    UnconfirmedHold,
+    UnconfirmedHolds,
     WaitingCall,
     Window,
     WindowStatus,
 )
-from paymaster.values.limits import PAGE_BYTES_MAX
+from paymaster.values.limits import PAGE_BYTES_MAX, STATE_BYTES_MAX, UNCONFIRMED_SHOWN
 from paymaster.values.windows import WINDOWS, window_end_ms
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
+
+
+def desk_status(
+    state: DeskState, ledger: Ledger, queue: ParkedQueue, page: StatusRequest, now_ms: int, state_bytes: int
+) -> DeskStatus:
+    """How everything stands at `now_ms`. `state_bytes`: what the state takes as a dump, about."""
+    accounts, more = account_statuses(ledger, queue, now_ms, page)
+    return DeskStatus(
+        ledger=state.ledger,
+        epoch=state.epoch,
+        config_digest=state.config.digest,
+        accounts=accounts,
+        more_accounts=more,
+        holds=len(ledger.pending),
+        parked=len(queue),
+        outbox=len(state.outbox.messages) + len(state.outbox.notices),
+        unconfirmed=ledger.unconfirmed + ledger.folded(),
+        services=service_statuses(state.gates, now_ms),
+        waiting=waiting_calls(queue),
+        refused_messages=tuple(state.refused_messages),
+        alerts_dropped=state.outbox.alerts_dropped,
+        ended_dropped=state.ended_dropped,
+        state_bytes=state_bytes,
+        state_bytes_max=STATE_BYTES_MAX,
+        now_ms=state.now_ms,
+        doubted_until_ms=state.clock.doubted_until_ms if state.clock.doubted_until_ms > now_ms else 0,
+        rules=state.rules,
+    )
+
+
+def unconfirmed_page(ledger: Ledger, after: str) -> UnconfirmedHolds:
+    """The unconfirmed holds after this hold id, as many as one answer has."""
+    keys = sorted(key for key, hold in ledger.holds.items() if hold.state == "unconfirmed" and key > after)
+    shown = [ledger.holds[key] for key in keys[:UNCONFIRMED_SHOWN]]
+    return UnconfirmedHolds(
+        holds=tuple(
+            UnconfirmedHold(call=hold.call, grant=hold.grant, posted_nanos=hold.posted_nanos, expired=hold.expired)
+            for hold in shown
+        ),
+        more=len(keys) > len(shown),
+    )
 
 
 def account_statuses(

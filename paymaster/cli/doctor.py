@@ -90,7 +90,7 @@ async def _ledger(settings: "Settings") -> str:
 
 
 async def _database(settings: "Settings") -> str:
-    from paymaster.admission.in_force import empty_books
+    from paymaster.admission.alert_texts import empty_books
     from paymaster.storage.ledger_state_rows import other_ledgers
     from paymaster.storage.schema import SCHEMA_REVISION
 

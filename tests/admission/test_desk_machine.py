@@ -31,8 +31,9 @@ from hypothesis.stateful import (
 
 from paymaster.admission.books import Hold, Ledger, Shortfall
 from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
-from paymaster.admission.desk import REMEMBER_ENDED_MS, Desk
+from paymaster.admission.desk import Desk
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
+from paymaster.admission.settling import REMEMBER_ENDED_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,

@@ -13,7 +13,7 @@ from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission import desk
+from paymaster.admission import settling
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
@@ -111,7 +111,7 @@ def test_after_loading_the_books_are_what_was_spent_whatever_happened_meanwhile(
     """Calls that are pending, unconfirmed, expired, folded, settled, resolved, voided before, while and after the
     database is read, at any number of reloads, cuts and window ends: in the end both agree for every account and
     window. `keep`: how many unconfirmed holds the desk keeps one by one."""
-    with patch.object(desk, "UNCONFIRMED_MAX", keep), patch.object(desk, "FOLDED_AT_ONCE", 1):
+    with patch.object(settling, "UNCONFIRMED_MAX", keep), patch.object(settling, "FOLDED_AT_ONCE", 1):
         _books_are_what_was_spent(steps, Site(config(budgets={"acme": capped(total=10**6)}), start_ms, load=loaded))
 
 
@@ -508,7 +508,7 @@ def test_a_folded_hold_is_settled_exactly_whoever_settles_it(seed: int) -> None:
     """A desk that keeps three unconfirmed holds, and hundreds of timeouts: resolved, reported late or never, sent
     twice, read again, cut. In the end each account and window has what the rows say; no hold id is granted twice."""
     chance = random.Random(seed)
-    with patch.object(desk, "UNCONFIRMED_MAX", 3), patch.object(desk, "FOLDED_AT_ONCE", 1):
+    with patch.object(settling, "UNCONFIRMED_MAX", 3), patch.object(settling, "FOLDED_AT_ONCE", 1):
         site = Site(config(budgets={"acme": capped(total=10**6)}))
         site.desk.state.rules = 2
         database, unsettled, folded = Database(), list[Call](), 0

@@ -10,8 +10,7 @@ from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paymaster.admission import desk as desk_module
-from paymaster.admission import routing
+from paymaster.admission import parking, routing
 from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
 from paymaster.admission.first_fit import FIRST
@@ -205,7 +204,7 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        monkeypatch.setattr(desk_module, "choose", self._choose)
+        monkeypatch.setattr(parking, "choose", self._choose)
 
     def _choose(self, *arguments: Any) -> Any:
         self.count += 1
@@ -224,7 +223,7 @@ class Looks:
             each.append(self.during(lambda: site.desk.advance(site.now_ms)))
         longest = max(activation.seconds for activation in each)
         print(f"\n{what}: {len(each)} activations, the longest {longest * 1_000:.0f} ms of processor time")
-        assert max(activation.looks for activation in each) <= desk_module.AT_ONCE_MAX + desk_module.IN_VAIN_MAX
+        assert max(activation.looks for activation in each) <= parking.AT_ONCE_MAX + parking.IN_VAIN_MAX
         assert longest < SECONDS_MAX
         return each
 
@@ -371,7 +370,7 @@ def test_a_status_and_a_new_run_with_many_parked_and_unconfirmed(looks: Looks) -
 
 def cut_short(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, list[str]]:
     """Ten calls wait for money; three looks fill an activation. Then there is money for all."""
-    monkeypatch.setattr(desk_module, "AT_ONCE_MAX", 3)
+    monkeypatch.setattr(parking, "AT_ONCE_MAX", 3)
     site = Site(config(budgets={"acme": capped(day=10), "other": capped(day=100)}))
     site.settle(site.granted(candidate(usd=10)), 10)
     waiting = [site.parked(candidate(usd=1 + number % 3)) for number in range(10)]
@@ -401,7 +400,7 @@ def test_what_is_left_survives_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_look_at_everybody_goes_on_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cap is lowered below the bounds of five calls that wait for a place."""
-    monkeypatch.setattr(desk_module, "IN_VAIN_MAX", 3)
+    monkeypatch.setattr(parking, "IN_VAIN_MAX", 3)
     site = Site(config(services={"s": service(concurrent=1)}))
     site.granted()
     waiting = [site.parked(candidate(usd=1 + 3 * (number % 2)), budget="acme") for number in range(10)]

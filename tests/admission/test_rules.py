@@ -23,7 +23,7 @@ import pytest
 from desk_kit import NOON, Site, candidate, capped, config, service
 from pydantic import BaseModel, TypeAdapter
 
-from paymaster.admission import desk, limiter, parked_call, routing
+from paymaster.admission import limiter, parked_call, routing, settling
 from paymaster.admission.state import RULES, DeskState
 from paymaster.messages import AccountConfig, Delivery, DeskConfig, PauseService, ResumeService, Settle
 from paymaster.values.money import Price
@@ -165,7 +165,7 @@ def _cut_when_time_is_set(site: Site, name: str, value: object) -> None:
         (routing, "BYTES_PER_TOKEN", 5),
         (parked_call, "CLAIM_AFTER_MS", 50_000),
         (limiter, "_UNIT", 660_000),
-        (desk, "REMEMBER_ENDED_MS", 60_000),
+        (settling, "REMEMBER_ENDED_MS", 60_000),
     ],
 )
 def test_a_changed_rule_changes_the_digest(

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
+from paymaster.admission import alert_policy
 from paymaster.admission import desk as desk_module
 from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
@@ -232,7 +233,7 @@ def test_a_hundred_thousand_unconfirmed_holds_leave_a_small_state() -> None:
 def test_a_state_that_is_half_full_is_told_once_a_day() -> None:
     """With what is in it."""
     site = Site()
-    with patch.object(desk_module, "STATE_BYTES_ALERT", 10):
+    with patch.object(alert_policy, "STATE_BYTES_ALERT", 10):
         for _ in range(3):
             site.wait(MINUTE)
             site.desk.advance(site.now_ms)

@@ -142,7 +142,7 @@ def test_answers_to_calls_that_wait_are_bounded() -> None:
     """No further call is parked until they are delivered."""
     site = Site(config(budgets={"acme": capped(total=1)}))
     site.granted()
-    with patch("paymaster.admission.desk.CALL_MESSAGES_MAX", 3):
+    with patch("paymaster.admission.parking.CALL_MESSAGES_MAX", 3):
         for _ in range(3):
             site.parked(wait_ms=MINUTE)
         site.wait(2 * MINUTE)
@@ -214,7 +214,7 @@ def test_a_parked_call_is_answered_though_many_answers_wait() -> None:
     site = Site(config(services={"s": service(concurrent=1)}))
     held = site.granted()
     waiting = site.parked()
-    with patch("paymaster.admission.desk.CALL_MESSAGES_MAX", 0):
+    with patch("paymaster.admission.parking.CALL_MESSAGES_MAX", 0):
         site.void(held)
         [message] = site.desk.state.outbox.messages
         assert isinstance(message, ParkedAnswer)

@@ -1,0 +1,162 @@
+"""When operators are told of something. What is said is in alert_texts, and what becomes of it in outbox."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from paymaster.admission import alert_texts
+from paymaster.admission.books import Crossed, Hold, Ledger
+from paymaster.admission.breaker import Breaker
+from paymaster.admission.configuration import in_words, price_differences
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.routing import Obstacle
+from paymaster.admission.state import DeskState
+from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, Settle, Window
+from paymaster.values.limits import PRICES_MAX, REFUSED_ALERTS_A_MINUTE, STATE_BYTES_ALERT
+from paymaster.values.windows import window_start_ms
+
+
+class Missing(NamedTuple):
+    """What the books have in a window of an account, and no stored row."""
+
+    nanos: int
+    account: str
+    window: Window
+
+
+class AlertPolicy:
+    def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox) -> None:
+        self._state, self._ledger, self._outbox = state, ledger, outbox
+
+    # ------------------------------------------------------------ calls
+
+    def obstacles(self, obstacles: Iterable[Obstacle]) -> None:
+        """Once a window each: a cap is reached. Once for ever: a model has no price."""
+        for obstacle in obstacles:
+            if obstacle.kind == "gone" and obstacle.account and obstacle.window:
+                self._in_window("exhausted", obstacle.account, obstacle.window, obstacle.detail)
+            elif obstacle.reason == "no_price":
+                self._outbox.alert_once(self._state.now_ms, "no_price", obstacle.detail, obstacle.detail)
+
+    def parked(self, deciding: Obstacle) -> None:
+        """Once a window: calls wait for money that is spent."""
+        if deciding.kind == "gone" and deciding.account and deciding.window:
+            text = alert_texts.calls_are_parked(deciding.detail)
+            self._in_window("parked", deciding.account, deciding.window, text)
+
+    def queue_full(self, text: str) -> None:
+        """Once a minute."""
+        now_ms = self._state.now_ms
+        self._outbox.alert_once(now_ms, "queue_full", text, str(now_ms // 60_000))
+
+    def price(self, grant: Grant) -> None:
+        """A price decides as much as a cap, and each worker has its own: what falls by more than half is told."""
+        prices, name = self._state.prices, f"{grant.service}/{grant.model}"
+        now, before = (grant.price.input_nanos, grant.price.output_nanos), prices.get(name)
+        if now == before:
+            return
+        if before is None and len(prices) >= PRICES_MAX:
+            del prices[next(iter(prices))]
+        prices[name] = now
+        if before is not None and any(2 * new < old for old, new in zip(before, now, strict=True)):
+            said = in_words(price_differences({name: before}, {name: now}))
+            self._once_a_day("price_fell", alert_texts.price_fell(said, grant), f"{name} {before} {now}")
+
+    def settlement(self, command: Settle, hold: Hold) -> None:
+        grant = hold.grant
+        if command.cost_nanos > grant.bound_nanos:
+            text = alert_texts.overage(grant, command.cost_nanos)
+            self._outbox.alert(self._state.now_ms, "overage", text, f"budget:{grant.budget}")
+        if not command.confirmed:
+            self.unconfirmed(grant, command.cost_nanos, command.unknown_attempt)
+
+    def unconfirmed(self, grant: Grant, nanos: int, attempt: str | None) -> None:
+        text = alert_texts.unconfirmed(grant, nanos, attempt)
+        self._outbox.alert(self._state.now_ms, "unconfirmed", text, f"budget:{grant.budget}")
+
+    def thresholds(self, crossed: Sequence[Crossed]) -> None:
+        for balance, part in crossed:
+            text = alert_texts.threshold(balance, part)
+            self._outbox.alert(self._state.now_ms, "threshold", text, balance.account, balance.window)
+
+    def unknown_hold(self, command: Settle) -> None:
+        self._outbox.alert(self._state.now_ms, "unknown_hold", alert_texts.unknown_hold(command))
+
+    # ------------------------------------------------------------ services
+
+    def attempt(self, report: AttemptReport) -> None:
+        """What a failed attempt says about its service; every call may say so, and once a day is enough."""
+        if report.alert is not None:
+            what = "key_source_down" if report.error_class == KEY_SOURCE_DOWN else "service_refuses"
+            self._once_a_day(what, report.alert, f"{report.service} {report.error_class}")
+
+    def breaker_opened(self, service: str, breaker: Breaker) -> None:
+        text = alert_texts.breaker_opened(service, breaker)
+        self._outbox.alert(self._state.now_ms, "breaker_opened", text, f"service:{service}")
+
+    def breaker_closed(self, service: str) -> None:
+        text = alert_texts.breaker_closed(service)
+        self._outbox.alert(self._state.now_ms, "breaker_closed", text, f"service:{service}")
+
+    # ------------------------------------------------------------ what is stored
+
+    def missing(self, missing: Sequence[Missing]) -> None:
+        """One alert, whatever was lost: it hits most accounts at once."""
+        if missing:
+            most = max(missing)
+            others = len({each.account for each in missing}) - 1
+            text = alert_texts.spending_missing(most.nanos, most.window, most.account, others)
+            self._outbox.alert(self._state.now_ms, "spending_missing", text, most.account, most.window)
+
+    def behind(self, stored_ms: int, known_ms: int) -> None:
+        self._outbox.alert(self._state.now_ms, "ledger_behind", alert_texts.ledger_behind(stored_ms, known_ms))
+
+    def corrected(self, text: str) -> None:
+        if self._state.rules >= 2:  # no worker of 0.1.0 has to store it
+            self._outbox.alert(self._state.now_ms, "spending_corrected", text)
+
+    # ------------------------------------------------------------ the ledger itself
+
+    def refused(self, text: str) -> None:
+        """A message that could not be applied; the first ones of a minute."""
+        state = self._state
+        state.refused_this_minute += 1
+        if state.refused_this_minute <= REFUSED_ALERTS_A_MINUTE or state.rules == 1:
+            self._outbox.alert(state.now_ms, "refused_message", text)
+
+    def minute_ended(self) -> None:
+        """What was refused in it beyond those that were told one by one."""
+        state = self._state
+        more = state.refused_this_minute - REFUSED_ALERTS_A_MINUTE
+        if more > 0 and state.rules > 1:
+            self._outbox.alert(state.now_ms, "refused_message", alert_texts.more_refused(more))
+        state.refused_this_minute = 0
+
+    def config_not_signed(self, digest: str, detail: str) -> None:
+        text = alert_texts.config_not_signed(digest, detail)
+        self._outbox.alert_once(self._state.now_ms, "refused_message", text, digest)
+
+    def state_size(self, size: int) -> None:
+        state = self._state
+        if size >= STATE_BYTES_ALERT:
+            accounts, holds = len(self._ledger.accounts), len(self._ledger.holds)
+            text = alert_texts.state_size(size, accounts, holds, len(state.parked), len(state.ended))
+            about = str(window_start_ms("day", state.now_ms))
+            self._outbox.alert_once(state.now_ms, "state_size", text, about)
+
+    def clock_ahead(self, now_ms: int) -> None:
+        self._outbox.alert(now_ms, "clock_jumped", alert_texts.clock_ahead(self._state.now_ms, now_ms))
+
+    def clock_back(self, before_ms: int, to_ms: int) -> None:
+        self._outbox.alert(to_ms, "clock_jumped", alert_texts.clock_back(before_ms, to_ms))
+
+    def _in_window(self, what: Literal["exhausted", "parked"], account: str, window: Window, text: str) -> None:
+        balance = self._ledger.accounts[account].balances[window]
+        if what not in balance.alerted:
+            balance.alerted |= {what}
+            self._outbox.alert(self._state.now_ms, what, text, account, window)
+
+    def _once_a_day(
+        self, what: Literal["price_fell", "key_source_down", "service_refuses"], text: str, about: str
+    ) -> None:
+        today = window_start_ms("day", self._state.now_ms)
+        self._outbox.alert_once(self._state.now_ms, what, text, f"{about} {today}")

@@ -1,0 +1,170 @@
+"""The words of alerts: a sentence each, with what to do where somebody has to."""
+
+from collections.abc import Sequence
+
+from paymaster.admission.accounts import Balance
+from paymaster.admission.breaker import Breaker
+from paymaster.admission.clock import DOUBT_MS
+from paymaster.admission.signed_commands import utc
+from paymaster.messages import AdminMessage, Grant, Settle, Window
+from paymaster.values.limits import STATE_BYTES_MAX
+from paymaster.values.money import format_usd
+
+APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
+OTHERS_SHOWN_MAX = 10
+"""Names of other ledgers in a sentence."""
+
+# ---------------------------------------------------------------- money
+
+
+def threshold(balance: Balance, part: float) -> str:
+    spent = f"{format_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
+    return f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
+
+
+def calls_are_parked(detail: str) -> str:
+    return f"calls are parked: {detail}"
+
+
+def overage(grant: Grant, cost_nanos: int) -> str:
+    over = format_usd(cost_nanos - grant.bound_nanos)
+    return f"{grant.service}/{grant.model} billed {over} more than the bound of {grant.hold_id}"
+
+
+def unconfirmed(grant: Grant, nanos: int, attempt: str | None) -> str:
+    resolve = f"`paymaster unconfirmed resolve {attempt} --cost USD`" if attempt else "`paymaster unconfirmed list`"
+    return (
+        f"nobody knows whether {grant.service}/{grant.model} billed a call of {grant.budget}; {format_usd(nanos)} stay "
+        f"charged until somebody says what it did cost: {resolve}"
+    )
+
+
+def unknown_hold(command: Settle) -> str:
+    return f"a settlement of {format_usd(command.cost_nanos)} for the unknown hold {command.hold_id}; reconcile"
+
+
+def price_fell(said: str, grant: Grant) -> str:
+    return f"a price fell by more than half: {said}, says a worker ({grant.price.source}); {grant.hold_id}"
+
+
+# ---------------------------------------------------------------- what is stored
+
+
+def spending_missing(nanos: int, window: Window, account: str, other_accounts: int) -> str:
+    more = f" and {other_accounts} other accounts" if other_accounts else ""
+    return (
+        f"the database has {format_usd(nanos)} ({window}) less of {account}{more} than the ledger "
+        "posted: was it put back to an earlier time? What was posted stays. `paymaster reconcile` shows it; if the "
+        f"rows are right: `paymaster reconcile --accept-lower {account if not more else 'all'} --reason …`"
+    )
+
+
+def ledger_behind(stored_ms: int, known_ms: int) -> str:
+    return (
+        f"the database has rows of calls until {utc(stored_ms)}, and the ledger granted none after "
+        f"{utc(known_ms)}: Temporal was put back to an earlier time, or another ledger of this name writes there. "
+        "What was spent is read again"
+    )
+
+
+def lower_accepted(by: str, account: str) -> str:
+    return f"{by} accepts what the database says was spent: {account}"
+
+
+def spend_corrected(by: str, hold_id: str, from_usd: str, to_usd: str) -> str:
+    return f"{by} corrects {hold_id} from ${from_usd} to ${to_usd}"
+
+
+# ---------------------------------------------------------------- services
+
+
+def breaker_opened(service: str, breaker: Breaker) -> str:
+    return f"{service} failed {breaker.failures} times in a row; no calls for {breaker.cooldown_ms // 1000} s"
+
+
+def breaker_closed(service: str) -> str:
+    return f"{service} works again"
+
+
+# ---------------------------------------------------------------- the ledger itself
+
+
+def more_refused(count: int) -> str:
+    return f"and {count} more messages were refused within a minute; `paymaster budget show` has the latest"
+
+
+def state_size(size: int, accounts: int, holds: int, parked: int, ended: int) -> str:
+    return (
+        f"the ledger's state has {size // 1024} KiB of {STATE_BYTES_MAX // 1024}: {accounts} accounts, {holds} holds, "
+        f"{parked} parked calls, {ended} ended holds; see docs/limits.md"
+    )
+
+
+def calls_parked(count: int) -> str:
+    return f"{count} calls are parked"
+
+
+def answers_waiting(count: int) -> str:
+    return f"{count} answers to calls could not be delivered yet"
+
+
+def clock_ahead(before_ms: int, now_ms: int) -> str:
+    return (
+        f"the ledger's time went from {utc(before_ms)} to {utc(now_ms)} at once, though something was due "
+        f"in between: either no worker ran, or the Temporal server's clock jumped. Holds and parked calls "
+        f"whose time is over have {DOUBT_MS // 60_000} minutes more. If the clock is wrong, put it right, then "
+        "`paymaster clock take --reason …`"
+    )
+
+
+def clock_back(before_ms: int, to_ms: int) -> str:
+    return (
+        f"the ledger's time goes back from {utc(before_ms)} to {utc(to_ms)}, as the Temporal server's clock "
+        "did. What was spent meanwhile counts now; raises that lapsed with a window meanwhile must be given again"
+    )
+
+
+# ---------------------------------------------------------------- the configuration
+
+
+def config_not_signed(digest: str, detail: str) -> str:
+    return f"a configuration ({digest[:12]}) was not applied: {detail}"
+
+
+def config_changed(who: str, changed: str) -> str:
+    return f"the configuration was changed{_by(who)}: {changed}"
+
+
+def config_kept(who: str, kept: str) -> str:
+    return f"the file brought{_by(who)} would remove what stays in force: {kept}. {APPLY}"
+
+
+def old_config_kept(who: str) -> str:
+    by = f" ({who})" if who else ""
+    return f"the ledger began anew with an old configuration{by}; the newer one that is stored is in force"
+
+
+def unsigned_config_kept() -> str:
+    return "the ledger began anew with an unsigned configuration that changes money; the stored one is in force"
+
+
+def stored_config_kept(why: str) -> str:
+    return f"the stored configuration is in force: {why}"
+
+
+def empty_books(ledger: str, others: Sequence[str]) -> str:
+    """What a changed `ledger.name` does."""
+    names = ", ".join(others[:OTHERS_SHOWN_MAX]) + (" …" if len(others) > OTHERS_SHOWN_MAX else "")
+    return (
+        f"nothing is stored of ledger {ledger!r}, and something of: {names}. Its books begin empty, with every cap "
+        "unspent. Was another ledger.name meant?"
+    )
+
+
+def by_whom(change: AdminMessage) -> str:
+    """Who gave a command, and why."""
+    return f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
+
+
+def _by(who: str) -> str:
+    return f" by {who}" if who else ""

@@ -1,0 +1,117 @@
+"""Caps that admins change."""
+
+from paymaster.admission.accounts import Account
+from paymaster.admission.authority import signed
+from paymaster.admission.books import Ledger
+from paymaster.admission.in_force import InForce
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.parking import Parking
+from paymaster.admission.state import DeskState
+from paymaster.messages import CapState, RaiseCap, SetCap, Window
+from paymaster.values.budget_path import check_budget_path
+from paymaster.values.limits import ACCOUNTS_MAX
+from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
+from paymaster.values.windows import window_start_ms
+
+KNOWN_SHOWN_MAX = 20
+"""Of the accounts that there are, in the answer to a command about one that is not there."""
+
+
+def no_such_account(ledger: Ledger, key: str) -> ValueError:
+    """Says what there is. There may be thousands: the first ones show how they are written."""
+    known = sorted(ledger.accounts)
+    more = f" and {len(known) - KNOWN_SHOWN_MAX} more" if len(known) > KNOWN_SHOWN_MAX else ""
+    there_are = (", ".join(known[:KNOWN_SHOWN_MAX]) or "none") + more
+    return ValueError(f"there is no account {key!r}; there are: {there_are}")
+
+
+class Caps:
+    def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox, in_force: InForce, parking: Parking) -> None:
+        self._state, self._ledger, self._outbox = state, ledger, outbox
+        self._in_force, self._parking = in_force, parking
+
+    def raise_cap(self, change: RaiseCap) -> CapState:
+        """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
+        self._in_force.check_cap_changes()
+        change = signed(self._state, "raise_cap", change)
+        account = self._ledger.accounts.get(change.account)
+        if account is None:
+            raise no_such_account(self._ledger, change.account)
+        balance = account.balances[change.window]
+        if balance.cap_nanos is None:
+            capped = ", ".join(w for w, b in account.balances.items() if b.cap_nanos is not None) or "none"
+            raise ValueError(f"{change.account} has no cap for {change.window!r}; capped windows: {capped}")
+        by = usd_to_nanos(change.by)
+        if by <= 0:
+            raise ValueError(f"a cap is raised by a positive amount, not by {change.by}")
+        if change.until_window_end and change.window == "total":
+            raise ValueError("the window `total` never ends; a raise of it cannot lapse")
+        lapsing = balance.lapsing_nanos + (by if change.until_window_end else 0)
+        return self._set(account, change, balance.cap_nanos + by, by, lapsing)
+
+    def set_cap(self, change: SetCap) -> CapState:
+        """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
+        self._in_force.check_cap_changes()
+        change = signed(self._state, "set_cap", change)
+        to = usd_to_nanos(change.to)
+        if to < 0:
+            raise ValueError(f"a cap is not negative: {change.to}")
+        return self._set(self._account(change.account), change, to, None, 0)
+
+    def _set(
+        self, account: Account, change: RaiseCap | SetCap, to_nanos: int, by_nanos: int | None, lapsing_nanos: int
+    ) -> CapState:
+        if to_nanos > NANOS_MAX:
+            raise ValueError(f"a cap of {format_usd(to_nanos)} is more than the books can hold")
+        state, balance = self._state, account.balances[change.window]
+        before = balance.cap_nanos
+        self._ledger.set_cap(account.key, change.window, to_nanos, lapsing_nanos=lapsing_nanos)
+        kept = self._outbox.cap_changed(
+            state.now_ms,
+            account.key,
+            change.window,
+            before,
+            to_nanos,
+            by_nanos=by_nanos,
+            file_nanos=balance.file_cap_nanos,
+            until_window_end=isinstance(change, RaiseCap) and change.until_window_end,
+            who=change.who,
+            reason=change.reason,
+        )
+        if not state.began:
+            state.early.append(kept)
+        self._withdraw_above(account, change.window)
+        if state.rules < 2 or before is None or to_nanos < before:
+            self._parking.look_at_everybody()
+        state.freed.add(account.key)
+        return CapState(account=account.key, window=change.window, cap_nanos=to_nanos)
+
+    def _withdraw_above(self, account: Account, window: Window) -> None:
+        """Takes back the latest grants until what is left fits under a cap that was lowered."""
+        balance = account.balances[window]
+        above = balance.posted_nanos + balance.pending_nanos - (balance.cap_nanos or 0)
+        for hold in reversed(self._ledger.pending.values()):
+            if above <= 0:
+                return
+            counts = hold.grant.granted_at_ms >= window_start_ms(window, self._state.now_ms)
+            if counts and account.key in hold.accounts:
+                self._outbox.withdraw(hold, f"the cap of {account.key} ({window}) was lowered")
+                above -= hold.grant.bound_nanos
+
+    def _account(self, key: str) -> Account:
+        """An admin may cap any budget, also one that the configuration does not name."""
+        account = self._ledger.accounts.get(key)
+        if account is not None:
+            return account
+        kind, _, path = key.partition(":")
+        if kind != "budget":
+            raise no_such_account(self._ledger, key)
+        check_budget_path(path)
+        if self._state.rules >= 2 and (count := len(self._ledger.accounts)) >= ACCOUNTS_MAX:
+            raise ValueError(
+                f"the ledger has {count:,} accounts and may have {ACCOUNTS_MAX:,}: give a cap to a "
+                "budget of the configuration, or remove some from it"
+            )
+        account = self._ledger.open_account(key)
+        self._parking.file_again()
+        return account

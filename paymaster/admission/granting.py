@@ -1,0 +1,47 @@
+"""How a call gets its hold, or its denial."""
+
+from paymaster.admission.alert_policy import AlertPolicy
+from paymaster.admission.books import Hold, Ledger
+from paymaster.admission.routing import Choice
+from paymaster.admission.state import DeskState, EndedHold
+from paymaster.messages import Denied, Grant, Granted, Reserve, ServiceConfig
+
+_FORMER_SERVICE = ServiceConfig()
+"""How a service is called that the configuration does not name any more, but a worker still asks for."""
+
+
+class Granting:
+    def __init__(self, state: DeskState, ledger: Ledger, alerts: AlertPolicy) -> None:
+        self._state, self._ledger, self._alerts = state, ledger, alerts
+
+    def grant(self, request: Reserve, choice: Choice) -> Granted:
+        candidate, state = choice.candidate, self._state
+        service = state.config.services.get(candidate.service, _FORMER_SERVICE)
+        assert candidate.price is not None  # `choose` passes over a candidate without a price
+        grant = Grant(
+            hold_id=request.hold_id,
+            budget=request.budget,
+            service=candidate.service,
+            model=candidate.model,
+            price=candidate.price,
+            max_output_tokens=candidate.max_output_tokens,
+            bound_nanos=choice.bound_nanos,
+            granted_at_ms=state.now_ms,
+            expires_at_ms=state.now_ms + state.config.hold_expires_after_ms,
+            epoch=state.epoch,
+            timeout_ms=service.timeout_ms,
+            retry=service.retry,
+            max_retry_after_ms=service.max_retry_after_ms,
+            max_unconfirmed=service.max_unconfirmed,
+        )
+        state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
+        if state.rules >= 2:
+            self._alerts.price(grant)
+        self._ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
+        state.gates[candidate.service].breaker.started(request.hold_id)
+        return Granted(grant=grant)
+
+    def deny(self, hold_id: str, reason: str, detail: str) -> Denied:
+        denied = Denied(hold_id=hold_id, reason=reason, detail=detail)
+        self._state.ended[hold_id] = EndedHold(self._state.now_ms, denied=denied)
+        return denied

@@ -1,0 +1,150 @@
+"""What accounts have spent before: asked of the database, taken into the books, and read again when they disagree."""
+
+from paymaster.admission import alert_texts
+from paymaster.admission.alert_policy import AlertPolicy, Missing
+from paymaster.admission.authority import signed
+from paymaster.admission.books import Ledger
+from paymaster.admission.caps import no_such_account
+from paymaster.admission.clock import JUMP_MS
+from paymaster.admission.in_force import InForce
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.parking import Parking
+from paymaster.admission.state import DeskState, Loading
+from paymaster.messages import AcceptLower, CorrectSpend, LoadedSpend, LoadSpend, ReadAgain, StoredRows, Window
+from paymaster.values.limits import LOADED_AT_ONCE
+from paymaster.values.money import usd_to_nanos
+from paymaster.values.windows import WINDOWS, window_start_ms
+
+
+class SpendLoading:
+    def __init__(
+        self,
+        state: DeskState,
+        ledger: Ledger,
+        outbox: Outbox,
+        alerts: AlertPolicy,
+        in_force: InForce,
+        parking: Parking,
+    ) -> None:
+        self._state, self._ledger, self._outbox = state, ledger, outbox
+        self._alerts, self._in_force, self._parking = alerts, in_force, parking
+
+    def to_load(self) -> LoadSpend | None:
+        """What must be read from the database next, or None. The same until `loaded` is called."""
+        state = self._state
+        if state.loading is None:
+            accounts = self._next_piece()
+            if not accounts:
+                return None
+            self._ledger.start_loading(accounts)
+            starts: dict[Window, int] = {window: window_start_ms(window, state.now_ms) for window in WINDOWS}
+            number = self._outbox.next_sequence()
+            wanted = set(accounts)
+            holds = tuple(
+                hold_id
+                for hold_id, hold in self._ledger.holds.items()
+                if not wanted.isdisjoint(hold.accounts) and (hold.state != "pending" or not state.rows_of_pending)
+            )
+            state.loading = Loading(number, accounts, holds, starts, state.now_ms + JUMP_MS)
+        loading = state.loading
+        return LoadSpend(
+            number=loading.number,
+            ledger=state.ledger,
+            accounts=loading.accounts,
+            known_holds=loading.known_holds,
+            with_cap_changes=not state.began,
+            window_starts_ms=loading.window_starts_ms,
+            latest_ms=loading.latest_ms,
+            returned_at_ms=state.clock.returned_at_ms,
+            epoch=state.epoch if state.rules >= 2 else "",
+        )
+
+    def _next_piece(self) -> tuple[str, ...]:
+        """Accounts to read next: no more than fit into a question and its answer."""
+        accounts = sorted(key for key, account in self._ledger.accounts.items() if account.loading)
+        return tuple(accounts if self._state.rules == 1 else accounts[:LOADED_AT_ONCE])
+
+    def loaded(self, spend: LoadedSpend) -> None:
+        """What was spent before is known: the accounts are open. A window that ended meanwhile starts at zero."""
+        state, loading = self._state, self._state.loading
+        if loading is None or loading.number != spend.number:  # a reload was asked for meanwhile
+            return
+        open_windows: list[Window] = [
+            window for window in WINDOWS if loading.window_starts_ms[window] == window_start_ms(window, state.now_ms)
+        ]
+        missing: list[Missing] = []
+        for key in loading.accounts:
+            account, posted = self._ledger.accounts[key], spend.posted_nanos.get(key, {})
+            folded, folded_nanos = spend.unconfirmed.get(key, (0, 0))
+            if state.rules < 2:
+                self._ledger.accept_less(account, None)
+            elif state.settled_late:  # a folded attempt may have cost less than its bound
+                self._ledger.accept_less(account, max(0, account.folded_nanos - folded_nanos))
+            for window in open_windows:
+                if lost := self._ledger.loaded(key, window, posted.get(window, 0)):
+                    missing.append(Missing(lost, key, window))
+            account.loading = False
+            account.folded, account.folded_nanos = folded, folded_nanos
+        self._alerts.missing(missing)
+        if not state.began:
+            self._in_force.restore(spend)
+            self._parking.file_again()
+        state.loading = None
+        if not any(account.loading for account in self._ledger.accounts.values()):
+            state.rows_of_pending = state.settled_late = False
+        state.freed.update(loading.accounts)
+
+    # ------------------------------------------------------------ what is read again
+
+    def reload(self) -> None:
+        """Takes the stored entries for the truth: reads again what every account has spent."""
+        self._read_again(tuple(self._ledger.accounts))
+
+    def compare_rows(self, stored: StoredRows) -> ReadAgain:
+        """Reads everything again if the database has newer rows than this state can know of: it was put back."""
+        state = self._state
+        known_ms = state.latest_granted_ms
+        state.latest_granted_ms = max(known_ms, stored.latest_granted_ms)
+        if state.rules < 2 or known_ms == 0 or stored.latest_granted_ms <= known_ms:
+            return ReadAgain(accounts=())
+        self._alerts.behind(stored.latest_granted_ms, known_ms)
+        state.rows_of_pending = True
+        accounts = tuple(self._ledger.accounts)
+        self._read_again(accounts)
+        return ReadAgain(accounts=accounts)
+
+    def accept_lower(self, change: AcceptLower) -> ReadAgain:
+        """Reads an account again, and takes what is stored also where it is less than what was posted.
+
+        Raises ValueError for an account that is not there.
+        """
+        change = signed(self._state, "accept_lower", change)
+        if change.account != "all" and change.account not in self._ledger.accounts:
+            raise no_such_account(self._ledger, change.account)
+        accounts = tuple(self._ledger.accounts) if change.account == "all" else (change.account,)
+        self._read_again(accounts)
+        for key in accounts:
+            self._ledger.accept_less(self._ledger.accounts[key], None)
+        self._alerts.corrected(alert_texts.lower_accepted(alert_texts.by_whom(change), change.account))
+        return ReadAgain(accounts=accounts)
+
+    def correct_spend(self, change: CorrectSpend) -> ReadAgain:
+        """Reads the accounts of a hold again, of which a person corrected the rows.
+
+        Of a hold that is here the settlement says what it did cost: ValueError.
+        """
+        change = signed(self._state, "correct_spend", change)
+        if change.hold_id in self._ledger.holds:
+            raise ValueError(f"the ledger has the hold {change.hold_id}: settle it instead")
+        less_nanos = max(0, usd_to_nanos(change.from_usd) - usd_to_nanos(change.to_usd))
+        accounts = self._ledger.charged_accounts(change.budget, change.service)
+        self._read_again(accounts)
+        for key in accounts:
+            self._ledger.accept_less(self._ledger.accounts[key], less_nanos, change.granted_at_ms)
+        by = alert_texts.by_whom(change)
+        self._alerts.corrected(alert_texts.spend_corrected(by, change.hold_id, change.from_usd, change.to_usd))
+        return ReadAgain(accounts=accounts)
+
+    def _read_again(self, accounts: tuple[str, ...]) -> None:
+        self._state.loading = None
+        self._ledger.start_loading(accounts)

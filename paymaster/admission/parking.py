@@ -1,0 +1,207 @@
+"""The parked calls of a desk: who is parked, who is woken, and when."""
+
+from paymaster.admission import alert_texts
+from paymaster.admission.alert_policy import AlertPolicy
+from paymaster.admission.books import Ledger
+from paymaster.admission.first_fit import FIRST, Place
+from paymaster.admission.granting import Granting
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.parked_call import ParkedCall, decide
+from paymaster.admission.queue import ParkedQueue
+from paymaster.admission.routing import Choice, Obstacle, choose
+from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
+from paymaster.admission.state import DeskState
+from paymaster.messages import Answer, Parked, Reserve
+from paymaster.values.cut import cut
+from paymaster.values.limits import AT_ONCE_MAX, CALL_MESSAGES_MAX, DETAIL_BYTES_MAX, IN_VAIN_MAX
+
+
+class Parking:
+    def __init__(
+        self, state: DeskState, ledger: Ledger, outbox: Outbox, alerts: AlertPolicy, granting: Granting
+    ) -> None:
+        self._state, self._ledger, self._outbox = state, ledger, outbox
+        self._alerts, self._granting = alerts, granting
+        self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
+        self.due_ms = 0
+        """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
+        self._served = self._in_vain = 0
+        """Looks at parked calls since the time went on: a workflow's time stands still while it is activated."""
+
+    @property
+    def at_once_max(self) -> int | None:
+        """Calls or holds whose time is over that are taken at once. None: all."""
+        return AT_ONCE_MAX if self._state.rules >= 2 else None
+
+    def time_went_on(self) -> None:
+        self._served = self._in_vain = 0
+
+    # ------------------------------------------------------------ a call comes or goes
+
+    def choose(self, request: Reserve, place: Place) -> Choice | list[Obstacle]:
+        """What a call at this place in the queue gets now, or what is in the way of each of its candidates."""
+        state = self._state
+        found = choose(
+            request,
+            self._ledger,
+            state.gates,
+            state.now_ms,
+            lambda accounts: self.queue.comes_first(place, accounts, state.freed, state.now_ms),
+        )
+        if isinstance(found, Choice) or state.began or state.rules < 2:
+            return found
+        return [
+            _until_it_began(obstacle, candidate.service)
+            for obstacle, candidate in zip(found, request.candidates, strict=True)
+        ]
+
+    def park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
+        """Parks a call that nothing fits for now, if it may wait and waiting may help."""
+        state, hold_id, deciding = self._state, request.hold_id, decide(obstacles)
+        self._alerts.obstacles(obstacles)
+        if deciding.kind == "never" or (deciding.kind != "busy" and request.on_exhausted == "fail"):
+            return self._granting.deny(hold_id, deciding.reason, _details(obstacles))
+        if request.deadline_at_ms <= state.now_ms and state.now_ms >= state.clock.doubted_until_ms:
+            return self._granting.deny(hold_id, "waited_too_long", deciding.detail)
+        parked, waiting = len(self.queue), len(state.outbox.messages)
+        if parked >= state.config.max_parked:
+            self._alerts.queue_full(alert_texts.calls_parked(parked))
+            return self._granting.deny(hold_id, "queue_full", f"{alert_texts.calls_parked(parked)} already")
+        if waiting >= CALL_MESSAGES_MAX and state.rules >= 2:
+            self._alerts.queue_full(alert_texts.answers_waiting(waiting))
+            return self._granting.deny(hold_id, "queue_full", alert_texts.answers_waiting(waiting))
+        call = ParkedCall(request, self._outbox.next_sequence(), state.now_ms)
+        self.queue.add(call, obstacles, state.now_ms)
+        self._remind_of(call)
+        self.remind(request.deadline_at_ms)
+        self._alerts.parked(deciding)
+        return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+
+    def leave(self, hold_id: str) -> None:
+        """Its call does not wait any more, if it ever did."""
+        if call := self.queue.get(hold_id):
+            self.queue.remove(call)
+            self._state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
+
+    # ------------------------------------------------------------ who is woken
+
+    def deny_overdue(self) -> None:
+        for call in self.queue.take_overdue(self._state.now_ms, self.at_once_max):
+            waited_s = (self._state.now_ms - call.parked_at_ms) // 1000
+            self._deny(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
+            self._state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
+
+    def serve(self) -> None:
+        """Grants, in the queue's order, what fits now. Only calls for which something has changed are looked at."""
+        state, now_ms = self._state, self._state.now_ms
+        if state.rules < 2:
+            freed, state.freed = state.freed, set()
+            serve_by_scan(self.queue, self._ledger, freed, now_ms, self._serve)
+            return
+        if not len(self.queue):
+            state.freed, state.look_from = set(), None
+            return
+        self.queue.begin_claims(now_ms)
+        state.freed.update(self.queue.take_alarms(now_ms))
+        if not self._may_look:
+            return
+        round_ = self.queue.round(state.freed, state.look_from, now_ms)
+        state.freed, state.look_from = set(), None
+        while self._may_look and (call := round_.next()) is not None:
+            claimed = self.queue.claims.end(call)
+            if self._serve(call):
+                self._served += 1
+                kept = frozenset[str]()
+            else:
+                self._in_vain += 1
+                kept = self.queue.claims.claim(call, now_ms)
+            round_.free(claimed - kept)  # it keeps those accounts from nobody behind it any more
+        state.freed, state.look_from = round_.freed, round_.everybody_from
+        self.remind(now_ms + 1 if self._is_left else self.queue.change_ms())
+
+    def file_again(self) -> None:
+        """After accounts were opened or closed, or limits or breakers changed."""
+        self.queue.file_again(self._state.now_ms)
+        self.look_at_everybody()
+
+    def look_at_everybody(self) -> None:
+        """Whoever waits for anything; a lowered cap, say, makes impossible what waits for a place."""
+        self._state.freed |= self._ledger.accounts.keys()
+        if self._state.rules >= 2:
+            self._state.look_from = FIRST
+
+    @property
+    def _may_look(self) -> bool:
+        return self._served < AT_ONCE_MAX and self._in_vain < IN_VAIN_MAX
+
+    @property
+    def _is_left(self) -> bool:
+        return bool(self._state.freed) or self._state.look_from is not None
+
+    def _serve(self, call: ParkedCall) -> bool:
+        """Grants a parked call, or denies it if waiting does not help any more. False: it waits on."""
+        found = self.choose(call.reserve, call.place())
+        if isinstance(found, Choice):
+            self.queue.remove(call)
+            granted = self._granting.grant(call.reserve, found)
+            self.remind(granted.grant.expires_at_ms)
+            self._outbox.answer(call.reserve.call, granted)
+            return True
+        deciding = decide(found)
+        self._alerts.obstacles(found)
+        # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
+        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "busy"
+        if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
+            self._deny(call, deciding.reason, _details(found))
+            return True
+        self.queue.note(call, found, self._state.now_ms)
+        self._remind_of(call)
+        self._alerts.parked(deciding)
+        return False
+
+    def _cooled_down(self, call: ParkedCall) -> bool:
+        """It has waited for a whole cooldown, and every service fails again: its agent must go on without."""
+        since_ms = call.open_since_ms
+        return since_ms is not None and self._state.now_ms >= since_ms + call.cooldown_ms(self._state.gates)
+
+    def _deny(self, call: ParkedCall, reason: str, detail: str) -> None:
+        self.queue.remove(call)
+        self._outbox.answer(call.reserve.call, self._granting.deny(call.reserve.hold_id, reason, detail))
+
+    # ------------------------------------------------------------ when
+
+    def remind(self, at_ms: int) -> None:
+        """Something may happen at this time."""
+        self.due_ms = min(self.due_ms, at_ms)
+
+    def first_end_ms(self) -> int:
+        """When the first hold expires or the first parked call comes to its deadline."""
+        return min(self._ledger.next_expiry_ms(), self.queue.first_deadline_ms())
+
+    def set_due(self) -> None:
+        """After everything that was due has happened, or as much of it as may happen at once."""
+        now_ms, not_before_ms = self._state.now_ms, self._state.clock.doubted_until_ms
+        ends_ms = max(self.first_end_ms(), not_before_ms)
+        if self._state.rules < 2:
+            self.due_ms = min(ends_ms, due_by_scan(self.queue, now_ms))
+            return
+        self.due_ms = now_ms if self._is_left else min(ends_ms, self.queue.change_ms())
+        self.due_ms = max(self.due_ms, now_ms + 1)  # what was too much for now goes on then
+
+    def _remind_of(self, call: ParkedCall) -> None:
+        for at_ms in (call.retry_at_ms, call.claims_at_ms()):
+            if at_ms is not None:
+                self.remind(at_ms)
+
+
+def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:
+    """Before the ledger knows what was stored, a budget that it does not know may be there."""
+    if obstacle.reason != "unknown_budget":
+        return obstacle
+    detail = "which budgets there are is being loaded"
+    return Obstacle("busy", "loading", detail, f"service:{service}")
+
+
+def _details(obstacles: list[Obstacle]) -> str:
+    """Once each: an unknown budget is so for every candidate."""
+    return cut("; ".join(dict.fromkeys(obstacle.detail for obstacle in obstacles)), DETAIL_BYTES_MAX)
