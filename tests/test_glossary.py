@@ -4,10 +4,31 @@ import re
 
 from paymaster_process import ROOT
 
-WORDS = """
-account attempt bound budget call candidate cap desk entry epoch expire grant hold ledger model overage park post route
-service unconfirmed void window
-""".split()
+WORDS = [
+    "account",
+    "attempt",
+    "bound",
+    "budget",
+    "call",
+    "candidate",
+    "cap",
+    "desk",
+    "entry",
+    "epoch",
+    "expire",
+    "grant",
+    "hold",
+    "ledger",
+    "model",
+    "overage",
+    "park",
+    "post",
+    "route",
+    "service",
+    "unconfirmed",
+    "void",
+    "window",
+]
 
 
 def glossary() -> list[tuple[str, str]]:
