@@ -37,9 +37,10 @@ def account_rows(accounts: Mapping[str, Account], config: DeskConfig) -> list[Ro
     return [_row(account, configs.get(key, _NEW)) for key, account in accounts.items()]
 
 
-def accounts_of(rows: Sequence[Row], config: DeskConfig) -> dict[str, Account]:
+def accounts_of(rows: Sequence[Row], config: DeskConfig, windows: Sequence[Window]) -> dict[str, Account]:
+    """`windows`: of which each row has a balance, in this order."""
     configs = account_configs(config)
-    return {row[0]: _account(row, configs.get(row[0], _NEW)) for row in rows}
+    return {row[0]: _account(row, configs.get(row[0], _NEW), windows) for row in rows}
 
 
 def _row(account: Account, config: AccountConfig) -> Row:
@@ -54,14 +55,14 @@ def _row(account: Account, config: AccountConfig) -> Row:
     return [account.key, balances, other] if other else [account.key, balances]
 
 
-def _account(row: Row, config: AccountConfig) -> Account:
+def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Account:
     key, caps = row[0], config.caps_nanos
     other: dict[str, Any] = row[2] if len(row) > 2 else {}
     alert_at = tuple(other["alert_at"]) if "alert_at" in other else config.alert_at
     first_part = min(alert_at, default=None)
     balances: dict[Window, Balance] = {}
     # Most rows are numbers. Theirs are made here, by position and with the sum of `next_threshold`: there are 50,000.
-    for window, each in zip(WINDOWS, row[1], strict=True):
+    for window, each in zip(windows, row[1], strict=True):
         cap = caps.get(window)
         if each.__class__ is not int:
             balances[window] = _balance(key, window, each, cap, alert_at)

@@ -1,5 +1,6 @@
 """The desk's state: everything that the desk knows, and the text that continue-as-new carries it as."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import PlainSerializer, TypeAdapter
 from pydantic_core import from_json, to_json
 
 from paymaster.admission.account_rows import account_rows, accounts_of
+from paymaster.admission.accounts import Balance
 from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.books import LedgerState
 from paymaster.admission.breaker import Gate
@@ -18,6 +20,7 @@ from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
 from paymaster.values.limits import STATE_JSON_BYTES_MAX
 from paymaster.values.packed import pack, unpack
+from paymaster.values.windows import WINDOWS, window_start_ms
 
 RULES = 2
 """The newest rules: the form of the state, what the desk decides, and the commands that the ledger gives to Temporal.
@@ -153,8 +156,10 @@ def dump(state: DeskState) -> str:
     )
     accounts = to_json(account_rows(state.books.accounts, state.config))
     parked = to_json(parked_columns(state.parked))
-    parts = b'{"rest":%b,"outbox":%b,"accounts":%b,"parked":%b}' % (rest, outbox, accounts, parked)
-    return f"{_RULES_ARE}{state.rules}\n" + pack(parts)
+    parts = (rest, outbox, to_json(WINDOWS), accounts, parked)
+    return f"{_RULES_ARE}{state.rules}\n" + pack(
+        b'{"rest":%b,"outbox":%b,"windows":%b,"accounts":%b,"parked":%b}' % parts
+    )
 
 
 def _read(data: bytes, rules: int) -> DeskState:
@@ -163,11 +168,13 @@ def _read(data: bytes, rules: int) -> DeskState:
     document = from_json(data)
     state = _STATE.validate_python(document["rest"])
     state.outbox = _OUTBOX.validate_python(document["outbox"])
-    state.books.accounts = accounts_of(document["accounts"], state.config)
+    windows: Sequence[Window] = document.get("windows") or _WINDOWS_BEFORE_THEY_WERE_NAMED
+    state.books.accounts = accounts_of(document["accounts"], state.config, windows)
     state.parked = parked_calls(document["parked"])
     return state
 
 
+_WINDOWS_BEFORE_THEY_WERE_NAMED: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
 _RULES_ARE = "rules "
 """Read as base64 it does not begin like compressed data: 0.1.0 fails on it instead of reading half of a state."""
 
@@ -183,4 +190,20 @@ def upgrade(state: DeskState) -> DeskState:
     """Fills in what an older version's state does not say and no default can."""
     if state.rules >= 2 and any(not call.waits for call in state.parked.values()):
         state.look_from = FIRST
+    _begin_new_windows(state)
     return state
+
+
+def _begin_new_windows(state: DeskState) -> None:
+    """What was spent in a window that the state does not know is read from the database, and until then nothing is
+    granted: a balance of zero would be a promise that nobody can keep."""
+    new: list[Window] = [window for window in WINDOWS if window not in state.books.window_starts_ms]
+    if not new:
+        return
+    for window in new:
+        state.books.window_starts_ms[window] = window_start_ms(window, state.now_ms)
+    for key, account in state.books.accounts.items():
+        known = account.balances
+        account.balances = {window: known[window] if window in known else Balance(key, window) for window in WINDOWS}
+        account.loading = True
+    state.loading = None  # its question lacks the new windows
