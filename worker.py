@@ -46,6 +46,7 @@ from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.keys.ring import KeyRing, kept_keys
 from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
@@ -316,16 +317,19 @@ def _workers(
     own, own_ledger = _bounding(client), _bounding(ledger_client)
     grace_period = _grace_period(settings)
     deployment, identity = _deployment(settings.worker), worker_identity()
+    guard = QueryGuard()
     ledger_worker = Worker(
         own_ledger,
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
         identity=identity,
-        interceptors=[LiveDetails()],
+        interceptors=[LiveDetails(), guard],
+        tuner=guard.tuner,
         max_cached_workflows=LEDGERS_CACHED,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     )
+    guard.watch(ledger_worker)
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     webhook_url = settings.alerts.webhook_url
     catching_up = CatchUpActivities(settings.ledger.name, engine, commits, reports)
