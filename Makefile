@@ -23,7 +23,7 @@ OTHER_PYTHONS := 3.11 3.12 3.13 3.14
 PYTHONS_TESTS := $(addprefix tests/,admission/test_rules.py admission/test_parking.py test_messages.py test_replay.py test_settings.py \
 	test_logs.py test_cli.py test_encryption.py test_hostile_messages.py test_scripted_calls.py test_call_service.py)
 
-.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories contract fingerprints wheel clean
+.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -70,6 +70,10 @@ bench: .venv/.ready     ## measures calls, memory, reports; ARGS=--help says whi
 
 histories: .venv/.ready ## records tests/histories anew, after a change that old ones cannot follow
 	.venv/bin/python tests/record_histories.py
+
+settings: .venv/.ready  ## writes the page and the JSON schema of paymaster.toml anew, after a change of the settings
+	.venv/bin/paymaster config docs > docs/configuration.md
+	.venv/bin/paymaster config schema > paymaster/settings/paymaster.schema.json
 
 contract: .venv/.ready  ## writes tests/contract.json anew, after a change of what others depend on that breaks nobody
 	PYTHONPATH=. .venv/bin/python tests/contract.py

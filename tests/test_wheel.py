@@ -54,6 +54,11 @@ async def test_it_is_typed(core: Path, tmp_path: Path) -> None:
     assert await run([core, "-c", program], tmp_path) == "True\n"
 
 
+async def test_it_has_the_schema_of_its_configuration(core: Path, tmp_path: Path) -> None:
+    program = "import importlib.resources as r; print(*(f.name for f in r.files('paymaster.settings').iterdir()))"
+    assert "paymaster.schema.json" in await run([core, "-c", program], tmp_path)
+
+
 async def test_the_command_without_its_extra_says_what_to_type(core: Path, tmp_path: Path) -> None:
     for command in ([core.with_name("paymaster"), "budget", "show"], [core, "-m", "paymaster", "--version"]):
         code, output, errors = await outcome(command, tmp_path)

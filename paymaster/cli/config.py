@@ -102,6 +102,14 @@ def docs() -> None:
     print_line(settings_reference().rstrip("\n"))
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of paymaster.toml, by which editors complete and check it."""
+    from paymaster.settings.schema import settings_schema
+
+    print_line(settings_schema().rstrip("\n"))
+
+
 def _wanted(settings: "Settings") -> "DeskConfig":
     from paymaster.settings import ConfigurationError
     from paymaster.settings.desk_config import desk_config

@@ -17,6 +17,18 @@ from paymaster.values.json_reading import message_data
 
 _PREFIX = "PAYMASTER__"
 
+HOW_VARIABLES_ARE_READ = """\
+An environment variable names a key by its path with `__` between the parts: `PAYMASTER__DATABASE__URL` is
+`database.url`. Our own words are lower-cased. Names of services and routes are lower-cased too, and their `_` becomes
+`-`, which few shells allow in a variable: `PAYMASTER__SERVICES__MY_PROXY__TIMEOUT` is `services.my-proxy.timeout`.
+Names of models and budgets are taken as they are written. What a shell cannot spell goes into JSON, one level up:
+`PAYMASTER__BUDGETS='{"acme/content": {"cap_usd": {"day": "5"}}}'`. A value that begins with `{` or `[` is JSON, every
+other value is text. Tables are merged with those of the file, lists replace them, and `null` in JSON takes a key away.
+
+`PAYMASTER_CONFIG` and `PAYMASTER_KEY_…` have one underscore after PAYMASTER and are never read as settings.
+"""
+"""For people, in Markdown."""
+
 
 def table_of(tables: Mapping[str, object], name: str) -> dict[str, object]:
     table = tables.get(name)

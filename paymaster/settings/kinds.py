@@ -13,16 +13,22 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    WithJsonSchema,
 )
 
-from paymaster.values.budget_path import check_budget_path
-from paymaster.values.key_name import check_key_name
+from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
+from paymaster.values.key_name import KEY_NAME, check_key_name
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
 _DURATION_MAX = timedelta(days=366)
 
 _PUBLIC_KEY_BYTES = 32  # of Ed25519
+
+_DURATION = r"([0-9]{1,12})(ms|s|m|h|d)"
+_LEDGER_NAME = r"[a-z0-9-]{1,64}"
+_NAME = r"[a-z0-9][a-z0-9-]{0,63}"
+_ADMIN_NAME = r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}"
 
 _UNITS = {
     "d": timedelta(days=1),
@@ -35,7 +41,7 @@ _UNITS = {
 
 def parse_duration(text: str) -> timedelta:
     """The duration written as a whole number and a unit: "500ms", "30s", "15m", "24h", "7d". Raises ValueError."""
-    written = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
+    written = re.fullmatch(_DURATION, text)
     if written is None:
         raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "500ms", "30s" or "24h"')
     number, unit = int(written[1]), _UNITS[written[2]]
@@ -87,19 +93,19 @@ def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_ledger_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
+    if not re.fullmatch(_LEDGER_NAME, name):
         raise ValueError('not a ledger name: write 1 to 64 of a-z, 0-9 and "-"')
     return name
 
 
 def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError('not a name: write 1 to 64 of a-z, 0-9 and "-", the first one not "-"')
     return name
 
 
 def _check_admin_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}", name):
+    if not re.fullmatch(_ADMIN_NAME, name):
         raise ValueError('not a name: write 1 to 64 of letters, digits, "@", ".", "_" and "-", like "alice"')
     return name
 
@@ -221,32 +227,42 @@ def check_webhook_url(url: SecretText) -> SecretText:
     return SecretText(check_http_url(url.get_secret_value(), allow_http=False))
 
 
+def _text(pattern: str, **more: object) -> WithJsonSchema:
+    """How a value is written in `paymaster.toml`, for editors. The mode is that of values as text: only
+    `settings/schema` asks for it."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", **more}, mode="serialization")
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration_from_input),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
+    _text(_DURATION),
 ]
 """Written as text with a unit ("500ms", "30s", "15m", "24h", "7d"): more than zero, at most 366d."""
 
-LedgerName = Annotated[str, AfterValidator(_check_ledger_name)]
+LedgerName = Annotated[str, AfterValidator(_check_ledger_name), _text(_LEDGER_NAME)]
 
-ServiceName = Annotated[str, AfterValidator(_check_name)]
+ServiceName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
 
-RouteName = Annotated[str, AfterValidator(_check_name)]
+RouteName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
 
-ModelName = Annotated[str, AfterValidator(_check_model)]
+ModelName = Annotated[str, AfterValidator(_check_model), _text(r"\S(.*\S)?")]
 
-BudgetPath = Annotated[str, AfterValidator(check_budget_path)]
+BudgetPath = Annotated[str, AfterValidator(check_budget_path), _text(BUDGET_PATH)]
 
-KeyName = Annotated[str, AfterValidator(check_key_name)]
+KeyName = Annotated[str, AfterValidator(check_key_name), _text(KEY_NAME)]
 
 AzureName = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,100}$")]
 
-AdminName = Annotated[str, AfterValidator(_check_admin_name)]
+AdminName = Annotated[str, AfterValidator(_check_admin_name), _text(_ADMIN_NAME)]
 
-PublicKey = Annotated[str, AfterValidator(_check_public_key)]
+PublicKey = Annotated[str, AfterValidator(_check_public_key), _text(r"[A-Za-z0-9+/]{43}=")]
 
-Candidates = Annotated[tuple[str, ...], AfterValidator(_check_candidates)]
+Candidates = Annotated[
+    tuple[Annotated[str, _text("[^/]+/.+")], ...],
+    AfterValidator(_check_candidates),
+]
 
 AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
 

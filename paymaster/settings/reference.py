@@ -1,56 +1,63 @@
 """docs/configuration.md, made from the settings' own words, so that it cannot say anything else than they do."""
 
-import re
 from collections.abc import Iterator
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 
-from paymaster import settings
+from paymaster.settings.environment import HOW_VARIABLES_ARE_READ
+from paymaster.settings.tables import Settings
 
 _HEAD = """\
 # Configuration
 
-Made by `paymaster config docs > docs/configuration.md` from the settings themselves: change it there.
+Made by `make settings` from the settings themselves (`paymaster/settings/tables.py`): change it there.
 
 Everything is in `paymaster.toml` (`--config FILE`, else `PAYMASTER_CONFIG`, else in the working directory). A key that
 is not listed here, or that contradicts another one, stops the program with its path and what to do. Where Temporal is
 say [its own standard variables](https://docs.temporal.io/develop/environment-configuration) (`TEMPORAL_ADDRESS`, …).
 
 Durations are text with a unit ("500ms", "30s", "15m", "24h", "7d"), money is text in US dollars ("0.20"), exact to the
-billionth.
+billionth. "None" means that the key is left out.
+
+Editors with [taplo](https://taplo.tamasfe.dev) or Even Better TOML complete and check the file after
+`paymaster config schema > paymaster.schema.json`, with this as its first line:
+
+```toml
+#:schema ./paymaster.schema.json
+```
+
+The program checks more than the schema can say, such as keys that contradict each other.
 
 ## Environment variables
+
 """
+
+_NAMES = {"services": "NAME", "models": '"MODEL"', "budgets": '"acme/content"'}
+"""What stands for the names that a table of tables has."""
 
 
 def settings_reference() -> str:
     """The page, in Markdown."""
-    return "\n".join([_HEAD, _environment_section(), *_tables(settings.Settings, "")])
+    return "\n".join([_HEAD + HOW_VARIABLES_ARE_READ, *_tables(Settings)])
 
 
-def _environment_section() -> str:
-    """What the module of the settings says about variables: the paragraphs of its docstring after the first two."""
-    paragraphs = (settings.__doc__ or "").strip().split("\n\n")
-    return "\n\n".join(paragraphs[2:]) + "\n"
-
-
-def _tables(parent: type[BaseModel], inside: str) -> Iterator[str]:
+def _tables(parent: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
     """A section for each table below this one, in the order of the settings, with the tables in it after it."""
     for key, field in parent.model_fields.items():
         table = _table_of(field.annotation)
-        if table is None:
-            if parent is settings.Settings:  # a table of plain values
-                yield f"## `[{key}]`\n\n{_words(field.description)}\n"
-            continue
-        name, _, meaning = _words(table.__doc__).partition(": ")
-        nested = inside and not name.startswith("`[")
-        yield f"{'###' if inside else '##'} {name}{f' in {inside}' if nested else ''}\n"
-        yield f"{meaning[:1].upper()}{meaning[1:]}\n"
-        keys = list(_keys(table))
-        if keys:
-            yield "\n".join(keys) + "\n"
-        yield from _tables(table, name if name.startswith("`[") else inside)
+        here = (*path, key)
+        if table is not None and get_origin(field.annotation) is dict:
+            here = (*here, _NAMES[key])
+        title = f"{'###' if path else '##'} `[{'.'.join(here)}]`\n"
+        if table is not None:
+            yield title
+            yield f"{_words(table.__doc__)}\n"
+            yield "\n".join(_keys(table)) + "\n"
+            yield from _tables(table, here)
+        elif parent is Settings:  # a table of plain values
+            yield title
+            yield f"{_words(field.description)}\n"
 
 
 def _keys(table: type[BaseModel]) -> Iterator[str]:
@@ -69,4 +76,4 @@ def _table_of(annotation: object) -> type[BaseModel] | None:
 
 def _words(text: str | None) -> str:
     """One paragraph."""
-    return re.sub(r"\s+", " ", text or "").strip()
+    return " ".join((text or "").split())

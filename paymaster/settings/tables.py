@@ -65,7 +65,7 @@ class _Table(BaseModel):
 
 
 class LedgerSettings(_Table):
-    """`[ledger]`: the books, and what happens to a call when the money is gone."""
+    """The books, and what happens to a call when the money is gone."""
 
     name: LedgerName = "default"
     """Which books: the budget workflow is `budget/<name>`. A namespace has one ledger: task queues are not named after
@@ -100,7 +100,7 @@ class AccountSettings(_Table):
 
 
 class RetryPolicySettings(_Table):
-    """`retry`: Temporal's retry policy for attempts that were certainly not billed."""
+    """Temporal's retry policy for attempts that were certainly not billed."""
 
     initial_interval: Duration = timedelta(seconds=1)
     """The wait before the second attempt. Default "1s"."""
@@ -113,7 +113,7 @@ class RetryPolicySettings(_Table):
 
 
 class BreakerSettings(_Table):
-    """`breaker`: stops calls to a service that keeps failing."""
+    """Stops calls to a service that keeps failing."""
 
     failures: AtLeastOne = 5
     """So many failures in a row open it. Default 5."""
@@ -122,7 +122,7 @@ class BreakerSettings(_Table):
 
 
 class PriceSettings(_Table):
-    """`price`: US dollars per million tokens as exact text ("0.20"); held as nano-dollars per million tokens."""
+    """US dollars per million tokens as exact text ("0.20"); held as nano-dollars per million tokens."""
 
     input: UsdAsNanos
     """Input that no other rate covers. No default."""
@@ -135,7 +135,7 @@ class PriceSettings(_Table):
 
 
 class ModelSettings(_Table):
-    """`[services.NAME.models."MODEL"]`: adds to or overrides what is known of a model."""
+    """Adds to or overrides what is known of a model."""
 
     max_output_tokens: AtLeastOne | None = None
     """The most output tokens of a call, reasoning included. None, the default: 4,096, because without a cap on the
@@ -162,7 +162,7 @@ class ModelSettings(_Table):
 
 
 class ServiceSettings(AccountSettings):
-    """`[services.NAME]`: something that can be called, with its limits."""
+    """Something that can be called, with its limits."""
 
     api: Api
     """The wire format: "openai" (chat completions: OpenAI, Mistral, Groq, DeepSeek, OpenRouter, vLLM, Ollama, llama.cpp
@@ -247,11 +247,11 @@ class ServiceSettings(AccountSettings):
 
 
 class BudgetSettings(AccountSettings):
-    """`[budgets."acme/content"]`: caps and limits for everything at and below this path."""
+    """Caps and limits for everything at and below this path."""
 
 
 class KeysSettings(_Table):
-    """`[keys]`: where keys come from."""
+    """Where keys come from."""
 
     source: Literal["env", "file", "azure-key-vault"] = "env"
     """env: environment variables, PAYMASTER_KEY_OPENAI_API_KEY or else OPENAI_API_KEY for `openai-api-key`.
@@ -280,7 +280,7 @@ class KeysSettings(_Table):
 
 
 class AzureSettings(_Table):
-    """`[azure]`: who Paymaster is at Azure, for Key Vault and for services with `auth = "entra"`."""
+    """Who Paymaster is at Azure, for Key Vault and for services with `auth = "entra"`."""
 
     credential: Literal["default", "managed-identity", "workload-identity", "client-secret"] = "default"
     """default: whatever azure-identity's DefaultAzureCredential finds (the variables AZURE_…, a workload's or a managed
@@ -308,7 +308,7 @@ class AzureSettings(_Table):
 
 
 class EncryptionSettings(_Table):
-    """`[encryption]`: hides what Temporal stores (prompts, answers, errors) from everybody who has no key."""
+    """Hides what Temporal stores (prompts, answers, errors) from everybody who has no key."""
 
     keys: Annotated[tuple[KeyName, ...], AfterValidator(each_once)] = ()
     """NAMES of keys (see `[keys]`), each 32 random bytes in base64 (`openssl rand -base64 32`). The first one encrypts,
@@ -316,7 +316,7 @@ class EncryptionSettings(_Table):
 
 
 class AdminSettings(_Table):
-    """`[admin]`: who may change caps. See docs/security.md for what this protects, and what it does not."""
+    """Who may change caps. See docs/security.md for what this protects, and what it does not."""
 
     require_signature: bool = False
     """Whether the ledger follows only signed commands to raise and set caps, to pause and resume services, and to take
@@ -337,7 +337,7 @@ class AdminSettings(_Table):
 
 
 class CodecSettings(_Table):
-    """`[codec]`: the codec server, by which operators with a token read encrypted payloads in the Temporal UI."""
+    """The codec server, by which operators with a token read encrypted payloads in the Temporal UI."""
 
     token: KeyName | None = None
     """The NAME of a key (see `[keys]`): who sends its value may decrypt. `paymaster codec` needs it. No default."""
@@ -367,7 +367,7 @@ class CodecSettings(_Table):
 
 
 class AlertsSettings(_Table):
-    """`[alerts]`: where alerts go."""
+    """Where alerts go."""
 
     webhook_url: Annotated[SecretText, AfterValidator(check_webhook_url)] | None = None
     """A URL that takes JSON by POST; kept secret. None, the default: alerts are only logged and stored."""
@@ -378,7 +378,7 @@ class AlertsSettings(_Table):
 
 
 class DatabaseSettings(_Table):
-    """`[database]`: the PostgreSQL that keeps usage."""
+    """The PostgreSQL that keeps usage."""
 
     url: Annotated[SecretText, AfterValidator(check_database_url)] | None = None
     """`postgresql+asyncpg://user:password@host:5432/name`; kept secret. `postgresql://` is taken for the same.
@@ -386,7 +386,7 @@ class DatabaseSettings(_Table):
 
 
 class WorkerSettings(_Table):
-    """`[worker]`: the worker process."""
+    """The worker process."""
 
     health_address: Annotated[str, AfterValidator(check_address)] | None = None
     """Host and port, such as "127.0.0.1:8000", of an HTTP server with /live, /ready and /metrics (Prometheus). It
@@ -409,7 +409,7 @@ class WorkerSettings(_Table):
 
 
 class LogSettings(_Table):
-    """`[logs]`: what the worker says on standard error."""
+    """What the worker says on standard error."""
 
     format: Literal["auto", "json", "console"] = "auto"
     """"json": an object a line, "console": for people. Default "auto": "console" on a terminal, else "json"."""
@@ -419,7 +419,7 @@ class LogSettings(_Table):
 
 
 class TelemetrySettings(_Table):
-    """`[telemetry]`: traces and metrics by OpenTelemetry, over OTLP (HTTP, protobuf). The standard variables work
+    """Traces and metrics by OpenTelemetry, over OTLP (HTTP, protobuf). The standard variables work
     too: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, …"""
 
     otlp_endpoint: Annotated[str, AfterValidator(check_collector_url)] | None = None

@@ -4,7 +4,9 @@ import re
 from functools import lru_cache
 
 PATH_LENGTH_MAX = 200
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_SEGMENT = "[A-Za-z0-9._-]+"
+BUDGET_PATH = f"{_SEGMENT}(/{_SEGMENT})*"
+"""What a budget path looks like, as a regular expression; its length is limited besides."""
 
 
 @lru_cache(maxsize=10_000)
@@ -13,7 +15,7 @@ def check_budget_path(path: str) -> str:
     if len(path) > PATH_LENGTH_MAX:
         raise ValueError(f"a budget path has at most {PATH_LENGTH_MAX} characters, this one has {len(path)}")
     for segment in path.split("/"):
-        if not _SEGMENT.fullmatch(segment):
+        if not re.fullmatch(_SEGMENT, segment):
             raise ValueError(
                 f"budget path {path!r}: {segment!r} is not a segment; "
                 "write segments of letters, digits, '.', '_' and '-', joined by '/', like acme/content"

@@ -2,7 +2,8 @@
 
 import re
 
-_KEY_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+KEY_NAME = "[a-z0-9]+(-[a-z0-9]+)*"
+"""What the name of a key looks like, as a regular expression; its length is limited besides."""
 _KEY_NAME_CHARACTERS_MAX = 64
 _RANDOM_RUN = re.compile(r"[A-Za-z0-9]{24,}|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -18,7 +19,7 @@ def check_key_name(name: str) -> str:
             'this looks like an API key, and only the NAME of a key belongs here, like "openai-api-key"; put the key '
             "into the environment variable PAYMASTER_KEY_OPENAI_API_KEY, and replace it if this file was shared"
         )
-    if not _KEY_NAME.fullmatch(name) or len(name) > _KEY_NAME_CHARACTERS_MAX:
+    if not re.fullmatch(KEY_NAME, name) or len(name) > _KEY_NAME_CHARACTERS_MAX:
         raise ValueError(
             'not the name of a key: write lower-case words and digits joined by "-", like "openai-api-key", '
             f"at most {_KEY_NAME_CHARACTERS_MAX} characters"

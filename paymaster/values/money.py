@@ -7,7 +7,7 @@ is never below what the provider bills.
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 NANOS_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
@@ -62,6 +62,9 @@ UsdAsNanos = Annotated[
     int,
     BeforeValidator(_nanos_from_input),
     PlainSerializer(lambda nanos: str(nanos_to_usd(nanos)), return_type=str, when_used="json"),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^[0-9]{1,11}(\.[0-9]{1,9})?$", "minimum": 0}, mode="serialization"
+    ),
 ]
 """A field written in US dollars as exact text ("0.20"), not negative, and held as nano-dollars."""
 
