@@ -30,7 +30,8 @@ CAP_USD = "0.0008"
 """Room for the bound of any one call, but not for another one after two or three answers: parking is certain."""
 RAISE_BY_USD = "0.01"
 """Enough for the rest of the article."""
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.25
+"""Each look is a query of the ledger and one of the database, beside a model that needs the processor."""
 ENDS_WITHIN_S = 300.0
 MY_ROUTE = "openai/gpt-5.6-luna"
 MY_SERVICE = """
