@@ -196,7 +196,11 @@ def upgrade(state: DeskState) -> DeskState:
 
 def _begin_new_windows(state: DeskState) -> None:
     """What was spent in a window that the state does not know is read from the database, and until then nothing is
-    granted: a balance of zero would be a promise that nobody can keep."""
+    granted: a balance of zero would be a promise that nobody can keep.
+
+    A run that began without the window must replay as it was, and asked the database nothing: whoever adds one gives it
+    newer rules, and begins it with the run that follows them.
+    """
     new: list[Window] = [window for window in WINDOWS if window not in state.books.window_starts_ms]
     if not new:
         return
