@@ -15,9 +15,9 @@ class RecallParkedActivities:
 
     @activity.defn
     async def recall_parked(self) -> int:
-        """Tells every running call that the ledger began anew; how many. Who is not parked there asks nothing.
+        """Signals every running call that the ledger restarted and returns how many.
 
-        Raises RPCError when one of those that still run was not told.
+        Calls that are not parked ignore it. Raises RPCError when a call that still runs did not get the signal.
         """
         signals = [
             CallSignal(CallRef(workflow_id=call.id, run_id=call.run_id), "ledger_began")

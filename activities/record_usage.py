@@ -33,7 +33,7 @@ from paymaster.storage.usage_rows import insert_entries
 
 DATABASE_ANSWERS_WITHIN_S = 3.0
 LOOK_AGAIN_AFTER_S = 5.0
-"""After the database did not answer, so long it is not asked again."""
+"""How long to skip the database after it failed to respond."""
 
 
 class RecordUsageActivities:

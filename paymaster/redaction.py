@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
-INSTEAD = "[key]"
+PLACEHOLDER = "[key]"
 SECRET_CHARACTERS_MIN = 8
 """A shorter key is a placeholder of a server that wants none ("none", "EMPTY"): it would be found in ordinary words."""
 SECRETS_MAX = 1_000
@@ -64,7 +64,7 @@ def redact(text: str) -> str:
         text = _without_escaped(text, forms)
         for encoded in forms.encoded:
             if encoded in text:
-                text = text.replace(encoded, INSTEAD)
+                text = text.replace(encoded, PLACEHOLDER)
     return text
 
 
@@ -76,7 +76,7 @@ def _without_escaped(text: str, forms: _Forms) -> str:
         end = min(max(begin, anchor_at) + _SLICE, len(text))
         found = forms.escaped.search(text, begin, end + forms.longest)
         if found is not None and found.start() <= end:
-            pieces += [text[at : found.start()], INSTEAD]
+            pieces += [text[at : found.start()], PLACEHOLDER]
             at = found.end()
         else:
             pieces.append(text[at:end])

@@ -70,9 +70,9 @@ from paymaster.messages.bounds import check_command, check_config, check_report,
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
-from workflows.signals import called_in_any_case
+from workflows.signals import tolerate_any_payload_count
 
-AT_MOST = 200
+OUTBOX_BATCH_MAX = 200
 """Items of the outbox in one delivery."""
 DELIVERY_BYTES_MAX = 512 * 1024
 """All items of one delivery. A single item is far smaller."""
@@ -278,7 +278,7 @@ class BudgetWorkflow:
             return Refused(hold_id=command.hold_id, detail=repr(error))
 
     @workflow.signal
-    @called_in_any_case
+    @tolerate_any_payload_count
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._decoded("report_attempts", AttemptReports, message):
             for report in batch.reports:
@@ -332,22 +332,22 @@ class BudgetWorkflow:
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name="raise_cap")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def raise_cap_signal(self, message: RawValue) -> None:
         self._signalled("raise_cap", RaiseCap, self._desk.raise_cap, message)
 
     @workflow.signal(name="set_cap")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def set_cap_signal(self, message: RawValue) -> None:
         self._signalled("set_cap", SetCap, self._desk.set_cap, message)
 
     @workflow.signal(name="pause_service")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def pause_service_signal(self, message: RawValue) -> None:
         self._signalled("pause_service", PauseService, self._desk.pause_service, message)
 
     @workflow.signal(name="resume_service")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def resume_service_signal(self, message: RawValue) -> None:
         self._signalled("resume_service", ResumeService, self._desk.resume_service, message)
 
@@ -372,7 +372,7 @@ class BudgetWorkflow:
         return self._answered("resume_service", ServiceState, self._desk.resume_service, change)
 
     @workflow.signal(name="take_clock")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def take_clock_signal(self, message: RawValue) -> None:
         self._signalled("take_clock", TakeClock, self._desk.take_clock, message)
 
@@ -382,7 +382,7 @@ class BudgetWorkflow:
         return self._answered("take_clock", ClockState, self._desk.take_clock, change)
 
     @workflow.signal(name="accept_lower")
-    @called_in_any_case
+    @tolerate_any_payload_count
     def accept_lower_signal(self, message: RawValue) -> None:
         self._signalled("accept_lower", AcceptLower, self._desk.accept_lower, message)
 
@@ -453,11 +453,11 @@ class BudgetWorkflow:
             raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
         except Exception as error:  # as above
             self._failed(name, change, error)
-            raise ApplicationError(f"a defect: {error!r}", type="Refused", non_retryable=True) from error
+            raise ApplicationError(f"internal error: {error!r}", type="Refused", non_retryable=True) from error
 
     def _failed(self, name: str, change: BaseModel, error: Exception) -> None:
         workflow.logger.exception("the desk failed on %s", name)
-        self._refuse(name, change.model_dump_json(exclude={"signature"}), f"a defect: {error!r}")
+        self._refuse(name, change.model_dump_json(exclude={"signature"}), f"internal error: {error!r}")
 
     def _decoded(self, name: str, kind: type[MessageT], message: RawValue) -> MessageT | None:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
@@ -484,13 +484,13 @@ class BudgetWorkflow:
 
 
 def _first(waiting: Sequence[MessageT]) -> tuple[MessageT, ...]:
-    """As many of what waits, from its beginning, as go into one delivery; one at least."""
+    """The first waiting items that fit into one delivery, at least one."""
     size = 0
-    for number, item in enumerate(waiting[:AT_MOST]):
+    for number, item in enumerate(waiting[:OUTBOX_BATCH_MAX]):
         size += len(item.model_dump_json())
         if size > DELIVERY_BYTES_MAX:
             return tuple(waiting[: max(number, 1)])
-    return tuple(waiting[:AT_MOST])
+    return tuple(waiting[:OUTBOX_BATCH_MAX])
 
 
 logged: set[str] = set()

@@ -98,7 +98,7 @@ def _outline_schema(request: ArticleRequest) -> dict[str, object]:
 
 
 def _titles(outline: LLMResult, request: ArticleRequest) -> list[str]:
-    """As many titles as were asked for: the model's, and plain ones for those that it did not give."""
+    """The titles that the model gave, and plain ones up to the number that was asked for."""
     given = outline.parsed.get("titles") if isinstance(outline.parsed, dict) else None
     titles = [title.strip() for title in given if isinstance(title, str)] if isinstance(given, list) else []
     titles = list(dict.fromkeys(title for title in titles if title))[: request.sections]

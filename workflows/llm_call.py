@@ -42,7 +42,7 @@ from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import input_bytes
 from paymaster.values.json_reading import read_json
-from workflows.signals import called_in_any_case, decoded, message_of
+from workflows.signals import decoded, message_of, tolerate_any_payload_count
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
@@ -53,7 +53,7 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 
 
 _NO_REQUEST = LLMRequest(route="-", budget="-", prompt="")
-"""In the place of what is no request."""
+"""Stands in for a message that cannot be read as a request."""
 
 
 # Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_sandbox.py has one.
@@ -97,17 +97,17 @@ class LLMCallWorkflow:
         return result
 
     async def _to_its_end(self) -> LLMResult:
-        """A cancelled call still finishes what costs money: the story goes on to the next point where it may stop."""
-        story = asyncio.create_task(self._story())
+        """Cancellation takes effect only where no money is at stake."""
+        attempts = asyncio.create_task(self._run_attempts())
         try:
-            return await asyncio.shield(story)
+            return await asyncio.shield(attempts)
         except asyncio.CancelledError:
             self._cancelled = True
             if self._sending is not None:
                 self._sending.cancel()
-            return await story
+            return await attempts
 
-    async def _story(self) -> LLMResult:
+    async def _run_attempts(self) -> LLMResult:
         while True:
             answer = await self._reserve()
             if isinstance(answer, Denied):
@@ -127,7 +127,7 @@ class LLMCallWorkflow:
             self._pass_over(answer.grant, ended)
 
     @workflow.signal
-    @called_in_any_case
+    @tolerate_any_payload_count
     def budget_answer(self, signal: RawValue) -> None:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
         if message := message_of(signal, ParkedAnswer):
@@ -141,7 +141,7 @@ class LLMCallWorkflow:
             self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
 
     @workflow.signal
-    @called_in_any_case
+    @tolerate_any_payload_count
     def budget_withdrawn(self, signal: RawValue) -> None:
         """An admin takes a grant back. What was sent already is sent."""
         if message := message_of(signal, Withdrawn):
@@ -149,7 +149,7 @@ class LLMCallWorkflow:
 
     @workflow.signal
     def ledger_began(self) -> None:
-        """The ledger began anew, from the stored entries, and knows of no parked call: a parked one asks again."""
+        """The ledger restarted from the stored entries and knows of no parked call: a parked one asks again."""
         self._recalled = True
 
     # ------------------------------------------------------------ reserve
@@ -167,7 +167,7 @@ class LLMCallWorkflow:
                 await self._void(hold_id)
                 raise asyncio.CancelledError
             if isinstance(answer, Ended):  # too old to be told from one that was used before: ask under a new id
-                await self._still_ours("the hold has ended")
+                await self._confirm_task_ownership("the hold has ended")
                 asked_at_ms = _now_ms()
                 continue
             return answer
@@ -201,12 +201,12 @@ class LLMCallWorkflow:
             self._findable = reservation.findable
             return reservation.answer
         except exceptions.FailureError as error:
-            await self._still_ours("the ledger did not answer")
+            await self._confirm_task_ownership("the ledger did not answer")
             await self._void(hold_id)  # it may have been granted all the same
             return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
 
     async def _wait(self, parked: Parked) -> Granted | Denied | None:
-        """Parked: costs nothing until the ledger's signal comes. None: the ledger began anew, ask again.
+        """Parked: costs nothing until the ledger's signal comes. None: the ledger restarted, ask again.
 
         One of the two always comes, unless the ledger was lost and did not begin again, or the server's clock jumped
         over the deadline, which the ledger does not believe at once. Then it is asked.
@@ -234,8 +234,8 @@ class LLMCallWorkflow:
             return None
         return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
 
-    async def _still_ours(self, why: str) -> None:
-        """Ends here in a worker that was frozen or cut off while another one went on with the call.
+    async def _confirm_task_ownership(self, why: str) -> None:
+        """Yields until Temporal accepts this task; a worker that lost it never continues.
 
         What a local activity answered is known to this worker alone until Temporal takes its workflow task, which it
         does not from a worker that lost it. To act on the answer before that would undo what the other one does.

@@ -16,8 +16,8 @@ MessageT = TypeVar("MessageT", bound=BaseModel)
 WorkflowT = TypeVar("WorkflowT")
 
 
-def called_in_any_case(handler: Callable[[WorkflowT, RawValue], None]) -> Callable[[WorkflowT, RawValue], None]:
-    """For a signal's handler: one that comes without a message, or with two, is handed over as an empty one."""
+def tolerate_any_payload_count(handler: Callable[[WorkflowT, RawValue], None]) -> Callable[[WorkflowT, RawValue], None]:
+    """Calls the handler even if the signal has no payload or several; it then gets an empty one."""
 
     @wraps(handler)  # also the signature, by which the SDK knows that it must not decode
     def handle(self: WorkflowT, *messages: RawValue) -> None:
@@ -44,7 +44,7 @@ def message_of(signal: RawValue, kind: type[MessageT]) -> MessageT | None:
 def text_of(signal: RawValue, kind: type[MessageT]) -> bytes | None:
     """The JSON of a message that is read later; None, with a line in the log, when it is none.
 
-    Raises KeyUnavailable, as `message_of` does.
+    Raises KeyUnavailable when this worker has no key for it.
     """
     if signal.payload.metadata.get("encoding") == b"json/plain":
         return signal.payload.data

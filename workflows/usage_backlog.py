@@ -28,12 +28,12 @@ from paymaster.messages import (
 )
 from paymaster.values.limits import PIECE_BYTES_MAX
 from paymaster.values.packed import pack
-from workflows.signals import called_in_any_case, message_of, text_of
+from workflows.signals import message_of, text_of, tolerate_any_payload_count
 
-STAYS = timedelta(seconds=30)
-"""How long it waits for more when nothing is left."""
-PIECE_TRIES_AGAIN_AFTER_AT_MOST = timedelta(seconds=30)
-"""Hundreds of pieces may wait for one database."""
+IDLE_TIMEOUT = timedelta(seconds=30)
+"""How long an empty backlog waits for more before its workflow ends."""
+PIECE_RETRY_INTERVAL_MAX = timedelta(seconds=30)
+"""The longest wait between two tries of one piece: hundreds of pieces may wait for one database."""
 
 
 @workflow.defn(name="UsageBacklogWorkflow", sandboxed=False)
@@ -56,7 +56,7 @@ class UsageBacklogWorkflow:
             else:
                 with contextlib.suppress(TimeoutError):
                     # What was set aside stays visible until somebody has looked at it and ends this workflow.
-                    await workflow.wait_condition(self._has_work, timeout=None if self._set_aside else STAYS)
+                    await workflow.wait_condition(self._has_work, timeout=None if self._set_aside else IDLE_TIMEOUT)
                 if not self._has_work():
                     return
             if self._has_work():
@@ -74,13 +74,13 @@ class UsageBacklogWorkflow:
         )
 
     @workflow.signal
-    @called_in_any_case
+    @tolerate_any_payload_count
     def add(self, signal: RawValue) -> None:
         if text := text_of(signal, BacklogBatch):
             self._pile.add(text)
 
     @workflow.signal
-    @called_in_any_case
+    @tolerate_any_payload_count
     def piece_ended(self, signal: RawValue) -> None:
         if ended := message_of(signal, PieceEnded):
             self._pieces = max(0, self._pieces - 1)
@@ -177,11 +177,11 @@ class UsageBacklogPieceWorkflow:
                     result_type=CaughtUp,
                     task_queue=CALLS_TASK_QUEUE,  # whose few processes share their updates to the ledger with calls
                     start_to_close_timeout=timedelta(minutes=1),
-                    retry_policy=RetryPolicy(maximum_interval=PIECE_TRIES_AGAIN_AFTER_AT_MOST),
+                    retry_policy=RetryPolicy(maximum_interval=PIECE_RETRY_INTERVAL_MAX),
                 )
             except ActivityError as error:  # of a kind that Temporal does not retry
                 workflow.logger.error("still no answer, trying again: %s", error.cause)
-                await workflow.sleep(PIECE_TRIES_AGAIN_AFTER_AT_MOST)
+                await workflow.sleep(PIECE_RETRY_INTERVAL_MAX)
                 continue
             self._set_aside.add(_rejected(batch, done))
             self._pile.remove(batch)

@@ -7,7 +7,7 @@ from typing import Literal
 @dataclass(slots=True)
 class Breaker:
     failures_max: int
-    """So many failures in a row open it."""
+    """Consecutive failures that open the breaker."""
     cooldown_ms: int
     failures: int = 0
     open_until_ms: int | None = None

@@ -174,7 +174,7 @@ class Outbox:
         self._alert_bytes -= alert_bytes(alert)
 
     def alert_once(self, at_ms: int, what: AlertKind, text: str, about: str) -> None:
-        """The same kind of alert about the same thing is given only once."""
+        """Gives an alert, unless one of this kind about this thing was given before."""
         if len(about.encode(errors="replace")) > _ONCE_BYTES_MAX:
             about = sha256(about.encode(errors="replace")).hexdigest()
         key, once = f"{what} {about}", self.state.once

@@ -87,7 +87,7 @@ def _consider(
     if limited is not None:
         account, wait_ms = limited
         if wait_ms is None:
-            return Obstacle("busy", "max_concurrent", f"{account} has all the calls at once that it may have", account)
+            return Obstacle("busy", "max_concurrent", f"{account} is at its concurrency limit", account)
         until = now_ms + wait_ms
         return Obstacle("busy", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until)
     return Choice(candidate, accounts, bound, tokens)

@@ -94,7 +94,7 @@ def account_statuses(
 
 
 def _within_bytes(accounts: tuple[AccountStatus, ...]) -> tuple[AccountStatus, ...]:
-    """As many as fit into one answer, from the first on; one at least."""
+    """The first ones that fit into one answer, at least one."""
     size = 0
     for number, account in enumerate(accounts):
         size += len(account.model_dump_json())

@@ -47,7 +47,9 @@ app.command()(log)
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
 WindowOption = Annotated[str, typer.Option(metavar="|".join(WINDOWS), help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
-Who = Annotated[str | None, typer.Option(help="Kept with the change; of a signed one its signer. Default: user@host.")]
+Who = Annotated[
+    str | None, typer.Option(help="Who made the change. Signed commands record the signer. Default: user@host.")
+]
 
 _BAR_CHARACTERS = 10
 

@@ -1,4 +1,4 @@
-"""`paymaster codec`: lets the Temporal UI show encrypted payloads to who has the token."""
+"""`paymaster codec`: lets the Temporal UI show encrypted payloads to anyone with the token."""
 
 from functools import partial
 from typing import TYPE_CHECKING

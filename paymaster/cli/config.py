@@ -54,7 +54,7 @@ def diff(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 @app.command()
 def apply(
-    force: Annotated[bool, typer.Option("--force", help="Bring back one that a newer one superseded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Re-apply a superseded configuration.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask where a cap, a budget or a service goes or a price falls.")
     ] = False,

@@ -44,9 +44,7 @@ def usage(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="For finance: exact US dollars, and integer nano-dollars beside them.")
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with charts, which needs nothing else.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML report.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Calls, attempts, tokens and cost."""
@@ -161,7 +159,7 @@ def _shown(count: int) -> str:
 
 
 def _tokens(count: int | None) -> str:
-    """As exact as it is of use in a narrow terminal; elsewhere exact. None: no service said."""
+    """A token count for people: from a million on in millions on a terminal, exact elsewhere. None: no service said."""
     if count is None:
         return "?"
     if count >= 1_000_000 and sys.stdout.isatty():
@@ -170,7 +168,7 @@ def _tokens(count: int | None) -> str:
 
 
 def _print_csv(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]") -> None:
-    """As RFC 4180 has it. No total: whoever sums the column gets it, and it stays out of a pivot table."""
+    """CSV by RFC 4180. It has no row of totals, which a pivot table would count too."""
     writer = csv.writer(sys.stdout, lineterminator="\r\n")
     numbers = ["calls", "attempts", "input_tokens", "cached_input_tokens", "output_tokens"]
     money = ["cost_usd", "cost_nanos", "unconfirmed_usd", "unconfirmed_nanos"]

@@ -42,19 +42,19 @@ class KeyRing:
         self._tokens = tokens
 
     async def get(self, name: str) -> ApiKey:
-        """As in KeyCache."""
+        """The key of this name, from its source or kept. Raises KeyUnavailable."""
         return await self._holding(name).get(name)
 
     async def replaced(self, name: str, refused: ApiKey) -> bool:
-        """As in KeyCache."""
+        """Whether its source has another key than the one that a service refused."""
         return await self._holding(name).replaced(name, refused)
 
     def outage(self, name: str) -> str | None:
-        """As in KeyCache."""
+        """Why the source of this key does not answer; None while it does."""
         return self._holding(name).outage(name)
 
     async def close(self) -> None:
-        """As in KeyCache."""
+        """Closes the connections to both sources."""
         await self._keys.close()
         if self._tokens is not None:
             await self._tokens.close()

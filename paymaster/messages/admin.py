@@ -111,7 +111,7 @@ class Configure(Message):
     signature: Signature | None = None
     """Where `[admin] require_signature` is set, a configuration with other caps, budgets or `[admin]` needs one."""
     who: str = added("", max_length=300)
-    """Who brings it, and from where, such as "worker on HOST". Of a signed one its signer, whatever is written here."""
+    """Who brings it, and from where, such as "worker on HOST". A signed one has its signer here, whatever it says."""
     may_remove: bool = added(False)
     """Somebody agreed: budgets, services and caps that it lacks go. Default false, as of a worker: they stay."""
 

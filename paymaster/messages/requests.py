@@ -116,7 +116,7 @@ class LLMRequest(BaseModel):
     tool_choice: str | None = None
     """"auto", "none", "required" or the name of a tool. None: the service's default, which is "auto"."""
     call_id: str | None = Field(default=None, min_length=1, max_length=200)
-    """The same id always gives the same result, and is paid once. None: a new id."""
+    """A call with an id that was used before gives the stored result, and is paid once. None: a new id."""
     priority: int = Field(default=0, ge=-100, le=100)
     """A parked call with a higher priority goes first."""
     on_exhausted: Literal["wait", "fail"] | None = None

@@ -22,7 +22,8 @@ CONTEXT_TOO_LONG = "context_too_long"
 """The reason of a failure for which a candidate with a larger context is asked."""
 
 BILLED = "Billed"
-"""Error type of an attempt that was billed, for a known sum, and is of no use. Never retried under the same hold."""
+"""Error type of an attempt that was billed at a known cost but without a usable answer. Never retried under the same
+hold."""
 
 ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""

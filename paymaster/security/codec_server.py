@@ -1,4 +1,4 @@
-"""The codec server: the Temporal UI and the Temporal CLI ask it to decrypt, and it does so for who has the token.
+"""The codec server: the Temporal UI and the Temporal CLI ask it to decrypt, and it does so for anyone with the token.
 
 It speaks Temporal's codec protocol: POST /decode and /encode with `{"payloads": [...]}` as protobuf's JSON, answered
 alike. Programs send the token as `Authorization: Bearer …`. A browser signs in once at `/`, where the token becomes a

@@ -116,7 +116,7 @@ class BreakerSettings(_Table):
     """Stops calls to a service that keeps failing."""
 
     failures: AtLeastOne = 5
-    """So many failures in a row open it. Default 5."""
+    """Consecutive failures that open the breaker. Default 5."""
     cooldown: Duration = timedelta(seconds=30)
     """How long it stays open before one call probes the service. Default "30s"."""
 
@@ -414,8 +414,8 @@ class LogSettings(_Table):
     format: Literal["auto", "json", "console"] = "auto"
     """"json": an object a line, "console": for people. Default "auto": "console" on a terminal, else "json"."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is less important is left out; of libraries, whose debug lines hold prompts and answers,
-    all below "info". Default "info"."""
+    """Minimum level that is logged; for libraries never below "info", because their debug lines hold prompts and
+    answers. Default "info"."""
 
 
 class TelemetrySettings(_Table):

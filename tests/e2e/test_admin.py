@@ -224,7 +224,7 @@ async def test_a_defect_in_one_admins_command_stops_nobody_and_is_seen(
     ):
         await site.ledger.start(desk_config(site.settings))
         await site.ledger.signal_raise_cap(change)
-        with pytest.raises(AdminRefused, match="a defect: KeyError"):
+        with pytest.raises(AdminRefused, match="internal error: KeyError"):
             await site.ledger.raise_cap(change)
         await site.ledger.report([AttemptReport(hold_id="x", service="defect")])
         state = await site.ledger.raise_cap(change.model_copy(update={"reason": "a good one"}))
@@ -236,7 +236,7 @@ async def test_a_defect_in_one_admins_command_stops_nobody_and_is_seen(
         await until(alerted, "all three are alerted")
         refused = (await site.ledger.status()).refused_messages
         assert [message.partition(" ")[0] for message in refused] == ["raise_cap", "raise_cap", "report_attempts"]
-        assert all("a defect: " in message for message in refused)
+        assert all("internal error: " in message for message in refused)
 
 
 def nested(depth: int) -> Any:
