@@ -14,7 +14,7 @@ from paymaster.admission.accounts import Account, Balance, next_threshold, reach
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
-from paymaster.values.budget_path import budget_ancestors
+from paymaster.values.budget_path import accounts_charged
 from paymaster.values.windows import WINDOWS, window_start_ms
 
 CHARGED_MAX = 20_000
@@ -276,8 +276,7 @@ class Ledger:
         """The accounts that a call charges: the service, and of the budget and its ancestors those that exist."""
         found = self._charged.get((budget, service))
         if found is None:
-            keys = (f"service:{service}", *(f"budget:{path}" for path in budget_ancestors(budget)))
-            found = tuple(key for key in keys if key in self.accounts)
+            found = tuple(key for key in accounts_charged(budget, service) if key in self.accounts)
             if len(self._charged) >= CHARGED_MAX:
                 self._charged.clear()
             self._charged[budget, service] = found

@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from paymaster.storage.charging import counts_for_budget
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
@@ -159,7 +160,7 @@ def rows_in_report(
     if until is not None:
         conditions.append(rows.c.granted_at < until)
     if budget is not None:
-        conditions.append((rows.c.budget == budget) | rows.c.budget.startswith(budget + "/", autoescape=True))
+        conditions.append(counts_for_budget(rows.c.budget, budget))
     return conditions
 
 

@@ -1,27 +1,42 @@
-"""For which accounts a stored row counts."""
+"""For which accounts a stored row counts, in SQL; `accounts_charged` is the desk's rule, and a test compares them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import ColumnElement, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.storage.usage_rows import nanos_of
 
-_POSTED_BY_ACCOUNT = text(
+
+def charged(spent: str, sums: Iterable[str]) -> str:
+    """A query for `account` and the sums, a row for each account that a row of `spent` counts for.
+
+    `spent` is a table with budget, service and the sums. There are fewer such rows than entries when it is grouped by
+    both. A budget is charged to its ancestors segment by segment, so that no character in a name acts as a wildcard.
+    Names are words of the code, never values.
     """
+    names = ", ".join(sums)
+    return f"""
+        SELECT 'service:' || service AS account, {names} FROM {spent}
+        UNION ALL
+        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), {names}
+        FROM {spent}, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
+    """  # noqa: S608
+
+
+def counts_for_budget(row_budget: ColumnElement[str], budget: str) -> ColumnElement[bool]:
+    """Whether a row counts for this budget: it names it or one below it."""
+    return (row_budget == budget) | row_budget.startswith(budget + "/", autoescape=True)
+
+
+_POSTED_BY_ACCOUNT = text(
+    f"""
     WITH spent AS (
         SELECT budget, service, sum(cost_usd) AS usd
         FROM api_usage_counted WHERE ledger = :ledger GROUP BY budget, service
-    ), charged AS (
-        SELECT 'service:' || service AS account, usd FROM spent
-        UNION ALL
-        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), usd
-        FROM spent, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
-    )
+    ), charged AS ({charged("spent", ["usd"])})
     SELECT account, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account
-    """
+    """  # noqa: S608
 )
 
 
@@ -32,9 +47,7 @@ async def posted_by_account(engine: AsyncEngine, ledger: str, accounts: Sequence
     entries of that service.
     """
     posted = dict.fromkeys(accounts, 0)
-    # One pass over the ledger, however many accounts: a budget is charged to its ancestors as the desk does it, segment
-    # by segment, so that no character in a name can act as a wildcard.
-    async with engine.connect() as connection:
+    async with engine.connect() as connection:  # one pass over the ledger, however many accounts
         rows = await connection.execute(_POSTED_BY_ACCOUNT, {"ledger": ledger, "accounts": list(posted)})
         for account, usd in rows:
             posted[account] = nanos_of(usd)

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend
+from paymaster.storage.charging import charged
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
@@ -18,7 +19,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER_MS = 253_402_300_799_000
 """The end of the year 9999."""
 
-_NAMES = ", ".join(WINDOWS)
 # Grouped by budget and service first: there are few of them, and many entries. Windows are words of the code.
 _SPENT = text(
     f"""
@@ -30,13 +30,7 @@ _SPENT = text(
         FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
         GROUP BY budget, service
-    ), charged AS (
-        SELECT 'service:' || service AS account, {_NAMES}, unconfirmed, unconfirmed_usd
-        FROM spent
-        UNION ALL
-        SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), {_NAMES}, unconfirmed, unconfirmed_usd
-        FROM spent, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
-    )
+    ), charged AS ({charged("spent", [*WINDOWS, "unconfirmed", "unconfirmed_usd"])})
     SELECT account, {", ".join(f"sum({name}) AS {name}" for name in WINDOWS)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account

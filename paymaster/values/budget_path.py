@@ -27,3 +27,9 @@ def budget_ancestors(path: str) -> tuple[str, ...]:
     """The path and its ancestors, nearest first."""
     parts = path.split("/")
     return tuple("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+
+
+def accounts_charged(budget: str, service: str) -> tuple[str, ...]:
+    """The accounts that a call to the service counts for, those that do not exist included: the service's, then the
+    budget's and its ancestors', nearest first. `storage/charging` is this rule in SQL."""
+    return (f"service:{service}", *(f"budget:{path}" for path in budget_ancestors(budget)))
