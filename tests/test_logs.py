@@ -22,7 +22,7 @@ def logging_restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name in ("paymaster", "activities", "workflows"):
+    for name in ("paymaster", "activities", "workflows", "httpx", "httpcore", "aiohttp.access", "azure"):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
