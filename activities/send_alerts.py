@@ -1,7 +1,6 @@
 """send_alerts: to the webhook, one POST for each alert."""
 
 import asyncio
-import re
 import time
 from datetime import timedelta
 
@@ -11,12 +10,13 @@ from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import Alerts, Delivery
 from paymaster.observability.alert_forms import AlertForm, document
+from paymaster.providers.retry_after import retry_after_ms
 from paymaster.redaction import remember
 
 WEBHOOK_ANSWERS_WITHIN_S = 5.0
 STOPS_AFTER_S = 15.0
 """Before its time is over it must say what was taken, or a slow webhook would get the same alerts again and again."""
-RETRY_AFTER_MAX_S = 60
+RETRY_AFTER_MAX = timedelta(seconds=60)
 """The longest Retry-After that is followed; after it the webhook is just asked again."""
 
 
@@ -46,7 +46,7 @@ class SendAlertsActivities:
                     ):
                         if not response.is_success:
                             problem = f"HTTP {response.status_code}"
-                            again_after = _retry_after(response)
+                            again_after = _again_after(response)
                             break
                 except (httpx.HTTPError, TimeoutError) as error:  # its own text has the URL, which is a secret
                     problem = type(error).__name__
@@ -61,9 +61,7 @@ class SendAlertsActivities:
         return Delivery(delivered=tuple(sent))
 
 
-def _retry_after(response: httpx.Response) -> timedelta | None:
-    """Slack takes one message a second, and says in whole seconds when it takes the next one."""
-    seconds = response.headers.get("retry-after", "")
-    if not re.fullmatch("[0-9]{1,9}", seconds):
-        return None
-    return timedelta(seconds=min(int(seconds), RETRY_AFTER_MAX_S))
+def _again_after(response: httpx.Response) -> timedelta | None:
+    """When the webhook takes the next message, if it says so: Slack takes one a second. None: as the policy says."""
+    wait_ms = retry_after_ms(response.headers, int(time.time() * 1000))
+    return min(timedelta(milliseconds=wait_ms), RETRY_AFTER_MAX) if wait_ms else None

@@ -67,8 +67,9 @@ def source_files() -> Iterator[Path]:
 def patterns() -> Iterator[tuple[str, str]]:
     """Every pattern in the product, and where it is. Fails for one that cannot be read here and is not known."""
     for path in source_files():
-        where = str(path.relative_to(ROOT))
-        for node in ast.walk(ast.parse(path.read_text())):
+        where, tree = str(path.relative_to(ROOT)), ast.parse(path.read_text())
+        named = {ast.unparse(line.targets[0]): line.value for line in tree.body if isinstance(line, ast.Assign)}
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
             written = [keyword.value for keyword in node.keywords if keyword.arg in ("pattern", "regex")]
@@ -78,7 +79,7 @@ def patterns() -> Iterator[tuple[str, str]]:
                 if function.attr == "escape" or ((where, function.attr) in BUILT and not is_text(node.args[0])):
                     continue
                 written.append(node.args[0])
-            for pattern in written:
+            for pattern in (named.get(ast.unparse(each), each) for each in written):
                 assert is_text(pattern), f"{where}: {ast.unparse(pattern)} cannot be attacked here; write it as a text"
                 yield where, str(cast(ast.Constant, pattern).value)
 

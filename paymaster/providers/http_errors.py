@@ -19,10 +19,7 @@ The body's codes and words come before the status, because providers say several
 error's `type` alone: a bad key and an empty balance are both `invalid_request_error` at some of them.
 """
 
-import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import NamedTuple
 
@@ -30,18 +27,15 @@ from pydantic import JsonValue
 
 from paymaster import messages
 from paymaster.messages import Billing
+from paymaster.providers.retry_after import wait_asked_ms
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 
 DAY_MS = 86_400_000
-WAIT_MAX_MS = 366 * DAY_MS
-"""A longer wait is a mistake and counts as this one."""
 MESSAGE_SEARCHED = 4_096
 """Characters of a provider's message that are searched for what it means."""
 CODES_MAX = 100
 """Of one error; the rest is not looked at."""
 CODE_LENGTH_MAX = 200
-_WRITTEN_MAX = 100
-"""Characters in which a wait is written: a number, a duration or a date."""
 
 
 class ErrorClass(NamedTuple):
@@ -194,7 +188,7 @@ def classify(
     message = provider_message(error)
     text = message or body[:300].decode(errors="replace")
     searched = (message or "")[:MESSAGE_SEARCHED].lower()
-    wait_ms = _wait_ms(status, headers, error, searched, now_ms)
+    wait_ms = wait_asked_ms(status, headers, error, searched, now_ms)
     decided = _by_body(status, error, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
     if error_class is RATE_LIMITED and wait_ms is not None and wait_ms >= DAY_MS:
@@ -289,72 +283,3 @@ def _codes(error: JsonValue) -> Iterator[str]:
         yield text_of(detail.get("reason")) or ""
         for violation in list_of(detail.get("violations")):
             yield text_of(object_of(violation).get("quotaId")) or ""
-
-
-# ---------------------------------------------------------------- how long to wait
-
-
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
-_SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
-_IN_MESSAGE = re.compile(r"(?:try again in|retry after|retry in) (\d[\dhms.]*)(?: ?(millisecond|second|minute|hour))?")
-_UNITS_MS = {"millisecond": 1, "second": 1_000, "minute": 60_000, "hour": 3_600_000}
-
-
-def _wait_ms(status: int, headers: Mapping[str, str], error: JsonValue, message: str, now_ms: int) -> int | None:
-    """The first place that says it: headers, Google's RetryInfo, the reset of a used-up limit, the message's text."""
-    milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1)
-    if milliseconds is not None:
-        return milliseconds
-    written = headers.get("retry-after", "")[:_WRITTEN_MAX]
-    wait = _number_ms(written, 1_000)
-    if wait is None:
-        wait = _duration_ms(written)
-    if wait is None:
-        wait = _until_date_ms(written, now_ms)
-    for detail in map(object_of, list_of(object_of(error).get("details"))):
-        if wait is None:
-            wait = _duration_ms((text_of(detail.get("retryDelay")) or "")[:_WRITTEN_MAX])
-    for what in ("requests", "tokens"):
-        reset = headers.get(f"x-ratelimit-reset-{what}", "")[:_WRITTEN_MAX]
-        if wait is None and status == 429 and headers.get(f"x-ratelimit-remaining-{what}") == "0":
-            wait = _duration_ms(reset)
-            wait = _number_ms(reset, 1_000) if wait is None else wait  # Azure: whole seconds
-    if wait is None:
-        wait = _message_ms(message)
-    return wait
-
-
-def _number_ms(text: str, unit_ms: int) -> int | None:
-    return min(int(float(text) * unit_ms), WAIT_MAX_MS) if _SECONDS.fullmatch(text.strip()) else None
-
-
-def _duration_ms(text: str) -> int | None:
-    """Of "38.2s", "6m0s", "1h2m3s", "12ms"."""
-    found = _DURATION.fullmatch(text.strip()[:40]) if text.strip() else None
-    if found is None:
-        return None
-    hours, minutes, seconds, milliseconds = (float(part) if part else 0.0 for part in found.groups())
-    return min(int(hours * 3_600_000 + minutes * 60_000 + seconds * 1_000 + milliseconds), WAIT_MAX_MS)
-
-
-def _until_date_ms(text: str, now_ms: int) -> int | None:
-    """From now until an HTTP date; 0 when that has passed."""
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date
-    try:
-        at_ms = int(date.timestamp() * 1_000)
-    except (ValueError, OverflowError):
-        return None
-    return max(0, min(at_ms - now_ms, WAIT_MAX_MS))
-
-
-def _message_ms(message: str) -> int | None:
-    """Of "please try again in 9m38.016s", "Try again in 2 seconds", "retry after 86400 seconds"."""
-    found = _IN_MESSAGE.search(message)
-    if found is None:
-        return None
-    number, unit = found[1].rstrip("."), found[2]
-    return _duration_ms(number) if unit is None else _number_ms(number, _UNITS_MS[unit])
