@@ -80,7 +80,7 @@ from paymaster.settings.desk_config import desk_config
 from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import latest_granted_ms
 from paymaster.storage.schema import SchemaOutdated, check_schema
-from paymaster.values.collection import keep_imports
+from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
 from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
@@ -163,6 +163,7 @@ async def _run(
                 checks = _checks(settings, client, engine, keys, workers, ready)
                 health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)
                 await running.enter_async_context(health)
+            keep_what_is_there()  # before a worker takes its first task: a call must not stay
             for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
@@ -185,7 +186,6 @@ async def _run(
                     )
                 await _compare_rows(ledger, engine)
                 running.enter_context(telemetry.watching(ledger))
-            keep_imports()
             ready.set()
             on_ready()
             logger.info("worker ready (%s)", role)
@@ -324,7 +324,8 @@ def _workers(
         workflows=[BudgetWorkflow],
         deployment_config=deployment,
         identity=identity,
-        interceptors=[LiveDetails(), guard],
+        interceptors=[LiveDetails()],
+        unsandboxed_workflow_runner=guard,
         tuner=guard.tuner,
         max_cached_workflows=LEDGERS_CACHED,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),

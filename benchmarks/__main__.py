@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, as_data, table
 from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
-from paymaster.values.collection import keep_imports
+from paymaster.values.collection import keep_what_is_there
 
 BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "throughput": calls.throughput,
@@ -62,7 +62,7 @@ async def _measure(names: list[str]) -> list[Figure]:
     try:
         with tempfile.TemporaryDirectory(prefix="paymaster-bench-") as folder:
             async with stack, running_site(stack, Path(folder)) as site:
-                keep_imports()  # as worker.py does
+                keep_what_is_there()  # as worker.py does
                 for name in names:
                     _say(f"{name} …")
                     measured = await BENCHMARKS[name](site)

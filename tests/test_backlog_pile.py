@@ -16,7 +16,7 @@ from test_usage_entries import CALL, GRANT
 from paymaster.calls.usage_records import settlement_of
 from paymaster.ledger.backlog_pile import Pile, SetAside, unpacked
 from paymaster.messages import Attempt, BacklogBatch, BacklogStart, Billing, UsageRecord, json_bytes
-from paymaster.values.collection import keep_imports
+from paymaster.values.collection import keep_what_is_there
 from paymaster.values.limits import (
     BATCH_BYTES_MAX,
     BATCH_ITEMS_MAX,
@@ -314,7 +314,7 @@ def test_the_longest_steps_of_a_backlog_take_a_fraction_of_a_second() -> None:
         for _ in range(500):
             pile.add(signal)
 
-    keep_imports()  # as worker.py does: what other tests left is not looked at again and again
+    keep_what_is_there()  # as worker.py does: what other tests left is not looked at again and again
     try:
         measured("100,000 records come", come)
         measured("a batch", pile.first)

@@ -5,7 +5,7 @@ from weakref import WeakSet
 
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import RULES, DeskState
-from paymaster.values.collection import ENDED_BYTES_MAX, EndedRequests, keep_imports, no_collection
+from paymaster.values.collection import ENDED_BYTES_MAX, EndedRequests, keep_what_is_there, no_collection
 
 SIZE = 200_000
 
@@ -30,7 +30,7 @@ def test_ended_calls_hold_no_more_bytes_than_they_may() -> None:
 
 def test_imports_do_not_put_off_the_search_for_garbage() -> None:
     """Python looks at old objects when a quarter of those that its last search left has come since."""
-    keep_imports()
+    keep_what_is_there()
     try:
         searched = _full_searches()
         for _ in range(200):

@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+from temporalio.bridge.proto.workflow_activation import QueryWorkflow, WorkflowActivation, WorkflowActivationJob
 from temporalio.worker import SlotMarkUsedContext, SlotReleaseContext, SlotReserveContext
 
-from paymaster.ledger.query_guard import QueryGuard, TaskSlots
+from paymaster.ledger.query_guard import ALONE, QueryGuard, TaskSlots
 
 
 class Pushed(list[str]):
@@ -26,12 +27,18 @@ def taken(slots: TaskSlots, *, sticky: bool) -> SlotReleaseContext:
     return SlotReleaseContext(slot_info=info, permit=permit)
 
 
+def asked(query_id: str) -> WorkflowActivation:
+    """What a run is given for a query, be it one that has no handler."""
+    query = QueryWorkflow(query_id=query_id, query_type="no_such_query")
+    return WorkflowActivation(run_id="run-1", jobs=[WorkflowActivationJob(query_workflow=query)])
+
+
 def test_a_query_by_the_common_queue_pushes_the_run_out() -> None:
     slots, pushed = TaskSlots(), Pushed()
     guard = QueryGuard(slots)
     guard.watch(pushed)
     task = taken(slots, sticky=False)
-    guard.queried_alone("run-1")
+    guard.activated(asked(ALONE))
     slots.release_slot(task)
     assert pushed == ["run-1"]
 
@@ -42,7 +49,16 @@ def test_a_query_by_the_workers_own_queue_leaves_it() -> None:
     guard.watch(pushed)
     slots.release_slot(taken(slots, sticky=False))  # of an earlier task
     taken(slots, sticky=True)
-    guard.queried_alone("run-1")
+    guard.activated(asked(ALONE))
+    assert pushed == []
+
+
+def test_a_query_that_comes_with_a_task_leaves_it() -> None:
+    slots, pushed = TaskSlots(), Pushed()
+    guard = QueryGuard(slots)
+    guard.watch(pushed)
+    taken(slots, sticky=False)
+    guard.activated(asked("1"))
     assert pushed == []
 
 

@@ -6,7 +6,7 @@ without the updates that travel in that task: they are in no history yet. The ru
 them. The next task fails here with `[TMPRL1100]`, or, if it does not fail, writes a history that nobody can replay, and
 the ledger is stuck for good. So after such a query the run is pushed out of memory; the next task replays it.
 
-Queries by the worker's own (sticky) queue bring no history and leave the run as it is.
+Queries by the worker's own (sticky) queue bring no history while the run is in memory, and leave it as it is.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from temporalio import workflow
 from temporalio.worker import (
     CustomSlotSupplier,
     FixedSizeSlotSupplier,
-    HandleQueryInput,
-    Interceptor,
     SlotMarkUsedContext,
     SlotPermit,
     SlotReleaseContext,
     SlotReserveContext,
+    UnsandboxedWorkflowRunner,
     WorkerTuner,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
+    WorkflowInstance,
+    WorkflowInstanceDetails,
+    WorkflowRunner,
     WorkflowSlotInfo,
 )
 
@@ -84,11 +84,12 @@ class TaskSlots(CustomSlotSupplier):
             self._common -= cast(_Permit, ctx.permit).is_common
 
 
-class QueryGuard(Interceptor):
-    """For one worker: give it this interceptor and its `tuner`, then call `watch` with it."""
+class QueryGuard(WorkflowRunner):
+    """For one worker: its `unsandboxed_workflow_runner`, with its `tuner`; then call `watch` with it."""
 
     def __init__(self, slots: TaskSlots | None = None) -> None:
         self._slots = slots or TaskSlots()
+        self._runner = UnsandboxedWorkflowRunner()
         self._worker: Evicting | None = None
 
     @property
@@ -102,21 +103,42 @@ class QueryGuard(Interceptor):
         )
 
     def watch(self, worker: Any) -> None:
-        """`worker`: the Temporal worker that has this interceptor."""
+        """`worker`: the Temporal worker that has this runner."""
         self._worker = worker._bridge_worker  # the SDK has no public way to push a run out
 
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        guard = self
+    def prepare_workflow(self, defn: Any) -> None:
+        self._runner.prepare_workflow(defn)
 
-        class Inbound(WorkflowInboundInterceptor):
-            async def handle_query(self, input: HandleQueryInput) -> Any:
-                if input.id == ALONE:
-                    guard.queried_alone(workflow.info().run_id)
-                return await super().handle_query(input)
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        return _Watched(self._runner.create_instance(det), self)
 
-        return Inbound
+    def activated(self, act: Any) -> None:
+        """Looks at what a run is given: where it is asked by itself, it is pushed out, after its answer, if the query
+        came by the common queue. Here and not in an interceptor, which no query reaches that has no handler."""
+        asked_alone = any(job.HasField("query_workflow") and job.query_workflow.query_id == ALONE for job in act.jobs)
+        if asked_alone and self._worker is not None and self._slots.has_common_task:
+            self._worker.request_workflow_eviction(act.run_id)
 
-    def queried_alone(self, run_id: str) -> None:
-        """A query came by itself: the run is pushed out, after its answer, if it came by the common queue."""
-        if self._worker is not None and self._slots.has_common_task:
-            self._worker.request_workflow_eviction(run_id)
+
+class _Watched(WorkflowInstance):
+    """A run of a workflow, which the guard sees first."""
+
+    def __init__(self, instance: WorkflowInstance, guard: QueryGuard) -> None:
+        self._instance = instance
+        self._guard = guard
+
+    def activate(self, act: Any) -> Any:
+        self._guard.activated(act)
+        return self._instance.activate(act)
+
+    def get_serialization_context(self, command_info: Any) -> Any:
+        return self._instance.get_serialization_context(command_info)
+
+    def get_external_store_context(self, command_info: Any) -> Any:
+        return self._instance.get_external_store_context(command_info)
+
+    def get_info(self) -> workflow.Info:
+        return self._instance.get_info()
+
+    def get_thread_id(self) -> int | None:
+        return self._instance.get_thread_id()

@@ -11,7 +11,7 @@ import pytest
 from ledger_alone import LedgerActivities, capped, client_in_new_namespace, request
 from paymaster_process import until
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.common import RawValue
 from temporalio.worker import PollerBehaviorSimpleMaximum, Replayer, SlotPermit, SlotReserveContext, Worker
 
@@ -53,7 +53,7 @@ async def ledger_worker(address: str, namespace: str, slots: Closable) -> Worker
         task_queue=LEDGER_TASK_QUEUE,
         workflows=[BudgetWorkflow],
         identity=worker_identity(),
-        interceptors=[guard],
+        unsandboxed_workflow_runner=guard,
         tuner=guard.tuner,
         workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(2),
         nonsticky_to_sticky_poll_ratio=0.5,
@@ -86,9 +86,11 @@ async def test_queries_spoil_no_ledger_that_moves(temporal: str) -> None:
                         await handle.execute_update("apply", args=[NO_MESSAGE], rpc_timeout=timedelta(seconds=20))
                     case "signal":
                         await handle.signal("no_such_signal")
+                    case "query in vain":  # it fails before any handler
+                        await handle.query("no_such_query")
                     case _:
                         await ledger.status()
-            except (LedgerNotFound, WorkflowUpdateFailedError):
+            except (LedgerNotFound, WorkflowUpdateFailedError, WorkflowQueryFailedError):
                 pass
             await asyncio.sleep(chance.uniform(0, 2 * pause_s))
 
@@ -106,7 +108,14 @@ async def test_queries_spoil_no_ledger_that_moves(temporal: str) -> None:
         Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=activities, identity=worker_identity()),
     ):
         await ledger.start(capped(10**15))
-        loops = [("send", 0.1), ("send", 0.1), ("reject", 0.05), ("signal", 0.15), ("query", 0.05)]
+        loops = [
+            ("send", 0.1),
+            ("send", 0.1),
+            ("reject", 0.05),
+            ("signal", 0.15),
+            ("query", 0.1),
+            ("query in vain", 0.1),
+        ]
         await asyncio.gather(moves(), *(again_and_again(pause_s, act) for act, pause_s in loops))
 
         async def answers() -> bool:
