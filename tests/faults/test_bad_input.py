@@ -176,7 +176,7 @@ async def test_a_signal_by_hand_that_is_none_stops_no_call(site: Site, service: 
     assert result.outcome is Outcome.COMPLETED
     failed = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
     assert failed not in [event.event_type for event in (await call.fetch_history()).events]
-    await settled_books(site, service)
+    await settled_books(site, service, refused=True)  # what the tests before sent to the ledger
 
 
 @pytest.mark.full
