@@ -9,11 +9,12 @@ import asyncio
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
@@ -46,10 +47,15 @@ def main(*arguments: str) -> int:
     def only_of_calls(*arguments: object, **options: object) -> list[Worker]:
         return [each for each in all_workers(*arguments, **options) if each.task_queue == CALLS_TASK_QUEUE]  # pyright: ignore[reportArgumentType]
 
+    def with_few_tasks(client: Client, **options: Any) -> Worker:
+        """Of the two of the calls' worker that ask for tasks one asks for those of the calls that it has already."""
+        if options["task_queue"] == CALLS_TASK_QUEUE:
+            options |= {"max_concurrent_workflow_tasks": CALLS + 1, "max_concurrent_workflow_task_polls": 2}
+        return Worker(client, **options)
+
     ReserveActivities._reserve = reserve_after_a_freeze  # pyright: ignore[reportPrivateUsage]
     worker._workers = only_of_calls  # pyright: ignore[reportPrivateUsage]
-    # Of the two that ask for tasks one asks for those of the calls that it has already.
-    worker.Worker = partial(Worker, max_concurrent_workflow_tasks=CALLS + 1, max_concurrent_workflow_task_polls=2)
+    worker.Worker = with_few_tasks
     return worker.main(arguments)
 
 
