@@ -186,7 +186,8 @@ def test_the_largest_configuration_is_read_in_time() -> None:
     assert len(ours) < len(plain) / 2
     for text in (plain, ours):
         assert read_configure(text).config == config
-        assert seconds(lambda text=text: read_configure(text)) < HELD_S
+        longest_s = HELD_S if len(text) <= 2_000_000 else 2 * HELD_S  # as docs/limits.md has it for longer inputs
+        assert seconds(lambda text=text: read_configure(text)) < longest_s
 
 
 def unread(hint: object, text: bytes) -> bool:

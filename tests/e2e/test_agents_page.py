@@ -19,7 +19,7 @@ from paymaster.messages import RaiseCap, WaitingCall, call_id_of
 from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import TokenUsage
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 NUMBERS = itertools.count(1)
 SNIPPET = re.compile(r"```python\n# (\w+)\.py\n(.*?)```", re.DOTALL)
@@ -174,7 +174,7 @@ async def test_a_call_that_is_cancelled(run: Any, site: Site, service: FakeServi
     await until(lambda: service.count > count, "the request is sent")
     assert await agent == "not in time"
     service.release()
-    await until(lambda: no_holds(site), "no hold is left behind")
+    await until(lambda: no_holds(site), "no hold is left behind", 60)
     assert (await site.balance("budget:acme/content")).posted_nanos == before.posted_nanos + 12 * 1_000 + 5 * 4_000
 
 
