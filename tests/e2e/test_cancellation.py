@@ -10,6 +10,7 @@ import pytest
 from agents import AGENTS_TASK_QUEUE, ManyQuestions, agents_running
 from counting_server import CountingServer, Reply
 from paymaster_process import (
+    ROOT,
     Databases,
     Site,
     configuration,
@@ -143,6 +144,34 @@ async def test_a_call_cancelled_in_flight_is_finished_and_booked_before_it_ends(
     (entry,) = await entries_of_call(site.engine, "flying")
     assert (entry.status, entry.state, entry.cost_nanos) == ("completed", "final", ANSWER_NANOS)
     assert (service.count, service.bill_nanos(site.price(service))) == (1, ANSWER_NANOS)
+
+
+async def test_an_answer_that_comes_with_the_cancellation_is_booked(
+    stack: EmbeddedStack, database_url: str, server: CountingServer, tmp_path: Path
+) -> None:
+    """The workflow hears of both at once, because for a moment no worker runs it."""
+    service = server.service("at-once")
+    tables = configuration([service], budgets={"acme/at-once": {"cap_usd": {"total": "1"}}})
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
+        [of_workflows] = await site.start_workers(program=[ROOT / "worker.py", "--role", "workflows"])
+        await site.start_workers(program=[ROOT / "worker.py", "--role", "activities"])
+        service.hold()
+        call = await start(site.client, ask("at-once", "at-once"))
+        await until(lambda: service.held == 1, "the call is in flight")
+        await of_workflows.kill()
+        await call.cancel()
+        service.release()
+
+        async def answered() -> bool:
+            events = [event.event_type for event in (await call.fetch_history()).events]
+            return EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED in events
+
+        await until(answered, "Temporal has the answer")
+        await site.start_workers(program=[ROOT / "worker.py", "--role", "workflows"])
+        await ends_as_cancelled(call)
+        await settled_books(site, service)
+        (entry,) = await entries_of_call(site.engine, "at-once")
+        assert (entry.status, entry.state, entry.cost_nanos) == ("completed", "final", ANSWER_NANOS)
 
 
 async def test_a_call_cancelled_between_two_attempts_ends_at_once(site: Site, server: CountingServer) -> None:
