@@ -110,8 +110,8 @@ REPORT_WITHIN_S = 5.0
 WHO = f"worker on {socket.gethostname()}"
 """Who brings a configuration, in the ledger's alerts and in the database."""
 LEDGERS_CACHED = 10
-"""Runs of ledgers that one process keeps in memory. There is one at a time for each ledger of the namespace; each time
-another process takes it over, its latest run stays behind here with its whole state until it is pushed out."""
+"""Runs of the ledger that one process keeps in memory: the one that goes on, and those that another process took over,
+each with its whole state, until they are pushed out."""
 logger = logging.getLogger("paymaster.worker")
 
 

@@ -6,7 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from paymaster_process import ROOT
+from page_snippets import snippets
 from wheel import build_wheel, install, outcome
 
 pytestmark = pytest.mark.timeout(180)
@@ -20,8 +20,7 @@ async def python(module_folder: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files of the page: each of its snippets begins with its name."""
-    page = (ROOT / "docs" / "testing-agents.md").read_text()
-    for name, content in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
+    for name, content in snippets("testing-agents.md").items():
         (tmp_path / name).write_text(content)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict"}))
     return tmp_path

@@ -33,7 +33,7 @@ from paymaster.providers.retry_after import retry_after_ms
         ({}, {}, None),
     ],
 )
-def test_the_wait_that_a_service_asks_for_is_understood_in_every_form(
+def test_the_wait_asked_for_is_understood_in_every_form(
     headers: dict[str, str], body: Any, wait_ms: int | None
 ) -> None:
     found = read(429, body, headers)

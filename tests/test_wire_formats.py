@@ -104,7 +104,7 @@ def sse(*events: Any, last: str | None = None) -> str:
 # ---------------------------------------------------------------- requests
 
 
-def test_every_api_of_the_configuration_has_the_provider_of_its_name() -> None:
+def test_every_api_has_the_provider_of_its_name() -> None:
     assert [PROVIDERS[api].api for api in get_args(Api)] == list(get_args(Api))
 
 

@@ -410,12 +410,10 @@ def _begun_span(
     name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]
 ) -> tuple[Span, Token[context.Context] | None]:
     """The span, as the current one, and what ends that; without a token when it could not be begun."""
-    try:
+    with _never_fails():
         span = _tracer.start_span(name, kind=kind, attributes=dict(attributes))
         return span, context.attach(trace.set_span_in_context(span))
-    except Exception:
-        logger.exception("not measured")
-        return INVALID_SPAN, None
+    return INVALID_SPAN, None
 
 
 @contextmanager

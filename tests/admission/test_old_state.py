@@ -81,7 +81,7 @@ def test_it_goes_on_past_a_minute_and_answers_the_status(rules: int) -> None:
 
 @pytest.mark.parametrize("rules", [1, RULES])
 def test_a_window_that_it_did_not_know_is_read_first(rules: int) -> None:
-    """As if the hour were new: it begins now, every account is read, and nothing is granted before that."""
+    """A state without the hour begins it now, has every account read, and grants nothing before that."""
     site = restored()
     site.desk.follow(rules)
     site = restored(without(site.desk.dump(), "hour"))

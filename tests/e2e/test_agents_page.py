@@ -4,14 +4,14 @@ import asyncio
 import importlib
 import itertools
 import json
-import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from counting_server import CountingServer, FakeService, Reply
-from paymaster_process import MODEL, PRICE, ROOT, Databases, Site, configuration, running_site, until
+from page_snippets import snippets
+from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, until
 from temporalio.worker import Worker
 
 from paymaster.devstack import EmbeddedStack
@@ -22,7 +22,6 @@ from paymaster.values.money import TokenUsage
 pytestmark = pytest.mark.timeout(120)
 
 NUMBERS = itertools.count(1)
-SNIPPET = re.compile(r"```python\n# (\w+)\.py\n(.*?)```", re.DOTALL)
 AGENTS = {
     "writer": ["Writer"],
     "sections": ["Sections"],
@@ -37,8 +36,9 @@ AGENTS = {
 
 
 @pytest.fixture(scope="module")
-def page(module_folder: Path) -> str:
-    return (ROOT / "docs" / "agents.md").read_text()
+def page() -> dict[str, str]:
+    """Module → code of each snippet."""
+    return {file.removesuffix(".py"): code for file, code in snippets("agents.md").items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,16 @@ async def site(
 
 
 @pytest.fixture(scope="module")
-async def agents(site: Site, page: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Any]]:
+async def agents(
+    site: Site, page: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, Any]]:
     """The page's modules by name, their workflows running."""
     folder = tmp_path_factory.mktemp("agents")
-    for name, content in SNIPPET.findall(page):
-        (folder / f"{name}.py").write_text(content)
+    for name, code in page.items():
+        (folder / f"{name}.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        modules = {name: importlib.import_module(name) for name, _ in SNIPPET.findall(page)}
+        modules = {name: importlib.import_module(name) for name in page}
         workflows = [getattr(modules[name], agent) for name, agents in AGENTS.items() for agent in agents]
         async with Worker(site.client, task_queue="page", workflows=workflows):
             yield modules
@@ -90,9 +92,8 @@ async def run(site: Site, agents: dict[str, Any], service: FakeService) -> Any:
     return run
 
 
-def test_every_snippet_is_run(page: str) -> None:
-    assert page.count("```python") == len(SNIPPET.findall(page))
-    assert {name for name, _ in SNIPPET.findall(page)} == {*AGENTS, "program"}
+def test_every_snippet_is_run(page: dict[str, str]) -> None:
+    assert page.keys() == {*AGENTS, "program"}
 
 
 async def test_the_program(site: Site, agents: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -63,66 +64,80 @@ async def ledger_worker(address: str, namespace: str, slots: Closable) -> Worker
     return worker
 
 
-@pytest.mark.full
-@pytest.mark.timeout(180)
-async def test_queries_spoil_no_ledger_that_moves(temporal: str) -> None:
-    """Its tasks go to one worker and to the other, in turns, with updates, rejected updates, signals and queries."""
-    client = await client_in_new_namespace(temporal)
-    ledger, does = Ledger(client), LedgerActivities()
-    handle: WorkflowHandle[object, object] = client.get_workflow_handle(budget_workflow_id("default"))
-    activities = [does.load_spend, does.recall_parked, does.answer_calls, does.store_notices, does.send_alerts]
-    slots = (Closable(4), Closable(4))
-    first, second = [await ledger_worker(temporal, client.namespace, each) for each in slots]
-    chance, numbers = random.Random(1), itertools.count(1)
-    ends_at = time.monotonic() + 40
+class Traffic:
+    """What comes to a ledger for some time: updates, rejected ones, signals, queries with and without a handler."""
 
-    async def again_and_again(pause_s: float, act: str) -> None:
-        while time.monotonic() < ends_at:
-            try:
-                match act:
-                    case "send":
-                        await ledger.send([request(f"more/{next(numbers)}", int(time.time() * 1000))])
-                    case "reject":
-                        await handle.execute_update("apply", args=[NO_MESSAGE], rpc_timeout=timedelta(seconds=20))
-                    case "signal":
-                        await handle.signal("no_such_signal")
-                    case "query in vain":  # it fails before any handler
-                        await handle.query("no_such_query")
-                    case _:
-                        await ledger.status()
-            except (LedgerNotFound, WorkflowUpdateFailedError, WorkflowQueryFailedError):
-                pass
-            await asyncio.sleep(chance.uniform(0, 2 * pause_s))
+    def __init__(self, client: Client, ends_at: float) -> None:
+        self.ledger = Ledger(client)
+        self.budget: WorkflowHandle[object, object] = client.get_workflow_handle(budget_workflow_id("default"))
+        self._ends_at = ends_at
+        self._chance, self._numbers = random.Random(1), itertools.count(1)
 
-    async def moves() -> None:
-        while time.monotonic() < ends_at:
+    async def again_and_again(self, act: Callable[[], Awaitable[object]], pause_s: float) -> None:
+        """One after the other, with a pause of this length on average."""
+        while time.monotonic() < self._ends_at:
+            with suppress(LedgerNotFound, WorkflowUpdateFailedError, WorkflowQueryFailedError):
+                await act()
+            await asyncio.sleep(self._chance.uniform(0, 2 * pause_s))
+
+    async def moves(self, slots: tuple[Closable, Closable]) -> None:
+        """The ledger's tasks go to one worker and to the other, in turns, and in the end to both."""
+        while time.monotonic() < self._ends_at:
             for closed, opened in (slots, slots[::-1]):
                 closed.is_closed, opened.is_closed = True, False
-                await asyncio.sleep(chance.uniform(1.5, 3))
+                await asyncio.sleep(self._chance.uniform(1.5, 3))
         for each in slots:
             each.is_closed = False
 
+    async def ask(self) -> str:
+        """What a new call is answered."""
+        now_ms = int(time.time() * 1000)
+        return (await self.ledger.send([request(f"call/{next(self._numbers)}", now_ms)]))[0].kind
+
+    async def reject(self) -> None:
+        await self.budget.execute_update("apply", args=[NO_MESSAGE], rpc_timeout=timedelta(seconds=20))
+
+    async def signal(self) -> None:
+        await self.budget.signal("no_such_signal")
+
+    async def query(self) -> None:
+        await self.ledger.status()
+
+    async def query_in_vain(self) -> None:
+        """It fails before any handler."""
+        await self.budget.query("no_such_query")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(180)
+async def test_queries_spoil_no_ledger_that_moves(temporal: str) -> None:
+    client = await client_in_new_namespace(temporal)
+    does = LedgerActivities()
+    activities = [does.load_spend, does.recall_parked, does.answer_calls, does.store_notices, does.send_alerts]
+    slots = (Closable(4), Closable(4))
+    first, second = [await ledger_worker(temporal, client.namespace, each) for each in slots]
     async with (
         first,
         second,
         Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=activities, identity=worker_identity()),
     ):
-        await ledger.start(capped(10**15))
-        loops = [
-            ("send", 0.1),
-            ("send", 0.1),
-            ("reject", 0.05),
-            ("signal", 0.15),
-            ("query", 0.1),
-            ("query in vain", 0.1),
-        ]
-        await asyncio.gather(moves(), *(again_and_again(pause_s, act) for act, pause_s in loops))
+        traffic = Traffic(client, time.monotonic() + 40)
+        await traffic.ledger.start(capped(10**15))
+        await asyncio.gather(
+            traffic.moves(slots),
+            traffic.again_and_again(traffic.ask, 0.1),
+            traffic.again_and_again(traffic.ask, 0.1),
+            traffic.again_and_again(traffic.reject, 0.05),
+            traffic.again_and_again(traffic.signal, 0.15),
+            traffic.again_and_again(traffic.query, 0.1),
+            traffic.again_and_again(traffic.query_in_vain, 0.1),
+        )
 
-        async def answers() -> bool:
-            return (await ledger.send([request("last/1", int(time.time() * 1000))]))[0].kind == "granted"
+        async def grants() -> bool:
+            return await traffic.ask() == "granted"
 
-        await until(answers, "the ledger grants")
-        history = await handle.fetch_history()
+        await until(grants, "the ledger grants")
+        history = await traffic.budget.fetch_history()
     failed = [
         event.workflow_task_failed_event_attributes.failure.message
         for event in history.events
