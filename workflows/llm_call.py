@@ -103,9 +103,10 @@ class LLMCallWorkflow:
             return await asyncio.shield(attempts)
         except asyncio.CancelledError:
             self._cancelled = True
-            # An answer that came in the same task would be dropped by the SDK. Patched: version 0.1.0 lost it.
-            if self._sending is not None and workflow.patched("take-what-came-with-the-cancellation"):
-                await workflow.wait_condition(lambda: True)  # looked at when everything that came has been taken
+            if self._sending is not None:
+                # The SDK would drop an answer that came in this task: the condition is looked at when it has been
+                # taken. Not patched: where one came, version 0.1.0 ended, so no such call is under way.
+                await workflow.wait_condition(lambda: True)
             if self._sending is not None:
                 self._sending.cancel()
             return await attempts
