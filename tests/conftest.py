@@ -135,9 +135,9 @@ async def database_url(databases: Databases) -> str:
     return await databases.create()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[CountingServer]:
-    """The counting server. Take services of your own there: `server.service("name")`."""
+    """The counting server of this file. Take services there: `server.service("name")`."""
     with CountingServer() as server:
         yield server
 

@@ -150,13 +150,13 @@ async def test_an_answer_that_comes_with_the_cancellation_is_booked(
     stack: EmbeddedStack, database_url: str, server: CountingServer, tmp_path: Path
 ) -> None:
     """The workflow hears of both at once, because for a moment no worker runs it."""
-    service = server.service("at-once")
-    tables = configuration([service], budgets={"acme/at-once": {"cap_usd": {"total": "1"}}})
+    service = server.service("with-the-cancellation")
+    tables = configuration([service], budgets={"acme/with-the-cancellation": {"cap_usd": {"total": "1"}}})
     async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site:
         [of_workflows] = await site.start_workers(program=[ROOT / "worker.py", "--role", "workflows"])
         await site.start_workers(program=[ROOT / "worker.py", "--role", "activities"])
         service.hold()
-        call = await start(site.client, ask("at-once", "at-once"))
+        call = await start(site.client, ask("with-the-cancellation", "with-the-cancellation"))
         await until(lambda: service.held == 1, "the call is in flight")
         await of_workflows.kill()
         await call.cancel()
@@ -170,7 +170,7 @@ async def test_an_answer_that_comes_with_the_cancellation_is_booked(
         await site.start_workers(program=[ROOT / "worker.py", "--role", "workflows"])
         await ends_as_cancelled(call)
         await settled_books(site, service)
-        (entry,) = await entries_of_call(site.engine, "at-once")
+        (entry,) = await entries_of_call(site.engine, "with-the-cancellation")
         assert (entry.status, entry.state, entry.cost_nanos) == ("completed", "final", ANSWER_NANOS)
 
 
