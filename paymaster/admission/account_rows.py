@@ -6,11 +6,12 @@ configuration. A balance is the money that is posted, or, where anything else di
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from paymaster.admission.accounts import Account, Balance, next_threshold
+from paymaster.admission.accounts import Account, Balance, first_ahead, next_threshold
 from paymaster.admission.limiter import Limiter
 from paymaster.messages import AccountConfig, DeskConfig, Window
 from paymaster.values.money import NANOS_MAX
@@ -20,6 +21,8 @@ Row = Sequence[Any]
 """Key, balances, other fields."""
 
 _NOTHING = frozenset[str]()
+_ALERTED = {"posted_nanos", "alerted"}
+"""Of a balance, what is written where no more than an alert differs."""
 _LIMITER = TypeAdapter(Limiter)
 _NEW = AccountConfig(alert_at=())
 """What the configuration says of an account that it does not name."""
@@ -59,18 +62,21 @@ def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Acco
     key, caps = row[0], config.caps_nanos
     other: dict[str, Any] = row[2] if len(row) > 2 else {}
     alert_at = tuple(other["alert_at"]) if "alert_at" in other else config.alert_at
-    first_part = min(alert_at, default=None)
+    first_part = first_ahead(alert_at, _NOTHING)
     balances: dict[Window, Balance] = {}
-    # Most rows are numbers. Theirs are made here, by position and with the sum of `next_threshold`: there are 50,000.
+    # Most balances are made here, by position and with the sum of `next_threshold`: there are 50,000.
     for window, each in zip(windows, row[1], strict=True):
         cap = caps.get(window)
-        if each.__class__ is not int:
-            balances[window] = _balance(key, window, each, cap, alert_at)
-        elif cap is None or not each:
-            balances[window] = Balance(key, window, cap, cap, 0, False, each)
+        if each.__class__ is int:
+            posted, alerted, part = each, _NOTHING, first_part
+        elif each.keys() == _ALERTED:
+            posted, alerted = each["posted_nanos"], _alerted(*each["alerted"])
+            part = first_ahead(alert_at, alerted)
         else:
-            threshold = NANOS_MAX if first_part is None else int(first_part * cap)
-            balances[window] = Balance(key, window, cap, cap, 0, False, each, 0, _NOTHING, threshold)
+            balances[window] = _balance(key, window, each, cap, alert_at)
+            continue
+        threshold = 0 if cap is None or not posted else NANOS_MAX if part is None else int(part * cap)
+        balances[window] = Balance(key, window, cap, cap, 0, False, posted, 0, alerted, threshold)
     account = Account(key, alert_at, balances)
     for name, value in other.items():
         if name == "limiter":
@@ -105,6 +111,11 @@ def _balance(key: str, window: Window, row: dict[str, Any], cap: int | None, ale
     if "alert_from_nanos" not in row:
         balance.alert_from_nanos = _threshold(balance, alert_at)
     return balance
+
+
+@lru_cache(maxsize=1_000)
+def _alerted(*what: str) -> frozenset[str]:
+    return frozenset(what)
 
 
 def _defaults(kind: type, known: set[str]) -> list[tuple[str, Any]]:

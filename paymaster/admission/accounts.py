@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import PlainSerializer
@@ -9,7 +10,7 @@ from pydantic import PlainSerializer
 from paymaster.admission.limiter import Limiter
 from paymaster.messages import Window
 from paymaster.values.money import NANOS_MAX
-from paymaster.values.windows import window_end_ms
+from paymaster.values.windows import window_ends_ms
 
 UNCAPPED = 2**63
 """Above any amount."""
@@ -72,19 +73,23 @@ class Account:
 
     def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
         """When the first of the windows ends that are in the way of this bound; None if none does."""
-        first_ms: int | None = None
-        for window, b in self.balances.items():  # a loop: when a ledger begins a run, this is asked of each account
+        for window, end_ms in window_ends_ms(now_ms):  # when a ledger begins a run, each account is asked
+            b = self.balances[window]
             if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos:
-                end_ms = window_end_ms(window, now_ms)
-                if end_ms is not None and (first_ms is None or end_ms < first_ms):
-                    first_ms = end_ms
-        return first_ms
+                return end_ms
+        return None
+
+
+@lru_cache(maxsize=1_000)
+def first_ahead(parts: tuple[float, ...], alerted: frozenset[str]) -> float | None:
+    """The lowest of the thresholds, as parts of a cap, that was not crossed yet."""
+    return min((part for part in parts if str(part) not in alerted), default=None)
 
 
 def next_threshold(parts: tuple[float, ...], balance: Balance) -> int:
     """The lowest threshold that was not crossed yet, in nano-dollars, rounded down."""
-    ahead = [part for part in parts if str(part) not in balance.alerted] if balance.alerted else parts
-    return int(min(ahead) * (balance.cap_nanos or 0)) if ahead else NANOS_MAX
+    part = first_ahead(parts, balance.alerted)
+    return NANOS_MAX if part is None else int(part * (balance.cap_nanos or 0))
 
 
 def reached(balance: Balance, part: str) -> bool:

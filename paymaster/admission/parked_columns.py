@@ -22,6 +22,7 @@ Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]
 _CANDIDATES = TypeAdapter(tuple[Candidate, ...])
 _LISTS_OF_CANDIDATES = TypeAdapter(list[tuple[Candidate, ...]])
 _RESERVES = TypeAdapter(list[Reserve])
+_NOTHING = frozenset[str]()
 
 
 class _Row(NamedTuple):
@@ -96,7 +97,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
 def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
     rows = list(map(_Row._make, zip(*columns["rows"], strict=True)))
     waits: list[Waits] = [
-        (frozenset[str](waits_for), frozenset[str](keeps), tuple((reason, account) for reason, account in each))
+        (frozenset[str](waits_for), frozenset[str](keeps) if keeps else _NOTHING, tuple(map(tuple, each)))
         for waits_for, keeps, each in columns["waits"]
     ]
     calls: dict[str, ParkedCall] = {}

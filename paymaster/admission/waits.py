@@ -38,6 +38,8 @@ _KINDS: dict[str, Kind] = {
 _BY_BOUND = frozenset[Kind](("held", "gone", "never"))
 _BY_SPENDING: tuple[Kind, ...] = ("held", "gone")
 """They may fit when a window ends."""
+_HAS_LOST = frozenset[Kind](("gone", "never", "loading"))
+"""Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
@@ -101,18 +103,16 @@ class Waits:
         files, account = self._files.get(key), self._ledger.accounts.get(key)
         if not files or account is None or account.loading:
             return None
-        times: list[int | None] = []
-        bound = -1
-        for kind in _BY_SPENDING:
-            if kind in files:
-                bound = max(bound, files[kind].highest or 0)
-        if bound >= 0:
-            times.append(account.next_end_ms(bound, now_ms))
+        spending = [files[kind].highest or 0 for kind in _BY_SPENDING if kind in files]
+        first_ms = account.next_end_ms(max(spending), now_ms) if spending else None
+        if files.keys().isdisjoint(_BY_GATE):
+            return first_ms
+        times: list[int | None] = [first_ms]
         if "limited" in files and not account.limiter.is_full:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
         if key.startswith("service:"):
             gate = self._gates.get(key[len("service:") :])
-            if gate is not None and not files.keys().isdisjoint(_BY_GATE):
+            if gate is not None:
                 times += [gate.paused_until_ms, gate.breaker.open_until_ms]
         return min((at_ms for at_ms in times if at_ms is not None and at_ms > now_ms), default=None)
 
@@ -176,9 +176,10 @@ class Waits:
                 need = self._cooled_down_at_ms(call)
             else:
                 need = 0
-            if need < entries.get((account, kind), UNCAPPED + 1):
-                entries[account, kind] = need
-            if kind not in ("gone", "never", "loading"):
+            filed_under = account, kind
+            if filed_under not in entries or need < entries[filed_under]:
+                entries[filed_under] = need
+            if kind not in _HAS_LOST:
                 for key in self._ledger.charged_accounts(request.budget, candidate.service):
                     if bound > entries.get((key, "has_money"), -1):
                         entries[key, "has_money"] = bound

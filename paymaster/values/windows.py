@@ -65,3 +65,10 @@ def window_start_ms(window: Window, now_ms: int) -> int:
 def window_end_ms(window: Window, now_ms: int) -> int | None:
     """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
     return _CALENDARS[window].end(now_ms)
+
+
+@lru_cache(maxsize=8)
+def window_ends_ms(now_ms: int) -> tuple[tuple[Window, int], ...]:
+    """The windows around `now_ms` that end, the first to end first, each with when the next begins."""
+    ends = ((window, window_end_ms(window, now_ms)) for window in WINDOWS)
+    return tuple(sorted(((window, end_ms) for window, end_ms in ends if end_ms is not None), key=lambda each: each[1]))

@@ -29,6 +29,7 @@ from paymaster.messages import (
     Settle,
 )
 from paymaster.messages.bounds import check_command
+from paymaster.values.collection import keep_what_is_there
 from paymaster.values.limits import LOADED_AT_ONCE, STATE_BYTES_MAX
 from paymaster.values.windows import WINDOWS
 
@@ -133,7 +134,10 @@ def large(shape: Shape) -> Dumped:
     settled = [Settle(hold_id=grant.hold_id, cost_nanos=USD, epoch="this run") for grant in site.running]
     commands = [each for pair in zip(settled, map(site.ask, site.team), strict=False) for each in pair]
     assert len(commands) == 2 * COMMANDS
-    return Dumped(site.desk.dump(), site.now_ms, tuple(commands))
+    dumped = Dumped(site.desk.dump(), site.now_ms, tuple(commands))
+    del site
+    keep_what_is_there()  # as a worker does
+    return dumped
 
 
 def measured(what: str, shape: Shape, act: Callable[[Desk], object]) -> None:

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from paymaster.messages import Denied, Granted, Window
 from paymaster.values.money import Price
-from paymaster.values.windows import WINDOWS, window_end_ms, window_start_ms
+from paymaster.values.windows import WINDOWS, window_end_ms, window_ends_ms, window_start_ms
 
 TIMES = st.integers(at(1971), at(2399))
 FREE = Price(input_nanos=0, output_nanos=0, source="test")
@@ -50,6 +50,7 @@ def ends_of_month(first_year: int, years: int) -> list[int]:
 @given(now_ms=TIMES)
 def test_a_window_is_around_its_time_and_has_no_gap_to_the_next(now_ms: int) -> None:
     """start ≤ now < end, every time between has the same window, and the end is the start of the next one."""
+    assert sorted(end for _, end in window_ends_ms(now_ms)) == [end for _, end in window_ends_ms(now_ms)]
     for window in WINDOWS:
         start, end = window_start_ms(window, now_ms), window_end_ms(window, now_ms)
         assert start <= now_ms
@@ -57,6 +58,7 @@ def test_a_window_is_around_its_time_and_has_no_gap_to_the_next(now_ms: int) -> 
         if end is None:
             assert window == "total"
             continue
+        assert (window, end) in window_ends_ms(now_ms)
         assert now_ms < end
         assert window_start_ms(window, end - 1) == start
         assert window_start_ms(window, end) == end
