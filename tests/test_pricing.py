@@ -10,7 +10,7 @@ from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.providers.pricing import price_of, settled_cost
+from paymaster.providers.pricing import listed_cost, price_of
 from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import Settings
 from paymaster.values.money import Price, PriceTier, TokenUsage
@@ -102,7 +102,7 @@ def test_a_model_that_is_dearer_at_some_hours_is_held_at_its_dearest_and_settled
     assert noon is not None
     assert noon == night
     answer = ServiceAnswer(model="deepseek-v4-flash", usage=WireUsage(input_tokens=1_000_000))
-    costs = [settled_cost(SETTINGS.services["deepseek"], answer, NOON.replace(hour=hour)) for hour in (12, 2)]
+    costs = [listed_cost(SETTINGS.services["deepseek"], answer, NOON.replace(hour=hour)) for hour in (12, 2)]
     assert all(costs)
     assert [cost.nanos for cost in costs if cost] == [noon.input_nanos // 2, noon.input_nanos]
 
@@ -118,23 +118,14 @@ def test_the_windows_of_one_model_move_all_its_rates_alike() -> None:
             assert all(mine >= other for row in rates for mine, other in zip(dearest, row, strict=True)), model.id
 
 
-def test_the_services_own_figure_comes_before_every_price() -> None:
-    answer = ServiceAnswer(model="openai/gpt-4o-mini", usage=WireUsage(input_tokens=888), cost_nanos=14_547_600)
-    cost = settled_cost(SETTINGS.services["openrouter"], answer, NOON)
-    assert cost is not None
-    assert cost.nanos == 14_547_600
-
-
 def test_the_model_and_the_tier_that_answered_are_what_is_paid() -> None:
     """Asked for gpt-5.6-sol or not: this was answered by gpt-5, in the tier that costs twice."""
     usage = WireUsage(input_tokens=8, output_tokens=11)
     service = SETTINGS.services["openai"]
-    standard = settled_cost(service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage), NOON)
+    standard = listed_cost(service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage), NOON)
     assert standard is not None
     assert standard.nanos == 8 * 1_250 + 11 * 10_000
-    priority = settled_cost(
-        service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage, service_tier="priority"), NOON
-    )
+    priority = listed_cost(service, ServiceAnswer(model="gpt-5-2025-08-07", usage=usage, service_tier="priority"), NOON)
     assert priority is not None
     assert priority.nanos == 2 * standard.nanos
 
@@ -150,7 +141,7 @@ def test_the_model_and_the_tier_that_answered_are_what_is_paid() -> None:
     ids=["no usage", "no model", "unknown model", "more cached than input"],
 )
 def test_where_nothing_better_is_known_the_grants_price_decides(answer: ServiceAnswer) -> None:
-    assert settled_cost(SETTINGS.services["openai"], answer, NOON) is None
+    assert listed_cost(SETTINGS.services["openai"], answer, NOON) is None
 
 
 TIERED = Price(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.calls.usage_records import cost_nanos, entries_of, expiry_correction, expiry_entry, settlement_of
+from paymaster.calls.cost import cost_nanos
+from paymaster.calls.usage_records import entries_of, expiry_correction, expiry_entry, settlement_of
 from paymaster.messages import (
     Attempt,
     Billing,

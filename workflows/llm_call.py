@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
 
+from paymaster.calls.cost import cost_nanos
 from paymaster.calls.request_limits import denial_of
-from paymaster.calls.usage_records import cost_nanos
 from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,

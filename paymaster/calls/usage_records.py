@@ -1,5 +1,6 @@
 """From attempts to the rows that are stored and the settlement that is posted: one place, so that the books agree."""
 
+from paymaster.calls.cost import cost_nanos, cost_source
 from paymaster.messages import (
     Attempt,
     Billing,
@@ -10,21 +11,6 @@ from paymaster.messages import (
     UsageRecord,
     call_id_of,
 )
-from paymaster.values.money import NANOS_MAX
-
-
-def cost_nanos(grant: Grant, attempt: Attempt) -> int:
-    """What one attempt is charged: what is known of its cost, else its usage at the grant's price; nothing; or the
-    bound while nobody knows."""
-    match attempt.billing:
-        case Billing.NOT_BILLED:
-            return 0
-        case Billing.BILLED if attempt.cost_nanos is not None:
-            return min(attempt.cost_nanos, NANOS_MAX)
-        case Billing.BILLED if attempt.usage is not None:
-            return min(grant.price.cost_nanos(attempt.usage), NANOS_MAX)
-        case _:
-            return grant.bound_nanos
 
 
 def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
@@ -44,7 +30,7 @@ def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
                 "provider_request_id": attempt.provider_request_id,
                 "usage": attempt.usage,
                 "cost_nanos": cost_nanos(record.grant, attempt),
-                "price_source": attempt.cost_source or record.grant.price.source,
+                "price_source": cost_source(record.grant, attempt),
                 "metadata": record.metadata,
             }
         )

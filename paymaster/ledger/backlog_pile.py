@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self, cast
 
 from pydantic_core import from_json, to_json
 
+from paymaster.calls.cost import cost_nanos
 from paymaster.calls.request_limits import metadata_bytes
-from paymaster.calls.usage_records import cost_nanos
 from paymaster.messages import BacklogBatch, SetAsideSum, UsageRecord, json_bytes
 from paymaster.messages.bounds import check_record
 from paymaster.values.limits import (

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from paymaster.calls.cost import known_cost
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
 from paymaster.providers.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
-from paymaster.providers.pricing import CONFIGURATION, Cost, settled_cost
+from paymaster.providers.pricing import listed_cost
 from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
 from paymaster.redaction import redact, redact_bytes
@@ -112,7 +114,8 @@ def read_answer(
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
     facts = facts._replace(model_answered=_word(found.model))
-    cost = _cost(call, service, found, started_at_ms)
+    asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
+    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
     if cost is not None:
         facts = facts._replace(cost_nanos=cost.nanos, cost_source=cost.source)
         billing = Billing.BILLED
@@ -165,14 +168,6 @@ def _parsed_answer(headers: Mapping[str, str], body: bytes, service: ServiceSett
     """Raises MalformedAnswer."""
     provider, streamed = PROVIDERS[service.api], headers.get("content-type", "").startswith("text/event-stream")
     return provider.parse_stream(body, service) if streamed else provider.parse_response(body, service)
-
-
-def _cost(call: ServiceCall, service: ServiceSettings, answer: ServiceAnswer, started_at_ms: int) -> Cost | None:
-    """What the answer cost, where that is known better than by the grant. A configured price is what the owner wants,
-    whatever model answered; only the service's own figure is better."""
-    if call.grant.price.source == CONFIGURATION and answer.cost_nanos is None:
-        return None
-    return settled_cost(service, answer, datetime.fromtimestamp(started_at_ms / 1000, UTC))
 
 
 def _word(name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a model costs, and where that is known from: the configuration, else genai-prices. Never imported by workflows.
+"""The price of a model: of the configuration, else of genai-prices. Never imported by workflows.
 
 genai-prices knows rates by provider, model and time. Its traps: a model without rates costs nothing there, a missing
 rate counts as zero, and a name that it cannot place is an error; all of these are "unknown" here, which refuses the
@@ -8,25 +8,15 @@ call. What it does not cover (per-call fees of a provider's own tools) is never 
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
-from typing import NamedTuple
 
 from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
+from paymaster.calls.cost import CONFIGURATION, Cost
 from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
-
-CONFIGURATION = "configuration"
-"""The source of a price that the configuration sets."""
-
-
-class Cost(NamedTuple):
-    """What an attempt really cost."""
-
-    nanos: int
-    source: str
 
 
 def price_of(settings: Settings, service: str, model: str, at: datetime) -> Price | None:
@@ -49,13 +39,9 @@ def price_of(settings: Settings, service: str, model: str, at: datetime) -> Pric
     return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
 
 
-def settled_cost(service: ServiceSettings, answer: ServiceAnswer, at: datetime) -> Cost | None:
-    """What an answer cost that was asked for at that time, where that is known better than by the grant's price.
-
-    The service's own figure comes first; then the price of the model and the tier that really answered.
-    """
-    if answer.cost_nanos is not None:
-        return Cost(answer.cost_nanos, "the service's own figure")
+def listed_cost(service: ServiceSettings, answer: ServiceAnswer, at: datetime) -> Cost | None:
+    """The cost of an answer that was asked for at that time, by what genai-prices has for the model and the tier that
+    answered; None where it has nothing."""
     if answer.usage is None or answer.model is None:
         return None
     found = _find(service, answer.model)

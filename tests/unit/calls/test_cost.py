@@ -1,0 +1,69 @@
+"""What an answer costs: each way to know it, and which of them comes first."""
+
+import pytest
+
+from paymaster.calls.cost import CONFIGURATION, OWN_FIGURE, Cost, cost_nanos, cost_source, known_cost
+from paymaster.messages import Attempt, Billing, Grant, RetrySettings
+from paymaster.values.money import NANOS_MAX, Price, TokenUsage
+
+PRICE = Price(input_nanos=200_000_000, output_nanos=1_200_000_000, source="genai-prices")
+CONFIGURED = PRICE.model_copy(update={"source": CONFIGURATION})
+LISTED = Cost(7, "genai-prices of the model that answered")
+GRANT = Grant(
+    hold_id="run-1/2",
+    budget="acme/content",
+    service="openai",
+    model="gpt-test",
+    price=PRICE,
+    max_output_tokens=100,
+    bound_nanos=500_000,
+    granted_at_ms=1,
+    expires_at_ms=2,
+    epoch="epoch-1",
+    timeout_ms=3,
+    retry=RetrySettings(),
+    max_retry_after_ms=4,
+    max_unconfirmed=1,
+)
+USAGE = TokenUsage(input_tokens=1_000, output_tokens=50)
+AT_ITS_PRICE = 1_000 * 200 + 50 * 1_200
+
+
+@pytest.mark.parametrize("granted", [PRICE, CONFIGURED], ids=["listed price", "configured price"])
+def test_the_services_own_figure_comes_before_every_price(granted: Price) -> None:
+    assert known_cost(granted, 14_547_600, lambda: LISTED) == Cost(14_547_600, OWN_FIGURE)
+    assert known_cost(granted, 0, lambda: LISTED) == Cost(0, OWN_FIGURE)
+
+
+def test_a_configured_price_holds_whatever_model_answered() -> None:
+    assert known_cost(CONFIGURED, None, lambda: LISTED) is None
+
+
+def test_else_the_model_and_tier_that_answered_decide() -> None:
+    assert known_cost(PRICE, None, lambda: LISTED) == LISTED
+    assert known_cost(PRICE, None, lambda: None) is None
+
+
+@pytest.mark.parametrize(
+    ("billing", "known", "usage", "cost"),
+    [
+        (Billing.BILLED, 5, USAGE, 5),
+        (Billing.BILLED, None, USAGE, AT_ITS_PRICE),
+        (Billing.BILLED, None, None, GRANT.bound_nanos),
+        (Billing.BILLED, 10**30, USAGE, NANOS_MAX),
+        (Billing.NOT_BILLED, 5, USAGE, 0),
+        (Billing.UNKNOWN, 5, USAGE, GRANT.bound_nanos),
+    ],
+)
+def test_an_attempt_costs_what_is_known_of_it(
+    billing: Billing, known: int | None, usage: TokenUsage | None, cost: int
+) -> None:
+    """The bound while nobody knows."""
+    attempt = Attempt(number=1, started_at_ms=5, duration_ms=7, billing=billing, usage=usage, cost_nanos=known)
+    assert cost_nanos(GRANT, attempt) == cost
+
+
+def test_the_source_of_a_cost_is_its_own_or_that_of_the_grants_price() -> None:
+    attempt = Attempt(number=1, started_at_ms=5, duration_ms=7, billing=Billing.BILLED)
+    assert cost_source(GRANT, attempt) == PRICE.source
+    assert cost_source(GRANT, attempt.model_copy(update={"cost_source": OWN_FIGURE})) == OWN_FIGURE
