@@ -22,7 +22,7 @@ from sqlalchemy import text
 import paymaster
 from paymaster.admission.burn_rate import burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.cli import main
-from paymaster.cli.budget import bar, print_accounts
+from paymaster.cli.budget import print_accounts
 from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
 from paymaster.devstack import EmbeddedStack
@@ -437,24 +437,6 @@ def test_json_is_one_document_that_no_terminal_can_spoil(capsys: pytest.CaptureF
 def test_a_table_keeps_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["budget", "cost"], [["acme/" + "x" * 150, "$1.00"]], right=["cost"])
     assert len(capsys.readouterr().out.splitlines()) == 3
-
-
-@pytest.mark.parametrize(
-    ("cap", "posted", "pending", "drawn"),
-    [
-        (100, 0, 0, "··········"),
-        (100, 50, 25, "█████▒▒▒··"),
-        (1_000_000, 1, 0, "█·········"),
-        (100, 500, 10, "██████████"),
-        (0, 0, 0, "██████████"),
-        (None, 5, 5, ""),
-    ],
-)
-def test_a_bar_shows_posted_and_pending_parts_of_the_cap(
-    cap: int | None, posted: int, pending: int, drawn: str
-) -> None:
-    window = WindowStatus(window="day", cap_nanos=cap, posted_nanos=posted, pending_nanos=pending, ends_at_ms=None)
-    assert bar(window) == drawn
 
 
 DAY_MS = 86_400_000

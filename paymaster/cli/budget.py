@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.admission.burn_rate import available_nanos, burn_nanos_per_hour, cap_reached_at_ms
+from paymaster.bars import colour, terminal_bar
 from paymaster.cli.budget_log import log
 from paymaster.cli.connection import (
     ConfigOption,
@@ -51,8 +52,6 @@ Who = Annotated[
     str | None, typer.Option(help="Who made the change. Signed commands record the signer. Default: user@host.")
 ]
 
-_BAR_CHARACTERS = 10
-
 
 @app.command()
 def show(
@@ -89,7 +88,7 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
         print_line(f"{each.account}{f', {each.parked} parked' if each.parked else ''}")
         for window in each.windows:
             first, second = _described(window, now_ms)
-            print_styled(f"  {window.window:<6} ", (bar(window), _colour(window)), f" {first}")
+            print_styled(f"  {window.window:<6} ", (terminal_bar(window), colour(window) or ""), f" {first}")
             if second:
                 print_line(f"{'':9}{second}")
     print_line(
@@ -233,26 +232,6 @@ def _rounded(nanos: int) -> int:
 
 def _minute(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%m-%d %H:%M}"
-
-
-def _colour(window: "WindowStatus") -> str:
-    left = available_nanos(window)
-    if left is None or window.cap_nanos is None:
-        return ""
-    return "red" if left * 20 <= window.cap_nanos else "yellow" if left * 5 <= window.cap_nanos else "green"
-
-
-def bar(window: "WindowStatus") -> str:
-    """How much of the cap is posted (█) and pending (▒), for people; empty without a cap. Any spending shows."""
-    if window.cap_nanos is None:
-        return ""
-    if window.cap_nanos == 0:
-        return "█" * _BAR_CHARACTERS
-    posted, used = (
-        min(_BAR_CHARACTERS, -(-nanos * _BAR_CHARACTERS // window.cap_nanos))
-        for nanos in (window.posted_nanos, window.posted_nanos + window.pending_nanos)
-    )
-    return "█" * posted + "▒" * (used - posted) + "·" * (_BAR_CHARACTERS - used)
 
 
 def _document(account: "AccountStatus") -> "JsonValue":

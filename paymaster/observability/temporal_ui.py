@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from paymaster.bars import markdown_bar, used_share
 from paymaster.messages import DeskStatus, Grant, LLMRequest, Parked, ServiceStatus, WindowStatus
 from paymaster.values.cut import cut
 from paymaster.values.money import format_usd
@@ -14,7 +15,6 @@ _DETAILS_BYTES_MAX = 8_000
 """A server refuses to start a workflow with details above 20,000 bytes (limit.userMetadataDetailsSize)."""
 _WINDOWS_SHOWN = 50
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~:&-])")
-_BAR_CHARACTERS = 10
 
 
 def summary(text: str) -> str:
@@ -52,7 +52,7 @@ def ledger_details(status: DeskStatus) -> str:
     """The accounts, the parked calls and the services of a ledger as it stands: the fullest windows first."""
     windows = sorted(
         ((account, window) for account in status.accounts for window in account.windows),
-        key=lambda pair: (-_used(pair[1]), pair[0].account),
+        key=lambda pair: (-_fullness(pair[1]), pair[0].account),
     )
     parts = [
         _table(
@@ -61,7 +61,7 @@ def ledger_details(status: DeskStatus) -> str:
                 (
                     _cell(account.account),
                     window.window,
-                    _bar(window),
+                    markdown_bar(window),
                     _usd(window.posted_nanos),
                     _usd(window.pending_nanos),
                     "no cap" if window.cap_nanos is None else _usd(window.cap_nanos),
@@ -100,17 +100,10 @@ def service_state(service: ServiceStatus) -> str:
     return f"breaker {service.breaker.replace('_', ' ')}, {service.failures} failures in a row"
 
 
-def _used(window: WindowStatus) -> float:
-    if window.cap_nanos is None:
-        return -1.0
-    return (window.posted_nanos + window.pending_nanos) / window.cap_nanos if window.cap_nanos else 1.0
-
-
-def _bar(window: WindowStatus) -> str:
-    if window.cap_nanos is None:
-        return ""
-    full = min(_BAR_CHARACTERS, int(_used(window) * _BAR_CHARACTERS))
-    return f"{'█' * full}{'░' * (_BAR_CHARACTERS - full)} {_used(window):.0%}"
+def _fullness(window: WindowStatus) -> float:
+    """What is without a cap comes last."""
+    used = used_share(window)
+    return -1.0 if used is None else used
 
 
 def _usd(nanos: int) -> str:

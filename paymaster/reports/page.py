@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 
-from paymaster.messages import AccountStatus, WindowStatus
+from paymaster.bars import RED, html_bar, html_parts, used_share
+from paymaster.messages import AccountStatus
 from paymaster.reports.trends import CostPoint, ErrorCount, Latency, UsageTrends
 from paymaster.reports.usage import UsageRow
 from paymaster.values.money import format_usd
@@ -181,12 +182,12 @@ def _caps(accounts: Sequence[AccountStatus] | None) -> str:
         return _nothing("The ledger did not answer, so its caps are not known.")
     capped = sorted(
         (
-            (account, window, cap)
+            (account, window, cap, used)
             for account in accounts
             for window in account.windows
-            if (cap := window.cap_nanos) is not None
+            if (cap := window.cap_nanos) is not None and (used := used_share(window)) is not None
         ),
-        key=lambda each: (-_share(each[1], each[2]), each[0].account, each[1].window),
+        key=lambda each: (-each[3], each[0].account, each[1].window),
     )
     if not capped:
         return _nothing("No account has a cap.")
@@ -194,29 +195,15 @@ def _caps(accounts: Sequence[AccountStatus] | None) -> str:
         (
             escape(account.account),
             window.window,
-            _bar(window, cap),
-            f"{_share(window, cap):.0%}",
+            html_bar(window),
+            f"{used:.0%}",
             format_usd(window.posted_nanos + window.pending_nanos),
             format_usd(cap),
             str(account.parked),
         )
-        for account, window, cap in capped[:_ROWS_MAX]
+        for account, window, cap, used in capped[:_ROWS_MAX]
     ]
     return _table(("account", "window", "used", "", "posted and held", "cap", "parked"), rows, right=3) + _more(capped)
-
-
-def _share(window: WindowStatus, cap_nanos: int) -> float:
-    return (window.posted_nanos + window.pending_nanos) / cap_nanos if cap_nanos else 1.0
-
-
-def _bar(window: WindowStatus, cap_nanos: int) -> str:
-    posted = min(1.0, window.posted_nanos / cap_nanos if cap_nanos else 1.0)
-    held = min(1.0 - posted, window.pending_nanos / cap_nanos if cap_nanos else 0.0)
-    colour = "#c5504b" if _share(window, cap_nanos) >= 0.95 else "#e0803a" if posted + held >= 0.8 else "#3aa676"
-    return (
-        f"<div class='bar'><i style='width:{posted:.2%};background:{colour}'></i>"
-        f"<i style='width:{held:.2%};background:#8a8f98'></i></div>"
-    )
 
 
 def _costs(headers: Sequence[str], rows: Sequence[tuple[tuple[str, ...], UsageRow]]) -> str:
@@ -247,7 +234,7 @@ def _errors(errors: Sequence[ErrorCount], attempts: int) -> str:
         (
             escape(error.service),
             escape(error.error_class),
-            f"<div class='bar'><i style='width:{error.attempts / most:.2%};background:#c5504b'></i></div>",
+            html_parts([(error.attempts / most, RED)]),
             f"{error.attempts:,}",
             f"{error.attempts / attempts:.1%}" if attempts else "",
         )
@@ -264,16 +251,13 @@ def _latencies(latencies: Sequence[Latency]) -> str:
     cells = [
         (
             escape(f"{each.service}/{each.model}"),
-            "<div class='bar'>"
-            + "".join(
-                f"<i style='width:{part / longest:.2%};background:{colour}'></i>"
-                for part, colour in (
-                    (each.p50_ms, "#3b6fd4"),
-                    (each.p90_ms - each.p50_ms, "#5aa9c9"),
-                    (each.p99_ms - each.p90_ms, "#c9a227"),
-                )
-            )
-            + "</div>",
+            html_parts(
+                [
+                    (each.p50_ms / longest, "#3b6fd4"),
+                    ((each.p90_ms - each.p50_ms) / longest, "#5aa9c9"),
+                    ((each.p99_ms - each.p90_ms) / longest, "#c9a227"),
+                ]
+            ),
             *(f"{value / 1000:,.2f} s" for value in (each.p50_ms, each.p90_ms, each.p99_ms)),
             f"{each.attempts:,}",
         )
