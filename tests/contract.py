@@ -38,7 +38,7 @@ def contract() -> dict[str, Any]:
         "metrics": _metrics(),
         "migrations": _migrations(),
         "commands": _commands(),
-        "exit_codes": _constants("paymaster.cli.output", "EXIT_", prefix=True),
+        "exit_codes": _constants("paymaster.cli.exits", "EXIT_", prefix=True),
     }
 
 

@@ -23,7 +23,8 @@ import paymaster
 from paymaster.admission.burn_rate import burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.cli import main
 from paymaster.cli.budget import print_accounts
-from paymaster.cli.output import CommandError, print_json, print_line, print_table, printable, usd
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus

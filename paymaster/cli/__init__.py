@@ -26,7 +26,8 @@ from paymaster.cli import (
     usage,
     worker,
 )
-from paymaster.cli.output import EXIT_ERROR, EXIT_NO, CommandError, print_line, print_note
+from paymaster.cli.exits import EXIT_ERROR, EXIT_NO, CommandError
+from paymaster.cli.present import print_line, print_note
 from paymaster.redaction import redact_logs, redacted_traceback
 from paymaster.values.extras import extra_missing
 

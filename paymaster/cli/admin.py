@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from paymaster.cli.output import CommandError, JsonOption, print_json, print_line
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line
 
 app = typer.Typer(help="Keys with which admins sign their commands.", no_args_is_help=True)
 

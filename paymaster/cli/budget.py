@@ -16,16 +16,8 @@ from paymaster.cli.connection import (
     ledger_status,
     run_async,
 )
-from paymaster.cli.output import (
-    CommandError,
-    JsonOption,
-    print_json,
-    print_line,
-    print_note,
-    print_styled,
-    usd,
-    utc,
-)
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 from paymaster.values.windows import WINDOWS
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async
-from paymaster.cli.output import JsonOption, print_json, print_line
+from paymaster.cli.present import JsonOption, print_json, print_line
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

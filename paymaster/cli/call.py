@@ -8,7 +8,8 @@ from uuid import uuid4
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, connect_temporal, run_async
-from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_note, print_text, usd
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

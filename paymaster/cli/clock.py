@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, admin, checked, command_settings, ledger_status, run_async
-from paymaster.cli.output import JsonOption, print_json, print_line, utc
+from paymaster.cli.present import JsonOption, print_json, print_line, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 
 app = typer.Typer(help="The ledger's time, and how to put it right.", invoke_without_command=True)

@@ -4,7 +4,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from paymaster.cli.connection import ConfigOption, command_settings, run_async, until_ctrl_c
-from paymaster.cli.output import CommandError, print_line
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import print_line
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings

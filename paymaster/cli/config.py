@@ -14,7 +14,8 @@ from paymaster.cli.connection import (
     connect_ledger,
     run_async,
 )
-from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line, print_styled
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line, print_styled
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:

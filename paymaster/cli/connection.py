@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from paymaster.cli.output import EXIT_INTERRUPTED, EXIT_NO, EXIT_TERMINATED, CommandError, print_note
+from paymaster.cli.exits import EXIT_INTERRUPTED, EXIT_NO, EXIT_TERMINATED, CommandError
+from paymaster.cli.present import print_note
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -12,7 +12,8 @@ import typer
 
 from paymaster.cli.budget import print_accounts
 from paymaster.cli.connection import command_name, run_async, until_ctrl_c
-from paymaster.cli.output import EXIT_NO, CommandError, print_line, print_note, print_table
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import print_line, print_note, print_table
 from paymaster.cli.reconcile import print_comparison
 from paymaster.cli.worker import worker_program
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_name, command_settings, run_async, until_ctrl_c
-from paymaster.cli.output import CommandError, print_line, print_note
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import print_line, print_note
 from paymaster.cli.running import RunningStack, default_data_dir
 from paymaster.cli.worker import worker_program
 

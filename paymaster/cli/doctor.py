@@ -16,7 +16,8 @@ from paymaster.cli.connection import (
     run_async,
     temporal_address,
 )
-from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_checks, print_json
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings
@@ -42,9 +43,7 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             }
         )
     else:
-        for check in checks:
-            detail = check.detail.replace("\n", " ")
-            print_line(f"{'ok' if check.ok else 'PROBLEM':8} {check.name}: {detail}")
+        print_checks(check._replace(detail=check.detail.replace("\n", " ")) for check in checks)
     if not all(check.ok for check in checks):
         raise typer.Exit(EXIT_NO)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, run_async
-from paymaster.cli.output import EXIT_NO, JsonOption, print_json, print_line, print_table
+from paymaster.cli.exits import EXIT_NO
+from paymaster.cli.present import JsonOption, iso, print_checks, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,8 +51,7 @@ def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     elif not found:
         print_line("ok       the configuration names no key")
     else:
-        for each in found:
-            print_line(f"{'PROBLEM' if each.problem else 'ok':8} {each.name}: {each.problem or where(each)}")
+        print_checks((each.name, each.problem is None, each.problem or where(each)) for each in found)
     if any(each.problem for each in found):
         raise typer.Exit(EXIT_NO)
 
@@ -112,8 +112,8 @@ def _document(found: FoundKey) -> "JsonValue":
         "problem": found.problem,
         "source": key.where if key else None,
         "version": key.version if key else None,
-        "changed_at": key.changed_at.isoformat(timespec="seconds") if key and key.changed_at else None,
-        "expires_at": key.expires_at.isoformat(timespec="seconds") if key and key.expires_at else None,
+        "changed_at": iso(key.changed_at) if key else None,
+        "expires_at": iso(key.expires_at) if key else None,
     }
 
 

@@ -13,7 +13,8 @@ from paymaster.cli.connection import (
     run_async,
     tell_if_slow,
 )
-from paymaster.cli.output import CommandError, print_line, print_note
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import print_line, print_note
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings

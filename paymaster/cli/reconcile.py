@@ -17,16 +17,8 @@ from paymaster.cli.connection import (
     open_database,
     run_async,
 )
-from paymaster.cli.output import (
-    EXIT_NO,
-    CommandError,
-    JsonOption,
-    print_json,
-    print_line,
-    print_note,
-    print_table,
-    usd,
-)
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_table, usd
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:

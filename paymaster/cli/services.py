@@ -12,7 +12,7 @@ from paymaster.cli.connection import (
     ledger_status,
     run_async,
 )
-from paymaster.cli.output import JsonOption, print_json, print_line, print_table, utc
+from paymaster.cli.present import JsonOption, print_json, print_line, print_table, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from paymaster.cli.connection import admin_errors, connect_ledger
-from paymaster.cli.output import CommandError
+from paymaster.cli.exits import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,7 +15,8 @@ from paymaster.cli.connection import (
     run_async,
     tell_if_slow,
 )
-from paymaster.cli.output import EXIT_NO, CommandError, JsonOption, print_json, print_line
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:

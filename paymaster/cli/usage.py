@@ -1,6 +1,5 @@
 """`paymaster usage`: the usage report from the database, for the terminal, for programs, for finance, and as a page."""
 
-import csv
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
-from paymaster.cli.output import CommandError, JsonOption, print_json, print_line, print_table, usd
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import JsonOption, csv_text, iso, print_csv, print_json, print_line, print_table, usd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from paymaster.settings import Settings
 
 _LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
-_STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def usage(
@@ -70,8 +69,8 @@ def usage(
             {
                 "ledger": settings.ledger.name,
                 "by": list(dimensions),
-                "since": None if start is None else start.isoformat(timespec="seconds"),
-                "until": None if end is None else end.isoformat(timespec="seconds"),
+                "since": iso(start),
+                "until": iso(end),
                 "budget": budget,
                 "rows": [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows],
                 "total": _figures(total),
@@ -168,29 +167,23 @@ def _tokens(count: int | None) -> str:
 
 
 def _print_csv(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]") -> None:
-    """CSV by RFC 4180. It has no row of totals, which a pivot table would count too."""
-    writer = csv.writer(sys.stdout, lineterminator="\r\n")
+    """Rows without one of totals, which a pivot table would count too."""
     numbers = ["calls", "attempts", "input_tokens", "cached_input_tokens", "output_tokens"]
     money = ["cost_usd", "cost_nanos", "unconfirmed_usd", "unconfirmed_nanos"]
-    writer.writerow([*(csv_text(name) for name in dimensions), *numbers, *money])
-    for row in rows:
-        counts = [getattr(row, name) for name in numbers]
-        writer.writerow(
+    print_csv(
+        [*map(csv_text, dimensions), *numbers, *money],
+        (
             [
                 *(csv_text(_value(row, name) or "") for name in dimensions),
-                *("" if count is None else count for count in counts),
+                *(getattr(row, name) for name in numbers),
                 usd(row.cost_nanos),
                 row.cost_nanos,
                 usd(row.unconfirmed_nanos),
                 row.unconfirmed_nanos,
             ]
-        )
-
-
-def csv_text(text: str) -> str:
-    """The text as a spreadsheet shows it: one that it would calculate begins with an apostrophe instead."""
-    text = text.replace("\x00", "\ufffd")
-    return f"'{text}" if _STARTS_A_FORMULA.match(text.lstrip(" \u00a0\ufeff\n")) else text
+            for row in rows
+        ),
+    )
 
 
 def _figures(row: "UsageRow") -> "dict[str, JsonValue]":

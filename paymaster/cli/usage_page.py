@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paymaster.cli.connection import ledger_status, open_database, tell_if_slow
-from paymaster.cli.output import CommandError, print_note
+from paymaster.cli.exits import CommandError
+from paymaster.cli.present import print_note
 
 if TYPE_CHECKING:
     from paymaster.messages import AccountStatus

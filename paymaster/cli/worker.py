@@ -9,7 +9,7 @@ import typer
 
 import paymaster
 from paymaster.cli.connection import ConfigOption
-from paymaster.cli.output import CommandError
+from paymaster.cli.exits import CommandError
 from paymaster.values.extras import require
 
 

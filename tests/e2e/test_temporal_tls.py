@@ -15,7 +15,7 @@ from paymaster_process import Databases, configuration, running_site, settled_bo
 
 from paymaster import LLMRequest
 from paymaster.cli.connection import connect_temporal
-from paymaster.cli.output import CommandError
+from paymaster.cli.exits import CommandError
 from paymaster.client import connect, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.settings import Settings

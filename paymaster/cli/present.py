@@ -1,12 +1,13 @@
-"""What every command prints, and where: data on stdout, everything else on stderr, and the meaning of exit codes.
+"""What commands print, each kind in one way: data on stdout, everything else on stderr.
 
 Other packages are imported inside the functions: `paymaster --help` needs none of them.
 """
 
+import csv
 import json
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,25 +18,11 @@ from paymaster.redaction import redact
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-EXIT_NO = 1
-"""The command did its work and the answer is "no": differences, a denied call, a problem found."""
-EXIT_ERROR = 2
-"""The command could not do its work: wrong usage or configuration, or something that it needs is not there."""
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
 _TABLE_WIDTH_MAX = 240
+_STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-class CommandError(Exception):
-    """Ends the command with one or two lines on stderr that say what to do, and no traceback."""
-
-    def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def print_json(document: "JsonValue") -> None:
@@ -69,6 +56,25 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     if not console.is_terminal:
         console.width = _TABLE_WIDTH_MAX
     console.print(table)
+
+
+def print_csv(headers: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> None:
+    """CSV by RFC 4180 on stdout; None is an empty cell. What others named goes through `csv_text` before."""
+    writer = csv.writer(sys.stdout, lineterminator="\r\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+
+
+def csv_text(text: str) -> str:
+    """The text as a spreadsheet shows it: one that it would calculate begins with an apostrophe instead."""
+    text = text.replace("\x00", "\ufffd")
+    return f"'{text}" if _STARTS_A_FORMULA.match(text.lstrip(" \u00a0\ufeff\n")) else text
+
+
+def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
+    """A line on stdout for each thing that was looked at: its name, whether it is in order, and what was found."""
+    for name, ok, detail in checks:
+        print_line(f"{'ok' if ok else 'PROBLEM':8} {name}: {detail}")
 
 
 def print_styled(*parts: str | tuple[str, str]) -> None:
@@ -106,6 +112,11 @@ def usd(nanos: int) -> str:
     return f"{nanos_to_usd(nanos):.9f}"
 
 
-def utc(at_ms: int | None) -> str | None:
+def iso(at: datetime | None) -> str | None:
     """A time in JSON, in ISO 8601. None stays None."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+    return None if at is None else at.isoformat(timespec="seconds")
+
+
+def utc(at_ms: int | None) -> str | None:
+    """A time in JSON, of milliseconds since 1970. None stays None."""
+    return None if at_ms is None else iso(datetime.fromtimestamp(at_ms / 1000, UTC))

@@ -1,0 +1,16 @@
+"""How a command ends whose work could not be done, or whose answer is "no": exit codes, and the error that says why."""
+
+EXIT_NO = 1
+"""The command did its work and the answer is "no": differences, a denied call, a problem found."""
+EXIT_ERROR = 2
+"""The command could not do its work: wrong usage or configuration, or something that it needs is not there."""
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class CommandError(Exception):
+    """Ends the command with one or two lines on stderr that say what to do, and no traceback."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
