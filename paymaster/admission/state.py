@@ -27,7 +27,7 @@ RULES = 2
 
 1: those of 0.1.0. Its workers may take over a run in the middle, or go on with its state: under these rules the state
 has no form and no word that 0.1.0 cannot read (fields that it does not know are ignored), and the same commands get the
-same decisions and the same numbers in the outbox as from 0.1.0's desk (tests/admission/test_old_desk.py).
+same decisions and the same numbers in the outbox as from 0.1.0's desk (tests/unit/admission/test_old_desk.py).
 2: those of 0.2. Jumps of the clock are doubted, the time may go back, and what is loaded never lowers the books;
 the answers to admins' commands are remembered; parked calls are served by indexes (paymaster/admission/waits.py).
 

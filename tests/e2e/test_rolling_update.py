@@ -76,7 +76,7 @@ async def old_agent(site: Site, old: OldVersion, *call_ids: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
-        ROOT / "tests" / "old_agent.py",
+        ROOT / "tests" / "support" / "old_agent.py",
         *call_ids,
         env=site.environment | {"PYTHONPATH": str(old.folder)},
         stdout=asyncio.subprocess.PIPE,

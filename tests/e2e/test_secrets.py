@@ -87,7 +87,10 @@ async def site(
         "PAYMASTER_KEY_UNUSABLE_KEY": UNUSABLE_KEY,
         "PYTHONASYNCIODEBUG": "1",
     }
-    program = [ROOT / "tests" / "debugged_worker.py", *(["--leaking"] if request.param == "leaking" else [])]
+    program = [
+        ROOT / "tests" / "support" / "debugged_worker.py",
+        *(["--leaking"] if request.param == "leaking" else []),
+    ]
     folder = tmp_path_factory.mktemp("site")
     url = await databases.create()
     async with (

@@ -17,7 +17,7 @@ from counting_server import CountingServer, FakeService
 from disturbances import DISTURBANCES, Place, disturb
 from mixed_load import MixedLoad, mixed_load
 from paymaster_process import Databases, Site, check_caps, configuration, running_site, settled_books
-from record import Sample, growth, write
+from soak_record import Sample, growth, write
 from sqlalchemy import text
 
 from benchmarks.resources import memory_mib

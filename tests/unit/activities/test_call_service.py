@@ -1,0 +1,199 @@
+"""call_service itself: whatever comes over the wire and whenever it is cancelled, it says what may have been billed."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.call_service import CallServiceActivities
+from paymaster.calls.usage_records import entries_of, settlement_of
+from paymaster.keys.api_key import ApiKey, EnvironmentKeys
+from paymaster.keys.cache import KeyCache
+from paymaster.ledger.group_commit import GroupCommit
+from paymaster.messages import (
+    UNKNOWN_OUTCOME,
+    AttemptReport,
+    Billing,
+    CallRef,
+    Completion,
+    Failure,
+    ServiceCall,
+    UsageRecord,
+)
+from paymaster.providers.connections import Connections
+from paymaster.settings import Api, ServiceSettings
+from tests.unit.providers.test_wire_formats import ANSWERS, GRANT, ask, replaced
+
+CALL = CallRef(workflow_id="call/7", run_id="run-1")
+
+
+class RawServer:
+    """Answers every request on loopback with the same bytes, and closes the connection."""
+
+    def __init__(self) -> None:
+        self.raw = b""
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[str]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length[15:]))
+        writer.write(self.raw)
+        writer.close()
+
+
+class SomeKeys(KeyCache):
+    """One key for every service, and a defect."""
+
+    def __init__(self) -> None:
+        super().__init__(EnvironmentKeys(), refresh_after=timedelta(minutes=1), keep_in_outage=timedelta(minutes=1))
+
+    async def get(self, name: str) -> ApiKey:
+        if name == "broken":
+            raise RuntimeError("a defect with the key sk-live-0123 in its text")
+        return ApiKey("sk-live-0123456789")
+
+    async def replaced(self, name: str, refused: ApiKey) -> bool:
+        return False
+
+
+class Caller:
+    """One service for each wire format at a raw server, and how it reports."""
+
+    def __init__(self, url: str, server: RawServer) -> None:
+        self.server = server
+        self.reporting = asyncio.Event()
+        self.may_report = asyncio.Event()
+        self.may_report.set()
+        self.services: dict[str, ServiceSettings] = {
+            **{api: ServiceSettings(api=api, base_url=url, key="a-key") for api in ANSWERS},
+            "broken": ServiceSettings(api="openai", base_url=url, key="broken"),
+        }
+        self.connections = Connections(self.services)
+
+    async def call(self, service: str, environment: ActivityEnvironment | None = None) -> Completion | ApplicationError:
+        environment = environment or ActivityEnvironment()
+        reports = GroupCommit[AttemptReport, None](self._report, size_of=lambda _: 0)
+        activities = CallServiceActivities(self.services, SomeKeys(), self.connections, reports)
+        hold_id = f"{environment.info.workflow_run_id}/1"
+        grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "bound_nanos": 1_000})
+        try:
+            return await environment.run(activities.call_service, ServiceCall(grant=grant, request=ask()))
+        except ApplicationError as error:
+            return error
+
+    async def _report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
+        self.reporting.set()
+        await self.may_report.wait()
+        return [None] * len(reports)
+
+
+@asynccontextmanager
+async def calling() -> AsyncGenerator[Caller]:
+    server = RawServer()
+    async with server.listening() as url:
+        caller = Caller(url, server)
+        yield caller
+        await caller.connections.close()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def caller(runner: asyncio.Runner) -> Iterator[Caller]:
+    """On a loop of its own, which hypothesis's examples share."""
+    running = calling()
+    yield runner.run(running.__aenter__())
+    runner.run(running.__aexit__(None, None, None))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[Api, bytes]:
+    """A service, and what it sends: an answer with anything changed in its status, its head or its body; or noise."""
+    api: Api = draw(st.sampled_from(sorted(ANSWERS)))
+    if draw(st.integers(0, 9)) == 0:
+        return api, draw(st.binary(max_size=300))
+    whole, stream, _ = ANSWERS[api]
+    streamed = draw(st.booleans())
+    body = stream.encode() if streamed else json.dumps(replaced(whole, draw)).encode()
+    body = bytearray(draw(st.one_of(st.just(body), st.just(b""), st.just(b"<html>"), st.binary(max_size=50))))
+    if body and draw(st.booleans()):
+        body[draw(st.integers(0, len(body) - 1))] ^= 1 << draw(st.integers(0, 7))
+    head = [f"content-type: {'text/event-stream' if streamed else draw(st.sampled_from(['application/json', '']))}"]
+    if draw(st.integers(0, 4)) == 0:
+        head.append("content-encoding: gzip")
+        body = bytearray(draw(st.sampled_from([bytes(body), gzip.compress(body), gzip.compress(body)[:-9]])))
+    wrong = draw(st.sampled_from([0, 0, 0, 1, -1, 50]))
+    head.append(draw(st.sampled_from([f"content-length: {max(0, len(body) + wrong)}", "transfer-encoding: chunked"])))
+    strange = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40)
+    for name in ("retry-after", "retry-after-ms", "x-request-id", "x-should-retry", "x-ratelimit-reset-tokens"):
+        if draw(st.integers(0, 3)) == 0:
+            head.append(f"{name}: {draw(strange | st.integers().map(str))}")
+    status = draw(st.one_of(st.sampled_from([200, 204, 400, 429, 500, 529]), st.integers(0, 1_200)))
+    return api, "\r\n".join([f"HTTP/1.1 {status} x", *head, "", ""]).encode("latin-1") + bytes(body)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sent=answers())
+def test_whatever_comes_over_the_wire_is_an_answer_or_a_classified_failure_with_a_row(
+    runner: asyncio.Runner, caller: Caller, sent: tuple[Api, bytes]
+) -> None:
+    """And when it may have been billed it is charged at its bound and never sent again under the same hold."""
+    api, caller.server.raw = sent
+    found = runner.run(asyncio.wait_for(caller.call(api), 30))
+    attempts = found.attempts if isinstance(found, Completion) else failure_of(found).attempts
+    (attempt,) = attempts
+    assert attempt.error_class != "defect"
+    record = UsageRecord(call=CALL, grant=GRANT, attempts=attempts, answered=isinstance(found, Completion))
+    (entry,) = entries_of(record, "default")
+    assert settlement_of(record).cost_nanos == entry.cost_nanos
+    if isinstance(found, ApplicationError):
+        assert attempt.error_class
+        assert (attempt.billing is Billing.NOT_BILLED) or found.non_retryable
+        assert (found.type == UNKNOWN_OUTCOME) is (attempt.billing is Billing.UNKNOWN)
+
+
+def failure_of(error: ApplicationError) -> Failure:
+    return Failure.model_validate(error.details[0])
+
+
+async def test_a_defect_of_ours_is_charged_and_neither_retried_nor_told_with_what_it_saw() -> None:
+    """As any other error it would be retried by the policy, though it may have been sent and billed."""
+    async with calling() as caller:
+        error = await caller.call("broken")
+    assert isinstance(error, ApplicationError)
+    assert (error.type, error.non_retryable) == (UNKNOWN_OUTCOME, True)
+    (attempt,) = failure_of(error).attempts
+    assert (attempt.error_class, attempt.billing, attempt.error) == ("defect", Billing.UNKNOWN, "RuntimeError")
+    assert "sk-live" not in str(error)
+
+
+async def test_a_call_that_is_cancelled_while_it_reports_a_failure_still_says_what_it_may_cost() -> None:
+    """Else the workflow would take it for one that was never sent, and charge nothing."""
+    async with calling() as caller:
+        caller.server.raw = b"HTTP/1.1 502 x\r\ncontent-length: 0\r\n\r\n"
+        caller.may_report.clear()
+        environment = ActivityEnvironment()
+        call = asyncio.create_task(caller.call("openai", environment))
+        await caller.reporting.wait()
+        environment.cancel()
+        error = await call
+    assert isinstance(error, ApplicationError)
+    (attempt,) = failure_of(error).attempts
+    assert (attempt.http_status, attempt.billing) == (502, Billing.UNKNOWN)

@@ -1,0 +1,61 @@
+"""The bound of the input covers what any byte-level tokenizer can make of a request, in whatever format it is sent."""
+
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
+from paymaster.messages import ChatMessage, Image, LLMRequest
+from paymaster.providers.bounds import input_bytes
+from paymaster.providers.provider import UnsupportedParameter
+from paymaster.settings import Api
+from paymaster.values.money import Price, TokenUsage
+from tests.unit.providers.test_sdk_judge import requests
+from tests.unit.providers.test_wire_formats import BASE_URLS, build
+
+PRICE = Price(input_nanos=1_000, output_nanos=4_000, cache_write_nanos=1_250, source="test")
+PLACES = ("messages", "input", "contents", "system", "systemInstruction", "tools", "response_format", "text")
+
+
+def seen(value: Any) -> list[str]:
+    """Every text below a value that a tokenizer may be given: all strings and names, but not what images are."""
+    if isinstance(value, dict):
+        if value.get("type") in ("image_url", "input_image", "image") or "inlineData" in value or "fileData" in value:
+            return []
+        return [text for name, below in value.items() for text in (name, *seen(below))]
+    if isinstance(value, list):
+        return [text for below in value for text in seen(below)]
+    return [value] if isinstance(value, str) else [json.dumps(value)]
+
+
+def most_tokens(text: str) -> int:
+    """One token for each byte, of the text as it is or as a tokenizer may normalise it."""
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in (text, unicodedata.normalize("NFKC", text)))
+
+
+@pytest.mark.parametrize("api", BASE_URLS)
+@settings(max_examples=40)
+@given(request=requests, prompt=st.text(max_size=50))
+def test_no_tokenizer_makes_more_of_a_request_than_its_bound(api: Api, request: LLMRequest, prompt: str) -> None:
+    """The worst one makes a token of every byte of everything in the body; its bill is within the bound."""
+    request = request.model_copy(update={"prompt": prompt})
+    try:
+        body = build(request, api).body
+    except UnsupportedParameter:
+        return
+    tokens = sum(most_tokens(text) for place in PLACES for text in seen(body.get(place, {})))
+    bound = PRICE.bound_nanos(input_bytes(request) + INPUT_OVERHEAD_TOKENS, 77)
+    usage = TokenUsage(input_tokens=tokens, cache_write_tokens=tokens, output_tokens=77)
+    assert PRICE.cost_nanos(usage) <= bound
+
+
+def test_images_do_not_count_as_text() -> None:
+    """Their tokens have nothing to do with their bytes; a configured maximum covers them."""
+    text = ChatMessage(role="user", content="What is it?")
+    picture = text.model_copy(update={"images": (Image.of(b"x" * 1_000_000, "image/png"),)})
+    sizes = [input_bytes(LLMRequest(route="r", budget="acme", messages=(message,))) for message in (text, picture)]
+    assert sizes[0] == sizes[1]
