@@ -22,7 +22,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.send_alerts import SendAlertsActivities
 from paymaster import redaction
-from paymaster.cli import main, output
+from paymaster.cli import main, present
 from paymaster.keys.api_key import ApiKey
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import RedactingFilter, redact, redact_bytes, redact_crashes, redact_value, remember
@@ -228,11 +228,11 @@ def test_a_command_that_crashes_or_prints_a_key_does_not_show_it(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    output.print_note(KEY)
-    output.print_line(KEY)
-    output.print_text(KEY)
-    output.print_json({"key": KEY})
-    output.print_table(["key"], [[KEY]])
+    present.print_note(KEY)
+    present.print_line(KEY)
+    present.print_text(KEY)
+    present.print_json({"key": KEY})
+    present.print_table(["key"], [[KEY]])
     written = capsys.readouterr()
     assert (written.out + written.err).count("[key]") == 6
     assert find_key(written.out + written.err, KEY) == []
