@@ -1,0 +1,393 @@
+"""What real services answered, asked for or refused, and how a correct client reads it."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from paymaster.messages import Billing, ChatMessage, Grant, LLMRequest, RetrySettings, ServiceCall, ToolCall
+from paymaster.providers.answers import HttpAnswer, Reading, read_answer
+from paymaster.providers.http_errors import HttpError, classify
+from paymaster.providers.registry import PROVIDERS
+from paymaster.settings import Api, ServiceSettings
+from paymaster.values.money import Price
+
+NOW_MS = 1_790_000_000_000
+GRANT = Grant(
+    hold_id="run/1",
+    budget="acme",
+    service="one",
+    model="the-model",
+    price=Price(input_nanos=1_000_000_000, output_nanos=4_000_000_000, source="configuration"),
+    max_output_tokens=1_000,
+    bound_nanos=1_000_000_000,
+    granted_at_ms=NOW_MS,
+    expires_at_ms=NOW_MS + 60_000,
+    epoch="e",
+    timeout_ms=60_000,
+    retry=RetrySettings(),
+    max_retry_after_ms=10_000,
+    max_unconfirmed=1,
+)
+OPENAI = ("openai", "https://api.openai.com/v1")
+XAI = ("openai", "https://api.x.ai/v1")
+GOOGLE = ("openai", "https://generativelanguage.googleapis.com/v1beta/openai")
+GROQ = ("openai", "https://api.groq.com/openai/v1")
+MISTRAL = ("openai", "https://api.mistral.ai/v1")
+CLAUDE = ("anthropic", "https://api.anthropic.com/v1")
+GEMINI = ("gemini", "https://generativelanguage.googleapis.com/v1beta")
+RESPONSES = ("openai-responses", "https://api.openai.com/v1")
+Address = tuple[Api, str]
+
+
+def service_at(address: Address, **fields: Any) -> ServiceSettings:
+    return ServiceSettings(api=address[0], base_url=address[1], **fields)
+
+
+def ask(**fields: Any) -> LLMRequest:
+    return LLMRequest.model_validate({"route": "writer", "budget": "acme"} | fields)
+
+
+def body_of(request: LLMRequest, address: Address, **fields: Any) -> dict[str, Any]:
+    """The body that is sent."""
+    return PROVIDERS[address[0]].build_request(request, GRANT, service_at(address, **fields), False).body
+
+
+def read(address: Address, body: Any, *, streamed: bool = False, headers: dict[str, str] | None = None) -> Reading:
+    """An answer with status 200."""
+    written = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = "text/event-stream" if streamed else "application/json"
+    raw = [(name.encode(), value.encode()) for name, value in {"content-type": kind, **(headers or {})}.items()]
+    call = ServiceCall(grant=GRANT, request=ask(prompt="Hello"))
+    return read_answer(
+        call, service_at(address), HttpAnswer(200, raw, written), started_at_ms=NOW_MS, now_ms=NOW_MS + 1_000
+    )
+
+
+def refused(status: int, error: Any, headers: dict[str, str] | None = None) -> HttpError:
+    return classify(status, headers or {}, json.dumps({"error": error}).encode(), now_ms=NOW_MS)
+
+
+def chat(message: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "", **message}}
+    return {"model": "the-model", "choices": [choice], "usage": usage} | fields
+
+
+def stream(*chunks: Any, end: str = "data: [DONE]\n\n") -> bytes:
+    return ("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + end).encode()
+
+
+def gemini(parts: list[Any], finish_reason: str = "STOP", **fields: Any) -> dict[str, Any]:
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": finish_reason}
+    return {"modelVersion": "the-model", "candidates": [candidate], "usageMetadata": usage} | fields
+
+
+# ---------------------------------------------------------------- counts of tokens
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize(
+    ("address", "usage", "output"),
+    [
+        (  # reasoning is counted apart
+            XAI,
+            {
+                "prompt_tokens": 1_000,
+                "completion_tokens": 10,
+                "total_tokens": 1_310,
+                "completion_tokens_details": {"reasoning_tokens": 300},
+            },
+            310,
+        ),
+        (GOOGLE, {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 105}, 96),
+        (  # apart, though no total says so: part of the output it cannot be
+            OPENAI,
+            {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 7}},
+            10,
+        ),
+    ],
+)
+def test_output_is_all_that_the_total_leaves(address: Address, usage: dict[str, Any], output: int) -> None:
+    whole, pieces = chat({"content": "x"}, usage=usage), {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    for found in (read(address, whole), read(address, stream({**pieces, "usage": usage}), streamed=True)):
+        assert found.facts.usage is not None
+        assert (found.billing, found.facts.usage.output_tokens) == (Billing.BILLED, output)
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 120},
+        {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 300}},
+    ],
+)
+def test_counts_that_contradict_each_other_are_unknown(usage: dict[str, Any]) -> None:
+    found = read(OPENAI, chat({"content": "x"}, usage=usage))
+    assert (found.billing, found.facts.usage) == (Billing.UNKNOWN, None)
+
+
+def test_counts_that_agree_are_taken_as_they_are() -> None:
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "total_tokens": 150,
+        "prompt_tokens_details": {"cached_tokens": 100},
+        "completion_tokens_details": {"reasoning_tokens": 50},
+    }
+    found = read(OPENAI, chat({"content": "x"}, usage=usage)).facts.usage
+    assert found is not None
+    assert (found.input_tokens, found.output_tokens, found.reasoning_tokens) == (100, 50, 50)
+
+
+# ---------------------------------------------------------------- streams
+
+
+@pytest.mark.xfail(strict=True)
+def test_a_whole_last_event_without_its_blank_line_counts() -> None:
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+    found = read(
+        OPENAI, stream({"choices": [{"delta": {"content": "Hi"}}]}, end=f"data: {json.dumps(last)}"), streamed=True
+    )
+    assert found.completion is not None
+    assert (found.completion.text, found.billing) == ("Hi", Billing.BILLED)
+
+
+def test_a_cut_last_event_is_no_end() -> None:
+    last = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    for end in ("", f"data: {last[:-1]}", "data: [DON"):
+        found = read(OPENAI, stream({"choices": [{"delta": {"content": "Hi"}}]}, end=end), streamed=True)
+        assert found.error is not None
+        assert (found.error.error_class.name, found.billing) == ("malformed_answer", Billing.UNKNOWN)
+
+
+# ---------------------------------------------------------------- calls of tools
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("whole", [True, False])
+def test_streamed_calls_are_told_apart_by_their_ids(whole: bool) -> None:
+    """Ollama gives each whole call the index 0. In pieces, the later ones have no id or the one of the first."""
+    chunks: list[Any] = []
+    for number in (1, 2, 3):
+        call = {"index": 0, "id": f"call_{number}", "function": {"name": "look", "arguments": f'{{"at": {number}}}'}}
+        if whole:
+            chunks.append({"choices": [{"delta": {"tool_calls": [call]}}]})
+            continue
+        for piece, identity in (('{"at"', f"call_{number}"), (": ", ""), (f"{number}}}", f"call_{number}")):
+            call = {"index": 0, "id": identity, "function": {"name": "look" if identity else None, "arguments": piece}}
+            chunks.append({"choices": [{"delta": {"tool_calls": [call]}}]})
+    found = read(OPENAI, stream(*chunks, {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}), streamed=True)
+    assert found.completion is not None
+    calls = [(call.id, call.arguments) for call in found.completion.tool_calls]
+    assert calls == [(f"call_{number}", {"at": number}) for number in (1, 2, 3)]
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("arguments", [{}, {"arguments": None}, {"arguments": "null"}])
+def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
+    call = {"id": "call_1", "function": {"name": "now", **arguments}}
+    found = read(OPENAI, chat({"tool_calls": [call]}))
+    assert found.completion is not None
+    assert found.completion.tool_calls == (ToolCall(id="call_1", name="now"),)
+
+
+def turn(*ids: str) -> ChatMessage:
+    calls = tuple(ToolCall(id=each, name="look", arguments={"at": number}) for number, each in enumerate(ids))
+    return ChatMessage(role="assistant", content="", tool_calls=calls)
+
+
+def result(of: str, content: str) -> ChatMessage:
+    return ChatMessage(role="tool", tool_call_id=of, content=content)
+
+
+def conversation(*turns: tuple[tuple[str, ...], tuple[int, ...]]) -> LLMRequest:
+    """Turns of calls by their ids, and the order in which their results are given; each result says what it is of."""
+    messages = [ChatMessage(role="user", content="Look.")]
+    for number, (ids, order) in enumerate(turns):
+        messages += [turn(*ids), *(result(ids[at], f"{number}:{at}") for at in order)]
+    return ask(messages=tuple(messages))
+
+
+IDS = [
+    pytest.param(conversation((("functions.look:0", "functions.look:1"), (1, 0))), id="with dots and colons"),
+    pytest.param(conversation((("", ""), (0, 1)), (("",), (0,))), id="empty"),
+    pytest.param(conversation((("call-1", "call-2"), (0, 1)), (("call-1",), (0,))), id="again in every turn"),
+    pytest.param(conversation((("x" * 90, "x" * 91), (1, 0))), id="long"),
+]
+
+
+def pairs_in(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """The id of each call with the text of its result; every call has exactly one."""
+    calls: list[str] = []
+    results: dict[str, str] = {}
+    for message in body["messages"]:
+        blocks = message["content"] if isinstance(message["content"], list) else []
+        calls += [block["id"] for block in blocks if block["type"] == "tool_use"]
+        calls += [call["id"] for call in message.get("tool_calls", ())]
+        answered = [(block["tool_use_id"], block["content"]) for block in blocks if block["type"] == "tool_result"]
+        answered += [(message["tool_call_id"], message["content"])] if message["role"] == "tool" else []
+        for call_id, text in answered:
+            assert call_id not in results
+            results[call_id] = text
+    assert sorted(calls) == sorted(results)
+    return [(call_id, results[call_id]) for call_id in calls]
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("request_", IDS)
+@pytest.mark.parametrize(
+    ("address", "form"),
+    [(CLAUDE, r"[a-zA-Z0-9_-]{1,64}"), (MISTRAL, r"[a-zA-Z0-9]{9}")],
+)
+def test_ids_of_calls_are_unique_and_in_the_services_form(request_: LLMRequest, address: Address, form: str) -> None:
+
+    body = body_of(request_, address)
+    if address is RESPONSES:
+        items = body["input"]
+        calls = [item["call_id"] for item in items if item.get("type") == "function_call"]
+        results = {item["call_id"]: item["output"] for item in items if item.get("type") == "function_call_output"}
+        pairs = [(call_id, results[call_id]) for call_id in calls]
+    else:
+        pairs = pairs_in(body)
+    assert len({call_id for call_id, _ in pairs}) == len(pairs)
+    assert all(re.fullmatch(form, call_id) for call_id, _ in pairs)
+    numbers = [text.split(":") for _, text in pairs]
+    assert numbers == sorted(numbers), "a result is at another call than it was given for"
+    assert body == body_of(request_, address)
+
+
+@pytest.mark.xfail(strict=True)
+def test_geminis_results_are_in_the_order_of_its_calls() -> None:
+    """Where it gave no ids; else they are sent back."""
+    contents = body_of(conversation((("call-1", "call-2"), (1, 0))), GEMINI)["contents"]
+    assert [part["functionResponse"]["response"]["result"] for part in contents[2]["parts"]] == ["0:0", "0:1"]
+    assert all("id" not in part["functionResponse"] for part in contents[2]["parts"])
+    contents = body_of(conversation((("fc-7", "fc-8"), (1, 0))), GEMINI)["contents"]
+    assert [part["functionCall"]["id"] for part in contents[1]["parts"]] == ["fc-7", "fc-8"]
+    found = {part["functionResponse"]["id"]: part["functionResponse"]["response"] for part in contents[2]["parts"]}
+    assert found == {"fc-7": {"result": "0:0"}, "fc-8": {"result": "0:1"}}
+
+
+# ---------------------------------------------------------------- answers that are none
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([{"text": "print(look("}], "MALFORMED_FUNCTION_CALL"),
+        ([], "UNEXPECTED_TOOL_CALL"),
+        ([], "STOP"),
+        ([{"text": "hm", "thought": True}], "STOP"),
+    ],
+)
+def test_what_gemini_calls_broken_is_no_answer(parts: list[Any], reason: str) -> None:
+    found = read(GEMINI, gemini(parts, reason))
+    assert found.completion is None
+    assert found.error is not None
+    assert (found.error.error_class.name, found.billing) == ("bad_sample", Billing.BILLED)
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_that_has_not_ended_is_no_answer(status: str) -> None:
+    found = read(RESPONSES, {"id": "resp_1", "status": status, "output": [], "usage": None})
+    assert found.error is not None
+    assert (found.error.error_class.name, found.billing) == ("malformed_answer", Billing.UNKNOWN)
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "'temperature' does not support 0 with this model.", "code": "unsupported_value"}),
+        (400, {"message": "max_tokens is too large: 20000. This model supports at most 16384", "code": None}),
+        (400, {"message": "messages.1: all messages must have non-empty content", "type": "invalid_request_error"}),
+        (400, {"message": "Unsupported parameter: 'max_tokens'", "code": "unsupported_parameter"}),
+        (422, {"message": "extra inputs are not permitted"}),
+    ],
+)
+def test_what_one_service_refuses_another_may_take(status: int, error: Any) -> None:
+    error_class = refused(status, error).error_class
+    assert (error_class.fall_back, error_class.billing) == (True, Billing.NOT_BILLED)
+    assert not error_class.trips_breaker
+    assert not error_class.retry
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("status", [401, 403, 422])
+def test_a_known_code_counts_under_any_status(status: int) -> None:
+    error_class = refused(status, {"message": "no access", "code": "model_not_found"}).error_class
+    assert (error_class.name, error_class.trips_breaker, error_class.alert) == ("model_not_found", False, True)
+
+
+@pytest.mark.xfail(strict=True)
+def test_a_retry_after_near_now_is_a_time() -> None:
+    found = refused(429, {"message": "slow down"}, {"retry-after": str(NOW_MS // 1_000 + 12)})
+    assert (found.error_class.name, found.retry_after_ms) == ("rate_limited", 12_000)
+
+
+@pytest.mark.xfail(strict=True)
+def test_a_wait_of_days_is_a_pause_with_an_alert() -> None:
+    found = refused(429, {"message": "slow down"}, {"retry-after": str(3 * 86_400)})
+    assert found.retry_after_ms == 3 * 86_400_000
+    assert (found.error_class.alert, found.error_class.retry, found.error_class.fall_back) == (True, False, True)
+    assert not found.error_class.trips_breaker, "it would be probed all day"
+
+
+# ---------------------------------------------------------------- names of requests
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize(
+    ("address", "body", "headers", "name"),
+    [
+        (OPENAI, chat({"content": "x"}), {"x-ds-trace-id": "trace-1"}, "trace-1"),
+        (OPENAI, chat({"content": "x"}), {"x-generation-id": "gen-1"}, "gen-1"),
+        (GEMINI, gemini([{"text": "x"}], responseId="r-1"), {}, "r-1"),
+        (GROQ, chat({"content": "x"}, x_groq={"id": "req_1"}), {}, "req_1"),
+    ],
+)
+def test_a_requests_name_is_kept_wherever_it_comes(address: Address, body: Any, headers: Any, name: str) -> None:
+    assert read(address, body, headers=headers).facts.provider_request_id == name
+
+
+@pytest.mark.xfail(strict=True)
+def test_a_streams_name_of_the_request_is_kept() -> None:
+    chunks: list[Any] = [{"choices": [{"delta": {"content": "x"}}], "x_groq": {"id": "req_1"}}]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    assert read(GROQ, stream(*chunks), streamed=True).facts.provider_request_id == "req_1"
+    assert (
+        read(GEMINI, stream(gemini([{"text": "x"}], responseId="r-1"), end=""), streamed=True).facts.provider_request_id
+        == "r-1"
+    )
+
+
+# ---------------------------------------------------------------- the cap on the output
+
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.parametrize("host", ["eu.api.openai.com", "us.api.openai.com"])
+def test_openais_regions_know_the_cap_by_its_new_name(host: str) -> None:
+    assert body_of(ask(prompt="x"), ("openai", f"https://{host}/v1"))["max_completion_tokens"] == 1_000
+
+
+@pytest.mark.xfail(strict=True)
+def test_the_caps_name_can_be_set_for_a_gateway() -> None:
+    address: Address = ("openai", "https://gateway.example/v1")
+    body = body_of(ask(prompt="x"), address, output_cap="max_completion_tokens")
+    assert (body.get("max_completion_tokens"), "max_tokens" in body) == (1_000, False)
+
+
+@pytest.mark.xfail(strict=True)
+def test_an_empty_message_of_the_assistant_is_left_out_for_claude() -> None:
+    said = (ChatMessage(role="user", content="a"), ChatMessage(role="assistant", content=""))
+    turns = body_of(ask(messages=said, prompt="b"), CLAUDE)["messages"]
+    assert all(each["content"] for each in turns)
