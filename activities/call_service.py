@@ -30,6 +30,7 @@ from paymaster.messages import (
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
+from paymaster.providers.http_errors import LONG_WAIT, RATE_LIMITED
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import DURATION_MS_MAX
@@ -146,7 +147,7 @@ async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
 
 def _pause_ms(tried: Tried) -> int | None:
     """How long the service asked to be left alone."""
-    if tried.retry_after_ms is None or tried.attempt.error_class != "rate_limited":
+    if tried.retry_after_ms is None or tried.attempt.error_class not in (RATE_LIMITED.name, LONG_WAIT.name):
         return None
     return min(tried.retry_after_ms, DURATION_MS_MAX)
 

@@ -11,6 +11,7 @@ from paymaster.calls.request_limits import denial_of
 from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
+    BAD_SAMPLE,
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
     WORKER_LOST,
@@ -309,11 +310,11 @@ class LLMCallWorkflow:
         )
 
     def _pass_over(self, grant: Grant, failure: Failure) -> None:
-        """The next reserve asks for another candidate; after an unknown outcome first once more for the same."""
+        """The next reserve asks for another candidate; after an unknown outcome or a bad answer first for the same."""
         self._last_failure = failure
         if failure.reason == CONTEXT_TOO_LONG:
             self._too_long_for.append(f"{grant.service}/{grant.model}")
-        if failure.unknown:
+        if failure.unknown or failure.reason == BAD_SAMPLE:
             self._unknown[grant.service] = self._unknown.get(grant.service, 0) + 1
             if self._unknown[grant.service] <= grant.max_unconfirmed:
                 return

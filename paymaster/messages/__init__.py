@@ -128,6 +128,7 @@ from paymaster.messages.status import (
 )
 from paymaster.messages.temporal_names import (
     ACTIVITIES_TASK_QUEUE,
+    BAD_SAMPLE,
     BILLED,
     CALL_WORKFLOW_PREFIX,
     CALLS_TASK_QUEUE,
@@ -153,6 +154,7 @@ from paymaster.values.windows import Window
 
 __all__ = [
     "ACTIVITIES_TASK_QUEUE",
+    "BAD_SAMPLE",
     "BILLED",
     "BUDGETS_MAX",
     "CALLS_TASK_QUEUE",

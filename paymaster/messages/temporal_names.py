@@ -21,6 +21,9 @@ WORKER_LOST = "worker_lost"
 CONTEXT_TOO_LONG = "context_too_long"
 """The reason of a failure for which a candidate with a larger context is asked."""
 
+BAD_SAMPLE = "bad_sample"
+"""The reason of a failure after which the same model may do better: what it said is no answer."""
+
 BILLED = "Billed"
 """Error type of an attempt that was billed at a known cost but without a usable answer. Never retried under the same
 hold."""

@@ -47,6 +47,8 @@ def tool_calls(calls: Iterable[WrittenCall]) -> tuple[ToolCall, ...]:
     text_left = ANSWER_BYTES_MAX
     for call in calls:
         written = call.arguments if isinstance(call.arguments, str) else dumped(call.arguments)
+        if written.strip() == "null":  # optional, and left out
+            written = ""
         text_left -= len(written)
         try:
             data = message_data(written or "{}") if text_left >= 0 else None

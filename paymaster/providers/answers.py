@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from paymaster.calls.cost import known_cost
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
-from paymaster.providers.http_errors import CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.pricing import listed_cost
 from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
@@ -26,7 +26,16 @@ ERROR_LENGTH_MAX = 500
 """Of what is told of an error."""
 HEADER_LENGTH_MAX = 1_000
 """A longer value is none of those that are read."""
-REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-kong-request-id")
+REQUEST_ID_HEADERS = (
+    "x-request-id",
+    "request-id",
+    "apim-request-id",
+    "mistral-correlation-id",
+    "x-kong-request-id",
+    "x-ds-trace-id",
+    "x-generation-id",
+    "x-amzn-requestid",
+)
 _HEADERS_READ = frozenset(
     (
         *REQUEST_ID_HEADERS,
@@ -113,12 +122,17 @@ def read_answer(
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
-    facts = facts._replace(model_answered=_word(found.model))
+    facts = facts._replace(
+        model_answered=_word(found.model),
+        provider_request_id=facts.provider_request_id or _word(found.request_id),
+    )
     asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
     cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
     if cost is not None:
         facts = facts._replace(cost_nanos=cost.nanos, cost_source=cost.source)
         billing = Billing.BILLED
+    if found.broken is not None:
+        return failed(HttpError(BAD_SAMPLE, found.broken, None), billing)
     if found.refused and service.fall_back_when_filtered:
         return failed(HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None), billing)
     too_large = f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried"
@@ -150,6 +164,7 @@ def without_keys(answer: ServiceAnswer) -> ServiceAnswer:
         text=redact(answer.text),
         finish_reason=None if answer.finish_reason is None else redact(answer.finish_reason),
         model=None if answer.model is None else redact(answer.model),
+        request_id=None if answer.request_id is None else redact(answer.request_id),
         tool_calls=tuple(ToolCall.model_validate_json(redact(call.model_dump_json())) for call in answer.tool_calls),
     )
 

@@ -1,11 +1,13 @@
 """The wire format `anthropic`: the Messages API, version 2023-06-01 (a later one takes no temperature)."""
 
+import re
 from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
@@ -33,6 +35,7 @@ _STATUS_OF_TYPE = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+_CALL_ID = re.compile("[a-zA-Z0-9_-]{1,64}")
 _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 
 
@@ -45,7 +48,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "max_tokens": grant.max_output_tokens,
-        "messages": _turns([message for message in conversation if message.role != "system"]),
+        "messages": _turns(with_ids(conversation, _CALL_ID)),
     }
     system = "\n\n".join(message.content for message in conversation if message.role == "system")
     if system:
@@ -201,6 +204,8 @@ def _turns(messages: Sequence[ChatMessage]) -> list[JsonValue]:
     turns: list[JsonValue] = []
     results: list[JsonValue] = []
     for message in messages:
+        if message.role == "system" or not (message.content or message.images or message.tool_calls):
+            continue  # an empty message is refused
         if message.role == "tool":
             results.append({"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content})
             continue

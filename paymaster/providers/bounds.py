@@ -4,6 +4,7 @@ import json
 import unicodedata
 
 from paymaster.messages import LLMRequest
+from paymaster.providers.call_ids import MADE_ID_BYTES
 
 _PIECE = 128
 """Characters that are normalised together: Python sorts a run of combining marks in a time that grows with the square
@@ -14,6 +15,8 @@ _MARKS_USUAL = 8
 
 def input_bytes(request: LLMRequest) -> int:
     """The size of everything that a tokenizer will see: messages, tools and schema as JSON, in UTF-8; without images.
+
+    With room for the ids that calls of tools, and their results, may get instead of their own.
 
     Byte-level tokenizers never make more tokens than bytes. Those that normalise first can (U+FDFA is 3 bytes and 18
     letters), so the larger of the text and its NFKC form counts.
@@ -27,7 +30,8 @@ def input_bytes(request: LLMRequest) -> int:
     if request.tools:
         seen["tools"] = [tool.model_dump() for tool in request.tools]
     text = json.dumps(seen, ensure_ascii=False)
-    return max(_utf8_length(text), normalised_bytes(text))
+    calls = sum(len(message.tool_calls) for message in request.messages)
+    return 2 * MADE_ID_BYTES * calls + max(_utf8_length(text), normalised_bytes(text))
 
 
 def normalised_bytes(text: str) -> int:

@@ -20,7 +20,8 @@ class StreamEvent(NamedTuple):
 
 
 def stream_events(body: bytes) -> Iterator[StreamEvent]:
-    """The events of a stream that has ended; an unfinished last one is dropped, as the specification wants.
+    """The events of a stream that has ended. A last one without its blank line counts, as official SDKs have it: one
+    that was cut is no whole JSON.
 
     `event:` and `data:` may come in any order, comment lines are skipped. One by one: a million events at a time would
     hold up everything else when they are made, and when they are given up.
@@ -38,6 +39,8 @@ def stream_events(body: bytes) -> Iterator[StreamEvent]:
             name = value
         elif field == "data":
             data.append(value)
+    if data:
+        yield StreamEvent(name, "\n".join(data))
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.call_ids import NOT_MADE, is_made, made_id, with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
@@ -30,6 +31,13 @@ _FILTERED = {
     "SPII",
     "IMAGE_SAFETY",
     "MODEL_ARMOR",
+}
+_BROKEN = {
+    "MALFORMED_FUNCTION_CALL",
+    "MALFORMED_RESPONSE",
+    "MISSING_THOUGHT_SIGNATURE",
+    "TOO_MANY_TOOL_CALLS",
+    "UNEXPECTED_TOOL_CALL",
 }
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 _BUDGET_MODELS = ("gemini-1", "gemini-2")
@@ -116,14 +124,24 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     candidate = candidates[0]
     parts = [object_of(part) for part in list_of(object_of(candidate.get("content")).get("parts"))]
     finish_reason = text_of(candidate.get("finishReason"))
+    text = "".join(text_of(part.get("text")) or "" for part in parts if part.get("thought") is not True)
+    calls = _tool_calls(parts)
     return ServiceAnswer(
-        text="".join(text_of(part.get("text")) or "" for part in parts if part.get("thought") is not True),
-        tool_calls=_tool_calls(parts),
+        text=text,
+        tool_calls=calls,
         finish_reason=finish_reason,
         refused=finish_reason in _FILTERED,
         model=model,
         usage=usage,
+        request_id=text_of(data.get("responseId")),
+        broken=_broken(finish_reason, is_empty=not text and not calls),
     )
+
+
+def _broken(finish_reason: str | None, *, is_empty: bool) -> str | None:
+    if finish_reason in _BROKEN:
+        return f"finishReason {finish_reason}"
+    return "finishReason STOP without any content" if finish_reason == "STOP" and is_empty else None
 
 
 def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
@@ -132,8 +150,7 @@ def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
         function = object_of(part.get("functionCall"))
         name = text_of(function.get("name"))
         if name:
-            # Often there is no id; ours is only to tell which result belongs to which call.
-            call_id = text_of(function.get("id")) or f"call-{len(calls) + 1}"
+            call_id = text_of(function.get("id")) or made_id(len(calls) + 1)
             signature = text_of(part.get("thoughtSignature"))
             calls.append(WrittenCall(call_id, name, function.get("args"), signature))
     return tool_calls(calls)
@@ -173,13 +190,15 @@ def _contents(conversation: Sequence[ChatMessage]) -> list[JsonValue]:
     contents: list[JsonValue] = []
     results: list[JsonValue] = []
     names: dict[str, str] = {}
-    for message in conversation:
+    for message in with_ids(conversation, NOT_MADE, made_id):
         names |= {call.id: call.name for call in message.tool_calls}
         if message.role == "tool":
-            # Google tells results apart by the function's name.
             call_id = message.tool_call_id or ""
-            response: dict[str, JsonValue] = {"result": message.content}
-            results.append({"functionResponse": {"name": names.get(call_id, call_id), "response": response}})
+            response: dict[str, JsonValue] = {
+                "name": names.get(call_id, call_id),
+                "response": {"result": message.content},
+            }
+            results.append({"functionResponse": _id(call_id) | response})
             continue
         if results:
             contents.append({"role": "user", "parts": results})
@@ -202,9 +221,15 @@ def _parts(message: ChatMessage) -> list[JsonValue]:
     if message.content or not (message.images or message.tool_calls):
         parts.append({"text": message.content})
     for call in message.tool_calls:
-        part: dict[str, JsonValue] = {"functionCall": {"name": call.name, "args": call.arguments}}
+        function: dict[str, JsonValue] = {"name": call.name, "args": call.arguments}
+        part: dict[str, JsonValue] = {"functionCall": _id(call.id) | function}
         parts.append(part | ({"thoughtSignature": call.signature} if call.signature else {}))
     return parts
+
+
+def _id(call_id: str) -> dict[str, JsonValue]:
+    """Without an id Google takes the results of a turn in the order of its calls."""
+    return {} if is_made(call_id) else {"id": call_id}
 
 
 PROVIDER = Provider(

@@ -13,7 +13,7 @@
 | exceeds_rate_limit    | no      | no                 | yes            |         |       |
 | context_too_long      | no      | no                 | a larger one   |         |       |
 | content_filtered      | no      | no                 | if so set      |         |       |
-| invalid_request       | no      | no                 | no             |         |       |
+| invalid_request       | no      | no                 | yes            |         |       |
 
 The body's codes and words come before the status, because providers say several things with one status. Never by the
 error's `type` alone: a bad key and an empty balance are both `invalid_request_error` at some of them.
@@ -46,7 +46,7 @@ class ErrorClass(NamedTuple):
     retry: bool = False
     """The service is asked again, under the same hold. Only where nothing was billed."""
     fall_back: bool = True
-    """The next candidate of the route may do better. False: the request is wrong everywhere."""
+    """The next candidate of the route may do better. What one model or service refuses, another may take."""
     trips_breaker: bool = False
     """The service's fault: so many in a row open its breaker."""
     alert: bool = False
@@ -62,14 +62,16 @@ GOOGLE_INTERNAL = SERVER_ERROR._replace(attempts_max=2)
 """Google says so also when the input is too long, which does not pass."""
 SERVER_ERROR_UNKNOWN = ErrorClass("server_error", Billing.UNKNOWN, trips_breaker=True)
 TIMEOUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
-BAD_SAMPLE = ErrorClass("bad_sample", Billing.UNKNOWN)
+BAD_SAMPLE = ErrorClass(messages.BAD_SAMPLE, Billing.UNKNOWN)
 QUOTA = ErrorClass("quota_exhausted", Billing.NOT_BILLED, trips_breaker=True, alert=True)
+LONG_WAIT = QUOTA._replace(trips_breaker=False)
+"""It is paused for as long: a breaker would have it probed all the time."""
 AUTH = ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 MODEL_NOT_FOUND = ErrorClass("model_not_found", Billing.NOT_BILLED, alert=True)
 EXCEEDS_RATE_LIMIT = ErrorClass("exceeds_rate_limit", Billing.NOT_BILLED)
 CONTEXT_TOO_LONG = ErrorClass(messages.CONTEXT_TOO_LONG, Billing.NOT_BILLED)
 CONTENT_FILTERED = ErrorClass("content_filtered", Billing.NOT_BILLED, fall_back=False)
-INVALID_REQUEST = ErrorClass("invalid_request", Billing.NOT_BILLED, fall_back=False)
+INVALID_REQUEST = ErrorClass("invalid_request", Billing.NOT_BILLED)
 UNEXPECTED = ErrorClass("unexpected_status", Billing.NOT_BILLED)
 
 
@@ -133,7 +135,7 @@ _RULES = (
         ),
     ),
     _Rule(CONTENT_FILTERED, frozenset({403}), message=("moderation",)),
-    _Rule(MODEL_NOT_FOUND, frozenset({400, 404}), codes=("model_not_found", "deploymentnotfound")),
+    _Rule(MODEL_NOT_FOUND, codes=("model_not_found", "deploymentnotfound")),
     _Rule(BAD_SAMPLE, codes=("tool_use_failed",)),
     _Rule(OVERLOADED, codes=("overloaded_error", "capacity_exceeded", "service_tier_capacity_exceeded")),
     _Rule(OVERLOADED, message=("service tier capacity exceeded",)),
@@ -191,8 +193,8 @@ def classify(
     wait_ms = wait_asked_ms(status, headers, error, searched, now_ms)
     decided = _by_body(status, error, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
-    if error_class is RATE_LIMITED and wait_ms is not None and wait_ms >= DAY_MS:
-        error_class = QUOTA
+    if error_class in (RATE_LIMITED, QUOTA) and wait_ms is not None and wait_ms >= DAY_MS:
+        error_class = LONG_WAIT
     wish = headers.get("x-should-retry", "").lower()
     if wish == "false" or within_200 or (errors_billed and status >= 500):
         error_class = error_class._replace(retry=False)
@@ -200,7 +202,7 @@ def classify(
         error_class = error_class._replace(retry=True)
     if within_200 or (errors_billed and status >= 500):
         error_class = error_class._replace(billing=Billing.UNKNOWN)
-    helps = error_class.name not in ("quota_exhausted", "exceeds_rate_limit")
+    helps = error_class.name not in (QUOTA.name, EXCEEDS_RATE_LIMIT.name) or (wait_ms or 0) >= DAY_MS
     return HttpError(error_class, f"HTTP {status}: {text}", wait_ms if helps else None)
 
 

@@ -1,6 +1,7 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.provider import (
@@ -43,13 +45,15 @@ class Quirks:
     """`usage.cost` is what it charges, in US dollars."""
     streams_usage: bool = True
     """A stream says what is billed, when asked to."""
+    call_id: re.Pattern[str] = re.compile(".{1,40}")
+    """What the id of a tool call must be."""
 
 
 _UNKNOWN = Quirks(streams_usage=False)
 _QUIRKS = {
     "api.openai.com": Quirks(output_cap="max_completion_tokens"),
     "api.groq.com": Quirks(output_cap="max_completion_tokens"),
-    "api.mistral.ai": Quirks(seed="random_seed", required="any"),
+    "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
     "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"})),
     "openrouter.ai": Quirks(reports_cost=True),
     # Ollama, by its usual port: it drops `tool_choice` without a word.
@@ -60,19 +64,25 @@ AZURE = Quirks(output_cap="max_completion_tokens")
 
 def quirks_of(base_url: str) -> Quirks:
     address = urlsplit(base_url)
-    return _QUIRKS.get(address.hostname or "") or _QUIRKS.get(f":{address.port}") or _UNKNOWN
+    host = address.hostname or ""
+    if host.endswith(".api.openai.com"):  # a region
+        host = "api.openai.com"
+    return _QUIRKS.get(host) or _QUIRKS.get(f":{address.port}") or _UNKNOWN
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     """The cap on the output is always sent: the bound of the cost depends on it."""
-    return HttpRequest(PATH, build_body(request, grant, quirks_of(service.base_url), stream=stream))
+    quirks = quirks_of(service.base_url)
+    if service.output_cap is not None:
+        quirks = replace(quirks, output_cap=service.output_cap)
+    return HttpRequest(PATH, build_body(request, grant, quirks, stream=stream))
 
 
 def build_body(request: LLMRequest, grant: Grant, quirks: Quirks, *, stream: bool) -> dict[str, JsonValue]:
     _refuse_unsupported(request, quirks)
     body: dict[str, JsonValue] = {
         "model": grant.model,
-        "messages": [_message(message) for message in request.conversation()],
+        "messages": [_message(message) for message in with_ids(request.conversation(), quirks.call_id)],
         quirks.output_cap: grant.max_output_tokens,
     }
     if request.json_schema is not None:
@@ -132,6 +142,7 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
         usage=usage,
         cost_nanos=_cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
         service_tier=text_of(data.get("service_tier")),
+        request_id=text_of(object_of(data.get("x_groq")).get("id")),
     )
 
 
@@ -145,12 +156,14 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
     model = tier = finish_reason = ""
     text: list[str] = []
     refusal: list[str] = []
-    calls: dict[int, _StreamedCall] = {}
+    calls: list[_StreamedCall] = []
+    named: JsonValue = None
     ended = False
     for event in stream_events(body):
         ended = ended or event.data.strip() == "[DONE]"
         chunk = event_object(event)
         usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
+        named = chunk.get("x_groq") or named
         if chunk.get("error"):
             return _error(chunk["error"], _usage(usage))
         model = text_of(chunk.get("model")) or model
@@ -165,11 +178,10 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
                 _add_tool_call(calls, number, part)
         check_parts(len(calls))
-    if not ended:
+    if not (ended or (finish_reason and _usage(usage))):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     function_calls: list[JsonValue] = [
-        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
-        for _, call in sorted(calls.items())
+        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in calls
     ]
     message: dict[str, JsonValue] = {
         "content": "".join(text),
@@ -181,6 +193,7 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
             "model": model or None,
             "service_tier": tier or None,
             "usage": usage,
+            "x_groq": named,
             "choices": [{"message": message, "finish_reason": finish_reason or None}],
         },
         quirks,
@@ -270,33 +283,48 @@ def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
 
 @dataclass
 class _StreamedCall:
+    index: int
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list[str])
 
 
-def _add_tool_call(calls: dict[int, _StreamedCall], number: int, part: dict[str, JsonValue]) -> None:
-    index = part.get("index")
-    call = calls.setdefault(index if isinstance(index, int) else number, _StreamedCall())
-    function = object_of(part.get("function"))
-    call.id = call.id or text_of(part.get("id")) or ""
+def _add_tool_call(calls: list[_StreamedCall], number: int, part: dict[str, JsonValue]) -> None:
+    """A piece belongs to the last call with its index, unless it brings another id: some servers count none."""
+    index, call_id, function = part.get("index"), text_of(part.get("id")) or "", object_of(part.get("function"))
+    at = index if isinstance(index, int) else number
+    call = next((each for each in reversed(calls) if each.index == at), None)
+    if call is None or (call_id and call.id and call_id != call.id):
+        call = _StreamedCall(at)
+        calls.append(call)
+    call.id = call.id or call_id
     call.name = call.name or text_of(function.get("name")) or ""
     call.arguments.append(text_of(function.get("arguments")) or "")
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:
-    """None when the counts that the cost is made of are missing or senseless."""
+    """None when the counts that the cost is made of are missing, senseless, or contradict each other.
+
+    Some servers count reasoning apart from the output, and some say of it only the total. A total of 0 says nothing.
+    """
     input_tokens, output_tokens = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if input_tokens is None or output_tokens is None:
         return None
     fields = object_of(usage)
     of_input, of_output = fields.get("prompt_tokens_details"), fields.get("completion_tokens_details")
+    cached = count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0
+    written = count_of(of_input, "cache_write_tokens") or 0
+    reasoning = count_of(of_output, "reasoning_tokens") or 0
+    total = count_of(usage, "total_tokens") or input_tokens + output_tokens
+    if total < input_tokens + output_tokens or cached + written > input_tokens:
+        return None
+    output_tokens = total - input_tokens
     return WireUsage(
         input_tokens=input_tokens,
-        cached_input_tokens=count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0,
-        cache_write_tokens=count_of(of_input, "cache_write_tokens") or 0,
-        output_tokens=output_tokens,
-        reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=output_tokens if reasoning <= output_tokens else output_tokens + reasoning,
+        reasoning_tokens=reasoning,
         input_audio_tokens=count_of(of_input, "audio_tokens") or 0,
         output_audio_tokens=count_of(of_output, "audio_tokens") or 0,
     )

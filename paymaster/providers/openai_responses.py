@@ -1,9 +1,12 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
+import re
+
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.openai import arguments_text, dollars_to_nanos, image_url, quirks_of
@@ -20,6 +23,8 @@ from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_UNFINISHED = ("queued", "in_progress")
+_CALL_ID = re.compile(".{1,64}")
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
 
 
@@ -28,7 +33,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         if value not in (None, ()):
             raise UnsupportedParameter(parameter, "the Responses API has no such parameter")
     items: list[JsonValue] = []
-    for message in request.conversation():
+    for message in with_ids(request.conversation(), _CALL_ID):
         items.extend(_items(message))
     body: dict[str, JsonValue] = {
         "model": grant.model,
@@ -86,6 +91,8 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     usage, status = _usage(data.get("usage")), text_of(data.get("status"))
     if data.get("error") or status == "failed":
         return _error(data.get("error"), usage)
+    if status in _UNFINISHED:
+        raise MalformedAnswer(f"a response with the status {status}, which is no answer yet")
     if not isinstance(data.get("output"), list):
         raise MalformedAnswer(f"no output: {start_of(data)}")
     text: list[str] = []

@@ -76,6 +76,10 @@ class ServiceAnswer:
     """What the service itself says that it charges. None: it does not."""
     service_tier: str | None = None
     """The tier that served it, when the service names one: its price may be another."""
+    request_id: str | None = None
+    """The service's name for the request, where it comes in the body."""
+    broken: str | None = None
+    """Why the service itself takes the answer for none. None: it does not."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def wait_asked_ms(status: int, headers: Mapping[str, str], error: JsonValue, mes
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
-    """What the headers `retry-after-ms` and `retry-after` say: a number, a duration or a date."""
+    """What the headers `retry-after-ms` and `retry-after` say: a number, a duration or a date, which some write as the
+    seconds since the epoch."""
     milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1)
     if milliseconds is not None:
         return milliseconds
@@ -47,6 +48,8 @@ def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
     wait = _number_ms(written, 1_000)
     if wait is None:
         wait = _duration_ms(written)
+    elif _SECONDS.fullmatch(written.strip()) and abs(float(written) * 1_000 - now_ms) < WAIT_MAX_MS:
+        wait = max(0, int(float(written) * 1_000) - now_ms)
     return _until_date_ms(written, now_ms) if wait is None else wait
 
 

@@ -182,8 +182,8 @@ class ServiceSettings(AccountSettings):
     your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
     names."""
     auth: Literal["key", "entra"] = "key"
-    """"entra", only for "azure-openai": tokens of Entra ID, for who `[azure]` says that we are, instead of a key.
-    Default "key"."""
+    """"entra", only for "azure-openai" and for Azure's "openai-responses": tokens of Entra ID, for who `[azure]` says
+    that we are, instead of a key. Default "key"."""
     entra_scope: Annotated[str, AfterValidator(check_scope)] | None = None
     """Only for "entra": what the tokens are for. Other clouds have others, such as
     "https://cognitiveservices.azure.us/.default"; so may newer endpoints ("https://ai.azure.com/.default"). None, the
@@ -193,6 +193,9 @@ class ServiceSettings(AccountSettings):
     stream: bool | None = None
     """Have the answer sent in pieces, so that a stalled service is noticed early; the result is the same. None, the
     default: where the service is known to say in a stream what it bills (without that the bound is charged)."""
+    output_cap: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """The name by which a service of `api = "openai"` knows the cap on the output: OpenAI's newer models refuse
+    `max_tokens`, and many compatible servers know no other. None, the default: by the service's address."""
     idle_timeout: Duration = timedelta(seconds=60)
     """The longest silence in a streamed answer, and before it. Longer for models that think without a sign of life.
     Default "60s"; `timeout` if that is shorter."""
@@ -227,8 +230,8 @@ class ServiceSettings(AccountSettings):
 
     @model_validator(mode="after")
     def _key_or_token(self) -> Self:
-        if self.auth == "entra" and self.api != "azure-openai":
-            raise_at([(("auth",), 'only api = "azure-openai" takes tokens of Entra ID')])
+        if self.auth == "entra" and self.api not in ("azure-openai", "openai-responses"):
+            raise_at([(("auth",), 'only api = "azure-openai" and "openai-responses" take tokens of Entra ID')])
         if self.auth == "entra" and self.key is not None:
             raise_at([(("key",), 'not used with auth = "entra"; take one of them out')])
         if self.auth == "key" and self.entra_scope is not None:

@@ -70,5 +70,9 @@ def window_end_ms(window: Window, now_ms: int) -> int | None:
 @lru_cache(maxsize=8)
 def window_ends_ms(now_ms: int) -> tuple[tuple[Window, int], ...]:
     """The windows around `now_ms` that end, the first to end first, each with when the next begins."""
-    ends = ((window, window_end_ms(window, now_ms)) for window in WINDOWS)
-    return tuple(sorted(((window, end_ms) for window, end_ms in ends if end_ms is not None), key=lambda each: each[1]))
+    found: list[tuple[Window, int]] = []
+    for window in WINDOWS:
+        end_ms = window_end_ms(window, now_ms)
+        if end_ms is not None:
+            found.append((window, end_ms))
+    return tuple(sorted(found, key=lambda each: each[1]))

@@ -104,17 +104,24 @@ async def test_a_429_is_retried_under_the_same_hold_after_the_time_that_the_serv
     assert [entry.provider_request_id for entry in story.entries] == ["throttled-1-1", "throttled-1-2"]
 
 
-async def test_a_wrong_request_is_neither_retried_nor_sent_elsewhere(site: Site, server: CountingServer) -> None:
-    """400 is wrong everywhere: a typed outcome with the provider's reason, at no cost."""
+async def test_what_one_service_refuses_is_asked_of_the_next(site: Site, server: CountingServer) -> None:
+    """400 is never retried and costs nothing. When all refuse, the outcome has the last one's reason."""
     story = Story(site, server, "wrong")
-    result = await story.run([Reply(400, message="temperature is above 2")])
+    result = await story.run([Reply(400, message="temperature must be 1 for this model")])
+    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, True)
+    assert story.sent() == (1, 1)
+    refused = ("1/1", "1", "final", "invalid_request", 400, 0)
+    assert story.rows() == [refused, ("2/1", "2", "final", None, 200, ANSWER_NANOS)]
+
+    wrong = Reply(400, message="temperature is above 2")
+    result = await story.run([wrong], [wrong])
     assert result.outcome is Outcome.UNAVAILABLE
     assert (result.reason, result.cost_nanos) == ("invalid_request", 0)
     assert "temperature is above 2" in str(result.detail)
-    assert story.sent() == (1, 0)
-    assert story.rows() == [("1/1", "1", "final", "invalid_request", 400, 0)]
+    assert story.rows() == [refused, ("2/1", "2", "final", "invalid_request", 400, 0)]
 
-    story.first.script.append(Reply(400))
+    for service in (story.first, story.second):
+        service.script.append(Reply(400))
     with pytest.raises(CallUnavailable) as unavailable:
         await generate(site.client, ask("wrong"))
     assert unavailable.value.result.reason == "invalid_request"

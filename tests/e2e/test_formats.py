@@ -99,9 +99,10 @@ async def run(
 SECOND: Row = ("2", "final", None, 200, ANSWER_NANOS)
 
 
-async def test_a_streamed_answer_is_the_answer(site: Site, server: CountingServer) -> None:
+@pytest.mark.parametrize("last", [[WORDS[2], DONE], [WORDS[2].rstrip()]], ids=["with its last event", "without"])
+async def test_a_streamed_answer_is_the_answer(site: Site, server: CountingServer, last: list[str]) -> None:
     """It may take longer than the idle timeout, as long as no silence does; what is billed is in its last event."""
-    pieces: list[str | float] = [WORDS[0], 0.3, WORDS[1], 0.3, WORDS[2], DONE]
+    pieces: list[str | float] = [WORDS[0], 0.3, WORDS[1], 0.3, *last]
     result, rows = await run(site, server, "streamed", [Reply(stream=pieces)])
     assert (result.outcome, result.text, result.finish_reason) == (Outcome.COMPLETED, "answer in pieces", "stop")
     assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
@@ -114,7 +115,7 @@ async def test_a_streamed_answer_is_the_answer(site: Site, server: CountingServe
     [
         ("stalled", [WORDS[0], 5.0], True, "timeout", None),
         ("dripping", [piece for _ in range(10) for piece in (": wait\n\n", 0.4)], True, "timeout", None),
-        ("early", WORDS, False, "malformed_answer", 200),
+        ("early", WORDS[:2], False, "malformed_answer", 200),
         ("torn", WORDS, True, "connection_lost", None),
     ],
 )

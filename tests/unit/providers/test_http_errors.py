@@ -152,10 +152,10 @@ def read(status: int, body: Any = None, headers: dict[str, str] | None = None, *
         # filters
         (400, openai_error(code="content_filter"), "content_filtered", NO, False, False),
         (403, openai_error("flagged by moderation", code=403), "content_filtered", NO, False, False),
-        # wrong everywhere
-        (400, openai_error(code="unsupported_value"), "invalid_request", NO, False, False),
-        (422, {"detail": [{"msg": "field required"}]}, "invalid_request", NO, False, False),
-        (400, b"", "invalid_request", NO, False, False),
+        # what another one may take
+        (400, openai_error(code="unsupported_value"), "invalid_request", NO, False, True),
+        (422, {"detail": [{"msg": "field required"}]}, "invalid_request", NO, False, True),
+        (400, b"", "invalid_request", NO, False, True),
         # the service's fault
         (500, openai_error("sorry"), "server_error", NO, True, True),
         (500, b"<html>", "server_error", UNKNOWN, False, True),

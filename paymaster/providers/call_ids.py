@@ -1,0 +1,89 @@
+"""Ids of tool calls, as a provider takes them: unique in the conversation, in its form, each result at its call.
+
+A conversation may come from another provider, or from one that gives no ids, or the same ones in every turn.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from paymaster.messages import ChatMessage
+
+MADE_ID_BYTES = 9
+"""Of an id that is sent in place of another one; Mistral takes no other length."""
+MADE = "call-"
+"""What an id begins with that we gave to a call whose service gave none; a number follows."""
+NOT_MADE = re.compile(r"(?!call-[0-9]+$).+")
+"""An id that a service gave."""
+
+
+def made_id(number: int) -> str:
+    """For the call of this number in an answer without ids, so that its result can say to which it belongs."""
+    return f"{MADE}{number}"
+
+
+def is_made(call_id: str) -> bool:
+    """Whether no service gave the id."""
+    return NOT_MADE.fullmatch(call_id) is None
+
+
+def with_ids(
+    conversation: Sequence[ChatMessage],
+    form: re.Pattern[str],
+    made: Callable[[int], str] = "call{:05}".format,
+) -> list[ChatMessage]:
+    """The conversation with other ids where those that it has are none that the provider takes, or not unique.
+
+    The results after a turn are in the order of its calls: of several calls with one id, the first result belongs to
+    the first one. A result that belongs to no call comes after them. `form`: of an id that the provider takes. `made`:
+    an id for a number, in that form.
+    """
+    known = {call.id for message in conversation for call in message.tool_calls}
+    fresh = (each for each in map(made, count(1)) if each not in known)
+    used = set[str]()
+    found: list[ChatMessage] = []
+    waiting: list[_Waiting] = []
+    results: list[tuple[int, ChatMessage]] = []
+    for message in conversation:
+        if message.role == "tool":
+            results.append(_result(message, waiting))
+            continue
+        found += _in_order(results)
+        results = []
+        if message.tool_calls:
+            ids: list[str] = []
+            for call in message.tool_calls:
+                ids.append(call.id if form.fullmatch(call.id) and call.id not in used else next(fresh))
+                used.add(ids[-1])
+            waiting = [_Waiting(call.id, sent) for call, sent in zip(message.tool_calls, ids, strict=True)]
+            calls = tuple(
+                call.model_copy(update={"id": sent}) for call, sent in zip(message.tool_calls, ids, strict=True)
+            )
+            found.append(message.model_copy(update={"tool_calls": calls}))
+        else:
+            found.append(message)
+    return [*found, *_in_order(results)]
+
+
+@dataclass
+class _Waiting:
+    """A call of the last turn that had calls."""
+
+    given: str
+    """Its id in the conversation, which its result names."""
+    sent: str
+    has_result: bool = False
+
+
+def _result(message: ChatMessage, waiting: Sequence[_Waiting]) -> tuple[int, ChatMessage]:
+    """The result with the id that its call is sent with, and that call's number in its turn."""
+    for number, call in enumerate(waiting):
+        if not call.has_result and call.given == message.tool_call_id:
+            call.has_result = True
+            return number, message.model_copy(update={"tool_call_id": call.sent})
+    return len(waiting), message
+
+
+def _in_order(results: Sequence[tuple[int, ChatMessage]]) -> list[ChatMessage]:
+    return [message for _, message in sorted(results, key=lambda each: each[0])]
