@@ -40,12 +40,14 @@ from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
 from paymaster.admission.state import RULES
-from paymaster.client import Backlog, Ledger, connect
+from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.keys.ring import KeyRing, kept_keys
+from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.handle import Ledger
 from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (

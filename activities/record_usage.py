@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from paymaster.calls.usage_records import entries_of, settlement_of
-from paymaster.client import Backlog
+from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,

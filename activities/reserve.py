@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from paymaster.client import Backlog
+from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,

@@ -9,8 +9,8 @@ from uuid import uuid4
 from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger
 from benchmarks.figures import Figure
 from benchmarks.site import Site
-from paymaster.client import Ledger
 from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.handle import Ledger
 from paymaster.messages import Answer, CallRef, Candidate, Command, Granted, LedgerStart, Reserve, budget_workflow_id
 from paymaster.settings import load_settings
 from paymaster.settings.desk_config import desk_config

@@ -16,9 +16,9 @@ from sqlalchemy.engine import make_url
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 
-from paymaster.client import Ledger
 from paymaster.devstack import EmbeddedStack, GuardedProcess, clean_environment
 from paymaster.errors import LedgerNotFound
+from paymaster.ledger.handle import Ledger
 from paymaster.messages import LLMRequest
 from paymaster.observability.search_attributes import register
 from paymaster.plugin import PaymasterPlugin

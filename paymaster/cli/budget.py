@@ -147,7 +147,7 @@ def set_(
     config: ConfigOption = None,
 ) -> None:
     """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import SetCap
 
     change = checked(

@@ -46,7 +46,7 @@ def take(
     config: ConfigOption = None,
 ) -> None:
     """Take the Temporal server's clock at once, also back. First put that right; what was spent counts now."""
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import TakeClock
 
     change = checked(TakeClock, {"reason": reason, "who": who or admin()})

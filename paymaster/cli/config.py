@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from paymaster.admission.configuration import Difference
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import ConfigState, Configuration, Configure, DeskConfig
     from paymaster.settings import Settings
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from paymaster.cli.running import RunningStack
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import AdminMessage, DeskStatus
     from paymaster.settings import Settings
 
@@ -227,7 +227,7 @@ def _what_to_do(reason: str) -> str:
 
 async def connect_ledger(settings: "Settings") -> "Ledger":
     """The ledger of the settings, which may not be running. Raises CommandError."""
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
 
     return Ledger(await connect_temporal(settings), settings.ledger.name)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import DeskStatus, UsageEntry, Window
     from paymaster.settings import Settings
 
@@ -248,7 +248,7 @@ async def _stored(engine: "AsyncEngine", status: "DeskStatus") -> "dict[str, dic
 
 
 async def _accept_lower(settings: "Settings", account: str, reason: str, who: str, sign_with: Path | None) -> None:
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import AcceptLower
 
     if not reason:

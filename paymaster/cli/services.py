@@ -52,7 +52,7 @@ def pause(
     config: ConfigOption = None,
 ) -> None:
     """Send nothing more to a service: its calls fall back, or park."""
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import PauseService
 
     change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
@@ -70,7 +70,7 @@ def resume(
     config: ConfigOption = None,
 ) -> None:
     """End an admin's pause, a pause that the service asked for, and an open breaker."""
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import ResumeService
 
     change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})

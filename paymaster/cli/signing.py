@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from paymaster.admission.signatures import SignedT
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.settings import Settings
 
 AnswerT = TypeVar("AnswerT")

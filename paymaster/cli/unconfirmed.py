@@ -156,8 +156,8 @@ async def _post(
     sign_with: Path | None,
 ) -> bool:
     """First the row, then the books, as for every attempt. Whether the books have it."""
-    from paymaster.client import Ledger
     from paymaster.errors import AdminRefused, LedgerNotFound
+    from paymaster.ledger.handle import Ledger
     from paymaster.messages import CorrectSpend, Settle, UnconfirmedEntry
 
     ledger = await connect_ledger(settings)

@@ -22,7 +22,7 @@ from paymaster.cli.signing import SignOption, tell_ledger
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
     from paymaster.ledger.versions import RunningWorker
     from paymaster.messages import Upgraded
     from paymaster.settings import Settings

@@ -15,11 +15,12 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from paymaster import PaymasterPlugin
-from paymaster.client import Ledger, quiet_runtime
+from paymaster.client import quiet_runtime
 from paymaster.devstack.errors import StackError
 from paymaster.devstack.process import POLL_S, GuardedProcess, clean_environment
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.stack import EmbeddedStack
+from paymaster.ledger.handle import Ledger
 from paymaster.observability.search_attributes import register
 from paymaster.settings import load_settings
 from paymaster.storage.schema import migrate

@@ -21,7 +21,7 @@ from paymaster.settings import Settings
 from paymaster.values.extras import names_extra
 
 if TYPE_CHECKING:
-    from paymaster.client import Ledger
+    from paymaster.ledger.handle import Ledger
 
 AnswerT = TypeVar("AnswerT")
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from paymaster_process import Site, configuration, results_of, running_site, set
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-import paymaster.client
 import worker
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
@@ -46,7 +45,7 @@ class Patience:
 
     def set(self, seconds: float) -> None:
         self._monkeypatch.setattr(Changeable, "patience_s", seconds)
-        self._monkeypatch.setattr(paymaster.client, "ANSWER_WITHIN", timedelta(seconds=min(seconds, 10.0)))
+        self._monkeypatch.setattr("paymaster.ledger.handle.ANSWER_WITHIN", timedelta(seconds=min(seconds, 10.0)))
 
 
 @pytest.fixture

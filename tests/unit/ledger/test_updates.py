@@ -66,7 +66,7 @@ class _ClientOf:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paymaster.ledger.updates._PAUSE_S", 0.001)
     monkeypatch.setattr("paymaster.ledger.updates._PAUSE_MAX_S", 0.002)
-    monkeypatch.setattr("paymaster.client.ANSWER_WITHIN", timedelta(seconds=0.05))
+    monkeypatch.setattr("paymaster.ledger.handle.ANSWER_WITHIN", timedelta(seconds=0.05))
 
 
 PASSING = [

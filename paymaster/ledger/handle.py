@@ -1,0 +1,306 @@
+"""One budget workflow from outside: what workers, admins and operators ask of a ledger."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+from pydantic import BaseModel
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from paymaster.errors import AdminRefused, LedgerNotFound
+from paymaster.ledger.group_commit import PoisonedBatch
+from paymaster.ledger.updates import (
+    UPDATE_ERRORS,
+    Fate,
+    ResultT,
+    Unanswered,
+    fate_of,
+    update_once,
+    update_until_answered,
+)
+from paymaster.ledger.versions import RunningWorker, common_rules, running_workers
+from paymaster.messages import (
+    LEDGER_TASK_QUEUE,
+    AcceptLower,
+    Answer,
+    AnswerBatch,
+    AttemptReport,
+    AttemptReports,
+    CallRef,
+    CapState,
+    ClockState,
+    Command,
+    CommandBatch,
+    ConfigState,
+    Configuration,
+    Configure,
+    CorrectSpend,
+    DeskConfig,
+    DeskStatus,
+    LedgerStart,
+    PauseService,
+    RaiseCap,
+    ReadAgain,
+    ResumeService,
+    ServiceState,
+    SetCap,
+    Signature,
+    StatusRequest,
+    StoredRows,
+    TakeClock,
+    UnconfirmedHold,
+    UnconfirmedHolds,
+    Upgrade,
+    Upgraded,
+    backlog_workflow_id,
+    budget_workflow_id,
+)
+
+ANSWER_WITHIN = timedelta(seconds=10)
+"""How long an update or query to the ledger may take, asked for as often as need be, before it counts as unanswered."""
+
+
+class Ledger:
+    """One budget workflow, as seen from outside."""
+
+    def __init__(self, client: Client, name: str = "default") -> None:
+        self._client = client
+        self.name = name
+        self._handle = client.get_workflow_handle(budget_workflow_id(name))
+
+    async def status(self) -> DeskStatus:
+        """Accounts, holds and parked calls as of now. Raises LedgerNotFound."""
+        status = await self._status_page(StatusRequest())
+        accounts = status.accounts
+        while status.more_accounts:
+            status = await self._status_page(StatusRequest(after=accounts[-1].account))
+            accounts += status.accounts
+        return status.model_copy(update={"accounts": accounts})
+
+    async def epoch(self) -> str:
+        """Which books these are, for what a signed command has to name. Raises LedgerNotFound."""
+        return (await self._status_page(StatusRequest(limit=1))).epoch
+
+    async def _status_page(self, page: StatusRequest) -> DeskStatus:
+        return await self._query("status", page, DeskStatus)
+
+    async def _query(self, name: str, argument: object, result_type: type[ResultT]) -> ResultT:
+        arguments = [] if argument is None else [argument]
+        try:
+            return await self._handle.query(name, args=arguments, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
+        except WorkflowQueryFailedError as error:  # it is there, and a worker too
+            raise LedgerNotFound(f"the ledger {self.name!r} cannot answer: {_reason(error)}") from error
+        except RPCError as error:
+            raise self._not_found(error) from error
+
+    async def raise_cap(self, change: RaiseCap, command_id: str | None = None) -> CapState:
+        """Raises a cap and answers with the new one. Raises AdminRefused, with what exists, and LedgerNotFound.
+
+        Every command of an admin takes a command id: given again with the same id it is not carried out twice but
+        answered as it was the first time, also in a later run of the ledger's workflow. Default: a new id.
+        """
+        return await self._command("raise_cap", change, CapState, command_id)
+
+    async def signal_raise_cap(self, change: RaiseCap) -> None:
+        """Raises a cap by signal, without an answer: what the ledger refuses shows in its status."""
+        await self._handle.signal("raise_cap", change)
+
+    async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
+        """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("set_cap", change, CapState, command_id)
+
+    async def pause_service(self, change: PauseService, command_id: str | None = None) -> ServiceState:
+        """Sends nothing more to a service. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("pause_service", change, ServiceState, command_id)
+
+    async def resume_service(self, change: ResumeService, command_id: str | None = None) -> ServiceState:
+        """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("resume_service", change, ServiceState, command_id)
+
+    async def workers(self) -> list[RunningWorker]:
+        """The workers that may get the ledger's tasks and those of its calls. Raises LedgerNotFound."""
+        try:
+            return await running_workers(self._client)
+        except RPCError as error:
+            raise self._not_found(error) from error
+
+    async def upgrade(self, change: Upgrade, command_id: str | None = None) -> Upgraded:
+        """Has the ledger continue as new by newer rules, which every worker must know. Raises AdminRefused and
+        LedgerNotFound."""
+        return await self._command("upgrade", change, Upgraded, command_id)
+
+    async def rules(self) -> int:
+        """By which rules the ledger decides. Raises LedgerNotFound."""
+        return (await self._status_page(StatusRequest(limit=1))).rules
+
+    async def configure(
+        self,
+        config: DeskConfig,
+        command_id: str | None = None,
+        *,
+        force: bool = False,
+        signature: Signature | None = None,
+        who: str = "",
+        may_remove: bool = False,
+    ) -> ConfigState:
+        """Applies a configuration; one that was superseded only by `force`. Raises LedgerNotFound.
+
+        Budgets, services and caps that it lacks stay in force, unless it `may_remove` them. `who` brings it, and from
+        where. Where signatures are required, one with other caps, budgets or `[admin]` needs one. Raises AdminRefused
+        for a wrong one.
+        """
+        change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
+        return await self._command("configure", change, ConfigState, command_id)
+
+    async def reload(self) -> None:
+        """Reads again what every account has spent; calls wait meanwhile. Raises AdminRefused and LedgerNotFound."""
+        await self._command("reload", None, None, None)
+
+    async def configuration(self) -> Configuration:
+        """What the ledger decides with. Raises LedgerNotFound, also where a worker of version 0.1.0 answers."""
+        return await self._query("configuration", None, Configuration)
+
+    async def take_clock(self, change: TakeClock, command_id: str | None = None) -> ClockState:
+        """Makes the ledger take the server's clock, also back. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("take_clock", change, ClockState, command_id)
+
+    async def accept_lower(self, change: AcceptLower, command_id: str | None = None) -> ReadAgain:
+        """Takes the stored rows of an account for the truth. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("accept_lower", change, ReadAgain, command_id)
+
+    async def correct_spend(self, change: CorrectSpend, command_id: str | None = None) -> ReadAgain:
+        """Reads the accounts of a hold again whose rows were corrected. Raises AdminRefused and LedgerNotFound."""
+        return await self._command("correct_spend", change, ReadAgain, command_id)
+
+    async def compare_rows(self, stored: StoredRows) -> ReadAgain:
+        """Has everything read again if the database knows more than the ledger. Raises as the others."""
+        return await self._command("compare_rows", stored, ReadAgain, None)
+
+    async def unconfirmed_holds(self) -> list[UnconfirmedHold]:
+        """The holds of which nobody knows whether they were billed, by id. Raises LedgerNotFound."""
+        holds: list[UnconfirmedHold] = []
+        while True:
+            after = holds[-1].grant.hold_id if holds else ""
+            page = await self._query("unconfirmed_holds", after, UnconfirmedHolds)
+            holds += page.holds
+            if not page.more:
+                return holds
+
+    async def in_backlog(self) -> int:
+        """Records that wait in the usage backlog to be stored or settled. Raises LedgerNotFound."""
+        backlog = self._client.get_workflow_handle(backlog_workflow_id(self.name))
+        try:
+            if (await backlog.describe(rpc_timeout=ANSWER_WITHIN)).close_time is not None:
+                return 0
+            return await backlog.query("waiting", result_type=int, rpc_timeout=ANSWER_WITHIN)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return 0
+            raise self._not_found(error) from error
+
+    async def start(self, config: DeskConfig, command_id: str | None = None, *, who: str = "") -> ConfigState:
+        """Starts the budget workflow where it does not run, and gives it this configuration where it does.
+
+        Raises LedgerNotFound while that does not succeed, and AdminRefused for a configuration that is refused.
+        """
+        try:
+            await self._start(config, who)
+        except RPCError as error:
+            raise self._not_found(error) from error
+        return await self.configure(config, command_id, who=who)
+
+    async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
+        """One signal with many reports of failed attempts."""
+        await self._handle.signal("report_attempts", AttemptReports(reports=tuple(reports)), rpc_timeout=ANSWER_WITHIN)
+        return [None] * len(reports)
+
+    async def is_running(self, call: CallRef) -> bool:
+        """Whether a call goes on, and may still report what it did cost."""
+        try:
+            description = await self._client.get_workflow_handle(call.workflow_id, run_id=call.run_id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:  # longer ago than Temporal keeps
+                return False
+            raise
+        return description.status is WorkflowExecutionStatus.RUNNING
+
+    async def send(self, commands: Sequence[Command]) -> Sequence[Answer]:
+        """Sends many commands in one update until they are answered. Raises LedgerNotFound and AdminRefused."""
+        batch = CommandBatch(commands=tuple(commands))
+        return (await self._command("apply", batch, AnswerBatch, None)).answers
+
+    async def apply(self, commands: Sequence[Command], config: DeskConfig, *, who: str = "") -> Sequence[Answer]:
+        """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
+
+        `config` is what a missing ledger is started with, and `who` brings it.
+
+        Raises PoisonedBatch when the update itself was refused, and one of UPDATE_ERRORS when it should be sent again.
+        """
+        batch = CommandBatch(commands=tuple(commands))
+        try:
+            answers = await update_once(self._handle, "apply", batch, AnswerBatch, within=ANSWER_WITHIN)
+        except UPDATE_ERRORS as error:
+            fate = fate_of(error)
+            if fate is Fate.REFUSED:
+                raise PoisonedBatch(_reason(error)) from error
+            if fate is Fate.NO_LEDGER:
+                await self._start(config, who)
+            raise
+        return answers.answers
+
+    async def _command(
+        self, name: str, message: BaseModel | None, result_type: type[ResultT] | None, command_id: str | None
+    ) -> ResultT:
+        """The answer to an update, asked for until there is one. Raises AdminRefused and LedgerNotFound."""
+        command_id = command_id or uuid4().hex
+        try:
+            return await update_until_answered(
+                self._handle, name, message, result_type, within=ANSWER_WITHIN, update_id=command_id
+            )
+        except Unanswered as error:
+            raise self._not_found(error, None if error.nothing_applied else command_id) from error
+        except UPDATE_ERRORS as error:
+            if fate_of(error) is Fate.REFUSED:
+                raise AdminRefused(_reason(error)) from error
+            raise self._not_found(error) from error
+
+    async def _start(self, config: DeskConfig, who: str) -> None:
+        await self._client.start_workflow(
+            "BudgetWorkflow",
+            LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who),
+            id=budget_workflow_id(self.name),
+            task_queue=LEDGER_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"the books of ledger {self.name}",
+        )
+
+    def _not_found(self, error: Exception, unanswered: str | None = None) -> LedgerNotFound:
+        """`unanswered`: the id of a command of which nobody knows whether it was carried out. None: it was not."""
+        return LedgerNotFound(
+            f"no ledger {self.name!r} answered in this Temporal namespace ({error}); "
+            "is a worker running? `paymaster worker` starts one",
+            unanswered,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What the ledger said, or why it could not."""
+    if isinstance(error, WorkflowUpdateFailedError):
+        error = error.cause
+    message = error.message if isinstance(error, ApplicationError) else str(error)
+    if message == "Encoded failure":  # the SDK's words for a failure whose text is encrypted
+        return (
+            "what it says is encrypted with a key that is not at hand here; "
+            "compare [encryption] keys with those of the workers"
+        )
+    if message == "Failed decoding arguments" and error.__cause__ is not None:  # the SDK's, too
+        return _reason(error.__cause__)
+    return message
