@@ -12,7 +12,7 @@ from pathlib import Path
 import test_rules as recorded  # pyright: ignore[reportMissingImports]
 
 FOLDER = Path(__file__).parent
-RECORDED = FOLDER.parent / "unit" / "admission" / "recorded_commands.json"
+RECORDED = FOLDER.parent / "support" / "recorded_commands.json"
 COMMANDS = 150
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from counting_server import CountingServer, Reply
 from paymaster_process import ROOT, Databases, Site, configuration, running_site, until
+from records import record as record_of
 from temporalio.client import WorkflowHandle
 
 from paymaster import LLMRequest
@@ -28,7 +29,6 @@ from paymaster.messages import (
 )
 from paymaster.values.limits import PIECE_BYTES_MAX
 from paymaster.values.money import TokenUsage
-from tests.unit.ledger.test_backlog_pile import record as record_of
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 FOLDER = ROOT / "tests" / "replay" / "histories"

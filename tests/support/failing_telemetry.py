@@ -14,6 +14,7 @@ from opentelemetry import metrics, trace
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
+from wire import GRANT
 
 from paymaster.messages import (
     Alert,
@@ -36,7 +37,6 @@ from paymaster.observability.measurements import (
     measure_event_loop_delay,
     rows_stored,
 )
-from tests.unit.providers.test_wire_formats import GRANT
 
 ATTEMPT = Attempt(number=1, started_at_ms=0, duration_ms=1, billing=Billing.NOT_BILLED, error_class="overloaded")
 

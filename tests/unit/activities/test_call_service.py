@@ -3,110 +3,28 @@
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_server import Caller, calling, failure_of
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
+from wire import GRANT
+from wire_answers import ANSWERS, replaced
 
-from activities.call_service import CallServiceActivities
 from paymaster.calls.usage_records import entries_of, settlement_of
-from paymaster.keys.api_key import ApiKey, EnvironmentKeys
-from paymaster.keys.cache import KeyCache
-from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import (
     UNKNOWN_OUTCOME,
-    AttemptReport,
     Billing,
     CallRef,
     Completion,
-    Failure,
-    ServiceCall,
     UsageRecord,
 )
-from paymaster.providers.connections import Connections
-from paymaster.settings import Api, ServiceSettings
-from tests.unit.providers.test_wire_formats import ANSWERS, GRANT, ask, replaced
+from paymaster.settings import Api
 
 CALL = CallRef(workflow_id="call/7", run_id="run-1")
-
-
-class RawServer:
-    """Answers every request on loopback with the same bytes, and closes the connection."""
-
-    def __init__(self) -> None:
-        self.raw = b""
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[str]:
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length[15:]))
-        writer.write(self.raw)
-        writer.close()
-
-
-class SomeKeys(KeyCache):
-    """One key for every service, and a defect."""
-
-    def __init__(self) -> None:
-        super().__init__(EnvironmentKeys(), refresh_after=timedelta(minutes=1), keep_in_outage=timedelta(minutes=1))
-
-    async def get(self, name: str) -> ApiKey:
-        if name == "broken":
-            raise RuntimeError("a defect with the key sk-live-0123 in its text")
-        return ApiKey("sk-live-0123456789")
-
-    async def replaced(self, name: str, refused: ApiKey) -> bool:
-        return False
-
-
-class Caller:
-    """One service for each wire format at a raw server, and how it reports."""
-
-    def __init__(self, url: str, server: RawServer) -> None:
-        self.server = server
-        self.reporting = asyncio.Event()
-        self.may_report = asyncio.Event()
-        self.may_report.set()
-        self.services: dict[str, ServiceSettings] = {
-            **{api: ServiceSettings(api=api, base_url=url, key="a-key") for api in ANSWERS},
-            "broken": ServiceSettings(api="openai", base_url=url, key="broken"),
-        }
-        self.connections = Connections(self.services)
-
-    async def call(self, service: str, environment: ActivityEnvironment | None = None) -> Completion | ApplicationError:
-        environment = environment or ActivityEnvironment()
-        reports = GroupCommit[AttemptReport, None](self._report, size_of=lambda _: 0)
-        activities = CallServiceActivities(self.services, SomeKeys(), self.connections, reports)
-        hold_id = f"{environment.info.workflow_run_id}/1"
-        grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "bound_nanos": 1_000})
-        try:
-            return await environment.run(activities.call_service, ServiceCall(grant=grant, request=ask()))
-        except ApplicationError as error:
-            return error
-
-    async def _report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
-        self.reporting.set()
-        await self.may_report.wait()
-        return [None] * len(reports)
-
-
-@asynccontextmanager
-async def calling() -> AsyncGenerator[Caller]:
-    server = RawServer()
-    async with server.listening() as url:
-        caller = Caller(url, server)
-        yield caller
-        await caller.connections.close()
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +85,6 @@ def test_whatever_comes_over_the_wire_is_an_answer_or_a_classified_failure_with_
         assert attempt.error_class
         assert (attempt.billing is Billing.NOT_BILLED) or found.non_retryable
         assert (found.type == UNKNOWN_OUTCOME) is (attempt.billing is Billing.UNKNOWN)
-
-
-def failure_of(error: ApplicationError) -> Failure:
-    return Failure.model_validate(error.details[0])
 
 
 async def test_a_defect_of_ours_is_charged_and_neither_retried_nor_told_with_what_it_saw() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import pytest
+from records import record
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
@@ -11,7 +12,6 @@ from temporalio.testing import ActivityEnvironment
 from activities.catch_up import CatchUpActivities
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import Answer, AttemptReport, BacklogBatch, CaughtUp, Command, Settled, UsageEntry
-from tests.unit.ledger.test_backlog_pile import record
 
 BATCH = BacklogBatch(records=tuple(record(n) for n in range(1, 6)), voids=("run/void",))
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 import pytest
+from records import CALL, GRANT
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from temporalio.testing import ActivityEnvironment
 
@@ -12,7 +13,6 @@ from activities.record_usage import RecordUsageActivities
 from paymaster.client import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit
 from paymaster.messages import Answer, Attempt, Billing, Command, Deferred, Settle, Settled, UsageRecord
-from tests.unit.calls.test_usage_records import CALL, GRANT
 
 RECORD = UsageRecord(
     call=CALL,

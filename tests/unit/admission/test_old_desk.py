@@ -14,10 +14,10 @@ import pytest
 from desk_kit import NOON, Site
 from old_version import OldVersion, unpack
 from paymaster_process import ROOT
+from recorded_commands import NOT_COMPARED, RECORDED, STATE, configuration, do, facts
 
 from paymaster.admission.desk import Desk
 from paymaster.messages import AlertKind
-from tests.unit.admission.test_rules import NOT_COMPARED, RECORDED, STATE, configuration, do, facts
 
 CUTS = (1, 40, 90, 150, 211, 260)
 PLAY = """

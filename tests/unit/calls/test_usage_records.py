@@ -5,37 +5,17 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import CALL, GRANT
 
 from paymaster.calls.cost import cost_nanos
 from paymaster.calls.usage_records import entries_of, expiry_correction, expiry_entry, settlement_of
 from paymaster.messages import (
     Attempt,
     Billing,
-    CallRef,
-    Grant,
-    RetrySettings,
     UsageRecord,
 )
-from paymaster.values.money import NANOS_MAX, Price, TokenUsage
+from paymaster.values.money import NANOS_MAX, TokenUsage
 
-CALL = CallRef(workflow_id="call/article-7/outline", run_id="run-1")
-PRICE = Price(input_nanos=200_000_000, output_nanos=1_200_000_000, source="test prices")
-GRANT = Grant(
-    hold_id="run-1/2",
-    budget="acme/content",
-    service="openai",
-    model="gpt-test",
-    price=PRICE,
-    max_output_tokens=100,
-    bound_nanos=500_000,
-    granted_at_ms=1_700_000_000_000,
-    expires_at_ms=1_700_000_900_000,
-    epoch="epoch-1",
-    timeout_ms=60_000,
-    retry=RetrySettings(),
-    max_retry_after_ms=60_000,
-    max_unconfirmed=1,
-)
 USAGE = TokenUsage(input_tokens=1_000, output_tokens=50)
 COST = 1_000 * 200 + 50 * 1_200
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import pytest
 from temporalio.testing import ActivityEnvironment
+from wire import GRANT
 
 from activities.call_service import CallServiceActivities
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
@@ -19,7 +20,6 @@ from paymaster.providers.connections import Connections
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import Api, ServiceSettings, Settings
 from paymaster.values.money import Price
-from tests.unit.providers.test_wire_formats import GRANT
 
 
 def no_package(_name: str) -> None:

@@ -11,10 +11,11 @@ from typing import TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import ATTEMPT, GRANT, record, text_of
 
 from paymaster.calls.usage_records import settlement_of
 from paymaster.ledger.backlog_pile import Pile, SetAside, unpacked
-from paymaster.messages import Attempt, BacklogBatch, BacklogStart, Billing, UsageRecord, json_bytes
+from paymaster.messages import BacklogBatch, BacklogStart, UsageRecord, json_bytes
 from paymaster.values.collection import keep_what_is_there
 from paymaster.values.limits import (
     BATCH_BYTES_MAX,
@@ -25,16 +26,9 @@ from paymaster.values.limits import (
     TEMPORAL_PAYLOAD_BYTES,
 )
 from paymaster.values.packed import pack
-from tests.unit.calls.test_usage_records import CALL, GRANT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 ResultT = TypeVar("ResultT")
-ATTEMPT = Attempt(number=1, started_at_ms=1, duration_ms=1, billing=Billing.UNKNOWN, error="cut off")
-
-
-def record(number: int, metadata: dict[str, str] | None = None) -> UsageRecord:
-    grant = GRANT.model_copy(update={"hold_id": f"run/{number}"})
-    return UsageRecord(call=CALL, grant=grant, attempts=(ATTEMPT,), answered=False, metadata=metadata or {})
 
 
 def noise(size: int, seed: int = 0) -> str:
@@ -44,10 +38,6 @@ def noise(size: int, seed: int = 0) -> str:
 
 def batch_of(sizes: list[int], voids: list[str]) -> BacklogBatch:
     return BacklogBatch(records=tuple(record(n, {"a": "x" * size}) for n, size in enumerate(sizes)), voids=tuple(voids))
-
-
-def text_of(batch: BacklogBatch) -> bytes:
-    return batch.model_dump_json().encode()
 
 
 def no_refusal(why: str, record: UsageRecord | None) -> None:

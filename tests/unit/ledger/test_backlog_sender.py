@@ -4,12 +4,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from records import record
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.ledger.backlog_sender import LOOKS_AFTER_SIGNALS, Backlog
 from paymaster.values.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX
-from tests.unit.ledger.test_backlog_pile import record
 
 
 class Temporal:

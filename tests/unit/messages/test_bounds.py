@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from call_messages import CALL, GRANT, RESERVE
+from records import PRICE
 
 from paymaster.messages import (
     AccountConfig,
@@ -21,8 +23,6 @@ from paymaster.settings import Settings
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.limits import COUNT_MAX, DURATION_MS_MAX, SERVICES_MAX, TIME_MS_MAX
 from paymaster.values.money import NANOS_MAX, PriceTier
-from tests.unit.calls.test_usage_records import PRICE
-from tests.unit.messages.test_messages import CALL, GRANT, RESERVE
 
 SENSELESS = (-(10**15), 10**18 + 1, 10**400, -1)
 CONFIG = DeskConfig(digest="d", budgets={"acme": AccountConfig()}, services={"openai": ServiceConfig()})

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
+from call_messages import CALL, GRANT, RESERVE
 from pydantic import TypeAdapter, ValidationError
 
 from paymaster.messages import (
@@ -14,8 +15,6 @@ from paymaster.messages import (
     Answer,
     AttemptReports,
     CallMessage,
-    CallRef,
-    Candidate,
     ChatMessage,
     Command,
     Configure,
@@ -23,7 +22,6 @@ from paymaster.messages import (
     DeskConfig,
     Ended,
     ExpiredHold,
-    Grant,
     Granted,
     LedgerStart,
     LLMRequest,
@@ -36,8 +34,6 @@ from paymaster.messages import (
     PauseService,
     RaiseCap,
     Refused,
-    Reserve,
-    RetrySettings,
     ServiceConfig,
     SetCap,
     Settle,
@@ -53,37 +49,7 @@ from paymaster.messages import (
     config_too_large,
 )
 from paymaster.values.limits import CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX
-from paymaster.values.money import Price
 from paymaster.values.packed import pack
-
-CALL = CallRef(workflow_id="call/7", run_id="run-1")
-PRICE = Price(input_nanos=1, output_nanos=2, cache_write_nanos=3, source="test")
-GRANT = Grant(
-    hold_id="run-1/1",
-    budget="acme",
-    service="openai",
-    model="gpt-test",
-    price=PRICE,
-    max_output_tokens=100,
-    bound_nanos=10**20 - 1,
-    granted_at_ms=1,
-    expires_at_ms=2,
-    epoch="epoch-1",
-    timeout_ms=1,
-    retry=RetrySettings(),
-    max_retry_after_ms=1,
-    max_unconfirmed=1,
-)
-RESERVE = Reserve(
-    hold_id="run-1/1",
-    call=CALL,
-    budget="acme/content",
-    candidates=(Candidate(service="openai", model="gpt-test", max_output_tokens=100, price=PRICE),),
-    input_bytes=10,
-    on_exhausted="wait",
-    deadline_at_ms=3,
-    asked_at_ms=1,
-)
 
 
 def request(**fields: Any) -> LLMRequest:

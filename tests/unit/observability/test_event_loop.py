@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from pydantic_core import to_json
+from raw_server import Caller, RawServer, failure_of
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
+from wire import BASE_URLS, GRANT, build
 
 from activities.send_alerts import SendAlertsActivities
 from paymaster import redaction
@@ -34,8 +36,6 @@ from paymaster.observability.event_loop import WARNED_FROM_S, EventLoopWatch
 from paymaster.redaction import remember
 from paymaster.settings import Api
 from paymaster.values.limits import JSON_VALUES_MAX
-from tests.unit.activities.test_call_service import Caller, RawServer, failure_of
-from tests.unit.providers.test_wire_formats import BASE_URLS, GRANT, build
 
 MB = 1_000_000
 LIMITS_S = {2 * MB: 0.05, 7_900_000: 0.1}

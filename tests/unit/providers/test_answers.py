@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from wire import GRANT, ask
 
 from paymaster import redaction
 from paymaster.messages import Billing, Completion, ServiceCall
@@ -15,7 +16,6 @@ from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read
 from paymaster.providers.openai import dollars_to_nanos
 from paymaster.redaction import remember
 from paymaster.settings import ServiceSettings
-from tests.unit.providers.test_wire_formats import GRANT, ask
 
 MB = 1_000_000
 KEY = "sk-live-Zq7/Wm3+Kx9"

@@ -5,8 +5,10 @@ import unicodedata
 from typing import Any
 
 import pytest
+from any_request import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.messages import ChatMessage, Image, LLMRequest
@@ -14,8 +16,6 @@ from paymaster.providers.bounds import input_bytes
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 from paymaster.values.money import Price, TokenUsage
-from tests.unit.providers.test_sdk_judge import requests
-from tests.unit.providers.test_wire_formats import BASE_URLS, build
 
 PRICE = Price(input_nanos=1_000, output_nanos=4_000, cache_write_nanos=1_250, source="test")
 PLACES = ("messages", "input", "contents", "system", "systemInstruction", "tools", "response_format", "text")

@@ -13,6 +13,8 @@ import pytest
 import trustme
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
+from wire import GRANT, ask
+from wire_answers import ANSWERS
 
 from activities.call_service import CallServiceActivities
 from paymaster.keys.api_key import EnvironmentKeys
@@ -22,7 +24,6 @@ from paymaster.messages import AttemptReport, Billing, Completion, Failure, Serv
 from paymaster.providers.connections import Connections
 from paymaster.providers.tls import tls_context
 from paymaster.settings import ConfigurationError, ServiceSettings
-from tests.unit.providers.test_wire_formats import ANSWERS, GRANT, ask
 
 KEY = "sk-live-of-one-service-0123456789"
 KEYS = {"PAYMASTER_KEY_A_KEY": KEY}

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from provider_errors import NOW_MS, google_error, openai_error, read
 
 from paymaster.providers.retry_after import retry_after_ms
-from tests.unit.providers.test_http_errors import NOW_MS, google_error, openai_error, read
 
 
 @pytest.mark.parametrize(

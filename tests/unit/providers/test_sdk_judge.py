@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming, MessageCreateParamsStreaming
+from any_request import requests
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import (
     CompletionCreateParamsNonStreaming,
     CompletionCreateParamsStreaming,
@@ -16,11 +16,11 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsStreaming,
 )
 from pydantic import TypeAdapter, ValidationError
+from wire import build
 
-from paymaster.messages import ChatMessage, Image, LLMRequest, ToolCall
+from paymaster.messages import LLMRequest
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
-from tests.unit.providers.test_wire_formats import SCHEMA, WEATHER, build
 
 JUDGES: dict[Api, tuple[Any, Any]] = {
     "openai": (CompletionCreateParamsNonStreaming, CompletionCreateParamsStreaming),
@@ -31,37 +31,6 @@ JUDGES: dict[Api, tuple[Any, Any]] = {
 ADAPTERS = {
     (api, streamed): TypeAdapter[Any](kinds[streamed]) for api, kinds in JUDGES.items() for streamed in (False, True)
 }
-
-words = st.text(min_size=1, max_size=10)
-calls = st.builds(
-    ToolCall,
-    id=st.from_regex(r"call-[0-9]", fullmatch=True),
-    name=st.just("weather"),
-    arguments=st.dictionaries(words, words, max_size=2),
-)
-images = st.just(Image.of(b"png", "image/png")) | st.just(Image(url="https://example.com/a.png"))
-messages = st.one_of(
-    st.builds(ChatMessage, role=st.just("system"), content=words),
-    st.builds(ChatMessage, role=st.just("user"), content=words, images=st.lists(images, max_size=2).map(tuple)),
-    st.builds(ChatMessage, role=st.just("assistant"), content=words, tool_calls=st.lists(calls, max_size=2).map(tuple)),
-    st.builds(ChatMessage, role=st.just("tool"), content=words, tool_call_id=st.just("call-1")),
-)
-requests = st.builds(
-    LLMRequest,
-    route=st.just("r"),
-    budget=st.just("acme"),
-    prompt=words,
-    system=st.none() | words,
-    messages=st.lists(messages, max_size=4).map(tuple),
-    json_schema=st.none() | st.just(SCHEMA),
-    temperature=st.none() | st.floats(0, 1),
-    top_p=st.none() | st.floats(0, 1),
-    stop=st.lists(words, max_size=2).map(tuple),
-    seed=st.none() | st.integers(0, 9),
-    reasoning_effort=st.none() | st.sampled_from(["none", "minimal", "low", "medium", "high"]),
-    tools=st.just((WEATHER,)),
-    tool_choice=st.none() | st.sampled_from(["auto", "none", "required", "weather"]),
-)
 
 
 def consume(value: Any) -> None:

@@ -6,13 +6,19 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import GRANT, SCHEMA, WEATHER, ask, build, service
+from wire_answers import (
+    ANSWERS,
+    CHAT,
+    replaced,
+    sse,
+)
 
 from paymaster.keys.api_key import ApiKey
-from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, RetrySettings, Tool, ToolCall
+from paymaster.messages import ChatMessage, Image, ToolCall
 from paymaster.providers.answers import without_keys
 from paymaster.providers.event_stream import stream_events
 from paymaster.providers.provider import (
-    HttpRequest,
     MalformedAnswer,
     Outgoing,
     ServiceAnswer,
@@ -21,43 +27,9 @@ from paymaster.providers.provider import (
     WireUsage,
 )
 from paymaster.providers.registry import PROVIDERS, streams
-from paymaster.settings import Api, ServiceSettings
-from paymaster.values.money import Price
+from paymaster.settings import Api
 
-GRANT = Grant(
-    hold_id="run/1",
-    budget="acme",
-    service="one",
-    model="the-model",
-    price=Price(input_nanos=1, output_nanos=1, source="test"),
-    max_output_tokens=77,
-    bound_nanos=1,
-    granted_at_ms=0,
-    expires_at_ms=1,
-    epoch="e",
-    timeout_ms=1,
-    retry=RetrySettings(),
-    max_retry_after_ms=1,
-    max_unconfirmed=1,
-)
-BASE_URLS: dict[Api, str] = {
-    "openai": "https://api.openai.com/v1",
-    "openai-responses": "https://api.openai.com/v1",
-    "anthropic": "https://api.anthropic.com/v1",
-    "gemini": "https://generativelanguage.googleapis.com/v1beta",
-    "azure-openai": "https://example.openai.azure.com/openai/v1",
-}
-WEATHER = Tool(
-    name="weather",
-    description="The weather somewhere",
-    parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-)
-SCHEMA: dict[str, Any] = {"type": "object", "properties": {"answer": {"type": "string"}}}
 ASKED = ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="opaque")
-
-
-def ask(**fields: Any) -> LLMRequest:
-    return LLMRequest.model_validate({"route": "writer", "budget": "acme", "prompt": "Hello"} | fields)
 
 
 CONVERSATION = ask(
@@ -75,14 +47,6 @@ CONVERSATION = ask(
 )
 
 
-def service(api: Api, base_url: str | None = None, **fields: Any) -> ServiceSettings:
-    return ServiceSettings(api=api, base_url=base_url or BASE_URLS[api], **fields)
-
-
-def build(request: LLMRequest, api: Api, base_url: str | None = None, *, stream: bool = False) -> HttpRequest:
-    return PROVIDERS[api].build_request(request, GRANT, service(api, base_url), stream)
-
-
 def parse(api: Api, data: Any, base_url: str | None = None) -> ServiceAnswer | ServiceError:
     body = data if isinstance(data, bytes) else json.dumps(data).encode()
     return PROVIDERS[api].parse_response(body, service(api, base_url))
@@ -90,15 +54,6 @@ def parse(api: Api, data: Any, base_url: str | None = None) -> ServiceAnswer | S
 
 def parse_stream(api: Api, text: str) -> ServiceAnswer | ServiceError:
     return PROVIDERS[api].parse_stream(text.encode(), service(api))
-
-
-def sse(*events: Any, last: str | None = None) -> str:
-    """Each event as its `data:`, after an `event:` where it has a type."""
-    text = ""
-    for event in events:
-        name = f"event: {event['type']}\n" if "type" in event else ""
-        text += f"{name}data: {json.dumps(event)}\n\n"
-    return text + (f"data: {last}\n\n" if last else "")
 
 
 # ---------------------------------------------------------------- requests
@@ -348,175 +303,6 @@ def test_answers_are_streamed_where_usage_is_known_to_come_with_them(
 
 # ---------------------------------------------------------------- answers, each streamed and not
 
-CHAT: dict[str, Any] = {
-    "model": "gpt-x",
-    "service_tier": "default",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "tool_calls",
-            "message": {
-                "content": "Let me see.",
-                "tool_calls": [{"id": "c1", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}],
-            },
-        }
-    ],
-    "usage": {
-        "prompt_tokens": 100,
-        "completion_tokens": 20,
-        "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
-        "completion_tokens_details": {"reasoning_tokens": 5},
-    },
-}
-CHAT_STREAM = sse(
-    {"model": "", "choices": []},
-    {"model": "gpt-x", "service_tier": "default", "choices": [{"index": 0, "delta": {"content": "Let me"}}]},
-    {"choices": [{"index": 0, "delta": {"content": " see."}}], "usage": None},
-    {
-        "choices": [
-            {"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"ci'}}]}}
-        ]
-    },
-    {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": 'ty": "Bern"}'}}]}}]},
-    {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]},
-    {"choices": [], "usage": CHAT["usage"]},
-    last="[DONE]",
-)
-CHAT_ANSWER = ServiceAnswer(
-    text="Let me see.",
-    tool_calls=(ToolCall(id="c1", name="weather", arguments={"city": "Bern"}),),
-    finish_reason="tool_calls",
-    model="gpt-x",
-    usage=WireUsage(
-        input_tokens=100, cached_input_tokens=60, cache_write_tokens=30, output_tokens=20, reasoning_tokens=5
-    ),
-    service_tier="default",
-)
-RESPONSE: dict[str, Any] = {
-    "model": "gpt-x",
-    "status": "completed",
-    "output": [
-        {"type": "reasoning", "summary": []},
-        {"type": "message", "content": [{"type": "output_text", "text": "Let me see."}]},
-        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Bern"}'},
-    ],
-    "usage": {
-        "input_tokens": 100,
-        "output_tokens": 20,
-        "input_tokens_details": {"cached_tokens": 60},
-        "output_tokens_details": {"reasoning_tokens": 5},
-    },
-}
-RESPONSE_STREAM = sse(
-    {"type": "response.created", "response": {"status": "in_progress"}},
-    {"type": "response.output_text.delta", "delta": "Let"},
-    {"type": "response.completed", "response": RESPONSE},
-)
-RESPONSE_ANSWER = ServiceAnswer(
-    text="Let me see.",
-    tool_calls=CHAT_ANSWER.tool_calls,
-    finish_reason="completed",
-    model="gpt-x",
-    usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
-)
-MESSAGE: dict[str, Any] = {
-    "type": "message",
-    "model": "claude-x",
-    "stop_reason": "tool_use",
-    "content": [
-        {"type": "thinking", "thinking": "hm"},
-        {"type": "text", "text": "Let me see."},
-        {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Bern"}},
-    ],
-    "usage": {
-        "input_tokens": 10,
-        "cache_creation_input_tokens": 30,
-        "cache_read_input_tokens": 60,
-        "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
-        "output_tokens": 20,
-        "output_tokens_details": {"thinking_tokens": 5},
-    },
-}
-MESSAGE_STREAM = sse(
-    {
-        "type": "message_start",
-        "message": MESSAGE | {"content": [], "stop_reason": None, "usage": MESSAGE["usage"] | {"output_tokens": 1}},
-    },
-    {"type": "ping"},
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
-    {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Let me"}},
-    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": " see."}},
-    {
-        "type": "content_block_start",
-        "index": 2,
-        "content_block": {"type": "tool_use", "id": "c1", "name": "weather", "input": {}},
-    },
-    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": '{"city"'}},
-    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": ': "Bern"}'}},
-    {"type": "something_new", "usage": {"output_tokens": 9_999}},
-    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 20}},
-    {"type": "message_stop"},
-)
-MESSAGE_ANSWER = ServiceAnswer(
-    text="Let me see.",
-    tool_calls=CHAT_ANSWER.tool_calls,
-    finish_reason="tool_use",
-    model="claude-x",
-    usage=WireUsage(
-        input_tokens=100,
-        cached_input_tokens=60,
-        cache_write_tokens=30,
-        cache_write_1h_tokens=20,
-        output_tokens=20,
-        reasoning_tokens=5,
-    ),
-)
-GEMINI: dict[str, Any] = {
-    "modelVersion": "gemini-x",
-    "candidates": [
-        {
-            "finishReason": "STOP",
-            "content": {
-                "parts": [
-                    {"text": "hm", "thought": True},
-                    {"text": "Let me see."},
-                    {"functionCall": {"name": "weather", "args": {"city": "Bern"}}, "thoughtSignature": "s"},
-                ]
-            },
-        }
-    ],
-    "usageMetadata": {
-        "promptTokenCount": 90,
-        "toolUsePromptTokenCount": 10,
-        "cachedContentTokenCount": 60,
-        "candidatesTokenCount": 15,
-        "thoughtsTokenCount": 5,
-    },
-}
-_PARTS = GEMINI["candidates"][0]["content"]["parts"]
-GEMINI_STREAM = sse(
-    {"candidates": [{"content": {"parts": _PARTS[:1]}}], "usageMetadata": {"promptTokenCount": 90}},
-    {"candidates": [{"content": {"parts": [{"text": "Let me"}]}}]},
-    {"candidates": [{"content": {"parts": [{"text": " see."}]}}]},
-    GEMINI | {"candidates": [{"content": {"parts": _PARTS[2:]}, "finishReason": "STOP"}]},
-)
-GEMINI_ANSWER = ServiceAnswer(
-    text="Let me see.",
-    tool_calls=(ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="s"),),
-    finish_reason="STOP",
-    model="gemini-x",
-    usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
-)
-ANSWERS: dict[Api, tuple[dict[str, Any], str, ServiceAnswer]] = {
-    "openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
-    "azure-openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
-    "openai-responses": (RESPONSE, RESPONSE_STREAM, RESPONSE_ANSWER),
-    "anthropic": (MESSAGE, MESSAGE_STREAM, MESSAGE_ANSWER),
-    "gemini": (GEMINI, GEMINI_STREAM, GEMINI_ANSWER),
-}
-
 
 @pytest.mark.parametrize("api", ANSWERS)
 def test_an_answer_is_understood_and_its_tokens_are_counted_by_one_convention(api: Api) -> None:
@@ -657,23 +443,6 @@ def test_arguments_that_are_no_object_are_kept_as_they_were_written(arguments: s
 
 
 # ---------------------------------------------------------------- whatever a server sends
-
-junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud83d"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def replaced(data: Any, draw: Any) -> Any:
-    """The data with one value somewhere in it replaced by anything."""
-    if isinstance(data, dict) and data and draw(st.integers(0, 3)):
-        key = draw(st.sampled_from(sorted(data)))
-        return {**data, key: replaced(data[key], draw)}
-    if isinstance(data, list) and data and draw(st.integers(0, 3)):
-        index = draw(st.integers(0, len(data) - 1))
-        return [*data[:index], replaced(data[index], draw), *data[index + 1 :]]
-    return draw(junk)
 
 
 def understood(api: Api, body: bytes) -> None:

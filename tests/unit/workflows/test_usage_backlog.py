@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from records import GRANT, record, text_of
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -20,8 +21,6 @@ from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from paymaster.values.limits import BATCH_ITEMS_MAX, PIECE_BYTES_MAX, TEMPORAL_HISTORY_BYTES, TEMPORAL_PAYLOAD_BYTES
 from paymaster.values.packed import pack
-from tests.unit.calls.test_usage_records import GRANT
-from tests.unit.ledger.test_backlog_pile import record, text_of
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 SECONDS_MAX = 0.5

@@ -1,0 +1,33 @@
+"""Usage records as calls send them."""
+
+from paymaster.messages import Attempt, BacklogBatch, Billing, CallRef, Grant, RetrySettings, UsageRecord
+from paymaster.values.money import Price
+
+CALL = CallRef(workflow_id="call/article-7/outline", run_id="run-1")
+PRICE = Price(input_nanos=200_000_000, output_nanos=1_200_000_000, source="test prices")
+GRANT = Grant(
+    hold_id="run-1/2",
+    budget="acme/content",
+    service="openai",
+    model="gpt-test",
+    price=PRICE,
+    max_output_tokens=100,
+    bound_nanos=500_000,
+    granted_at_ms=1_700_000_000_000,
+    expires_at_ms=1_700_000_900_000,
+    epoch="epoch-1",
+    timeout_ms=60_000,
+    retry=RetrySettings(),
+    max_retry_after_ms=60_000,
+    max_unconfirmed=1,
+)
+ATTEMPT = Attempt(number=1, started_at_ms=1, duration_ms=1, billing=Billing.UNKNOWN, error="cut off")
+
+
+def record(number: int, metadata: dict[str, str] | None = None) -> UsageRecord:
+    grant = GRANT.model_copy(update={"hold_id": f"run/{number}"})
+    return UsageRecord(call=CALL, grant=grant, attempts=(ATTEMPT,), answered=False, metadata=metadata or {})
+
+
+def text_of(batch: BacklogBatch) -> bytes:
+    return batch.model_dump_json().encode()
