@@ -5,6 +5,7 @@ from temporalio.client import Client
 
 from activities.call_signals import CallSignal, has_ended, signal_calls
 from paymaster.messages import CallMessage, CallMessages, Delivery, ParkedAnswer
+from paymaster.messages.temporal_names import BUDGET_ANSWER, BUDGET_WITHDRAWN
 
 
 class AnswerCallsActivities:
@@ -29,6 +30,5 @@ class AnswerCallsActivities:
 
 
 def _signal(message: CallMessage) -> CallSignal:
-    return CallSignal(
-        message.call, "budget_answer" if isinstance(message, ParkedAnswer) else "budget_withdrawn", message
-    )
+    name = BUDGET_ANSWER.name if isinstance(message, ParkedAnswer) else BUDGET_WITHDRAWN.name
+    return CallSignal(message.call, name, message)

@@ -7,9 +7,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.messages import LoadedSpend, LoadSpend, backlog_workflow_id
+from paymaster.messages.temporal_names import BACKLOG_PIECE_WORKFLOW, WAITING
 from paymaster.storage.ledger_state_rows import load_spend
 
-RUNNING_PIECES = 'WorkflowType = "UsageBacklogPieceWorkflow" AND ExecutionStatus = "Running"'
+RUNNING_PIECES = f'WorkflowType = "{BACKLOG_PIECE_WORKFLOW.name}" AND ExecutionStatus = "Running"'
 
 
 class LoadSpendActivities:
@@ -40,7 +41,7 @@ class LoadSpendActivities:
         try:
             if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
                 return 0
-            return await handle.query("waiting", result_type=int)
+            return await handle.query(WAITING.name, result_type=WAITING.result)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return 0

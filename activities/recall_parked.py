@@ -5,8 +5,9 @@ from temporalio.client import Client
 
 from activities.call_signals import CallSignal, has_ended, signal_calls
 from paymaster.messages import CallRef
+from paymaster.messages.temporal_names import CALL_WORKFLOW, LEDGER_BEGAN
 
-RUNNING_CALLS = 'WorkflowType = "LLMCallWorkflow" AND ExecutionStatus = "Running"'
+RUNNING_CALLS = f'WorkflowType = "{CALL_WORKFLOW.name}" AND ExecutionStatus = "Running"'
 
 
 class RecallParkedActivities:
@@ -20,7 +21,7 @@ class RecallParkedActivities:
         Calls that are not parked ignore it. Raises RPCError when a call that still runs did not get the signal.
         """
         signals = [
-            CallSignal(CallRef(workflow_id=call.id, run_id=call.run_id), "ledger_began")
+            CallSignal(CallRef(workflow_id=call.id, run_id=call.run_id), LEDGER_BEGAN.name)
             async for call in self._client.list_workflows(RUNNING_CALLS)
         ]
         for error in await signal_calls(self._client, signals):

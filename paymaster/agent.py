@@ -11,6 +11,7 @@ from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import CallIdReused, completed_or_raise
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW
 from paymaster.observability.temporal_ui import call_details, call_summary
 
 
@@ -46,11 +47,11 @@ async def try_generate(request: LLMRequest) -> LLMResult:
     request = request.model_copy(update={"call_id": call_id})
     try:
         return await workflow.execute_child_workflow(
-            "LLMCallWorkflow",
-            request,
+            CALL_WORKFLOW.name,
+            CALL_WORKFLOW.takes(request),
             id=call_workflow_id(call_id),
             task_queue=CALLS_TASK_QUEUE,
-            result_type=LLMResult,
+            result_type=CALL_WORKFLOW.result,
             # An agent that ends lets a call that is being paid for finish its bookkeeping.
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
             cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -60,10 +61,10 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         )
     except WorkflowAlreadyStartedError:
         result = await workflow.execute_activity(
-            "await_result",
-            call_id,
+            AWAIT_RESULT.name,
+            AWAIT_RESULT.takes(call_id),
             task_queue=ACTIVITIES_TASK_QUEUE,
-            result_type=LLMResult,
+            result_type=AWAIT_RESULT.result,
             start_to_close_timeout=timedelta(days=366),
             heartbeat_timeout=timedelta(seconds=30),
         )

@@ -20,8 +20,8 @@ from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import CallDenied, CallIdReused, completed_or_raise
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
-from paymaster.ledger.updates import ResultT
 from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.messages.temporal_names import CALL_WORKFLOW, ResultT
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
@@ -90,11 +90,11 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
     workflow_id = call_workflow_id(call_id)
     try:
         return await client.start_workflow(
-            "LLMCallWorkflow",
-            request,
+            CALL_WORKFLOW.name,
+            CALL_WORKFLOW.takes(request),
             id=workflow_id,
             task_queue=CALLS_TASK_QUEUE,
-            result_type=LLMResult,
+            result_type=CALL_WORKFLOW.result,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             static_summary=call_summary(request),
             static_details=call_details(request),

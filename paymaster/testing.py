@@ -36,6 +36,7 @@ from paymaster.messages import (
     call_workflow_id,
 )
 from paymaster.messages.base import Message
+from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from paymaster.temporal_program import DYNAMIC_CONFIG, temporal_program
@@ -138,7 +139,7 @@ class ScriptedCalls:
         self._function = script if callable(script) else None
         self._rest: Iterator[ScriptedCall] = iter(()) if callable(script) else iter(script)
 
-    @activity.defn(name="scripted_call")
+    @activity.defn(name=SCRIPTED_CALL)
     async def end_of(self, request: LLMRequest) -> ScriptedCall:
         """The end of the call that starts now. Fails the call where the script has none."""
         self.requests.append(request)
@@ -151,14 +152,14 @@ class ScriptedCalls:
         return scripted
 
 
-@workflow.defn(name="LLMCallWorkflow", sandboxed=False)
+@workflow.defn(name=CALL_WORKFLOW.name, sandboxed=False)
 class ScriptedCallWorkflow:
     """Stands where Paymaster's own workflow of a call stands otherwise."""
 
     @workflow.run
     async def run(self, request: LLMRequest) -> LLMResult:
         scripted = await workflow.execute_local_activity(
-            "scripted_call",
+            SCRIPTED_CALL,
             request,
             result_type=ScriptedCall,
             start_to_close_timeout=_ANSWER_WITHIN,

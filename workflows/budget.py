@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
@@ -33,7 +33,6 @@ from paymaster.messages import (
     Alerts,
     Answer,
     AnswerBatch,
-    AttemptReports,
     CallMessages,
     CapState,
     ClockState,
@@ -49,7 +48,6 @@ from paymaster.messages import (
     DeskConfig,
     DeskStatus,
     LedgerStart,
-    LoadedSpend,
     Notices,
     PauseService,
     RaiseCap,
@@ -67,6 +65,29 @@ from paymaster.messages import (
     Upgraded,
 )
 from paymaster.messages.bounds import check_command, check_config, check_report, check_text
+from paymaster.messages.temporal_names import (
+    ACCEPT_LOWER,
+    ANSWER_CALLS,
+    CONFIGURE,
+    CORRECT_SPEND,
+    LEDGER_WORKFLOW,
+    LOAD_SPEND,
+    PAUSE_SERVICE,
+    RAISE_CAP,
+    RECALL_PARKED,
+    REPORT_ATTEMPTS,
+    RESUME_SERVICE,
+    SEND_ALERTS,
+    SET_CAP,
+    STORE_NOTICES,
+    TAKE_CLOCK,
+    UPGRADE,
+    ActivityName,
+    ArgumentT,
+    ResultT,
+    SignalName,
+    UpdateName,
+)
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
@@ -82,24 +103,16 @@ PAUSE_AFTER_FAILURE = timedelta(seconds=10)
 GRACE = timedelta(seconds=1)
 """For an activity that is under way when the run ends, so that little is done twice. In that time come far fewer
 updates than the run still takes: Temporal suggests a new one at 1,800 of 2,000."""
-SIGNALS = (
-    "raise_cap",
-    "set_cap",
-    "pause_service",
-    "resume_service",
-    "take_clock",
-    "accept_lower",
-    "report_attempts",
-)
+SIGNALS = (RAISE_CAP, SET_CAP, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, ACCEPT_LOWER, REPORT_ATTEMPTS)
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
-ResultT = TypeVar("ResultT")
+AnswerT = TypeVar("AnswerT")
 WorkflowT = TypeVar("WorkflowT")
 CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
 StateT = TypeVar("StateT", bound=BaseModel)
 
 
-def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Callable[[WorkflowT, MessageT], ResultT]:
+def _with_one_message(handler: Callable[[WorkflowT, MessageT], AnswerT]) -> Callable[[WorkflowT, MessageT], AnswerT]:
     """Refuses an update without exactly one message of the handler's type, instead of failing the workflow's task.
 
     The SDK hands over what it could not decode as JSON as it is: bytes, say, or None.
@@ -107,7 +120,7 @@ def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Call
     wanted = next(kind for name, kind in get_type_hints(handler).items() if name != "return")
 
     @wraps(handler)
-    def handle(self: WorkflowT, *messages: MessageT) -> ResultT:
+    def handle(self: WorkflowT, *messages: MessageT) -> AnswerT:
         if len(messages) != 1 or not isinstance(messages[0], wanted):
             kinds = ", ".join(type(message).__name__ for message in messages) or "nothing"
             text = f"an update needs one {wanted.__name__} as JSON, not: {kinds}"
@@ -117,7 +130,7 @@ def _with_one_message(handler: Callable[[WorkflowT, MessageT], ResultT]) -> Call
     return handle
 
 
-@workflow.defn(name="BudgetWorkflow", sandboxed=False)
+@workflow.defn(name=LEDGER_WORKFLOW.name, sandboxed=False)
 class BudgetWorkflow:
     @workflow.init
     def __init__(self, start: LedgerStart) -> None:
@@ -167,14 +180,16 @@ class BudgetWorkflow:
     async def _load_spend(self) -> None:
         """Reads what accounts have spent that were not in these books before."""
         while await self._next(lambda: self._desk.to_load() is not None):
-            loaded = await self._activity("load_spend", self._desk.to_load(), LoadedSpend)
+            wanted = self._desk.to_load()
+            assert wanted is not None  # nothing ran since
+            loaded = await self._activity(LOAD_SPEND, wanted)
             if loaded is not None:
                 self._desk.loaded(loaded, _now_ms())
 
     async def _recall_parked(self) -> None:
         """Calls may wait that were parked in a ledger which is lost: they ask again."""
         while not self._is_ending():
-            if await self._activity("recall_parked", None, int) is not None:
+            if await self._activity(RECALL_PARKED, None) is not None:
                 self._desk.state.recalls = False
                 return
 
@@ -182,7 +197,7 @@ class BudgetWorkflow:
         messages = self._desk.state.outbox
         while await self._next(lambda: bool(messages.messages)):
             batch = CallMessages(messages=_first(messages.messages))
-            self._delivered(await self._activity("answer_calls", batch, Delivery))
+            self._delivered(await self._activity(ANSWER_CALLS, batch))
             await workflow.sleep(PAUSE, summary="between deliveries")
 
     async def _store_notices(self) -> None:
@@ -192,14 +207,14 @@ class BudgetWorkflow:
             changed = any(isinstance(notice, ConfigChange) for notice in notices)
             config = state.config if changed else None
             batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices, config=config)
-            self._delivered(await self._activity("store_notices", batch, Delivery))
+            self._delivered(await self._activity(STORE_NOTICES, batch))
 
     async def _send_alerts(self) -> None:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.sending)):
             alerts = _first(state.outbox.sending)
             batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
-            self._delivered(await self._activity("send_alerts", batch, Delivery))
+            self._delivered(await self._activity(SEND_ALERTS, batch))
 
     def _is_ending(self) -> bool:
         """The server suggests a new run, newer rules need one, or the desk wants to see the server's clock anew."""
@@ -211,15 +226,16 @@ class BudgetWorkflow:
         await workflow.wait_condition(lambda: has_work() or self._is_ending())
         return not self._is_ending()
 
-    async def _activity(self, name: str, batch: BaseModel | None, result_type: type[ResultT]) -> ResultT | None:
+    async def _activity(self, activity: ActivityName[ArgumentT, ResultT], batch: ArgumentT) -> ResultT | None:
         """The activity's result, or None, after a pause, when it failed: what was to be done is still to be done.
 
         None also when the run ends meanwhile: it takes 2,000 updates at most, and an activity may hang for minutes.
         """
+        name = activity.name
         doing = workflow.start_activity(
             name,
             args=[] if batch is None else [batch],
-            result_type=result_type,
+            result_type=activity.result,
             task_queue=ACTIVITIES_TASK_QUEUE,
             start_to_close_timeout=timedelta(seconds=30),
             retry_policy=RetryPolicy(maximum_attempts=3),
@@ -280,23 +296,23 @@ class BudgetWorkflow:
     @workflow.signal
     @tolerate_any_payload_count
     def report_attempts(self, message: RawValue) -> None:
-        if batch := self._decoded("report_attempts", AttemptReports, message):
+        if batch := self._decoded(REPORT_ATTEMPTS, message):
             for report in batch.reports:
                 try:
                     check_report(report)
                 except ValueError as error:
-                    self._refuse("report_attempts", report.model_dump_json(), str(error))
+                    self._refuse(REPORT_ATTEMPTS.name, report.model_dump_json(), str(error))
                     continue
                 try:
                     self._desk.report(report, _now_ms())
                 except Exception as error:  # as in `_apply`
-                    self._failed("report_attempts", report, error)
+                    self._failed(REPORT_ATTEMPTS.name, report, error)
 
     @workflow.update
     @_with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
-        return self._answered("configure", ConfigState, self._configure, change)
+        return self._answered(CONFIGURE, self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
         check_config(change.config)
@@ -314,7 +330,7 @@ class BudgetWorkflow:
     @_with_one_message
     def upgrade(self, change: Upgrade) -> Upgraded:
         """Newer rules, with a new run: a worker that does not know them cannot follow one that began with others."""
-        answer = self._answered("upgrade", Upgraded, self._desk.upgrade, change)
+        answer = self._answered(UPGRADE, self._desk.upgrade, change)
         self._next_rules = max(self._next_rules, answer.rules)
         return answer
 
@@ -331,77 +347,77 @@ class BudgetWorkflow:
 
     # ------------------------------------------------------------ admins and operators
 
-    @workflow.signal(name="raise_cap")
+    @workflow.signal(name=RAISE_CAP.name)
     @tolerate_any_payload_count
     def raise_cap_signal(self, message: RawValue) -> None:
-        self._signalled("raise_cap", RaiseCap, self._desk.raise_cap, message)
+        self._signalled(RAISE_CAP, self._desk.raise_cap, message)
 
-    @workflow.signal(name="set_cap")
+    @workflow.signal(name=SET_CAP.name)
     @tolerate_any_payload_count
     def set_cap_signal(self, message: RawValue) -> None:
-        self._signalled("set_cap", SetCap, self._desk.set_cap, message)
+        self._signalled(SET_CAP, self._desk.set_cap, message)
 
-    @workflow.signal(name="pause_service")
+    @workflow.signal(name=PAUSE_SERVICE.name)
     @tolerate_any_payload_count
     def pause_service_signal(self, message: RawValue) -> None:
-        self._signalled("pause_service", PauseService, self._desk.pause_service, message)
+        self._signalled(PAUSE_SERVICE, self._desk.pause_service, message)
 
-    @workflow.signal(name="resume_service")
+    @workflow.signal(name=RESUME_SERVICE.name)
     @tolerate_any_payload_count
     def resume_service_signal(self, message: RawValue) -> None:
-        self._signalled("resume_service", ResumeService, self._desk.resume_service, message)
+        self._signalled(RESUME_SERVICE, self._desk.resume_service, message)
 
-    @workflow.update(name="raise_cap")
+    @workflow.update(name=RAISE_CAP.name)
     @_with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
-        return self._answered("raise_cap", CapState, self._desk.raise_cap, change)
+        return self._answered(RAISE_CAP, self._desk.raise_cap, change)
 
-    @workflow.update(name="set_cap")
+    @workflow.update(name=SET_CAP.name)
     @_with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
-        return self._answered("set_cap", CapState, self._desk.set_cap, change)
+        return self._answered(SET_CAP, self._desk.set_cap, change)
 
-    @workflow.update(name="pause_service")
+    @workflow.update(name=PAUSE_SERVICE.name)
     @_with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
-        return self._answered("pause_service", ServiceState, self._desk.pause_service, change)
+        return self._answered(PAUSE_SERVICE, self._desk.pause_service, change)
 
-    @workflow.update(name="resume_service")
+    @workflow.update(name=RESUME_SERVICE.name)
     @_with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
-        return self._answered("resume_service", ServiceState, self._desk.resume_service, change)
+        return self._answered(RESUME_SERVICE, self._desk.resume_service, change)
 
-    @workflow.signal(name="take_clock")
+    @workflow.signal(name=TAKE_CLOCK.name)
     @tolerate_any_payload_count
     def take_clock_signal(self, message: RawValue) -> None:
-        self._signalled("take_clock", TakeClock, self._desk.take_clock, message)
+        self._signalled(TAKE_CLOCK, self._desk.take_clock, message)
 
-    @workflow.update(name="take_clock")
+    @workflow.update(name=TAKE_CLOCK.name)
     @_with_one_message
     def take_clock_update(self, change: TakeClock) -> ClockState:
-        return self._answered("take_clock", ClockState, self._desk.take_clock, change)
+        return self._answered(TAKE_CLOCK, self._desk.take_clock, change)
 
-    @workflow.signal(name="accept_lower")
+    @workflow.signal(name=ACCEPT_LOWER.name)
     @tolerate_any_payload_count
     def accept_lower_signal(self, message: RawValue) -> None:
-        self._signalled("accept_lower", AcceptLower, self._desk.accept_lower, message)
+        self._signalled(ACCEPT_LOWER, self._desk.accept_lower, message)
 
-    @workflow.update(name="accept_lower")
+    @workflow.update(name=ACCEPT_LOWER.name)
     @_with_one_message
     def accept_lower_update(self, change: AcceptLower) -> ReadAgain:
-        return self._answered("accept_lower", ReadAgain, self._desk.accept_lower, change)
+        return self._answered(ACCEPT_LOWER, self._desk.accept_lower, change)
 
     @workflow.update
     @_with_one_message
     def correct_spend(self, change: CorrectSpend) -> ReadAgain:
         """The accounts of a hold are read again, of which a person corrected the rows."""
-        return self._answered("correct_spend", ReadAgain, self._desk.correct_spend, change)
+        return self._answered(CORRECT_SPEND, self._desk.correct_spend, change)
 
     @workflow.signal(dynamic=True)
     def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
         """A misspelt name is seen too: the SDK would keep such a signal for a handler that never comes."""
         text = messages[0].payload.data.decode(errors="replace") if messages else ""
-        self._refuse(name, text, f"there is no such signal; there are: {', '.join(SIGNALS)}")
+        self._refuse(name, text, f"there is no such signal; there are: {', '.join(signal.name for signal in SIGNALS)}")
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
@@ -427,9 +443,9 @@ class BudgetWorkflow:
         return ledger_details(self._desk.status())
 
     def _signalled(
-        self, name: str, kind: type[MessageT], act: Callable[[MessageT, int], object], message: RawValue
+        self, signal: UpdateName[MessageT, Any], act: Callable[[MessageT, int], object], message: RawValue
     ) -> None:
-        change = self._decoded(name, kind, message)
+        name, change = signal.name, self._decoded(signal, message)
         if change is not None:
             try:
                 act(change, _now_ms())
@@ -439,14 +455,14 @@ class BudgetWorkflow:
                 self._failed(name, change, error)
 
     def _answered(
-        self, name: str, kind: type[StateT], act: Callable[[CommandT, int], StateT], change: CommandT
+        self, asked: UpdateName[CommandT, StateT], act: Callable[[CommandT, int], StateT], change: CommandT
     ) -> StateT:
         """The answer of an update, once for each update id; what the desk refuses fails the update, and only that."""
-        update = workflow.current_update_info()
+        name, update = asked.name, workflow.current_update_info()
         assert update is not None  # only handlers of updates call this
         try:
             digest = digest_of(name, change)
-            return self._desk.answers.once(update.id, digest, kind, lambda: act(change, _now_ms()))
+            return self._desk.answers.once(update.id, digest, asked.result, lambda: act(change, _now_ms()))
         except ValueError as error:
             if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
                 self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
@@ -459,8 +475,9 @@ class BudgetWorkflow:
         workflow.logger.exception("the desk failed on %s", name)
         self._refuse(name, change.model_dump_json(exclude={"signature"}), f"internal error: {error!r}")
 
-    def _decoded(self, name: str, kind: type[MessageT], message: RawValue) -> MessageT | None:
+    def _decoded(self, signal: UpdateName[MessageT, Any] | SignalName[MessageT], message: RawValue) -> MessageT | None:
         """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
+        name, kind = signal.name, signal.argument
         text = message.payload.data.decode(errors="replace")
         try:
             if message.payload.metadata.get("encoding") == ENCRYPTED:

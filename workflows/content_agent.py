@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from temporalio import workflow
 
 from paymaster import LLMRequest, LLMResult, Outcome, generate, try_generate
+from paymaster.messages.temporal_names import CONTENT_AGENT_WORKFLOW
 
 EDITED_CHARACTERS_MAX = 400
 """Of each section, for the introduction: small models have a small context."""
@@ -42,7 +43,7 @@ class Article(BaseModel):
     """The call ids, in the order in which they were started."""
 
 
-@workflow.defn(name="ContentAgentWorkflow")
+@workflow.defn(name=CONTENT_AGENT_WORKFLOW)
 class ContentAgentWorkflow:
     @workflow.run
     async def run(self, request: ArticleRequest) -> Article:

@@ -30,7 +30,6 @@ from paymaster.messages import (
     Parked,
     ParkedAnswer,
     RecordAnswer,
-    Reservation,
     ReserveRequest,
     ServiceCall,
     Settled,
@@ -39,6 +38,7 @@ from paymaster.messages import (
     call_id_of,
 )
 from paymaster.messages.bounds import check_grant
+from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import input_bytes
@@ -58,7 +58,7 @@ _NO_REQUEST = LLMRequest(route="-", budget="-", prompt="")
 
 
 # Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_sandbox.py has one.
-@workflow.defn(name="LLMCallWorkflow", sandboxed=False)
+@workflow.defn(name=CALL_WORKFLOW.name, sandboxed=False)
 class LLMCallWorkflow:
     @workflow.init
     def __init__(self, message: RawValue) -> None:
@@ -182,7 +182,7 @@ class LLMCallWorkflow:
         self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost
         try:
             reservation = await workflow.execute_local_activity(
-                "reserve",
+                RESERVE.name,
                 ReserveRequest(
                     hold_id=hold_id,
                     call=self._call,
@@ -199,7 +199,7 @@ class LLMCallWorkflow:
                     too_long_for=tuple(self._too_long_for),
                     images=sum(len(message.images) for message in request.messages),
                 ),
-                result_type=Reservation,
+                result_type=RESERVE.result,
                 start_to_close_timeout=timedelta(minutes=1),
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
@@ -249,8 +249,8 @@ class LLMCallWorkflow:
 
     async def _void(self, hold_id: str) -> None:
         await workflow.execute_local_activity(
-            "void",
-            hold_id,
+            VOID.name,
+            VOID.takes(hold_id),
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )
@@ -261,9 +261,9 @@ class LLMCallWorkflow:
         """One activity under one hold: of its attempts at most one can be billed."""
         timeout = timedelta(milliseconds=grant.timeout_ms)
         self._sending = workflow.start_activity(
-            "call_service",
-            ServiceCall(grant=grant, request=self._request),
-            result_type=Completion,
+            CALL_SERVICE.name,
+            CALL_SERVICE.takes(ServiceCall(grant=grant, request=self._request)),
+            result_type=CALL_SERVICE.result,
             task_queue=ACTIVITIES_TASK_QUEUE,
             schedule_to_start_timeout=timedelta(milliseconds=grant.expires_at_ms - grant.granted_at_ms),
             start_to_close_timeout=timeout + SEND_MARGIN,
@@ -296,7 +296,7 @@ class LLMCallWorkflow:
         self._attempts += len(ended.attempts)
         self._cost_nanos += sum(cost_nanos(grant, attempt) for attempt in ended.attempts)
         return await workflow.execute_local_activity(
-            "record_usage",
+            RECORD_USAGE.name,
             UsageRecord(
                 call=self._call,
                 grant=grant,
@@ -304,7 +304,7 @@ class LLMCallWorkflow:
                 answered=isinstance(ended, Completion),
                 metadata=self._request.metadata,
             ),
-            result_type=RecordAnswer,  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
+            result_type=RECORD_USAGE.result,
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )

@@ -26,6 +26,7 @@ from paymaster.messages import (
     UsageRecord,
     backlog_workflow_id,
 )
+from paymaster.messages.temporal_names import BACKLOG_PIECE_WORKFLOW, BACKLOG_WORKFLOW, CATCH_UP, PIECE_ENDED
 from paymaster.values.limits import PIECE_BYTES_MAX
 from paymaster.values.packed import pack
 from workflows.signals import message_of, text_of, tolerate_any_payload_count
@@ -36,7 +37,7 @@ PIECE_RETRY_INTERVAL_MAX = timedelta(seconds=30)
 """The longest wait between two tries of one piece: hundreds of pieces may wait for one database."""
 
 
-@workflow.defn(name="UsageBacklogWorkflow", sandboxed=False)
+@workflow.defn(name=BACKLOG_WORKFLOW.name, sandboxed=False)
 class UsageBacklogWorkflow:
     @workflow.init
     def __init__(self, start: BacklogStart) -> None:
@@ -154,7 +155,7 @@ class UsageBacklogWorkflow:
                 )
 
 
-@workflow.defn(name="UsageBacklogPieceWorkflow", sandboxed=False)
+@workflow.defn(name=BACKLOG_PIECE_WORKFLOW.name, sandboxed=False)
 class UsageBacklogPieceWorkflow:
     """A piece of a usage backlog: stores and settles it, tells the backlog, and ends."""
 
@@ -172,9 +173,9 @@ class UsageBacklogPieceWorkflow:
             batch = self._pile.first()
             try:
                 done = await workflow.execute_activity(
-                    "catch_up",
-                    batch,
-                    result_type=CaughtUp,
+                    CATCH_UP.name,
+                    CATCH_UP.takes(batch),
+                    result_type=CATCH_UP.result,
                     task_queue=CALLS_TASK_QUEUE,  # whose few processes share their updates to the ledger with calls
                     start_to_close_timeout=timedelta(minutes=1),
                     retry_policy=RetryPolicy(maximum_interval=PIECE_RETRY_INTERVAL_MAX),
@@ -190,7 +191,7 @@ class UsageBacklogPieceWorkflow:
         )
         backlog = workflow.get_external_workflow_handle(backlog_workflow_id(piece.ledger))
         try:
-            await backlog.signal("piece_ended", ended)
+            await backlog.signal(PIECE_ENDED.name, PIECE_ENDED.takes(ended))
         except ApplicationError as error:
             workflow.logger.error("the usage backlog was ended before its pieces: %s", error)
         return ended
@@ -203,9 +204,9 @@ class UsageBacklogPieceWorkflow:
 
 async def _caught_up(batch: BacklogBatch) -> CaughtUp:
     return await workflow.execute_activity(
-        "catch_up",
-        batch,
-        result_type=CaughtUp,
+        CATCH_UP.name,
+        CATCH_UP.takes(batch),
+        result_type=CATCH_UP.result,
         task_queue=ACTIVITIES_TASK_QUEUE,
         start_to_close_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),

@@ -8,6 +8,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState
 from paymaster.messages import CapState, RaiseCap, SetCap, Window
+from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
@@ -33,7 +34,7 @@ class Caps:
     def raise_cap(self, change: RaiseCap) -> CapState:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
         self._in_force.check_cap_changes()
-        change = signed(self._state, "raise_cap", change)
+        change = signed(self._state, RAISE_CAP.name, change)
         account = self._ledger.accounts.get(change.account)
         if account is None:
             raise no_such_account(self._ledger, change.account)
@@ -52,7 +53,7 @@ class Caps:
     def set_cap(self, change: SetCap) -> CapState:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
         self._in_force.check_cap_changes()
-        change = signed(self._state, "set_cap", change)
+        change = signed(self._state, SET_CAP.name, change)
         to = usd_to_nanos(change.to)
         if to < 0:
             raise ValueError(f"a cap is not negative: {change.to}")

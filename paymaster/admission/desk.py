@@ -62,6 +62,7 @@ from paymaster.messages import (
     Upgraded,
     Void,
 )
+from paymaster.messages.temporal_names import CONFIGURE, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, UPGRADE
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
@@ -220,7 +221,7 @@ class Desk:
             return ConfigState(digest=state.config.digest, applied=False, detail=detail)
         change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
         if signature is not None:
-            signed(state, "configure", change)
+            signed(state, CONFIGURE.name, change)
         elif state.config.admin.require_signature and changes_money(state.config, config):
             detail = (
                 "it changes caps, budgets or [admin], and must be signed: `paymaster config apply --sign-with FILE`"
@@ -270,7 +271,7 @@ class Desk:
     def pause_service(self, change: PauseService, now_ms: int) -> ServiceState:
         """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
         self.advance(now_ms)
-        change = signed(self.state, "pause_service", change)
+        change = signed(self.state, PAUSE_SERVICE.name, change)
         gate = self._gate(change.service)
         gate.paused_by = cut(alert_texts.by_whom(change), PAUSED_BY_BYTES_MAX)
         for hold in self.ledger.pending.values():
@@ -281,7 +282,7 @@ class Desk:
     def resume_service(self, change: ResumeService, now_ms: int) -> ServiceState:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         self.advance(now_ms)
-        change = signed(self.state, "resume_service", change)
+        change = signed(self.state, RESUME_SERVICE.name, change)
         self._gate(change.service).open_up()
         self.state.freed.add(f"service:{change.service}")
         self.advance(now_ms)
@@ -290,7 +291,7 @@ class Desk:
     def upgrade(self, change: Upgrade, now_ms: int) -> Upgraded:
         """Allows newer rules, which begin with the ledger's next run. Raises ValueError for unknown ones."""
         self.advance(now_ms)
-        change = signed(self.state, "upgrade", change)
+        change = signed(self.state, UPGRADE.name, change)
         if change.rules > RULES:
             raise ValueError(f"the ledger's worker knows rules up to {RULES}, not {change.rules}: update it first")
         return Upgraded(before=self.state.rules, rules=max(self.state.rules, change.rules))
@@ -453,7 +454,7 @@ class Desk:
         Raises ValueError under the rules of version 0.1.0.
         """
         self.advance(now_ms)
-        signed(self.state, "take_clock", change, may_have_expired=True)
+        signed(self.state, TAKE_CLOCK.name, change, may_have_expired=True)
         if self.state.rules < 2:
             raise ValueError("the ledger still runs by the rules of version 0.1.0, whose time never goes back")
         self.state.clock.taken_until_ms = self.state.now_ms + TAKEN_WITHIN_MS

@@ -11,6 +11,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState, Loading
 from paymaster.messages import AcceptLower, CorrectSpend, LoadedSpend, LoadSpend, ReadAgain, StoredRows, Window
+from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
 from paymaster.values.windows import WINDOWS, window_start_ms
@@ -118,7 +119,7 @@ class SpendLoading:
 
         Raises ValueError for an account that is not there.
         """
-        change = signed(self._state, "accept_lower", change)
+        change = signed(self._state, ACCEPT_LOWER.name, change)
         if change.account != "all" and change.account not in self._ledger.accounts:
             raise no_such_account(self._ledger, change.account)
         accounts = tuple(self._ledger.accounts) if change.account == "all" else (change.account,)
@@ -133,7 +134,7 @@ class SpendLoading:
 
         Of a hold that is here the settlement says what it did cost: ValueError.
         """
-        change = signed(self._state, "correct_spend", change)
+        change = signed(self._state, CORRECT_SPEND.name, change)
         if change.hold_id in self._ledger.holds:
             raise ValueError(f"the ledger has the hold {change.hold_id}: settle it instead")
         less_nanos = max(0, usd_to_nanos(change.from_usd) - usd_to_nanos(change.to_usd))

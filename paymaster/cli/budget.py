@@ -113,6 +113,7 @@ def raise_(
 ) -> None:
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
     from paymaster.messages import RaiseCap
+    from paymaster.messages.temporal_names import RAISE_CAP
 
     change = checked(
         RaiseCap,
@@ -127,7 +128,7 @@ def raise_(
     )
     told = tell_ledger(
         command_settings(config),
-        "raise_cap",
+        RAISE_CAP.name,
         change,
         sign_with,
         lambda ledger, signed: ledger.raise_cap(signed, command_id),
@@ -149,6 +150,7 @@ def set_(
     """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import SetCap
+    from paymaster.messages.temporal_names import SET_CAP
 
     change = checked(
         SetCap,
@@ -160,7 +162,7 @@ def set_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(command_settings(config), "set_cap", change, sign_with, Ledger.set_cap)
+    told = tell_ledger(command_settings(config), SET_CAP.name, change, sign_with, Ledger.set_cap)
     _tell(run_async(told), as_json=as_json)
 
 

@@ -48,9 +48,10 @@ def take(
     """Take the Temporal server's clock at once, also back. First put that right; what was spent counts now."""
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import TakeClock
+    from paymaster.messages.temporal_names import TAKE_CLOCK
 
     change = checked(TakeClock, {"reason": reason, "who": who or admin()})
-    told = run_async(tell_ledger(command_settings(config), "take_clock", change, sign_with, Ledger.take_clock))
+    told = run_async(tell_ledger(command_settings(config), TAKE_CLOCK.name, change, sign_with, Ledger.take_clock))
     if as_json:
         print_json({"ledger_time_was": utc(told.now_ms)})
     else:

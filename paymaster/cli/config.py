@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from paymaster.admission.configuration import Difference
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import ConfigState, Configuration, Configure, DeskConfig
+    from paymaster.messages.temporal_names import CONFIGURE
     from paymaster.settings import Settings
 
 app = typer.Typer(help="The configuration that the ledger decides with.", no_args_is_help=True)
@@ -83,7 +84,7 @@ def apply(
         )
 
     change = Configure(config=wanted, force=force, who=f"{admin()}, config apply", may_remove=True)
-    state = run_async(tell_ledger(settings, "configure", change, sign_with, send))
+    state = run_async(tell_ledger(settings, CONFIGURE.name, change, sign_with, send))
     if as_json:
         document = {"digest": state.digest, "applied": state.applied, "detail": state.detail}
         print_json({**document, "differences": _document(found)})

@@ -120,14 +120,14 @@ class _Story:
         self._told: set[str] = set()
 
     async def tell(self) -> None:
-        from paymaster.messages import CALLS_TASK_QUEUE
+        from paymaster.messages.temporal_names import CALLS_TASK_QUEUE, CONTENT_AGENT_WORKFLOW
 
         client = self._local.client
         article_id = f"article-{uuid4().hex[:6]}"
         print_line(f"Temporal UI   {self._where_to_look()}")
         print_line(f"\n1. The agent writes about {TOPIC!r}. Budget {BUDGET!r} has a cap of ${CAP_USD} a day.")
         agent = await client.start_workflow(
-            "ContentAgentWorkflow",
+            CONTENT_AGENT_WORKFLOW,
             {
                 "topic": TOPIC,
                 "sections": 3,

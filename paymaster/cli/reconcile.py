@@ -250,12 +250,13 @@ async def _stored(engine: "AsyncEngine", status: "DeskStatus") -> "dict[str, dic
 async def _accept_lower(settings: "Settings", account: str, reason: str, who: str, sign_with: Path | None) -> None:
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import AcceptLower
+    from paymaster.messages.temporal_names import ACCEPT_LOWER
 
     if not reason:
         raise CommandError("--accept-lower lowers what counts against caps: say why with --reason")
     name = account if account == "all" or ":" in account else f"budget:{account}"
     change = checked(AcceptLower, {"account": name, "reason": reason, "who": who})
-    await tell_ledger(settings, "accept_lower", change, sign_with, Ledger.accept_lower)
+    await tell_ledger(settings, ACCEPT_LOWER.name, change, sign_with, Ledger.accept_lower)
     with admin_errors():
         await _loaded(await connect_ledger(settings))
 

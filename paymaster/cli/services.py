@@ -54,9 +54,10 @@ def pause(
     """Send nothing more to a service: its calls fall back, or park."""
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import PauseService
+    from paymaster.messages.temporal_names import PAUSE_SERVICE
 
     change = checked(PauseService, {"service": name, "reason": reason, "who": who or admin()})
-    told = tell_ledger(command_settings(config), "pause_service", change, sign_with, Ledger.pause_service)
+    told = tell_ledger(command_settings(config), PAUSE_SERVICE.name, change, sign_with, Ledger.pause_service)
     _tell(run_async(told), as_json=as_json)
 
 
@@ -72,9 +73,10 @@ def resume(
     """End an admin's pause, a pause that the service asked for, and an open breaker."""
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import ResumeService
+    from paymaster.messages.temporal_names import RESUME_SERVICE
 
     change = checked(ResumeService, {"service": name, "reason": reason, "who": who or admin()})
-    told = tell_ledger(command_settings(config), "resume_service", change, sign_with, Ledger.resume_service)
+    told = tell_ledger(command_settings(config), RESUME_SERVICE.name, change, sign_with, Ledger.resume_service)
     _tell(run_async(told), as_json=as_json)
 
 

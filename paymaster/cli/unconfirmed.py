@@ -159,6 +159,7 @@ async def _post(
     from paymaster.errors import AdminRefused, LedgerNotFound
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import CorrectSpend, Settle, UnconfirmedEntry
+    from paymaster.messages.temporal_names import CORRECT_SPEND
 
     ledger = await connect_ledger(settings)
     try:
@@ -190,7 +191,7 @@ async def _post(
         },
     )
     try:
-        read = await tell_ledger(settings, "correct_spend", change, sign_with, Ledger.correct_spend)
+        read = await tell_ledger(settings, CORRECT_SPEND.name, change, sign_with, Ledger.correct_spend)
     except CommandError as error:
         raise CommandError(f"the row is stored, and the ledger does not know it: {error}", error.exit_code) from None
     return bool(read.accounts)

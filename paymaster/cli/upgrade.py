@@ -56,6 +56,7 @@ def upgrade(
 async def _upgrade(settings: "Settings", *, force: bool, who: str, sign_with: "Path | None") -> "Upgraded":
     from paymaster.admission.state import RULES
     from paymaster.messages import Upgrade
+    from paymaster.messages.temporal_names import UPGRADE
 
     ledger = await connect_ledger(settings)
     with admin_errors():
@@ -65,7 +66,9 @@ async def _upgrade(settings: "Settings", *, force: bool, who: str, sign_with: "P
         raise CommandError(_refusal(older), EXIT_NO)
     change = checked(Upgrade, {"rules": RULES, "who": who})
     try:
-        told = await tell_ledger(settings, "upgrade", change, sign_with, lambda ledger, signed: ledger.upgrade(signed))
+        told = await tell_ledger(
+            settings, UPGRADE.name, change, sign_with, lambda ledger, signed: ledger.upgrade(signed)
+        )
     except CommandError as error:
         if not older:
             raise

@@ -16,6 +16,7 @@ from paymaster.messages import (
     backlog_workflow_id,
     json_bytes,
 )
+from paymaster.messages.temporal_names import ADD, BACKLOG_WORKFLOW
 from paymaster.values.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX, BATCH_BYTES_MAX
 
 LOOKS_AFTER_SIGNALS = 100
@@ -58,12 +59,12 @@ class Backlog:
         if self._signals_since >= LOOKS_AFTER_SIGNALS or self._bytes_since >= BATCH_BYTES_MAX:
             await self._look()
         await self._client.start_workflow(
-            "UsageBacklogWorkflow",
-            BacklogStart(ledger=self._ledger),
+            BACKLOG_WORKFLOW.name,
+            BACKLOG_WORKFLOW.takes(BacklogStart(ledger=self._ledger)),
             id=backlog_workflow_id(self._ledger),
             task_queue=CALLS_TASK_QUEUE,
-            start_signal="add",
-            start_signal_args=[batch],
+            start_signal=ADD.name,
+            start_signal_args=[ADD.takes(batch)],
             static_summary=f"what waits to be stored and settled for ledger {self._ledger}",
         )
         self._signals_since += 1

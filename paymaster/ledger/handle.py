@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
-from pydantic import BaseModel
 from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
@@ -20,7 +19,6 @@ from paymaster.ledger.group_commit import PoisonedBatch
 from paymaster.ledger.updates import (
     UPDATE_ERRORS,
     Fate,
-    ResultT,
     Unanswered,
     fate_of,
     update_once,
@@ -31,7 +29,6 @@ from paymaster.messages import (
     LEDGER_TASK_QUEUE,
     AcceptLower,
     Answer,
-    AnswerBatch,
     AttemptReport,
     AttemptReports,
     CallRef,
@@ -57,11 +54,34 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnconfirmedHold,
-    UnconfirmedHolds,
     Upgrade,
     Upgraded,
     backlog_workflow_id,
     budget_workflow_id,
+)
+from paymaster.messages.temporal_names import (
+    ACCEPT_LOWER,
+    APPLY,
+    COMPARE_ROWS,
+    CONFIGURATION,
+    CONFIGURE,
+    CORRECT_SPEND,
+    LEDGER_WORKFLOW,
+    PAUSE_SERVICE,
+    RAISE_CAP,
+    RELOAD,
+    REPORT_ATTEMPTS,
+    RESUME_SERVICE,
+    SET_CAP,
+    STATUS,
+    TAKE_CLOCK,
+    UNCONFIRMED_HOLDS,
+    UPGRADE,
+    WAITING,
+    ArgumentT,
+    QueryName,
+    ResultT,
+    UpdateName,
 )
 
 ANSWER_WITHIN = timedelta(seconds=10)
@@ -90,12 +110,14 @@ class Ledger:
         return (await self._status_page(StatusRequest(limit=1))).epoch
 
     async def _status_page(self, page: StatusRequest) -> DeskStatus:
-        return await self._query("status", page, DeskStatus)
+        return await self._query(STATUS, page)
 
-    async def _query(self, name: str, argument: object, result_type: type[ResultT]) -> ResultT:
+    async def _query(self, query: QueryName[ArgumentT, ResultT], argument: ArgumentT) -> ResultT:
         arguments = [] if argument is None else [argument]
         try:
-            return await self._handle.query(name, args=arguments, result_type=result_type, rpc_timeout=ANSWER_WITHIN)
+            return await self._handle.query(
+                query.name, args=arguments, result_type=query.result, rpc_timeout=ANSWER_WITHIN
+            )
         except WorkflowQueryFailedError as error:  # it is there, and a worker too
             raise LedgerNotFound(f"the ledger {self.name!r} cannot answer: {_reason(error)}") from error
         except RPCError as error:
@@ -107,23 +129,23 @@ class Ledger:
         Every command of an admin takes a command id: given again with the same id it is not carried out twice but
         answered as it was the first time, also in a later run of the ledger's workflow. Default: a new id.
         """
-        return await self._command("raise_cap", change, CapState, command_id)
+        return await self._command(RAISE_CAP, change, command_id)
 
     async def signal_raise_cap(self, change: RaiseCap) -> None:
         """Raises a cap by signal, without an answer: what the ledger refuses shows in its status."""
-        await self._handle.signal("raise_cap", change)
+        await self._handle.signal(RAISE_CAP.name, RAISE_CAP.takes(change))
 
     async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
         """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("set_cap", change, CapState, command_id)
+        return await self._command(SET_CAP, change, command_id)
 
     async def pause_service(self, change: PauseService, command_id: str | None = None) -> ServiceState:
         """Sends nothing more to a service. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("pause_service", change, ServiceState, command_id)
+        return await self._command(PAUSE_SERVICE, change, command_id)
 
     async def resume_service(self, change: ResumeService, command_id: str | None = None) -> ServiceState:
         """Ends a pause and an open breaker. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("resume_service", change, ServiceState, command_id)
+        return await self._command(RESUME_SERVICE, change, command_id)
 
     async def workers(self) -> list[RunningWorker]:
         """The workers that may get the ledger's tasks and those of its calls. Raises LedgerNotFound."""
@@ -135,7 +157,7 @@ class Ledger:
     async def upgrade(self, change: Upgrade, command_id: str | None = None) -> Upgraded:
         """Has the ledger continue as new by newer rules, which every worker must know. Raises AdminRefused and
         LedgerNotFound."""
-        return await self._command("upgrade", change, Upgraded, command_id)
+        return await self._command(UPGRADE, change, command_id)
 
     async def rules(self) -> int:
         """By which rules the ledger decides. Raises LedgerNotFound."""
@@ -158,38 +180,38 @@ class Ledger:
         for a wrong one.
         """
         change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
-        return await self._command("configure", change, ConfigState, command_id)
+        return await self._command(CONFIGURE, change, command_id)
 
     async def reload(self) -> None:
         """Reads again what every account has spent; calls wait meanwhile. Raises AdminRefused and LedgerNotFound."""
-        await self._command("reload", None, None, None)
+        await self._command(RELOAD, None, None)
 
     async def configuration(self) -> Configuration:
         """What the ledger decides with. Raises LedgerNotFound, also where a worker of version 0.1.0 answers."""
-        return await self._query("configuration", None, Configuration)
+        return await self._query(CONFIGURATION, None)
 
     async def take_clock(self, change: TakeClock, command_id: str | None = None) -> ClockState:
         """Makes the ledger take the server's clock, also back. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("take_clock", change, ClockState, command_id)
+        return await self._command(TAKE_CLOCK, change, command_id)
 
     async def accept_lower(self, change: AcceptLower, command_id: str | None = None) -> ReadAgain:
         """Takes the stored rows of an account for the truth. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("accept_lower", change, ReadAgain, command_id)
+        return await self._command(ACCEPT_LOWER, change, command_id)
 
     async def correct_spend(self, change: CorrectSpend, command_id: str | None = None) -> ReadAgain:
         """Reads the accounts of a hold again whose rows were corrected. Raises AdminRefused and LedgerNotFound."""
-        return await self._command("correct_spend", change, ReadAgain, command_id)
+        return await self._command(CORRECT_SPEND, change, command_id)
 
     async def compare_rows(self, stored: StoredRows) -> ReadAgain:
         """Has everything read again if the database knows more than the ledger. Raises as the others."""
-        return await self._command("compare_rows", stored, ReadAgain, None)
+        return await self._command(COMPARE_ROWS, stored, None)
 
     async def unconfirmed_holds(self) -> list[UnconfirmedHold]:
         """The holds of which nobody knows whether they were billed, by id. Raises LedgerNotFound."""
         holds: list[UnconfirmedHold] = []
         while True:
             after = holds[-1].grant.hold_id if holds else ""
-            page = await self._query("unconfirmed_holds", after, UnconfirmedHolds)
+            page = await self._query(UNCONFIRMED_HOLDS, after)
             holds += page.holds
             if not page.more:
                 return holds
@@ -200,7 +222,7 @@ class Ledger:
         try:
             if (await backlog.describe(rpc_timeout=ANSWER_WITHIN)).close_time is not None:
                 return 0
-            return await backlog.query("waiting", result_type=int, rpc_timeout=ANSWER_WITHIN)
+            return await backlog.query(WAITING.name, result_type=WAITING.result, rpc_timeout=ANSWER_WITHIN)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return 0
@@ -219,7 +241,8 @@ class Ledger:
 
     async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
         """One signal with many reports of failed attempts."""
-        await self._handle.signal("report_attempts", AttemptReports(reports=tuple(reports)), rpc_timeout=ANSWER_WITHIN)
+        batch = REPORT_ATTEMPTS.takes(AttemptReports(reports=tuple(reports)))
+        await self._handle.signal(REPORT_ATTEMPTS.name, batch, rpc_timeout=ANSWER_WITHIN)
         return [None] * len(reports)
 
     async def is_running(self, call: CallRef) -> bool:
@@ -235,7 +258,7 @@ class Ledger:
     async def send(self, commands: Sequence[Command]) -> Sequence[Answer]:
         """Sends many commands in one update until they are answered. Raises LedgerNotFound and AdminRefused."""
         batch = CommandBatch(commands=tuple(commands))
-        return (await self._command("apply", batch, AnswerBatch, None)).answers
+        return (await self._command(APPLY, batch, None)).answers
 
     async def apply(self, commands: Sequence[Command], config: DeskConfig, *, who: str = "") -> Sequence[Answer]:
         """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
@@ -246,7 +269,7 @@ class Ledger:
         """
         batch = CommandBatch(commands=tuple(commands))
         try:
-            answers = await update_once(self._handle, "apply", batch, AnswerBatch, within=ANSWER_WITHIN)
+            answers = await update_once(self._handle, APPLY, batch, within=ANSWER_WITHIN)
         except UPDATE_ERRORS as error:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
@@ -257,13 +280,13 @@ class Ledger:
         return answers.answers
 
     async def _command(
-        self, name: str, message: BaseModel | None, result_type: type[ResultT] | None, command_id: str | None
+        self, update: UpdateName[ArgumentT, ResultT], message: ArgumentT, command_id: str | None
     ) -> ResultT:
         """The answer to an update, asked for until there is one. Raises AdminRefused and LedgerNotFound."""
         command_id = command_id or uuid4().hex
         try:
             return await update_until_answered(
-                self._handle, name, message, result_type, within=ANSWER_WITHIN, update_id=command_id
+                self._handle, update, message, within=ANSWER_WITHIN, update_id=command_id
             )
         except Unanswered as error:
             raise self._not_found(error, None if error.nothing_applied else command_id) from error
@@ -274,8 +297,10 @@ class Ledger:
 
     async def _start(self, config: DeskConfig, who: str) -> None:
         await self._client.start_workflow(
-            "BudgetWorkflow",
-            LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who),
+            LEDGER_WORKFLOW.name,
+            LEDGER_WORKFLOW.takes(
+                LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who)
+            ),
             id=budget_workflow_id(self.name),
             task_queue=LEDGER_TASK_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

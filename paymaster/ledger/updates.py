@@ -3,14 +3,14 @@
 import asyncio
 from datetime import timedelta
 from enum import Enum
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any
 
-from pydantic import BaseModel
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-ResultT = TypeVar("ResultT")
+from paymaster.messages.temporal_names import ArgumentT, ResultT, UpdateName
 
 UPDATE_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 """Everything that an update raises instead of giving a result."""
@@ -68,9 +68,8 @@ def fate_of(error: Exception) -> Fate:
 
 async def update_once(
     handle: WorkflowHandle[Any, Any],
-    name: str,
-    message: BaseModel | None,
-    result_type: type[ResultT] | None,
+    update: UpdateName[ArgumentT, ResultT],
+    message: ArgumentT,
     *,
     within: timedelta,
     update_id: str | None = None,
@@ -78,10 +77,10 @@ async def update_once(
     """The result of one update. Raises one of UPDATE_ERRORS; `fate_of` says what that means."""
     try:
         return await handle.execute_update(
-            name,
+            update.name,
             args=[] if message is None else [message],
             id=update_id,
-            result_type=result_type,
+            result_type=None if update.result is NoneType else update.result,
             rpc_timeout=within,
         )
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
@@ -104,9 +103,8 @@ class Unanswered(Exception):
 
 async def update_until_answered(
     handle: WorkflowHandle[Any, Any],
-    name: str,
-    message: BaseModel | None,
-    result_type: type[ResultT] | None,
+    update: UpdateName[ArgumentT, ResultT],
+    message: ArgumentT,
     *,
     within: timedelta,
     update_id: str,
@@ -120,7 +118,7 @@ async def update_until_answered(
     while True:
         left = timedelta(seconds=max(give_up_at - clock(), _PAUSE_S))
         try:
-            return await update_once(handle, name, message, result_type, within=left, update_id=update_id)
+            return await update_once(handle, update, message, within=left, update_id=update_id)
         except UPDATE_ERRORS as error:
             fate = fate_of(error)
             if not fate.asks_again:

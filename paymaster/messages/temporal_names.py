@@ -1,4 +1,54 @@
-"""The names by which workflows, activities and callers find each other: task queues, workflow ids, error types."""
+"""The names by which workflows, activities and callers find each other, and the types that go with them.
+
+All of Temporal's names stand here: task queues, workflow types and ids, activities, updates, signals, queries, error
+types. Nothing else in the product writes one as a text.
+"""
+
+from dataclasses import dataclass
+from types import NoneType
+from typing import Generic, TypeVar
+
+from paymaster.messages.admin import (
+    AcceptLower,
+    ConfigState,
+    Configure,
+    CorrectSpend,
+    PauseService,
+    RaiseCap,
+    ResumeService,
+    SetCap,
+    TakeClock,
+    Upgrade,
+)
+from paymaster.messages.backlog_steps import BacklogBatch, BacklogPiece, BacklogStart, CaughtUp, PieceEnded
+from paymaster.messages.call_steps import (
+    Completion,
+    RecordAnswer,
+    Reservation,
+    ReserveRequest,
+    ServiceCall,
+    UsageRecord,
+)
+from paymaster.messages.commands import AnswerBatch, AttemptReports, CommandBatch
+from paymaster.messages.ledger_steps import LedgerStart, LoadedSpend, LoadSpend
+from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, ParkedAnswer, Withdrawn
+from paymaster.messages.requests import LLMRequest
+from paymaster.messages.results import LLMResult
+from paymaster.messages.status import (
+    CapState,
+    ClockState,
+    Configuration,
+    DeskStatus,
+    ReadAgain,
+    ServiceState,
+    StatusRequest,
+    StoredRows,
+    UnconfirmedHolds,
+    Upgraded,
+)
+
+ArgumentT = TypeVar("ArgumentT")
+ResultT = TypeVar("ResultT")
 
 CALLS_TASK_QUEUE = "paymaster"
 """Call workflows with their short local activities. Agents start their children here."""
@@ -49,3 +99,87 @@ def call_id_of(workflow_id: str) -> str:
 
 def budget_workflow_id(ledger: str) -> str:
     return f"budget/{ledger}"
+
+
+@dataclass(frozen=True)
+class _Name(Generic[ArgumentT, ResultT]):
+    """A name of something that is asked for and answers; NoneType stands for no argument and for no answer."""
+
+    name: str
+    argument: type[ArgumentT]
+    result: type[ResultT]
+
+    def takes(self, argument: ArgumentT) -> ArgumentT:
+        """The argument as it is, for a type checker to compare with what is taken."""
+        return argument
+
+
+class WorkflowName(_Name[ArgumentT, ResultT]):
+    """A type of workflow, with what it starts with and what it ends with."""
+
+
+class ActivityName(_Name[ArgumentT, ResultT]):
+    """An activity, with its argument and its result."""
+
+
+class UpdateName(_Name[ArgumentT, ResultT]):
+    """An update of the ledger, with its message and its answer."""
+
+
+class QueryName(_Name[ArgumentT, ResultT]):
+    """A query, with its argument and its answer."""
+
+
+class SignalName(_Name[ArgumentT, None]):
+    """A signal, with its message."""
+
+    def __init__(self, name: str, argument: type[ArgumentT]) -> None:
+        super().__init__(name, argument, NoneType)
+
+
+CALL_WORKFLOW = WorkflowName("LLMCallWorkflow", LLMRequest, LLMResult)
+LEDGER_WORKFLOW = WorkflowName("BudgetWorkflow", LedgerStart, NoneType)
+BACKLOG_WORKFLOW = WorkflowName("UsageBacklogWorkflow", BacklogStart, NoneType)
+BACKLOG_PIECE_WORKFLOW = WorkflowName("UsageBacklogPieceWorkflow", BacklogPiece, PieceEnded)
+CONTENT_AGENT_WORKFLOW = "ContentAgentWorkflow"
+"""The example agent; its messages are its own."""
+
+ANSWER_CALLS = ActivityName("answer_calls", CallMessages, Delivery)
+AWAIT_RESULT = ActivityName("await_result", str, LLMResult)
+CALL_SERVICE = ActivityName("call_service", ServiceCall, Completion)
+CATCH_UP = ActivityName("catch_up", BacklogBatch, CaughtUp)
+LOAD_SPEND = ActivityName("load_spend", LoadSpend, LoadedSpend)
+RECALL_PARKED = ActivityName("recall_parked", NoneType, int)
+RECORD_USAGE = ActivityName[UsageRecord, RecordAnswer]("record_usage", UsageRecord, RecordAnswer)  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
+RESERVE = ActivityName("reserve", ReserveRequest, Reservation)
+SEND_ALERTS = ActivityName("send_alerts", Alerts, Delivery)
+STORE_NOTICES = ActivityName("store_notices", Notices, Delivery)
+VOID = ActivityName("void", str, NoneType)
+SCRIPTED_CALL = "scripted_call"
+"""The activity of the tests of agents; its messages are `paymaster.testing`'s own."""
+
+APPLY = UpdateName("apply", CommandBatch, AnswerBatch)
+CONFIGURE = UpdateName("configure", Configure, ConfigState)
+UPGRADE = UpdateName("upgrade", Upgrade, Upgraded)
+RELOAD = UpdateName("reload", NoneType, NoneType)
+COMPARE_ROWS = UpdateName("compare_rows", StoredRows, ReadAgain)
+CORRECT_SPEND = UpdateName("correct_spend", CorrectSpend, ReadAgain)
+# The following are signals too, for whoever needs no answer.
+RAISE_CAP = UpdateName("raise_cap", RaiseCap, CapState)
+SET_CAP = UpdateName("set_cap", SetCap, CapState)
+PAUSE_SERVICE = UpdateName("pause_service", PauseService, ServiceState)
+RESUME_SERVICE = UpdateName("resume_service", ResumeService, ServiceState)
+TAKE_CLOCK = UpdateName("take_clock", TakeClock, ClockState)
+ACCEPT_LOWER = UpdateName("accept_lower", AcceptLower, ReadAgain)
+
+REPORT_ATTEMPTS = SignalName("report_attempts", AttemptReports)
+BUDGET_ANSWER = SignalName("budget_answer", ParkedAnswer)
+BUDGET_WITHDRAWN = SignalName("budget_withdrawn", Withdrawn)
+LEDGER_BEGAN = SignalName("ledger_began", NoneType)
+ADD = SignalName("add", BacklogBatch)
+PIECE_ENDED = SignalName("piece_ended", PieceEnded)
+
+STATUS = QueryName("status", StatusRequest, DeskStatus)
+CONFIGURATION = QueryName("configuration", NoneType, Configuration)
+UNCONFIRMED_HOLDS = QueryName("unconfirmed_holds", str, UnconfirmedHolds)
+WAITING = QueryName("waiting", NoneType, int)

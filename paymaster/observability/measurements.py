@@ -38,6 +38,7 @@ from paymaster.messages import (
     UsageRecord,
     WindowStatus,
     call_id_of,
+    temporal_names,
 )
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings
@@ -112,20 +113,20 @@ class _MeasuredActivities(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         match activity.info().activity_type:
-            case "call_service":
+            case temporal_names.CALL_SERVICE.name:
                 return await self._call_service(input, input.args[0])
-            case "reserve":
+            case temporal_names.RESERVE.name:
                 started = time.monotonic()
                 reservation: Reservation = await self.next.execute_activity(input)
                 with _never_fails():
                     _measure_reserve(reservation.answer, time.monotonic() - started)
                 return reservation
-            case "record_usage":
+            case temporal_names.RECORD_USAGE.name:
                 answer = await self.next.execute_activity(input)
                 with _never_fails():
                     _measure_record(input.args[0])
                 return answer
-            case "store_notices":
+            case temporal_names.STORE_NOTICES.name:
                 delivery = await self.next.execute_activity(input)
                 with _never_fails():
                     _measure_notices(input.args[0])

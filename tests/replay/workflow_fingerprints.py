@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from paymaster.messages import temporal_names
+
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = Path(__file__).with_suffix(".json")
 SOURCES = ("workflows/*.py", "paymaster/agent.py")
@@ -69,6 +71,8 @@ def _word(call: ast.Call) -> str:
     match call.args:
         case [ast.Constant(value=str(word)), *_] if word.isidentifier():
             return f" {word}"
+        case [ast.Name(id=constant), *_] if hasattr(temporal_names, constant):
+            return f" {getattr(temporal_names, constant).name}"
         case _:
             return ""
 
@@ -86,10 +90,19 @@ def _command(call: ast.Call) -> str | None:
 def _compared(call: ast.Call, name: str) -> Iterator[str]:
     """What replay compares: the name of what is started or told, and the id of a child."""
     if call.args and name not in _NAMELESS:
-        yield ast.unparse(call.args[0])
+        yield _name(call.args[0])
     for keyword in ("workflow", "activity", "id"):
         if value := _keyword(call, keyword):
             yield f"{keyword}={value}"
+
+
+def _name(argument: ast.expr) -> str:
+    """The first argument as it is written, or the name that a typed name stands for."""
+    match argument:
+        case ast.Attribute(value=ast.Name(id=constant), attr="name") if hasattr(temporal_names, constant):
+            return repr(getattr(temporal_names, constant).name)
+        case _:
+            return ast.unparse(argument)
 
 
 def _keyword(call: ast.Call, name: str) -> str | None:

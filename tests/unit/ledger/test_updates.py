@@ -20,6 +20,7 @@ from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.group_commit import PoisonedBatch
 from paymaster.ledger.updates import Fate, Unanswered, fate_of, update_until_answered
 from paymaster.messages import CapState, DeskConfig, RaiseCap, Void
+from paymaster.messages.temporal_names import RELOAD
 
 RAISE = RaiseCap(account="budget:acme", window="day", by="5")
 STATE = CapState(account="budget:acme", window="day", cap_nanos=5)
@@ -193,7 +194,7 @@ async def test_a_task_that_is_cancelled_asks_no_more() -> None:
     handle = Waits()
     asking = asyncio.create_task(
         update_until_answered(
-            cast(WorkflowHandle[Any, Any], handle), "x", None, None, within=timedelta(seconds=60), update_id="a"
+            cast(WorkflowHandle[Any, Any], handle), RELOAD, None, within=timedelta(seconds=60), update_id="a"
         )
     )
     while not handle.ids:

@@ -1,0 +1,158 @@
+"""Temporal's names: each stands in one place, and goes with the types that its activity or handler has."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_type_hints
+
+import pytest
+from paymaster_process import ROOT
+from temporalio.common import RawValue
+
+from paymaster.messages import temporal_names
+from paymaster.messages.temporal_names import ActivityName, QueryName, SignalName, UpdateName, WorkflowName
+
+FOLDERS = ("paymaster", "workflows", "activities")
+PRODUCT = [ROOT / "worker.py", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+TYPED = {
+    constant: value
+    for constant, value in vars(temporal_names).items()
+    if isinstance(value, ActivityName | QueryName | SignalName | UpdateName | WorkflowName)
+}
+NAMES = {value.name for value in TYPED.values()} | {temporal_names.CONTENT_AGENT_WORKFLOW, temporal_names.SCRIPTED_CALL}
+OWN_WORDS = {name for name in NAMES if "_" in name or "Workflow" in name}
+"""Those that mean nothing else; of the others, such as `apply`, only a use in a call of Temporal's is one."""
+ASK_TEMPORAL = {
+    *("execute_activity", "execute_local_activity", "start_activity", "start_local_activity"),
+    *("execute_update", "start_update", "signal", "query", "defn", "update"),
+    *("start_workflow", "execute_workflow", "start_child_workflow", "execute_child_workflow"),
+    *("update_once", "update_until_answered", "_command", "_query", "_activity"),
+}
+
+
+def texts_named_like_temporal(source: str) -> Iterator[tuple[int, str]]:
+    """The texts of a module that are one of Temporal's names, with their lines; docstrings are no code."""
+    tree = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in docs and (
+                text in OWN_WORDS or any(name in text for name in OWN_WORDS if "Workflow" in name)
+            ):
+                yield node.lineno, text
+            case ast.Call(func=ast.Attribute(attr=asked) | ast.Name(id=asked)) if asked in ASK_TEMPORAL:
+                named = (keyword.value for keyword in node.keywords if keyword.arg in ("name", "start_signal"))
+                for argument in (*node.args[:2], *named):
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                        yield node.lineno, argument.value
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_name_of_temporals_is_a_text_elsewhere(path: Path) -> None:
+    if path == Path(temporal_names.__file__):
+        return
+    assert list(texts_named_like_temporal(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'await handle.query("waiting")',
+        'await handle.execute_update(name, "apply")',
+        'start(start_workflow("x", start_signal="add"))',
+        '@workflow.signal(name="add")\ndef f(): ...',
+        "RUNNING = 'WorkflowType = \"LLMCallWorkflow\"'",
+        'case = "call_service"',
+    ],
+)
+def test_such_a_text_is_found(line: str) -> None:
+    assert list(texts_named_like_temporal(line))
+
+
+def activities() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in sorted((ROOT / "activities").glob("*.py")):
+        for value in vars(importlib.import_module(f"activities.{file.stem}")).values():
+            for _, method in inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else ():
+                definition = getattr(method, "__temporal_activity_definition", None)
+                if definition is not None:
+                    found[definition.name] = method
+    return found
+
+
+def workflows() -> dict[str, Any]:
+    modules = [importlib.import_module(f"workflows.{file.stem}") for file in sorted((ROOT / "workflows").glob("*.py"))]
+    classes = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
+    definitions = [getattr(each, "__temporal_workflow_definition", None) for each in classes]
+    return {definition.name: definition for definition in definitions if definition is not None}
+
+
+def types_of(function: Any) -> tuple[Any, Any]:
+    """Of its first argument behind `self`, and of its result; NoneType without any."""
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    result = hints.pop("return")
+    return next(iter(hints.values()), NoneType), result
+
+
+@pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, ActivityName)])
+def test_an_activity_has_the_types_of_its_name(name: ActivityName[Any, Any]) -> None:
+    assert types_of(activities()[name.name]) == (name.argument, name.result)
+
+
+def test_every_activity_has_a_typed_name() -> None:
+    assert activities().keys() == {value.name for value in TYPED.values() if isinstance(value, ActivityName)}
+
+
+@pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, UpdateName)])
+def test_an_update_has_the_types_of_its_name(name: UpdateName[Any, Any]) -> None:
+    handler = workflows()[temporal_names.LEDGER_WORKFLOW.name].updates[name.name].fn
+    argument, result = types_of(handler)
+    assert (NoneType if argument is object else argument, result) == (name.argument, name.result)
+
+
+def test_every_update_has_a_typed_name() -> None:
+    updates = {update for each in workflows().values() for update in each.updates if update}
+    assert updates == {value.name for value in TYPED.values() if isinstance(value, UpdateName)}
+
+
+@pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, QueryName)])
+def test_a_query_has_the_types_of_its_name(name: QueryName[Any, Any]) -> None:
+    handlers = [each.queries[name.name].fn for each in workflows().values() if name.name in each.queries]
+    assert handlers
+    for argument, result in map(types_of, handlers):
+        assert name.argument in (argument, *getattr(argument, "__args__", ()))
+        assert result == name.result
+
+
+@pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, SignalName)])
+def test_a_signal_is_read_as_the_type_of_its_name(name: SignalName[Any]) -> None:
+    """Its handler gets it as it came, and decodes it as that type."""
+    handlers = [each.signals[name.name].fn for each in workflows().values() if name.name in each.signals]
+    assert handlers
+    for handler in handlers:
+        assert types_of(handler)[0] is (NoneType if name.argument is NoneType else RawValue)
+        source = inspect.getsource(inspect.unwrap(handler))
+        constant = next(each for each, value in TYPED.items() if value is name)
+        assert name.argument is NoneType or name.argument.__name__ in source or constant in source
+
+
+def test_every_signal_has_a_typed_name() -> None:
+    signals = {signal for each in workflows().values() for signal in each.signals if signal}
+    typed = {value.name for value in TYPED.values() if isinstance(value, SignalName)}
+    assert signals - typed == {signal.name for signal in ledger_signals() if isinstance(signal, UpdateName)}
+
+
+def ledger_signals() -> tuple[Any, ...]:
+    return importlib.import_module("workflows.budget").SIGNALS
+
+
+@pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, WorkflowName)])
+def test_a_workflow_has_the_types_of_its_name(name: WorkflowName[Any, Any]) -> None:
+    """But a call is read by its workflow itself, which answers also what is no request."""
+    argument, result = types_of(workflows()[name.name].run_fn)
+    assert (name.argument if argument is RawValue else argument, result) == (name.argument, name.result)
