@@ -27,7 +27,7 @@ PYTHONS_TESTS := tests/replay/test_replay.py $(addprefix tests/unit/,admission/t
 	messages/test_messages.py messages/test_hostile_messages.py settings/test_settings.py observability/test_logs.py \
 	cli/test_cli.py security/test_encryption.py test_testing.py activities/test_call_service.py)
 
-.PHONY: help demo dev test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
+.PHONY: help demo dev check unit test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,7 +38,13 @@ demo: .venv/.runs       ## the main job: an agent on a real model, parked at its
 dev: .venv/.runs        ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
 	.venv/bin/paymaster dev $(ARGS)
 
-test: .venv/.ready      ## all tests that fit into eight minutes
+check: .venv/.ready     ## lint, types and the tests that need no Temporal or PostgreSQL: a minute, before each commit
+	$(MAKE) --quiet -j 2 --output-sync=target lint types unit
+
+unit: .venv/.ready
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full and not stack" tests/unit tests/replay tests/project $(ARGS)
+
+test: .venv/.ready      ## all tests, the longest ones in a short form
 	$(PYTEST) -m "not full" $(ARGS)
 
 test-full: .venv/.ready ## all tests, and their core on the oldest Temporal that we support

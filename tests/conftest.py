@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import searches
 from counting_server import CountingServer
 from paymaster_process import Databases
 
@@ -20,6 +21,21 @@ from paymaster.devstack import EmbeddedStack
 # As in the Makefile: every process that a test starts would compile what it imports, a worker for 6 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# ---------------------------------------------------------------- which tests, and how long they search
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not full" in config.option.markexpr:
+        searches.shorten()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the stack by the fixtures that it takes. Files that start their own are marked by hand."""
+    for item in items:
+        if isinstance(item, pytest.Function) and {"stack", "model_base_url"} & set(item.fixturenames):
+            item.add_marker("stack")
+
 
 # ---------------------------------------------------------------- no provider can be reached
 

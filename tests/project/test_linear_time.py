@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 import paymaster
 from paymaster import redaction
@@ -165,7 +166,7 @@ def test_no_text_makes_a_search_for_secrets_long(secret: str) -> None:
         assert took_s < 0.2, text[:80]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.text(st.sampled_from("\\/%&;2u0a5c"), min_size=8, max_size=24),
     st.lists(st.text(st.sampled_from("\\/%&;2u0a5c"), min_size=1, max_size=30), min_size=1, max_size=3),
@@ -218,7 +219,7 @@ def test_a_long_error_is_classified_in_milliseconds(repeated: str) -> None:
             assert took_s < 0.5, (status, body[:60])
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\u0301\u0327\u0f73\u09c7\u09be\u1100\u1161"))
 )

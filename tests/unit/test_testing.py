@@ -27,6 +27,8 @@ from paymaster.testing import (
 )
 from workflows.content_agent import Article, ArticleRequest, ContentAgentWorkflow
 
+pytestmark = pytest.mark.stack
+
 
 class Verdict(BaseModel):
     good: bool

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_server import Caller, calling, failure_of
+from searches import examples
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from wire import GRANT
@@ -67,7 +68,7 @@ def answers(draw: st.DrawFn) -> tuple[Api, bytes]:
     return api, "\r\n".join([f"HTTP/1.1 {status} x", *head, "", ""]).encode("latin-1") + bytes(body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(sent=answers())
 def test_whatever_comes_over_the_wire_is_an_answer_or_a_classified_failure_with_a_row(
     runner: asyncio.Runner, caller: Caller, sent: tuple[Api, bytes]

@@ -6,6 +6,7 @@ import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, capped, config, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission.clock import BEHIND_FOR_MS, BEHIND_MS, DOUBT_MS, STALE_CALLS
 from paymaster.messages import Denied, Granted, LoadedSpend, LoadSpend, Parked, Reserve, TakeClock, Void, Window
@@ -352,7 +353,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(400), deadline=None, derandomize=True, database=None)
 @given(steps=steps, start_ms=st.sampled_from([NOON, at(2027, 12, 31, 23, 30), at(2028, 2, 28, 23, 30)]))
 def test_whatever_the_clock_does_the_promises_hold(steps: list[tuple[str, int]], start_ms: int) -> None:
     """Promises 1, 2 and 6, by the true time: while the clock is right no day has more than its cap, no hold is granted

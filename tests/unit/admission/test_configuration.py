@@ -8,6 +8,7 @@ import pytest
 from desk_kit import DAY, HOUR, USD, Site, candidate, capped, config, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, Delivery, DeskConfig, LoadedSpend, Window
 from paymaster.values.limits import PRICES_MAX
@@ -134,7 +135,7 @@ def rebuilt(store: Store, running: Site, brought: DeskConfig, early: Sequence[tu
     return new
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(files, st.lists(steps, max_size=9), files)
 def test_a_rebuilt_ledger_has_the_same_caps_and_answers(
     first: DeskConfig, history: list[tuple[Any, ...]], last: DeskConfig

@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.timers import NEVER_MS, Timers
@@ -11,7 +12,7 @@ needs = st.integers(-3, 30)
 contents = st.dictionaries(places, needs, max_size=60)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 @given(contents, st.lists(st.tuples(places, needs), max_size=60), st.lists(needs, min_size=1, max_size=4))
 def test_the_index_finds_what_a_scan_finds(
     before: dict[Place, int], changes: list[tuple[Place, int]], limits: list[int]
@@ -58,7 +59,7 @@ def check(index: FirstFit, entries: dict[Place, int], limits: list[int]) -> None
 times = st.lists(st.tuples(st.sampled_from("abcdef"), st.one_of(st.none(), st.integers(0, 20))), max_size=40)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(200), deadline=None, derandomize=True, database=None)
 @given(times, st.lists(st.integers(0, 25), min_size=1, max_size=5))
 def test_timers_keep_the_latest_time_of_each_key(changes: list[tuple[str, int | None]], looks: list[int]) -> None:
     timers, expected = Timers(), dict[str, int]()

@@ -9,12 +9,13 @@ import pytest
 from desk_kit import DAY, MINUTE, NOON, SECOND, USD, Site, candidate, capped, config, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.messages import Candidate, Denied, Granted, Parked
 from paymaster.values.money import Price
 
-FEW = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+FEW = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
 FREE = Price(input_nanos=0, output_nanos=0, source="test")
 RATE = st.one_of(st.integers(1, 30), st.integers(1, 1_000), st.sampled_from([9, 10, 11, 99, 100, 101, 999, 1_000]))
 
@@ -339,7 +340,7 @@ def test_a_429_pauses_the_service_until_its_retry_after() -> None:
     assert site.served() == [waiting]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(
     per_minute=st.integers(1, 60),
     concurrent=st.integers(1, 8),

@@ -12,6 +12,7 @@ import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, capped, config, is_ended, service
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission import settling
 from paymaster.admission.desk import Desk
@@ -98,7 +99,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(500), deadline=None, derandomize=True, database=None)
 @given(
     steps=steps,
     loaded=st.booleans(),
@@ -424,7 +425,7 @@ def test_an_admins_cap_on_a_budget_that_the_file_does_not_name_is_in_force_again
     site.parked(candidate(usd=1), budget="acme/team")
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(80), deadline=None, derandomize=True, database=None)
 @given(
     st.lists(
         st.tuples(

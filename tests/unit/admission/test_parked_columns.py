@@ -6,6 +6,7 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
+from searches import examples
 
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
@@ -71,7 +72,7 @@ calls = st.builds(
 holds = st.one_of(st.none(), st.sampled_from(["1", "12", "0", "01", "", "²", "1/2", "9" * 30]))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(calls, holds), max_size=6))
 def test_parked_calls_come_back_equal_and_in_order(parked: list[tuple[ParkedCall, str | None]]) -> None:
     """Whatever their ids look like, also a hold id that begins with the run id."""
@@ -84,7 +85,7 @@ def test_parked_calls_come_back_equal_and_in_order(parked: list[tuple[ParkedCall
     assert list(after) == list(before)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 @given(st.lists(ids, max_size=20))
 def test_ids_come_back_equal(each: list[str]) -> None:
     """UUIDs in any form, and what only resembles them."""

@@ -9,6 +9,7 @@ import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, capped, config, service, usd_caps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission import parking, routing
 from paymaster.admission.books import Hold
@@ -130,7 +131,7 @@ def compare(configuration: DeskConfig, story: list[Step]) -> None:
         assert claims[0] == claims[1], step
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(100), deadline=None, derandomize=True, database=None)
 @given(
     steps(["reserve", "reserve", "reserve", "settle", "settle", "void", "wait", "cap", "pause", "resume"], [1, 2, 5, 9])
 )
@@ -145,7 +146,7 @@ def test_money_and_limits_go_to_whom_a_full_scan_gives_them(story: list[Step]) -
     compare(config(budgets=budgets, services=services), story)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(100), deadline=None, derandomize=True, database=None)
 @given(steps(["reserve", "reserve", "reserve", "settle", "fail", "fail", "void", "wait", "resume"], [1, 2]))
 def test_breakers_let_in_whom_a_full_scan_lets_in(story: list[Step]) -> None:
     """Money for all; two services that fail, are probed, and work again."""

@@ -18,6 +18,7 @@ from desk_kit import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.messages import Delivery, Denied, Granted, Parked, ParkedAnswer, PauseService, ResumeService
@@ -46,7 +47,7 @@ def test_the_higher_priority_goes_first_and_then_who_came_first() -> None:
     assert served == [calls[1], calls[3], calls[0], calls[4], calls[2]]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), max_size=15))
 def test_the_order_survives_a_cut(calls: list[tuple[int, bool]]) -> None:
     """However the desk is cut while the calls come and go, they are served by priority and then by arrival."""

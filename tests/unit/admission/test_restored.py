@@ -4,6 +4,7 @@ import pytest
 from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.messages import AcceptLower, CorrectSpend, StoredRows, Window
 from paymaster.values.windows import WINDOWS
@@ -69,7 +70,7 @@ def test_an_admin_accepts_the_lower_sum() -> None:
         site.desk.accept_lower(AcceptLower(account="budget:nowhere"), site.now_ms)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["call", "settle", "unsure", "reload", "answer", "cut", "lose"]), st.integers(0, 3)),

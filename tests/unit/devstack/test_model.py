@@ -21,6 +21,8 @@ from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import Api, ServiceSettings, Settings
 from paymaster.values.money import Price
 
+pytestmark = pytest.mark.stack
+
 
 def no_package(_name: str) -> None:
     """As `find_spec` answers when nothing is installed."""

@@ -16,6 +16,8 @@ from sqlalchemy.pool import NullPool
 from paymaster.devstack import EmbeddedStack, StackError, postgres
 from paymaster.devstack.postgres import PostgresServer, postgres_programs
 
+pytestmark = pytest.mark.stack
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 
 

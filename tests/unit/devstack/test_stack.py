@@ -20,6 +20,8 @@ from temporalio.client import Client
 from paymaster.devstack import EmbeddedStack, StackError
 from paymaster.devstack.progress import tell_if_slow
 
+pytestmark = pytest.mark.stack
+
 # Starts the stack, says where its temporary folder is, and does nothing until its input ends.
 OWNER = """
 import asyncio, sys

@@ -13,6 +13,8 @@ from temporalio.client import Client
 
 from paymaster.devstack import EmbeddedStack, StackError
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 async def stack() -> AsyncIterator[EmbeddedStack]:

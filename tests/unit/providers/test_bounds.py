@@ -8,6 +8,7 @@ import pytest
 from any_request import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 from wire import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
@@ -38,7 +39,7 @@ def most_tokens(text: str) -> int:
 
 
 @pytest.mark.parametrize("api", BASE_URLS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(request=requests, prompt=st.text(max_size=50))
 def test_no_tokenizer_makes_more_of_a_request_than_its_bound(api: Api, request: LLMRequest, prompt: str) -> None:
     """The worst one makes a token of every byte of everything in the body; its bill is within the bound."""

@@ -16,6 +16,7 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsStreaming,
 )
 from pydantic import TypeAdapter, ValidationError
+from searches import examples
 from wire import build
 
 from paymaster.messages import LLMRequest
@@ -45,7 +46,7 @@ def consume(value: Any) -> None:
 
 @pytest.mark.parametrize("api", JUDGES)
 @pytest.mark.parametrize("stream", [False, True])
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(request=requests)
 def test_the_sdks_types_accept_every_body(api: Api, stream: bool, request: LLMRequest) -> None:
     try:

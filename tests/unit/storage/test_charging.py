@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from searches import examples
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages import LoadSpend, UsageEntry
@@ -55,7 +56,7 @@ def entry(ledger: str, number: int, budget: str, service: str, cost_nanos: int) 
 
 
 @given(spent=SPENT)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: list[tuple[str, str, int]]) -> None:
     ledger = f"ledger-{next(NUMBERS)}"
     await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(spent)])

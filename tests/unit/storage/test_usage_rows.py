@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from searches import examples
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import ReflectedColumn
@@ -293,7 +294,7 @@ async def test_inserting_no_entries_needs_no_database() -> None:
 
 
 @given(hostile=st.text(st.characters(exclude_categories=()), max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 async def test_no_text_is_refused(migrated_once: AsyncEngine, hostile: str) -> None:
     stored = entry(model_answered=hostile, error_class=hostile, metadata={hostile: hostile}, status="failed")
     await insert_entries(migrated_once, [stored])
@@ -377,7 +378,7 @@ def attempts(draw: st.DrawFn) -> list[UsageEntry]:
 
 
 @given(rows=st.lists(attempts(), max_size=12).map(lambda lists: list(itertools.chain(*lists))), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 async def test_sums_are_exact_and_final_wins_in_any_order_of_insertion(
     migrated_once: AsyncEngine, rows: list[UsageEntry], data: st.DataObject
 ) -> None:

@@ -23,6 +23,7 @@ from desk_kit import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import examples
 
 from paymaster.messages import Denied, Granted, Window
 from paymaster.values.money import Price
@@ -30,7 +31,7 @@ from paymaster.values.windows import WINDOWS, window_end_ms, window_ends_ms, win
 
 TIMES = st.integers(at(1971), at(2399))
 FREE = Price(input_nanos=0, output_nanos=0, source="test")
-ANY = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+ANY = settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 
 
 def ends_of_month(first_year: int, years: int) -> list[int]:
