@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import Alerts, Delivery
 from paymaster.observability.alert_forms import AlertForm, document
+from paymaster.providers.proxies import proxy_for
 from paymaster.providers.retry_after import retry_after_ms
 from paymaster.redaction import remember
 
@@ -36,7 +37,10 @@ class SendAlertsActivities:
         sent: list[int] = []
         problem, again_after = "", None
         stop_at = time.monotonic() + STOPS_AFTER_S
-        async with httpx.AsyncClient(timeout=WEBHOOK_ANSWERS_WITHIN_S) as client:
+        proxy = proxy_for(self._webhook_url)
+        async with httpx.AsyncClient(
+            timeout=WEBHOOK_ANSWERS_WITHIN_S, proxy=proxy, trust_env=False, verify=httpx.create_ssl_context()
+        ) as client:
             for alert in batch.alerts:
                 content = document(self._form, batch, alert)
                 try:

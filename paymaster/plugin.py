@@ -4,14 +4,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
+from pydantic import ValidationError
 from temporalio.client import ClientConfig
 from temporalio.common import HeaderCodecBehavior
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, ServiceClient
-from temporalio.worker import ReplayerConfig, WorkflowRunner
+from temporalio.worker import ReplayerConfig, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from paymaster.keys.ring import key_source
+from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
 from paymaster.security.encryption import PayloadEncryption, data_converter
 from paymaster.settings import Settings, load_settings_if_any
 
@@ -45,6 +47,15 @@ class PaymasterPlugin(SimplePlugin):
             data_converter=data_converter(self._encryption),
             workflow_runner=_with_paymaster_passed_through,
         )
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Also has a mistake in a request fail the agent that made it, whose task would be tried again for ever. Not
+        where Paymaster's own workflows run: there it would be an error of ours, and nothing may be lost."""
+        config = super().configure_worker(config)
+        if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
+            types = config.get("workflow_failure_exception_types", ())
+            config["workflow_failure_exception_types"] = [*types, ValidationError]
+        return config
 
     async def connect_service_client(
         self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]

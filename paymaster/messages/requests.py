@@ -79,13 +79,14 @@ class ChatMessage(Message):
 class Tool(Message):
     """A function that the model may ask for."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_./:-]{1,128}$")
+    """A service that takes no such name gets another one; the answer has this one."""
     description: str = ""
     parameters: dict[str, JsonValue] = {"type": "object", "properties": {}}
     """The JSON schema of its arguments."""
 
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class LLMRequest(BaseModel):

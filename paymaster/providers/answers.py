@@ -14,6 +14,7 @@ from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorC
 from paymaster.providers.pricing import listed_cost
 from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
+from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import message_data
@@ -141,7 +142,7 @@ def read_answer(
     completion = Completion(
         text=found.text,
         parsed=_parsed(found.text) if call.request.json_schema is not None else None,
-        tool_calls=found.tool_calls,
+        tool_calls=with_given_names(found.tool_calls, call.request),
         refused=found.refused,
         finish_reason=_word(found.finish_reason),
         attempts=(),

@@ -6,6 +6,7 @@ import httpcore
 import httpx
 
 from paymaster.providers.decompression import ACCEPT_ENCODING
+from paymaster.providers.proxies import proxy_for
 from paymaster.providers.tls import tls_context
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import HEADERS_BYTES_MAX
@@ -15,8 +16,6 @@ CONNECTIONS_MAX = 1_000
 CONNECT_TIMEOUT_S = 10.0
 _READ_BYTES = 16 * 1024
 """Taken from a connection at once. Headers are checked against their bound only between two of these."""
-_NO_PROXIES: Mapping[str, None] = {"http://": None, "https://": None, "all://": None}
-"""http:// is accepted for this machine because nothing leaves it; a proxy of the environment would get the key."""
 
 
 class Connections:
@@ -33,7 +32,8 @@ class Connections:
                 limits=limits,
                 verify=tls_context(name, service.ca_bundle),
                 follow_redirects=False,  # a redirect would carry the key to wherever it leads
-                mounts=_NO_PROXIES if service.is_on_this_machine() else None,
+                proxy=proxy_for(service.base_url),
+                trust_env=False,  # what it says of proxies is read by us: httpx raises for what it cannot read
             )
             for name, service in services.items()
         }

@@ -23,6 +23,7 @@ from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read
 from paymaster.providers.http_errors import AUTH, ErrorClass
 from paymaster.providers.provider import Outgoing, UnsupportedParameter
 from paymaster.providers.registry import PROVIDERS, streams
+from paymaster.providers.tool_names import with_sent_names
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
 
@@ -128,7 +129,7 @@ class Exchange:
     def _request(self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, wire: Wire) -> httpx.Request:
         provider = PROVIDERS[service.api]
         try:
-            built = provider.build_request(call.request, call.grant, service, streams(service))
+            built = provider.build_request(with_sent_names(call.request), call.grant, service, streams(service))
         except UnsupportedParameter as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
         headers = {"content-type": "application/json"} | built.headers

@@ -58,7 +58,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     if request.seed is not None:
         config["seed"] = request.seed
     if request.reasoning_effort is not None:
-        if request.reasoning_effort == "none" or grant.model.startswith(_BUDGET_MODELS):
+        if request.reasoning_effort in ("none", "xhigh", "max") or grant.model.startswith(_BUDGET_MODELS):
             why = f"{grant.model} has no thinking level {request.reasoning_effort!r}"
             raise UnsupportedParameter("reasoning_effort", why)
         config["thinkingConfig"] = {"thinkingLevel": request.reasoning_effort}

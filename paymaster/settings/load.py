@@ -1,9 +1,11 @@
 """Reading the configuration from its file and the environment."""
 
 import os
+import tomllib
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -62,6 +64,13 @@ def load_settings_if_any() -> Settings:
     raise ConfigurationError(settings)
 
 
+class _TomlFile(TomlConfigSettingsSource):
+    """The configuration file, also as editors on Windows save it: with a byte order mark, which TOML does not know."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
+
+
 def _find_file(path: Path | None, environ: Mapping[str, str] | None) -> Path:
     configured = (os.environ if environ is None else environ).get("PAYMASTER_CONFIG")
     if path is not None:
@@ -79,7 +88,7 @@ def _find_file(path: Path | None, environ: Mapping[str, str] | None) -> Path:
 def _read(file: Path | None, environ: Mapping[str, str] | None) -> Settings | list[str]:
     """The settings, or what is wrong with them. `file` None: there is none."""
     try:
-        from_file = TomlConfigSettingsSource(Settings, toml_file=file)
+        from_file = _TomlFile(Settings, toml_file=file)
     except OSError as error:
         return [f"the file cannot be read: {error.strerror}"]
     except UnicodeDecodeError as error:  # its message may hold a piece of the file

@@ -1,5 +1,9 @@
 """Connections to PostgreSQL: what a URL may say, pools and timeouts."""
 
+import ssl
+from typing import Any
+from uuid import uuid4
+
 from sqlalchemy import (
     URL,
 )
@@ -17,14 +21,25 @@ _POOL_SIZE = 5
 
 _CONNECTION_AGE_MAX_S = 180
 
-_URL_PARAMETERS = {"host", "port", "ssl", "target_session_attrs", "prepared_statement_cache_size"}
+_URL_PARAMETERS = {
+    "host",
+    "pgbouncer",
+    "port",
+    "prepared_statement_cache_size",
+    "ssl",
+    "sslrootcert",
+    "target_session_attrs",
+}
+
+POOLER_PORT = 6432
+"""PgBouncer's usual port, also at Azure Database for PostgreSQL."""
 
 
 def parse_url(url: str) -> URL:
     """The address of a PostgreSQL database as SQLAlchemy takes it; `str()` of it hides the password.
 
-    Accepts `postgresql://` as well as `postgresql+asyncpg://`, and libpq's `sslmode`. Raises ValueError for an address
-    that cannot be used; the message does not show it.
+    Accepts `postgresql://` as well as `postgresql+asyncpg://`, libpq's `sslmode` and `sslrootcert`, and `pgbouncer`
+    (see `is_pooled`). Raises ValueError for an address that cannot be used; the message does not show it.
     """
     try:
         address = make_url(url)
@@ -40,7 +55,16 @@ def parse_url(url: str) -> URL:
         raise ValueError(
             f"the database's URL has parameters that are not supported, remove {', '.join(sorted(unknown))}"
         )
+    if query.get("pgbouncer", "true") not in ("true", "false"):
+        raise ValueError("the database's URL has pgbouncer= with another word than true or false")
     return address.set(drivername="postgresql+asyncpg", query=query)
+
+
+def is_pooled(address: URL) -> bool:
+    """Whether a pooler such as PgBouncer is in front of the database, and may give each transaction to another of its
+    connections: `pgbouncer=true` or `false` says so, else the port."""
+    said = address.query.get("pgbouncer")
+    return address.port == POOLER_PORT if said is None else said == "true"
 
 
 def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> AsyncEngine:
@@ -49,8 +73,26 @@ def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> 
     Connecting takes at most `CONNECT_TIMEOUT_S`, a command at most `command_timeout_s`: a database that does not answer
     raises TimeoutError instead of holding its caller. Raises ValueError as `parse_url` does.
     """
+    address = parse_url(url)
+    pooled = is_pooled(address)
+    connect_args: dict[str, Any] = {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": command_timeout_s,
+        "server_settings": {"application_name": "paymaster"},
+    }
+    if pooled:
+        # What one transaction prepares is not there, or is another's, in the next. A pooler knows no other settings.
+        connect_args |= {"statement_cache_size": 0, "prepared_statement_name_func": _unique_name}
+        address = address.update_query_dict({"prepared_statement_cache_size": "0"})
+    else:
+        # The planner overrates the view's check for a final row and compiles what runs faster uncompiled.
+        connect_args["server_settings"]["jit"] = "off"
+    authorities = address.query.get("sslrootcert")
+    if authorities is not None:
+        connect_args["ssl"] = _tls(str(authorities), verify_name=address.query.get("ssl") == "verify-full")
+        address = address.difference_update_query(["ssl"])
     return create_async_engine(
-        parse_url(url),
+        address.difference_update_query(["pgbouncer", "sslrootcert"]),
         pool_size=_POOL_SIZE,
         max_overflow=_POOL_SIZE,
         hide_parameters=True,  # an error is logged; what callers wrote in their metadata is not for the log
@@ -61,10 +103,20 @@ def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> 
         # Cloud networks drop connections that are idle for four minutes without a word; the ping would wait for its
         # timeout then.
         pool_recycle=_CONNECTION_AGE_MAX_S,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": command_timeout_s,
-            # jit: the planner overrates the view's check for a final row and compiles what runs faster uncompiled.
-            "server_settings": {"application_name": "paymaster", "jit": "off"},
-        },
+        connect_args=connect_args,
     )
+
+
+def _tls(authorities: str, *, verify_name: bool) -> ssl.SSLContext:
+    """TLS that trusts the authorities in a PEM file, or those of the system where it is called `system`, as libpq does.
+    Raises ValueError."""
+    try:
+        context = ssl.create_default_context(cafile=None if authorities == "system" else authorities)
+    except OSError as error:
+        raise ValueError(f"the database's URL: sslrootcert={authorities} cannot be read: {error}") from None
+    context.check_hostname = verify_name or authorities == "system"
+    return context
+
+
+def _unique_name() -> str:
+    return f"__paymaster_{uuid4().hex}__"

@@ -124,6 +124,11 @@ def test_a_full_file_reads_as_it_is_written(tmp_path: Path) -> None:
     assert settings.database.url.get_secret_value() == "postgresql+asyncpg://paymaster@localhost/paymaster"
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """As some editors on Windows save it, with their ends of lines."""
+    assert load(tmp_path, "\ufeff" + OPENAI.replace("\n", "\r\n")) == load(tmp_path, OPENAI)
+
+
 def test_what_is_not_written_has_the_documented_default(tmp_path: Path) -> None:
     """The file that spells every documented default is the same as one that leaves them out."""
     spelled = OPENAI + (

@@ -1,0 +1,88 @@
+"""What a database's URL may say: TLS as libpq's parameters have it, and poolers."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from sqlalchemy.exc import DBAPIError
+
+from paymaster.storage.engine import create_engine, is_pooled, parse_url
+
+
+@asynccontextmanager
+async def database_with_tls(authority: trustme.CA, name: str) -> AsyncGenerator[tuple[int, list[str]]]:
+    """A port that speaks PostgreSQL as far as the handshake of TLS; tells what became of each."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    handshakes: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # SSLRequest
+        writer.write(b"S")
+        try:
+            await writer.start_tls(context)
+            handshakes.append("trusted" if await reader.read(1) else "left")
+        except (ssl.SSLError, ConnectionError):
+            handshakes.append("refused")
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], handshakes
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "is_ours", "trusted"),
+    [
+        ("verify-full", "127.0.0.1", True, True),
+        ("verify-full", "elsewhere.example", True, False),
+        ("verify-ca", "elsewhere.example", True, True),
+        ("require", "127.0.0.1", False, False),
+        ("verify-ca", "127.0.0.1", False, False),
+    ],
+)
+async def test_a_databases_certificate_is_verified(
+    mode: str, name: str, is_ours: bool, trusted: bool, tmp_path: Path
+) -> None:
+    """Against the authorities in sslrootcert; with verify-full, its name too."""
+    ours, authority = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with database_with_tls(ours if is_ours else authority, name) as (port, handshakes):
+        engine = create_engine(f"postgresql://u:p@127.0.0.1:{port}/d?sslmode={mode}&sslrootcert={tmp_path / 'ca.pem'}")
+        with pytest.raises((DBAPIError, OSError)):
+            async with engine.connect():
+                pass
+        await engine.dispose()
+    assert ("trusted" in handshakes) is trusted
+
+
+def test_a_file_of_authorities_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sslrootcert=/no/such\.pem cannot be read"):
+        create_engine("postgresql://u:secret@h/d?sslmode=verify-full&sslrootcert=/no/such.pem")
+    (tmp_path / "no.pem").write_text("not PEM")
+    with pytest.raises(ValueError, match=r"no\.pem cannot be read") as refused:
+        create_engine(f"postgresql://u:secret@h/d?sslrootcert={tmp_path / 'no.pem'}")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "pooled"),
+    [
+        ("postgresql://h/d", False),
+        ("postgresql://h:6432/d", True),
+        ("postgresql://h:6432/d?pgbouncer=false", False),
+        ("postgresql://h/d?pgbouncer=true", True),
+    ],
+)
+def test_a_pooler_is_told_by_its_port_or_by_the_url(url: str, pooled: bool) -> None:
+    assert is_pooled(parse_url(url)) is pooled
+
+
+def test_another_word_for_a_pooler_is_refused() -> None:
+    with pytest.raises(ValueError, match="pgbouncer= with another word"):
+        parse_url("postgresql://h/d?pgbouncer=maybe")
