@@ -144,7 +144,7 @@ def test_the_search_for_patterns_finds_them_and_the_attack_works() -> None:
     """The one that froze 0.1.0 is caught; and as many patterns are found as there are."""
     found = list(patterns())
     assert len(found) >= 30
-    assert ("paymaster/messages/requests.py", "^[A-Za-z0-9_-]{1,64}$") in found
+    assert ("paymaster/messages/requests.py", "^[A-Za-z0-9_./:-]{1,128}$") in found
     slow = re.compile(r"\\*/api/alerts")
     texts = attacks(set(literals(parser.parse(slow.pattern))), LENGTH)
     assert any(seconds(lambda text=text: slow.search(text)) > LIMIT_S for text in texts)
