@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from paymaster.calls.cost import known_cost
+from paymaster.calls.cost import CONFIGURATION, known_cost
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
 from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.pricing import listed_cost
@@ -117,21 +117,20 @@ def read_answer(
         found = _parsed_answer(headers, body, service)
     except MalformedAnswer as error:
         return failed(HttpError(MALFORMED, str(error), None))
-    usage = None if found.usage is None else found.usage.stored()
-    billing = Billing.UNKNOWN if usage is None else Billing.BILLED
-    facts = facts._replace(usage=usage)
+    asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
+    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
+    configured = found.usage is not None and call.grant.price.source == CONFIGURATION
+    billing = Billing.BILLED if cost is not None or found.is_plain or configured else Billing.UNKNOWN
+    facts = facts._replace(
+        usage=None if found.usage is None else found.usage.stored(),
+        model_answered=None if found.model is None else _word(redact(found.model)),
+        cost_nanos=None if cost is None else cost.nanos,
+        cost_source=None if cost is None else cost.source,
+    )
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
-    facts = facts._replace(
-        model_answered=_word(found.model),
-        provider_request_id=facts.provider_request_id or _word(found.request_id),
-    )
-    asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
-    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
-    if cost is not None:
-        facts = facts._replace(cost_nanos=cost.nanos, cost_source=cost.source)
-        billing = Billing.BILLED
+    facts = facts._replace(provider_request_id=facts.provider_request_id or _word(found.request_id))
     if found.broken is not None:
         return failed(HttpError(BAD_SAMPLE, found.broken, None), billing)
     if found.refused and service.fall_back_when_filtered:

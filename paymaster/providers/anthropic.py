@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import TypedDict
 
 from pydantic import JsonValue
 
@@ -13,6 +15,7 @@ from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
+    Pass,
     Provider,
     ServiceAnswer,
     ServiceError,
@@ -36,7 +39,12 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 _CALL_ID = re.compile("[a-zA-Z0-9_-]{1,64}")
-_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+_FACTORS = {
+    "inference_geo": {"us": Fraction(11, 10), "global": Fraction(1), "not_available": Fraction(1)},
+    "speed": {"standard": Fraction(1)},
+}
+"""By field of the usage and its word, the factor of all token prices (Anthropic's page "Pricing"). What another word
+costs nobody knows."""
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
@@ -98,7 +106,7 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
         index = data.get("index")
         match data.get("type"):
             case "error":
-                return _error(data, None)  # counts so far are not the bill
+                return _error(data, {"model": text_of(message.get("model"))})  # counts so far are not the bill
             case "message_start":
                 message = dict(object_of(data.get("message")))
                 usage |= object_of(message.get("usage"))
@@ -119,6 +127,14 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
     message["content"] = [block.whole() for _, block in sorted(blocks.items())]
     message["usage"] = usage
     return _parse(message)
+
+
+class _Bill(TypedDict, total=False):
+    model: str | None
+    usage: WireUsage | None
+    passes: tuple[Pass, ...]
+    factor: Fraction | None
+    service_tier: str | None
 
 
 class _StreamedBlock:
@@ -147,7 +163,7 @@ class _StreamedBlock:
 
 def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     if data.get("type") == "error" or data.get("error"):
-        return _error(data, _usage(data.get("usage")))
+        return _error(data, _bill(data))
     if not isinstance(data.get("content"), list):
         raise MalformedAnswer(f"no content: {start_of(data)}")
     blocks = [object_of(block) for block in list_of(data["content"])]
@@ -162,38 +178,85 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
         tool_calls=tool_calls(calls),
         finish_reason=stop_reason,
         refused=stop_reason == "refusal",
-        model=text_of(data.get("model")),
-        usage=_usage(data.get("usage")),
-        service_tier=text_of(object_of(data.get("usage")).get("service_tier")),
+        **_bill(data),
     )
 
 
-def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
+def _error(data: dict[str, JsonValue], bill: _Bill) -> ServiceError:
     kind = text_of(object_of(data.get("error")).get("type")) or "api_error"
-    return ServiceError(_STATUS_OF_TYPE.get(kind, 500), dumped(data).encode(errors="replace"), usage)
+    body = dumped(data).encode(errors="replace")
+    return ServiceError(status=_STATUS_OF_TYPE.get(kind, 500), body=body, **bill)
 
 
-def _usage(usage: JsonValue) -> WireUsage | None:
-    """Input, cache reads and cache writes are counted apart. `iterations` has passes that the totals leave out."""
-    fields = object_of(usage)
+# ---------------------------------------------------------------- what is billed
+
+
+def _bill(data: dict[str, JsonValue]) -> _Bill:
+    model, usage = text_of(data.get("model")), object_of(data.get("usage"))
+    return {
+        "model": model,
+        "usage": _usage(usage),
+        "passes": _passes(model or "", usage),
+        "factor": _factor(usage),
+        "service_tier": text_of(usage.get("service_tier")),
+    }
+
+
+def _factor(usage: dict[str, JsonValue]) -> Fraction | None:
+    """By where and how fast it was made. What is not said multiplies nothing."""
+    factor = Fraction(1)
+    for name, factors in _FACTORS.items():
+        word = usage.get(name)
+        found = Fraction(1) if word is None else factors.get(text_of(word) or "")
+        if found is None:
+            return None
+        factor *= found
+    return factor
+
+
+def _usage(usage: dict[str, JsonValue]) -> WireUsage | None:
+    """All of it. Input, cache reads and cache writes are counted apart; `iterations` has passes that the totals leave
+    out, each with counts of its own."""
     if count_of(usage, "input_tokens") is None or count_of(usage, "output_tokens") is None:
         return None
-    passes = [entry for entry in list_of(fields.get("iterations")) if count_of(entry, "input_tokens") is not None]
-    total: dict[str, int] = {
-        name: max(count_of(usage, name) or 0, sum(count_of(entry, name) or 0 for entry in passes)) for name in _COUNTS
-    }
-    if max(total.values()) > TOKENS_MAX:
-        return None
-    read, written = total["cache_read_input_tokens"], total["cache_creation_input_tokens"]
+    found = _larger(_counted(usage), [_counted(entry) for entry in _iterations(usage)])
+    return found if found.input_tokens <= TOKENS_MAX and found.output_tokens <= TOKENS_MAX else None
+
+
+def _passes(model: str, usage: dict[str, JsonValue]) -> tuple[Pass, ...]:
+    """Where another model had a part: the parts of each, and what is left of the total for the one that answered."""
+    entries = [(text_of(entry.get("model")) or model, _counted(entry)) for entry in _iterations(usage)]
+    total = _usage(usage)
+    if total is None or all(name == model for name, _ in entries):
+        return ()
+    parts = [found for _, found in entries]
+    left = {name: count - sum(getattr(part, name) for part in parts) for name, count in total.model_dump().items()}
+    return (Pass(model, WireUsage(**left)), *(Pass(*entry) for entry in entries))
+
+
+def _iterations(usage: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    entries = map(object_of, list_of(usage.get("iterations")))
+    return [entry for entry in entries if count_of(entry, "input_tokens") is not None]
+
+
+def _counted(usage: dict[str, JsonValue]) -> WireUsage:
+    """The counts of the whole, or of one pass."""
+    read, written = count_of(usage, "cache_read_input_tokens") or 0, count_of(usage, "cache_creation_input_tokens") or 0
     return WireUsage(
-        input_tokens=total["input_tokens"] + read + written,
+        input_tokens=(count_of(usage, "input_tokens") or 0) + read + written,
         cached_input_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=count_of(fields.get("cache_creation"), "ephemeral_1h_input_tokens") or 0,
-        output_tokens=total["output_tokens"],
-        reasoning_tokens=count_of(fields.get("output_tokens_details"), "thinking_tokens") or 0,
-        web_searches=count_of(fields.get("server_tool_use"), "web_search_requests") or 0,
+        cache_write_1h_tokens=count_of(usage.get("cache_creation"), "ephemeral_1h_input_tokens") or 0,
+        output_tokens=count_of(usage, "output_tokens") or 0,
+        reasoning_tokens=count_of(usage.get("output_tokens_details"), "thinking_tokens") or 0,
+        web_searches=count_of(usage.get("server_tool_use"), "web_search_requests") or 0,
     )
+
+
+def _larger(whole: WireUsage, parts: Sequence[WireUsage]) -> WireUsage:
+    """Count by count, what the total says or all passes together."""
+    counts = whole.model_dump()
+    return WireUsage(**{name: max(count, sum(getattr(part, name) for part in parts)) for name, count in counts.items()})
 
 
 # ---------------------------------------------------------------- building

@@ -159,7 +159,8 @@ def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
 def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
     code = object_of(data.get("error")).get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return ServiceError(status, dumped({"error": data["error"]}).encode(errors="replace"), usage)
+    body = dumped({"error": data["error"]}).encode(errors="replace")
+    return ServiceError(status=status, body=body, model=text_of(data.get("modelVersion")), usage=usage)
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -122,9 +123,8 @@ def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | Ser
 
 
 def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | ServiceError:
-    usage = _usage(data.get("usage"))
     if data.get("error"):
-        return _error(data["error"], usage)
+        return _error(data, quirks)
     choices = list_of(data.get("choices"))
     choice = object_of(choices[0]) if choices else {}
     finish_reason, message = text_of(choice.get("finish_reason")), choice.get("message")
@@ -138,10 +138,7 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
         tool_calls=_tool_calls(message.get("tool_calls")),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
-        model=text_of(data.get("model")),
-        usage=usage,
-        cost_nanos=_cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
-        service_tier=text_of(data.get("service_tier")),
+        **_bill(data, quirks),
         request_id=text_of(object_of(data.get("x_groq")).get("id")),
     )
 
@@ -164,10 +161,11 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
         chunk = event_object(event)
         usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
         named = chunk.get("x_groq") or named
-        if chunk.get("error"):
-            return _error(chunk["error"], _usage(usage))
         model = text_of(chunk.get("model")) or model
         tier = text_of(chunk.get("service_tier")) or tier
+        if chunk.get("error"):
+            said: dict[str, JsonValue] = {"usage": usage, "model": model or None, "service_tier": tier or None}
+            return _error({"error": chunk["error"], **said}, quirks)
         for choice in map(object_of, list_of(chunk.get("choices"))):
             if choice.get("index", 0) != 0:
                 continue
@@ -249,9 +247,9 @@ def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:
 # ---------------------------------------------------------------- reading
 
 
-def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
+def _error(data: dict[str, JsonValue], quirks: Quirks) -> ServiceError:
     """OpenRouter gives the status as the code, Groq as `status_code`; without one it is the server's fault."""
-    fields = object_of(error)
+    fields = object_of(data["error"])
     status = next(
         (
             code
@@ -260,7 +258,25 @@ def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
         ),
         500,
     )
-    return ServiceError(status, dumped({"error": error}).encode(errors="replace"), usage)
+    return ServiceError(
+        status=status, body=dumped({"error": data["error"]}).encode(errors="replace"), **_bill(data, quirks)
+    )
+
+
+class _Bill(TypedDict):
+    model: str | None
+    usage: WireUsage | None
+    cost_nanos: int | None
+    service_tier: str | None
+
+
+def _bill(data: dict[str, JsonValue], quirks: Quirks) -> _Bill:
+    return {
+        "model": text_of(data.get("model")),
+        "usage": _usage(data.get("usage")),
+        "cost_nanos": _cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
+        "service_tier": text_of(data.get("service_tier")),
+    }
 
 
 def _content(content: JsonValue) -> str | None:

@@ -1,6 +1,7 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
 import re
+from typing import TypedDict
 
 from pydantic import JsonValue
 
@@ -83,14 +84,14 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
         if kind in _TERMINAL and isinstance(data.get("response"), dict):
             return _parse(object_of(data["response"]), service)
         if kind == "error":
-            return _error(data if data.get("error") is None else data["error"], None)
+            return _error(data if data.get("error") is None else data["error"], _NOTHING_SAID)
     raise MalformedAnswer("the stream ended without response.completed")
 
 
 def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    usage, status = _usage(data.get("usage")), text_of(data.get("status"))
+    status = text_of(data.get("status"))
     if data.get("error") or status == "failed":
-        return _error(data.get("error"), usage)
+        return _error(data.get("error"), _bill(data, service))
     if status in _UNFINISHED:
         raise MalformedAnswer(f"a response with the status {status}, which is no answer yet")
     if not isinstance(data.get("output"), list):
@@ -113,20 +114,34 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
         tool_calls=tool_calls(calls),
         finish_reason=stopped_by or status,
         refused=bool(refusal) or stopped_by == "content_filter",
-        model=text_of(data.get("model")),
-        usage=usage,
-        cost_nanos=(
-            dollars_to_nanos(object_of(data.get("usage")).get("cost"))
-            if quirks_of(service.base_url).reports_cost
-            else None
-        ),
-        service_tier=text_of(data.get("service_tier")),
+        **_bill(data, service),
     )
 
 
-def _error(error: JsonValue, usage: WireUsage | None) -> ServiceError:
+class _Bill(TypedDict, total=False):
+    model: str | None
+    usage: WireUsage | None
+    cost_nanos: int | None
+    service_tier: str | None
+
+
+_NOTHING_SAID: _Bill = {}
+
+
+def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> _Bill:
+    reports_cost = quirks_of(service.base_url).reports_cost
+    return {
+        "model": text_of(data.get("model")),
+        "usage": _usage(data.get("usage")),
+        "cost_nanos": dollars_to_nanos(object_of(data.get("usage")).get("cost")) if reports_cost else None,
+        "service_tier": text_of(data.get("service_tier")),
+    }
+
+
+def _error(error: JsonValue, bill: _Bill) -> ServiceError:
     code = text_of(object_of(error).get("code")) or "server_error"
-    return ServiceError(_STATUS_OF_CODE.get(code, 400), dumped({"error": error}).encode(errors="replace"), usage)
+    body = dumped({"error": error}).encode(errors="replace")
+    return ServiceError(status=_STATUS_OF_CODE.get(code, 400), body=body, **bill)
 
 
 def _items(message: ChatMessage) -> list[JsonValue]:

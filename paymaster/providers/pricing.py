@@ -14,7 +14,7 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
 from paymaster.calls.cost import CONFIGURATION, Cost
-from paymaster.providers.provider import ServiceAnswer, WireUsage
+from paymaster.providers.provider import Billed, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
 
@@ -39,25 +39,39 @@ def price_of(settings: Settings, service: str, model: str, at: datetime) -> Pric
     return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
 
 
-def listed_cost(service: ServiceSettings, answer: ServiceAnswer, at: datetime) -> Cost | None:
-    """The cost of an answer that was asked for at that time, by what genai-prices has for the model and the tier that
-    answered; None where it has nothing."""
-    if answer.usage is None or answer.model is None:
+def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | None:
+    """The cost of an answer that was asked for at that time, by what genai-prices has for the models and the tier that
+    answered; None where it has nothing, or where the service names a factor that nobody knows."""
+    if bill.usage is None or bill.model is None or bill.factor is None:
         return None
-    found = _find(service, answer.model)
+    total, sources = Decimal(0), dict[str, None]()
+    for model, usage in bill.passes or ((bill.model, bill.usage),):
+        found = _listed(service, model, usage, bill.service_tier, at)
+        if found is None:
+            return None
+        total += found[0]
+        sources[found[1]] = None
+    total *= Decimal(bill.factor.numerator) / bill.factor.denominator
+    return Cost(_nanos(total), f"genai-prices {version('genai-prices')}: {', '.join(sources)}")
+
+
+def _listed(
+    service: ServiceSettings, model: str, usage: WireUsage, tier: str | None, at: datetime
+) -> tuple[Decimal, str] | None:
+    """What the usage of a model costs in US dollars, and the name of its price."""
+    found = _find(service, model)
     if found is None:
         return None
     provider, info = found
-    context = None if answer.service_tier is None else {"service_tier": answer.service_tier}
+    context = None if tier is None else {"service_tier": tier}
     # As genai-prices does: the variants of a model apply only where the provider itself lists it.
     rates = info.get_prices(at, context if any(info is own for own in provider.models) else None)
     if _price(rates, "") is None:
         return None
     try:
-        total = rates.calc_price(_usage(answer.usage))["total_price"]
+        return rates.calc_price(_usage(usage))["total_price"], f"{provider.id}/{info.id}"
     except ValueError:  # more cached tokens than input
         return None
-    return Cost(_nanos(total), f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}")
 
 
 def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -58,8 +59,39 @@ class WireUsage(TokenUsage):
         return TokenUsage.model_validate(self.model_dump())
 
 
-@dataclass(frozen=True)
-class ServiceAnswer:
+class Pass(NamedTuple):
+    """A part of an answer that one model made."""
+
+    model: str
+    usage: WireUsage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Billed:
+    """What a service says of the bill, of an answer as of an error that came with status 200."""
+
+    model: str | None = None
+    """The model that answered."""
+    usage: WireUsage | None = None
+    """None: the service did not say, so that the cost is unknown."""
+    passes: tuple[Pass, ...] = ()
+    """The parts of `usage`, where several models had one. Empty: `model` had all of it."""
+    factor: Fraction | None = Fraction(1)
+    """By which the service multiplies the prices of all tokens. None: a word for it that nobody knows, so that the cost
+    is unknown."""
+    cost_nanos: int | None = None
+    """What the service itself says that it charges. None: it does not."""
+    service_tier: str | None = None
+    """The tier that served it, when the service names one: its price may be another."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the usage at the price of one model is what it costs."""
+        return self.usage is not None and self.factor == 1 and not self.passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceAnswer(Billed):
     """What a service answered, in our words."""
 
     text: str = ""
@@ -68,29 +100,19 @@ class ServiceAnswer:
     """In the service's own words."""
     refused: bool = False
     """The model or a filter refused. `text` holds what was said, if anything."""
-    model: str | None = None
-    """The model that answered."""
-    usage: WireUsage | None = None
-    """None: the service did not say, so that the cost is unknown."""
-    cost_nanos: int | None = None
-    """What the service itself says that it charges. None: it does not."""
-    service_tier: str | None = None
-    """The tier that served it, when the service names one: its price may be another."""
     request_id: str | None = None
     """The service's name for the request, where it comes in the body."""
     broken: str | None = None
     """Why the service itself takes the answer for none. None: it does not."""
 
 
-@dataclass(frozen=True)
-class ServiceError:
+@dataclass(frozen=True, kw_only=True)
+class ServiceError(Billed):
     """An error that came with status 200."""
 
     status: int
     """The status that it would have had."""
     body: bytes
-    usage: WireUsage | None = None
-    """What it is billed with all the same. None: nobody knows."""
 
 
 def _always(service: ServiceSettings) -> bool:

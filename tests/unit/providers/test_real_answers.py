@@ -143,6 +143,78 @@ def test_counts_that_agree_are_taken_as_they_are() -> None:
     assert (found.input_tokens, found.output_tokens, found.reasoning_tokens) == (100, 50, 50)
 
 
+# ---------------------------------------------------------------- what an answer says of its price
+
+
+def claude(usage: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    said = [{"type": "text", "text": "x"}]
+    return {"model": "claude-opus-5", "content": said, "stop_reason": "end_turn", "usage": usage} | fields
+
+
+def cost_of(address: Address, body: Any, listed: str = "genai-prices") -> tuple[Billing, int | None]:
+    """With a price from the list, as most have."""
+    call = ServiceCall(
+        grant=GRANT.model_copy(update={"price": GRANT.price.model_copy(update={"source": listed})}),
+        request=ask(prompt="Hello"),
+    )
+    answer = HttpAnswer(200, [(b"content-type", b"application/json")], json.dumps(body).encode())
+    found = read_answer(call, service_at(address), answer, started_at_ms=NOW_MS, now_ms=NOW_MS)
+    return found.billing, found.facts.cost_nanos
+
+
+COUNTS = {"input_tokens": 1_000, "output_tokens": 100}
+
+
+@pytest.mark.parametrize("word", ["us", "global", "not_available", None])
+def test_a_factor_that_an_answer_names_multiplies_its_price(word: str | None) -> None:
+    plain = cost_of(CLAUDE, claude(COUNTS))
+    factor = 1.1 if word == "us" else 1
+    assert plain == (Billing.BILLED, 7_500_000)
+    assert cost_of(CLAUDE, claude({**COUNTS, "inference_geo": word})) == (Billing.BILLED, round(7_500_000 * factor))
+
+
+@pytest.mark.parametrize("named", [{"inference_geo": "moon"}, {"speed": "fast"}])
+def test_a_factor_that_nobody_knows_makes_the_cost_unknown(named: dict[str, str]) -> None:
+    assert cost_of(CLAUDE, claude({**COUNTS, **named})) == (Billing.UNKNOWN, None)
+    configured = cost_of(CLAUDE, claude({**COUNTS, **named}), listed="configuration")
+    assert configured == (Billing.BILLED, None), "what the owner set holds whatever is named"
+
+
+def test_a_pass_of_another_model_has_that_ones_price() -> None:
+    """And so have cache writes within it, which are kept for an hour."""
+    own = {"type": "message", "input_tokens": 1_000, "output_tokens": 100}
+    written = {"ephemeral_1h_input_tokens": 400, "ephemeral_5m_input_tokens": 0}
+    other = {"type": "advisor_message", "model": "claude-haiku-4-5", "input_tokens": 600, "output_tokens": 50}
+    other |= {"cache_creation_input_tokens": 400, "cache_creation": written}
+    by_itself = {name: value for name, value in other.items() if name not in ("type", "model")}
+    (_, first), (_, second), whole = (
+        cost_of(CLAUDE, claude(COUNTS)),
+        cost_of(CLAUDE, claude(by_itself, model="claude-haiku-4-5")),
+        cost_of(CLAUDE, claude({**COUNTS, "iterations": [own, other]})),
+    )
+    assert first is not None
+    assert second is not None
+    assert whole == (Billing.BILLED, first + second)
+    unknown = claude({**COUNTS, "iterations": [own, {**other, "model": "nobody-knows"}]})
+    assert cost_of(CLAUDE, unknown) == (Billing.UNKNOWN, None)
+
+
+def test_cache_writes_within_a_pass_are_kept_for_as_long_as_it_says() -> None:
+    counts = {"cache_creation_input_tokens": 400, "cache_creation": {"ephemeral_1h_input_tokens": 400}}
+    inside = claude({**COUNTS, "iterations": [{**COUNTS, **counts}]})
+    assert cost_of(CLAUDE, inside) == cost_of(CLAUDE, claude({**COUNTS, **counts}))
+
+
+@pytest.mark.parametrize("usage", [{"cost": 0}, {"prompt_tokens": 10, "completion_tokens": 5, "cost": 0}])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_error_within_an_answer_has_the_services_own_figure(usage: dict[str, Any], streamed: bool) -> None:
+    body: Any = {"model": "some/model", "usage": usage, "error": {"code": 502, "message": "upstream failed"}}
+    found = read(("openai", "https://openrouter.ai/api/v1"), stream(body) if streamed else body, streamed=streamed)
+    assert found.error is not None
+    assert (found.billing, found.facts.cost_nanos, found.facts.model_answered) == (Billing.BILLED, 0, "some/model")
+    assert found.error.error_class.fall_back
+
+
 # ---------------------------------------------------------------- streams
 
 

@@ -87,7 +87,7 @@ def read(case: dict[str, Any]) -> ServiceAnswer | HttpError | ServiceError:
 
 
 COUNTED_APART = {"gemini_openai_compat_tools": (34, "0.0004225")}
-"""Output and price of cases whose total has tokens that are in no other count: Google's thoughts. What is expected there
+"""Output and price of cases whose total has tokens that no other count has: Google's thoughts. What is expected there
 leaves them out; they are billed."""
 UNFINISHED = {"openai_responses_background_queued"}
 """Cases that are taken for empty answers there. They are none: nothing has been said yet."""
