@@ -7,10 +7,18 @@ from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from paymaster.agent_starts import room_for_start
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import CallIdReused, completed_or_raise
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.messages import (
+    ACTIVITIES_TASK_QUEUE,
+    CALLS_TASK_QUEUE,
+    LLMRequest,
+    LLMResult,
+    call_workflow_id,
+    json_bytes,
+)
 from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW
 from paymaster.observability.temporal_ui import call_details, call_summary
 
@@ -45,6 +53,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         return denied
     call_id = request.call_id or str(workflow.uuid4())
     request = request.model_copy(update={"call_id": call_id})
+    await room_for_start(json_bytes(request))
     try:
         return await workflow.execute_child_workflow(
             CALL_WORKFLOW.name,

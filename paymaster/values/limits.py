@@ -20,6 +20,8 @@ TEMPORAL_UPDATES_IN_FLIGHT = 10
 
 REQUEST_BYTES_MAX = 1_900_000
 """A whole request; with it travel its grant and, where it is on, its encryption."""
+STARTS_BYTES_MAX = 3_000_000
+"""Requests that an agent starts in one workflow task; the rest waits for the next task."""
 METADATA_BYTES_MAX = 16 * 1024
 """All keys and values of a request's metadata, as UTF-8: they are in each record and each row."""
 METADATA_KEYS_MAX = 100

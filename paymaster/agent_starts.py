@@ -1,0 +1,43 @@
+"""Starts of calls in tasks of their own, where those of one step would be too many bytes for one.
+
+Temporal takes 4 MiB for all commands of a workflow task. Server 1.32 ends a workflow that gives more; older ones leave
+it running, and its task fails for ever.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+from temporalio import workflow
+
+from paymaster.values.limits import STARTS_BYTES_MAX
+
+
+@dataclass
+class _Task:
+    history_length: int = -1
+    """Of the task: it grows with each."""
+    size: int = 0
+    """Bytes of the requests that were started in it."""
+
+
+_tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary()
+"""By the loop of each workflow that runs in this process."""
+_changing = Lock()
+
+
+async def room_for_start(size: int) -> None:
+    """Waits for a task that has room for a request of so many bytes."""
+    with _changing:
+        task = _tasks.setdefault(asyncio.get_running_loop(), _Task())
+    while True:
+        length = workflow.info().get_current_history_length()
+        if task.history_length != length:
+            task.history_length, task.size = length, 0
+        fits = task.size == 0 or task.size + size <= STARTS_BYTES_MAX
+        if fits or not workflow.patched("starts-in-tasks-of-their-own"):  # version 0.1.0 gave them all at once
+            task.size += size
+            return
+        await workflow.sleep(timedelta(milliseconds=1), summary="a task with room for another request")
