@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from paymaster.admission.configuration import Difference
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import ConfigState, Configuration, Configure, DeskConfig
-    from paymaster.messages.temporal_names import CONFIGURE
     from paymaster.settings import Settings
 
 app = typer.Typer(help="The configuration that the ledger decides with.", no_args_is_help=True)
@@ -69,6 +68,7 @@ def apply(
     Workers bring theirs at their start, which adds and changes, and removes nothing.
     """
     from paymaster.messages import Configure
+    from paymaster.messages.temporal_names import CONFIGURE
 
     settings = command_settings(config)
     wanted = _wanted(settings)
