@@ -32,14 +32,14 @@ class AlertPolicy:
     def obstacles(self, obstacles: Iterable[Obstacle]) -> None:
         """Once a window each: a cap is reached. Once for ever: a model has no price."""
         for obstacle in obstacles:
-            if obstacle.kind == "gone" and obstacle.account and obstacle.window:
+            if obstacle.kind == "exhausted" and obstacle.account and obstacle.window:
                 self._in_window("exhausted", obstacle.account, obstacle.window, obstacle.detail)
             elif obstacle.reason == "no_price":
                 self._outbox.alert_once(self._state.now_ms, "no_price", obstacle.detail, obstacle.detail)
 
     def parked(self, deciding: Obstacle) -> None:
         """Once a window: calls wait for money that is spent."""
-        if deciding.kind == "gone" and deciding.account and deciding.window:
+        if deciding.kind == "exhausted" and deciding.account and deciding.window:
             text = alert_texts.calls_are_parked(deciding.detail)
             self._in_window("parked", deciding.account, deciding.window, text)
 

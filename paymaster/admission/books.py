@@ -82,12 +82,18 @@ class Rolled(NamedTuple):
 class Shortfall(NamedTuple):
     """Why an amount does not fit into an account now."""
 
-    kind: Literal["never", "gone", "held"]
-    """never: above the cap itself. gone: posted money is in the way. held: only pending holds are."""
+    kind: Literal["impossible", "exhausted", "held"]
+    """impossible: above the cap itself. exhausted: posted money is in the way. held: only pending holds are."""
     balance: Balance
 
 
-_SEVERITY = ("held", "gone", "never")
+_SEVERITY = ("held", "exhausted", "impossible")
+
+
+def _why_short(balance: Balance, cap_nanos: int, amount_nanos: int) -> Literal["impossible", "exhausted", "held"]:
+    if amount_nanos > cap_nanos:
+        return "impossible"
+    return "exhausted" if balance.posted_nanos + amount_nanos > cap_nanos else "held"
 
 
 def _lasts(shortfall: Shortfall) -> tuple[int, int]:
@@ -310,8 +316,7 @@ class Ledger:
             cap = balance.cap_nanos
             if cap is None or balance.posted_nanos + balance.pending_nanos + amount_nanos <= cap:
                 continue
-            kind = "never" if amount_nanos > cap else "gone" if balance.posted_nanos + amount_nanos > cap else "held"
-            found = Shortfall(kind, balance)
+            found = Shortfall(_why_short(balance, cap, amount_nanos), balance)
             if worst is None or _lasts(found) > _lasts(worst):
                 worst = found
         return worst

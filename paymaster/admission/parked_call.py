@@ -53,23 +53,24 @@ class ParkedCall:
         """Remembers what is in the way, to look again when that changes."""
         deciding = decide(obstacles)
         self.waits = tuple((o.reason, o.account) for o in obstacles)
-        self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "never")
+        self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "impossible")
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         loading = any(o.reason == "loading" for o in obstacles)  # that is nobody's hold: patience begins after it
-        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "busy" and not loading)
+        self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "transient" and not loading)
         if self.busy_since_ms is None:
             self.keeps = frozenset()
         # While another call probes, none works yet; else each parked call would wait for a probe of its own.
-        self.open_since_ms = _since(self.open_since_ms, now_ms, deciding.kind == "open" or deciding.reason == "probing")
+        none_works = deciding.kind == "breaker_open" or deciding.reason == "probing"
+        self.open_since_ms = _since(self.open_since_ms, now_ms, none_works)
         self.detail = cut(deciding.detail, 500)
 
 
 def decide(obstacles: list[Obstacle]) -> Obstacle:
-    """The obstacle that clears soonest decides what happens to the call: busy, gone, open, never."""
+    """The obstacle that clears soonest decides what happens to the call."""
     return min(obstacles, key=lambda obstacle: _SOONEST.index(obstacle.kind))
 
 
-_SOONEST = ("busy", "gone", "open", "never")
+_SOONEST = ("transient", "exhausted", "breaker_open", "impossible")
 
 
 def _since(before_ms: int | None, now_ms: int, still: bool) -> int | None:

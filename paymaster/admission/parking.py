@@ -59,7 +59,7 @@ class Parking:
         """Parks a call that nothing fits for now, if it may wait and waiting may help."""
         state, hold_id, deciding = self._state, request.hold_id, decide(obstacles)
         self._alerts.obstacles(obstacles)
-        if deciding.kind == "never" or (deciding.kind != "busy" and request.on_exhausted == "fail"):
+        if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
             return self._granting.deny(hold_id, deciding.reason, _details(obstacles))
         if request.deadline_at_ms <= state.now_ms and state.now_ms >= state.clock.doubted_until_ms:
             return self._granting.deny(hold_id, "waited_too_long", deciding.detail)
@@ -150,8 +150,8 @@ class Parking:
         deciding = decide(found)
         self._alerts.obstacles(found)
         # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
-        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "busy"
-        if failing or deciding.kind == "never" or (deciding.kind == "open" and self._cooled_down(call)):
+        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
+        if failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call)):
             self._deny(call, deciding.reason, _details(found))
             return True
         self.queue.note(call, found, self._state.now_ms)
@@ -199,7 +199,7 @@ def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:
     if obstacle.reason != "unknown_budget":
         return obstacle
     detail = "which budgets there are is being loaded"
-    return Obstacle("busy", "loading", detail, f"service:{service}")
+    return Obstacle("transient", "loading", detail, f"service:{service}")
 
 
 def _details(obstacles: list[Obstacle]) -> str:

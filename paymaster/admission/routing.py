@@ -13,20 +13,20 @@ BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has
 about 4.5). Between this and the truth the service itself says so, unbilled, and the call falls back."""
 
-ObstacleKind = Literal["busy", "gone", "open", "never"]
+ObstacleKind = Literal["transient", "exhausted", "breaker_open", "impossible"]
 
 
 class Obstacle(NamedTuple):
     """Why one candidate can't be called now."""
 
     kind: ObstacleKind
-    """busy: it clears by itself. gone: money must come from an admin or a new window. open: the service keeps failing.
-    never: waiting would not help."""
+    """transient: it clears by itself. exhausted: money must come from an admin or a new window. breaker_open: the
+    service keeps failing. impossible: waiting would not help."""
     reason: str
     """A word for programs."""
     detail: str
     account: str | None = None
-    """Worth another look when something is freed in this account; if `never`, when its cap is raised."""
+    """Worth another look when something is freed in this account; if `impossible`, when its cap is raised."""
     until_ms: int | None = None
     """Worth another look at this time."""
     window: Window | None = None
@@ -59,7 +59,7 @@ def choose(
             if account is None:
                 return found
             detail = f"{_name(candidate)}: a call that has waited longer comes first in {account}"
-            found = Obstacle("busy", "claimed", detail, account)
+            found = Obstacle("transient", "claimed", detail, account)
         obstacles.append(found)
     return obstacles
 
@@ -75,7 +75,7 @@ def _consider(
     bound = bound_nanos(request, candidate)
     loading = ledger.is_loading(accounts)
     if loading is not None:
-        return Obstacle("busy", "loading", f"{loading}: what was spent before is being loaded", loading)
+        return Obstacle("transient", "loading", f"{loading}: what was spent before is being loaded", loading)
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
         return _short(candidate, shortfall, bound, now_ms)
@@ -87,9 +87,11 @@ def _consider(
     if limited is not None:
         account, wait_ms = limited
         if wait_ms is None:
-            return Obstacle("busy", "max_concurrent", f"{account} is at its concurrency limit", account)
+            return Obstacle("transient", "max_concurrent", f"{account} is at its concurrency limit", account)
         until = now_ms + wait_ms
-        return Obstacle("busy", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until)
+        return Obstacle(
+            "transient", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until
+        )
     return Choice(candidate, accounts, bound, tokens)
 
 
@@ -109,24 +111,24 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
     name = _name(candidate)
     if f"service:{candidate.service}" not in ledger.accounts:
         detail = f"{name}: the ledger has no service {candidate.service!r}; restart a worker that has it"
-        return Obstacle("never", "unknown_service", detail)
+        return Obstacle("impossible", "unknown_service", detail)
     if candidate.price is None:
         detail = (
             f'{name}: no price is known; add price = {{ input = "…", output = "…" }} (USD per million tokens) '
             f'under [services.{candidate.service}.models."{candidate.model}"]'
         )
-        return Obstacle("never", "no_price", detail)
+        return Obstacle("impossible", "no_price", detail)
     if candidate.refused is not None:
-        return Obstacle("never", "no_bound", f"{name}: {candidate.refused}")
+        return Obstacle("impossible", "no_bound", f"{name}: {candidate.refused}")
     if len(accounts) < 2:  # only the service
         detail = (
             f'budget {request.budget!r}: neither it nor an ancestor is configured; add [budgets."{request.budget}"]'
         )
-        return Obstacle("never", "unknown_budget", detail)
+        return Obstacle("impossible", "unknown_budget", detail)
     tokens_min = request.input_bytes // BYTES_PER_TOKEN_MAX + candidate.max_output_tokens
     if candidate.context_tokens is not None and tokens_min > candidate.context_tokens:
         detail = f"{name}: at least {tokens_min} tokens do not fit its context of {candidate.context_tokens}"
-        return Obstacle("never", "context_too_small", detail)
+        return Obstacle("impossible", "context_too_small", detail)
     return None
 
 
@@ -135,14 +137,14 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) 
     cap = f"{balance.account} has a cap of {format_usd(balance.cap_nanos or 0)} ({balance.window})"
     in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
     needed = f"the call can cost up to {format_usd(bound)}"
-    if kind == "never":
+    if kind == "impossible":
         detail = f"{_name(candidate)}: {cap}, and {needed}"
-        return Obstacle("never", "bound_above_cap", detail, balance.account)
+        return Obstacle("impossible", "bound_above_cap", detail, balance.account)
     detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
     ends_ms = window_end_ms(balance.window, now_ms)
-    if kind == "gone":
-        return Obstacle("gone", "cap_reached", detail, balance.account, ends_ms, balance.window)
-    return Obstacle("busy", "money_held", detail, balance.account, ends_ms, balance.window)
+    if kind == "exhausted":
+        return Obstacle("exhausted", "cap_reached", detail, balance.account, ends_ms, balance.window)
+    return Obstacle("transient", "money_held", detail, balance.account, ends_ms, balance.window)
 
 
 def _shut(service: str, gate: Gate, now_ms: int) -> Obstacle | None:
@@ -151,16 +153,16 @@ def _shut(service: str, gate: Gate, now_ms: int) -> Obstacle | None:
         case None:
             return None
         case "paused" if gate.paused_by is not None:
-            return Obstacle("busy", "paused", f"{service} is paused by {gate.paused_by}", account)
+            return Obstacle("transient", "paused", f"{service} is paused by {gate.paused_by}", account)
         case "paused":
             wait_s = (gate.paused_until_ms - now_ms + 999) // 1000
             detail = f"{service} asked to be left alone for another {wait_s} s"
-            return Obstacle("busy", "paused", detail, account, gate.paused_until_ms)
+            return Obstacle("transient", "paused", detail, account, gate.paused_until_ms)
         case "breaker_open":
             detail = f"{service} failed {gate.breaker.failures} times in a row"
-            return Obstacle("open", "breaker_open", detail, account, gate.breaker.open_until_ms)
+            return Obstacle("breaker_open", "breaker_open", detail, account, gate.breaker.open_until_ms)
         case "probing":
-            return Obstacle("busy", "probing", f"{service} failed; one call is probing it", account)
+            return Obstacle("transient", "probing", f"{service} failed; one call is probing it", account)
 
 
 def _name(candidate: Candidate) -> str:

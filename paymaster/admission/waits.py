@@ -15,18 +15,21 @@ from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import bound_nanos, tokens_estimated
 
-Kind = Literal["held", "gone", "never", "limited", "probing", "breaker_open", "loading", "claimed", "has_money"]
+Kind = Literal[
+    "held", "exhausted", "impossible", "limited", "probing", "breaker_open", "loading", "claimed", "has_money"
+]
 """What an obstacle waits for, and the need that it is filed with.
 
-held, gone, never: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or the end of a
-pause; the tokens. breaker_open: a service that works; when the call has waited for long enough. loading, probing,
-claimed: 0. has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others.
+held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
+the end of a pause; the tokens. breaker_open: a service that works; when the call has waited for long enough. loading,
+probing, claimed: 0. has_money: no obstacle, but the highest bound of a call that may lose its money in this account to
+others.
 """
 
 _KINDS: dict[str, Kind] = {
     "money_held": "held",
-    "cap_reached": "gone",
-    "bound_above_cap": "never",
+    "cap_reached": "exhausted",
+    "bound_above_cap": "impossible",
     "paused": "limited",
     "max_concurrent": "limited",
     "rate_limit": "limited",
@@ -35,10 +38,10 @@ _KINDS: dict[str, Kind] = {
     "loading": "loading",
     "claimed": "claimed",
 }
-_BY_BOUND = frozenset[Kind](("held", "gone", "never"))
-_BY_SPENDING: tuple[Kind, ...] = ("held", "gone")
+_BY_BOUND = frozenset[Kind](("held", "exhausted", "impossible"))
+_BY_SPENDING: tuple[Kind, ...] = ("held", "exhausted")
 """They may fit when a window ends."""
-_HAS_LOST = frozenset[Kind](("gone", "never", "loading"))
+_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading"))
 """Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
@@ -120,9 +123,9 @@ class Waits:
         match kind:
             case "held":
                 return entries.first_at_most(account.headroom_nanos())
-            case "gone":
+            case "exhausted":
                 return entries.first_at_most(account.unspent_nanos())
-            case "never":
+            case "impossible":
                 return entries.first_at_most(account.lowest_cap_nanos())
             case "has_money":  # a bound of 0 always fits
                 return entries.first_above(max(0, account.unspent_nanos()))
