@@ -21,7 +21,7 @@ from paymaster.keys.api_key import EnvironmentKeys
 from paymaster.keys.cache import KeyCache
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import AttemptReport, Billing, Completion, Failure, ServiceCall
-from paymaster.providers.connections import Connections
+from paymaster.providers.connections import IDLE_MAX_S, Connections
 from paymaster.providers.tls import tls_context
 from paymaster.settings import ConfigurationError, ServiceSettings
 
@@ -217,3 +217,25 @@ async def test_what_is_for_this_machine_goes_to_no_proxy(host: str, monkeypatch:
             monkeypatch.setenv(variable.lower(), f"http://127.0.0.1:{proxy.port}")
         assert isinstance(await call(base_url=f"http://{host}:{server.port}/v1"), Completion)
         assert proxy.arrived == []
+
+
+async def test_an_idle_connection_is_not_used_for_long() -> None:
+    """A server that closes it at that moment would leave a request of which nobody knows what became."""
+    arrived: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(0)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                arrived[-1] += 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connections = Connections({"one": ServiceSettings(api="openai", base_url=f"http://127.0.0.1:{port}/v1")})
+        for idle_s in (0.0, IDLE_MAX_S + 0.05, 0.0):
+            await connections["one"].get(f"http://127.0.0.1:{port}/v1")
+            await asyncio.sleep(idle_s)
+        await connections.close()
+    assert arrived == [2, 1]
