@@ -169,19 +169,28 @@ def _usage(usage: JsonValue) -> WireUsage | None:
     if prompt is None:
         return None
     thoughts = count_of(usage, "thoughtsTokenCount") or 0
+    details = object_of(usage)
+    into = [*list_of(details.get("promptTokensDetails")), *list_of(details.get("toolUsePromptTokensDetails"))]
+    cached, out = list_of(details.get("cacheTokensDetails")), list_of(details.get("candidatesTokensDetails"))
     return WireUsage(
         input_tokens=prompt + (count_of(usage, "toolUsePromptTokenCount") or 0),
         cached_input_tokens=count_of(usage, "cachedContentTokenCount") or 0,
         output_tokens=(count_of(usage, "candidatesTokenCount") or 0) + thoughts,
         reasoning_tokens=thoughts,
-        input_audio_tokens=_audio(usage, "promptTokensDetails"),
-        output_audio_tokens=_audio(usage, "candidatesTokensDetails"),
+        input_audio_tokens=_of("AUDIO", into),
+        cached_audio_tokens=_of("AUDIO", cached),
+        output_audio_tokens=_of("AUDIO", out),
+        input_image_tokens=_of("IMAGE", into) + _of("DOCUMENT", into),
+        cached_image_tokens=_of("IMAGE", cached) + _of("DOCUMENT", cached),
+        output_image_tokens=_of("IMAGE", out) + _of("DOCUMENT", out),
+        input_video_tokens=_of("VIDEO", into),
+        cached_video_tokens=_of("VIDEO", cached),
+        output_video_tokens=_of("VIDEO", out),
     )
 
 
-def _audio(usage: JsonValue, details: str) -> int:
-    entries = list_of(object_of(usage).get(details))
-    return sum(count_of(entry, "tokenCount") or 0 for entry in entries if object_of(entry).get("modality") == "AUDIO")
+def _of(modality: str, details: list[JsonValue]) -> int:
+    return sum(count_of(each, "tokenCount") or 0 for each in details if object_of(each).get("modality") == modality)
 
 
 # ---------------------------------------------------------------- building

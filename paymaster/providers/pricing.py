@@ -18,6 +18,10 @@ from paymaster.providers.provider import Billed, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
 
+_DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
+"""Rates of what a model may answer besides text: the bound of a call is at the dearest."""
+_CACHED = ("cached_input_tokens", "cached_audio_tokens", "cached_image_tokens", "cached_video_tokens")
+
 
 def price_of(settings: Settings, service: str, model: str, at: datetime) -> Price | None:
     """The price of a model at that time, or None: then its calls are refused, because a price is never guessed.
@@ -68,10 +72,14 @@ def _listed(
     rates = info.get_prices(at, context if any(info is own for own in provider.models) else None)
     if _price(rates, "") is None:
         return None
-    try:
-        return rates.calc_price(_usage(usage))["total_price"], f"{provider.id}/{info.id}"
-    except ValueError:  # more cached tokens than input
-        return None
+    # Where it is not said what of sound or images was cached, nothing was: the dearest that it can be.
+    for counted in (usage, usage.model_copy(update=dict.fromkeys(_CACHED, 0))):
+        try:
+            return rates.calc_price(_usage(counted))["total_price"], f"{provider.id}/{info.id}"
+        except ValueError:
+            if usage.cached_input_tokens + usage.cache_write_tokens > usage.input_tokens:
+                return None
+    return None
 
 
 def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:
@@ -94,7 +102,8 @@ def _price(rates: ModelPrice, source: str) -> Price | None:
     prices = {name: _tiers(rates.__dict__.get(name)) for name in ("input_mtok", "output_mtok")}
     if not all(prices.values()):
         return None
-    prices |= {name: _tiers(rates.__dict__.get(name)) for name in ("cache_read_mtok", "cache_write_mtok")}
+    others = ("cache_read_mtok", "cache_write_mtok", *_DEARER_OUTPUT)
+    prices |= {name: _tiers(rates.__dict__.get(name)) for name in others}
 
     def rate(name: str, start: int) -> int | None:
         reached = [nanos for above, nanos in prices[name] if above <= start]
@@ -104,7 +113,7 @@ def _price(rates: ModelPrice, source: str) -> Price | None:
         return PriceTier(
             above_input_tokens=start,
             input_nanos=rate("input_mtok", start) or 0,
-            output_nanos=rate("output_mtok", start) or 0,
+            output_nanos=max(rate(name, start) or 0 for name in ("output_mtok", *_DEARER_OUTPUT)),
             cached_input_nanos=rate("cache_read_mtok", start),
             cache_write_nanos=rate("cache_write_mtok", start),
         )
@@ -140,6 +149,13 @@ def _usage(usage: WireUsage) -> Usage:
         cache_write_1h_tokens=usage.cache_write_1h_tokens or None,
         output_tokens=usage.output_tokens,
         input_audio_tokens=usage.input_audio_tokens or None,
+        cache_audio_read_tokens=usage.cached_audio_tokens or None,
         output_audio_tokens=usage.output_audio_tokens or None,
+        input_image_tokens=usage.input_image_tokens or None,
+        cache_image_read_tokens=usage.cached_image_tokens or None,
+        output_image_tokens=usage.output_image_tokens or None,
+        input_video_tokens=usage.input_video_tokens or None,
+        cache_video_read_tokens=usage.cached_video_tokens or None,
+        output_video_tokens=usage.output_video_tokens or None,
         web_searches=usage.web_searches or None,
     )

@@ -51,6 +51,20 @@ class WireUsage(TokenUsage):
     """The part of `input_tokens` that is sound."""
     output_audio_tokens: int = 0
     """The part of `output_tokens` that is sound."""
+    cached_audio_tokens: int = 0
+    """The part of `cached_input_tokens` that is sound."""
+    input_image_tokens: int = 0
+    """The part of `input_tokens` that is images or documents."""
+    output_image_tokens: int = 0
+    """The part of `output_tokens` that is images."""
+    cached_image_tokens: int = 0
+    """The part of `cached_input_tokens` that is images or documents."""
+    input_video_tokens: int = 0
+    """The part of `input_tokens` that is video."""
+    output_video_tokens: int = 0
+    """The part of `output_tokens` that is video."""
+    cached_video_tokens: int = 0
+    """The part of `cached_input_tokens` that is video."""
     web_searches: int = 0
     """Searches by the service itself, billed one by one."""
 

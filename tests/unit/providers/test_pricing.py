@@ -209,3 +209,16 @@ def test_no_usage_within_the_bound_costs_more_than_the_bound(
         output_tokens=data.draw(st.integers(0, output_max)),
     )
     assert price.cost_nanos(usage) <= price.bound_nanos(input_max, output_max)
+
+
+def test_the_bound_has_room_for_whatever_a_model_may_answer() -> None:
+    """An image model's text costs $2.50 for a million tokens, and its images $30."""
+    settings = Settings.model_validate(
+        {
+            "services": {"g": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"}},
+            "routes": {"r": ["g/gemini-2.5-flash-image"]},
+        }
+    )
+    price = price_of(settings, "g", "gemini-2.5-flash-image", NOON)
+    assert price is not None
+    assert (price.input_nanos, price.output_nanos) == (300_000_000, 30_000_000_000)

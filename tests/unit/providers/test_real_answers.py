@@ -180,6 +180,40 @@ def test_a_factor_that_nobody_knows_makes_the_cost_unknown(named: dict[str, str]
     assert configured == (Billing.BILLED, None), "what the owner set holds whatever is named"
 
 
+def of_gemini(model: str, **counts: Any) -> tuple[Billing, int | None]:
+    return cost_of(GEMINI, gemini([{"text": "x"}], modelVersion=model, usageMetadata=counts))
+
+
+def test_images_in_an_answer_have_their_own_rate() -> None:
+    """gemini-2.5-flash-image: $0.30 for a million tokens of input, $2.50 of text, $30 of images."""
+    details = [{"modality": "IMAGE", "tokenCount": 1_290}, {"modality": "TEXT", "tokenCount": 10}]
+    counts = {"promptTokenCount": 100, "candidatesTokenCount": 1_300, "candidatesTokensDetails": details}
+    nanos = 100 * 300 + 1_290 * 30_000 + 10 * 2_500
+    assert of_gemini("gemini-2.5-flash-image", **counts) == (Billing.BILLED, nanos)
+
+
+def test_cached_sound_has_its_own_rate() -> None:
+    """gemini-2.5-flash: $0.30 and $1 (sound) for a million tokens of input, $0.03 and $0.10 cached, $2.50 of output."""
+    counts: dict[str, Any] = {
+        "promptTokenCount": 1_000,
+        "cachedContentTokenCount": 500,
+        "candidatesTokenCount": 10,
+        "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 300}, {"modality": "TEXT", "tokenCount": 700}],
+        "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 200}, {"modality": "TEXT", "tokenCount": 300}],
+    }
+    nanos = 100 * 1_000 + 200 * 100 + 400 * 300 + 300 * 30 + 10 * 2_500
+    assert of_gemini("gemini-2.5-flash", **counts) == (Billing.BILLED, nanos)
+
+
+def test_what_may_have_been_cached_counts_as_if_it_was_not() -> None:
+    """Half of the input was, and nobody says what of it was sound."""
+    sound = [{"modality": "AUDIO", "tokenCount": 900}, {"modality": "TEXT", "tokenCount": 100}]
+    counts = {"promptTokenCount": 1_000, "candidatesTokenCount": 10, "promptTokensDetails": sound}
+    whole = of_gemini("gemini-2.5-flash", **counts)
+    assert of_gemini("gemini-2.5-flash", cachedContentTokenCount=500, **counts) == whole
+    assert whole == (Billing.BILLED, 900 * 1_000 + 100 * 300 + 10 * 2_500)
+
+
 def test_a_pass_of_another_model_has_that_ones_price() -> None:
     """And so have cache writes within it, which are kept for an hour."""
     own = {"type": "message", "input_tokens": 1_000, "output_tokens": 100}
