@@ -114,7 +114,7 @@ WHO = f"worker on {socket.gethostname()}"
 LEDGERS_CACHED = 10
 """Runs of the ledger that one process keeps in memory: the one that goes on, and those that another process took over,
 each with its whole state, until they are pushed out."""
-logger = logging.getLogger("paymaster.worker")
+logger = logging.getLogger("paymaster.worker")  # this module's own name is another where it is the program
 
 
 async def run_worker(

@@ -518,7 +518,7 @@ def _log_once(text: str) -> None:
     """Logs, also while a history is replayed, what would otherwise be said at every attempt."""
     if text not in logged:
         logged.add(text)
-        logging.getLogger("paymaster.ledger").error("%s", text)
+        logging.getLogger(__name__).error("%s", text)
 
 
 def _until(due_ms: int) -> timedelta:

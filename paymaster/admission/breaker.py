@@ -20,10 +20,6 @@ class Breaker:
             return "closed"
         return "open" if now_ms < self.open_until_ms else "half_open"
 
-    def admits(self, now_ms: int) -> bool:
-        """Everybody while it is closed; one probe when the cooldown is over."""
-        return self.open_until_ms is None or (now_ms >= self.open_until_ms and self.probe is None)
-
     def started(self, hold_id: str) -> None:
         if self.open_until_ms is not None:
             self.probe = hold_id

@@ -21,7 +21,7 @@ ASK_AGAIN_AFTER_S = 10.0
 WAIT_AT_MOST_S = 4.0
 """By a call, for the source: once before it sends and once after a refusal. Both must fit into the margin that the
 workflow gives an attempt beyond the request's own timeout. The question goes on, and a later call has its answer."""
-logger = logging.getLogger("paymaster.keys")
+logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -185,7 +185,7 @@ async def unconfirmed_entries(engine: AsyncEngine, ledger: str) -> list[UsageEnt
         .order_by(counted_usage.c.granted_at, counted_usage.c.attempt_id)
     )
     async with engine.connect() as connection:
-        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+        return [entry_of(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def entries_of_attempt(engine: AsyncEngine, ledger: str, attempt_id: str) -> list[UsageEntry]:
@@ -197,28 +197,17 @@ async def entries_of_attempt(engine: AsyncEngine, ledger: str, attempt_id: str) 
         .order_by(usage_table.c.id)
     )
     async with engine.connect() as connection:
-        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+        return [entry_of(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def entries_of_holds(engine: AsyncEngine, ledger: str, hold_ids: Sequence[str]) -> list[UsageEntry]:
     """The entries that count of these holds."""
     query = select(counted_usage).where(counted_usage.c.ledger == ledger, counted_usage.c.hold_id.in_(hold_ids))
     async with engine.connect() as connection:
-        return [_entry(row) for row in (await connection.execute(query)).mappings()]
+        return [entry_of(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def entries_of_call(engine: AsyncEngine, call_id: str) -> list[UsageEntry]:
-    """Every stored entry of a call in the order of granting and sending; an unconfirmed one and its final one both."""
-    query = (
-        select(usage_table)
-        .where(usage_table.c.call_id == storable(call_id))
-        .order_by(usage_table.c.granted_at, usage_table.c.started_at.nulls_last(), usage_table.c.id)
-    )
-    async with engine.connect() as connection:
-        return [_entry(row) for row in (await connection.execute(query)).mappings()]
-
-
-def _entry(row: RowMapping) -> UsageEntry:
+def entry_of(row: RowMapping) -> UsageEntry:
     said = {name: row[name] for name in TokenUsage.model_fields if row[name] is not None}
     return UsageEntry(
         **{name: row[name] for name in UsageEntry.model_fields if name in row},

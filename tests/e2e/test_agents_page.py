@@ -12,11 +12,11 @@ import pytest
 from counting_server import CountingServer, FakeService, Reply
 from page_snippets import snippets
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, until
+from stored_rows import entries_of_call
 from temporalio.worker import Worker
 
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import RaiseCap, WaitingCall, call_id_of
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(120)

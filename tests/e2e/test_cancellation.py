@@ -19,6 +19,7 @@ from paymaster_process import (
     settled_books,
     until,
 )
+from stored_rows import entries_of_call
 from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError, TerminatedError
@@ -33,7 +34,6 @@ from paymaster.plugin import PaymasterPlugin
 from paymaster.providers.bounds import input_bytes
 from paymaster.providers.connections import Connections
 from paymaster.settings.desk_config import desk_config
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(90)

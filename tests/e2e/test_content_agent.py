@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from counting_server import CountingServer, Received, Reply
 from paymaster_process import MODEL, configuration, running_site, settled_books
+from stored_rows import entries_of_call
 
 from paymaster.devstack import MODEL_NAME, EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
-from paymaster.storage.usage_rows import entries_of_call
 from workflows.content_agent import Article, ArticleRequest, ContentAgentWorkflow
 
 pytestmark = pytest.mark.timeout(120)

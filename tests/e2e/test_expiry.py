@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from counting_server import CountingServer, FakeService
 from paymaster_process import Databases, Site, balance_of, configuration, running_site, settled_books, until
+from stored_rows import entries_of_call
 from temporalio.testing import ActivityEnvironment
 
 from activities.reserve import ReserveActivities
@@ -17,7 +18,6 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, CallRef, Command, Ended, Granted, ReserveRequest
 from paymaster.settings.desk_config import desk_config
-from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(90)
 EXPIRES_AFTER_S = 2.0

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from counting_server import ANSWER, CountingServer, Reply
 from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import CallUnavailable
 from paymaster.messages import UsageEntry
-from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = ("throttled", "wrong", "forbidden", "cut", "slow", "hopeless")

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import UsageEntry
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(60)

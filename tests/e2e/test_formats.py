@@ -9,12 +9,12 @@ import pytest
 from counting_server import CountingServer, Reply
 from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
 from pydantic import BaseModel
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import ChatMessage, Image, Tool, ToolCall
-from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = (

@@ -8,12 +8,12 @@ import pytest
 from counting_server import CountingServer, Reply
 from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books, until
 from sqlalchemy import text
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.providers.bounds import input_bytes
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(90)

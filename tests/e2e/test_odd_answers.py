@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Site, configuration, running_site, settled_books
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import Tool
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.limits import NESTING_MAX
 
 pytestmark = pytest.mark.timeout(60)

@@ -19,6 +19,7 @@ from paymaster_process import (
     until,
     write_configuration,
 )
+from stored_rows import entries_of_call
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, ChildWorkflowError
 from temporalio.testing import ActivityEnvironment
@@ -33,7 +34,6 @@ from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, CallRef, Command, Granted, ReserveRequest
 from paymaster.settings import load_settings
 from paymaster.settings.desk_config import desk_config
-from paymaster.storage.usage_rows import entries_of_call
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(60)

@@ -16,6 +16,7 @@ from otlp_receiver import OtlpReceiver, attributes_of
 from paymaster_process import MODEL, Databases, Site, configuration, free_address, running_site, settled_books, until
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import text
+from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, try_generate
@@ -25,7 +26,6 @@ from paymaster.observability.exporters import providers
 from paymaster.observability.telemetry import _remember_headers  # pyright: ignore[reportPrivateUsage]
 from paymaster.redaction import redact
 from paymaster.settings import Settings
-from paymaster.storage.usage_rows import entries_of_call
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 
 pytestmark = pytest.mark.timeout(120)

@@ -7,13 +7,14 @@ import pytest
 from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from sqlalchemy import text
+from stored_rows import entries_of_call
 from temporalio.client import WorkflowFailureError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService, UsageEntry
-from paymaster.storage.usage_rows import entries_of_call, insert_entries
+from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.money import nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(60)

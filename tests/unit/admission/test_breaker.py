@@ -3,7 +3,7 @@
 import pytest
 from desk_kit import HOUR, MINUTE, NOON, SECOND, Site, candidate, capped, config, service
 
-from paymaster.admission.breaker import Breaker
+from paymaster.admission.breaker import Breaker, Gate
 from paymaster.messages import AttemptReport, Denied, Granted, PauseService, ResumeService, Settle
 
 COOLDOWN_MS = 30 * SECOND
@@ -41,14 +41,14 @@ def test_failures_while_it_is_open_do_not_prolong_the_cooldown() -> None:
     breaker = Breaker(failures_max=1, cooldown_ms=COOLDOWN_MS)
     assert breaker.failed("a", NOON)
     assert not breaker.failed("b", NOON + 20 * SECOND)
-    later = NOON + COOLDOWN_MS
-    assert breaker.admits(later)
+    gate, later = Gate(breaker), NOON + COOLDOWN_MS
+    assert gate.shut(later) is None
     breaker.started("probe")
     assert not breaker.failed("c", later + 1)
-    assert not breaker.admits(later + 1)
+    assert gate.shut(later + 1) == "probing"
     assert breaker.failed("probe", later + 2)
-    assert not breaker.admits(later + 1 + COOLDOWN_MS)
-    assert breaker.admits(later + 2 + COOLDOWN_MS)
+    assert gate.shut(later + 1 + COOLDOWN_MS) == "breaker_open"
+    assert gate.shut(later + 2 + COOLDOWN_MS) is None
 
 
 def test_a_failing_probe_opens_it_again_at_once_and_a_serving_one_closes_it() -> None:

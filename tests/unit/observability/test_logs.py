@@ -3,16 +3,23 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
+from paymaster_process import ROOT
 
 from paymaster.keys.api_key import ApiKey
 from paymaster.observability.logs import configure_logs
 from paymaster.settings import LogSettings
 
 SECRET = "sk-logs-Zq7Wm3Kx9TfRb2"
+
+
+PRODUCT = [
+    path for folder in ("paymaster", "workflows", "activities") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +93,16 @@ def test_at_level_debug_libraries_do_not_show_what_they_carry() -> None:
         logging.getLogger(name).debug("of ours")
     assert "the answer" not in stream.getvalue()
     assert stream.getvalue().count("of ours") == 3
+
+
+def test_a_logger_is_named_after_its_module() -> None:
+    """But the root, and those of libraries, whose levels are set in one place."""
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in PRODUCT
+        for name in re.findall(r"getLogger\((.*?)\)", path.read_text())
+    }
+    levels_and_handlers = {("paymaster/observability/logs.py", "name")} | {
+        (file, "") for file in ("paymaster/observability/logs.py", "paymaster/redaction.py")
+    }
+    assert {(file, name) for file, name in named if name != "__name__"} == levels_and_handlers

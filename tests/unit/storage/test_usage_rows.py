@@ -20,6 +20,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.ext.asyncio import AsyncEngine
+from stored_rows import entries_of_call
 
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, DeskConfig, LoadSpend, UsageEntry
@@ -39,7 +40,7 @@ from paymaster.storage.schema import (
     migrate,
     name_older_schema,
 )
-from paymaster.storage.usage_rows import entries_of_call, insert_entries
+from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.budget_path import budget_ancestors
 from paymaster.values.money import TokenUsage
 
