@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from paymaster.calls.cost import CONFIGURATION, known_cost
-from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
+from paymaster.messages import Billing, Completion, LLMRequest, ServiceCall, ToolCall
 from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.pricing import listed_cost
 from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
@@ -117,38 +117,55 @@ def read_answer(
         found = _parsed_answer(headers, body, service)
     except MalformedAnswer as error:
         return failed(HttpError(MALFORMED, str(error), None))
-    asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
-    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
-    configured = found.usage is not None and call.grant.price.source == CONFIGURATION
-    billing = Billing.BILLED if cost is not None or found.is_plain or configured else Billing.UNKNOWN
-    facts = facts._replace(
-        usage=None if found.usage is None else found.usage.stored(),
-        model_answered=None if found.model is None else _word(redact(found.model)),
-        cost_nanos=None if cost is None else cost.nanos,
-        cost_source=None if cost is None else cost.source,
-    )
+    facts, billing = _billed(facts, call, service, found, started_at_ms)
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
     facts = facts._replace(provider_request_id=facts.provider_request_id or _word(found.request_id))
+    completion = _completion(found, service, call.request)
+    if isinstance(completion, HttpError):
+        return failed(completion, billing)
+    return Reading(facts, billing, completion=completion)
+
+
+def _billed(
+    facts: Facts, call: ServiceCall, service: ServiceSettings, found: ServiceAnswer | ServiceError, started_at_ms: int
+) -> tuple[Facts, Billing]:
+    """The facts with what was used and what it cost, and whether that is known."""
+    asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
+    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
+    configured = found.usage is not None and call.grant.price.source == CONFIGURATION
+    billing = Billing.BILLED if cost is not None or found.is_plain or configured else Billing.UNKNOWN
+    return facts._replace(
+        usage=None if found.usage is None else found.usage.stored(),
+        model_answered=None if found.model is None else _word(redact(found.model)),
+        cost_nanos=None if cost is None else cost.nanos,
+        cost_source=None if cost is None else cost.source,
+    ), billing
+
+
+def _completion(found: ServiceAnswer, service: ServiceSettings, request: LLMRequest) -> Completion | HttpError:
+    """The answer for the agent, or why it is of no use."""
     if found.broken is not None:
-        return failed(HttpError(BAD_SAMPLE, found.broken, None), billing)
+        return HttpError(BAD_SAMPLE, found.broken, None)
     if found.refused and service.fall_back_when_filtered:
-        return failed(HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None), billing)
-    too_large = f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried"
+        return HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None)
+    too_large = HttpError(
+        TOO_LARGE, f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried", None
+    )
     if len(found.text.encode()) > ANSWER_BYTES_MAX:
-        return failed(HttpError(TOO_LARGE, too_large, None), billing)
+        return too_large
     completion = Completion(
         text=found.text,
-        parsed=_parsed(found.text) if call.request.json_schema is not None else None,
-        tool_calls=with_given_names(found.tool_calls, call.request),
+        parsed=_parsed(found.text) if request.json_schema is not None else None,
+        tool_calls=with_given_names(found.tool_calls, request),
         refused=found.refused,
         finish_reason=_word(found.finish_reason),
         attempts=(),
     )
     if len(completion.model_dump_json().encode()) > ANSWER_BYTES_MAX:
-        return failed(HttpError(TOO_LARGE, too_large, None), billing)
-    return Reading(facts, billing, completion=completion)
+        return too_large
+    return completion
 
 
 def request_id(headers: Mapping[str, str], body: bytes) -> str | None:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    RowMapping,
     Text,
     func,
     select,
@@ -42,21 +43,12 @@ async def calls_report(
     engine: AsyncEngine, *, ledger: str, since: datetime | None = None, limit: int = 100
 ) -> list[CallRow]:
     """The latest calls of a ledger, at most `limit`, oldest first. `since`: calls granted at this time or later."""
-    latest = (
-        counted_usage.c.granted_at.desc(),
-        counted_usage.c.started_at.desc().nulls_last(),
-        counted_usage.c.id.desc(),
-    )
-
-    def of_last_attempt(column: ColumnElement[str]) -> ColumnElement[str]:
-        return func.array_agg(aggregate_order_by(column, *latest), type_=ARRAY(Text))[1]
-
     first_granted_at = func.min(counted_usage.c.granted_at).label("granted_at")
     query = (
         select(
             counted_usage.c.call_id,
             *(
-                of_last_attempt(counted_usage.c[name]).label(name)
+                _of_last_attempt(counted_usage.c[name]).label(name)
                 for name in ("workflow_id", "budget", "service", "model", "status")
             ),
             first_granted_at,
@@ -72,20 +64,30 @@ async def calls_report(
         query = query.where(counted_usage.c.granted_at >= since)
     async with engine.connect() as connection:
         rows = (await connection.execute(query)).mappings().all()
-    return [
-        CallRow(
-            call_id=row["call_id"],
-            workflow_id=row["workflow_id"],
-            budget=row["budget"],
-            service=row["service"],
-            model=row["model"],
-            status=row["status"],
-            granted_at=row["granted_at"],
-            attempts=row["attempts"],
-            input_tokens=tokens_of(row["input_tokens"]),
-            cached_input_tokens=tokens_of(row["cached_input_tokens"]),
-            output_tokens=tokens_of(row["output_tokens"]),
-            cost_nanos=nanos_of(row["cost_usd"]),
-        )
-        for row in reversed(rows)
-    ]
+    return [_call_row(row) for row in reversed(rows)]
+
+
+def _of_last_attempt(column: ColumnElement[str]) -> ColumnElement[str]:
+    latest = (
+        counted_usage.c.granted_at.desc(),
+        counted_usage.c.started_at.desc().nulls_last(),
+        counted_usage.c.id.desc(),
+    )
+    return func.array_agg(aggregate_order_by(column, *latest), type_=ARRAY(Text))[1]
+
+
+def _call_row(row: RowMapping) -> CallRow:
+    return CallRow(
+        call_id=row["call_id"],
+        workflow_id=row["workflow_id"],
+        budget=row["budget"],
+        service=row["service"],
+        model=row["model"],
+        status=row["status"],
+        granted_at=row["granted_at"],
+        attempts=row["attempts"],
+        input_tokens=tokens_of(row["input_tokens"]),
+        cached_input_tokens=tokens_of(row["cached_input_tokens"]),
+        output_tokens=tokens_of(row["output_tokens"]),
+        cost_nanos=nanos_of(row["cost_usd"]),
+    )

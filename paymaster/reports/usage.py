@@ -111,16 +111,7 @@ async def usage_report_with_total(
         .order_by(*keys)
     )
     earlier = usage_table.alias("earlier")
-    same_group = and_(true(), *(_key(earlier, name).is_not_distinct_from(_key(counted_usage, name)) for name in by))
-    found = (
-        select(func.bool_or(same_group).label("in_group"))
-        .where(
-            *rows_in_report(earlier, ledger, since, until, budget),
-            earlier.c.call_id == counted_usage.c.call_id,
-            earlier.c.attempt_id.collate("C") < counted_usage.c.attempt_id.collate("C"),
-        )
-        .lateral("found")
-    )
+    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by)
     later = (
         select(
             *keys,
@@ -142,6 +133,20 @@ async def usage_report_with_total(
     ]
     calls = sum(group["rows"] for group in groups) - sum(row["in_report"] for row in again.values())
     return rows, _total(rows, calls)
+
+
+def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str]) -> FromClause:
+    """For a row, whether its call has one in the report that is earlier, and whether one is in the row's group."""
+    same_group = and_(true(), *(_key(earlier, name).is_not_distinct_from(_key(counted_usage, name)) for name in by))
+    return (
+        select(func.bool_or(same_group).label("in_group"))
+        .where(
+            *in_report,
+            earlier.c.call_id == counted_usage.c.call_id,
+            earlier.c.attempt_id.collate("C") < counted_usage.c.attempt_id.collate("C"),
+        )
+        .lateral("found")
+    )
 
 
 def _key(rows: FromClause, name: str) -> ColumnElement[Any]:
