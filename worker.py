@@ -84,8 +84,8 @@ from paymaster.storage.ledger_state_rows import latest_granted_ms
 from paymaster.storage.schema import SchemaOutdated, check_schema
 from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
-from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
+from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow

@@ -4,8 +4,12 @@ Everything stays here until it is acknowledged, so that nothing is lost; whoever
 sequence number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from paymaster.admission.books import Hold
 from paymaster.messages import (
@@ -52,8 +56,14 @@ KINDS_OF_RULES_1 = frozenset[AlertKind](
     )
 )
 """Alerts that workers of 0.1.0 can read. Under rules 1 any other is a `refused_message`; its sentence says it all."""
+OUTBOX_BATCH_MAX = 200
+"""Items of the outbox in one delivery."""
+DELIVERY_BYTES_MAX = 512 * 1024
+"""All items of one delivery. A single item is far smaller."""
 _ONCE_BYTES_MAX = 200
 _ALERT_OVERHEAD_BYTES = 100
+
+ItemT = TypeVar("ItemT", bound=BaseModel)
 
 
 @dataclass(slots=True)
@@ -201,3 +211,13 @@ class Outbox:
 def alert_bytes(alert: Alert) -> int:
     """What an alert takes as a message, about."""
     return len(alert.text.encode()) + len((alert.account or "").encode()) + _ALERT_OVERHEAD_BYTES
+
+
+def first_delivery(waiting: Sequence[ItemT]) -> tuple[ItemT, ...]:
+    """The first waiting items that fit into one delivery, at least one."""
+    size = 0
+    for number, item in enumerate(waiting[:OUTBOX_BATCH_MAX]):
+        size += len(item.model_dump_json())
+        if size > DELIVERY_BYTES_MAX:
+            return tuple(waiting[: max(number, 1)])
+    return tuple(waiting[:OUTBOX_BATCH_MAX])

@@ -12,7 +12,7 @@ LOOKS_EVERY_S = 0.05
 """Between two looks; a delay that is shorter is not noticed, and a longer one may be longer by so much."""
 RECORDED_EVERY_S = 1.0
 WARNED_FROM_S = 0.5
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("paymaster.worker")  # what it says is about the worker, and stands with its lines
 
 
 class EventLoopWatch:

@@ -15,7 +15,7 @@ from paymaster.messages import (
     ParkedAnswer,
     TakeClock,
 )
-from workflows import budget
+from workflows import ledger as ledger_module
 
 pytestmark = pytest.mark.timeout(60)
 YEAR_MS = 365 * 86_400_000
@@ -29,8 +29,8 @@ class ServerClock:
         self._latest: dict[str, int] = {}
         self._shown: dict[tuple[str, int], int] = {}
         """By run and real time: whoever replays the run is shown the same."""
-        self._real = budget._now_ms  # pyright: ignore[reportPrivateUsage]
-        monkeypatch.setattr(budget, "_now_ms", self._now_ms)
+        self._real = ledger_module._now_ms  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(ledger_module, "_now_ms", self._now_ms)
 
     def _now_ms(self) -> int:
         run_id, real_ms = workflow.info().run_id, self._real()

@@ -19,7 +19,7 @@ from paymaster.messages import RaiseCap
 from paymaster.plugin import PaymasterPlugin
 from paymaster.providers.bounds import input_bytes
 from paymaster.values.money import nanos_to_usd
-from workflows.budget import BudgetWorkflow
+from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogWorkflow
 

@@ -39,8 +39,8 @@ from paymaster.messages import (
 )
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.charging import posted_by_account
-from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
+from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogWorkflow
 

@@ -24,7 +24,7 @@ from paymaster.ledger.versions import worker_identity
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, LEDGER_TASK_QUEUE, budget_workflow_id
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
-from workflows.budget import BudgetWorkflow
+from workflows.ledger import BudgetWorkflow
 
 WORKFLOW_TASK_FAILED = 9
 NO_MESSAGE = RawValue(Payload(metadata={"encoding": b"binary/no-such"}, data=b"x"))

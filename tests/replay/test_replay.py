@@ -14,8 +14,8 @@ from temporalio.workflow import NondeterminismError
 from paymaster.messages import LLMResult, backlog_workflow_id
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
-from workflows.budget import BudgetWorkflow
 from workflows.content_agent import ContentAgentWorkflow
+from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 

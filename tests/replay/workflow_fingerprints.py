@@ -71,8 +71,9 @@ def _word(call: ast.Call) -> str:
     match call.args:
         case [ast.Constant(value=str(word)), *_] if word.isidentifier():
             return f" {word}"
-        case [ast.Name(id=constant), *_] if hasattr(temporal_names, constant):
-            return f" {getattr(temporal_names, constant).name}"
+        case [ast.Name(id=constant), *_] if constant.isupper():
+            name = getattr(getattr(temporal_names, constant, None), "name", None)
+            return "" if name is None else f" {name}"
         case _:
             return ""
 

@@ -28,7 +28,7 @@ from paymaster.messages import (
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from paymaster.values.money import Price
-from workflows.budget import BudgetWorkflow
+from workflows.ledger import BudgetWorkflow
 
 
 class LedgerActivities:

@@ -8,8 +8,7 @@ import pytest
 from paymaster.admission.state import RULES, NewerState
 from paymaster.ledger.versions import VERSION, rules_of_identity, worker_identity
 from paymaster.messages import DeskConfig, LedgerStart
-from workflows import budget
-from workflows.budget import BudgetWorkflow
+from workflows.ledger import BudgetWorkflow, logged
 
 
 def test_a_worker_tells_its_version_and_its_rules() -> None:
@@ -34,7 +33,7 @@ def test_whoever_does_not_tell_is_as_old_as_can_be(identity: str) -> None:
 )
 def test_a_newer_ledger_is_refused_in_words(start: LedgerStart, caplog: pytest.LogCaptureFixture) -> None:
     """What is raised at its start fails the workflow's task, which Temporal offers to the other workers too."""
-    budget.logged.clear()
+    logged.clear()
     words = rf"rules {RULES + 1}, which a newer version .* knows rules up to {RULES} .* update this worker"
     with caplog.at_level(logging.ERROR, "paymaster.ledger"):
         for _ in range(2):

@@ -148,7 +148,7 @@ def test_every_signal_has_a_typed_name() -> None:
 
 
 def ledger_signals() -> tuple[Any, ...]:
-    return importlib.import_module("workflows.budget").SIGNALS
+    return importlib.import_module("workflows.ledger").SIGNALS
 
 
 @pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, WorkflowName)])

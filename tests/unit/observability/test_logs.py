@@ -89,14 +89,14 @@ def test_at_level_debug_libraries_do_not_show_what_they_carry() -> None:
         "a.library.of.next.year",
     ):
         logging.getLogger(name).debug("Completing activity with completion: %s", "the answer")
-    for name in ("paymaster.worker", "activities.call_service", "workflows.budget"):
+    for name in ("paymaster.worker", "activities.call_service", "workflows.ledger"):
         logging.getLogger(name).debug("of ours")
     assert "the answer" not in stream.getvalue()
     assert stream.getvalue().count("of ours") == 3
 
 
 def test_a_logger_is_named_after_its_module() -> None:
-    """But the root, and those of libraries, whose levels are set in one place."""
+    """But the root, those of libraries, whose levels are set in one place, and the worker's."""
     named = {
         (str(path.relative_to(ROOT)), name)
         for path in PRODUCT
@@ -105,4 +105,5 @@ def test_a_logger_is_named_after_its_module() -> None:
     levels_and_handlers = {("paymaster/observability/logs.py", "name")} | {
         (file, "") for file in ("paymaster/observability/logs.py", "paymaster/redaction.py")
     }
-    assert {(file, name) for file, name in named if name != "__name__"} == levels_and_handlers
+    workers = {("paymaster/observability/event_loop.py", '"paymaster.worker"')}
+    assert {(file, name) for file, name in named if name != "__name__"} == levels_and_handlers | workers

@@ -12,8 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import wraps
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
@@ -22,6 +21,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
+from paymaster.admission.outbox import first_delivery
 from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.admission.timers import NEVER_MS
@@ -92,11 +92,8 @@ from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
 from workflows.signals import tolerate_any_payload_count
+from workflows.updates import with_one_message
 
-OUTBOX_BATCH_MAX = 200
-"""Items of the outbox in one delivery."""
-DELIVERY_BYTES_MAX = 512 * 1024
-"""All items of one delivery. A single item is far smaller."""
 PAUSE = timedelta(milliseconds=250)
 """Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
 PAUSE_AFTER_FAILURE = timedelta(seconds=10)
@@ -106,28 +103,8 @@ updates than the run still takes: Temporal suggests a new one at 1,800 of 2,000.
 SIGNALS = (RAISE_CAP, SET_CAP, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, ACCEPT_LOWER, REPORT_ATTEMPTS)
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
-AnswerT = TypeVar("AnswerT")
-WorkflowT = TypeVar("WorkflowT")
 CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
 StateT = TypeVar("StateT", bound=BaseModel)
-
-
-def _with_one_message(handler: Callable[[WorkflowT, MessageT], AnswerT]) -> Callable[[WorkflowT, MessageT], AnswerT]:
-    """Refuses an update without exactly one message of the handler's type, instead of failing the workflow's task.
-
-    The SDK hands over what it could not decode as JSON as it is: bytes, say, or None.
-    """
-    wanted = next(kind for name, kind in get_type_hints(handler).items() if name != "return")
-
-    @wraps(handler)
-    def handle(self: WorkflowT, *messages: MessageT) -> AnswerT:
-        if len(messages) != 1 or not isinstance(messages[0], wanted):
-            kinds = ", ".join(type(message).__name__ for message in messages) or "nothing"
-            text = f"an update needs one {wanted.__name__} as JSON, not: {kinds}"
-            raise ApplicationError(text, type="Refused", non_retryable=True)
-        return handler(self, messages[0])
-
-    return handle
 
 
 @workflow.defn(name=LEDGER_WORKFLOW.name, sandboxed=False)
@@ -196,14 +173,14 @@ class BudgetWorkflow:
     async def _answer_calls(self) -> None:
         messages = self._desk.state.outbox
         while await self._next(lambda: bool(messages.messages)):
-            batch = CallMessages(messages=_first(messages.messages))
+            batch = CallMessages(messages=first_delivery(messages.messages))
             self._delivered(await self._activity(ANSWER_CALLS, batch))
             await workflow.sleep(PAUSE, summary="between deliveries")
 
     async def _store_notices(self) -> None:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.notices)):
-            notices = _first(state.outbox.notices)
+            notices = first_delivery(state.outbox.notices)
             changed = any(isinstance(notice, ConfigChange) for notice in notices)
             config = state.config if changed else None
             batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices, config=config)
@@ -212,7 +189,7 @@ class BudgetWorkflow:
     async def _send_alerts(self) -> None:
         state = self._desk.state
         while await self._next(lambda: bool(state.outbox.sending)):
-            alerts = _first(state.outbox.sending)
+            alerts = first_delivery(state.outbox.sending)
             batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
             self._delivered(await self._activity(SEND_ALERTS, batch))
 
@@ -265,7 +242,7 @@ class BudgetWorkflow:
     # ------------------------------------------------------------ calls
 
     @workflow.update
-    @_with_one_message
+    @with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
         """One answer for each command, in order."""
         if len(batch.commands) > COMMANDS_MAX:
@@ -309,7 +286,7 @@ class BudgetWorkflow:
                     self._failed(REPORT_ATTEMPTS.name, report, error)
 
     @workflow.update
-    @_with_one_message
+    @with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
         return self._answered(CONFIGURE, self._configure, change)
@@ -327,7 +304,7 @@ class BudgetWorkflow:
         return state.model_copy(update={"rules": self._desk.state.rules})
 
     @workflow.update
-    @_with_one_message
+    @with_one_message
     def upgrade(self, change: Upgrade) -> Upgraded:
         """Newer rules, with a new run: a worker that does not know them cannot follow one that began with others."""
         answer = self._answered(UPGRADE, self._desk.upgrade, change)
@@ -340,7 +317,7 @@ class BudgetWorkflow:
         self._desk.reload(_now_ms())
 
     @workflow.update
-    @_with_one_message
+    @with_one_message
     def compare_rows(self, stored: StoredRows) -> ReadAgain:
         """Everything is read again if the database knows more than a ledger that was put back to an earlier time."""
         return self._desk.compare_rows(stored, _now_ms())
@@ -368,22 +345,22 @@ class BudgetWorkflow:
         self._signalled(RESUME_SERVICE, self._desk.resume_service, message)
 
     @workflow.update(name=RAISE_CAP.name)
-    @_with_one_message
+    @with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
         return self._answered(RAISE_CAP, self._desk.raise_cap, change)
 
     @workflow.update(name=SET_CAP.name)
-    @_with_one_message
+    @with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
         return self._answered(SET_CAP, self._desk.set_cap, change)
 
     @workflow.update(name=PAUSE_SERVICE.name)
-    @_with_one_message
+    @with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
         return self._answered(PAUSE_SERVICE, self._desk.pause_service, change)
 
     @workflow.update(name=RESUME_SERVICE.name)
-    @_with_one_message
+    @with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
         return self._answered(RESUME_SERVICE, self._desk.resume_service, change)
 
@@ -393,7 +370,7 @@ class BudgetWorkflow:
         self._signalled(TAKE_CLOCK, self._desk.take_clock, message)
 
     @workflow.update(name=TAKE_CLOCK.name)
-    @_with_one_message
+    @with_one_message
     def take_clock_update(self, change: TakeClock) -> ClockState:
         return self._answered(TAKE_CLOCK, self._desk.take_clock, change)
 
@@ -403,12 +380,12 @@ class BudgetWorkflow:
         self._signalled(ACCEPT_LOWER, self._desk.accept_lower, message)
 
     @workflow.update(name=ACCEPT_LOWER.name)
-    @_with_one_message
+    @with_one_message
     def accept_lower_update(self, change: AcceptLower) -> ReadAgain:
         return self._answered(ACCEPT_LOWER, self._desk.accept_lower, change)
 
     @workflow.update
-    @_with_one_message
+    @with_one_message
     def correct_spend(self, change: CorrectSpend) -> ReadAgain:
         """The accounts of a hold are read again, of which a person corrected the rows."""
         return self._answered(CORRECT_SPEND, self._desk.correct_spend, change)
@@ -498,16 +475,6 @@ class BudgetWorkflow:
         refused = f"{name[:100]} {text[:200]}: {reason[:1_000]}".encode(errors="replace").decode()
         workflow.logger.error("refused %s", refused)
         self._desk.refuse_message(refused, _now_ms())
-
-
-def _first(waiting: Sequence[MessageT]) -> tuple[MessageT, ...]:
-    """The first waiting items that fit into one delivery, at least one."""
-    size = 0
-    for number, item in enumerate(waiting[:OUTBOX_BATCH_MAX]):
-        size += len(item.model_dump_json())
-        if size > DELIVERY_BYTES_MAX:
-            return tuple(waiting[: max(number, 1)])
-    return tuple(waiting[:OUTBOX_BATCH_MAX])
 
 
 logged: set[str] = set()
