@@ -31,11 +31,11 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return openai.parse_object(answer_object(body), openai.AZURE)
+    return openai.parse_object(answer_object(body), openai.AZURE, service.base_url)
 
 
 def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return openai.parse_chunks(body, openai.AZURE)
+    return openai.parse_chunks(body, openai.AZURE, service.base_url)
 
 
 PROVIDER = Provider(

@@ -13,6 +13,7 @@ from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped,
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.key_headers import bearer
+from paymaster.providers.listed_counts import with_listed_counts
 from paymaster.providers.provider import (
     HttpRequest,
     MalformedAnswer,
@@ -119,12 +120,12 @@ def build_body(request: LLMRequest, grant: Grant, quirks: Quirks, *, stream: boo
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     """The answer, or the error, in the body of a 2xx. Raises MalformedAnswer when it is neither."""
-    return parse_object(answer_object(body), quirks_of(service.base_url))
+    return parse_object(answer_object(body), quirks_of(service.base_url), service.base_url)
 
 
-def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | ServiceError:
+def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> ServiceAnswer | ServiceError:
     if data.get("error"):
-        return _error(data, quirks)
+        return _error(data, quirks, base_url)
     choices = list_of(data.get("choices"))
     choice = object_of(choices[0]) if choices else {}
     finish_reason, message = text_of(choice.get("finish_reason")), choice.get("message")
@@ -138,16 +139,16 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks) -> ServiceAnswer | 
         tool_calls=_tool_calls(message.get("tool_calls")),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
-        **_bill(data, quirks),
+        **_bill(data, quirks, base_url),
         request_id=text_of(object_of(data.get("x_groq")).get("id")),
     )
 
 
 def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return parse_chunks(body, quirks_of(service.base_url))
+    return parse_chunks(body, quirks_of(service.base_url), service.base_url)
 
 
-def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
+def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | ServiceError:
     """Puts the chunks together into the answer that would have come without streaming."""
     usage: JsonValue = None
     model = tier = finish_reason = ""
@@ -165,7 +166,7 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
         tier = text_of(chunk.get("service_tier")) or tier
         if chunk.get("error"):
             said: dict[str, JsonValue] = {"usage": usage, "model": model or None, "service_tier": tier or None}
-            return _error({"error": chunk["error"], **said}, quirks)
+            return _error({"error": chunk["error"], **said}, quirks, base_url)
         for choice in map(object_of, list_of(chunk.get("choices"))):
             if choice.get("index", 0) != 0:
                 continue
@@ -195,6 +196,7 @@ def parse_chunks(body: bytes, quirks: Quirks) -> ServiceAnswer | ServiceError:
             "choices": [{"message": message, "finish_reason": finish_reason or None}],
         },
         quirks,
+        base_url,
     )
 
 
@@ -247,7 +249,7 @@ def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:
 # ---------------------------------------------------------------- reading
 
 
-def _error(data: dict[str, JsonValue], quirks: Quirks) -> ServiceError:
+def _error(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> ServiceError:
     """OpenRouter gives the status as the code, Groq as `status_code`; without one it is the server's fault."""
     fields = object_of(data["error"])
     status = next(
@@ -259,7 +261,7 @@ def _error(data: dict[str, JsonValue], quirks: Quirks) -> ServiceError:
         500,
     )
     return ServiceError(
-        status=status, body=dumped({"error": data["error"]}).encode(errors="replace"), **_bill(data, quirks)
+        status=status, body=dumped({"error": data["error"]}).encode(errors="replace"), **_bill(data, quirks, base_url)
     )
 
 
@@ -270,10 +272,11 @@ class _Bill(TypedDict):
     service_tier: str | None
 
 
-def _bill(data: dict[str, JsonValue], quirks: Quirks) -> _Bill:
+def _bill(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> _Bill:
+    usage = _usage(data.get("usage"))
     return {
         "model": text_of(data.get("model")),
-        "usage": _usage(data.get("usage")),
+        "usage": None if usage is None else with_listed_counts(usage, data.get("usage"), base_url),
         "cost_nanos": _cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
         "service_tier": text_of(data.get("service_tier")),
     }
