@@ -14,6 +14,7 @@ from paymaster_process import until
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.common import RawValue
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import PollerBehaviorSimpleMaximum, Replayer, SlotPermit, SlotReserveContext, Worker
 
 from paymaster.client import Ledger
@@ -76,8 +77,12 @@ class Traffic:
     async def again_and_again(self, act: Callable[[], Awaitable[object]], pause_s: float) -> None:
         """One after the other, with a pause of this length on average."""
         while time.monotonic() < self._ends_at:
-            with suppress(LedgerNotFound, WorkflowUpdateFailedError, WorkflowQueryFailedError):
-                await act()
+            try:
+                with suppress(LedgerNotFound, WorkflowUpdateFailedError, WorkflowQueryFailedError):
+                    await act()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.RESOURCE_EXHAUSTED:  # as many queries wait as Temporal keeps
+                    raise
             await asyncio.sleep(self._chance.uniform(0, 2 * pause_s))
 
     async def moves(self, slots: tuple[Closable, Closable]) -> None:
