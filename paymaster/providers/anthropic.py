@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypedDict
 
 from pydantic import JsonValue
 
@@ -13,6 +12,7 @@ from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
+    BillFields,
     HttpRequest,
     MalformedAnswer,
     Pass,
@@ -129,14 +129,6 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
     return _parse(message)
 
 
-class _Bill(TypedDict, total=False):
-    model: str | None
-    usage: WireUsage | None
-    passes: tuple[Pass, ...]
-    factor: Fraction | None
-    service_tier: str | None
-
-
 class _StreamedBlock:
     """One block of an answer, in pieces."""
 
@@ -182,7 +174,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     )
 
 
-def _error(data: dict[str, JsonValue], bill: _Bill) -> ServiceError:
+def _error(data: dict[str, JsonValue], bill: BillFields) -> ServiceError:
     kind = text_of(object_of(data.get("error")).get("type")) or "api_error"
     body = dumped(data).encode(errors="replace")
     return ServiceError(status=_STATUS_OF_TYPE.get(kind, 500), body=body, **bill)
@@ -191,7 +183,7 @@ def _error(data: dict[str, JsonValue], bill: _Bill) -> ServiceError:
 # ---------------------------------------------------------------- what is billed
 
 
-def _bill(data: dict[str, JsonValue]) -> _Bill:
+def _bill(data: dict[str, JsonValue]) -> BillFields:
     model, usage = text_of(data.get("model")), object_of(data.get("usage"))
     return {
         "model": model,

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
-from typing import TypedDict
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -15,6 +14,7 @@ from paymaster.providers.event_stream import check_parts, event_object, stream_e
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.listed_counts import with_listed_counts
 from paymaster.providers.provider import (
+    BillFields,
     HttpRequest,
     MalformedAnswer,
     Provider,
@@ -265,14 +265,7 @@ def _error(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> Service
     )
 
 
-class _Bill(TypedDict):
-    model: str | None
-    usage: WireUsage | None
-    cost_nanos: int | None
-    service_tier: str | None
-
-
-def _bill(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> _Bill:
+def _bill(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> BillFields:
     usage = _usage(data.get("usage"))
     return {
         "model": text_of(data.get("model")),

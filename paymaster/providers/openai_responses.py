@@ -1,7 +1,6 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
 import re
-from typing import TypedDict
 
 from pydantic import JsonValue
 
@@ -12,6 +11,7 @@ from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.openai import arguments_text, dollars_to_nanos, image_url, quirks_of
 from paymaster.providers.provider import (
+    BillFields,
     HttpRequest,
     MalformedAnswer,
     Provider,
@@ -84,7 +84,7 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
         if kind in _TERMINAL and isinstance(data.get("response"), dict):
             return _parse(object_of(data["response"]), service)
         if kind == "error":
-            return _error(data if data.get("error") is None else data["error"], _NOTHING_SAID)
+            return _error(data if data.get("error") is None else data["error"], {})
     raise MalformedAnswer("the stream ended without response.completed")
 
 
@@ -118,17 +118,7 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     )
 
 
-class _Bill(TypedDict, total=False):
-    model: str | None
-    usage: WireUsage | None
-    cost_nanos: int | None
-    service_tier: str | None
-
-
-_NOTHING_SAID: _Bill = {}
-
-
-def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> _Bill:
+def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> BillFields:
     reports_cost = quirks_of(service.base_url).reports_cost
     return {
         "model": text_of(data.get("model")),
@@ -138,7 +128,7 @@ def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> _Bill:
     }
 
 
-def _error(error: JsonValue, bill: _Bill) -> ServiceError:
+def _error(error: JsonValue, bill: BillFields) -> ServiceError:
     code = text_of(object_of(error).get("code")) or "server_error"
     body = dumped({"error": error}).encode(errors="replace")
     return ServiceError(status=_STATUS_OF_CODE.get(code, 400), body=body, **bill)

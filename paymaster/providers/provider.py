@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from pydantic import JsonValue
 
@@ -102,6 +102,17 @@ class Billed:
     def is_plain(self) -> bool:
         """Whether the usage at the price of one model is what it costs."""
         return self.usage is not None and self.factor == 1 and not self.passes
+
+
+class BillFields(TypedDict, total=False):
+    """The fields of Billed, as a provider reads them once for its answers and its errors."""
+
+    model: str | None
+    usage: WireUsage | None
+    passes: tuple[Pass, ...]
+    factor: Fraction | None
+    cost_nanos: int | None
+    service_tier: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -548,7 +548,8 @@ async def test_a_report_of_an_empty_ledger_is_empty_and_its_total_is_zero(engine
         ("mysql://u:geheim@h/d", "write postgresql"),
         ("postgresql://u:geheim@x:geheim@h:geheim/d", "percent-encode"),
         ("geheim", "percent-encode"),
-        ("postgresql://u:geheim@h/d?pgbouncer=geheim", "not supported, remove pgbouncer"),
+        ("postgresql://u:geheim@h/d?service=geheim", "not supported, remove service"),
+        ("postgresql://u:geheim@h/d?pgbouncer=geheim", "pgbouncer= with another word"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_showing_the_password(url: str, message: str) -> None:
