@@ -167,7 +167,7 @@ FAULTS = [
     ),
     Fault(
         "early-end",
-        [Reply(stream=[STREAM_START, *STREAM_END[:-1]])] * 2,
+        [Reply(stream=[STREAM_START])] * 2,
         unknown("malformed_answer", 200),
         falls_back=True,
         service=STREAMED,

@@ -183,7 +183,7 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
         ([Reply(502, body=echo_in_text), Reply(200, body=echo_in_text)], [ANSWER], Outcome.COMPLETED),
         ([echo_at_the_cut(300)], [echo_at_the_cut(500)], Outcome.UNAVAILABLE),
         ([Reply(200, body=echo_at_the_cut(200).body), ANSWER], [], Outcome.COMPLETED),
-        ([Reply(400, body=echo_encoded, headers={"x-echo": KEY})], [], Outcome.UNAVAILABLE),
+        ([Reply(400, body=echo_encoded, headers={"x-echo": KEY})], [Reply(400, body=echo)], Outcome.UNAVAILABLE),
         ([IN_PIECES], [], Outcome.COMPLETED),
         ([ERROR_IN_STREAM, ANSWER], [], Outcome.COMPLETED),
     ]
@@ -204,7 +204,8 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
     await settled_books(site, first, second)
     assert {received.authorization for received in (*first.requests, *second.requests)} == {f"Bearer {KEY}"}
 
-    first.script.append(Reply(400, body=echo))
+    for service in (first, second):
+        service.script.append(Reply(400, body=echo))
     outputs = await asyncio.gather(
         site.command("call", "writer", CONTROL, "--budget", "acme/cli"), site.command("unconfirmed", "list")
     )
