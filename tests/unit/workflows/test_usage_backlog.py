@@ -132,7 +132,7 @@ async def test_what_arrives_in_one_task_takes_half_a_second(what: str, ending: b
 async def test_as_many_signals_as_a_run_may_have_take_what_the_sdk_gives() -> None:
     """All in one task, which needs that many while no worker runs. Nearly all of it is the SDK's own."""
     signals = [text_of(BacklogBatch(records=(record(1),)))] * SIGNALS_PER_RUN
-    took = await _longest(history("UsageBacklogWorkflow", START, signals, ending=False))
+    took = await longest(history("UsageBacklogWorkflow", START, signals, ending=False))
     print(f"{SIGNALS_PER_RUN} signals: {took * 1_000:.0f} ms")
     assert took < SDK_SECONDS_MAX
 
