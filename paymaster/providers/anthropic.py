@@ -39,6 +39,8 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 _CALL_ID = re.compile("[a-zA-Z0-9_-]{1,64}")
+_PASSES_MAX = 100
+"""Of one answer; what more of them cost nobody knows."""
 _FACTORS = {
     "inference_geo": {"us": Fraction(11, 10), "global": Fraction(1), "not_available": Fraction(1)},
     "speed": {"standard": Fraction(1)},
@@ -189,7 +191,7 @@ def _bill(data: dict[str, JsonValue]) -> BillFields:
         "model": model,
         "usage": _usage(usage),
         "passes": _passes(model or "", usage),
-        "factor": _factor(usage),
+        "factor": _factor(usage) if len(list_of(usage.get("iterations"))) <= _PASSES_MAX else None,
         "service_tier": text_of(usage.get("service_tier")),
     }
 
@@ -219,7 +221,7 @@ def _passes(model: str, usage: dict[str, JsonValue]) -> tuple[Pass, ...]:
     """Where another model had a part: the parts of each, and what is left of the total for the one that answered."""
     entries = [(text_of(entry.get("model")) or model, _counted(entry)) for entry in _iterations(usage)]
     total = _usage(usage)
-    if total is None or all(name == model for name, _ in entries):
+    if total is None or len(entries) > _PASSES_MAX or all(name == model for name, _ in entries):
         return ()
     parts = [found for _, found in entries]
     left = {name: count - sum(getattr(part, name) for part in parts) for name, count in total.model_dump().items()}

@@ -4,9 +4,10 @@ A conversation may come from another provider, or from one that gives no ids, or
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from math import inf
 
 from paymaster.messages import ChatMessage
 
@@ -43,8 +44,9 @@ def with_ids(
     fresh = (each for each in map(made, count(1)) if each not in known)
     used = set[str]()
     found: list[ChatMessage] = []
-    waiting: list[_Waiting] = []
-    results: list[tuple[int, ChatMessage]] = []
+    waiting: dict[str, deque[tuple[int, str]]] = {}
+    """By the ids of the last turn's calls, those without a result: their numbers in the turn, and the ids sent."""
+    results: list[tuple[float, ChatMessage]] = []
     for message in conversation:
         if message.role == "tool":
             results.append(_result(message, waiting))
@@ -56,7 +58,9 @@ def with_ids(
             for call in message.tool_calls:
                 ids.append(call.id if form.fullmatch(call.id) and call.id not in used else next(fresh))
                 used.add(ids[-1])
-            waiting = [_Waiting(call.id, sent) for call, sent in zip(message.tool_calls, ids, strict=True)]
+            waiting = defaultdict(deque)
+            for number, (call, sent) in enumerate(zip(message.tool_calls, ids, strict=True)):
+                waiting[call.id].append((number, sent))
             calls = tuple(
                 call.model_copy(update={"id": sent}) for call, sent in zip(message.tool_calls, ids, strict=True)
             )
@@ -66,24 +70,14 @@ def with_ids(
     return [*found, *_in_order(results)]
 
 
-@dataclass
-class _Waiting:
-    """A call of the last turn that had calls."""
-
-    given: str
-    """Its id in the conversation, which its result names."""
-    sent: str
-    has_result: bool = False
-
-
-def _result(message: ChatMessage, waiting: Sequence[_Waiting]) -> tuple[int, ChatMessage]:
+def _result(message: ChatMessage, waiting: Mapping[str, deque[tuple[int, str]]]) -> tuple[float, ChatMessage]:
     """The result with the id that its call is sent with, and that call's number in its turn."""
-    for number, call in enumerate(waiting):
-        if not call.has_result and call.given == message.tool_call_id:
-            call.has_result = True
-            return number, message.model_copy(update={"tool_call_id": call.sent})
-    return len(waiting), message
+    calls = waiting.get(message.tool_call_id or "")
+    if not calls:
+        return inf, message
+    number, sent = calls.popleft()
+    return number, message.model_copy(update={"tool_call_id": sent})
 
 
-def _in_order(results: Sequence[tuple[int, ChatMessage]]) -> list[ChatMessage]:
+def _in_order(results: Sequence[tuple[float, ChatMessage]]) -> list[ChatMessage]:
     return [message for _, message in sorted(results, key=lambda each: each[0])]

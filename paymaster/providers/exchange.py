@@ -42,6 +42,8 @@ SHUT_DOWN_SENT = ErrorClass("worker_shutdown", Billing.UNKNOWN)
 TIMED_OUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
 CUT_OFF = ErrorClass("connection_lost", Billing.UNKNOWN, trips_breaker=True)
 DEFECT = ErrorClass("defect", Billing.UNKNOWN)
+NOT_SENT = DEFECT._replace(billing=Billing.NOT_BILLED)
+"""Nobody foresaw what was raised, but it was before anything left this machine."""
 
 Watched = Callable[[str, str], AbstractContextManager[Callable[[int], None]]]
 """Watches one request from outside, by its method and URL; is told the status of the answer."""
@@ -100,6 +102,10 @@ class Exchange:
             answer = await self._send(call, service, request, wire)
         except _Failed as failed:
             return begun.failed(failed.error_class, str(failed))
+        except Exception as error:
+            if wire.sent:
+                raise
+            return begun.failed(NOT_SENT, f"nothing was sent: {type(error).__name__}")  # its text may hold anything
         reading = await self._read(
             partial(
                 read_answer, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)

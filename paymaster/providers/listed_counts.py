@@ -11,21 +11,38 @@ _FLAVORS = ("chat", "default")
 """Of chat completions, by the names that genai-prices has for them."""
 
 
-def with_listed_counts(found: WireUsage, usage: JsonValue, base_url: str) -> WireUsage:
-    """The counts with what the provider's rules see in them besides: never less is charged than by those."""
+SEARCHES_MAX = 10_000
+"""Of one answer; more is a mistake and not a bill."""
+
+
+def with_listed_counts(found: WireUsage, usage: JsonValue, base_url: str) -> WireUsage | None:
+    """The counts with what the provider's rules see in them besides: never less is charged than by those.
+
+    None: what they see is a mistake, so that nobody knows what was billed.
+    """
     listed = _listed(usage, base_url)
-    if listed is None or max(listed.input_tokens, listed.output_tokens) > TOKENS_MAX:
+    if listed is None:
         return found
-    return found.model_copy(
-        update={
-            "input_tokens": max(found.input_tokens, listed.input_tokens),
-            "cached_input_tokens": min(found.cached_input_tokens, listed.reported_value("cache_read_tokens")),
-            "cache_write_tokens": max(found.cache_write_tokens, listed.reported_value("cache_write_tokens")),
-            "output_tokens": max(found.output_tokens, listed.output_tokens),
-            "reasoning_tokens": max(found.reasoning_tokens, listed.reported_value("output_reasoning_tokens")),
-            "web_searches": max(found.web_searches, listed.reported_value("web_searches")),
-        }
-    )
+    seen = {name: listed.reported_value(theirs) for name, theirs in _NAMES.items()}
+    if not all(isinstance(count, int) for count in seen.values()):
+        return None
+    if max(seen.values()) > TOKENS_MAX or seen["web_searches"] > SEARCHES_MAX:
+        return None
+    counts = found.model_dump()
+    larger = {name: max(counts[name], count) for name, count in seen.items()}
+    cached = min(found.cached_input_tokens, seen["cached_input_tokens"])
+    return WireUsage.model_validate(counts | larger | {"cached_input_tokens": cached})
+
+
+_NAMES = {
+    "input_tokens": "input_tokens",
+    "cached_input_tokens": "cache_read_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "output_tokens": "output_tokens",
+    "reasoning_tokens": "output_reasoning_tokens",
+    "web_searches": "web_searches",
+}
+"""Our name of each count, and that of genai-prices."""
 
 
 def _listed(usage: JsonValue, base_url: str) -> Usage | None:

@@ -155,6 +155,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     text: list[str] = []
     refusal: list[str] = []
     calls: list[_StreamedCall] = []
+    latest: dict[int, _StreamedCall] = {}
     named: JsonValue = None
     ended = False
     for event in stream_events(body):
@@ -175,7 +176,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
             text.append(_content(delta.get("content")) or "")
             refusal.append(text_of(delta.get("refusal")) or "")
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
-                _add_tool_call(calls, number, part)
+                _add_tool_call(calls, latest, number, part)
         check_parts(len(calls))
     if not (ended or (finish_reason and _usage(usage))):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
@@ -295,19 +296,20 @@ def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
 
 @dataclass
 class _StreamedCall:
-    index: int
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list[str])
 
 
-def _add_tool_call(calls: list[_StreamedCall], number: int, part: dict[str, JsonValue]) -> None:
+def _add_tool_call(
+    calls: list[_StreamedCall], latest: dict[int, _StreamedCall], number: int, part: dict[str, JsonValue]
+) -> None:
     """A piece belongs to the last call with its index, unless it brings another id: some servers count none."""
     index, call_id, function = part.get("index"), text_of(part.get("id")) or "", object_of(part.get("function"))
     at = index if isinstance(index, int) else number
-    call = next((each for each in reversed(calls) if each.index == at), None)
+    call = latest.get(at)
     if call is None or (call_id and call.id and call_id != call.id):
-        call = _StreamedCall(at)
+        call = latest[at] = _StreamedCall()
         calls.append(call)
     call.id = call.id or call_id
     call.name = call.name or text_of(function.get("name")) or ""

@@ -22,7 +22,10 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     if variable is None or is_loopback(host) or proxy_bypass(address.netloc.rpartition("@")[2]):
         return None
     try:
-        return httpx.Proxy(proxies[variable])
+        proxy = httpx.Proxy(proxies[variable])
+        if not proxy.url.host or not 0 < (proxy.url.port or 1) < 65_536:
+            raise ValueError("no host, or no port that there is")
     except (ValueError, httpx.InvalidURL):
         logger.warning("%s_PROXY cannot be read and is left out; write http://HOST:PORT", variable.upper())
         return None
+    return proxy

@@ -34,27 +34,32 @@ def wait_asked_ms(status: int, headers: Mapping[str, str], error: JsonValue, mes
         reset = headers.get(f"x-ratelimit-reset-{what}", "")[:_WRITTEN_MAX]
         if wait is None and status == 429 and headers.get(f"x-ratelimit-remaining-{what}") == "0":
             wait = _duration_ms(reset)
-            wait = _number_ms(reset, 1_000) if wait is None else wait  # Azure: whole seconds
-    return _message_ms(message) if wait is None else wait
+            wait = _number_ms(reset, 1_000, now_ms) if wait is None else wait  # Azure: whole seconds
+    return _message_ms(message, now_ms) if wait is None else wait
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
     """What the headers `retry-after-ms` and `retry-after` say: a number, a duration or a date, which some write as the
     seconds since the epoch."""
-    milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1)
+    milliseconds = _number_ms(headers.get("retry-after-ms", "")[:_WRITTEN_MAX], 1, now_ms)
     if milliseconds is not None:
         return milliseconds
     written = headers.get("retry-after", "")[:_WRITTEN_MAX]
-    wait = _number_ms(written, 1_000)
+    wait = _number_ms(written, 1_000, now_ms)
     if wait is None:
         wait = _duration_ms(written)
-    elif _SECONDS.fullmatch(written.strip()) and abs(float(written) * 1_000 - now_ms) < WAIT_MAX_MS:
-        wait = max(0, int(float(written) * 1_000) - now_ms)
     return _until_date_ms(written, now_ms) if wait is None else wait
 
 
-def _number_ms(text: str, unit_ms: int) -> int | None:
-    return min(int(float(text) * unit_ms), WAIT_MAX_MS) if _SECONDS.fullmatch(text.strip()) else None
+def _number_ms(text: str, unit_ms: int, now_ms: int) -> int | None:
+    """A wait in this unit; a number near now is a time since the epoch, in seconds or milliseconds."""
+    if not _SECONDS.fullmatch(text.strip()):
+        return None
+    number = float(text)
+    for of_epoch_ms in (1_000, 1):
+        if abs(number * of_epoch_ms - now_ms) < WAIT_MAX_MS:
+            return max(0, int(number * of_epoch_ms) - now_ms)
+    return min(int(number * unit_ms), WAIT_MAX_MS)
 
 
 def _duration_ms(text: str) -> int | None:
@@ -80,10 +85,10 @@ def _until_date_ms(text: str, now_ms: int) -> int | None:
     return max(0, min(at_ms - now_ms, WAIT_MAX_MS))
 
 
-def _message_ms(message: str) -> int | None:
+def _message_ms(message: str, now_ms: int) -> int | None:
     """Of "please try again in 9m38.016s", "Try again in 2 seconds", "retry after 86400 seconds"."""
     found = _IN_MESSAGE.search(message)
     if found is None:
         return None
     number, unit = found[1].rstrip("."), found[2]
-    return _duration_ms(number) if unit is None else _number_ms(number, _UNITS_MS[unit])
+    return _duration_ms(number) if unit is None else _number_ms(number, _UNITS_MS[unit], now_ms)

@@ -2,6 +2,7 @@
 tool has, and are told apart again when the answer comes."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 
@@ -17,10 +18,13 @@ def sent_names(request: LLMRequest) -> dict[str, str]:
     names = dict.fromkeys(tool.name for tool in request.tools)
     names |= dict.fromkeys(call.name for message in request.messages for call in message.tool_calls)
     sent = {name: name for name in names if _SENT.fullmatch(name)}
-    taken = set(sent)
+    taken, numbers = set(sent), defaultdict[str, "count[int]"](lambda: count(2))
     for name in names:
         if name not in sent:
-            sent[name] = _free(_OTHER.sub("_", name)[:LENGTH_MAX] or "_", taken)
+            plain = _OTHER.sub("_", name)[:LENGTH_MAX] or "_"
+            # Numbered on from the last one: many names may become the same.
+            numbered = (f"{plain[: LENGTH_MAX - 6]}_{number}" for number in numbers[plain[: LENGTH_MAX - 6]])
+            sent[name] = plain if plain not in taken else next(each for each in numbered if each not in taken)
             taken.add(sent[name])
     return sent
 
@@ -41,13 +45,6 @@ def with_sent_names(request: LLMRequest) -> LLMRequest:
 def with_given_names(calls: tuple[ToolCall, ...], request: LLMRequest) -> tuple[ToolCall, ...]:
     """The calls of the request's answer, by the names that it has for them."""
     return _renamed(calls, {name: given for given, name in sent_names(request).items()}) if calls else calls
-
-
-def _free(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    numbered = (f"{name[: LENGTH_MAX - 6]}_{number}" for number in count(2))
-    return next(each for each in numbered if each not in taken)
 
 
 def _renamed(calls: tuple[ToolCall, ...], names: Mapping[str, str]) -> tuple[ToolCall, ...]:

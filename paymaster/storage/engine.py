@@ -55,6 +55,8 @@ def parse_url(url: str) -> URL:
         raise ValueError(
             f"the database's URL has parameters that are not supported, remove {', '.join(sorted(unknown))}"
         )
+    if not str(query.get("prepared_statement_cache_size", "0")).isdecimal():
+        raise ValueError("the database's URL has a prepared_statement_cache_size that is no number")
     if query.get("pgbouncer", "true") not in ("true", "false"):
         raise ValueError("the database's URL has pgbouncer= with another word than true or false")
     return address.set(drivername="postgresql+asyncpg", query=query)

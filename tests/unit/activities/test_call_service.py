@@ -88,15 +88,26 @@ def test_whatever_comes_over_the_wire_is_an_answer_or_a_classified_failure_with_
         assert (found.type == UNKNOWN_OUTCOME) is (attempt.billing is Billing.UNKNOWN)
 
 
-async def test_a_defect_of_ours_is_charged_and_neither_retried_nor_told_with_what_it_saw() -> None:
-    """As any other error it would be retried by the policy, though it may have been sent and billed."""
+async def test_a_defect_is_charged_unless_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither retried, as the policy would have any other error, nor told with what it saw."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect with the key sk-live-0123 in its text")
+
     async with calling() as caller:
-        error = await caller.call("broken")
-    assert isinstance(error, ApplicationError)
-    assert (error.type, error.non_retryable) == (UNKNOWN_OUTCOME, True)
-    (attempt,) = failure_of(error).attempts
-    assert (attempt.error_class, attempt.billing, attempt.error) == ("defect", Billing.UNKNOWN, "RuntimeError")
-    assert "sk-live" not in str(error)
+        caller.server.raw = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+        before = await caller.call("broken")
+        monkeypatch.setattr("paymaster.providers.exchange.read_answer", fails)
+        after = await caller.call("openai")
+    for error, kind, billing, text in (
+        (before, "NotBilled", Billing.NOT_BILLED, "nothing was sent: RuntimeError"),
+        (after, UNKNOWN_OUTCOME, Billing.UNKNOWN, "RuntimeError"),
+    ):
+        assert isinstance(error, ApplicationError)
+        assert (error.type, error.non_retryable) == (kind, True)
+        (attempt,) = failure_of(error).attempts
+        assert (attempt.error_class, attempt.billing, attempt.error) == ("defect", billing, text)
+        assert "sk-live" not in str(error)
 
 
 async def test_a_call_that_is_cancelled_while_it_reports_a_failure_still_says_what_it_may_cost() -> None:

@@ -239,3 +239,12 @@ async def test_an_idle_connection_is_not_used_for_long() -> None:
             await asyncio.sleep(idle_s)
         await connections.close()
     assert arrived == [2, 1]
+
+
+async def test_what_was_never_sent_is_not_billed() -> None:
+    """Also when what is raised is an error that nobody foresaw: a host that is no name."""
+    failure = await call(base_url="https://xn--.invalid/v1")
+    assert isinstance(failure, Failure)
+    assert (failure.reason, failure.unknown, failure.fall_back) == ("defect", False, True)
+    assert [attempt.billing for attempt in failure.attempts] == [Billing.NOT_BILLED]
+    assert "nothing was sent: IDNAError" in failure.detail

@@ -47,7 +47,9 @@ def test_the_environment_says_which_proxy_is_used(
     assert (None if found is None else str(found.url)) == proxy
 
 
-@pytest.mark.parametrize("written", ["ftp://p:21", "http://[::1", "http://user:hunter2@[::1", "socks4://p:1080", "p p"])
+@pytest.mark.parametrize(
+    "written", ["ftp://p:21", "http://[::1", "http://user:hunter2@[::1", "socks4://p:1080", "p p", "http://p:99999"]
+)
 def test_a_proxy_that_cannot_be_read_is_left_out(
     written: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

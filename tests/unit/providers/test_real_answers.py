@@ -2,16 +2,19 @@
 
 import json
 import re
+import time
+from itertools import islice, product
 from typing import Any
 
 import pytest
 
-from paymaster.messages import Billing, ChatMessage, Grant, LLMRequest, RetrySettings, ServiceCall, ToolCall
+from paymaster.messages import Billing, ChatMessage, Grant, LLMRequest, RetrySettings, ServiceCall, Tool, ToolCall
 from paymaster.providers.answers import HttpAnswer, Reading, read_answer
 from paymaster.providers.bounds import input_bytes
 from paymaster.providers.call_ids import MADE_ID_BYTES
 from paymaster.providers.http_errors import HttpError, classify
 from paymaster.providers.registry import PROVIDERS
+from paymaster.providers.tool_names import sent_names
 from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import Price
 
@@ -128,6 +131,30 @@ def test_output_is_all_that_the_total_leaves(address: Address, usage: dict[str, 
 def test_counts_that_contradict_each_other_are_unknown(usage: dict[str, Any]) -> None:
     found = read(OPENAI, chat({"content": "x"}, usage=usage))
     assert (found.billing, found.facts.usage) == (Billing.UNKNOWN, None)
+
+
+@pytest.mark.parametrize(
+    "count", [{"num_search_queries": 10**11}, {"num_search_queries": 1e300}, {"reasoning_tokens": 1.5}]
+)
+def test_counts_that_are_a_mistake_are_unknown(count: dict[str, Any]) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 50, **count}
+    found = read(("openai", "https://api.perplexity.ai"), chat({"content": "x"}, usage=usage))
+    assert (found.billing, found.facts.usage, found.facts.cost_nanos) == (Billing.UNKNOWN, None, None)
+    assert found.completion is not None, "the answer is there all the same"
+
+
+def test_passes_beyond_any_use_make_the_cost_unknown() -> None:
+    other = {"model": "claude-haiku-4-5", "input_tokens": 1, "output_tokens": 1}
+    began = time.process_time()
+    assert cost_of(CLAUDE, claude({**COUNTS, "iterations": [other] * 16_000})) == (Billing.UNKNOWN, None)
+    assert time.process_time() - began < 1
+
+
+def test_a_model_with_no_models_name_has_no_listed_price() -> None:
+    began = time.process_time()
+    found = cost_of(CLAUDE, claude(COUNTS, model="claude-2" + "x" * 500_000))
+    assert found == (Billing.BILLED, None), "its grant's price decides"
+    assert time.process_time() - began < 1
 
 
 def test_counts_that_agree_are_taken_as_they_are() -> None:
@@ -290,6 +317,28 @@ def test_streamed_calls_are_told_apart_by_their_ids(whole: bool) -> None:
     assert calls == [(f"call_{number}", {"at": number}) for number in (1, 2, 3)]
 
 
+def test_calls_by_the_thousand_are_put_together_in_time() -> None:
+    calls = [{"index": number, "id": f"c{number}", "function": {"name": "f"}} for number in range(20_000)]
+    chunks = [{"choices": [{"delta": {"tool_calls": calls[at : at + 100]}}]} for at in range(0, len(calls), 100)]
+    body = stream(*chunks, {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+    began = time.process_time()
+    found = read(OPENAI, body, streamed=True)
+    assert found.completion is not None
+    assert len(found.completion.tool_calls) == 20_000
+    assert time.process_time() - began < 5
+
+
+def test_results_by_the_thousand_find_their_calls_in_time() -> None:
+    """In reverse order; and tools whose names become the same."""
+    number = 3_000
+    request = conversation((tuple(f"c{at}" for at in range(number)), tuple(reversed(range(number)))))
+    names = tuple(Tool(name="".join(signs)) for signs in islice(product("./:", repeat=9), 4_000))
+    began = time.process_time()
+    body_of(request, CLAUDE)
+    assert len(set(sent_names(ask(prompt="x", tools=names)).values())) == len(names)
+    assert time.process_time() - began < 1
+
+
 @pytest.mark.parametrize("arguments", [{}, {"arguments": None}, {"arguments": "null"}, {"arguments": ""}])
 def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
     call = {"id": "call_1", "function": {"name": "now", **arguments}}
@@ -437,6 +486,20 @@ def test_a_known_code_counts_under_any_status(status: int) -> None:
 
 def test_a_retry_after_near_now_is_a_time() -> None:
     found = refused(429, {"message": "slow down"}, {"retry-after": str(NOW_MS // 1_000 + 12)})
+    assert (found.error_class.name, found.retry_after_ms) == ("rate_limited", 12_000)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": str(NOW_MS + 12_000)},
+        {"retry-after-ms": str(NOW_MS + 12_000)},
+        {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": str(NOW_MS // 1_000 + 12)},
+        {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": str(NOW_MS + 12_000)},
+    ],
+)
+def test_a_time_is_one_wherever_it_stands(headers: dict[str, str]) -> None:
+    found = refused(429, {"message": "slow down"}, headers)
     assert (found.error_class.name, found.retry_after_ms) == ("rate_limited", 12_000)
 
 
