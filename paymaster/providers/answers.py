@@ -12,7 +12,7 @@ from paymaster.calls.cost import CONFIGURATION, known_cost
 from paymaster.messages import Billing, Completion, LLMRequest, ServiceCall, ToolCall
 from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.pricing import listed_cost
-from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
+from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
 from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
@@ -21,8 +21,6 @@ from paymaster.values.json_reading import message_data
 from paymaster.values.limits import ANSWER_BYTES_MAX
 from paymaster.values.money import TokenUsage
 
-WORD_LENGTH_MAX = 200
-"""Of what a service names: a model, a reason, a request."""
 ERROR_LENGTH_MAX = 500
 """Of what is told of an error."""
 HEADER_LENGTH_MAX = 1_000

@@ -187,11 +187,14 @@ def _error(data: dict[str, JsonValue], bill: BillFields) -> ServiceError:
 
 def _bill(data: dict[str, JsonValue]) -> BillFields:
     model, usage = text_of(data.get("model")), object_of(data.get("usage"))
+    passes = _passes(model or "", usage)
+    total = _usage(usage, passes)
+    few = len(list_of(usage.get("iterations"))) <= _PASSES_MAX
     return {
         "model": model,
-        "usage": _usage(usage),
-        "passes": _passes(model or "", usage),
-        "factor": _factor(usage) if len(list_of(usage.get("iterations"))) <= _PASSES_MAX else None,
+        "usage": total,
+        "passes": _parts(model or "", total, passes) if few and total is not None else (),
+        "factor": _factor(usage) if few else None,
         "service_tier": text_of(usage.get("service_tier")),
     }
 
@@ -208,33 +211,40 @@ def _factor(usage: dict[str, JsonValue]) -> Fraction | None:
     return factor
 
 
-def _usage(usage: dict[str, JsonValue]) -> WireUsage | None:
-    """All of it. Input, cache reads and cache writes are counted apart; `iterations` has passes that the totals leave
-    out, each with counts of its own."""
+def _passes(model: str, usage: dict[str, JsonValue]) -> list[Pass]:
+    """Those that the answer tells of, which its totals may leave out."""
+    entries = map(object_of, list_of(usage.get("iterations")))
+    return [
+        Pass(text_of(entry.get("model")) or model, _counted(entry))
+        for entry in entries
+        if count_of(entry, "input_tokens") is not None
+    ]
+
+
+def _usage(usage: dict[str, JsonValue], passes: Sequence[Pass]) -> WireUsage | None:
+    """All of it: count by count, what the total says or all passes together."""
     if count_of(usage, "input_tokens") is None or count_of(usage, "output_tokens") is None:
         return None
-    found = _larger(_counted(usage), [_counted(entry) for entry in _iterations(usage)])
+    of_passes = _sums(passes)
+    found = WireUsage(**{name: max(count, of_passes[name]) for name, count in _counted(usage).model_dump().items()})
     return found if found.input_tokens <= TOKENS_MAX and found.output_tokens <= TOKENS_MAX else None
 
 
-def _passes(model: str, usage: dict[str, JsonValue]) -> tuple[Pass, ...]:
+def _parts(model: str, total: WireUsage, passes: Sequence[Pass]) -> tuple[Pass, ...]:
     """Where another model had a part: the parts of each, and what is left of the total for the one that answered."""
-    entries = [(text_of(entry.get("model")) or model, _counted(entry)) for entry in _iterations(usage)]
-    total = _usage(usage)
-    if total is None or len(entries) > _PASSES_MAX or all(name == model for name, _ in entries):
+    if all(each.model == model for each in passes):
         return ()
-    parts = [found for _, found in entries]
-    left = {name: count - sum(getattr(part, name) for part in parts) for name, count in total.model_dump().items()}
-    return (Pass(model, WireUsage(**left)), *(Pass(*entry) for entry in entries))
+    of_passes = _sums(passes)
+    left = WireUsage(**{name: count - of_passes[name] for name, count in total.model_dump().items()})
+    return (Pass(model, left), *passes)
 
 
-def _iterations(usage: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    entries = map(object_of, list_of(usage.get("iterations")))
-    return [entry for entry in entries if count_of(entry, "input_tokens") is not None]
+def _sums(passes: Sequence[Pass]) -> dict[str, int]:
+    return {name: sum(getattr(each.usage, name) for each in passes) for name in WireUsage.model_fields}
 
 
 def _counted(usage: dict[str, JsonValue]) -> WireUsage:
-    """The counts of the whole, or of one pass."""
+    """The counts of the whole, or of one pass. Input, cache reads and cache writes are counted apart there."""
     read, written = count_of(usage, "cache_read_input_tokens") or 0, count_of(usage, "cache_creation_input_tokens") or 0
     return WireUsage(
         input_tokens=(count_of(usage, "input_tokens") or 0) + read + written,
@@ -245,12 +255,6 @@ def _counted(usage: dict[str, JsonValue]) -> WireUsage:
         reasoning_tokens=count_of(usage.get("output_tokens_details"), "thinking_tokens") or 0,
         web_searches=count_of(usage.get("server_tool_use"), "web_search_requests") or 0,
     )
-
-
-def _larger(whole: WireUsage, parts: Sequence[WireUsage]) -> WireUsage:
-    """Count by count, what the total says or all passes together."""
-    counts = whole.model_dump()
-    return WireUsage(**{name: max(count, sum(getattr(part, name) for part in parts)) for name, count in counts.items()})
 
 
 # ---------------------------------------------------------------- building

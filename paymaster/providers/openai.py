@@ -150,24 +150,25 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
 
 def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | ServiceError:
     """Puts the chunks together into the answer that would have come without streaming."""
-    usage: JsonValue = None
-    model = tier = finish_reason = ""
+    said: dict[str, JsonValue] = {}
+    finish_reason = ""
     text: list[str] = []
     refusal: list[str] = []
     calls: list[_StreamedCall] = []
     latest: dict[int, _StreamedCall] = {}
-    named: JsonValue = None
     ended = False
     for event in stream_events(body):
         ended = ended or event.data.strip() == "[DONE]"
         chunk = event_object(event)
-        usage = chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage") or usage
-        named = chunk.get("x_groq") or named
-        model = text_of(chunk.get("model")) or model
-        tier = text_of(chunk.get("service_tier")) or tier
+        latest_said = {
+            "model": text_of(chunk.get("model")),
+            "service_tier": text_of(chunk.get("service_tier")),
+            "usage": chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage"),
+            "x_groq": chunk.get("x_groq"),
+        }
+        said |= {name: value for name, value in latest_said.items() if value}
         if chunk.get("error"):
-            said: dict[str, JsonValue] = {"usage": usage, "model": model or None, "service_tier": tier or None}
-            return _error({"error": chunk["error"], **said}, quirks, base_url)
+            return _error({**said, "error": chunk["error"]}, quirks, base_url)
         for choice in map(object_of, list_of(chunk.get("choices"))):
             if choice.get("index", 0) != 0:
                 continue
@@ -178,7 +179,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
                 _add_tool_call(calls, latest, number, part)
         check_parts(len(calls))
-    if not (ended or (finish_reason and _usage(usage))):  # all has come, also where nobody says [DONE]
+    if not (ended or (finish_reason and _usage(said.get("usage")))):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     function_calls: list[JsonValue] = [
         {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in calls
@@ -188,17 +189,8 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
         "refusal": "".join(refusal),
         "tool_calls": function_calls,
     }
-    return parse_object(
-        {
-            "model": model or None,
-            "service_tier": tier or None,
-            "usage": usage,
-            "x_groq": named,
-            "choices": [{"message": message, "finish_reason": finish_reason or None}],
-        },
-        quirks,
-        base_url,
-    )
+    choice: dict[str, JsonValue] = {"message": message, "finish_reason": finish_reason or None}
+    return parse_object({**said, "choices": [choice]}, quirks, base_url)
 
 
 # ---------------------------------------------------------------- building

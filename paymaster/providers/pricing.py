@@ -14,12 +14,10 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
 from paymaster.calls.cost import CONFIGURATION, Cost
-from paymaster.providers.provider import Billed, WireUsage
+from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
 
-MODEL_LENGTH_MAX = 200
-"""Characters of a model's name."""
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
 _CACHED = ("cached_input_tokens", "cached_audio_tokens", "cached_image_tokens", "cached_video_tokens")
@@ -86,7 +84,7 @@ def _listed(
 
 def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:
     """By the service's address, and never by the model's name alone: others serve it at other prices."""
-    if len(model) > MODEL_LENGTH_MAX:  # no model's; to search for it takes long, and it would be remembered
+    if len(model) > WORD_LENGTH_MAX:  # no model's; to search for it takes long, and it would be remembered
         return None
     try:
         return get_snapshot().find_provider_model(model, None, None, service.base_url)

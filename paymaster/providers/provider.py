@@ -11,6 +11,9 @@ from paymaster.messages import Grant, LLMRequest, ToolCall
 from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import TokenUsage
 
+WORD_LENGTH_MAX = 200
+"""Characters of what a service names: a model, a reason, a request."""
+
 
 class MalformedAnswer(ValueError):
     """An answer with status 200 that is none of this wire format, or ends too early. It may have been billed."""
