@@ -1,30 +1,16 @@
 """What an answer costs: each way to know it, and which of them comes first."""
 
 import pytest
+import records
 
 from paymaster.calls.cost import CONFIGURATION, OWN_FIGURE, Cost, cost_nanos, cost_source, known_cost
-from paymaster.messages import Attempt, Billing, Grant, RetrySettings
+from paymaster.messages import Attempt, Billing
 from paymaster.values.money import NANOS_MAX, Price, TokenUsage
 
 PRICE = Price(input_nanos=200_000_000, output_nanos=1_200_000_000, source="genai-prices")
 CONFIGURED = PRICE.model_copy(update={"source": CONFIGURATION})
 LISTED = Cost(7, "genai-prices of the model that answered")
-GRANT = Grant(
-    hold_id="run-1/2",
-    budget="acme/content",
-    service="openai",
-    model="gpt-test",
-    price=PRICE,
-    max_output_tokens=100,
-    bound_nanos=500_000,
-    granted_at_ms=1,
-    expires_at_ms=2,
-    epoch="epoch-1",
-    timeout_ms=3,
-    retry=RetrySettings(),
-    max_retry_after_ms=4,
-    max_unconfirmed=1,
-)
+GRANT = records.GRANT.model_copy(update={"price": PRICE})
 USAGE = TokenUsage(input_tokens=1_000, output_tokens=50)
 AT_ITS_PRICE = 1_000 * 200 + 50 * 1_200
 

@@ -9,30 +9,14 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 from hypothesis import example, given
 from hypothesis import strategies as st
+from wire import GRANT
 
-from paymaster.messages import Billing, Grant, LLMRequest, RetrySettings, ServiceCall
+from paymaster.messages import Billing, LLMRequest, ServiceCall
 from paymaster.providers.answers import HttpAnswer, read_answer
 from paymaster.settings import Api, ServiceSettings
-from paymaster.values.money import Price
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp()) * 1_000
-GRANT = Grant(
-    hold_id="run/1",
-    budget="acme",
-    service="one",
-    model="m",
-    price=Price(input_nanos=1, output_nanos=1, source="genai-prices"),
-    max_output_tokens=1,
-    bound_nanos=1,
-    granted_at_ms=NOW_MS,
-    expires_at_ms=NOW_MS,
-    epoch="e",
-    timeout_ms=1,
-    retry=RetrySettings(),
-    max_retry_after_ms=1,
-    max_unconfirmed=1,
-)
 SERVICES: list[tuple[Api, str, str, str]] = [
     ("openai", "https://api.openai.com/v1", "gpt-5.2", "chat"),
     ("openai", "https://api.x.ai/v1", "grok-4.5", "chat"),

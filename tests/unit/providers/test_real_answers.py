@@ -7,8 +7,9 @@ from itertools import islice, product
 from typing import Any
 
 import pytest
+import wire
 
-from paymaster.messages import Billing, ChatMessage, Grant, LLMRequest, RetrySettings, ServiceCall, Tool, ToolCall
+from paymaster.messages import Billing, ChatMessage, LLMRequest, ServiceCall, Tool, ToolCall
 from paymaster.providers.answers import HttpAnswer, Reading, read_answer
 from paymaster.providers.bounds import input_bytes
 from paymaster.providers.call_ids import MADE_ID_BYTES
@@ -19,22 +20,8 @@ from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import Price
 
 NOW_MS = 1_790_000_000_000
-GRANT = Grant(
-    hold_id="run/1",
-    budget="acme",
-    service="one",
-    model="the-model",
-    price=Price(input_nanos=1_000_000_000, output_nanos=4_000_000_000, source="configuration"),
-    max_output_tokens=1_000,
-    bound_nanos=1_000_000_000,
-    granted_at_ms=NOW_MS,
-    expires_at_ms=NOW_MS + 60_000,
-    epoch="e",
-    timeout_ms=60_000,
-    retry=RetrySettings(),
-    max_retry_after_ms=10_000,
-    max_unconfirmed=1,
-)
+PRICE = Price(input_nanos=1_000_000_000, output_nanos=4_000_000_000, source="configuration")
+GRANT = wire.GRANT.model_copy(update={"price": PRICE, "max_output_tokens": 1_000})
 OPENAI = ("openai", "https://api.openai.com/v1")
 XAI = ("openai", "https://api.x.ai/v1")
 GOOGLE = ("openai", "https://generativelanguage.googleapis.com/v1beta/openai")
