@@ -1,0 +1,73 @@
+"""An agent's tool loop over call_service, in front of replayed providers."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from raw_server import SomeKeys
+from replayed_provider import ReplayedProvider
+from temporalio.testing import ActivityEnvironment
+from wire import GRANT, WEATHER
+
+from activities.call_service import CallServiceActivities
+from paymaster.ledger.group_commit import GroupCommit
+from paymaster.messages import AttemptReport, ChatMessage, Completion, LLMRequest, LLMResult, Outcome, ServiceCall
+from paymaster.providers.connections import Connections
+from paymaster.settings import ServiceSettings
+
+
+class Replaying(Connections):
+    """Connections that all end at replayed providers, under the providers' own addresses."""
+
+    def __init__(self, providers: Mapping[str, ReplayedProvider]) -> None:
+        self._clients = {name: provider.client() for name, provider in providers.items()}
+
+
+class Loop:
+    """A conversation that grows as an agent's does."""
+
+    def __init__(self, providers: Mapping[str, ReplayedProvider], *, stream: bool) -> None:
+        self.providers = providers
+        self.messages: list[ChatMessage] = []
+        self._services = {
+            name: ServiceSettings(api=provider.api, base_url=provider.base_url, key="a-key", stream=stream)
+            for name, provider in providers.items()
+        }
+        self._connections = Replaying(providers)
+        self._reports = GroupCommit[AttemptReport, None](_ignored, size_of=lambda _: 0)
+
+    def ask(self, prompt: str) -> None:
+        self.messages.append(ChatMessage(role="user", content=prompt))
+
+    async def turn(self, service: str) -> LLMResult:
+        """One call to this service, whose answer the conversation then has. Raises what the activity raises."""
+        environment = ActivityEnvironment()
+        activities = CallServiceActivities(self._services, SomeKeys(), self._connections, self._reports)
+        model = self.providers[service].model
+        hold_id = f"{environment.info.workflow_run_id}/1"
+        grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "model": model})
+        request = LLMRequest(route="r", budget="acme", messages=tuple(self.messages), tools=(WEATHER,))
+        call = ServiceCall(grant=grant, request=LLMRequest.model_validate_json(request.model_dump_json()))
+        completion: Completion = await environment.run(activities.call_service, call)
+        said = completion.model_dump(include={"text", "tool_calls", "refused", "finish_reason"})
+        result = LLMResult.model_validate({"outcome": Outcome.COMPLETED, "call_id": "1", **said})
+        self.messages.append(ChatMessage(role="assistant", content=result.text, tool_calls=result.tool_calls))
+        return result
+
+    def tell(self, results: Sequence[str]) -> None:
+        """The results of the last message's calls, in the order of the calls."""
+        for call, result in zip(self.messages[-1].tool_calls, results, strict=True):
+            self.messages.append(ChatMessage(role="tool", content=result, tool_call_id=call.id))
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+
+@asynccontextmanager
+async def looping(providers: Mapping[str, ReplayedProvider], *, stream: bool) -> AsyncGenerator[Loop]:
+    loop = Loop(providers, stream=stream)
+    yield loop
+    await loop.close()
+
+
+async def _ignored(reports: Sequence[AttemptReport]) -> Sequence[None]:
+    return [None] * len(reports)
