@@ -64,7 +64,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
-from paymaster.messages.bounds import check_command, check_config, check_report, check_text
+from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_text
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
     ANSWER_CALLS,
@@ -90,7 +90,7 @@ from paymaster.messages.temporal_names import (
 )
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.json_reading import exact_json
-from paymaster.values.limits import COMMANDS_MAX, DURATION_MS_MAX, ID_CHARACTERS_MAX
+from paymaster.values.limits import DURATION_MS_MAX, ID_CHARACTERS_MAX
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
 
@@ -245,11 +245,10 @@ class BudgetWorkflow:
     @with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
         """One answer for each command, in order."""
-        if len(batch.commands) > COMMANDS_MAX:
-            text = (
-                f"{len(batch.commands)} commands in one update, and there may be {COMMANDS_MAX}: send them in several"
-            )
-            raise ApplicationError(text, type="Refused", non_retryable=True)
+        try:
+            check_batch(batch)
+        except ValueError as error:
+            raise ApplicationError(str(error), type="Refused", non_retryable=True) from None
         answers = tuple(self._apply(command) for command in batch.commands)
         self._desk.advance(_now_ms())
         return AnswerBatch(answers=answers)

@@ -108,6 +108,10 @@ def answers_waiting(count: int) -> str:
     return f"{count} answers to calls could not be delivered yet"
 
 
+def candidates_parked(count: int) -> str:
+    return f"the parked calls have {count} candidates together"
+
+
 def clock_ahead(before_ms: int, now_ms: int) -> str:
     return (
         f"the ledger's time went from {utc(before_ms)} to {utc(now_ms)} at once, though something was due "

@@ -1,7 +1,9 @@
 """The parked calls as columns that are small and quick to read: ten thousand of them differ in little but their ids.
 
-What many have in common is in tables, and a call has its number there. Times are written as their distance from when
-the call was parked, which is written as its distance from when the one before it was.
+What many have in common is in tables, and a call has its number there: of a list of candidates, each of which has its
+number in a table of its own, because requests of different lengths have the same models at the same prices. Times are
+written as their distance from when the call was parked, which is written as its distance from when the one before it
+was.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,14 +15,17 @@ from pydantic_core import from_json
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.uuid_column import ids_of, uuid_column
 from paymaster.messages import Candidate, Reserve
+from paymaster.values.money import Price
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 Columns = dict[str, Any]
 Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]]
 """What a call waits for: `waits_for`, `keeps` and `waits` of a ParkedCall."""
 
-_CANDIDATES = TypeAdapter(tuple[Candidate, ...])
-_LISTS_OF_CANDIDATES = TypeAdapter(list[tuple[Candidate, ...]])
+_CANDIDATES = TypeAdapter(list[Candidate])
+_PRICES = TypeAdapter(list[Price])
+_USUAL_REST = (None, 0, None)
+"""Of most candidates: the context, the tokens of media and why it is refused."""
 _RESERVES = TypeAdapter(list[Reserve])
 _NOTHING = frozenset[str]()
 
@@ -56,16 +61,74 @@ class _Table(Generic[KeyT]):
         return list(self._numbers)
 
 
+class _Candidates:
+    """Lists of candidates, and the candidates and prices in them, each once."""
+
+    def __init__(self) -> None:
+        self._lists, self._candidates = _Table[tuple[int, ...]](), _Table[tuple[object, ...]]()
+        self._prices = _Table[str]()
+        self._known_lists: dict[int, int] = {}
+        self._known_prices: dict[int, int] = {}
+        """By their identity, because to compare two takes longer than all else; the calls keep them alive."""
+
+    def number(self, candidates: tuple[Candidate, ...]) -> int:
+        known = self._known_lists.get(id(candidates))
+        if known is None:
+            known = self._lists.number(tuple([self._candidate(each) for each in candidates]))
+            self._known_lists[id(candidates)] = known
+        return known
+
+    def columns(self) -> Columns:
+        return {
+            "candidates": self._lists.values(),
+            "candidate_rows": self._candidates.values(),
+            "prices": [from_json(each) for each in self._prices.values()],
+        }
+
+    def _candidate(self, each: Candidate) -> int:
+        price = None if each.price is None else self._price(each.price)
+        row = (each.service, each.model, each.max_output_tokens, price)
+        rest = (each.context_tokens, each.media_tokens, each.refused)
+        return self._candidates.number(row if rest == _USUAL_REST else row + rest)
+
+    def _price(self, price: Price) -> int:
+        known = self._known_prices.get(id(price))
+        if known is None:
+            known = self._known_prices[id(price)] = self._prices.number(price.model_dump_json(exclude_defaults=True))
+        return known
+
+
+def _lists_of_candidates(columns: Columns) -> list[tuple[Candidate, ...]]:
+    prices = _PRICES.validate_python(columns["prices"])
+    each = _CANDIDATES.validate_python([_candidate_of(row, prices) for row in columns["candidate_rows"]])
+    lists: list[list[int]] = columns["candidates"]
+    return [tuple([each[number] for number in numbers]) for numbers in lists]
+
+
+def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]:
+    service, model, max_output_tokens, price, *rest = row
+    context_tokens, media_tokens, refused = rest or _USUAL_REST
+    return {
+        "service": service,
+        "model": model,
+        "max_output_tokens": max_output_tokens,
+        "price": None if price is None else prices[price],
+        "context_tokens": context_tokens,
+        "media_tokens": media_tokens,
+        "refused": refused,
+    }
+
+
 def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
     calls = list(parked.values())
-    candidates, budgets, modes = _Table[bytes](), _Table[str](), _Table[str]()
+    candidates, budgets, modes = _Candidates(), _Table[str](), _Table[str]()
     waits = _Table[tuple[object, ...]]()
     rows: list[_Row] = []
     parked_at_ms = sequence = 0
     for call in calls:
         asked, at_ms = call.reserve, call.parked_at_ms
         row = _Row(
-            candidates=candidates.number(_CANDIDATES.dump_json(asked.candidates, exclude_defaults=True)),
+            candidates=candidates.number(asked.candidates),
             budget=budgets.number(asked.budget),
             mode=modes.number(asked.on_exhausted),
             waits=waits.number((tuple(sorted(call.waits_for)), tuple(sorted(call.keeps)), call.waits)),
@@ -87,7 +150,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
         "holds": [_hold(call.reserve) for call in calls],
         "details": [call.detail for call in calls],
         "rows": list(zip(*rows, strict=True)),
-        "candidates": [from_json(each) for each in candidates.values()],
+        **candidates.columns(),
         "budgets": budgets.values(),
         "modes": modes.values(),
         "waits": waits.values(),
@@ -122,7 +185,7 @@ def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
 
 def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
     """Validated all at once, and the candidates of a table only once."""
-    candidates = _LISTS_OF_CANDIDATES.validate_python(columns["candidates"])
+    candidates = _lists_of_candidates(columns)
     budgets, modes = columns["budgets"], columns["modes"]
     ids = zip(ids_of(columns["run_ids"]), ids_of(columns["workflow_ids"]), columns["holds"], strict=True)
     reserves: list[dict[str, Any]] = []

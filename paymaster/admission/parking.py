@@ -13,7 +13,14 @@ from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
 from paymaster.messages import Answer, Parked, Reserve
 from paymaster.values.cut import cut
-from paymaster.values.limits import AT_ONCE_MAX, CALL_MESSAGES_MAX, DETAIL_BYTES_MAX, IN_VAIN_MAX
+from paymaster.values.limits import (
+    AT_ONCE_MAX,
+    CALL_MESSAGES_MAX,
+    CANDIDATES_PARKED_MAX,
+    DETAIL_BYTES_MAX,
+    IN_VAIN_MAX,
+    LOOKED_AT_MAX,
+)
 
 
 class Parking:
@@ -25,8 +32,9 @@ class Parking:
         self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
-        self._served = self._in_vain = 0
-        """Looks at parked calls since the time went on: a workflow's time stands still while it is activated."""
+        self._served = self._in_vain = self._looked_at = 0
+        """Parked calls, and their candidates that were looked at, since the time went on: a workflow's time stands
+        still while it is activated."""
 
     @property
     def at_once_max(self) -> int | None:
@@ -34,7 +42,7 @@ class Parking:
         return AT_ONCE_MAX if self._state.rules >= 2 else None
 
     def time_went_on(self) -> None:
-        self._served = self._in_vain = 0
+        self._served = self._in_vain = self._looked_at = 0
 
     # ------------------------------------------------------------ a call comes or goes
 
@@ -70,6 +78,10 @@ class Parking:
         if waiting >= CALL_MESSAGES_MAX and state.rules >= 2:
             self._alerts.queue_full(alert_texts.answers_waiting(waiting))
             return self._granting.deny(hold_id, "queue_full", alert_texts.answers_waiting(waiting))
+        candidates = self.queue.candidates
+        if candidates + len(request.candidates) > CANDIDATES_PARKED_MAX and state.rules >= 2:
+            self._alerts.queue_full(alert_texts.candidates_parked(candidates))
+            return self._granting.deny(hold_id, "queue_full", alert_texts.candidates_parked(candidates))
         call = ParkedCall(request, self._outbox.next_sequence(), state.now_ms)
         self.queue.add(call, obstacles, state.now_ms)
         self._remind_of(call)
@@ -109,6 +121,7 @@ class Parking:
         state.freed, state.look_from = set(), None
         while self._may_look and (call := round_.next()) is not None:
             claimed = self.queue.claims.end(call)
+            self._looked_at += len(call.reserve.candidates)
             if self._serve(call):
                 self._served += 1
                 kept = frozenset[str]()
@@ -132,7 +145,7 @@ class Parking:
 
     @property
     def _may_look(self) -> bool:
-        return self._served < AT_ONCE_MAX and self._in_vain < IN_VAIN_MAX
+        return self._served < AT_ONCE_MAX and self._in_vain < IN_VAIN_MAX and self._looked_at < LOOKED_AT_MAX
 
     @property
     def _is_left(self) -> bool:

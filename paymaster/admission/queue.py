@@ -26,6 +26,8 @@ class ParkedQueue:
         by_place = sorted((call.place(), hold_id) for hold_id, call in calls.items())
         self._by_place = {place: calls[hold_id] for place, hold_id in by_place}
         self._order = list(self._by_place.values())
+        self.candidates = sum(len(call.reserve.candidates) for call in self._order)
+        """Of all calls here."""
         self._waiting_in = Counter(chain.from_iterable([call.waits_for for call in self._order]))
         self._deadlines = Timers((hold_id, call.reserve.deadline_at_ms) for hold_id, call in calls.items())
         self._claims_due = Timers(
@@ -55,6 +57,7 @@ class ParkedQueue:
     def add(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
         self._calls[call.reserve.hold_id] = self._by_place[call.place()] = call
         insort(self._order, call, key=ParkedCall.place)
+        self.candidates += len(call.reserve.candidates)
         self._deadlines.set(call.reserve.hold_id, call.reserve.deadline_at_ms)
         self.note(call, obstacles, now_ms)
 
@@ -62,6 +65,7 @@ class ParkedQueue:
         hold_id = call.reserve.hold_id
         del self._calls[hold_id], self._by_place[call.place()]
         del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
+        self.candidates -= len(call.reserve.candidates)
         self._waiting_in.subtract(call.waits_for)
         self._deadlines.set(hold_id, None)
         self._claims_due.set(hold_id, None)

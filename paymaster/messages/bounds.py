@@ -35,6 +35,10 @@ from paymaster.messages import (
 from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
     ADMIN_MESSAGE_BYTES_MAX,
+    ALERT_PARTS_MAX,
+    CANDIDATES_MAX,
+    CANDIDATES_OF_UPDATE_MAX,
+    COMMANDS_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
     ID_CHARACTERS_MAX,
@@ -58,7 +62,6 @@ _OF_ANYBODY = (
     Withdrawn,
 )
 """What is sent to workflows, beside the messages of admins and configurations."""
-_CANDIDATES_MAX = 1_000
 _ATTEMPTS_MAX = 1_000
 _BOUND_NANOS_MAX = NANOS_MAX * 10**9
 """The most that an attempt can cost is larger than what any column stores when its model has a senseless price."""
@@ -101,6 +104,18 @@ def check_config(config: DeskConfig) -> None:
     for name, key in config.admin.keys.items():
         _text("an admin's name", name, NAME_CHARACTERS_MAX)
         _text("an admin's key", key, NAME_CHARACTERS_MAX)
+
+
+def check_batch(batch: CommandBatch) -> None:
+    """Raises ValueError, with what to do, for an update of more commands or candidates than one activation takes."""
+    if (commands := len(batch.commands)) > COMMANDS_MAX:
+        raise ValueError(f"{commands} commands in one update, and there may be {COMMANDS_MAX}: send them in several")
+    candidates = sum(len(command.candidates) for command in batch.commands if isinstance(command, Reserve))
+    if candidates > CANDIDATES_OF_UPDATE_MAX:
+        raise ValueError(
+            f"{candidates} candidates of calls in one update, and there may be {CANDIDATES_OF_UPDATE_MAX}: "
+            "send them in several"
+        )
 
 
 def check_command(command: Command) -> None:
@@ -161,7 +176,7 @@ def check_record(record: UsageRecord) -> None:
 def _check_account(name: str, account: AccountConfig) -> None:
     for window, cap in account.caps_nanos.items():
         _within(f"{name}: cap of the {window}", cap, 0, NANOS_MAX)
-    _within(f"{name}: the number of alert_at", len(account.alert_at), 0, SERVICES_MAX)
+    _within(f"{name}: the number of alert_at", len(account.alert_at), 0, ALERT_PARTS_MAX)
     for part in account.alert_at:
         _within(f"{name}: alert_at", part, 0, 1)
     _within_or_none(f"{name}: requests_per_minute", account.requests_per_minute, 1, COUNT_MAX)
@@ -192,7 +207,7 @@ def _check_reserve(command: Reserve) -> None:
     _within("deadline_at_ms", command.deadline_at_ms, 0, TIME_MS_MAX)
     _within("asked_at_ms", command.asked_at_ms, 0, TIME_MS_MAX)
     _within("priority", command.priority, -100, 100)
-    _within("the number of candidates", len(command.candidates), 0, _CANDIDATES_MAX)
+    _within("the number of candidates", len(command.candidates), 0, CANDIDATES_MAX)
     for candidate in command.candidates:
         _check_candidate(candidate)
     if (size := json_bytes(command)) > RESERVE_BYTES_MAX:

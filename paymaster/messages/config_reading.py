@@ -10,7 +10,14 @@ from paymaster.messages.config import AccountConfig, ServiceConfig
 from paymaster.messages.packing import unpacked
 from paymaster.values.collection import no_collection
 from paymaster.values.json_reading import TooManyValues, check_values, object_of
-from paymaster.values.limits import CONFIG_ACCOUNTS_MAX, CONFIG_BYTES_MAX, CONFIG_VALUES_MAX, SERVICES_MAX, WINDOWS_MAX
+from paymaster.values.limits import (
+    ALERT_PARTS_MAX,
+    CONFIG_ACCOUNTS_MAX,
+    CONFIG_BYTES_MAX,
+    CONFIG_VALUES_MAX,
+    SERVICES_MAX,
+    WINDOWS_MAX,
+)
 
 
 def read_configure(text: bytes) -> Configure:
@@ -54,8 +61,8 @@ def _accounts(name: str, data: JsonValue, kind: type[AccountConfig], most: int) 
                 caps, alerts = account.get("caps_nanos"), account.get("alert_at")
                 if isinstance(caps, dict) and len(caps) > WINDOWS_MAX:
                     _at_most("caps_nanos", caps, WINDOWS_MAX)
-                if isinstance(alerts, list) and len(alerts) > SERVICES_MAX:
-                    _at_most("alert_at", alerts, SERVICES_MAX)
+                if isinstance(alerts, list) and len(alerts) > ALERT_PARTS_MAX:
+                    _at_most("alert_at", alerts, ALERT_PARTS_MAX)
             made[key] = make(account)
     except ValueError as error:
         raise ValueError(f"{name}, {key[:100]}: {error}") from None

@@ -84,12 +84,16 @@ def _listed(
 
 def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:
     """By the service's address, and never by the model's name alone: others serve it at other prices."""
-    if len(model) > WORD_LENGTH_MAX:  # no model's; to search for it takes long, and it would be remembered
+    if len(model) > WORD_LENGTH_MAX:  # no model's, and to search for it takes long
         return None
+    snapshot = get_snapshot()
     try:
-        return get_snapshot().find_provider_model(model, None, None, service.base_url)
+        provider = snapshot.find_provider(None, None, service.base_url)
     except LookupError:
         return None
+    # Not `find_provider_model`, which remembers each name for ever: agents and services may make them up.
+    info = provider.find_model(model.lower(), all_providers=snapshot.providers)
+    return None if info is None else (provider, info)
 
 
 def _rates_of_a_day(info: ModelInfo, at: datetime) -> list[ModelPrice]:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
 from paymaster.values.key_name import KEY_NAME, check_key_name
+from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
@@ -81,8 +82,14 @@ def not_a_boolean(value: object) -> object:
     return value
 
 
-def sorted_once(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(sorted(set(values)))
+def _alert_parts(parts: tuple[float, ...]) -> tuple[float, ...]:
+    """In rising order, each once."""
+    each = tuple(sorted(set(parts)))
+    if len(each) > ALERT_PARTS_MAX:
+        raise ValueError(
+            f"there are {len(each)} parts and may be {ALERT_PARTS_MAX}: a few that people act on are enough"
+        )
+    return each
 
 
 def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -129,6 +136,8 @@ def _check_model(name: str) -> str:
 def _check_candidates(candidates: tuple[str, ...]) -> tuple[str, ...]:
     if not candidates:
         raise ValueError('the route is empty; name at least one "service/model"')
+    if len(candidates) > CANDIDATES_MAX:
+        raise ValueError(f"the route has {len(candidates)} candidates and may have {CANDIDATES_MAX}")
     for candidate in candidates:
         split_candidate(candidate)
         if candidates.count(candidate) > 1:
@@ -262,6 +271,7 @@ PublicKey = Annotated[str, AfterValidator(_check_public_key), _text(r"[A-Za-z0-9
 Candidates = Annotated[
     tuple[Annotated[str, _text("[^/]+/.+")], ...],
     AfterValidator(_check_candidates),
+    Field(json_schema_extra={"maxItems": CANDIDATES_MAX}),
 ]
 
 AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
@@ -269,3 +279,9 @@ AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
 Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
 
 Fraction = Annotated[float, BeforeValidator(not_a_boolean), Field(gt=0, le=1)]
+
+AlertParts = Annotated[
+    tuple[Fraction, ...],
+    AfterValidator(_alert_parts),
+    Field(json_schema_extra={"maxItems": ALERT_PARTS_MAX}),
+]

@@ -26,13 +26,13 @@ from paymaster.messages import Window
 from paymaster.settings.kinds import (
     ENTRA_SCOPE,
     AdminName,
+    AlertParts,
     Api,
     AtLeastOne,
     AzureName,
     BudgetPath,
     Candidates,
     Duration,
-    Fraction,
     KeyName,
     LedgerName,
     ModelName,
@@ -52,7 +52,6 @@ from paymaster.settings.kinds import (
     format_duration,
     is_loopback,
     not_a_boolean,
-    sorted_once,
 )
 from paymaster.settings.problems import Location, did_you_mean, raise_at
 from paymaster.values.choices import AlertForm
@@ -88,8 +87,8 @@ class AccountSettings(_Table):
     cap_usd: dict[Window, UsdAsNanos] = Field(default_factory=dict[Window, int])
     """The most money per window (minute, hour, day, month, total; calendar, UTC), US dollars as exact text; held as
     nano-dollars. "0" blocks. Default {}: no cap, but those of the other accounts of the call count."""
-    alert_at: Annotated[tuple[Fraction, ...], AfterValidator(sorted_once)] = (0.5, 0.8, 0.95)
-    """Parts of each cap, above 0 and up to 1, that alert when posted money reaches them. [] alerts never.
+    alert_at: AlertParts = (0.5, 0.8, 0.95)
+    """Parts of each cap, above 0 and up to 1, that alert when posted money reaches them, 20 at most. [] alerts never.
     Default [0.5, 0.8, 0.95]."""
     requests_per_minute: AtLeastOne | None = None
     """The most requests per minute. None, the default: no limit."""

@@ -31,6 +31,15 @@ _URL_PARAMETERS = {
     "target_session_attrs",
 }
 
+_WORDS = {
+    "pgbouncer": ("true", "false"),
+    "ssl": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+"""What asyncpg takes, and ours."""
+
+_PORT_MAX = 65_535
+
 POOLER_PORT = 6432
 """PgBouncer's usual port, also at Azure Database for PostgreSQL."""
 
@@ -55,11 +64,36 @@ def parse_url(url: str) -> URL:
         raise ValueError(
             f"the database's URL has parameters that are not supported, remove {', '.join(sorted(unknown))}"
         )
-    if not str(query.get("prepared_statement_cache_size", "0")).isdecimal():
-        raise ValueError("the database's URL has a prepared_statement_cache_size that is no number")
-    if query.get("pgbouncer", "true") not in ("true", "false"):
-        raise ValueError("the database's URL has pgbouncer= with another word than true or false")
+    for name, value in query.items():
+        _check_parameter(name, value)
+    if address.port is not None and not 0 < address.port <= _PORT_MAX:
+        raise ValueError("the database's URL has a port that is no number from 1 to 65535")
+    hosts = query.get("host")
+    if isinstance(hosts, tuple) and "port" not in query and not all(":" in host for host in hosts):
+        raise ValueError("the database's URL has several hosts: write each with its port, host=a:5432&host=b:5432")
+    if "sslrootcert" in query and query.get("ssl") == "disable":
+        raise ValueError("the database's URL has sslrootcert=, and sslmode=disable: remove one of them")
     return address.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _check_parameter(name: str, value: str | tuple[str, ...]) -> None:
+    """Raises ValueError, which names the parameter and what it may be. Several hosts have a parameter each."""
+    written = "sslmode" if name == "ssl" else name
+    if isinstance(value, tuple):
+        if name not in ("host", "port"):
+            raise ValueError(f"the database's URL has {written}= {len(value)} times; once is enough")
+        for each in value:
+            _check_parameter(name, each)
+    elif (words := _WORDS.get(name)) is not None and value not in words:
+        raise ValueError(f"the database's URL has {written}= with another word than {', '.join(words)}")
+    elif name == "prepared_statement_cache_size" and not _is_number(value, 1_000_000):
+        raise ValueError("the database's URL has a prepared_statement_cache_size that is no number")
+    elif name == "port" and not all(_is_number(port, _PORT_MAX) for port in value.split(",")):
+        raise ValueError("the database's URL has a port that is no number from 1 to 65535")
+
+
+def _is_number(text: str, most: int) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= most
 
 
 def is_pooled(address: URL) -> bool:

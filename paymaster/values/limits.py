@@ -127,6 +127,9 @@ CAP_CHANGES_WAITING_MAX = 1_000
 """Cap changes that wait to be stored. Beyond this number admins are asked to wait for the database."""
 CAPS_ENDED_MAX = 10_000
 """Cap changes that wait to be stored, with those that a configuration would make by ending what admins did."""
+CANDIDATES_PARKED_MAX = 30_000
+"""Candidates of all parked calls. Beyond this number no further call is parked: each is filed by what it waits for
+whenever a run begins."""
 CALL_MESSAGES_MAX = 10_000
 """Messages to calls that wait to be delivered. Beyond this number no further call is parked."""
 CONFIG_CHANGES_MAX = 100
@@ -161,6 +164,8 @@ AT_ONCE_MAX = 2_000
 takes about 0.1 ms. What is left goes on in the next one."""
 IN_VAIN_MAX = 500
 """Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
+LOOKED_AT_MAX = 4_000
+"""Candidates of parked calls that are looked at in one activation. Each takes about 0.03 ms."""
 LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
 PAGE_BYTES_MAX = 1024 * 1024
@@ -176,10 +181,16 @@ DETAIL_BYTES_MAX = 2_000
 
 COMMANDS_MAX = 1_000
 """Commands in one update of the ledger; ours have 200, and the backlog of 0.1.0 sends up to 400."""
+CANDIDATES_MAX = 50
+"""Candidates of a route, and of a call."""
+CANDIDATES_OF_UPDATE_MAX = BATCH_ITEMS_MAX * CANDIDATES_MAX
+"""Candidates of all calls in one update of the ledger; ours have no more."""
 RESERVE_BYTES_MAX = 64 * 1024
 """The question of a call, which has each candidate of its route with its price: about 300 bytes each."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024
 """A command of an admin, signal or update, before it is read."""
+ALERT_PARTS_MAX = 20
+"""Parts of its caps at which an account alerts."""
 CONFIG_ACCOUNTS_MAX = 2 * BUDGETS_MAX
 """Budgets of a configuration before it is read: 0.1.0 had no bound of its own, and ours is kept by who sends it."""
 CONFIG_VALUES_MAX = 145_000

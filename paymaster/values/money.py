@@ -13,6 +13,7 @@ NANOS_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
 NANOS_MAX = 10**20 - 1
 """What NUMERIC(20,9), the type of the column that stores money, can hold: below 10¹¹ dollars."""
+_PLAIN = frozenset("0123456789.+-eE")
 _NANO = Decimal("1e-9")
 _EXACTLY = Context(prec=28, traps=[Inexact, InvalidOperation])
 
@@ -21,10 +22,13 @@ def usd_to_nanos(amount: str | int | Decimal) -> int:
     """The nano-dollars in a decimal amount of US dollars, exactly.
 
     Floats are refused: 0.1 has no exact binary form. Raises ValueError for anything that is not a finite amount with at
-    most nine decimals, and for amounts of 10¹¹ dollars and more.
+    most nine decimals, and for amounts of 10¹¹ dollars and more. Text has plain digits alone:
+    what a program reads otherwise than people may (`1_000`, digits of other scripts) is refused.
     """
     if isinstance(amount, bool) or not isinstance(amount, str | int | Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f'write the amount as text, like "0.20": {amount!r} is not exact')
+    if isinstance(amount, str) and not _PLAIN.issuperset(amount.strip(" ")):
+        raise ValueError(f'{amount!r} is not an amount of US dollars; write it like "12.50"')
     try:
         usd = Decimal(amount)
     except InvalidOperation:

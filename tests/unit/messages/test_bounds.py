@@ -12,16 +12,24 @@ from paymaster.messages import (
     AdminConfig,
     AttemptReport,
     Candidate,
+    CommandBatch,
     DeskConfig,
     RetrySettings,
     ServiceConfig,
     Settle,
     Void,
 )
-from paymaster.messages.bounds import check_command, check_config, check_grant, check_report
+from paymaster.messages.bounds import check_batch, check_command, check_config, check_grant, check_report
 from paymaster.settings import Settings
 from paymaster.settings.desk_config import desk_config
-from paymaster.values.limits import COUNT_MAX, DURATION_MS_MAX, SERVICES_MAX, TIME_MS_MAX
+from paymaster.values.limits import (
+    BATCH_ITEMS_MAX,
+    CANDIDATES_MAX,
+    COUNT_MAX,
+    DURATION_MS_MAX,
+    SERVICES_MAX,
+    TIME_MS_MAX,
+)
 from paymaster.values.money import NANOS_MAX, PriceTier
 
 SENSELESS = (-(10**15), 10**18 + 1, 10**400, -1)
@@ -163,13 +171,26 @@ def test_a_command_that_makes_no_sense_is_refused_with_the_field(command: Any, f
 
 
 def test_a_route_with_too_many_candidates_is_refused_in_words() -> None:
-    """Each of a long name, and of a price with tiers as the longest known one has; eighty of them are within."""
+    """Fifty of a long name, and of a price with tiers as the longest known one has, are within."""
     tier = PriceTier(input_nanos=10**12, output_nanos=10**12, cached_input_nanos=10**11, above_input_tokens=200_000)
     price = PRICE.model_copy(update={"tiers": (tier, tier), "source": "the configuration of this worker"})
     one = Candidate(service="s" * 64, model="m" * 100, max_output_tokens=100_000, price=price, context_tokens=10**6)
-    check_command(RESERVE.model_copy(update={"candidates": (one,) * 80}))
-    with pytest.raises(ValueError, match=r"its 400 candidates, has 2.* may have 65,536: give its route fewer"):
-        check_command(RESERVE.model_copy(update={"candidates": (one,) * 400}))
+    check_command(RESERVE.model_copy(update={"candidates": (one,) * 50}))
+    with pytest.raises(ValueError, match=r"the number of candidates is 51 and may be from 0 to 50"):
+        check_command(RESERVE.model_copy(update={"candidates": (one,) * 51}))
+    long = one.model_copy(update={"refused": "because " * 1_000})
+    with pytest.raises(ValueError, match=r"its 50 candidates, has 4.* may have 65,536: give its route fewer"):
+        check_command(RESERVE.model_copy(update={"candidates": (long,) * 50}))
+
+
+def test_an_update_of_too_many_candidates_is_refused_in_words() -> None:
+    """What our own senders make is within: so many calls, each with so many candidates."""
+    ours = RESERVE.model_copy(update={"candidates": RESERVE.candidates[:1] * CANDIDATES_MAX})
+    check_batch(CommandBatch(commands=(ours,) * BATCH_ITEMS_MAX))
+    with pytest.raises(ValueError, match=r"10001 candidates .* may be 10000: send them in several"):
+        check_batch(CommandBatch(commands=(ours,) * BATCH_ITEMS_MAX + (RESERVE,)))
+    with pytest.raises(ValueError, match=r"1001 commands .* may be 1000: send them in several"):
+        check_batch(CommandBatch(commands=(Void(hold_id="h"),) * 1_001))
 
 
 def test_commands_as_they_are_sent_are_within() -> None:

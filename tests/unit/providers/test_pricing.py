@@ -79,6 +79,19 @@ def test_new_data_of_genai_prices_is_asked_from_the_next_call_on() -> None:
     assert (changed.input_nanos, changed.output_nanos) == (mtok("7"), mtok("70"))
 
 
+def test_no_name_of_a_model_is_remembered() -> None:
+    """Agents and services make them up; whatever begins with `computer-use` is taken for one that is listed."""
+
+    def remembered() -> int:
+        return sum(len(each) for each in vars(get_snapshot()).values() if isinstance(each, dict | set))
+
+    assert price_of(SETTINGS, "openai", "computer-use", NOON)
+    before = remembered()
+    for number in range(20):
+        assert price_of(SETTINGS, "openai", f"computer-use-{number}", NOON)
+    assert remembered() == before
+
+
 def test_the_configuration_comes_first_zero_included() -> None:
     ours, free = (price_of(SETTINGS, "openai", model, NOON) for model in ("ours", "gpt-5"))
     assert ours == Price(input_nanos=mtok("1"), output_nanos=mtok("4"), source="configuration")

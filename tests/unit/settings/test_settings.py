@@ -305,6 +305,8 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (OPENAI + "max_unconfirmed = -1", "services.openai.max_unconfirmed", "equal to 0"),
         (OPENAI + "alert_at = [0]", "services.openai.alert_at[0]", "greater than 0"),
         (OPENAI + "alert_at = [0.5, 1.1]", "services.openai.alert_at[1]", "less than or equal to 1"),
+        (OPENAI + f"alert_at = {[n / 100 for n in range(1, 22)]}", "services.openai.alert_at", "may be 20"),
+        (LOCAL + f"[routes]\nr = {[f'local/m{n}' for n in range(51)]}", "routes.r", "51 candidates and may have 50"),
         (OPENAI + "alert_at = [true]", "services.openai.alert_at[0]", "must be a number"),
         # names
         ('[ledger]\nname = "Default"', "ledger.name", 'write 1 to 64 of a-z, 0-9 and "-"'),

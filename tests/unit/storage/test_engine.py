@@ -1,6 +1,7 @@
 """What a database's URL may say: TLS as libpq's parameters have it, and poolers."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -83,6 +84,27 @@ def test_a_pooler_is_told_by_its_port_or_by_the_url(url: str, pooled: bool) -> N
     assert is_pooled(parse_url(url)) is pooled
 
 
-def test_another_word_for_a_pooler_is_refused() -> None:
-    with pytest.raises(ValueError, match="pgbouncer= with another word"):
-        parse_url("postgresql://h/d?pgbouncer=maybe")
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("h/d?pgbouncer=maybe", "pgbouncer= with another word than true, false"),
+        ("h/d?sslmode=on", "sslmode= with another word than disable, allow, "),
+        ("h/d?target_session_attrs=bogus", "target_session_attrs= with another word than any, "),
+        ("h/d?port=abc", "a port that is no number"),
+        ("h/d?port=70000", "a port that is no number from 1 to 65535"),
+        ("h:70000/d", "a port that is no number from 1 to 65535"),
+        ("h/d?sslmode=require&sslmode=disable", "sslmode= 2 times"),
+        ("h/d?sslmode=disable&sslrootcert=system", "remove one of them"),
+        ("/d?host=a&host=b", "host=a:5432&host=b:5432"),
+        ("h/d?prepared_statement_cache_size=many", "that is no number"),
+    ],
+)
+def test_a_parameter_that_cannot_be_meant_is_refused(address: str, said: str) -> None:
+    """In words that name it and say what it may be, and show no password."""
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        create_engine(f"postgresql://u:secret@{address}")
+    assert "secret" not in str(refused.value)
+
+
+def test_several_hosts_with_their_ports_are_taken() -> None:
+    assert create_engine("postgresql:///d?host=a:5432&host=b:5433&target_session_attrs=primary")
