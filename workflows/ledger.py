@@ -12,22 +12,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import first_delivery
-from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.admission.timers import NEVER_MS
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
-    ENCRYPTED,
     AcceptLower,
     AdminMessage,
     Alerts,
@@ -64,7 +61,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
-from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_text
+from paymaster.messages.bounds import check_batch, check_command, check_config, check_report
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
     ANSWER_CALLS,
@@ -85,12 +82,10 @@ from paymaster.messages.temporal_names import (
     ActivityName,
     ArgumentT,
     ResultT,
-    SignalName,
-    UpdateName,
 )
 from paymaster.observability.temporal_ui import ledger_details
-from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import DURATION_MS_MAX, ID_CHARACTERS_MAX
+from workflows.ledger_messages import LedgerMessages, workflow_now_ms
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
 
@@ -121,8 +116,8 @@ class BudgetWorkflow:
         if desk is None:
             epoch = workflow.info().first_execution_run_id
             desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules, recalls=start.rules >= 2))
-            desk.configure(start.config, _now_ms(), who=start.who)
-        self._desk = desk
+            desk.configure(start.config, workflow_now_ms(), who=start.who)
+        self._desk, self._messages = desk, LedgerMessages(desk)
         self._next_rules = desk.state.rules
 
     @workflow.run
@@ -134,9 +129,9 @@ class BudgetWorkflow:
         await asyncio.gather(*(duty() for duty in duties))
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
-        self._desk.follow(self._next_rules)
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
-        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=self._desk.dump()))
+        dumped = self._desk.handed_on(self._next_rules)
+        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=dumped))
 
     # ------------------------------------------------------------ duties
 
@@ -152,7 +147,7 @@ class BudgetWorkflow:
                 )
             if self._is_ending():
                 return
-            self._desk.advance(_now_ms())
+            self._desk.advance(workflow_now_ms())
 
     async def _load_spend(self) -> None:
         """Reads what accounts have spent that were not in these books before."""
@@ -161,7 +156,7 @@ class BudgetWorkflow:
             assert wanted is not None  # nothing ran since
             loaded = await self._activity(LOAD_SPEND, wanted)
             if loaded is not None:
-                self._desk.loaded(loaded, _now_ms())
+                self._desk.loaded(loaded, workflow_now_ms())
 
     async def _recall_parked(self) -> None:
         """Calls may wait that were parked in a ledger which is lost: they ask again."""
@@ -237,7 +232,7 @@ class BudgetWorkflow:
 
     def _delivered(self, delivery: Delivery | None) -> None:
         if delivery is not None:
-            self._desk.delivered(delivery, _now_ms())
+            self._desk.delivered(delivery, workflow_now_ms())
 
     # ------------------------------------------------------------ calls
 
@@ -250,7 +245,7 @@ class BudgetWorkflow:
         except ValueError as error:
             raise ApplicationError(str(error), type="Refused", non_retryable=True) from None
         answers = tuple(self._apply(command) for command in batch.commands)
-        self._desk.advance(_now_ms())
+        self._desk.advance(workflow_now_ms())
         return AnswerBatch(answers=answers)
 
     def _apply(self, command: Command) -> Answer:
@@ -262,7 +257,7 @@ class BudgetWorkflow:
                 return Denied(hold_id=hold_id, reason="out_of_bounds", detail=str(error))
             return Refused(hold_id=hold_id, detail=str(error))
         try:
-            return self._desk.handle(command, _now_ms())
+            return self._desk.handle(command, workflow_now_ms())
         except Exception as error:  # a defect in one command must not stop the ledger for all the others
             workflow.logger.exception("the desk failed on %s", command.kind)
             if isinstance(command, Reserve):
@@ -272,23 +267,23 @@ class BudgetWorkflow:
     @workflow.signal
     @tolerate_any_payload_count
     def report_attempts(self, message: RawValue) -> None:
-        if batch := self._decoded(REPORT_ATTEMPTS, message):
+        if batch := self._messages.decoded(REPORT_ATTEMPTS, message):
             for report in batch.reports:
                 try:
                     check_report(report)
                 except ValueError as error:
-                    self._refuse(REPORT_ATTEMPTS.name, report.model_dump_json(), str(error))
+                    self._messages.refuse(REPORT_ATTEMPTS.name, report.model_dump_json(), str(error))
                     continue
                 try:
-                    self._desk.report(report, _now_ms())
+                    self._desk.report(report, workflow_now_ms())
                 except Exception as error:  # as in `_apply`
-                    self._failed(REPORT_ATTEMPTS.name, report, error)
+                    self._messages.failed(REPORT_ATTEMPTS.name, report, error)
 
     @workflow.update
     @with_one_message
     def configure(self, change: Configure) -> ConfigState:
         """A worker's configuration; the same one again changes nothing."""
-        return self._answered(CONFIGURE, self._configure, change)
+        return self._messages.answered(CONFIGURE, self._configure, change)
 
     def _configure(self, change: Configure, now_ms: int) -> ConfigState:
         check_config(change.config)
@@ -306,94 +301,96 @@ class BudgetWorkflow:
     @with_one_message
     def upgrade(self, change: Upgrade) -> Upgraded:
         """Newer rules, with a new run: a worker that does not know them cannot follow one that began with others."""
-        answer = self._answered(UPGRADE, self._desk.upgrade, change)
+        answer = self._messages.answered(UPGRADE, self._desk.upgrade, change)
         self._next_rules = max(self._next_rules, answer.rules)
         return answer
 
     @workflow.update
     def reload(self, *ignored: object) -> None:
         """Reads again what every account has spent: the stored entries are the truth."""
-        self._desk.reload(_now_ms())
+        self._desk.reload(workflow_now_ms())
 
     @workflow.update
     @with_one_message
     def compare_rows(self, stored: StoredRows) -> ReadAgain:
         """Everything is read again if the database knows more than a ledger that was put back to an earlier time."""
-        return self._desk.compare_rows(stored, _now_ms())
+        return self._desk.compare_rows(stored, workflow_now_ms())
 
     # ------------------------------------------------------------ admins and operators
 
     @workflow.signal(name=RAISE_CAP.name)
     @tolerate_any_payload_count
     def raise_cap_signal(self, message: RawValue) -> None:
-        self._signalled(RAISE_CAP, self._desk.raise_cap, message)
+        self._messages.signalled(RAISE_CAP, self._desk.raise_cap, message)
 
     @workflow.signal(name=SET_CAP.name)
     @tolerate_any_payload_count
     def set_cap_signal(self, message: RawValue) -> None:
-        self._signalled(SET_CAP, self._desk.set_cap, message)
+        self._messages.signalled(SET_CAP, self._desk.set_cap, message)
 
     @workflow.signal(name=PAUSE_SERVICE.name)
     @tolerate_any_payload_count
     def pause_service_signal(self, message: RawValue) -> None:
-        self._signalled(PAUSE_SERVICE, self._desk.pause_service, message)
+        self._messages.signalled(PAUSE_SERVICE, self._desk.pause_service, message)
 
     @workflow.signal(name=RESUME_SERVICE.name)
     @tolerate_any_payload_count
     def resume_service_signal(self, message: RawValue) -> None:
-        self._signalled(RESUME_SERVICE, self._desk.resume_service, message)
+        self._messages.signalled(RESUME_SERVICE, self._desk.resume_service, message)
 
     @workflow.update(name=RAISE_CAP.name)
     @with_one_message
     def raise_cap_update(self, change: RaiseCap) -> CapState:
-        return self._answered(RAISE_CAP, self._desk.raise_cap, change)
+        return self._messages.answered(RAISE_CAP, self._desk.raise_cap, change)
 
     @workflow.update(name=SET_CAP.name)
     @with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
-        return self._answered(SET_CAP, self._desk.set_cap, change)
+        return self._messages.answered(SET_CAP, self._desk.set_cap, change)
 
     @workflow.update(name=PAUSE_SERVICE.name)
     @with_one_message
     def pause_service_update(self, change: PauseService) -> ServiceState:
-        return self._answered(PAUSE_SERVICE, self._desk.pause_service, change)
+        return self._messages.answered(PAUSE_SERVICE, self._desk.pause_service, change)
 
     @workflow.update(name=RESUME_SERVICE.name)
     @with_one_message
     def resume_service_update(self, change: ResumeService) -> ServiceState:
-        return self._answered(RESUME_SERVICE, self._desk.resume_service, change)
+        return self._messages.answered(RESUME_SERVICE, self._desk.resume_service, change)
 
     @workflow.signal(name=TAKE_CLOCK.name)
     @tolerate_any_payload_count
     def take_clock_signal(self, message: RawValue) -> None:
-        self._signalled(TAKE_CLOCK, self._desk.take_clock, message)
+        self._messages.signalled(TAKE_CLOCK, self._desk.take_clock, message)
 
     @workflow.update(name=TAKE_CLOCK.name)
     @with_one_message
     def take_clock_update(self, change: TakeClock) -> ClockState:
-        return self._answered(TAKE_CLOCK, self._desk.take_clock, change)
+        return self._messages.answered(TAKE_CLOCK, self._desk.take_clock, change)
 
     @workflow.signal(name=ACCEPT_LOWER.name)
     @tolerate_any_payload_count
     def accept_lower_signal(self, message: RawValue) -> None:
-        self._signalled(ACCEPT_LOWER, self._desk.accept_lower, message)
+        self._messages.signalled(ACCEPT_LOWER, self._desk.accept_lower, message)
 
     @workflow.update(name=ACCEPT_LOWER.name)
     @with_one_message
     def accept_lower_update(self, change: AcceptLower) -> ReadAgain:
-        return self._answered(ACCEPT_LOWER, self._desk.accept_lower, change)
+        return self._messages.answered(ACCEPT_LOWER, self._desk.accept_lower, change)
 
     @workflow.update
     @with_one_message
     def correct_spend(self, change: CorrectSpend) -> ReadAgain:
         """The accounts of a hold are read again, of which a person corrected the rows."""
-        return self._answered(CORRECT_SPEND, self._desk.correct_spend, change)
+        return self._messages.answered(CORRECT_SPEND, self._desk.correct_spend, change)
 
     @workflow.signal(dynamic=True)
     def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
         """A misspelt name is seen too: the SDK would keep such a signal for a handler that never comes."""
         text = messages[0].payload.data.decode(errors="replace") if messages else ""
-        self._refuse(name, text, f"there is no such signal; there are: {', '.join(signal.name for signal in SIGNALS)}")
+        self._messages.refuse(
+            name, text, f"there is no such signal; there are: {', '.join(signal.name for signal in SIGNALS)}"
+        )
 
     @workflow.query
     def status(self, page: StatusRequest | None = None) -> DeskStatus:
@@ -418,63 +415,6 @@ class BudgetWorkflow:
         """The status for people, in the Temporal UI."""
         return ledger_details(self._desk.status())
 
-    def _signalled(
-        self, signal: UpdateName[MessageT, Any], act: Callable[[MessageT, int], object], message: RawValue
-    ) -> None:
-        name, change = signal.name, self._decoded(signal, message)
-        if change is not None:
-            try:
-                act(change, _now_ms())
-            except ValueError as error:
-                self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
-            except Exception as error:  # a defect in one command must not stop the ledger for all the others
-                self._failed(name, change, error)
-
-    def _answered(
-        self, asked: UpdateName[CommandT, StateT], act: Callable[[CommandT, int], StateT], change: CommandT
-    ) -> StateT:
-        """The answer of an update, once for each update id; what the desk refuses fails the update, and only that."""
-        name, update = asked.name, workflow.current_update_info()
-        assert update is not None  # only handlers of updates call this
-        try:
-            digest = digest_of(name, change)
-            return self._desk.answers.once(update.id, digest, asked.result, lambda: act(change, _now_ms()))
-        except ValueError as error:
-            if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
-                self._refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
-            raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
-        except Exception as error:  # as above
-            self._failed(name, change, error)
-            raise ApplicationError(f"internal error: {error!r}", type="Refused", non_retryable=True) from error
-
-    def _failed(self, name: str, change: BaseModel, error: Exception) -> None:
-        workflow.logger.exception("the desk failed on %s", name)
-        self._refuse(name, change.model_dump_json(exclude={"signature"}), f"internal error: {error!r}")
-
-    def _decoded(self, signal: UpdateName[MessageT, Any] | SignalName[MessageT], message: RawValue) -> MessageT | None:
-        """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
-        name, kind = signal.name, signal.argument
-        text = message.payload.data.decode(errors="replace")
-        try:
-            if message.payload.metadata.get("encoding") == ENCRYPTED:
-                workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
-            check_text(message.payload.data, kind)
-            change = kind.model_validate(exact_json(text))
-            change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
-            return change
-        except ValidationError as error:
-            problems = (f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
-            self._refuse(name, text, "; ".join(problems))
-        except ValueError as error:
-            self._refuse(name, text, f"not a message: {error}")
-        return None
-
-    def _refuse(self, name: str, text: str, reason: str) -> None:
-        """Cut to length: a reason repeats what was sent, and the ledger keeps it and sends it on with others."""
-        refused = f"{name[:100]} {text[:200]}: {reason[:1_000]}".encode(errors="replace").decode()
-        workflow.logger.error("refused %s", refused)
-        self._desk.refuse_message(refused, _now_ms())
-
 
 logged: set[str] = set()
 """What this process has said already."""
@@ -489,8 +429,4 @@ def _log_once(text: str) -> None:
 
 def _until(due_ms: int) -> timedelta:
     """How long to wait; within what Temporal can count, whatever an older version took for a time."""
-    return max(PAUSE, timedelta(milliseconds=min(max(due_ms - _now_ms(), 0), DURATION_MS_MAX)))
-
-
-def _now_ms() -> int:
-    return workflow.time_ns() // 1_000_000
+    return max(PAUSE, timedelta(milliseconds=min(max(due_ms - workflow_now_ms(), 0), DURATION_MS_MAX)))

@@ -112,6 +112,13 @@ def candidates_parked(count: int) -> str:
     return f"the parked calls have {count} candidates together"
 
 
+def old_form_too_large(size: int) -> str:
+    return (
+        f"the ledger's state had {size:,} bytes in the form of version 0.1.0, more than Temporal takes: it goes on by "
+        "newer rules, and no worker of 0.1.0 can serve it any more"
+    )
+
+
 def clock_ahead(before_ms: int, now_ms: int) -> str:
     return (
         f"the ledger's time went from {utc(before_ms)} to {utc(now_ms)} at once, though something was due "

@@ -18,12 +18,12 @@ from paymaster.admission.in_force import InForce
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
-from paymaster.admission.pressure import Size, estimated_bytes, relieve
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
 from paymaster.admission.settling import Settling
 from paymaster.admission.signed_commands import changes_money
-from paymaster.admission.state import RULES, DeskState, dump, load
+from paymaster.admission.state import RULES, DeskState, load
+from paymaster.admission.state_size import StateSize
 from paymaster.admission.status import desk_status, unconfirmed_page
 from paymaster.messages import (
     AcceptLower,
@@ -67,11 +67,10 @@ from paymaster.values.budget_path import check_budget_path
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
+    OLD_FORM_BYTES_MAX,
     PAUSED_BY_BYTES_MAX,
     REFUSED_BYTES_MAX,
     REFUSED_KEPT,
-    STATE_BYTES_MAX,
-    STATE_BYTES_SLACK,
 )
 from paymaster.values.windows import window_start_ms
 
@@ -94,7 +93,7 @@ class Desk:
         self._loading = SpendLoading(state, self.ledger, self.outbox, self._alerts, self.in_force, self._parking)
         self._settling = Settling(state, self.ledger, self.outbox, self._alerts, self._parking, self._loading)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
-        self._size = Size()
+        self._size = StateSize(state, self.outbox, self._alerts)
 
     @property
     def queue(self) -> ParkedQueue:
@@ -109,24 +108,12 @@ class Desk:
     def load(cls, dumped: str) -> "Desk":
         with no_collection():
             desk = cls(load(dumped))
-        desk._size.is_measured(len(dumped), estimated_bytes(desk.state))
+        desk._size.is_measured(len(dumped))
         return desk
 
     def dump(self) -> str:
-        """The whole state as text, for continue-as-new.
-
-        Where it is larger than it may be, what is missed least is dropped, and what is left is written all the same:
-        up to what Temporal takes there is room for what came since the state was measured.
-        """
-        dumped = self._dump()
-        if len(dumped) > STATE_BYTES_MAX:
-            self._relieve(len(dumped))
-            dumped = self._dump()
-        return dumped
-
-    def _dump(self) -> str:
-        with no_collection():
-            return dump(self.state)
+        """The whole state as text, for continue-as-new; see `StateSize.dump`."""
+        return self._size.dump()
 
     # ------------------------------------------------------------ commands
 
@@ -160,7 +147,7 @@ class Desk:
             self._settling.forget_ended()
             self._settling.fold_unconfirmed()
             self._alerts.minute_ended()
-            self._measure()
+            self._size.look()
         if now_ms >= self.due_ms:
             if now_ms >= state.clock.doubted_until_ms:
                 self._settling.expire()
@@ -236,6 +223,21 @@ class Desk:
         self.advance(now_ms)
         return ConfigState(digest=config.digest, applied=True, detail="", kept=self.in_force.kept(config))
 
+    def handed_on(self, rules: int) -> str:
+        """The state for the next run, which decides by these rules.
+
+        One that no run of version 0.1.0 can begin with, because its form is too large to be sent, follows the newest
+        rules instead: 0.1.0 would stay at the end of its run for ever.
+        """
+        self.follow(rules)
+        dumped = self.dump()
+        if rules == 1 and len(dumped) > OLD_FORM_BYTES_MAX:
+            self.follow(RULES)
+            self._settling.fold_unconfirmed()
+            self._alerts.old_form_too_large(len(dumped))
+            dumped = self.dump()
+        return dumped
+
     def follow(self, rules: int) -> None:
         """Begins to decide by these rules, at the end of a run: what the next one begins with."""
         self.in_force.follow(rules)
@@ -305,9 +307,8 @@ class Desk:
 
     def status(self, page: StatusRequest = _FIRST_PAGE, now_ms: int = 0) -> DeskStatus:
         """How everything stands at `now_ms`, also if nothing happened here since; 0: when something last did."""
-        estimate = estimated_bytes(self.state)
-        size = min(estimate, self._size.most_bytes(estimate))
-        return desk_status(self.state, self.ledger, self.queue, page, max(self.state.now_ms, now_ms), size)
+        state_bytes, now_ms = self._size.about(), max(self.state.now_ms, now_ms)
+        return desk_status(self.state, self.ledger, self.queue, page, now_ms, state_bytes)
 
     def unconfirmed_holds(self, after: str = "") -> UnconfirmedHolds:
         """A page of the holds of which nobody knows whether they were billed, after this hold id."""
@@ -388,8 +389,7 @@ class Desk:
             return self._granting.deny(
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"
             )
-        if self._size.take_in(request) and self.state.rules >= 2:
-            self._measure(STATE_BYTES_SLACK)
+        self._size.take_in(request)
         place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._parking.choose(request, place)
         if not isinstance(found, Choice):
@@ -397,34 +397,6 @@ class Desk:
         granted = self._granting.grant(request, found)
         self._parking.remind(granted.grant.expires_at_ms)
         return granted
-
-    # ------------------------------------------------------------ the size of the state
-
-    def _measure(self, slack: int = 0) -> None:
-        """Once a minute, and after many new calls: tells of a state that is half of what it may be, and drops what is
-        missed least when all of it is too large."""
-        state = self.state
-        if state.rules == 1:
-            return
-        estimate = estimated_bytes(state)
-        size = self._size.most_bytes(estimate)
-        if size > STATE_BYTES_MAX + slack:  # it can be; is it?
-            size = len(self._dump())
-            self._size.is_measured(size, estimate)
-        self._size.is_looked_at()
-        if STATE_BYTES_MAX < size <= STATE_BYTES_MAX + slack:
-            return
-        if size > STATE_BYTES_MAX:
-            self._relieve(size)
-        else:
-            state.full = False
-        self._alerts.state_size(size)
-
-    def _relieve(self, size: int) -> None:
-        """Of a state that is larger than it may be. When nothing is left to drop, no further calls are taken in."""
-        left = relieve(self.state, size - STATE_BYTES_MAX)
-        self.state.full = left > 0 and self.state.rules >= 2
-        self.outbox.count_alerts()
 
     # ------------------------------------------------------------ the clock
 

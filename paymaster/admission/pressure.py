@@ -9,43 +9,13 @@ from collections.abc import Iterable
 
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.state import DeskState
-from paymaster.messages import Alert, DeskConfig, Reserve, json_bytes
-from paymaster.values.limits import LOOK_AFTER_BYTES
+from paymaster.messages import Alert, DeskConfig
 
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
-_GROWS_BY = 2
-"""What a call can take of the dump that nothing else in it resembles, by its bytes as a message: what cannot be
-compressed takes 4/3 as base64, and a grant repeats the names in it."""
 _DETAIL_PART = 10
 """One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
-
-
-class Size:
-    """How large the dump of a state can be: as it was measured last, and what came since."""
-
-    def __init__(self) -> None:
-        self._measured = self._estimated = 0
-        self._taken_in = 0
-        self._look_at = LOOK_AFTER_BYTES
-
-    def is_measured(self, size: int, estimate: int) -> None:
-        """The dump has this size, and the estimate is what it says of the same state."""
-        self._measured, self._estimated = size, estimate
-        self._taken_in, self._look_at = 0, LOOK_AFTER_BYTES
-
-    def is_looked_at(self) -> None:
-        self._look_at = self._taken_in + LOOK_AFTER_BYTES
-
-    def take_in(self, request: Reserve) -> bool:
-        """Counts a call that is granted or parked. Whether so many came that somebody must look at the size."""
-        self._taken_in += json_bytes(request)
-        return self._taken_in >= self._look_at
-
-    def most_bytes(self, estimate: int) -> int:
-        """No dump of now is larger, whatever is in the texts of calls: of these the estimate knows only how many."""
-        return self._measured + max(_GROWS_BY * self._taken_in, estimate - self._estimated)
 
 
 def estimated_bytes(state: DeskState) -> int:

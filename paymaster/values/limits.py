@@ -99,6 +99,8 @@ STATE_BYTES_ALERT = STATE_BYTES_MAX // 2
 """From this size on there is an alert, once a day."""
 STATE_BYTES_SLACK = 256 * 1024
 """Within a minute it may grow by so much more before it is measured, which takes as long as to write it."""
+OLD_FORM_BYTES_MAX = TEMPORAL_PAYLOAD_BYTES - 64 * 1024
+"""The dump of a state of version 0.1.0, whose form takes twice as much; a larger one goes on in the newer form."""
 STATE_JSON_BYTES_MAX = 128 * 1024 * 1024
 """A state that is to be loaded holds no more than this, decompressed."""
 LOOK_AFTER_BYTES = 64 * 1024

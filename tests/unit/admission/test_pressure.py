@@ -4,16 +4,17 @@ import random
 import time
 from functools import cache
 from unittest.mock import patch
+from uuid import UUID
 
 import pytest
 from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
-from paymaster.admission import alert_policy
-from paymaster.admission import desk as desk_module
+from paymaster.admission import alert_policy, state_size
 from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.pressure import estimated_bytes, relieve
+from paymaster.admission.state import RULES
 from paymaster.messages import (
     Alert,
     CallRef,
@@ -34,6 +35,7 @@ from paymaster.values.limits import (
     REMEMBER_ENDED_MAX,
     STATE_BYTES_MAX,
     STATE_BYTES_SLACK,
+    UNCONFIRMED_MAX,
 )
 
 PAYLOAD_MAX = 2 * 1024 * 1024
@@ -264,7 +266,7 @@ def test_under_pressure_notices_go_first_then_ends_of_holds_and_money_never() ->
     assert (state.outbox.alerts_dropped, state.ended_dropped) == (4, 3)
     assert site.desk.ledger.holds.keys() == {kept.hold_id}
     assert len(site.cap_changes()) == 1
-    with patch.object(desk_module, "STATE_BYTES_MAX", 100):
+    with patch.object(state_size, "STATE_BYTES_MAX", 100):
         site.wait(MINUTE)
         site.desk.advance(site.now_ms)
         assert site.denied(mode="wait").reason == "ledger_full"
@@ -335,9 +337,41 @@ def test_a_state_too_large_since_the_last_look_says_so() -> None:
     site.granted(candidate(usd=1))
     odd_calls(site, chance, 5)
     assert not site.desk.state.full
-    with patch.object(desk_module, "STATE_BYTES_MAX", 10_000):
+    with patch.object(state_size, "STATE_BYTES_MAX", 10_000):
         site.cut()
         assert site.denied(mode="wait").reason == "ledger_full"
     site.wait(MINUTE)
     site.desk.advance(site.now_ms)
     assert site.parked()
+
+
+def test_a_state_too_large_for_the_old_form_goes_on_in_the_new() -> None:
+    """A ledger of version 0.1.0 whose holds nobody confirmed stays at the end of its run; a newer worker gets it on.
+
+    Every dollar stays where it was, and a smaller state keeps its rules.
+    """
+    site = Site(config(budgets={"acme": capped(total=10**6)}), rules=1)
+    chance = random.Random(2)
+
+    def spend(calls: int) -> None:
+        for _ in range(calls):
+            run_id = str(UUID(int=chance.getrandbits(128), version=4))
+            held = site.granted(hold_id=f"{run_id}/1")
+            site.settle(held, chance.random(), confirmed=False)
+
+    spend(100)
+    site.desk = Desk.load(site.desk.handed_on(1))
+    assert site.desk.state.rules == 1
+    spend(1_500)
+    outbox = site.desk.state.outbox
+    stored = tuple(notice.sequence for notice in outbox.notices if isinstance(notice, Alert))
+    site.desk.delivered(Delivery(delivered=stored), site.now_ms)
+    posted = {key: site.balance(key).posted_nanos for key in ("budget:acme", "service:s")}
+    with patch("paymaster.admission.desk.OLD_FORM_BYTES_MAX", 100_000):
+        site.desk = Desk.load(site.desk.handed_on(1))
+    assert site.desk.state.rules == RULES
+    assert site.desk.ledger.unconfirmed == UNCONFIRMED_MAX
+    assert {key: site.balance(key).posted_nanos for key in posted} == posted
+    assert site.desk.status(StatusRequest()).unconfirmed == 1_600
+    assert any("no worker of 0.1.0" in alert.text for alert in site.alerts())
+    assert site.granted()

@@ -1,0 +1,88 @@
+"""Messages of people and workers to the ledger: read at its door, applied once, refused in words that others see."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+
+from paymaster.admission.answers import digest_of
+from paymaster.admission.desk import Desk
+from paymaster.admission.signed_commands import SignatureRefused
+from paymaster.messages import ENCRYPTED, AdminMessage, Configure
+from paymaster.messages.bounds import check_text
+from paymaster.messages.temporal_names import SignalName, UpdateName
+from paymaster.values.json_reading import exact_json
+
+MessageT = TypeVar("MessageT", bound=BaseModel)
+CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
+StateT = TypeVar("StateT", bound=BaseModel)
+
+
+class LedgerMessages:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def signalled(
+        self, signal: UpdateName[MessageT, Any], act: Callable[[MessageT, int], object], message: RawValue
+    ) -> None:
+        name, change = signal.name, self.decoded(signal, message)
+        if change is not None:
+            try:
+                act(change, workflow_now_ms())
+            except ValueError as error:
+                self.refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
+            except Exception as error:  # a defect in one command must not stop the ledger for all the others
+                self.failed(name, change, error)
+
+    def answered(
+        self, asked: UpdateName[CommandT, StateT], act: Callable[[CommandT, int], StateT], change: CommandT
+    ) -> StateT:
+        """The answer of an update, once for each update id; what the desk refuses fails the update, and only that."""
+        name, update = asked.name, workflow.current_update_info()
+        assert update is not None  # only handlers of updates call this
+        try:
+            digest = digest_of(name, change)
+            return self._desk.answers.once(update.id, digest, asked.result, lambda: act(change, workflow_now_ms()))
+        except ValueError as error:
+            if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
+                self.refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
+            raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
+        except Exception as error:  # as above
+            self.failed(name, change, error)
+            raise ApplicationError(f"internal error: {error!r}", type="Refused", non_retryable=True) from error
+
+    def failed(self, name: str, change: BaseModel, error: Exception) -> None:
+        workflow.logger.exception("the desk failed on %s", name)
+        self.refuse(name, change.model_dump_json(exclude={"signature"}), f"internal error: {error!r}")
+
+    def decoded(self, signal: UpdateName[MessageT, Any] | SignalName[MessageT], message: RawValue) -> MessageT | None:
+        """Decoded here, because the SDK drops what it cannot decode: a wrong signal must be seen by somebody."""
+        name, kind = signal.name, signal.argument
+        text = message.payload.data.decode(errors="replace")
+        try:
+            if message.payload.metadata.get("encoding") == ENCRYPTED:
+                workflow.payload_converter().from_payload(message.payload)  # raises why it could not be decrypted
+            check_text(message.payload.data, kind)
+            change = kind.model_validate(exact_json(text))
+            change.model_dump_json()  # half a surrogate pair can be read, but never be stored or sent on
+            return change
+        except ValidationError as error:
+            problems = (f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors())
+            self.refuse(name, text, "; ".join(problems))
+        except ValueError as error:
+            self.refuse(name, text, f"not a message: {error}")
+        return None
+
+    def refuse(self, name: str, text: str, reason: str) -> None:
+        """Cut to length: a reason repeats what was sent, and the ledger keeps it and sends it on with others."""
+        refused = f"{name[:100]} {text[:200]}: {reason[:1_000]}".encode(errors="replace").decode()
+        workflow.logger.error("refused %s", refused)
+        self._desk.refuse_message(refused, workflow_now_ms())
+
+
+def workflow_now_ms() -> int:
+    """Workflow time."""
+    return workflow.time_ns() // 1_000_000
