@@ -374,4 +374,5 @@ def test_a_state_too_large_for_the_old_form_goes_on_in_the_new() -> None:
     assert {key: site.balance(key).posted_nanos for key in posted} == posted
     assert site.desk.status(StatusRequest()).unconfirmed == 1_600
     assert any("no worker of 0.1.0" in alert.text for alert in site.alerts())
+    site.wait(1)
     assert site.granted()
