@@ -343,6 +343,7 @@ class LLMCallWorkflow:
                 "text": completion.text,
                 "parsed": completion.parsed,
                 "tool_calls": completion.tool_calls,
+                "state": completion.state,
                 "refused": completion.refused,
                 "finish_reason": completion.finish_reason,
                 "usage": answered.usage or result.usage,

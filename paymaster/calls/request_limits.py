@@ -2,7 +2,7 @@
 workflow that tried to send it would be stuck for ever."""
 
 from pydantic import JsonValue
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from paymaster.messages import LLMRequest, LLMResult, Outcome
 from paymaster.values.json_reading import NestedTooDeeply, TooManyValues, check_nesting, check_values
@@ -13,16 +13,16 @@ from paymaster.values.limits import (
     NESTING_MAX,
     REQUEST_BYTES_MAX,
     ROUTE_BYTES_MAX,
+    STATE_OF_MESSAGE_BYTES_MAX,
 )
 
 
 def denial_of(request: LLMRequest) -> LLMResult | None:
     """The result of a request that cannot be sent, with what to do; None when it can be.
 
-    Reasons: `request_too_long`, `metadata_too_large`, `nested_too_deeply`, `too_many_values`, `unknown_route` and
-    `bad_budget` for names
-    that are too long to be any, `number_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8
-    does not have.
+    Reasons: `request_too_long`, `state_too_large`, `metadata_too_large`, `nested_too_deeply`, `too_many_values`,
+    `unknown_route` and `bad_budget` for names that are too long to be any, `number_too_long`, and `not_text` for a text
+    with half a surrogate pair, which UTF-8 does not have.
     """
     problem = _problem(request)
     return None if problem is None else _denied(request, *problem)
@@ -47,7 +47,7 @@ def _problem(request: LLMRequest) -> tuple[str, str] | None:
             f"the request has {len(text):,} bytes as JSON and may have {REQUEST_BYTES_MAX:,}: shorten it, split it, or "
             "give images by their URLs",
         )
-    if problem := _long_name(request) or _large_metadata(request.metadata):
+    if problem := _large_state(request) or _long_name(request) or _large_metadata(request.metadata):
         return problem
     try:
         from_json(text)
@@ -62,7 +62,20 @@ def _nested(request: LLMRequest) -> list[JsonValue]:
         request.json_schema,
         *(tool.parameters for tool in request.tools),
         *(call.arguments for message in request.messages for call in message.tool_calls),
+        *(message.state.data for message in request.messages if message.state is not None),
     ]
+
+
+def _large_state(request: LLMRequest) -> tuple[str, str] | None:
+    for number, message in enumerate(request.messages, 1):
+        size = 0 if message.state is None else len(to_json(message.state.data))
+        if size > STATE_OF_MESSAGE_BYTES_MAX:
+            return (
+                "state_too_large",
+                f"the state of message {number} has {size:,} bytes and may have {STATE_OF_MESSAGE_BYTES_MAX:,}: send "
+                "the message without its state",
+            )
+    return None
 
 
 def _long_name(request: LLMRequest) -> tuple[str, str] | None:

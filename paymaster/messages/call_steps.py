@@ -7,9 +7,9 @@ from pydantic import (
     JsonValue,
 )
 
-from paymaster.messages.base import Message
+from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
-from paymaster.messages.requests import LLMRequest, ToolCall
+from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
 from paymaster.values.money import TokenUsage
 
@@ -62,6 +62,8 @@ class Completion(Message):
     finish_reason: str | None
     attempts: tuple[Attempt, ...]
     """All attempts under this hold; the last one is the one that answered."""
+    state: ProviderState | None = added(None)
+    """What the service wants back with this answer."""
 
 
 class Failure(Message):

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from paymaster.messages.base import Message
+from paymaster.messages.base import Message, added
 
 
 class Image(Message):
@@ -54,6 +54,21 @@ class ToolCall(Message):
     """Opaque: Gemini wants it back with the call."""
 
 
+class ProviderState(Message):
+    """What a provider wants back with an answer of its own: signed or encrypted thoughts, and the like.
+
+    Opaque. It goes back to the service that gave it, for whose use alone it is; others get the message without it.
+    """
+
+    api: str
+    """The wire format of the service that gave it."""
+    host: str
+    """Where that service is."""
+    service: str
+    model: str
+    data: JsonValue = Field(repr=False)
+
+
 class ChatMessage(Message):
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -64,6 +79,8 @@ class ChatMessage(Message):
     """Of an `assistant` message: what the model wanted called."""
     tool_call_id: str | None = None
     """Of a `tool` message: the call that it answers."""
+    state: ProviderState | None = added(None)
+    """Of an `assistant` message; `LLMResult.message` has it."""
 
     @model_validator(mode="after")
     def _has_what_its_role_allows(self) -> Self:
@@ -71,6 +88,8 @@ class ChatMessage(Message):
             raise ValueError("only a user message has images")
         if self.tool_calls and self.role != "assistant":
             raise ValueError("only an assistant message has tool_calls")
+        if self.state is not None and self.role != "assistant":
+            raise ValueError("only an assistant message has a state")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("a tool message needs a tool_call_id, and no other message has one")
         return self

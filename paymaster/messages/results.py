@@ -9,8 +9,8 @@ from pydantic import (
     JsonValue,
 )
 
-from paymaster.messages.base import Message
-from paymaster.messages.requests import ToolCall
+from paymaster.messages.base import Message, added
+from paymaster.messages.requests import ChatMessage, ProviderState, ToolCall
 from paymaster.values.money import TokenUsage, nanos_to_usd
 from paymaster.values.windows import Window
 
@@ -107,6 +107,17 @@ class LLMResult(Message):
     detail: str | None = None
     """When not completed: a sentence for people."""
     request_digest: str = ""
+    state: ProviderState | None = added(None)
+    """What the provider wants back with this answer."""
+
+    def message(self) -> ChatMessage:
+        """The answer as the next message of the conversation, with what its provider wants back.
+
+        Raises ValueError when the call was not completed.
+        """
+        if self.outcome is not Outcome.COMPLETED:
+            raise ValueError(f"the call is {self.outcome}: there is no answer to go on from")
+        return ChatMessage(role="assistant", content=self.text, tool_calls=self.tool_calls, state=self.state)
 
     @property
     def cost_usd(self) -> Decimal:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from paymaster.calls.cost import CONFIGURATION, known_cost
-from paymaster.messages import Billing, Completion, LLMRequest, ServiceCall, ToolCall
+from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
 from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.providers.kept_state import state_of
 from paymaster.providers.pricing import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
@@ -120,7 +121,7 @@ def read_answer(
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
     facts = facts._replace(provider_request_id=facts.provider_request_id or _word(found.request_id))
-    completion = _completion(found, service, call.request)
+    completion = _completion(found, service, call)
     if isinstance(completion, HttpError):
         return failed(completion, billing)
     return Reading(facts, billing, completion=completion)
@@ -142,7 +143,7 @@ def _billed(
     ), billing
 
 
-def _completion(found: ServiceAnswer, service: ServiceSettings, request: LLMRequest) -> Completion | HttpError:
+def _completion(found: ServiceAnswer, service: ServiceSettings, call: ServiceCall) -> Completion | HttpError:
     """The answer for the agent, or why it is of no use."""
     if found.broken is not None:
         return HttpError(BAD_SAMPLE, found.broken, None)
@@ -155,15 +156,17 @@ def _completion(found: ServiceAnswer, service: ServiceSettings, request: LLMRequ
         return too_large
     completion = Completion(
         text=found.text,
-        parsed=_parsed(found.text) if request.json_schema is not None else None,
-        tool_calls=with_given_names(found.tool_calls, request),
+        parsed=_parsed(found.text) if call.request.json_schema is not None else None,
+        tool_calls=with_given_names(found.tool_calls, call.request),
         refused=found.refused,
         finish_reason=_word(found.finish_reason),
         attempts=(),
+        state=None if found.refused else state_of(found.state, call.grant, service),
     )
-    if len(completion.model_dump_json().encode()) > ANSWER_BYTES_MAX:
-        return too_large
-    return completion
+    for carried in (completion, completion.model_copy(update={"state": None})):
+        if len(carried.model_dump_json().encode()) <= ANSWER_BYTES_MAX:
+            return carried
+    return too_large
 
 
 def request_id(headers: Mapping[str, str], body: bytes) -> str | None:

@@ -10,6 +10,7 @@ from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.kept_state import WrittenPiece, kept, pieces_of
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
     BillFields,
@@ -39,6 +40,8 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 _CALL_ID = re.compile("[a-zA-Z0-9_-]{1,64}")
+_THOUGHTS = ("thinking", "redacted_thinking")
+"""Blocks that go back as they came."""
 _PASSES_MAX = 100
 """Of one answer; what more of them cost nobody knows."""
 _FACTORS = {
@@ -58,7 +61,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "max_tokens": grant.max_output_tokens,
-        "messages": _turns(with_ids(conversation, _CALL_ID)),
+        "messages": _turns(with_ids(conversation, _CALL_ID), grant, service),
     }
     system = "\n\n".join(message.content for message in conversation if message.role == "system")
     if system:
@@ -136,19 +139,21 @@ class _StreamedBlock:
 
     def __init__(self, start: dict[str, JsonValue]) -> None:
         self._start = start
-        self._text: list[str] = []
+        self._texts = {name: list[str]() for name in ("text", "thinking", "signature")}
         self._input: list[str] = []
 
     def add(self, delta: dict[str, JsonValue]) -> None:
-        if delta.get("type") == "text_delta":
-            self._text.append(text_of(delta.get("text")) or "")
+        if delta.get("type") in ("text_delta", "thinking_delta", "signature_delta"):
+            for name, pieces in self._texts.items():
+                pieces.append(text_of(delta.get(name)) or "")
         if delta.get("type") == "input_json_delta":
             self._input.append(text_of(delta.get("partial_json")) or "")
 
     def whole(self) -> dict[str, JsonValue]:
         block = dict(self._start)
-        if self._text:
-            block["text"] = (text_of(block.get("text")) or "") + "".join(self._text)
+        for name, pieces in self._texts.items():
+            if any(pieces):
+                block[name] = (text_of(block.get(name)) or "") + "".join(pieces)
         if self._input:  # the block began with an empty object as its input
             before = block.get("input")
             block["input"] = (before if isinstance(before, str) else "") + "".join(self._input)
@@ -162,14 +167,21 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
         raise MalformedAnswer(f"no content: {start_of(data)}")
     blocks = [object_of(block) for block in list_of(data["content"])]
     calls: list[WrittenCall] = []
+    pieces: list[WrittenPiece] = []
     for block in blocks:
         name = text_of(block.get("name"))
         if block.get("type") == "tool_use" and name:
+            pieces.append(WrittenPiece(call=len(calls)))
             calls.append(WrittenCall(text_of(block.get("id")) or "", name, block.get("input")))
+        if block.get("type") == "text":
+            pieces.append(WrittenPiece(text=text_of(block.get("text")) or ""))
+        if block.get("type") in _THOUGHTS:
+            pieces.append(WrittenPiece(own=block))
     stop_reason = text_of(data.get("stop_reason"))
     return ServiceAnswer(
-        text="".join(text_of(block.get("text")) or "" for block in blocks if block.get("type") == "text"),
+        text="".join(piece.text for piece in pieces if piece.text),
         tool_calls=tool_calls(calls),
+        state=kept(pieces),
         finish_reason=stop_reason,
         refused=stop_reason == "refusal",
         **_bill(data),
@@ -260,33 +272,31 @@ def _counted(usage: dict[str, JsonValue]) -> WireUsage:
 # ---------------------------------------------------------------- building
 
 
-def _turns(messages: Sequence[ChatMessage]) -> list[JsonValue]:
+def _turns(messages: Sequence[ChatMessage], grant: Grant, service: ServiceSettings) -> list[JsonValue]:
     """The messages, with the results of tools as blocks of one user turn: all results of a turn belong together."""
     turns: list[JsonValue] = []
     results: list[JsonValue] = []
     for message in messages:
-        if message.role == "system" or not (message.content or message.images or message.tool_calls):
-            continue  # an empty message is refused
         if message.role == "tool":
             results.append({"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content})
             continue
+        said = _said(message, grant, service) if message.role == "assistant" else _asked(message)
+        if message.role == "system" or not said:
+            continue  # an empty message is refused
         if message.role == "user" and results:
-            turns.append({"role": "user", "content": [*results, *_blocks(message)]})
+            turns.append({"role": "user", "content": [*results, *said]})
         else:
             if results:
                 turns.append({"role": "user", "content": results})
-            turns.append({"role": message.role, "content": _content(message)})
+            is_text = len(said) == 1 and object_of(said[0]).get("type") == "text"
+            turns.append({"role": message.role, "content": message.content if is_text else said})
         results = []
     if results:
         turns.append({"role": "user", "content": results})
     return turns
 
 
-def _content(message: ChatMessage) -> JsonValue:
-    return _blocks(message) if message.images or message.tool_calls else message.content
-
-
-def _blocks(message: ChatMessage) -> list[JsonValue]:
+def _asked(message: ChatMessage) -> list[JsonValue]:
     blocks: list[JsonValue] = []
     for image in message.images:
         source: JsonValue = (
@@ -295,11 +305,24 @@ def _blocks(message: ChatMessage) -> list[JsonValue]:
             else {"type": "base64", "media_type": image.media_type, "data": image.data}
         )
         blocks.append({"type": "image", "source": source})
-    if message.content:  # an empty text block is refused
-        blocks.append({"type": "text", "text": message.content})
-    for call in message.tool_calls:
-        blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
-    return blocks
+    return [*blocks, {"type": "text", "text": message.content}] if message.content else blocks
+
+
+def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[JsonValue]:
+    """The blocks of an assistant's turn: a text of spaces alone is refused, and a thought at the end."""
+    blocks: list[JsonValue] = []
+    ends_at = 0
+    for piece in pieces_of(message, grant, service):
+        if (call := piece.call) is not None:
+            blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
+            ends_at = len(blocks)
+        elif piece.text is not None:
+            if piece.text.strip():
+                blocks.append({"type": "text", "text": piece.text})
+                ends_at = len(blocks)
+        elif piece.own.get("type") in _THOUGHTS:
+            blocks.append(dict(piece.own))
+    return blocks[:ends_at]
 
 
 PROVIDER = Provider(

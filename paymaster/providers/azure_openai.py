@@ -23,7 +23,7 @@ def authenticate(request: Outgoing, key: str, service: ServiceSettings) -> dict[
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
-    body = openai.build_body(request, grant, openai.AZURE, stream=stream)
+    body = openai.build_body(request, grant, service, openai.AZURE, stream=stream)
     if service.api_version is None:
         return HttpRequest(openai.PATH, body)
     deployment = quote(grant.model, safe="")

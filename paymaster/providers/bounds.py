@@ -9,6 +9,9 @@ from paymaster.providers.call_ids import MADE_ID_BYTES
 _PIECE = 128
 """Characters that are normalised together: Python sorts a run of combining marks in a time that grows with the square
 of its length."""
+FILLED_IN_BYTES = 100
+"""What a message with calls of another model gets beside them, where a service refuses it without: a word in place of
+a signature, an empty thought."""
 _MARKS_USUAL = 8
 """In a row; more than these are taken for a text that is none."""
 
@@ -16,7 +19,8 @@ _MARKS_USUAL = 8
 def input_bytes(request: LLMRequest) -> int:
     """The size of everything that a tokenizer will see: messages, tools and schema as JSON, in UTF-8; without images.
 
-    With room for the ids that calls of tools, and their results, may get instead of their own.
+    With all states, whoever gave them, and with room for the ids that calls of tools, and their results, may get
+    instead of their own, and for what is filled in beside them.
 
     Byte-level tokenizers never make more tokens than bytes. Those that normalise first can (U+FDFA is 3 bytes and 18
     letters), so the larger of the text and its NFKC form counts.
@@ -31,7 +35,7 @@ def input_bytes(request: LLMRequest) -> int:
         seen["tools"] = [tool.model_dump() for tool in request.tools]
     text = json.dumps(seen, ensure_ascii=False)
     calls = sum(len(message.tool_calls) for message in request.messages)
-    return 2 * MADE_ID_BYTES * calls + max(_utf8_length(text), normalised_bytes(text))
+    return (FILLED_IN_BYTES + 2 * MADE_ID_BYTES) * calls + max(_utf8_length(text), normalised_bytes(text))
 
 
 def normalised_bytes(text: str) -> int:

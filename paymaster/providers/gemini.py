@@ -9,6 +9,7 @@ from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import NOT_MADE, is_made, made_id, with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.kept_state import Piece, WrittenPiece, is_own, kept, only, pieces_of
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
     HttpRequest,
@@ -39,6 +40,10 @@ _BROKEN = {
     "TOO_MANY_TOOL_CALLS",
     "UNEXPECTED_TOOL_CALL",
 }
+_UNSIGNED = "skip_thought_signature_validator"
+"""What Google documents for the first call of a message that another model wrote: without a signature it is refused."""
+_THOUGHT = ("text", "thought", "thoughtSignature")
+"""What there is of a thought in an answer."""
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 _BUDGET_MODELS = ("gemini-1", "gemini-2")
 """They think by a number of tokens and know no level."""
@@ -62,7 +67,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
             why = f"{grant.model} has no thinking level {request.reasoning_effort!r}"
             raise UnsupportedParameter("reasoning_effort", why)
         config["thinkingConfig"] = {"thinkingLevel": request.reasoning_effort}
-    body: dict[str, JsonValue] = {"contents": _contents(conversation), "generationConfig": config}
+    body: dict[str, JsonValue] = {"contents": _contents(conversation, grant, service), "generationConfig": config}
     system: list[JsonValue] = [{"text": message.content} for message in conversation if message.role == "system"]
     if system:
         body["systemInstruction"] = {"parts": system}
@@ -129,6 +134,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     return ServiceAnswer(
         text=text,
         tool_calls=calls,
+        state=_state(parts),
         finish_reason=finish_reason,
         refused=finish_reason in _FILTERED,
         model=model,
@@ -154,6 +160,22 @@ def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
             signature = text_of(part.get("thoughtSignature"))
             calls.append(WrittenCall(call_id, name, function.get("args"), signature))
     return tool_calls(calls)
+
+
+def _state(parts: Sequence[dict[str, JsonValue]]) -> JsonValue:
+    """The signatures of texts and thoughts, and where they stand. That of a call is in the call."""
+    pieces: list[WrittenPiece] = []
+    calls, signed = 0, False
+    for part in parts:
+        own = only(part, ("thoughtSignature",)) or None
+        if text_of(object_of(part.get("functionCall")).get("name")):
+            pieces.append(WrittenPiece(call=calls))
+            calls, signed = calls + 1, signed or own is not None
+        elif part.get("thought") is True:
+            pieces += [WrittenPiece(own=only(part, _THOUGHT))] if own else []
+        elif (text := text_of(part.get("text"))) is not None:
+            pieces.append(WrittenPiece(text=text, own=own))
+    return kept(pieces, signed=signed)
 
 
 def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
@@ -196,7 +218,7 @@ def _of(modality: str, details: list[JsonValue]) -> int:
 # ---------------------------------------------------------------- building
 
 
-def _contents(conversation: Sequence[ChatMessage]) -> list[JsonValue]:
+def _contents(conversation: Sequence[ChatMessage], grant: Grant, service: ServiceSettings) -> list[JsonValue]:
     contents: list[JsonValue] = []
     results: list[JsonValue] = []
     names: dict[str, str] = {}
@@ -213,14 +235,16 @@ def _contents(conversation: Sequence[ChatMessage]) -> list[JsonValue]:
         if results:
             contents.append({"role": "user", "parts": results})
             results = []
-        if message.role != "system":
-            contents.append({"role": "model" if message.role == "assistant" else "user", "parts": _parts(message)})
+        if message.role == "user":
+            contents.append({"role": "user", "parts": _asked(message)})
+        if message.role == "assistant" and (said := _said(message, grant, service)):  # nothing is refused
+            contents.append({"role": "model", "parts": said})
     if results:
         contents.append({"role": "user", "parts": results})
     return contents
 
 
-def _parts(message: ChatMessage) -> list[JsonValue]:
+def _asked(message: ChatMessage) -> list[JsonValue]:
     parts: list[JsonValue] = []
     for image in message.images:
         if image.url is not None:
@@ -228,13 +252,28 @@ def _parts(message: ChatMessage) -> list[JsonValue]:
             parts.append({"fileData": file | ({"mimeType": image.media_type} if image.media_type else {})})
         else:
             parts.append({"inlineData": {"mimeType": image.media_type, "data": image.data}})
-    if message.content or not (message.images or message.tool_calls):
-        parts.append({"text": message.content})
-    for call in message.tool_calls:
+    return [*parts, {"text": message.content}] if message.content or not parts else parts
+
+
+def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[JsonValue]:
+    """The parts of the model's turn, each with the signature that it came with: of a call in the call itself."""
+    signs = message.state is None or is_own(message, grant, service)
+    parts = [_part(piece, signs=signs) for piece in pieces_of(message, grant, service)]
+    parts = [part for part in parts if part and part != {"text": ""}]
+    first = next((part for part in parts if "functionCall" in part), None)
+    if first is not None and "thoughtSignature" not in first:
+        first["thoughtSignature"] = _UNSIGNED
+    return list[JsonValue](parts)
+
+
+def _part(piece: Piece, *, signs: bool) -> dict[str, JsonValue]:
+    if (call := piece.call) is not None:
         function: dict[str, JsonValue] = {"name": call.name, "args": call.arguments}
-        part: dict[str, JsonValue] = {"functionCall": _id(call.id) | function}
-        parts.append(part | ({"thoughtSignature": call.signature} if call.signature else {}))
-    return parts
+        signature: dict[str, JsonValue] = {"thoughtSignature": call.signature} if signs and call.signature else {}
+        return {"functionCall": _id(call.id) | function, **signature}
+    if piece.text is not None:
+        return {"text": piece.text, **only(piece.own, ("thoughtSignature",))}
+    return only(piece.own, _THOUGHT)
 
 
 def _id(call_id: str) -> dict[str, JsonValue]:

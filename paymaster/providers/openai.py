@@ -1,6 +1,7 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
+from paymaster.providers.kept_state import WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.listed_counts import with_listed_counts
 from paymaster.providers.provider import (
@@ -49,6 +51,10 @@ class Quirks:
     """A stream says what is billed, when asked to."""
     call_id: re.Pattern[str] = re.compile(".{1,40}")
     """What the id of a tool call must be."""
+    wants_thoughts: bool = False
+    """A message with calls needs `reasoning_content`, if only an empty one where another model wrote it."""
+    wants_signature: bool = False
+    """The first call of a message needs Google's signature, or its word for a call that another model made."""
 
 
 _UNKNOWN = Quirks(streams_usage=False)
@@ -56,11 +62,18 @@ _QUIRKS = {
     "api.openai.com": Quirks(output_cap="max_completion_tokens"),
     "api.groq.com": Quirks(output_cap="max_completion_tokens"),
     "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
-    "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"})),
+    "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"}), wants_thoughts=True),
+    "api.moonshot.ai": Quirks(streams_usage=False, wants_thoughts=True),
+    "api.moonshot.cn": Quirks(streams_usage=False, wants_thoughts=True),
+    "generativelanguage.googleapis.com": Quirks(streams_usage=False, wants_signature=True),
     "openrouter.ai": Quirks(reports_cost=True),
     # Ollama, by its usual port: it drops `tool_choice` without a word.
     ":11434": Quirks(unsupported=frozenset({"tool_choice"})),
 }
+_THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
+"""Where a message has what its model thought. Where a server writes it in two of them, the first one has most."""
+_UNSIGNED: JsonValue = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""What Google documents for a call that another model made."""
 AZURE = Quirks(output_cap="max_completion_tokens")
 
 
@@ -77,14 +90,21 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     quirks = quirks_of(service.base_url)
     if service.output_cap is not None:
         quirks = replace(quirks, output_cap=service.output_cap)
-    return HttpRequest(PATH, build_body(request, grant, quirks, stream=stream))
+    return HttpRequest(PATH, build_body(request, grant, service, quirks, stream=stream))
 
 
-def build_body(request: LLMRequest, grant: Grant, quirks: Quirks, *, stream: bool) -> dict[str, JsonValue]:
+def build_body(
+    request: LLMRequest, grant: Grant, service: ServiceSettings, quirks: Quirks, *, stream: bool
+) -> dict[str, JsonValue]:
     _refuse_unsupported(request, quirks)
+    messages = with_ids(request.conversation(), quirks.call_id)
     body: dict[str, JsonValue] = {
         "model": grant.model,
-        "messages": [_message(message) for message in with_ids(request.conversation(), quirks.call_id)],
+        "messages": [
+            _said(message, grant, service, quirks) if message.role == "assistant" else _asked(message)
+            for message in messages
+            if message.role != "assistant" or message.content or message.tool_calls  # several refuse an empty one
+        ],
         quirks.output_cap: grant.max_output_tokens,
     }
     if request.json_schema is not None:
@@ -134,9 +154,11 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> S
         raise MalformedAnswer(f"no choices[0].message: {start_of(data)}")
     message = object_of(message)
     refusal = text_of(message.get("refusal"))
+    text, calls = _content(message.get("content")) or refusal or "", _calls(message.get("tool_calls"))
     return ServiceAnswer(
-        text=_content(message.get("content")) or refusal or "",
-        tool_calls=_tool_calls(message.get("tool_calls")),
+        text=text,
+        tool_calls=_tool_calls(calls),
+        state=_state(message, text, calls),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
         **_bill(data, quirks, base_url),
@@ -154,6 +176,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     finish_reason = ""
     text: list[str] = []
     refusal: list[str] = []
+    thoughts = _StreamedThoughts()
     calls: list[_StreamedCall] = []
     latest: dict[int, _StreamedCall] = {}
     ended = False
@@ -176,18 +199,21 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
             finish_reason = text_of(choice.get("finish_reason")) or finish_reason
             text.append(_content(delta.get("content")) or "")
             refusal.append(text_of(delta.get("refusal")) or "")
+            thoughts.add(delta)
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
                 _add_tool_call(calls, latest, number, part)
         check_parts(len(calls))
     if not (ended or (finish_reason and _usage(said.get("usage")))):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     function_calls: list[JsonValue] = [
-        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in calls
+        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}, **call.own}
+        for call in calls
     ]
     message: dict[str, JsonValue] = {
         "content": "".join(text),
         "refusal": "".join(refusal),
         "tool_calls": function_calls,
+        **thoughts.whole(),
     }
     choice: dict[str, JsonValue] = {"message": message, "finish_reason": finish_reason or None}
     return parse_object({**said, "choices": [choice]}, quirks, base_url)
@@ -208,7 +234,7 @@ def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
             raise UnsupportedParameter(parameter, "this service does not honour it")
 
 
-def _message(message: ChatMessage) -> JsonValue:
+def _asked(message: ChatMessage) -> JsonValue:
     if message.role == "tool":
         return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
     if message.images:
@@ -216,13 +242,26 @@ def _message(message: ChatMessage) -> JsonValue:
             {"type": "image_url", "image_url": {"url": image_url(image)}} for image in message.images
         ]
         return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
-    if message.tool_calls:
-        calls: list[JsonValue] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_text(call)}}
-            for call in message.tool_calls
-        ]
-        return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
     return {"role": message.role, "content": message.content}
+
+
+def _said(message: ChatMessage, grant: Grant, service: ServiceSettings, quirks: Quirks) -> JsonValue:
+    said: dict[str, JsonValue] = {"role": "assistant", "content": message.content or None}
+    calls: list[dict[str, JsonValue]] = []
+    for piece in pieces_of(message, grant, service):
+        if (call := piece.call) is not None:
+            function: JsonValue = {"name": call.name, "arguments": arguments_text(call)}
+            own = only(piece.own, ("extra_content",))
+            calls.append({"id": call.id, "type": "function", "function": function, **own})
+        elif piece.text is None:
+            said |= only(piece.own, _THOUGHTS)
+    if calls:
+        if quirks.wants_thoughts:
+            said = {"reasoning_content": "", **said}
+        if quirks.wants_signature:
+            calls[0] = {"extra_content": _UNSIGNED, **calls[0]}
+        said["tool_calls"] = list[JsonValue](calls)
+    return said
 
 
 def image_url(image: Image) -> str:
@@ -276,14 +315,28 @@ def _content(content: JsonValue) -> str | None:
     return text_of(content)
 
 
-def _tool_calls(calls: JsonValue) -> tuple[ToolCall, ...]:
+def _calls(calls: JsonValue) -> list[dict[str, JsonValue]]:
+    """Those that have a name."""
+    return [call for call in map(object_of, list_of(calls)) if text_of(object_of(call.get("function")).get("name"))]
+
+
+def _tool_calls(calls: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
     found: list[WrittenCall] = []
-    for call in map(object_of, list_of(calls)):
+    for call in calls:
         function = object_of(call.get("function"))
-        name = text_of(function.get("name"))
-        if name:
-            found.append(WrittenCall(text_of(call.get("id")) or "", name, function.get("arguments")))
+        found.append(
+            WrittenCall(text_of(call.get("id")) or "", text_of(function.get("name")) or "", function.get("arguments"))
+        )
     return tool_calls(found)
+
+
+def _state(message: dict[str, JsonValue], text: str, calls: Sequence[dict[str, JsonValue]]) -> JsonValue:
+    """What the model thought, where the server says it, and what Google adds to its calls."""
+    thought = next(({name: message[name]} for name in _THOUGHTS if message.get(name)), None)
+    pieces = [WrittenPiece(own=thought)] if thought else []
+    pieces += [WrittenPiece(text=text)] if text else []
+    pieces += [WrittenPiece(call=at, own=only(call, ("extra_content",)) or None) for at, call in enumerate(calls)]
+    return kept(pieces)
 
 
 @dataclass
@@ -291,6 +344,38 @@ class _StreamedCall:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list[str])
+    own: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+
+class _StreamedThoughts:
+    """What a model thought, in pieces."""
+
+    def __init__(self) -> None:
+        self._texts = {name: list[str]() for name in _THOUGHTS}
+        self._details: list[dict[str, JsonValue]] = []
+        self._texts_of: list[list[str]] = []
+
+    def add(self, delta: dict[str, JsonValue]) -> None:
+        for name, pieces in self._texts.items():
+            pieces.append(text_of(delta.get(name)) or "")
+        for piece in map(object_of, list_of(delta.get("reasoning_details"))):
+            same = {name: piece.get(name) for name in ("type", "index")}
+            last = self._details[-1] if self._details else {}
+            if same != {name: last.get(name) for name in same}:
+                self._details.append({})
+                self._texts_of.append([])
+            self._details[-1] |= {name: value for name, value in piece.items() if value is not None}
+            self._texts_of[-1].append(text_of(piece.get("text")) or "")
+
+    def whole(self) -> dict[str, JsonValue]:
+        """By the names of the fields; those that were not there are missing."""
+        found: dict[str, JsonValue] = {name: "".join(pieces) for name, pieces in self._texts.items() if any(pieces)}
+        for detail, texts in zip(self._details, self._texts_of, strict=True):
+            if any(texts):
+                detail["text"] = "".join(texts)
+        if self._details:
+            found["reasoning_details"] = list[JsonValue](self._details)
+        return found
 
 
 def _add_tool_call(
@@ -306,6 +391,7 @@ def _add_tool_call(
     call.id = call.id or call_id
     call.name = call.name or text_of(function.get("name")) or ""
     call.arguments.append(text_of(function.get("arguments")) or "")
+    call.own |= only(part, ("extra_content",))
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:

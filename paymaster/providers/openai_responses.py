@@ -8,6 +8,7 @@ from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import event_object, stream_events
+from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.openai import arguments_text, dollars_to_nanos, image_url, quirks_of
 from paymaster.providers.provider import (
@@ -26,6 +27,10 @@ from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _UNFINISHED = ("queued", "in_progress")
 _CALL_ID = re.compile(".{1,64}")
+_REASONS = re.compile(r"(o\d|gpt-(?!5-chat)([5-9]|\d\d))")
+"""Models that think, by how their names begin."""
+_THOUGHT = ("type", "id", "summary", "encrypted_content")
+"""What goes back of a reasoning item; its `status` is refused there."""
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
 
 
@@ -35,7 +40,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
             raise UnsupportedParameter(parameter, "the Responses API has no such parameter")
     items: list[JsonValue] = []
     for message in with_ids(request.conversation(), _CALL_ID):
-        items.extend(_items(message))
+        items.extend(_items(message, grant, service))
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "input": items,
@@ -50,6 +55,8 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["temperature"] = request.temperature
     if request.top_p is not None:
         body["top_p"] = request.top_p
+    if request.reasoning_effort is not None or _REASONS.match(grant.model):
+        body["include"] = ["reasoning.encrypted_content"]  # others refuse it
     if request.reasoning_effort is not None:
         body["reasoning"] = {"effort": request.reasoning_effort}
     if request.tools:
@@ -99,14 +106,19 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     text: list[str] = []
     refusals: list[str] = []
     calls: list[WrittenCall] = []
+    pieces: list[WrittenPiece] = []
     for item in map(object_of, list_of(data["output"])):
         name = text_of(item.get("name"))
         if item.get("type") == "function_call" and name:
+            pieces.append(WrittenPiece(call=len(calls)))
             calls.append(WrittenCall(text_of(item.get("call_id")) or "", name, item.get("arguments")))
         if item.get("type") == "message":
-            for part in map(object_of, list_of(item.get("content"))):
-                text.append(text_of(part.get("text")) or "")
-                refusals.append(text_of(part.get("refusal")) or "")
+            parts = [object_of(part) for part in list_of(item.get("content"))]
+            text.append("".join(text_of(part.get("text")) or "" for part in parts))
+            refusals += [text_of(part.get("refusal")) or "" for part in parts]
+            pieces.append(WrittenPiece(text=text[-1], own=only(item, ("phase",)) or None))
+        if item.get("type") == "reasoning" and item.get("encrypted_content"):
+            pieces.append(WrittenPiece(own=only(item, _THOUGHT)))
     stopped_by = text_of(object_of(data.get("incomplete_details")).get("reason"))
     refusal = "".join(refusals)
     return ServiceAnswer(
@@ -114,6 +126,7 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
         tool_calls=tool_calls(calls),
         finish_reason=stopped_by or status,
         refused=bool(refusal) or stopped_by == "content_filter",
+        state=kept(pieces),
         **_bill(data, service),
     )
 
@@ -134,7 +147,7 @@ def _error(error: JsonValue, bill: BillFields) -> ServiceError:
     return ServiceError(status=_STATUS_OF_CODE.get(code, 400), body=body, **bill)
 
 
-def _items(message: ChatMessage) -> list[JsonValue]:
+def _items(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[JsonValue]:
     if message.role == "tool":
         return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.content}]
     if message.images:
@@ -142,12 +155,19 @@ def _items(message: ChatMessage) -> list[JsonValue]:
             {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
         ]
         return [{"role": "user", "content": [*images, {"type": "input_text", "text": message.content}]}]
-    items: list[JsonValue] = [
-        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}
-        for call in message.tool_calls
-    ]
-    said: list[JsonValue] = [{"role": message.role, "content": message.content}]
-    return [*said, *items] if message.content or not items else items
+    if message.role != "assistant":
+        return [{"role": message.role, "content": message.content}]
+    return [item for piece in pieces_of(message, grant, service) if (item := _item(piece))]
+
+
+def _item(piece: Piece) -> dict[str, JsonValue]:
+    """The item of an assistant's message; empty for an empty text."""
+    if (call := piece.call) is not None:
+        return {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}
+    if piece.text is not None:
+        said: dict[str, JsonValue] = {"role": "assistant", "content": piece.text}
+        return said | only(piece.own, ("phase",)) if piece.text else {}
+    return only(piece.own, _THOUGHT) if piece.own.get("type") == "reasoning" else {}
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:

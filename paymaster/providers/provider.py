@@ -130,6 +130,8 @@ class ServiceAnswer(Billed):
     """The model or a filter refused. `text` holds what was said, if anything."""
     request_id: str | None = None
     """The service's name for the request, where it comes in the body."""
+    state: JsonValue = None
+    """What the service wants back with this answer; `kept_state` made it."""
     broken: str | None = None
     """Why the service itself takes the answer for none. None: it does not."""
 

@@ -1,9 +1,13 @@
 """Requests of all kinds, for searches with hypothesis."""
 
-from hypothesis import strategies as st
-from wire import SCHEMA, WEATHER
+from typing import Any
+from urllib.parse import urlsplit
 
-from paymaster.messages import ChatMessage, Image, LLMRequest, ToolCall
+from hypothesis import strategies as st
+from wire import BASE_URLS, GRANT, SCHEMA, WEATHER
+
+from paymaster.messages import ChatMessage, Image, LLMRequest, ProviderState, ToolCall
+from paymaster.settings import Api
 
 words = st.text(min_size=1, max_size=10)
 calls = st.builds(
@@ -13,7 +17,43 @@ calls = st.builds(
     arguments=st.dictionaries(words, words, max_size=2),
 )
 images = st.just(Image.of(b"png", "image/png")) | st.just(Image(url="https://example.com/a.png"))
+THOUGHTS: dict[Api, list[dict[str, Any]]] = {
+    "anthropic": [
+        {"type": "thinking", "thinking": "hm", "signature": "s+/=="},
+        {"type": "redacted_thinking", "data": "x" * 500},
+    ],
+    "openai": [{"reasoning_content": "hm " * 200}, {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}],
+    "openai-responses": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x" * 500}],
+    "gemini": [{"text": "hm", "thought": True, "thoughtSignature": "s+/=="}],
+}
+"""What a service may write between texts and calls, by its wire format."""
+BESIDE: dict[Api, dict[str, Any]] = {
+    "openai": {"extra_content": {"google": {"thought_signature": "s"}}},
+    "openai-responses": {"phase": "commentary"},
+    "gemini": {"thoughtSignature": "s" * 500},
+}
+"""What it may write beside them."""
+
+
+@st.composite
+def said(draw: st.DrawFn) -> ChatMessage:
+    """An assistant's message with the state that one of the services of the tests gave with it."""
+    text, asked = draw(words), draw(st.lists(calls, max_size=2))
+    api = draw(st.sampled_from(sorted(THOUGHTS)))
+    places: list[Any] = [{"own": draw(st.sampled_from(THOUGHTS[api]))}, {"text": len(text)}]
+    for number in range(len(asked)):
+        places += [{"own": draw(st.sampled_from(THOUGHTS[api]))}] if draw(st.booleans()) else []
+        places.append({"call": number})
+    for place in places:
+        if "own" not in place and api in BESIDE and draw(st.booleans()):
+            place["own"] = BESIDE[api]
+    host = urlsplit(BASE_URLS[api]).netloc
+    state = ProviderState(api=api, host=host, service=GRANT.service, model=GRANT.model, data=places)
+    return ChatMessage(role="assistant", content=text, tool_calls=tuple(asked), state=state)
+
+
 messages = st.one_of(
+    said(),
     st.builds(ChatMessage, role=st.just("system"), content=words),
     st.builds(ChatMessage, role=st.just("user"), content=words, images=st.lists(images, max_size=2).map(tuple)),
     st.builds(ChatMessage, role=st.just("assistant"), content=words, tool_calls=st.lists(calls, max_size=2).map(tuple)),

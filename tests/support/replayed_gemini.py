@@ -136,8 +136,9 @@ class ReplayedGemini(ReplayedProvider):
 
 
 class ReplayedGeminiWithoutIds(ReplayedGemini):
-    """As it was before its calls had ids."""
+    """An earlier model, whose calls had no ids."""
 
+    model = "gemini-3.1-pro-preview"
     gives_ids = False
 
 

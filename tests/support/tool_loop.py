@@ -48,9 +48,9 @@ class Loop:
         request = LLMRequest(route="r", budget="acme", messages=tuple(self.messages), tools=(WEATHER,))
         call = ServiceCall(grant=grant, request=LLMRequest.model_validate_json(request.model_dump_json()))
         completion: Completion = await environment.run(activities.call_service, call)
-        said = completion.model_dump(include={"text", "tool_calls", "refused", "finish_reason"})
+        said = completion.model_dump(include={"text", "tool_calls", "state", "refused", "finish_reason"})
         result = LLMResult.model_validate({"outcome": Outcome.COMPLETED, "call_id": "1", **said})
-        self.messages.append(ChatMessage(role="assistant", content=result.text, tool_calls=result.tool_calls))
+        self.messages.append(LLMResult.model_validate_json(result.model_dump_json()).message())
         return result
 
     def tell(self, results: Sequence[str]) -> None:

@@ -135,6 +135,7 @@ MESSAGE_ANSWER = ServiceAnswer(
     tool_calls=CHAT_ANSWER.tool_calls,
     finish_reason="tool_use",
     model="claude-x",
+    state=[{"own": {"type": "thinking", "thinking": "hm"}}, {"text": 11}, {"call": 0}],
     usage=WireUsage(
         input_tokens=100,
         cached_input_tokens=60,
@@ -178,6 +179,7 @@ GEMINI_ANSWER = ServiceAnswer(
     tool_calls=(ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="s"),),
     finish_reason="STOP",
     model="gemini-x",
+    state=[{"text": 11}, {"call": 0}],
     usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
 )
 ANSWERS: dict[Api, tuple[dict[str, Any], str, ServiceAnswer]] = {

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from paymaster import LLMRequest, Outcome
 from paymaster.calls.request_limits import denial_of, metadata_bytes
-from paymaster.messages import ChatMessage, Tool, ToolCall
+from paymaster.messages import ChatMessage, ProviderState, Tool, ToolCall
 from paymaster.values.limits import (
     BUDGET_BYTES_MAX,
     METADATA_BYTES_MAX,
@@ -16,6 +16,7 @@ from paymaster.values.limits import (
     NESTING_MAX,
     REQUEST_BYTES_MAX,
     ROUTE_BYTES_MAX,
+    STATE_OF_MESSAGE_BYTES_MAX,
 )
 
 
@@ -44,7 +45,12 @@ def with_arguments(data: dict[str, Any]) -> LLMRequest:
     return ask(messages=(ChatMessage(role="assistant", content="", tool_calls=(call,)),))
 
 
-@pytest.mark.parametrize("build", [with_schema, with_tool, with_arguments])
+def with_state(data: JsonValue) -> LLMRequest:
+    state = ProviderState(api="anthropic", host="h", service="s", model="m", data=data)
+    return ask(messages=(ChatMessage(role="assistant", content="", state=state),))
+
+
+@pytest.mark.parametrize("build", [with_schema, with_tool, with_arguments, with_state])
 @pytest.mark.parametrize("levels", [1, NESTING_MAX, NESTING_MAX + 1, 199, 201, 252, 253])
 def test_a_request_is_as_deep_as_it_can_be_read(build: Any, levels: int) -> None:
     """What the libraries write and read themselves differs: 254 levels and 200."""
@@ -124,3 +130,9 @@ def test_a_request_at_every_bound_at_once_is_sent() -> None:
     request = request.model_copy(update={"prompt": "x" * (REQUEST_BYTES_MAX - len(request.model_dump_json()))})
     assert denial_of(request) is None
     assert LLMRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(("length", "reason"), [(-2, None), (-1, "state_too_large")])
+def test_a_state_has_a_bound_of_its_own(length: int, reason: str | None) -> None:
+    denied = denial_of(with_state("x" * (STATE_OF_MESSAGE_BYTES_MAX + length)))
+    assert (denied and denied.reason) == reason

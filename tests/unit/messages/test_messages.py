@@ -32,12 +32,14 @@ from paymaster.messages import (
     Parked,
     ParkedAnswer,
     PauseService,
+    ProviderState,
     RaiseCap,
     Refused,
     ServiceConfig,
     SetCap,
     Settle,
     Settled,
+    ToolCall,
     UnknownHold,
     Void,
     Window,
@@ -112,6 +114,23 @@ def test_the_order_in_which_a_dict_was_filled_makes_no_other_request() -> None:
     schemas = [{"type": "object", "properties": {name: {} for name in names}} for names in ("ab", "ba")]
     assert len({request(json_schema=schema).digest() for schema in schemas}) == 1
     assert request(stop=("a", "b")).digest() != request(stop=("b", "a")).digest(), "the order of a list is what it says"
+
+
+def test_an_answer_becomes_the_next_message() -> None:
+    call = ToolCall(id="1", name="look", signature="s")
+    state = ProviderState(api="gemini", host="h", service="s", model="m", data=[{"call": 0}])
+    result = LLMResult(outcome=Outcome.COMPLETED, call_id="1", text="Let me see.", tool_calls=(call,), state=state)
+    assert result.message() == ChatMessage(role="assistant", content="Let me see.", tool_calls=(call,), state=state)
+    assert LLMResult.model_validate_json(result.model_dump_json()) == result
+    plain = result.model_copy(update={"state": None})
+    assert "state" not in plain.model_dump_json(), "an older reader meets no field that nobody used"
+    assert "state" not in plain.message().model_dump_json()
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DENIED, Outcome.UNAVAILABLE])
+def test_a_call_without_an_answer_has_no_message(outcome: Outcome) -> None:
+    with pytest.raises(ValueError, match=outcome):
+        LLMResult(outcome=outcome, call_id="1").message()
 
 
 def test_a_request_comes_back_from_json_the_same() -> None:
