@@ -158,7 +158,7 @@ class Ledger:
         ended = self.caps_that_end(key, config, all_of_them=all_of_them)
         account = self.accounts.get(key) or self.open_account(key)
         account.alert_at = config.alert_at
-        account.limiter.configure(config.requests_per_minute, config.tokens_per_minute, config.max_concurrent)
+        account.limiter.configure(config.limits())
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
             balance.alert_from_nanos = 0

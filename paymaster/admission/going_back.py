@@ -39,9 +39,8 @@ def _put_hold_back(hold: Hold, to_ms: int, expires_after_ms: int) -> None:
 
 
 def _put_limits_back(account: Account, to_ms: int) -> None:
-    for bucket in (account.limiter.requests, account.limiter.tokens):
-        if bucket is not None:
-            bucket.drained_at_ms = min(bucket.drained_at_ms, to_ms)
+    for bucket in account.limiter.buckets:
+        bucket.drained_at_ms = min(bucket.drained_at_ms, to_ms)
 
 
 def _put_gate_back(gate: Gate, to_ms: int) -> None:

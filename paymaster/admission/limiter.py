@@ -5,7 +5,10 @@ more than N. A request larger than the whole burst is admitted when the bucket i
 next ones wait for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from paymaster.messages import LimitName, LimitStatus
 
 _UNIT = 600_000
 """One request or token in the bucket: so that a drain of 0.9 N per 60,000 ms is the whole number 9 N per ms."""
@@ -61,11 +64,24 @@ class Limiter:
     """Holds of this account that have not ended; an expired hold keeps its place until it is settled. Counted only
     while there is any limit."""
 
-    def configure(self, requests: int | None, tokens: int | None, concurrent_max: int | None) -> None:
+    def configure(self, limits: Mapping[LimitName, int | None]) -> None:
         """Sets the limits. What a bucket holds stays in it, but drains no later than it would have."""
-        self.requests = _configured(self.requests, requests)
-        self.tokens = _configured(self.tokens, tokens)
-        self.concurrent_max = concurrent_max
+        self.requests = _configured(self.requests, limits["requests_per_minute"])
+        self.tokens = _configured(self.tokens, limits["tokens_per_minute"])
+        self.concurrent_max = limits["max_concurrent"]
+
+    def in_use(self, now_ms: int) -> tuple[LimitStatus, ...]:
+        """Each limit that there is, and how much of it is used. Changes nothing."""
+        limits: tuple[tuple[LimitName, int | None, int], ...] = (
+            ("requests_per_minute", *_in_use(self.requests, now_ms)),
+            ("tokens_per_minute", *_in_use(self.tokens, now_ms)),
+            ("max_concurrent", self.concurrent_max, self.running),
+        )
+        return tuple(LimitStatus(what=what, limit=most, used=used) for what, most, used in limits if most is not None)
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        return tuple(bucket for bucket in (self.requests, self.tokens) if bucket is not None)
 
     @property
     def limits(self) -> bool:
@@ -97,6 +113,10 @@ class Limiter:
             self.requests.take(requests, now_ms)
         if self.tokens is not None:
             self.tokens.take(tokens, now_ms)
+
+
+def _in_use(bucket: Bucket | None, now_ms: int) -> tuple[int | None, int]:
+    return (None, 0) if bucket is None else (bucket.per_minute, bucket.used(now_ms))
 
 
 def _configured(bucket: Bucket | None, per_minute: int | None) -> Bucket | None:

@@ -1,19 +1,16 @@
 """The desk's state as operators see it."""
 
 from collections.abc import Collection
-from typing import Literal
 
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
-from paymaster.admission.limiter import Bucket, Limiter
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountStatus,
     DeskStatus,
-    LimitStatus,
     ServiceStatus,
     StatusRequest,
     UnconfirmedHold,
@@ -85,7 +82,7 @@ def account_statuses(
             folded=ledger.accounts[key].folded,
             folded_nanos=ledger.accounts[key].folded_nanos,
             windows=_windows(ledger.accounts[key], now_ms, ended),
-            limits=_limits(ledger.accounts[key].limiter, now_ms),
+            limits=ledger.accounts[key].limiter.in_use(now_ms),
         )
         for key in keys
     )
@@ -141,21 +138,6 @@ def _window(balance: Balance, now_ms: int, *, ended: bool) -> WindowStatus:
         ends_at_ms=window_end_ms(balance.window, now_ms),
         missing_nanos=0 if ended else balance.missing_nanos,
     )
-
-
-def _limits(limiter: Limiter, now_ms: int) -> tuple[LimitStatus, ...]:
-    limits: list[LimitStatus] = []
-    if limiter.requests is not None:
-        limits.append(_bucket("requests_per_minute", limiter.requests, now_ms))
-    if limiter.tokens is not None:
-        limits.append(_bucket("tokens_per_minute", limiter.tokens, now_ms))
-    if limiter.concurrent_max is not None:
-        limits.append(LimitStatus(what="max_concurrent", limit=limiter.concurrent_max, used=limiter.running))
-    return tuple(limits)
-
-
-def _bucket(what: Literal["requests_per_minute", "tokens_per_minute"], bucket: Bucket, now_ms: int) -> LimitStatus:
-    return LimitStatus(what=what, limit=bucket.per_minute, used=bucket.used(now_ms))
 
 
 def _waiting(call: ParkedCall) -> WaitingCall:

@@ -30,6 +30,8 @@ Who = Annotated[str | None, typer.Option(help="Default: user@host.")]
 @app.callback()
 def services(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """Rate limits and their use, breakers, pauses."""
+    from paymaster.messages import LIMITS
+
     if context.invoked_subcommand is not None:
         return
     status = run_async(ledger_status(command_settings(config)))
@@ -38,7 +40,8 @@ def services(context: typer.Context, as_json: JsonOption = False, config: Config
     if as_json:
         print_json({"ledger": status.ledger, "services": [_document(*row) for row in rows]})
         return
-    headers = ["service", "state", "requests/min", "tokens/min", "at once", "parked"]
+    limits = [limit.replace("_per_minute", "/min").replace("max_concurrent", "at once") for limit in LIMITS]
+    headers = ["service", "state", *limits, "parked"]
     print_table(headers, [_row(*row) for row in rows], right=headers[2:])
 
 
@@ -88,15 +91,14 @@ def _tell(state: "ServiceState", *, as_json: bool) -> None:
 
 
 def _row(service: "ServiceStatus", account: "AccountStatus") -> list[str]:
+    from paymaster.messages import LIMITS
     from paymaster.observability.temporal_ui import service_state
 
     limits = {limit.what: f"{limit.used} of {limit.limit}" for limit in account.limits}
     return [
         service.service,
         service_state(service),
-        limits.get("requests_per_minute", "no limit"),
-        limits.get("tokens_per_minute", "no limit"),
-        limits.get("max_concurrent", "no limit"),
+        *(limits.get(name, "no limit") for name in LIMITS),
         str(account.parked),
     ]
 

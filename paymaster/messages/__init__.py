@@ -65,10 +65,12 @@ from paymaster.messages.commands import (
     Void,
 )
 from paymaster.messages.config import (
+    LIMITS,
     AccountConfig,
     AdminConfig,
     CarriedConfig,
     DeskConfig,
+    LimitName,
     RetrySettings,
     ServiceConfig,
     config_too_large,
@@ -168,6 +170,7 @@ __all__ = [
     "ENCRYPTED",
     "KEY_SOURCE_DOWN",
     "LEDGER_TASK_QUEUE",
+    "LIMITS",
     "NOT_BILLED",
     "UNKNOWN_OUTCOME",
     "WORKER_LOST",
@@ -222,6 +225,7 @@ __all__ = [
     "LLMRequest",
     "LLMResult",
     "LedgerStart",
+    "LimitName",
     "LimitStatus",
     "LoadSpend",
     "LoadedSpend",

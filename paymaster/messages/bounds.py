@@ -179,9 +179,8 @@ def _check_account(name: str, account: AccountConfig) -> None:
     _within(f"{name}: the number of alert_at", len(account.alert_at), 0, ALERT_PARTS_MAX)
     for part in account.alert_at:
         _within(f"{name}: alert_at", part, 0, 1)
-    _within_or_none(f"{name}: requests_per_minute", account.requests_per_minute, 1, COUNT_MAX)
-    _within_or_none(f"{name}: tokens_per_minute", account.tokens_per_minute, 1, COUNT_MAX)
-    _within_or_none(f"{name}: max_concurrent", account.max_concurrent, 1, COUNT_MAX)
+    for limit, most in account.limits().items():
+        _within_or_none(f"{name}: {limit}", most, 1, COUNT_MAX)
 
 
 def _check_service(name: str, service: ServiceConfig) -> None:

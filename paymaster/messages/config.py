@@ -1,6 +1,6 @@
 """The configuration that the desk decides with, and how it is carried when it is large."""
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     TypeAdapter,
@@ -22,6 +22,11 @@ class RetrySettings(Message):
     maximum_attempts: int = 5
 
 
+LimitName = Literal["requests_per_minute", "tokens_per_minute", "max_concurrent"]
+"""The kinds of rate limits: fields of an account's configuration, here and in `settings/tables`."""
+LIMITS: tuple[LimitName, ...] = get_args(LimitName)
+
+
 class AccountConfig(Message):
     caps_nanos: dict[Window, int] = {}
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95)
@@ -29,6 +34,9 @@ class AccountConfig(Message):
     tokens_per_minute: int | None = None
     max_concurrent: int | None = None
     """Calls at once. None, here as above: no limit."""
+
+    def limits(self) -> dict[LimitName, int | None]:
+        return {name: getattr(self, name) for name in LIMITS}
 
 
 class ServiceConfig(AccountConfig):

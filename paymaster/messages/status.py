@@ -8,7 +8,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant
-from paymaster.messages.config import CarriedConfig
+from paymaster.messages.config import CarriedConfig, LimitName
 from paymaster.values.windows import Window
 
 
@@ -84,7 +84,7 @@ class WindowStatus(Message):
 class LimitStatus(Message):
     """A rate limit of an account, and how much of its burst is in use."""
 
-    what: Literal["requests_per_minute", "tokens_per_minute", "max_concurrent"]
+    what: LimitName
     limit: int
     used: int
     """Requests or tokens that have not drained yet; for `max_concurrent`, calls that are running."""

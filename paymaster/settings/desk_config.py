@@ -2,15 +2,15 @@
 
 from datetime import timedelta
 from hashlib import sha256
-from typing import TypedDict
 
 from paymaster.messages import (
+    LIMITS,
     AccountConfig,
     AdminConfig,
     DeskConfig,
+    LimitName,
     RetrySettings,
     ServiceConfig,
-    Window,
     config_too_large,
 )
 from paymaster.settings import AccountSettings, ConfigurationError, ServiceSettings, Settings
@@ -37,13 +37,15 @@ def desk_config(settings: Settings) -> DeskConfig:
 
 
 def _account(account: AccountSettings) -> AccountConfig:
-    return AccountConfig(**_common(account))
+    limits: dict[LimitName, int | None] = {name: getattr(account, name) for name in LIMITS}
+    caps = dict(sorted(account.cap_usd.items()))
+    return AccountConfig(caps_nanos=caps, alert_at=account.alert_at, **limits)
 
 
 def _service(service: ServiceSettings) -> ServiceConfig:
     retry = service.retry
     return ServiceConfig(
-        **_common(service),
+        **dict(_account(service)),
         breaker_failures=service.breaker.failures,
         breaker_cooldown_ms=_ms(service.breaker.cooldown),
         timeout_ms=_ms(service.timeout),
@@ -55,24 +57,6 @@ def _service(service: ServiceSettings) -> ServiceConfig:
         ),
         max_retry_after_ms=_ms(service.max_retry_after),
         max_unconfirmed=service.max_unconfirmed,
-    )
-
-
-class _Common(TypedDict):
-    caps_nanos: dict[Window, int]
-    alert_at: tuple[float, ...]
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    max_concurrent: int | None
-
-
-def _common(account: AccountSettings) -> _Common:
-    return _Common(
-        caps_nanos=dict(sorted(account.cap_usd.items())),
-        alert_at=account.alert_at,
-        requests_per_minute=account.requests_per_minute,
-        tokens_per_minute=account.tokens_per_minute,
-        max_concurrent=account.max_concurrent,
     )
 
 

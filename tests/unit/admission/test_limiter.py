@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from searches import examples
 
 from paymaster.admission.limiter import Bucket, Limiter
-from paymaster.messages import Candidate, Denied, Granted, Parked
+from paymaster.messages import Candidate, Denied, Granted, LimitName, Parked
 from paymaster.values.money import Price
 
 FEW = settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
@@ -177,27 +177,31 @@ def test_time_that_goes_back_gives_nothing_and_takes_nothing() -> None:
 def test_a_raised_limit_keeps_what_was_used() -> None:
     """A new limit does not begin with an empty bucket: what was used still counts."""
     limiter = Limiter()
-    limiter.configure(100, 1_000, 5)
+    limiter.configure(limits(100, 1_000, 5))
     for _ in range(10):
         limiter.start(10, NOON)
-    limiter.configure(200, 2_000, 50)
+    limiter.configure(limits(200, 2_000, 50))
     assert limiter.requests is not None
     assert limiter.tokens is not None
     assert (limiter.requests.used(NOON), limiter.tokens.used(NOON)) == (10, 100)
     assert limiter.running == 10
-    limiter.configure(None, None, None)
+    limiter.configure(limits(None, None, None))
     assert not limiter.limits
 
 
 def test_a_lowered_limit_does_not_stop_the_service_for_longer_than_before() -> None:
     """From 60,000 a minute to 10: the burst of 6,000 that was just sent is not worked off at 9 a minute."""
     limiter = Limiter()
-    limiter.configure(60_000, None, None)
+    limiter.configure(limits(60_000, None, None))
     for _ in range(6_000):
         limiter.start(0, NOON)
     before_ms = limiter.wait_ms(0, NOON)
-    limiter.configure(10, None, None)
+    limiter.configure(limits(10, None, None))
     assert before_ms <= limiter.wait_ms(0, NOON) <= 7 * SECOND
+
+
+def limits(requests: int | None, tokens: int | None, concurrent: int | None) -> dict[LimitName, int | None]:
+    return {"requests_per_minute": requests, "tokens_per_minute": tokens, "max_concurrent": concurrent}
 
 
 # ---------------------------------------------------------------- at the desk
