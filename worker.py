@@ -69,7 +69,8 @@ from paymaster.observability.search_attributes import are_registered
 from paymaster.observability.telemetry import Telemetry, telemetry_of
 from paymaster.providers.connections import Connections
 from paymaster.redaction import redact_crashes
-from paymaster.security.encryption import OwnWorkflowsPayloadConverter
+from paymaster.security.composition import ComposedConverter
+from paymaster.security.payloads import OwnWorkflowsPayloadConverter
 from paymaster.settings import (
     ConfigurationError,
     LogSettings,
@@ -301,6 +302,8 @@ def _workers(
 ) -> list[Worker]:
     """In the order of starting; the ledger's is stopped last. `ledger_client` None: the same client."""
     ledger_client = ledger_client or client
+    if settings.encryption.keys or settings.encryption.codec:
+        client = _changed(client, lambda converter: replace(converter, marks_plain=True))
     ledger = Ledger(ledger_client, settings.ledger.name)
     config = desk_config(settings)
 
@@ -384,12 +387,18 @@ def _workers(
 
 def _bounding(client: Client) -> Client:
     """This client for workers of Paymaster's own workflows, which read nothing that is too large to be read."""
+    return _changed(client, lambda converter: replace(converter, payload_converter_class=OwnWorkflowsPayloadConverter))
 
-    def bounded(converter: DataConverter | None) -> DataConverter:
-        return replace(converter or DataConverter.default, payload_converter_class=OwnWorkflowsPayloadConverter)
+
+def _changed(client: Client, change: Callable[[ComposedConverter], DataConverter]) -> Client:
+    """This client with another data converter."""
+
+    def changed(converter: DataConverter | None) -> DataConverter:
+        assert isinstance(converter, ComposedConverter)  # the plugin's
+        return change(converter)
 
     config = client.config()
-    config["plugins"] = [*config["plugins"], SimplePlugin("paymaster-own-workflows", data_converter=bounded)]
+    config["plugins"] = [*config["plugins"], SimplePlugin("paymaster-own-workers", data_converter=changed)]
     return Client(**config)
 
 

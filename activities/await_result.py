@@ -4,8 +4,11 @@ import asyncio
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
 
-from paymaster.messages import LLMResult, call_workflow_id
+from paymaster.messages import call_workflow_id
+from paymaster.security.payloads import PayloadUnreadable, read_raw
 
 HEARTBEAT_EVERY_S = 10.0
 
@@ -15,9 +18,17 @@ class AwaitResultActivities:
         self._client = client
 
     @activity.defn
-    async def await_result(self, call_id: str) -> LLMResult:
-        """Waits for as long as that call takes. Raises WorkflowFailureError when it failed or was cancelled."""
-        handle = self._client.get_workflow_handle(call_workflow_id(call_id), result_type=LLMResult)
+    async def await_result(self, message: RawValue) -> RawValue:
+        """Waits for as long as that call takes. `message` is the call's id, the result an LLMResult.
+
+        Raises WorkflowFailureError when the call failed or was cancelled, and a non-retryable ApplicationError for an
+        id that a codec has encoded which this worker lacks.
+        """
+        try:
+            call_id = read_raw(message, str)
+        except PayloadUnreadable as error:
+            raise ApplicationError(str(error), type="PayloadUnreadable", non_retryable=True) from error
+        handle = self._client.get_workflow_handle(call_workflow_id(call_id), result_type=RawValue)
         result = asyncio.ensure_future(handle.result())
         try:
             while not result.done():

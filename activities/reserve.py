@@ -28,6 +28,11 @@ from paymaster.values.collection import EndedRequests
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
+_PLAIN = (
+    "the request came in plain text, where everybody who reads Temporal's histories reads its prompt, and this worker "
+    "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
+    "allow_plaintext = true under [encryption] for the workers"
+)
 _NO_IMAGES = (
     "the request has images, whose tokens nobody knows beforehand; add image_tokens_max = … (the most "
     'of one image) under [services.{service}.models."{model}"]'
@@ -57,6 +62,8 @@ class ReserveActivities:
         return Reservation(answer=await self._reserve(request), findable=self._findable)
 
     async def _reserve(self, request: ReserveRequest) -> ReserveAnswer:
+        if request.plain and not self._settings.encryption.allow_plaintext:
+            return Denied(hold_id=request.hold_id, reason="plaintext", detail=_PLAIN)
         ledger = self._settings.ledger
         if request.route not in self._settings.routes:
             known = ", ".join(sorted(self._settings.routes)) or "none"

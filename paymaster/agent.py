@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import overload
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import RawValue, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from paymaster.agent_starts import room_for_start
@@ -21,6 +21,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW
 from paymaster.observability.temporal_ui import call_details, call_summary
+from paymaster.security.payloads import as_raw, read_raw
 
 
 @overload
@@ -55,12 +56,12 @@ async def try_generate(request: LLMRequest) -> LLMResult:
     request = request.model_copy(update={"call_id": call_id})
     await room_for_start(json_bytes(request))
     try:
-        return await workflow.execute_child_workflow(
+        answer = await workflow.execute_child_workflow(
             CALL_WORKFLOW.name,
-            CALL_WORKFLOW.takes(request),
+            as_raw(CALL_WORKFLOW.takes(request)),
             id=call_workflow_id(call_id),
             task_queue=CALLS_TASK_QUEUE,
-            result_type=CALL_WORKFLOW.result,
+            result_type=RawValue,
             # An agent that ends lets a call that is being paid for finish its bookkeeping.
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
             cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -68,15 +69,17 @@ async def try_generate(request: LLMRequest) -> LLMResult:
             static_summary=call_summary(request),
             static_details=call_details(request),
         )
+        return read_raw(answer, CALL_WORKFLOW.result)
     except WorkflowAlreadyStartedError:
-        result = await workflow.execute_activity(
+        answer = await workflow.execute_activity(
             AWAIT_RESULT.name,
-            AWAIT_RESULT.takes(call_id),
+            as_raw(AWAIT_RESULT.takes(call_id)),
             task_queue=ACTIVITIES_TASK_QUEUE,
-            result_type=AWAIT_RESULT.result,
+            result_type=RawValue,
             start_to_close_timeout=timedelta(days=366),
             heartbeat_timeout=timedelta(seconds=30),
         )
+        result = read_raw(answer, AWAIT_RESULT.result)
         if result.request_digest != request.digest():
             raise CallIdReused(call_id) from None
         return result

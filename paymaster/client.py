@@ -1,8 +1,9 @@
 """Paymaster from outside a workflow: connecting, and calls; `Ledger` is what admins and operators ask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache, partial
-from typing import overload
+from typing import cast, overload
 from uuid import uuid4
 
 from temporalio.client import (
@@ -10,7 +11,7 @@ from temporalio.client import (
     Plugin,
     WorkflowHandle,
 )
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import RawValue, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime, TelemetryConfig
@@ -25,6 +26,7 @@ from paymaster.messages.temporal_names import CALL_WORKFLOW, ResultT
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
+from paymaster.security.payloads import as_raw, read_raw
 from paymaster.settings import Settings
 
 __all__ = ["Ledger", "ResultT", "connect", "generate", "quiet_runtime", "start", "try_generate"]
@@ -89,15 +91,46 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
     request = request.model_copy(update={"call_id": call_id})
     workflow_id = call_workflow_id(call_id)
     try:
-        return await client.start_workflow(
+        started = await client.start_workflow(
             CALL_WORKFLOW.name,
-            CALL_WORKFLOW.takes(request),
+            as_raw(CALL_WORKFLOW.takes(request)),
             id=workflow_id,
             task_queue=CALLS_TASK_QUEUE,
-            result_type=CALL_WORKFLOW.result,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             static_summary=call_summary(request),
             static_details=call_details(request),
         )
     except WorkflowAlreadyStartedError:
-        return client.get_workflow_handle(workflow_id, result_type=LLMResult)
+        return _CallHandle(client, workflow_id)
+    run_id = started.result_run_id
+    return _CallHandle(client, workflow_id, result_run_id=run_id, first_execution_run_id=run_id)
+
+
+class _CallHandle(WorkflowHandle[object, LLMResult]):
+    """A handle whose result does not depend on the data converter of its client."""
+
+    def __init__(
+        self,
+        client: Client,
+        workflow_id: str,
+        *,
+        result_run_id: str | None = None,
+        first_execution_run_id: str | None = None,
+    ) -> None:
+        super().__init__(
+            client,
+            workflow_id,
+            result_run_id=result_run_id,
+            first_execution_run_id=first_execution_run_id,
+            result_type=RawValue,
+        )
+
+    async def result(
+        self,
+        *,
+        follow_runs: bool = True,
+        rpc_metadata: Mapping[str, str | bytes] | None = None,
+        rpc_timeout: timedelta | None = None,
+    ) -> LLMResult:
+        answer = await super().result(follow_runs=follow_runs, rpc_metadata=rpc_metadata or {}, rpc_timeout=rpc_timeout)
+        return read_raw(cast(RawValue, answer), LLMResult)

@@ -1,12 +1,13 @@
 """What a Temporal client or worker needs to speak Paymaster's messages."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from pydantic import ValidationError
 from temporalio.client import ClientConfig
 from temporalio.common import HeaderCodecBehavior
+from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker import ReplayerConfig, WorkerConfig, WorkflowRunner
@@ -14,8 +15,11 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from paymaster.keys.ring import key_source
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
-from paymaster.security.encryption import PayloadEncryption, data_converter
-from paymaster.settings import Settings, load_settings_if_any
+from paymaster.security.composition import ComposedConverter, composed
+from paymaster.security.encryption import PayloadEncryption
+from paymaster.security.payloads import PaymasterPayloadConverter
+from paymaster.security.team_codec import team_codec
+from paymaster.settings import ConfigurationError, Settings, load_settings_if_any
 
 
 def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRunner:
@@ -30,8 +34,10 @@ def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRun
 class PaymasterPlugin(SimplePlugin):
     """Give it to `Client.connect(plugins=[PaymasterPlugin()])`; workers of that client have it too.
 
-    It sets the Pydantic data converter, encrypts payloads where that is configured, keeps known keys out of failures,
-    and lets workflow code import `paymaster` without the sandbox's copy.
+    It encrypts payloads where that is configured, keeps known keys out of failures, and lets workflow code import
+    `paymaster` without the sandbox's copy. What the client has stays: payload converter, codec, failure converter and
+    external storage, also those of other plugins, before or after this one. A client that has no payload converter of
+    its own gets Pydantic's.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -42,16 +48,19 @@ class PaymasterPlugin(SimplePlugin):
         """
         settings = load_settings_if_any() if settings is None else settings
         self._encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
-        super().__init__(
-            "paymaster",
-            data_converter=data_converter(self._encryption),
-            workflow_runner=_with_paymaster_passed_through,
-        )
+        self._codec = None if settings.encryption.codec is None else team_codec(settings.encryption.codec)
+        super().__init__("paymaster", workflow_runner=_with_paymaster_passed_through)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Also has a mistake in a request fail the agent that made it, whose task would be tried again for ever. Not
-        where Paymaster's own workflows run: there it would be an error of ours, and nothing may be lost."""
+        where Paymaster's own workflows run: there it would be an error of ours, and nothing may be lost.
+
+        Raises ConfigurationError where another plugin has taken the encryption out of the client.
+        """
         config = super().configure_worker(config)
+        client = config.get("client")
+        if client is not None and any(plugin is self for plugin in client.config()["plugins"]):
+            self._check(client.data_converter)
         if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
             types = config.get("workflow_failure_exception_types", ())
             config["workflow_failure_exception_types"] = [*types, ValidationError]
@@ -65,11 +74,56 @@ class PaymasterPlugin(SimplePlugin):
         return await super().connect_service_client(config, next)
 
     def configure_client(self, config: ClientConfig) -> ClientConfig:
-        """Also has headers encoded, which the SDK otherwise leaves as they are."""
-        config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
-        return super().configure_client(config)
+        """Also has headers encoded where there is something to encode them with, which the SDK leaves as they are.
+
+        Raises ConfigurationError where a later plugin would take the encryption out again.
+        """
+        config = super().configure_client(config)
+        plugins = list(config.get("plugins", ()))
+        place = next((place for place, plugin in enumerate(plugins) if plugin is self), len(plugins))
+        before = config.get("data_converter", DataConverter.default)
+        config["data_converter"] = self._on_top_of(before, plugins[place + 1 :])
+        if self._encodes:
+            config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        return config
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
-        """Replays have headers encoded too."""
-        config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
-        return super().configure_replayer(config)
+        """Replays decode what clients encode. The later plugins are not known here: give it as the last one."""
+        config = super().configure_replayer(config)
+        config["data_converter"] = self._on_top_of(config.get("data_converter", DataConverter.default), [])
+        if self._encodes:
+            config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        return config
+
+    @property
+    def _encodes(self) -> bool:
+        return self._encryption.encrypts or self._codec is not None
+
+    def _on_top_of(self, before: DataConverter, later: Sequence[object]) -> DataConverter:
+        """That converter with ours on top. Pydantic's payload converter, unless there is one or a later plugin has one:
+        such plugins refuse or leave alone what is not the SDK's own."""
+        converter = composed(before, self._encryption, self._codec)
+        foreseen = _changed_by(later, converter)
+        self._check(foreseen)
+        if foreseen.payload_converter_class is DefaultPayloadConverter:
+            return replace(converter, payload_converter_class=PaymasterPayloadConverter)
+        return converter
+
+    def _check(self, converter: DataConverter) -> None:
+        encryption = converter.encryption if isinstance(converter, ComposedConverter) else None
+        if self._encodes and (encryption is None or encryption.encrypts < self._encryption.encrypts):
+            raise ConfigurationError(
+                [
+                    "encryption: another plugin puts a data converter of its own in the place of the one that "
+                    "encrypts, and prompts would be readable in Temporal; give PaymasterPlugin as the last plugin"
+                ]
+            )
+
+
+def _changed_by(plugins: Sequence[object], converter: DataConverter) -> DataConverter:
+    """What these plugins make of a converter, as far as they say it the SDK's way."""
+    for plugin in plugins:
+        change = plugin.data_converter if isinstance(plugin, SimplePlugin) else None
+        if change is not None:
+            converter = change(converter) if callable(change) else change
+    return converter

@@ -19,7 +19,7 @@ from decimal import Decimal
 from pydantic import BaseModel
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
@@ -38,6 +38,7 @@ from paymaster.messages import (
 from paymaster.messages.base import Message
 from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL
 from paymaster.plugin import PaymasterPlugin
+from paymaster.security.payloads import as_raw, read_raw
 from paymaster.settings import Settings
 from paymaster.temporal_program import DYNAMIC_CONFIG, temporal_program
 from paymaster.values.json_reading import read_json
@@ -140,8 +141,11 @@ class ScriptedCalls:
         self._rest: Iterator[ScriptedCall] = iter(()) if callable(script) else iter(script)
 
     @activity.defn(name=SCRIPTED_CALL)
-    async def end_of(self, request: LLMRequest) -> ScriptedCall:
-        """The end of the call that starts now. Fails the call where the script has none."""
+    async def end_of(self, message: RawValue) -> RawValue:
+        """The end of the call that starts now, a ScriptedCall. Fails the call where the script has none."""
+        return as_raw(self._end_of(read_raw(message, LLMRequest)))
+
+    def _end_of(self, request: LLMRequest) -> ScriptedCall:
         self.requests.append(request)
         if self._function is not None:
             return self._function(request)
@@ -157,14 +161,17 @@ class ScriptedCallWorkflow:
     """Stands where Paymaster's own workflow of a call stands otherwise."""
 
     @workflow.run
-    async def run(self, request: LLMRequest) -> LLMResult:
-        scripted = await workflow.execute_local_activity(
+    async def run(self, message: RawValue) -> RawValue:
+        """`message` is an LLMRequest, the result an LLMResult."""
+        request = read_raw(message, LLMRequest)
+        end = await workflow.execute_local_activity(
             SCRIPTED_CALL,
-            request,
-            result_type=ScriptedCall,
+            message,
+            result_type=RawValue,
             start_to_close_timeout=_ANSWER_WITHIN,
             retry_policy=RetryPolicy(maximum_attempts=1),  # what is wrong with a script stays wrong
         )
+        scripted = read_raw(end, ScriptedCall)
         result, waits = scripted.result, scripted.parked_for
         if waits and request.on_exhausted == "fail":
             result, waits = denied().result, timedelta()
@@ -172,7 +179,7 @@ class ScriptedCallWorkflow:
             result, waits = denied("waited_too_long").result, request.wait_at_most
         if waits:
             await workflow.sleep(waits)
-        return result.model_copy(
+        result = result.model_copy(
             update={
                 "call_id": call_id_of(workflow.info().workflow_id),
                 "request_digest": request.digest(),
@@ -180,6 +187,7 @@ class ScriptedCallWorkflow:
                 "parsed": _parsed(request, result),
             }
         )
+        return as_raw(result)
 
 
 def _parsed(request: LLMRequest, result: LLMResult) -> object:
@@ -204,9 +212,9 @@ async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[Scrip
     calls = ScriptedCalls(script)
 
     @activity.defn
-    async def await_result(call_id: str) -> LLMResult:
+    async def await_result(call_id: RawValue) -> RawValue:
         """The result of a call that was started before under this id."""
-        handle = client.get_workflow_handle(call_workflow_id(call_id), result_type=LLMResult)
+        handle = client.get_workflow_handle(call_workflow_id(read_raw(call_id, str)), result_type=RawValue)
         result = asyncio.ensure_future(handle.result())
         try:
             while not result.done():

@@ -42,6 +42,7 @@ from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECOR
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import input_bytes
+from paymaster.security.payloads import PLAIN, as_raw, in_plain_text
 from paymaster.values.json_reading import read_json
 from workflows.signals import decoded, message_of, tolerate_any_payload_count
 
@@ -65,6 +66,8 @@ class LLMCallWorkflow:
         """Decodes the request here: the SDK fails the workflow's task for ever with one that it cannot decode."""
         info = workflow.info()
         self._request, self._denial = _request_of(message)
+        self._came_plain = PLAIN in message.payload.metadata
+        self._asked = False
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
         self._holds = 0
         self._answers: dict[str, Granted | Denied] = {}
@@ -84,8 +87,12 @@ class LLMCallWorkflow:
         self._findable = False
 
     @workflow.run
-    async def run(self, message: RawValue) -> LLMResult:
-        """`message` is an LLMRequest."""
+    async def run(self, message: RawValue) -> RawValue:
+        """`message` is an LLMRequest, the result an LLMResult: in plain text for whoever asks in plain text."""
+        result = await self._result_of_call()
+        return in_plain_text(result) if self._came_plain else as_raw(result)
+
+    async def _result_of_call(self) -> LLMResult:
         # Who sends does not check everywhere what can be carried. Patched: such calls of 0.1.0 may be under way.
         if self._denial is not None and workflow.patched("deny-what-cannot-be-carried"):
             return self._denied(self._denial)
@@ -198,11 +205,14 @@ class LLMCallWorkflow:
                     excluded=tuple(self._failed),
                     too_long_for=tuple(self._too_long_for),
                     images=sum(len(message.images) for message in request.messages),
+                    # A call that has asked goes on, also if encryption is turned on meanwhile.
+                    plain=self._came_plain and not self._asked,
                 ),
                 result_type=RESERVE.result,
                 start_to_close_timeout=timedelta(minutes=1),
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
+            self._asked = True
             self._findable = reservation.findable
             return reservation.answer
         except exceptions.FailureError as error:

@@ -24,8 +24,9 @@ async def _serve(settings: "Settings") -> None:
     from paymaster.keys.ring import key_source
     from paymaster.security.codec_server import TOKEN_CHARACTERS_MIN, codec_application
     from paymaster.security.encryption import PayloadEncryption
+    from paymaster.security.team_codec import team_codec
 
-    if not settings.encryption.keys:
+    if not settings.encryption.keys and settings.encryption.codec is None:
         raise CommandError("there is nothing to decrypt: [encryption] keys in the configuration names no key")
     if settings.codec.token is None:
         raise CommandError(
@@ -45,7 +46,8 @@ async def _serve(settings: "Settings") -> None:
     encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
     await encryption.load()
     # What a body would be when decompressed nobody knows before; the UI and the CLI send theirs as they are.
-    application = codec_application(encryption, token, settings.codec.origins)
+    team = None if settings.encryption.codec is None else team_codec(settings.encryption.codec)
+    application = codec_application(encryption, token, settings.codec.origins, team)
     runner = web.AppRunner(application, auto_decompress=False)
     await runner.setup()
     try:

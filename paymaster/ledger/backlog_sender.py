@@ -17,6 +17,7 @@ from paymaster.messages import (
     json_bytes,
 )
 from paymaster.messages.temporal_names import ADD, BACKLOG_WORKFLOW
+from paymaster.security.payloads import as_raw
 from paymaster.values.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX, BATCH_BYTES_MAX
 
 LOOKS_AFTER_SIGNALS = 100
@@ -60,11 +61,11 @@ class Backlog:
             await self._look()
         await self._client.start_workflow(
             BACKLOG_WORKFLOW.name,
-            BACKLOG_WORKFLOW.takes(BacklogStart(ledger=self._ledger)),
+            as_raw(BACKLOG_WORKFLOW.takes(BacklogStart(ledger=self._ledger))),
             id=backlog_workflow_id(self._ledger),
             task_queue=CALLS_TASK_QUEUE,
             start_signal=ADD.name,
-            start_signal_args=[ADD.takes(batch)],
+            start_signal_args=[as_raw(ADD.takes(batch))],
             static_summary=f"what waits to be stored and settled for ledger {self._ledger}",
         )
         self._signals_since += 1

@@ -10,7 +10,7 @@ from temporalio.client import (
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.common import RawValue, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -83,6 +83,7 @@ from paymaster.messages.temporal_names import (
     ResultT,
     UpdateName,
 )
+from paymaster.security.payloads import as_raw, read_raw
 
 ANSWER_WITHIN = timedelta(seconds=10)
 """How long an update or query to the ledger may take, asked for as often as need be, before it counts as unanswered."""
@@ -113,15 +114,16 @@ class Ledger:
         return await self._query(STATUS, page)
 
     async def _query(self, query: QueryName[ArgumentT, ResultT], argument: ArgumentT) -> ResultT:
-        arguments = [] if argument is None else [argument]
+        arguments = [] if argument is None else [as_raw(argument)]
         try:
-            return await self._handle.query(
-                query.name, args=arguments, result_type=query.result, rpc_timeout=ANSWER_WITHIN
+            answer = await self._handle.query(
+                query.name, args=arguments, result_type=RawValue, rpc_timeout=ANSWER_WITHIN
             )
         except WorkflowQueryFailedError as error:  # it is there, and a worker too
             raise LedgerNotFound(f"the ledger {self.name!r} cannot answer: {_reason(error)}") from error
         except RPCError as error:
             raise self._not_found(error) from error
+        return read_raw(answer, query.result)
 
     async def raise_cap(self, change: RaiseCap, command_id: str | None = None) -> CapState:
         """Raises a cap and answers with the new one. Raises AdminRefused, with what exists, and LedgerNotFound.
@@ -133,7 +135,7 @@ class Ledger:
 
     async def signal_raise_cap(self, change: RaiseCap) -> None:
         """Raises a cap by signal, without an answer: what the ledger refuses shows in its status."""
-        await self._handle.signal(RAISE_CAP.name, RAISE_CAP.takes(change))
+        await self._handle.signal(RAISE_CAP.name, as_raw(RAISE_CAP.takes(change)))
 
     async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
         """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
@@ -222,11 +224,12 @@ class Ledger:
         try:
             if (await backlog.describe(rpc_timeout=ANSWER_WITHIN)).close_time is not None:
                 return 0
-            return await backlog.query(WAITING.name, result_type=WAITING.result, rpc_timeout=ANSWER_WITHIN)
+            waiting = await backlog.query(WAITING.name, result_type=RawValue, rpc_timeout=ANSWER_WITHIN)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return 0
             raise self._not_found(error) from error
+        return read_raw(waiting, WAITING.result)
 
     async def start(self, config: DeskConfig, command_id: str | None = None, *, who: str = "") -> ConfigState:
         """Starts the budget workflow where it does not run, and gives it this configuration where it does.
@@ -242,7 +245,7 @@ class Ledger:
     async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
         """One signal with many reports of failed attempts."""
         batch = REPORT_ATTEMPTS.takes(AttemptReports(reports=tuple(reports)))
-        await self._handle.signal(REPORT_ATTEMPTS.name, batch, rpc_timeout=ANSWER_WITHIN)
+        await self._handle.signal(REPORT_ATTEMPTS.name, as_raw(batch), rpc_timeout=ANSWER_WITHIN)
         return [None] * len(reports)
 
     async def is_running(self, call: CallRef) -> bool:
@@ -298,8 +301,10 @@ class Ledger:
     async def _start(self, config: DeskConfig, who: str) -> None:
         await self._client.start_workflow(
             LEDGER_WORKFLOW.name,
-            LEDGER_WORKFLOW.takes(
-                LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who)
+            as_raw(
+                LEDGER_WORKFLOW.takes(
+                    LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who)
+                )
             ),
             id=budget_workflow_id(self.name),
             task_queue=LEDGER_TASK_QUEUE,

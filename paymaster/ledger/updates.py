@@ -3,14 +3,15 @@
 import asyncio
 from datetime import timedelta
 from enum import Enum
-from types import NoneType
 from typing import Any
 
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.messages.temporal_names import ArgumentT, ResultT, UpdateName
+from paymaster.security.payloads import as_raw, read_raw
 
 UPDATE_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 """Everything that an update raises instead of giving a result."""
@@ -76,13 +77,14 @@ async def update_once(
 ) -> ResultT:
     """The result of one update. Raises one of UPDATE_ERRORS; `fate_of` says what that means."""
     try:
-        return await handle.execute_update(
+        answer = await handle.execute_update(
             update.name,
-            args=[] if message is None else [message],
+            args=[] if message is None else [as_raw(message)],
             id=update_id,
-            result_type=None if update.result is NoneType else update.result,
+            result_type=RawValue,
             rpc_timeout=within,
         )
+        return read_raw(answer, update.result)
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
         # The SDK turns the cancellation of our own task into this, too: whoever cancels must not be asked to wait.
         task = asyncio.current_task()

@@ -17,9 +17,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.converter import PayloadCodec
 
-from paymaster.keys.api_key import ApiKey, KeyUnavailable
-from paymaster.security.encryption import PayloadEncryption, PayloadUnreadable
+from paymaster.keys.api_key import ApiKey
+from paymaster.security.composition import ComposedCodec
+from paymaster.security.encryption import PayloadEncryption
+from paymaster.security.payloads import REASON
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 """A history event has at most 2 MiB of payloads, a third more in base64; a page of the UI may ask for several."""
@@ -41,9 +44,12 @@ _SIGN_IN = """<!doctype html><meta charset="utf-8"><title>Paymaster codec server
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def codec_application(encryption: PayloadEncryption, token: ApiKey, origins: Iterable[str]) -> web.Application:
-    """The server's application. `origins`: the pages that may ask, such as "https://temporal.example.com"."""
-    server = _CodecServer(encryption, token, frozenset(origins))
+def codec_application(
+    encryption: PayloadEncryption, token: ApiKey, origins: Iterable[str], team: PayloadCodec | None = None
+) -> web.Application:
+    """The server's application. `origins`: the pages that may ask, such as "https://temporal.example.com". `team`: the
+    team's own codec. Default: there is none."""
+    server = _CodecServer(ComposedCodec(encryption, team), token, frozenset(origins))
     application = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[server.guard])
     application.add_routes(
         [
@@ -59,8 +65,8 @@ def codec_application(encryption: PayloadEncryption, token: ApiKey, origins: Ite
 
 
 class _CodecServer:
-    def __init__(self, encryption: PayloadEncryption, token: ApiKey, origins: frozenset[str]) -> None:
-        self._encryption = encryption
+    def __init__(self, codec: ComposedCodec, token: ApiKey, origins: frozenset[str]) -> None:
+        self._codec = codec
         self._token = token
         self._origins = origins
 
@@ -100,11 +106,11 @@ class _CodecServer:
     async def decode(self, request: web.Request) -> web.Response:
         """The payloads decrypted; in the place of one that cannot be, the reason, as a text that the UI shows."""
         payloads = await self._payloads(request)
-        return _answer(map(self._shown, payloads))
+        return _answer([_shown(payload) for payload in await self._codec.decode(payloads)])
 
     async def encode(self, request: web.Request) -> web.Response:
         """The payloads encrypted, for what somebody sends from the UI."""
-        return _answer(await self._encryption.encode(await self._payloads(request)))
+        return _answer(await self._codec.encode(await self._payloads(request)))
 
     async def show_sign_in(self, request: web.Request) -> web.Response:
         said = "You are signed in." if self._signed_in(request) else "The token lets this browser decrypt payloads."
@@ -150,14 +156,6 @@ class _CodecServer:
         except (ParseError, TypeError, AttributeError, ValueError, LookupError, RecursionError):
             raise web.HTTPBadRequest(text='not {"payloads": [...]} in JSON\n') from None
 
-    def _shown(self, payload: Payload) -> Payload:
-        try:
-            return self._encryption.decrypt(payload)
-        except (PayloadUnreadable, KeyUnavailable) as error:
-            return Payload(
-                metadata={"encoding": b"json/plain"}, data=json.dumps(f"cannot be decrypted: {error}").encode()
-            )
-
     def _is_token(self, given: str) -> bool:
         # Hashes have one length, so that the time of comparing them tells nothing, not even the token's length.
         return hmac.compare_digest(_hash(given), _hash(self._token.reveal()))
@@ -171,6 +169,14 @@ class _CodecServer:
         return hmac.digest(
             self._token.reveal().encode(), f"signed in until {ends}".encode(errors="replace"), sha256
         ).hex()
+
+
+def _shown(payload: Payload) -> Payload:
+    """The payload; in place of one that could not be decoded the reason, as a text."""
+    if REASON not in payload.metadata:
+        return payload
+    reason = payload.data.decode(errors="replace")
+    return Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"cannot be decrypted: {reason}").encode())
 
 
 def _hash(text: str) -> bytes:

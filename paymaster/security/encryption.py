@@ -10,50 +10,27 @@ import binascii
 import os
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from temporalio.api.common.v1 import Payload
-from temporalio.common import RawValue
-from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, PydanticPayloadConverter
-from temporalio.converter import (
-    CompositePayloadConverter,
-    DataConverter,
-    EncodingPayloadConverter,
-    PayloadCodec,
-)
+from temporalio.converter import PayloadCodec
 
 from paymaster.keys.api_key import KeySource, KeyUnavailable
-from paymaster.messages import ENCRYPTED, Configure
-from paymaster.messages.bounds import check_text, may_come_from_anybody
-from paymaster.messages.config_reading import read_configure
-from paymaster.security.failures import EncodingFailureConverter, RedactingFailureConverter
-from paymaster.values.json_reading import check_levels, check_values
-from paymaster.values.limits import ERRORS_TOLD_MAX
+from paymaster.messages import ENCRYPTED
+from paymaster.security.payloads import PayloadUnreadable, unreadable
 
 KEY_NAME = "encryption-key-id"
 """Metadata: the name of the key."""
 KEY_CHECK = "encryption-key-check"
 """Metadata: tells a key from another one that was given the same name."""
-MISSING_KEY = "missing-key"
-"""Metadata of what takes the place of a payload for which there is no key here."""
 KEY_BYTES = 32
-_LONG = 64 * 1024
-"""Bytes of JSON from which on its data is made before it is validated. While Pydantic reads JSON itself, each error has
-a copy made of the whole input, and a large object that lacks ten fields has ten errors."""
 _SALT_BYTES = 16
 _NONCE_BYTES = 12  # of AES-GCM
 _HOW_TO_MAKE = "make one with `openssl rand -base64 32`"
-
-
-class PayloadUnreadable(ValueError):
-    """An encrypted payload was changed on its way, or is encrypted with another key of the same name."""
 
 
 class _EncryptionKey:
@@ -119,7 +96,7 @@ class PayloadEncryption(PayloadCodec):
         ]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """What is not encrypted stays as it is. Raises KeyUnavailable when the keys cannot be fetched.
+        """What Paymaster has not encrypted stays as it is. Raises KeyUnavailable when the keys cannot be fetched.
 
         What cannot be decrypted becomes the reason, which is raised only when somebody wants to know the content: an
         exception here would stop a whole workflow, the ledger too, over one broken signal or one stranger's update.
@@ -130,18 +107,18 @@ class PayloadEncryption(PayloadCodec):
             try:
                 decoded.append(self.decrypt(payload))
             except PayloadUnreadable as error:
-                decoded.append(Payload(metadata={"encoding": ENCRYPTED}, data=str(error).encode()))
+                decoded.append(unreadable(str(error)))
             except KeyUnavailable as error:
-                decoded.append(Payload(metadata={"encoding": ENCRYPTED, MISSING_KEY: b"1"}, data=str(error).encode()))
+                decoded.append(unreadable(str(error), missing_key=True))
         return decoded
 
     def decrypt(self, payload: Payload) -> Payload:
-        """The content of one payload, once the keys are loaded; itself when it is not encrypted.
+        """The content of one payload, once the keys are loaded; itself when Paymaster has not encrypted it.
 
         Raises KeyUnavailable and PayloadUnreadable.
         """
-        if payload.metadata.get("encoding") != ENCRYPTED:
-            return payload
+        if payload.metadata.get("encoding") != ENCRYPTED or KEY_CHECK not in payload.metadata:
+            return payload  # others, such as Temporal's own examples, call what they encrypt the same
         name = payload.metadata.get(KEY_NAME, b"").decode(errors="replace")
         key = self._keys.get(name)
         if key is None:
@@ -161,104 +138,6 @@ class PayloadEncryption(PayloadCodec):
             raise PayloadUnreadable(
                 f"this was changed or cut after it had been encrypted with the key {name!r}; nothing can decrypt it"
             ) from None
-
-
-class _Unreadable(EncodingPayloadConverter):
-    """Says, in the place of its content, why a payload could not be decrypted."""
-
-    @property
-    def encoding(self) -> str:
-        return ENCRYPTED.decode()
-
-    def to_payload(self, value: Any) -> Payload | None:
-        return None
-
-    def from_payload(self, payload: Payload, type_hint: type | None = None) -> Any:
-        reason = payload.data.decode(errors="replace")
-        raise KeyUnavailable(reason) if MISSING_KEY in payload.metadata else PayloadUnreadable(reason)
-
-
-class _BoundedJSON(PydanticJSONPlainPayloadConverter):
-    """JSON, of which Paymaster's own messages have no more values, levels and errors than they may.
-
-    What anybody can send to a workflow is read on a thread during which no other runs; 2 MB can hold a million values,
-    each with an error of its own. What other libraries and agents send is theirs.
-    """
-
-    def from_payload(self, payload: Payload, type_hint: type[Any] | None = None) -> Any:
-        """Raises ValueError, as for everything that is not the message."""
-        if isinstance(type_hint, type) and issubclass(type_hint, BaseModel):
-            if issubclass(type_hint, Configure):
-                return read_configure(payload.data)
-            check_text(payload.data, type_hint)
-            if may_come_from_anybody(type_hint):
-                return _message(payload.data, type_hint)
-        return super().from_payload(payload, type_hint)
-
-
-class _AllBoundedJSON(_BoundedJSON):
-    """JSON, which has no more values and levels than may pass through also where it is no message.
-
-    The SDK reads what nobody asked for as anything: the arguments of a query that takes none, or the second of an
-    update that takes one. What has too much in it is left as it came.
-    """
-
-    def from_payload(self, payload: Payload, type_hint: type[Any] | None = None) -> Any:
-        """Raises ValueError, as for everything that is not of that type."""
-        if not isinstance(type_hint, type) or not issubclass(type_hint, BaseModel):
-            try:
-                check_values(payload.data)
-                check_levels(payload.data)
-            except ValueError:
-                if type_hint is None:
-                    return RawValue(payload)
-                raise
-        return super().from_payload(payload, type_hint)
-
-
-def _message(text: bytes, kind: type[BaseModel]) -> BaseModel:
-    try:
-        return kind.model_validate(from_json(text)) if len(text) > _LONG else kind.model_validate_json(text)
-    except ValidationError as error:
-        if error.error_count() <= ERRORS_TOLD_MAX:
-            raise
-        problem = f"not a {kind.__name__}: {error.error_count():,} of its values are wrong"
-    raise ValueError(problem)
-
-
-def _converters(json: EncodingPayloadConverter) -> tuple[EncodingPayloadConverter, ...]:
-    """Pydantic's, with this one for JSON."""
-    others = [each for each in PydanticPayloadConverter().converters.values() if each.encoding != json.encoding]
-    return (*others, json, _Unreadable())  # JSON takes everything to write: others come first
-
-
-# The SDK makes a converter for each run of a workflow; its parts keep what they know of types, which all share.
-_CONVERTERS = _converters(_BoundedJSON())
-_OWN_CONVERTERS = _converters(_AllBoundedJSON())
-
-
-class PaymasterPayloadConverter(PydanticPayloadConverter):
-    """Pydantic's, which also bounds Paymaster's messages, and knows a payload that could not be decrypted."""
-
-    def __init__(self) -> None:
-        CompositePayloadConverter.__init__(self, *_CONVERTERS)
-
-
-class OwnWorkflowsPayloadConverter(PydanticPayloadConverter):
-    """What Paymaster's own workflows read by: bounds everything that anybody can send them."""
-
-    def __init__(self) -> None:
-        CompositePayloadConverter.__init__(self, *_OWN_CONVERTERS)
-
-
-def data_converter(encryption: PayloadEncryption) -> DataConverter:
-    """How everything of Paymaster is written into Temporal. The one place that decides it."""
-    # The messages and tracebacks of failures are encrypted too: a provider's error may repeat a piece of the prompt.
-    return DataConverter(
-        payload_converter_class=PaymasterPayloadConverter,
-        payload_codec=encryption,
-        failure_converter_class=EncodingFailureConverter if encryption.encrypts else RedactingFailureConverter,
-    )
 
 
 def _secret(name: str, text: str) -> bytes:

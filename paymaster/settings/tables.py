@@ -45,6 +45,7 @@ from paymaster.settings.kinds import (
     check_collector_url,
     check_database_url,
     check_http_url,
+    check_object_name,
     check_origins,
     check_scope,
     check_webhook_url,
@@ -315,6 +316,14 @@ class EncryptionSettings(_Table):
     keys: Annotated[tuple[KeyName, ...], AfterValidator(each_once)] = ()
     """NAMES of keys (see `[keys]`), each 32 random bytes in base64 (`openssl rand -base64 32`). The first one encrypts,
     all of them decrypt. Every worker, agent and command needs the same list. Default []: nothing is encrypted."""
+    codec: Annotated[str, AfterValidator(check_object_name)] | None = None
+    """Where a team's agents have a payload codec of their own: the same one for workers and commands, as
+    "module:object". The object is a `temporalio.converter.PayloadCodec`, or makes one when it is called. A client that
+    has a codec keeps that. None, the default: there is no such codec."""
+    allow_plaintext: bool = False
+    """Take requests that came in plain text although `keys` or `codec` is set: from agents that lack it, whose prompts
+    anybody can read in Temporal, or with a codec that leaves short payloads as they are. Default false: such a request
+    is denied, in words."""
 
 
 class AdminSettings(_Table):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import AGENTS_TASK_QUEUE, ManyQuestions, agents_running
+from agent_workflows import AGENTS_TASK_QUEUE, ManyQuestions, agents_running
 from counting_server import CountingServer, Reply
 from paymaster_process import (
     ROOT,

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from agents import AGENTS_TASK_QUEUE, OneQuestion, agents_running
+from agent_workflows import AGENTS_TASK_QUEUE, OneQuestion, agents_running
 from counting_server import CountingServer, Received, Reply
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -301,10 +301,14 @@ async def test_who_has_no_key_is_told_which_one(
     wrong = await site.command("budget", "show", file=tmp_path / "other.toml")
     assert "compare [encryption] keys with those of the workers" in wrong.errors
 
-    request = LLMRequest(route="crypt-ok", budget="acme/crypt-ok", prompt="No secret", call_id="from-plain")
-    with pytest.raises(KeyUnavailable, match=OLD):
-        await try_generate(await client_with(site), request)
+    request = LLMRequest(route="crypt-ok", budget="acme/crypt-ok", prompt="No secret", call_id="encrypted")
     assert (await try_generate(site.client, request)).text == f"{ANSWER} to No secret"
+    without_key = await client_with(site)
+    with pytest.raises(KeyUnavailable, match=OLD):
+        await try_generate(without_key, request)
+    plain = await try_generate(without_key, request.model_copy(update={"call_id": "from-plain"}))
+    assert (plain.outcome, plain.reason) == (Outcome.DENIED, "plaintext")
+    assert "give the agent's client PaymasterPlugin() with the same keys" in (plain.detail or "")
 
     stop = asyncio.Event()
     monkeypatch.delenv("PAYMASTER_KEY_PAYLOAD_KEY_2025")

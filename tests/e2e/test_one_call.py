@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from agents import AGENTS_TASK_QUEUE, ManyQuestions, OneQuestion, agents_running
+from agent_workflows import AGENTS_TASK_QUEUE, ManyQuestions, OneQuestion, agents_running
 from counting_server import CountingServer, FakeService
 from paymaster_process import (
     MODEL,

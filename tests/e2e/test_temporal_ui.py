@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import AGENTS_TASK_QUEUE, OneQuestion, agents_running
+from agent_workflows import AGENTS_TASK_QUEUE, OneQuestion, agents_running
 from counting_server import CountingServer, FakeService
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from temporalio.api.enums.v1 import EventType

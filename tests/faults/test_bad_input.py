@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from agents import AGENTS_TASK_QUEUE, BrokenQuestions, agents_running
+from agent_workflows import AGENTS_TASK_QUEUE, BrokenQuestions, agents_running
 from counting_server import CountingServer, FakeService
 from paymaster_process import Databases, Site, configuration, results_of, running_site, settled_books, until
 from pydantic import ValidationError

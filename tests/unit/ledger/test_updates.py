@@ -19,8 +19,9 @@ from paymaster.client import Ledger
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.group_commit import PoisonedBatch
 from paymaster.ledger.updates import Fate, Unanswered, fate_of, update_until_answered
-from paymaster.messages import CapState, DeskConfig, RaiseCap, Void
+from paymaster.messages import AnswerBatch, CapState, ConfigState, DeskConfig, RaiseCap, Void
 from paymaster.messages.temporal_names import RELOAD
+from paymaster.security.payloads import as_raw
 
 RAISE = RaiseCap(account="budget:acme", window="day", by="5")
 STATE = CapState(account="budget:acme", window="day", cap_nanos=5)
@@ -48,7 +49,7 @@ class Handle:
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome() if callable(outcome) else outcome
+        return as_raw(outcome() if callable(outcome) else outcome)
 
 
 def ledger_of(handle: Handle) -> Ledger:
@@ -137,12 +138,16 @@ async def settles(ledger: Ledger) -> object:
     return await ledger.send([Void(hold_id="a")])
 
 
-@pytest.mark.parametrize("give", [configures, reloads, settles])
-async def test_every_command_is_given_again(give: Callable[[Ledger], Awaitable[object]]) -> None:
-    class Answers:
-        answers = ()
-
-    handle = Handle(failed("UnprocessedUpdate"), rpc(RPCStatusCode.UNAVAILABLE), Answers)
+@pytest.mark.parametrize(
+    ("give", "answer"),
+    [
+        (configures, ConfigState(digest="d", applied=True, detail="")),
+        (reloads, None),
+        (settles, AnswerBatch(answers=())),
+    ],
+)
+async def test_every_command_is_given_again(give: Callable[[Ledger], Awaitable[object]], answer: object) -> None:
+    handle = Handle(failed("UnprocessedUpdate"), rpc(RPCStatusCode.UNAVAILABLE), answer)
     await give(ledger_of(handle))
     assert len(handle.ids) == 3
     assert len(set(handle.ids)) == 1

@@ -30,7 +30,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.bounds import check_text
 from paymaster.messages.config_reading import read_configure
-from paymaster.security.encryption import OwnWorkflowsPayloadConverter, PaymasterPayloadConverter
+from paymaster.security.payloads import OwnWorkflowsPayloadConverter, PaymasterPayloadConverter
 from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
 from paymaster.values.packed import pack

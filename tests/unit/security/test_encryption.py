@@ -17,7 +17,9 @@ from temporalio.exceptions import ApplicationError
 from paymaster.keys.api_key import EnvironmentKeys, KeyUnavailable
 from paymaster.messages import LLMRequest
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.encryption import ENCRYPTED, PayloadEncryption, PayloadUnreadable, data_converter
+from paymaster.security.composition import ComposedCodec, data_converter
+from paymaster.security.encryption import ENCRYPTED, PayloadEncryption
+from paymaster.security.payloads import PayloadUnreadable
 from paymaster.settings import ConfigurationError, EncryptionSettings, Settings, load_settings
 
 OLD, NEW = "payload-key-2025", "payload-key-2026"
@@ -120,8 +122,10 @@ async def test_a_payload_cannot_be_passed_off_as_another_keys() -> None:
         with pytest.raises(PayloadUnreadable, match=OLD):
             codec.decrypt(Payload(metadata=metadata, data=good.data))
     for name in ({}, {"encryption-key-id": b"\xff\xfe"}, {"encryption-key-id": b"openai-api-key"}):
+        foreign = Payload(metadata={"encoding": ENCRYPTED, **name}, data=good.data)
+        assert codec.decrypt(foreign) == foreign, "without the check it is not of this codec"
         with pytest.raises(KeyUnavailable):
-            codec.decrypt(Payload(metadata={"encoding": ENCRYPTED, **name}, data=good.data))
+            codec.decrypt(Payload(metadata={**foreign.metadata, "encryption-key-check": b"0"}, data=good.data))
 
 
 async def test_another_value_under_the_same_name_is_told_from_a_broken_payload() -> None:
@@ -195,8 +199,8 @@ async def test_an_agents_plugin_takes_the_encryption_of_its_environment(
 
 def names_in(plugin: PaymasterPlugin) -> bool:
     converter = plugin.configure_client({})["data_converter"]  # pyright: ignore[reportArgumentType]
-    assert isinstance(converter.payload_codec, PayloadEncryption)
-    return converter.payload_codec.encrypts
+    assert isinstance(converter.payload_codec, ComposedCodec)
+    return converter.payload_codec.encryption.encrypts
 
 
 async def test_a_missing_key_is_noticed_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +210,11 @@ async def test_a_missing_key_is_noticed_before_anything_is_sent(monkeypatch: pyt
         await Client.connect("127.0.0.1:1", plugins=[plugin])
 
 
-def test_headers_are_encoded_too() -> None:
-    for plugin in (PaymasterPlugin(Settings()), PaymasterPlugin(Settings(encryption=EncryptionSettings(keys=(NEW,))))):
+def test_headers_are_encoded_where_payloads_are() -> None:
+    encrypting = PaymasterPlugin(Settings(encryption=EncryptionSettings(keys=(NEW,))))
+    for plugin, behavior in ((PaymasterPlugin(Settings()), None), (encrypting, HeaderCodecBehavior.CODEC)):
         for configured in (plugin.configure_client({}), plugin.configure_replayer({})):  # pyright: ignore[reportArgumentType]
-            assert configured.get("header_codec_behavior") is HeaderCodecBehavior.CODEC
+            assert configured.get("header_codec_behavior") is behavior
 
 
 @pytest.mark.parametrize(
