@@ -9,7 +9,8 @@ from itertools import count
 from paymaster.messages import LLMRequest, ToolCall
 
 LENGTH_MAX = 64
-_SENT = re.compile("[a-zA-Z0-9_-]{1,64}")
+_SENT = re.compile("[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
+"""Gemini wants a letter or an underscore first."""
 _OTHER = re.compile("[^a-zA-Z0-9_-]")
 
 
@@ -21,7 +22,8 @@ def sent_names(request: LLMRequest) -> dict[str, str]:
     taken, numbers = set(sent), defaultdict[str, "count[int]"](lambda: count(2))
     for name in names:
         if name not in sent:
-            plain = _OTHER.sub("_", name)[:LENGTH_MAX] or "_"
+            plain = _OTHER.sub("_", name) or "_"
+            plain = (plain if _SENT.match(plain) else f"_{plain}")[:LENGTH_MAX]
             # Numbered on from the last one: many names may become the same.
             numbered = (f"{plain[: LENGTH_MAX - 6]}_{number}" for number in numbers[plain[: LENGTH_MAX - 6]])
             sent[name] = plain if plain not in taken else next(each for each in numbered if each not in taken)

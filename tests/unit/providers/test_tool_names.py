@@ -24,7 +24,7 @@ def ask(names: list[str], choice: str | None = None) -> LLMRequest:
 def test_each_name_is_sent_as_another_one_and_found_again(names: list[str], data: st.DataObject) -> None:
     request = ask(names, data.draw(st.sampled_from(names)))
     sent = sent_names(request)
-    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in sent.values())
+    assert all(re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}", name) for name in sent.values())
     assert len(set(sent.values())) == len(names)
     asked = with_sent_names(request)
     assert [tool.name for tool in asked.tools] == [sent[name] for name in names]
