@@ -9,6 +9,7 @@ import pytest
 from counting_server import CountingServer, Reply
 from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
 from pydantic import BaseModel
+from sqlalchemy import text
 from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
@@ -31,6 +32,7 @@ ROUTES = (
     "picture",
     "broke",
     "typed",
+    "thinks",
 )
 STREAMED = {"stream": True, "idle_timeout": "500ms", "timeout": "2s", "max_unconfirmed": 0}
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the usage below at the usual price
@@ -94,6 +96,30 @@ async def run(
         for entry in entries
     ]
     return result, rows
+
+
+async def test_what_a_model_thought_goes_back_with_its_message(site: Site, server: CountingServer) -> None:
+    """And is nowhere but in the messages: not in rows, not in logs."""
+    thought = "a thought of its own"
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    answer = {
+        "choices": [{"message": {"content": None, "reasoning_content": thought, "tool_calls": [call]}}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 5},
+    }
+    tools = (Tool(name="weather"),)
+    asked = (ChatMessage(role="user", content="What is the weather?"),)
+    first, _ = await run(
+        site, server, "thinks", [Reply(body=json.dumps(answer).encode())], prompt=None, messages=asked, tools=tools
+    )
+    told = (*asked, first.message(), ChatMessage(role="tool", content="sunny", tool_call_id="c1"))
+    second, _ = await run(site, server, "thinks", [], prompt=None, messages=told, tools=tools)
+    assert second.outcome is Outcome.COMPLETED
+    said = server.service("thinks-1").requests[-1].body["messages"][1]
+    assert said == {"role": "assistant", "content": None, "reasoning_content": thought, "tool_calls": [call]}
+    assert thought not in site.logs()
+    async with site.engine.connect() as connection:
+        rows = await connection.scalars(text("SELECT to_jsonb(t)::text FROM api_usage AS t"))
+        assert thought not in "".join(rows.all())
 
 
 SECOND: Row = ("2", "final", None, 200, ANSWER_NANOS)
