@@ -13,12 +13,12 @@ def cpu_seconds(*processes: GuardedProcess | int) -> float:
     return sum(_cpu_ticks(pid) for process in processes for pid in _family(_pid(process))) / _TICKS_PER_S
 
 
-def memory_mib(process: GuardedProcess) -> float:
+def memory_mib(process_id: int) -> float:
     """The resident memory."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {process.pid} has no VmRSS")
+    raise RuntimeError(f"process {process_id} has no VmRSS")
 
 
 def _pid(process: GuardedProcess | int) -> int:

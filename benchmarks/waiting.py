@@ -15,11 +15,11 @@ _ARRIVE_WITHIN_S = 600.0
 
 async def calls_at_once(site: Site, *, calls: int = 1_000, waiting_s: float = 5.0) -> list[Figure]:
     """The provider holds every request until the last has arrived, and then for so many seconds more."""
-    memory_before = memory_mib(site.worker)
+    memory_before = memory_mib(site.worker.pid)
     asked = [asyncio.create_task(paymaster.generate(site.client, site.request("later"))) for _ in range(calls)]
     async with httpx.AsyncClient(base_url=site.provider_url, trust_env=False) as provider:
         waiting = await _arrived(provider, calls)
-        memory = memory_mib(site.worker) - memory_before
+        memory = memory_mib(site.worker.pid) - memory_before
         before, started = cpu_seconds(site.worker), time.perf_counter()
         await asyncio.sleep(waiting_s)
         busy = (cpu_seconds(site.worker) - before) / (time.perf_counter() - started)

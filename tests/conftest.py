@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import searches
+import warm_start
 from counting_server import CountingServer
 from paymaster_process import Databases
 
@@ -117,6 +118,7 @@ def pytest_sessionstart() -> None:
 @pytest.fixture(scope="session")
 async def stack() -> AsyncIterator[EmbeddedStack]:
     """Temporal and PostgreSQL for the whole session. Take a namespace and a database of your own there."""
+    warm_start.prepare()
     stack = EmbeddedStack(model=False, headless=True)
     await stack.start()
     try:

@@ -74,7 +74,7 @@ async def test_an_admins_raise_stays_until_the_files_own_value_changes_and_an_ol
     assert "a newer one superseded it" in site.workers[-1].log()
     assert await cap(site, "other") == (usd(4_000_000_000), "file")
     refused = await site.command("config", "apply")
-    assert (refused.code, "superseded" in refused.output) == (1, True)
+    assert (refused.code, "superseded" in refused.output) == (1, True), refused
     assert await cap(site, "other") == (usd(4_000_000_000), "file")
     applied = await site.document("config", "apply", "--force")
     assert applied["applied"]

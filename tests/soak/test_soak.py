@@ -67,7 +67,7 @@ async def site(stack: EmbeddedStack, services: list[FakeService], tmp_path: Path
         ledger={"max_parked": 10_000},
     )
     database_url = await Databases(stack.database_url).create()
-    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=2) as site:
+    async with running_site(stack.temporal_address, database_url, tmp_path, tables, workers=2, warm=False) as site:
         yield site
 
 
@@ -155,7 +155,7 @@ async def _sample(place: Place, status: DeskStatus, load: MixedLoad, parked: int
         unconfirmed=status.unconfirmed,
         history_events=run.history_length,
         history_bytes=run.raw_description.workflow_execution_info.history_size_bytes,
-        worker_mib=round(memory_mib(site.workers[0].process), 1),
-        temporal_mib=round(memory_mib(place.stack.temporal.process), 1),
+        worker_mib=round(memory_mib(site.workers[0].process.pid), 1),
+        temporal_mib=round(memory_mib(place.stack.temporal.process.pid), 1),
         parked=parked,
     )

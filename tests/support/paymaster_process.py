@@ -18,8 +18,10 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
 
+import warm_start
 from counting_server import FakeService
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import RowMapping, text
@@ -29,6 +31,7 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker as TemporalWorker
+from warm_start import WarmProcess
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Ledger
@@ -63,6 +66,8 @@ PRICE = {"input": "1.00", "output": "4.00"}
 _NUMBERS = itertools.count(1)
 _POLL_S = 0.03
 _KEPT_FROM_THE_SHELL = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_READ_BY_IMPORTS = ("PYTHON", "OTEL_")
+"""How the names of the variables begin that do nothing any more once everything is imported."""
 
 
 async def until(happened: Callable[[], object], what: str, deadline_s: float = 30.0) -> None:
@@ -198,9 +203,9 @@ def write_configuration(file: Path, tables: Mapping[str, object]) -> None:
 
 @dataclass(frozen=True)
 class Worker:
-    """A `python worker.py` of its own."""
+    """A worker process of its own."""
 
-    process: GuardedProcess
+    process: GuardedProcess | WarmProcess
     log_file: Path
 
     async def ready(self) -> None:
@@ -239,17 +244,19 @@ class Site:
     folder: Path
     environment: dict[str, str]
     workers: list[Worker]
+    warm: bool = True
+    """Whether its workers are forks of a process that has imported everything."""
 
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.client, self.settings.ledger.name)
 
     async def start_workers(
-        self, count: int = 1, file: Path | None = None, program: Sequence[str | Path] = (ROOT / "worker.py",)
+        self, count: int = 1, file: Path | None = None, program: Sequence[str | Path] = ()
     ) -> list[Worker]:
         """Starts worker processes and waits until they take work.
 
-        `file`: another configuration than the site's. `program`: another one than `worker.py`, or with arguments.
+        `file`: another configuration than the site's. `program`: another one than `worker.py`, or that with arguments.
         """
         started = [self.launch_worker(program, file) for _ in range(count)]
         for worker in started:
@@ -258,13 +265,26 @@ class Site:
             await until(self._answers, "the ledger answers")
         return started
 
-    def launch_worker(self, program: Sequence[str | Path] = (ROOT / "worker.py",), file: Path | None = None) -> Worker:
-        """The same for one process, without waiting."""
+    def launch_worker(self, program: Sequence[str | Path] = (), file: Path | None = None) -> Worker:
+        """Starts one worker process, without waiting. `program`, `file`: those of `start_workers`."""
         log_file = self.folder / f"worker-{len(self.workers) + 1}.log"
-        command = [sys.executable, *program, "--config", file or self.folder / "paymaster.toml"]
-        worker = Worker(GuardedProcess(command, env=self.environment, cwd=self.folder, log_file=log_file), log_file)
-        self.workers.append(worker)
-        return worker
+        arguments = ["--config", str(file or self.folder / "paymaster.toml")]
+        at_import = any(name.startswith(_READ_BY_IMPORTS) for name in self.environment)
+        if program or at_import or not self.warm:
+            command = [sys.executable, *(program or (ROOT / "worker.py",)), *arguments]
+            process = GuardedProcess(command, env=self.environment, cwd=self.folder, log_file=log_file)
+        else:
+            with log_file.open("wb") as log:
+                process = warm_start.start(
+                    "worker",
+                    arguments,
+                    environment=self.environment,
+                    folder=self.folder,
+                    output=log,
+                    errors=log,
+                )
+        self.workers.append(Worker(process, log_file))
+        return self.workers[-1]
 
     async def _answers(self) -> bool:
         try:
@@ -321,17 +341,22 @@ class Site:
     async def command(self, *arguments: str, file: Path | None = None) -> "Ended":
         """Runs `paymaster` as an admin does, and gives what it printed and its exit code."""
         environment = self.environment | {"PAYMASTER_CONFIG": str(file or self.folder / "paymaster.toml")}
-        process = await asyncio.create_subprocess_exec(
-            PAYMASTER,
-            *arguments,
-            cwd=self.folder,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, errors = await process.communicate()
-        return Ended(process.returncode or 0, output.decode(), errors.decode())
+        with TemporaryFile() as output, TemporaryFile() as errors:
+            process = warm_start.start(
+                "paymaster",
+                arguments,
+                environment=environment,
+                folder=self.folder,
+                output=output,
+                errors=errors,
+            )
+            try:
+                code = await process.wait()
+            finally:
+                process.kill()
+            output.seek(0)
+            errors.seek(0)
+            return Ended(code, output.read().decode(), errors.read().decode())
 
     async def document(self, *arguments: str, file: Path | None = None) -> Any:
         """What a command prints with `--json`. Fails unless its exit code is 0."""
@@ -403,8 +428,12 @@ async def running_site(
     *,
     workers: int = 1,
     environment: Mapping[str, str] | None = None,
+    warm: bool = True,
 ) -> AsyncGenerator[Site]:
-    """A Paymaster with its workers running; at the end they are killed, because nothing of it is needed any more."""
+    """A Paymaster with its workers running; at the end they are killed, because nothing of it is needed any more.
+
+    `warm`: the workers start without their imports, which is quick and makes their memory no measure of anything.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_configuration(folder / "paymaster.toml", tables)
     namespace = await new_namespace(temporal_address)
@@ -428,6 +457,7 @@ async def running_site(
         }
         | dict(environment or {}),
         workers=[],
+        warm=warm,
     )
     try:
         await site.start_workers(workers)
