@@ -11,16 +11,13 @@ import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
-from uuid import uuid4
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -39,7 +36,6 @@ from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
-from paymaster.admission.state import RULES
 from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
@@ -48,6 +44,7 @@ from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
+from paymaster.ledger.joining import join_ledger
 from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (
@@ -57,9 +54,7 @@ from paymaster.messages import (
     Answer,
     AttemptReport,
     Command,
-    ConfigState,
     DeskConfig,
-    StoredRows,
     json_bytes,
 )
 from paymaster.observability.event_loop import watched_event_loop
@@ -81,7 +76,6 @@ from paymaster.settings import (
 )
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.engine import create_engine
-from paymaster.storage.ledger_state_rows import latest_granted_ms
 from paymaster.storage.schema import SchemaOutdated, check_schema
 from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
@@ -105,9 +99,6 @@ an attempt that no worker ever gets. Not for the ledger, of which there is one: 
 open can take a task of it, for 10 s."""
 HEARTBEATS_EVERY = timedelta(seconds=8)
 """The shortest interval between heartbeats of one call sent to Temporal: 1,000 calls send 125 a second."""
-LEDGER_ANSWERS_WITHIN_S = 60.0
-"""At start. Temporal gives the task of a dead worker to another one after 10 s, and one with which several died after
-ever longer pauses, in which it takes no update."""
 REPORT_WITHIN_S = 5.0
 """For telling the ledger of a failed attempt; its settlement says it again."""
 WHO = f"worker on {socket.gethostname()}"
@@ -157,7 +148,7 @@ async def _run(
     try:
         await check_schema(engine)
         findable = role != "activities" and await _is_findable(client)
-        workers = _workers(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
+        workers = workers_of(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             if settings.worker.health_address is not None:
@@ -170,24 +161,7 @@ async def _run(
             for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
-                config = desk_config(settings)
-                applied = await _configured(ledger, config, stop)
-                if applied.digest != config.digest:
-                    logger.warning("the ledger keeps the configuration that it has: %s", applied.detail)
-                if applied.kept:
-                    logger.warning(
-                        "a worker's start removes nothing, so the ledger keeps what this file lacks: %s; "
-                        "`paymaster config diff` shows it, `paymaster config apply` removes it",
-                        applied.kept,
-                    )
-                if applied.rules < RULES:
-                    logger.warning(
-                        "the ledger goes by the rules of an older version (%d, the newest are %d); when no older "
-                        "worker runs any more: `paymaster upgrade`",
-                        applied.rules,
-                        RULES,
-                    )
-                await _compare_rows(ledger, engine)
+                await join_ledger(ledger, desk_config(settings), engine, stop, who=WHO)
                 running.enter_context(telemetry.watching(ledger))
             ready.set()
             on_ready()
@@ -200,35 +174,6 @@ async def _run(
         await keys.close()
         await connections.close()
         await engine.dispose()
-
-
-async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event) -> ConfigState:
-    """Gives the ledger its configuration. It may need a while: a worker that died with its task in hand, say.
-
-    Raises LedgerNotFound when it does not answer at all, and AdminRefused when it refuses.
-    """
-    give_up_at, command_id = time.monotonic() + LEDGER_ANSWERS_WITHIN_S, uuid4().hex
-    while True:
-        try:
-            return await ledger.start(config, command_id, who=WHO)
-        except LedgerNotFound as error:
-            if stop.is_set() or time.monotonic() > give_up_at:
-                raise
-            logger.warning("asking again: %s", error)
-            await asyncio.sleep(1)
-
-
-async def _compare_rows(ledger: Ledger, engine: AsyncEngine) -> None:
-    """Tells the ledger of the newest stored entry: if Temporal was put back to an earlier time, it reads what was spent
-    since. Without an answer the worker starts all the same."""
-    try:
-        newest = StoredRows(latest_granted_ms=await latest_granted_ms(engine, ledger.name))
-        again = await ledger.compare_rows(newest)
-    except (LedgerNotFound, AdminRefused, SQLAlchemyError, OSError, TimeoutError) as error:
-        logger.warning("whether the database has entries that the ledger does not know was not looked at: %s", error)
-        return
-    if again.accounts:
-        logger.warning("the database has newer entries than the ledger: it reads again what was spent")
 
 
 async def _is_findable(client: Client) -> bool:
@@ -289,7 +234,7 @@ def _checks(
     return {"temporal": temporal, "database": database, "keys": api_keys, "workers": running, "ledger": ledger}
 
 
-def _workers(
+def workers_of(
     settings: Settings,
     role: Role,
     client: Client,
@@ -300,82 +245,27 @@ def _workers(
     *,
     findable: bool = False,
 ) -> list[Worker]:
-    """In the order of starting; the ledger's is stopped last. `ledger_client` None: the same client."""
+    """The workers of one process in the order of starting; the ledger's is stopped last.
+
+    `ledger_client`: for what concerns no single call. Default: `client`. `findable`: whether calls may set search
+    attributes.
+    """
     ledger_client = ledger_client or client
     if settings.encryption.keys or settings.encryption.codec:
         client = _changed(client, lambda converter: replace(converter, marks_plain=True))
     ledger = Ledger(ledger_client, settings.ledger.name)
-    config = desk_config(settings)
-
-    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
-        measure_batch(len(commands))
-        answers = await ledger.apply(commands, config, who=WHO)
-        traffic.sent(commands, answers)
-        return answers
-
-    traffic = LedgerTraffic()
-    commits = GroupCommit[Command, Answer](
-        commit,
-        size_of=json_bytes,
-        worth_waiting_for=traffic.worth_waiting_for,
-    )
-    own, own_ledger = _bounding(client), _bounding(ledger_client)
-    grace_period = _grace_period(settings)
-    deployment, identity = _deployment(settings.worker), worker_identity()
-    guard = QueryGuard()
-    ledger_worker = Worker(
-        own_ledger,
-        task_queue=LEDGER_TASK_QUEUE,
-        workflows=[BudgetWorkflow],
-        deployment_config=deployment,
-        identity=identity,
-        interceptors=[LiveDetails()],
-        unsandboxed_workflow_runner=guard,
-        tuner=guard.tuner,
-        max_cached_workflows=LEDGERS_CACHED,
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-    )
-    guard.watch(ledger_worker)
+    commits = _commits(ledger, desk_config(settings))
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
-    webhook_url = settings.alerts.webhook_url
-    catching_up = CatchUpActivities(settings.ledger.name, engine, commits, reports)
-    activities_worker = Worker(
-        client,
-        task_queue=ACTIVITIES_TASK_QUEUE,
-        activities=[
-            CallServiceActivities(settings.services, keys, connections, reports).call_service,
-            AwaitResultActivities(client).await_result,
-            LoadSpendActivities(client, engine).load_spend,
-            RecallParkedActivities(client).recall_parked,
-            AnswerCallsActivities(client).answer_calls,
-            StoreNoticesActivities(engine).store_notices,
-            SendAlertsActivities(
-                webhook_url.get_secret_value() if webhook_url else None, settings.alerts.webhook_format
-            ).send_alerts,
-            catching_up.catch_up,
-        ],
-        max_concurrent_activities=CALLS_AT_ONCE,
-        max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
-        deployment_config=deployment,
-        identity=identity,
-        graceful_shutdown_timeout=grace_period,
-    )
-    backlog = Backlog(ledger_client, settings.ledger.name)
+    catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
+    backlog = Backlog(ledger_client, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, findable=findable)
-    records = RecordUsageActivities(settings.ledger.name, engine, commits, backlog)
-    calls_worker = Worker(
-        own,
-        task_queue=CALLS_TASK_QUEUE,
-        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow],
-        activities=[reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up],
-        interceptors=[LiveDetails()],
-        max_concurrent_local_activities=500,
-        workflow_task_poller_behavior=CALL_POLLERS,
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-        deployment_config=deployment,
-        identity=identity,
-        graceful_shutdown_timeout=min(grace_period, timedelta(seconds=60)),
-    )
+    records = RecordUsageActivities(ledger.name, engine, commits, backlog)
+    of_service = [CallServiceActivities(settings.services, keys, connections, reports).call_service]
+    of_call = [reservations.reserve, reservations.void, records.record_usage]
+    ledger_worker = _ledger_worker(settings, ledger_client)
+    calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
+    others = [*of_service, *_activities_for_the_ledger(settings, client, engine), catching_up.catch_up]
+    activities_worker = _activities_worker(settings, client, others)
     match role:
         case "all":
             return [ledger_worker, activities_worker, calls_worker]
@@ -383,6 +273,82 @@ def _workers(
             return [ledger_worker, calls_worker]
         case "activities":
             return [activities_worker]
+
+
+def _commits(ledger: Ledger, config: DeskConfig) -> GroupCommit[Command, Answer]:
+    """The commands of all calls of this process, many at a time to the ledger."""
+    traffic = LedgerTraffic()
+
+    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
+        measure_batch(len(commands))
+        answers = await ledger.apply(commands, config, who=WHO)
+        traffic.sent(commands, answers)
+        return answers
+
+    return GroupCommit[Command, Answer](commit, size_of=json_bytes, worth_waiting_for=traffic.worth_waiting_for)
+
+
+def _ledger_worker(settings: Settings, client: Client) -> Worker:
+    guard = QueryGuard()
+    worker = Worker(
+        _bounding(client),
+        task_queue=LEDGER_TASK_QUEUE,
+        workflows=[BudgetWorkflow],
+        deployment_config=_deployment(settings.worker),
+        identity=worker_identity(),
+        interceptors=[LiveDetails()],
+        unsandboxed_workflow_runner=guard,
+        tuner=guard.tuner,
+        max_cached_workflows=LEDGERS_CACHED,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+    )
+    guard.watch(worker)
+    return worker
+
+
+def _activities_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
+    return Worker(
+        client,
+        task_queue=ACTIVITIES_TASK_QUEUE,
+        activities=activities,
+        max_concurrent_activities=CALLS_AT_ONCE,
+        max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
+        deployment_config=_deployment(settings.worker),
+        identity=worker_identity(),
+        graceful_shutdown_timeout=_grace_period(settings),
+    )
+
+
+def _activities_for_the_ledger(settings: Settings, client: Client, engine: AsyncEngine) -> list[Callable[..., object]]:
+    """Those that wait for nobody's answer but a workflow's: what the ledger, the backlog and agents ask for."""
+    webhook_url = settings.alerts.webhook_url
+    alerts = SendAlertsActivities(
+        webhook_url.get_secret_value() if webhook_url else None, settings.alerts.webhook_format
+    )
+    return [
+        AwaitResultActivities(client).await_result,
+        LoadSpendActivities(client, engine).load_spend,
+        RecallParkedActivities(client).recall_parked,
+        AnswerCallsActivities(client).answer_calls,
+        StoreNoticesActivities(engine).store_notices,
+        alerts.send_alerts,
+    ]
+
+
+def _calls_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
+    return Worker(
+        _bounding(client),
+        task_queue=CALLS_TASK_QUEUE,
+        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow],
+        activities=activities,
+        interceptors=[LiveDetails()],
+        max_concurrent_local_activities=500,
+        workflow_task_poller_behavior=CALL_POLLERS,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+        deployment_config=_deployment(settings.worker),
+        identity=worker_identity(),
+        graceful_shutdown_timeout=min(_grace_period(settings), timedelta(seconds=60)),
+    )
 
 
 def _bounding(client: Client) -> Client:

@@ -36,18 +36,19 @@ class _Forms(NamedTuple):
     encoded: tuple[str, ...]
 
 
-_known: dict[str, _Forms] = {}
+known_secrets: dict[str, _Forms] = {}
+"""What `redact` takes out, the oldest first; `remember` adds one."""
 
 
 def remember(secret: str) -> None:
     """From now on `redact` takes this value out, unless it is too short to be a secret."""
-    if secret in _known or len(secret) < SECRET_CHARACTERS_MIN:
+    if secret in known_secrets or len(secret) < SECRET_CHARACTERS_MIN:
         return
-    if len(_known) >= SECRETS_MAX:
-        del _known[next(iter(_known))]
+    if len(known_secrets) >= SECRETS_MAX:
+        del known_secrets[next(iter(known_secrets))]
     runs = re.findall(r"[A-Za-z0-9]+", secret)
     parts = tuple(_parts(secret))
-    _known[secret] = _Forms(
+    known_secrets[secret] = _Forms(
         anchor=max(runs, key=len, default=""),
         escaped=re.compile("".join(part.pattern for part in parts)),
         longest=sum(part.longest for part in parts),
@@ -60,7 +61,7 @@ def redact(text: str) -> str:
 
     The time it takes grows with the text's length and with nothing else in it; a long text belongs into a thread.
     """
-    for forms in tuple(_known.values()):  # another thread may add one
+    for forms in tuple(known_secrets.values()):  # another thread may add one
         text = _without_escaped(text, forms)
         for encoded in forms.encoded:
             if encoded in text:

@@ -41,26 +41,18 @@ def call(
     config: ConfigOption = None,
 ) -> None:
     """Call a model: the answer on stdout, what it cost on stderr."""
-    from pydantic import ValidationError
-
-    from paymaster.messages import LLMRequest
-
     settings = command_settings(config)
     if route not in settings.routes:
         raise CommandError(f"there is no route {route!r}; configured: {', '.join(settings.routes) or 'none'}")
-    try:
-        request = LLMRequest(
-            route=route,
-            budget=budget or _only_budget(settings),
-            prompt=sys.stdin.read() if prompt == "-" else prompt,
-            system=system,
-            max_output_tokens=max_output_tokens,
-            on_exhausted=on_exhausted,
-            call_id=call_id or str(uuid4()),
-        )
-    except ValidationError as invalid:
-        problem = invalid.errors()[0]
-        raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    request = _request(
+        route=route,
+        budget=budget or _only_budget(settings),
+        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        system=system,
+        max_output_tokens=max_output_tokens,
+        on_exhausted=on_exhausted,
+        call_id=call_id or str(uuid4()),
+    )
     result = run_async(_call(settings, request))
     if as_json:
         print_json(_document(result))
@@ -71,6 +63,18 @@ def call(
         print_note(f"paymaster: {result.outcome}: {result.reason}: {result.detail}")
     if result.outcome != "completed":
         raise typer.Exit(EXIT_NO)
+
+
+def _request(**fields: object) -> "LLMRequest":
+    from pydantic import ValidationError
+
+    from paymaster.messages import LLMRequest
+
+    try:
+        return LLMRequest.model_validate(fields)
+    except ValidationError as invalid:
+        problem = invalid.errors()[0]
+        raise CommandError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 def _only_budget(settings: "Settings") -> str:

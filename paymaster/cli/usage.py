@@ -51,37 +51,40 @@ def usage(
         raise CommandError("choose one of --json, --csv and --html")
     settings = command_settings(config)
     dimensions = _dimensions(by or ["service,model"])
-    start = None if since is None else _time("--since", since)
-    end = None if until is None else _time("--until", until, whole_day=True)
-    if start is not None and end is not None and start >= end:
-        raise CommandError(f"--since {since} is not before --until {until}")
+    start, end = _span(since, until)
     if html is not None:
-        if not html.absolute().parent.is_dir():
-            raise CommandError(f"--html {html}: there is no such folder")
-        from paymaster.cli.usage_page import write_page
-
-        run_async(write_page(settings, html, since=start, until=end, budget=budget))
-        print_line(f"wrote {html}")
+        _write_html(settings, html, start, end, budget)
         return
     rows, total = run_async(_report(settings, dimensions, start, end, budget))
     if as_json:
-        print_json(
-            {
-                "ledger": settings.ledger.name,
-                "by": list(dimensions),
-                "since": iso(start),
-                "until": iso(end),
-                "budget": budget,
-                "rows": [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows],
-                "total": _figures(total),
-            }
-        )
+        asked: dict[str, JsonValue] = {"by": list(dimensions), "since": iso(start), "until": iso(end), "budget": budget}
+        found: list[JsonValue] = [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows]
+        print_json({"ledger": settings.ledger.name, **asked, "rows": found, "total": _figures(total)})
     elif as_csv:
         _print_csv(dimensions, rows)
     elif rows:
         _print(dimensions, rows, total)
     else:
         print_line("no usage is stored for this")
+
+
+def _span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    start = None if since is None else _time("--since", since)
+    end = None if until is None else _time("--until", until, whole_day=True)
+    if start is not None and end is not None and start >= end:
+        raise CommandError(f"--since {since} is not before --until {until}")
+    return start, end
+
+
+def _write_html(
+    settings: "Settings", file: Path, since: datetime | None, until: datetime | None, budget: str | None
+) -> None:
+    if not file.absolute().parent.is_dir():
+        raise CommandError(f"--html {file}: there is no such folder")
+    from paymaster.cli.usage_page import write_page
+
+    run_async(write_page(settings, file, since=since, until=until, budget=budget))
+    print_line(f"wrote {file}")
 
 
 def _dimensions(by: "Sequence[str]") -> list[str]:

@@ -56,29 +56,14 @@ class GuardedProcess:
         report_reader, report_writer = os.pipe()
         with open(report_reader, "rb") as report:
             try:
-                output = None if log_file is None else open(log_file, "ab")  # noqa: SIM115 - closed below
-                # A Ctrl-C must not end the guard before it is in its own session; it unblocks the signal itself.
-                signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    self._guard = subprocess.Popen(
-                        [
-                            *(sys.executable, "-I", "-S", str(_GUARD)),
-                            ",".join(str(fd) for fd in (report_writer, *keep_open)),
-                            *(str(int(stop_signal)), str(grace_s), user or "-"),
-                            *self.command,
-                        ],
-                        stdin=subprocess.PIPE,
-                        stdout=output,
-                        stderr=output,
-                        env=dict(clean_environment() if env is None else env),
-                        cwd=cwd,
-                        pass_fds=(report_writer, *keep_open),
-                        start_new_session=True,
-                    )
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
-                    if output is not None:
-                        output.close()
+                passed = (report_writer, *keep_open)
+                self._guard = _start_guard(
+                    [",".join(map(str, passed)), str(int(stop_signal)), str(grace_s), user or "-", *self.command],
+                    env=clean_environment() if env is None else env,
+                    cwd=cwd,
+                    log_file=log_file,
+                    passed=passed,
+                )
             finally:
                 os.close(report_writer)
             answer = report.readline().decode().strip()
@@ -149,6 +134,34 @@ class GuardedProcess:
     def _close_lifeline(self) -> None:
         assert self._guard.stdin is not None
         self._guard.stdin.close()
+
+
+def _start_guard(
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    log_file: Path | None,
+    passed: Sequence[int],
+) -> "subprocess.Popen[bytes]":
+    output = None if log_file is None else open(log_file, "ab")  # noqa: SIM115 - closed below
+    # A Ctrl-C must not end the guard before it is in its own session; it unblocks the signal itself.
+    signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=dict(env),
+            cwd=cwd,
+            pass_fds=passed,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
+        if output is not None:
+            output.close()
 
 
 class Server:

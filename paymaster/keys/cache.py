@@ -61,7 +61,7 @@ class KeyCache:
         self._refresh_after_s = refresh_after.total_seconds()
         self._keep_at_most_s = (refresh_after + keep_in_outage).total_seconds()
         self._clock = clock
-        self._wait_at_most_s = wait_at_most_s
+        self.wait_at_most_s = wait_at_most_s
         self._all: dict[str, _Kept] = {}
 
     async def get(self, name: str) -> ApiKey:
@@ -84,7 +84,7 @@ class KeyCache:
         could not be asked.
         """
         kept = self._of(name)
-        wait_until_s = self._clock() + self._wait_at_most_s
+        wait_until_s = self._clock() + self.wait_at_most_s
         if kept.question is not None and not kept.differs_from(refused):
             await self._wait(kept.question, wait_until_s)  # it may have asked before the key was changed
         if not kept.differs_from(refused):
@@ -125,7 +125,7 @@ class KeyCache:
     async def _answered(self, name: str, kept: _Kept) -> None:
         question = self._ask(name, kept)
         # One that hangs is waited for by those who came at first; those who come later do not wait again.
-        await self._wait(question, kept.question_at_s + self._wait_at_most_s)
+        await self._wait(question, kept.question_at_s + self.wait_at_most_s)
 
     async def _wait(self, question: asyncio.Task[None], until_s: float) -> None:
         """Without ending the question, neither when this takes too long nor when the call that waits is cancelled."""

@@ -53,7 +53,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._size_of = size_of
         self._items_max = items_max
         self._bytes_max = bytes_max
-        self._give_up_after_s = give_up_after_s
+        self.give_up_after_s = give_up_after_s
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._worth_waiting_for = worth_waiting_for
@@ -67,7 +67,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting[ItemT, AnswerT](
-            item, self._size_of(item), loop.create_future(), loop.time() + self._give_up_after_s
+            item, self._size_of(item), loop.create_future(), loop.time() + self.give_up_after_s
         )
         self._waiting.append(waiting)
         if len(self._waiting) >= self._wanted:
@@ -120,7 +120,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                 now = asyncio.get_running_loop().time()
                 for waiting in group:
                     if waiting.give_up_at <= now:
-                        waiting.fail(CommitUnavailable(f"no answer for {self._give_up_after_s:.0f} s: {error}"))
+                        waiting.fail(CommitUnavailable(f"no answer for {self.give_up_after_s:.0f} s: {error}"))
                 group = [waiting for waiting in group if not waiting.answer.done()]
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 1.0)

@@ -15,8 +15,8 @@ from paymaster.security.payloads import as_raw, read_raw
 
 UPDATE_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 """Everything that an update raises instead of giving a result."""
-_PAUSE_S = 0.1
-_PAUSE_MAX_S = 1.0
+PAUSE_S = 0.1
+PAUSE_MAX_S = 1.0
 
 
 class Fate(Enum):
@@ -116,9 +116,9 @@ async def update_until_answered(
     Raises Unanswered when `within` is over, and at once one of UPDATE_ERRORS for an answer that stays the same.
     """
     clock = asyncio.get_running_loop().time
-    give_up_at, pause_s, nothing_applied = clock() + within.total_seconds(), _PAUSE_S, True
+    give_up_at, pause_s, nothing_applied = clock() + within.total_seconds(), PAUSE_S, True
     while True:
-        left = timedelta(seconds=max(give_up_at - clock(), _PAUSE_S))
+        left = timedelta(seconds=max(give_up_at - clock(), PAUSE_S))
         try:
             return await update_once(handle, update, message, within=left, update_id=update_id)
         except UPDATE_ERRORS as error:
@@ -129,4 +129,4 @@ async def update_until_answered(
             if clock() + pause_s >= give_up_at:
                 raise Unanswered(error, nothing_applied=nothing_applied) from error
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+        pause_s = min(2 * pause_s, PAUSE_MAX_S)

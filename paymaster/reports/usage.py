@@ -10,6 +10,7 @@ from sqlalchemy import (
     Date,
     FromClause,
     RowMapping,
+    Select,
     Text,
     and_,
     func,
@@ -94,34 +95,11 @@ async def usage_report_with_total(
     """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
     keys = [key.label(f"key_{number}") for number, key in enumerate(_key(counted_usage, name) for name in by)]
     in_report = rows_in_report(counted_usage, ledger, since, until, budget)
-    # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
-    # are counted, and those taken off that are not the first of their call there: only later attempts can be.
-    query = (
-        select(
-            *keys,
-            func.count().label("rows"),
-            count_of_attempts(),
-            *sums_of_usage(),
-            func.coalesce(func.sum(counted_usage.c.cost_usd).filter(counted_usage.c.state == "unconfirmed"), 0).label(
-                "unconfirmed_usd"
-            ),
-        )
-        .where(*in_report)
-        .group_by(*keys)
-        .order_by(*keys)
-    )
     earlier = usage_table.alias("earlier")
     found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by)
-    later = (
-        select(
-            *keys,
-            func.count().filter(found.c.in_group).label("in_group"),
-            func.count(found.c.in_group).label("in_report"),
-        )
-        .select_from(counted_usage.join(found, true()))
-        .where(*in_report, counted_usage.c.attempt_id != counted_usage.c.run_id + _FIRST_ATTEMPT)
-        .group_by(*keys)
-    )
+    # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
+    # are counted, and those taken off that are not the first of their call there: only later attempts can be.
+    query, later = _sums(keys, in_report), _later_attempts(keys, in_report, found)
     async with engine.connect() as connection:
         connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # both see the same rows
         groups = (await connection.execute(query)).mappings().all()
@@ -133,6 +111,39 @@ async def usage_report_with_total(
     ]
     calls = sum(group["rows"] for group in groups) - sum(row["in_report"] for row in again.values())
     return rows, _total(rows, calls)
+
+
+def _sums(keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """For each combination of the keys what all its rows sum up to."""
+    unconfirmed = func.sum(counted_usage.c.cost_usd).filter(counted_usage.c.state == "unconfirmed")
+    return (
+        select(
+            *keys,
+            func.count().label("rows"),
+            count_of_attempts(),
+            *sums_of_usage(),
+            func.coalesce(unconfirmed, 0).label("unconfirmed_usd"),
+        )
+        .where(*in_report)
+        .group_by(*keys)
+        .order_by(*keys)
+    )
+
+
+def _later_attempts(
+    keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[bool]], found: FromClause
+) -> Select[Any]:
+    """For each combination of the keys how many rows are not the first of their call there, and in the report."""
+    return (
+        select(
+            *keys,
+            func.count().filter(found.c.in_group).label("in_group"),
+            func.count(found.c.in_group).label("in_report"),
+        )
+        .select_from(counted_usage.join(found, true()))
+        .where(*in_report, counted_usage.c.attempt_id != counted_usage.c.run_id + _FIRST_ATTEMPT)
+        .group_by(*keys)
+    )
 
 
 def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str]) -> FromClause:

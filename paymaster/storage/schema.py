@@ -23,7 +23,7 @@ OLDER_SCHEMA_REVISION = "0003"
 SCHEMA_TABLE = "paymaster_schema"
 """Where Alembic keeps the revision. Not its usual name: another program in the same database may use Alembic too."""
 
-_MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
 
@@ -43,14 +43,14 @@ async def migrate(url: str) -> None:
 
     Raises MigrationsMissing in an installed wheel, SchemaOutdated when the schema is newer, and the driver's errors.
     """
-    if not (_MIGRATIONS / "env.py").is_file():
-        raise MigrationsMissing(f"migrations run from Paymaster's checkout or image; there is no {_MIGRATIONS}")
+    if not (MIGRATIONS / "env.py").is_file():
+        raise MigrationsMissing(f"migrations run from Paymaster's checkout or image; there is no {MIGRATIONS}")
     # Imported here because workers never migrate.
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
 
     def upgrade(connection: Connection) -> None:
         config.attributes["connection"] = connection

@@ -14,6 +14,7 @@ from paymaster_process import (
     Databases,
     Site,
     configuration,
+    own_workers,
     readable_history,
     running_site,
     settled_books,
@@ -21,18 +22,14 @@ from paymaster_process import (
 )
 from stored_rows import entries_of_call
 from temporalio.api.enums.v1 import EventType, PendingActivityState
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError, TerminatedError
 
-import worker
 from paymaster import LLMRequest
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.keys.ring import kept_keys
 from paymaster.messages import CALLS_TASK_QUEUE
-from paymaster.plugin import PaymasterPlugin
 from paymaster.providers.bounds import input_bytes
-from paymaster.providers.connections import Connections
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.money import nanos_to_usd
 
@@ -219,12 +216,9 @@ async def test_an_agent_that_ends_with_calls_in_every_state_leaves_no_hold(
     assert (service.count, server.service(busy).count) == (1, 1)
 
 
-async def loaded_ledger(site: Site, connections: Connections) -> None:
+async def loaded_ledger(site: Site) -> None:
     """Starts the ledger and lets it read what was spent, so that it will grant; then it has no worker any more."""
-    # A client of its own: one client can have only one worker for a task queue.
-    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
-    ledger, _, _ = worker._workers(site.settings, "all", client, site.engine, connections, kept_keys(site.settings))
-    async with ledger:
+    async with own_workers(site) as (ledger, _, _), ledger:
         await site.ledger.start(desk_config(site.settings))
 
         async def loaded() -> bool:
@@ -244,15 +238,11 @@ async def test_a_call_cancelled_while_it_reserves_leaves_no_hold(
     tables = configuration([service], budgets={"acme": {"cap_usd": {"total": "1"}}})
     async with (
         running_site(stack.temporal_address, database_url, tmp_path, tables, workers=0) as site,
+        own_workers(site) as (ledger, activities, calls),
         AsyncExitStack() as running,
     ):
-        connections = Connections(site.settings.services)
-        running.push_async_callback(connections.close)
-        ledger, activities, calls = worker._workers(
-            site.settings, "all", site.client, site.engine, connections, kept_keys(site.settings)
-        )
         await running.enter_async_context(activities)
-        await loaded_ledger(site, connections)
+        await loaded_ledger(site)
         await running.enter_async_context(calls)
         call = await site.client.start_workflow(
             "LLMCallWorkflow",

@@ -15,7 +15,6 @@ from paymaster.messages import (
     ParkedAnswer,
     TakeClock,
 )
-from workflows import ledger as ledger_module
 
 pytestmark = pytest.mark.timeout(60)
 YEAR_MS = 365 * 86_400_000
@@ -29,15 +28,15 @@ class ServerClock:
         self._latest: dict[str, int] = {}
         self._shown: dict[tuple[str, int], int] = {}
         """By run and real time: whoever replays the run is shown the same."""
-        self._real = ledger_module._now_ms  # pyright: ignore[reportPrivateUsage]
-        monkeypatch.setattr(ledger_module, "_now_ms", self._now_ms)
+        self._real = workflow.time_ns
+        monkeypatch.setattr(workflow, "time_ns", self._time_ns)
 
-    def _now_ms(self) -> int:
-        run_id, real_ms = workflow.info().run_id, self._real()
+    def _time_ns(self) -> int:
+        run_id, real_ms = workflow.info().run_id, self._real() // 1_000_000
         if (run_id, real_ms) not in self._shown:
             self._latest[run_id] = max(self._latest.get(run_id, 0), real_ms + self.ahead_ms)
             self._shown[run_id, real_ms] = self._latest[run_id]
-        return self._shown[run_id, real_ms]
+        return self._shown[run_id, real_ms] * 1_000_000
 
 
 class Others(LedgerActivities):

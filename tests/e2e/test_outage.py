@@ -3,25 +3,19 @@
 Paymaster's own workers run in this process, so that the ledger's can be stopped alone; and they have less patience.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from counting_server import CountingServer, FakeService
-from paymaster_process import Site, configuration, results_of, running_site, settled_books, until
-from temporalio.client import Client
-from temporalio.worker import Worker
+from paymaster_process import Site, configuration, own_workers, results_of, running_site, settled_books, until
 
 import worker
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
-from paymaster.keys.ring import kept_keys
 from paymaster.ledger.group_commit import AnswerT, GroupCommit, ItemT
-from paymaster.plugin import PaymasterPlugin
-from paymaster.providers.connections import Connections
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -32,7 +26,7 @@ class Changeable(GroupCommit[ItemT, AnswerT]):
     patience_s = 30.0
 
     async def submit(self, item: ItemT) -> AnswerT:
-        self._give_up_after_s = Changeable.patience_s
+        self.give_up_after_s = Changeable.patience_s
         return await super().submit(item)
 
 
@@ -66,21 +60,6 @@ async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tm
         yield site
 
 
-@asynccontextmanager
-async def paymasters_workers(site: Site) -> AsyncGenerator[tuple[Worker, Worker, Worker]]:
-    """The ledger's worker, the activities' and the calls', not started yet."""
-    # A client can have one worker for each task queue; so each of these sets needs a client of its own.
-    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin()])
-    connections = Connections(site.settings.services)
-    try:
-        ledger, activities, calls = worker._workers(
-            site.settings, "all", client, site.engine, connections, kept_keys(site.settings)
-        )
-        yield ledger, activities, calls
-    finally:
-        await connections.close()
-
-
 def ask() -> LLMRequest:
     return LLMRequest(route="outage", budget="acme/writer", prompt="Say hello")
 
@@ -91,7 +70,7 @@ async def test_a_ledger_that_does_not_answer_is_a_typed_outcome_and_nothing_is_s
     """Never an unbudgeted call, and no error that an agent does not expect."""
     count = service.count
     patience.set(1.0)
-    async with paymasters_workers(site) as (ledger, activities, calls), activities, calls:
+    async with own_workers(site) as (ledger, activities, calls), activities, calls:
         (result,) = await results_of([await start(site.client, ask())], 30)
         assert (result.outcome, result.reason) == (Outcome.UNAVAILABLE, "ledger_unreachable")
         assert service.count == count
@@ -106,8 +85,8 @@ async def test_a_paid_answer_is_not_lost_while_the_ledger_does_not_answer(
     """The agent gets what it paid for at once; the backlog settles when the ledger answers again."""
     service.hold()
     async with (
-        paymasters_workers(site) as (ledger, activities, calls),
-        paymasters_workers(site) as (ledger_again, _, _),
+        own_workers(site) as (ledger, activities, calls),
+        own_workers(site) as (ledger_again, _, _),
         activities,
         calls,
     ):

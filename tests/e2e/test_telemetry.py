@@ -17,13 +17,14 @@ from paymaster_process import MODEL, Databases, Site, configuration, free_addres
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import text
 from stored_rows import entries_of_call
+from temporalio.runtime import LoggingConfig
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import CALLS_TASK_QUEUE
 from paymaster.observability.exporters import providers
-from paymaster.observability.telemetry import _remember_headers  # pyright: ignore[reportPrivateUsage]
+from paymaster.observability.telemetry import telemetry_of
 from paymaster.redaction import redact
 from paymaster.settings import Settings
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
@@ -133,15 +134,14 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
     assert (denied.outcome, denied.reason) == (Outcome.DENIED, "bound_above_cap"), denied
     await settled_books(site, service)
     async with site.engine.connect() as connection:
-        sums = (
-            await connection.execute(
-                text(
-                    "SELECT count(*) AS attempts, count(error_class) AS failed, sum(input_tokens) AS input, "
-                    "sum(output_tokens) AS output, sum(cost_usd * 1000000000)::bigint AS cost FROM api_usage"
-                )
+        found = await connection.execute(
+            text(
+                "SELECT count(*) AS attempts, count(error_class) AS failed, sum(input_tokens) AS input, "
+                "sum(output_tokens) AS output, sum(cost_usd * 1000000000)::bigint AS cost FROM api_usage"
             )
-        ).one()
-    assert sums.failed == 1
+        )
+        sums = {name: int(value) for name, value in found.mappings().one().items()}
+    assert sums["failed"] == 1
 
     def sent() -> dict[str, float]:
         return {
@@ -154,10 +154,10 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
             "denied": receiver.total("paymaster.denied", paymaster_reason="bound_above_cap"),
         }
 
-    expected = {name: int(value) for name, value in sums._mapping.items()} | {"posted": int(sums.cost), "denied": 1}
+    expected = sums | {"posted": sums["cost"], "denied": 1}
     await until(lambda: sent() == expected, f"the sums are {expected}, not {sent()}")
     assert receiver.total("paymaster.account.cap", paymaster_account="budget:acme") == 1_000_000_000
-    assert receiver.count("paymaster.reserve.duration") == sums.attempts - sums.failed + 1  # and the denied one
+    assert receiver.count("paymaster.reserve.duration") == sums["attempts"] - sums["failed"] + 1  # and the denied one
     assert receiver.count("paymaster.batch.size") > 0
     assert receiver.count("paymaster.event_loop.delay") > 0
     assert {"paymaster.holds", "paymaster.parked", "paymaster.backlog"} <= receiver.metrics.keys()
@@ -165,7 +165,7 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
     assert any(name.startswith("temporal_") for name in receiver.metrics), "the SDK's own metrics"
 
     values = await scraped(site)
-    assert sum(v for name, v in values.items() if name.startswith("paymaster_cost_nanousd_total")) == sums.cost
+    assert sum(v for name, v in values.items() if name.startswith("paymaster_cost_nanousd_total")) == sums["cost"]
     assert any(name.startswith("temporal_") for name in values)
 
 
@@ -245,9 +245,10 @@ def test_each_of_many_capped_windows_is_measured() -> None:
     meters.shutdown()
 
 
-def test_a_collectors_token_is_remembered_and_a_tenants_name_is_not() -> None:
+async def test_a_collectors_token_is_remembered_and_a_tenants_name_is_not() -> None:
     """What is remembered is taken out of models' answers too."""
     token = f"collector-{uuid4()}"
-    _remember_headers({"OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Bearer%20{token},x-tenant=production-eu"})
-    assert token not in redact(f"sent with {token}")
-    assert redact("our production-eu site") == "our production-eu site"
+    headers = f"Authorization=Bearer%20{token},x-tenant=production-eu"
+    async with telemetry_of(Settings(), LoggingConfig.default, {"OTEL_EXPORTER_OTLP_HEADERS": headers}):
+        assert token not in redact(f"sent with {token}")
+        assert redact("our production-eu site") == "our production-eu site"

@@ -13,7 +13,6 @@ from counting_server import CountingServer, FakeService
 from fuzz import Fuzzed, fuzzed
 from load import asking
 from paymaster_process import Databases, Site, configuration, results_of, running_site, until
-from temporalio import workflow
 from temporalio.client import (
     Client,
     WorkflowHandle,
@@ -84,7 +83,7 @@ async def site(
 
 def handlers(kind: type) -> dict[str, list[str]]:
     """The names of a workflow's signals, updates and queries; those of others show that nobody is hurt by a mistake."""
-    definition = workflow._Definition.must_from_class(kind)  # pyright: ignore[reportPrivateUsage]
+    definition = vars(kind)["__temporal_workflow_definition"]
     return {
         "signal": [name for name in definition.signals if name],
         "update": [name for name in definition.updates if name],

@@ -24,7 +24,8 @@ from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from paymaster.admission.desk import Desk
 from paymaster.client import Ledger
-from paymaster.messages import Answer, Command, Granted
+from paymaster.ledger.group_commit import GroupCommit
+from paymaster.messages import Answer, Command, Granted, Settle
 from paymaster.providers.exchange import Exchange, Wire
 
 
@@ -55,7 +56,7 @@ def _around(
 
 
 def _after_reserve() -> None:
-    _around(ReserveActivities, "_reserve", after=lambda answer: isinstance(answer, Granted))
+    _around(ReserveActivities, "reserve", after=lambda reservation: isinstance(reservation.answer, Granted))
 
 
 def _before_sending() -> None:
@@ -73,7 +74,7 @@ def _after_the_answer() -> None:
 
 
 def _between_row_and_settle() -> None:
-    _around(RecordUsageActivities, "_settle", before=lambda *arguments: True)
+    _around(GroupCommit, "submit", before=lambda *arguments: isinstance(arguments[1], Settle))
 
 
 def _after_settle() -> None:

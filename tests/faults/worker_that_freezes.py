@@ -6,6 +6,7 @@ its hold has ended, because another worker went on with it.
 """
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from temporalio.worker import Worker
 
 import worker
 from activities.reserve import ReserveActivities
-from paymaster.messages import CALLS_TASK_QUEUE, Ended, ReserveAnswer, ReserveRequest
+from paymaster.messages import CALLS_TASK_QUEUE, Ended, Reservation, ReserveRequest
 
 CALLS = 3
 LATER_S = 0.1
@@ -28,10 +29,11 @@ LATER_S = 0.1
 
 
 def main(*arguments: str) -> int:
-    reserve, all_workers = ReserveActivities._reserve, worker._workers  # pyright: ignore[reportPrivateUsage]
+    reserve, all_workers = ReserveActivities.reserve, worker.workers_of
     everybody_is_here, awake = asyncio.Barrier(CALLS), asyncio.Event()
 
-    async def reserve_after_a_freeze(self: ReserveActivities, request: ReserveRequest) -> ReserveAnswer:
+    @functools.wraps(reserve)
+    async def reserve_after_a_freeze(self: ReserveActivities, request: ReserveRequest) -> Reservation:
         if awake.is_set():
             return await reserve(self, request)
         if await everybody_is_here.wait() == 0:
@@ -41,7 +43,7 @@ def main(*arguments: str) -> int:
             awake.set()
         await awake.wait()
         if request.route == "done-meanwhile":
-            return Ended(hold_id=request.hold_id)
+            return Reservation(answer=Ended(hold_id=request.hold_id), findable=False)
         raise ApplicationError("the ledger did not answer", type="LedgerUnreachable", non_retryable=True)
 
     def only_of_calls(*arguments: object, **options: object) -> list[Worker]:
@@ -53,8 +55,8 @@ def main(*arguments: str) -> int:
             options |= {"max_concurrent_workflow_tasks": CALLS + 1, "max_concurrent_workflow_task_polls": 2}
         return Worker(client, **options)
 
-    ReserveActivities._reserve = reserve_after_a_freeze  # pyright: ignore[reportPrivateUsage]
-    worker._workers = only_of_calls  # pyright: ignore[reportPrivateUsage]
+    ReserveActivities.reserve = reserve_after_a_freeze
+    worker.workers_of = only_of_calls
     worker.Worker = with_few_tasks
     return worker.main(arguments)
 

@@ -51,7 +51,7 @@ async def run_worker_and_crash(*arguments: Any) -> None:
 if __name__ == "__main__":
     if "--leaking" in sys.argv:
         sys.argv.remove("--leaking")
-        redaction._known = _Forgetful()
+        redaction.known_secrets = _Forgetful()
     worker.configure_logs = configure_logs_for_debugging
     worker.run_worker = run_worker_and_crash
     sys.exit(worker.main())

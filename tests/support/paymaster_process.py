@@ -57,7 +57,7 @@ from paymaster.storage.charging import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import migrate
 from paymaster.values.money import Price, nanos_to_usd
-from worker import _workers as paymasters_workers  # pyright: ignore[reportPrivateUsage]
+from worker import workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAYMASTER = Path(sys.executable).with_name("paymaster")
@@ -390,7 +390,7 @@ async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
     )
     connections, keys = Connections(site.settings.services), kept_keys(site.settings)
     try:
-        yield OwnWorkers(*paymasters_workers(site.settings, "all", client, site.engine, connections, keys))
+        yield OwnWorkers(*workers_of(site.settings, "all", client, site.engine, connections, keys))
     finally:
         await keys.close()
         await connections.close()

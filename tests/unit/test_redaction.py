@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from key_search import find_key
-from temporalio.api.failure.v1 import Failure
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DefaultFailureConverter
 from temporalio.exceptions import ApplicationError
 
 from activities.send_alerts import SendAlertsActivities
@@ -54,7 +55,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 @pytest.fixture(autouse=True)
 def no_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test knows its own keys, and leaves none behind."""
-    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "known_secrets", {})
 
 
 @pytest.mark.parametrize("form", WRITTEN)
@@ -243,9 +244,9 @@ def test_no_failure_that_temporal_keeps_has_a_key(encoded: bool) -> None:
     """Message, traceback, details and causes, also of one that came from another workflow as it is."""
     ApiKey(KEY)
     converter = RedactingFailureConverter(encoded=encoded)
-    received = Failure(message=f"elsewhere: {KEY}")
-    cause = ApplicationError("cause")
-    cause._failure = received  # pyright: ignore[reportPrivateUsage]
+    payloads = pydantic_data_converter.payload_converter
+    received = Failure(message=f"elsewhere: {KEY}", application_failure_info=ApplicationFailureInfo())
+    cause = DefaultFailureConverter().from_failure(received, payloads)
     failure = Failure()
     try:
         try:
@@ -253,7 +254,7 @@ def test_no_failure_that_temporal_keeps_has_a_key(encoded: bool) -> None:
         except ConnectionError as error:
             raise ApplicationError(KEY, {"sent": {"header": KEY}}, type=KEY) from error
     except ApplicationError as error:
-        converter.to_failure(error, pydantic_data_converter.payload_converter, failure)
+        converter.to_failure(error, payloads, failure)
     written = str(failure)
     assert find_key(written, KEY) == []
     assert written.count("[key]") >= 5

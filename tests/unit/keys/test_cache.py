@@ -248,11 +248,11 @@ async def test_a_source_that_hangs_holds_up_only_those_who_come_at_first(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who needs the key waits a moment and fails retryably; who comes later fails at once; the answer still counts."""
-    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 0.05)
+    kept.cache.wait_at_most_s = 0.05
     kept.source.hold()
     with pytest.raises(KeySourceDown, match="has not answered"):
         await kept.get()
-    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 5)
+    kept.cache.wait_at_most_s = 5
     kept.clock.now_s += 5
     with pytest.raises(KeySourceDown, match="has not answered"):
         async with asyncio.timeout(2):
@@ -330,7 +330,7 @@ async def test_a_refusal_of_a_withdrawn_key_is_final(kept: Kept) -> None:
 async def test_a_refusal_does_not_wait_long_for_a_source_that_hangs(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept.cache, "_wait_at_most_s", 0.05)
+    kept.cache.wait_at_most_s = 0.05
     await kept.get()
     kept.source.hold()
     with pytest.raises(KeySourceDown):

@@ -66,8 +66,8 @@ class _ClientOf:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paymaster.ledger.updates._PAUSE_S", 0.001)
-    monkeypatch.setattr("paymaster.ledger.updates._PAUSE_MAX_S", 0.002)
+    monkeypatch.setattr("paymaster.ledger.updates.PAUSE_S", 0.001)
+    monkeypatch.setattr("paymaster.ledger.updates.PAUSE_MAX_S", 0.002)
     monkeypatch.setattr("paymaster.ledger.handle.ANSWER_WITHIN", timedelta(seconds=0.05))
 
 

@@ -29,7 +29,7 @@ ASK_TEMPORAL = {
     *("execute_activity", "execute_local_activity", "start_activity", "start_local_activity"),
     *("execute_update", "start_update", "signal", "query", "defn", "update"),
     *("start_workflow", "execute_workflow", "start_child_workflow", "execute_child_workflow"),
-    *("update_once", "update_until_answered", "_command", "_query", "_activity"),
+    *("update_once", "update_until_answered", *(f"_{name}" for name in ("command", "query", "activity"))),
 }
 
 

@@ -221,7 +221,7 @@ def attempt_of(found: Completion | ApplicationError) -> Attempt:
 @pytest.mark.parametrize("kind", INPUTS)
 async def test_no_answer_holds_the_event_loop(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a service sends, up to 8 MB, and work in threads counted."""
-    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "known_secrets", {})
     remember("/api/alerts")
     api, made = INPUTS[kind]
     async with calling() as caller:

@@ -126,7 +126,7 @@ def test_an_absurd_count_makes_the_cost_unknown(count: object) -> None:
 
 @pytest.fixture
 def known_key(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "known_secrets", {})
     remember(KEY)
     return KEY
 

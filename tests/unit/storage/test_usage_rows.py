@@ -156,7 +156,7 @@ async def test_another_programs_alembic_in_the_same_database_is_left_alone(empty
 async def test_migrations_are_not_in_the_wheel_and_the_error_says_where_they_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("paymaster.storage.schema._MIGRATIONS", tmp_path / "migrations")
+    monkeypatch.setattr("paymaster.storage.schema.MIGRATIONS", tmp_path / "migrations")
     with pytest.raises(MigrationsMissing, match="migrations run from Paymaster's checkout or image"):
         await migrate("postgresql://nobody@127.0.0.1:1/nothing")
 
