@@ -37,7 +37,7 @@ async def throughput(site: Site, *, calls: int = 200, rounds: int = 5) -> list[F
 
 
 async def throughput_of_agents(site: Site, *, calls: int = 10, rounds: int = 5, agents: int = 10) -> list[Figure]:
-    """The same as children: each agent makes its calls five at once."""
+    """Calls for each second where each is a child of an agent, which makes five at once."""
     async with Worker(site.client, task_queue=AGENTS_TASK_QUEUE, workflows=[Agent]):
 
         async def one(site: Site, kind: str) -> None:

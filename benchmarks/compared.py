@@ -107,7 +107,7 @@ class Agent:
 
 @workflow.defn(sandboxed=False)
 class SignalledLedger:
-    """The same desk, asked by a signal for each reservation, which it answers by another."""
+    """Paymaster's desk, asked by a signal for each reservation, which it answers by another."""
 
     @workflow.init
     def __init__(self, start: LedgerStart) -> None:

@@ -93,7 +93,7 @@ async def by_update(site: Site, name: str) -> None:
 
 
 async def by_plain_json(site: Site, name: str) -> None:
-    """As the Temporal UI does it: no converter of ours, just JSON."""
+    """Sends a signal without a converter of ours, just JSON: so the Temporal UI does it."""
     plain = await Client.connect(site.temporal_address, namespace=site.namespace)
     change = {"service": "admin-first", "reason": "bill unclear", "who": "ada"}
     await plain.get_workflow_handle("budget/default").signal(name, change)
@@ -201,7 +201,7 @@ async def test_a_bad_signal_stops_nothing_and_is_seen_and_a_good_one_after_it_wo
 async def test_a_defect_in_one_admins_command_stops_nobody_and_is_seen(
     stack: EmbeddedStack, database_url: str, server: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a signal and as an update: refused with what went wrong, alerted, and the ledger goes on."""
+    """Sent as a signal and as an update, it is refused with what went wrong and alerted, and the ledger goes on."""
     raise_cap, report = Desk.raise_cap, Desk.report
 
     def sometimes_wrong(desk: Desk, change: RaiseCap, now_ms: int) -> CapState:

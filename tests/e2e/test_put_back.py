@@ -58,7 +58,7 @@ async def loaded(site: Site) -> None:
 
 
 async def put_database_back(site: Site, to_id: int) -> None:
-    """As a restored backup has it: what was stored later is gone."""
+    """Removes what was stored later: so a restored backup has it."""
     async with site.engine.begin() as connection:
         for table in ("api_usage", "cap_changes", "alerts"):
             await connection.execute(text(f"DELETE FROM {table} WHERE id > :id"), {"id": to_id})

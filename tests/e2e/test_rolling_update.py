@@ -42,7 +42,7 @@ def service(server: CountingServer) -> FakeService:
 
 @pytest.fixture
 async def site(stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path) -> AsyncIterator[Site]:
-    """As 0.1.0 has it, without a worker yet."""
+    """A site with the database of 0.1.0, without a worker yet."""
     budgets = {"acme": {"cap_usd": {"total": "1", "day": "1"}}, SMALL: {"cap_usd": {"total": "0.002"}}}
     service.usage = lambda request: TokenUsage(input_tokens=1_000, output_tokens=50)
     tables = configuration([service], budgets=budgets, routes={"writer": [service]})

@@ -146,7 +146,7 @@ def echo_at_the_cut(position: int) -> Reply:
 
 
 def echo_encoded(request: Received) -> bytes:
-    """As a URL, base64 and JSON write it, all in one error."""
+    """An error that has the header three times: as a URL, base64 and JSON write it."""
     said = request.authorization
     message = f"{CONTROL}: {quote(said, safe='')} {b64encode(said.encode()).decode()} {json.dumps(said)}"
     return json.dumps({"error": {"message": message}}).encode()

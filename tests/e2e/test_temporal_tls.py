@@ -239,7 +239,7 @@ async def test_a_server_whose_certificate_is_not_trusted_gets_nothing(
 async def test_an_api_key_goes_with_every_request_and_only_over_tls(
     certificates: Certificates, with_tls: TlsProxy, environment: pytest.MonkeyPatch
 ) -> None:
-    """As for Temporal Cloud: a key alone turns TLS on."""
+    """A key alone turns TLS on: so it is with Temporal Cloud."""
     variables = certificates.environment("SERVER_CA") | {"TEMPORAL_ADDRESS": with_tls.address}
     del variables["TEMPORAL_TLS"]
     set_all(environment, variables | {"TEMPORAL_API_KEY": API_KEY, "TEMPORAL_NAMESPACE": "default"})

@@ -51,7 +51,8 @@ async def restart(site: Site, file: Path | None = None) -> None:
 async def test_an_admins_raise_stays_until_the_files_own_value_changes_and_an_old_file_does_not_come_back(
     site: Site, service: FakeService
 ) -> None:
-    """The same file, one that differs elsewhere, one with another value for this cap, and then the first one again."""
+    """Workers bring the first file again, one that differs elsewhere, one with another value for this cap, and then the
+    first one."""
     one, more, three = usd(1_000_000_000), usd(1_250_000_000), usd(3_000_000_000)
     assert await cap(site, "acme") == (one, "file")
     raised = await site.document(

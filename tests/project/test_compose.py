@@ -70,7 +70,7 @@ def compose() -> dict[str, Any]:
 
 
 def environment_of(compose: Mapping[str, Any], service: str) -> dict[str, str]:
-    """As Compose fills it in, in a shell with an OpenAI key."""
+    """A service's variables, filled in by the rules of Compose in a shell with an OpenAI key."""
 
     def filled(value: str) -> str:
         shell = {"OPENAI_API_KEY": "a-key-of-this-shell"}

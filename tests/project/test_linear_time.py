@@ -207,7 +207,7 @@ def test_a_secret_is_found_across_the_slices_of_a_long_text() -> None:
 
 @pytest.mark.parametrize("repeated", ["reached your specified ", "perday", "perminute", "try again in 7", "prompt is "])
 def test_a_long_error_is_classified_in_milliseconds(repeated: str) -> None:
-    """As message, as code, in every field and header that is looked at; 1.1 MB each."""
+    """1.1 MB of it each in the message, the code, and every field and header that is looked at."""
     text = repeated * (1_100_000 // len(repeated))
     headers: dict[str, str] = {"retry-after": text, "retry-after-ms": text, "x-ratelimit-reset-tokens": text}
     details = ",".join(['{"reason": "perday\\n"}'] * 50_000)

@@ -55,7 +55,7 @@ class Reply:
     cut: bool = False
     """The connection is closed instead of an answer. With status 200 the provider bills it all the same."""
     reset: bool = False
-    """As `cut`, but not in good order: the client gets a TCP reset."""
+    """The connection is closed without good order: the client gets a TCP reset."""
     raw: bytes | None = None
     """What goes over the wire, head and all, whether or not it is HTTP; then the connection is closed."""
     stream: Sequence[str | float] | None = None

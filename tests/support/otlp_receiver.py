@@ -86,7 +86,7 @@ class OtlpReceiver:
 
 
 def attributes_of(span: Span) -> dict[str, Any]:
-    """As Python values."""
+    """A span's attributes by name, in Python's own types."""
     values: dict[str, Any] = {}
     for attribute in span.attributes:
         kind = attribute.value.WhichOneof("value")

@@ -86,7 +86,7 @@ def test_a_correction_downwards_alerts_nobody_twice() -> None:
 
 
 def test_a_threshold_of_a_third_is_exact() -> None:
-    """As it is written in the configuration, not as the nearest binary fraction."""
+    """What counts is the number that is written in the configuration, not the nearest binary fraction."""
     site = Site(config(budgets={"acme": watched(0.07, 0.29, 0.57, day=100)}))
     assert [spend(site, usd) for usd in (7, 22, 28)] == [(0.07,), (0.29,), (0.57,)]
 

@@ -20,7 +20,7 @@ RAISE = RaiseCap(account="budget:acme", window="day", by="5", reason="launch", w
 
 
 def told(site: Site, command_id: str, change: RaiseCap = RAISE) -> CapState:
-    """As the ledger's workflow does it for an update of this id."""
+    """What the ledger's workflow does with an update of this id."""
     desk = site.desk
     act = lambda: desk.raise_cap(change, site.now_ms)  # noqa: E731
     return desk.answers.once(command_id, digest_of("raise_cap", change), CapState, act)

@@ -143,7 +143,7 @@ def test_a_clock_behind_for_a_moment_moves_nothing_back() -> None:
 
 
 def test_an_admin_moves_the_desks_time_back_at_once() -> None:
-    """As soon as a new run begins; the admin's word holds for that only."""
+    """The time moves when a new run begins; the admin's word holds for that only."""
     site = Site()
     site.now_ms = NOON + DAY
     assert site.desk.take_clock(TakeClock(), site.now_ms).now_ms == site.now_ms
@@ -281,7 +281,7 @@ class World:
         self.take_answers()
 
     def read(self, wanted: LoadSpend) -> LoadedSpend:
-        """As the activity does."""
+        """What the activity reads for the desk."""
         returned_ms, latest_ms = wanted.returned_at_ms, wanted.latest_ms
         assert latest_ms is not None
         times = [

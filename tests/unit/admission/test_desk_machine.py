@@ -628,7 +628,7 @@ class DeskMachine(RuleBasedStateMachine):
         self.after_a_look()
 
     def read_what_was_spent(self) -> None:
-        """As the activity does: all that is stored, but for the holds that the desk counts itself."""
+        """Reads like the activity all that is stored, but for the holds that the desk counts itself."""
         wanted = self.both(lambda desk: desk.to_load())
         assert (wanted is not None) == self.model.loading
         if wanted is None or (self.spend is not None and self.spend.number == wanted.number):
@@ -729,7 +729,7 @@ class DeskMachine(RuleBasedStateMachine):
         return held + [waiting.request.hold_id for waiting in self.model.queue]
 
     def both(self, do: Callable[[Desk], T]) -> T:
-        """The same on the desk and on the one that is cut and restored first; both must answer the same."""
+        """Acts on the desk, and on the one that is cut and restored first; both must give one answer."""
         self.cut_desk = Desk.load(self.cut_desk.dump())
         answer, cut_answer = do(self.desk), do(self.cut_desk)
         assert answer == cut_answer, "a desk that was cut and restored answers otherwise"

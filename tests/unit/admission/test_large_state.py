@@ -45,7 +45,7 @@ SHAPES: tuple[Shape, ...] = ("everywhere", "one account")
 
 
 def paths() -> list[str]:
-    """As an organisation names them: 10 companies, each with 9 teams, each with 110 agents."""
+    """Budgets like an organisation's: 10 companies, each with 9 teams, each with 110 agents."""
     companies = [f"company-{number}" for number in range(10)]
     teams = [f"{company}/team-{number}" for company in companies for number in range(9)]
     agents = [f"{team}/agent-{number:03d}" for team in teams for number in range(110)]

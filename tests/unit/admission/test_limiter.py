@@ -82,7 +82,7 @@ def test_who_always_takes_what_there_is_gets_nine_tenths_and_never_more_than_all
     visits=st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 8_000)), st.integers(1, 100)), max_size=120),
 )
 def test_no_minute_sees_more_tokens_than_the_limit(per_minute: int, visits: list[tuple[int | None, int]]) -> None:
-    """The same for requests of any size up to the burst (a tenth of the limit)."""
+    """Requests of any size up to the burst (a tenth of the limit) stay under the limit."""
     bucket, minute, now_ms = Bucket(per_minute), SlidingMinute(), NOON
     for gap_ms, percent in visits:
         amount = max(1, percent * per_minute // 1_000)

@@ -60,7 +60,7 @@ class Database:
         return sum(row.counts_nanos for row in rows if row.granted_at_ms >= start_ms)
 
     def read(self, wanted: LoadSpend) -> LoadedSpend:
-        """As the activity does: by the windows and without the holds that the desk named."""
+        """Reads like the activity: by the windows and without the holds that the desk named."""
         posted: dict[str, dict[Window, int]] = {}
         for account in wanted.accounts:
             rows = [row for hold_id, row in self.rows.items() if hold_id not in wanted.known_holds]

@@ -184,7 +184,7 @@ def behind_one_call(parked: int = PARKED, **limits: int) -> tuple[Site, Grant]:
 
 
 def with_unconfirmed(site: Site, count: int = UNCONFIRMED) -> Site:
-    """The same site after so many attempts of yesterday of which nobody knows the cost."""
+    """This site after so many attempts of yesterday of which nobody knows the cost."""
     grant = next(iter(site.desk.ledger.holds.values())).grant.model_copy(update={"granted_at_ms": NOON - DAY})
     for number in range(count):
         call = CallRef(workflow_id=f"call/old-{number}", run_id=f"old-{number}")
@@ -217,7 +217,7 @@ class Looks:
         return Activation(self.count - looks, process_time() - began)
 
     def until_done(self, what: str, site: Site, do: Callable[[], object], most: int = 100) -> list[Activation]:
-        """As the workflow does: one activation for the command, and others as long as the desk asks for them soon."""
+        """Activates like the workflow: once for the command, and on as long as the desk asks for it soon."""
         each = [self.during(do)]
         while site.desk.due_ms <= site.now_ms + SECOND and len(each) < most:
             site.now_ms = max(site.desk.due_ms, site.now_ms + 1)

@@ -90,7 +90,7 @@ def test_a_parked_call_takes_the_first_candidate_that_has_room() -> None:
 
 
 def test_asking_again_while_parked_changes_nothing() -> None:
-    """The same reserve again is parked still, once, at its old place, until the same deadline."""
+    """A reserve that is repeated is parked still, once, at its old place, until its old deadline."""
     site = one_at_a_time()
     site.granted()
     request = site.request(wait_ms=HOUR)

@@ -73,7 +73,7 @@ def signed(
     epoch: str = "this run",
     lives_ms: int = SIGNATURE_LIVES_MS,
 ) -> Any:
-    """As `--sign-with` does it; or with something else than it would take."""
+    """A signature like that of `--sign-with`, or with something else than it would take."""
     return (key or KEYS[by]).sign(action, command, by=by, ledger=ledger, epoch=epoch, lives_ms=lives_ms)
 
 

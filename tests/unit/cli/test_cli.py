@@ -77,7 +77,7 @@ def run_process(folder: Path) -> Run:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The same within this process: a new interpreter for each of these tests would take a minute more."""
+    """Runs `paymaster` within this process: a new interpreter for each of these tests would take a minute more."""
 
     def run(*arguments: str, **environment: str) -> Ended:
         with monkeypatch.context() as changed:
@@ -137,7 +137,7 @@ def test_the_commands_themselves_import_nothing_heavy() -> None:
 
 
 def test_commands_run_without_the_packages_of_the_embedded_stack(folder: Path) -> None:
-    """As in an agent's project, which has none of the packages of the group `stack`."""
+    """An agent's project has none of the packages of the group `stack`."""
     groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
     modules = [re.split("[<>=]", package)[0].replace("-", "_") for package in groups["stack"]]
     program = f"import sys; sys.modules.update(dict.fromkeys({modules})); from paymaster.cli import main; main()"

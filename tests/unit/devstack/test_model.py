@@ -25,7 +25,7 @@ pytestmark = pytest.mark.stack
 
 
 def no_package(_name: str) -> None:
-    """As `find_spec` answers when nothing is installed."""
+    """What `find_spec` answers when nothing is installed."""
 
 
 QUESTION = [{"role": "user", "content": "Write a story about a lighthouse."}]

@@ -152,7 +152,7 @@ async def test_a_missing_package_is_named_with_the_command_that_installs_it(monk
 
 
 def no_package(_name: str) -> None:
-    """As `find_spec` answers when nothing is installed."""
+    """What `find_spec` answers when nothing is installed."""
 
 
 def _found(package: str) -> Path:

@@ -146,7 +146,7 @@ async def test_what_could_not_be_removed_is_removed_by_the_next_start() -> None:
     folder = stack.log_dir.parent
 
     def fails(*_arguments: object, **_options: object) -> None:
-        """As `rmtree` with `ignore_errors`, on a bad day."""
+        """Removes nothing: `rmtree` with `ignore_errors`, on a bad day."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "rmtree", fails)

@@ -72,7 +72,7 @@ async def test_a_file_that_others_can_use_is_refused_with_the_command_that_mends
 
 
 async def test_a_link_is_judged_by_the_file_that_it_leads_to(tmp_path: Path) -> None:
-    """As in Kubernetes, where every mounted secret is a link; the link's own mode is always 0777."""
+    """In Kubernetes every mounted secret is a link; the link's own mode is always 0777."""
     (tmp_path / "data").mkdir()
     file = key_file(tmp_path / "data")
     (tmp_path / NAME).symlink_to(file)

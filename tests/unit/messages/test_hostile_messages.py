@@ -146,7 +146,7 @@ def refusal(configuration: bytes) -> str:
 
 
 def refused_by_hand(kind: type[BaseModel], text: bytes) -> bool:
-    """As the ledger reads a signal, whose amounts keep each digit."""
+    """Whether it is refused where the ledger reads a signal, whose amounts keep each digit."""
     try:
         check_text(text, kind)
         kind.model_validate(exact_json(text.decode(errors="replace")))

@@ -44,7 +44,7 @@ HELD_BY_A_REQUEST_S = 0.05
 
 
 async def test_a_held_event_loop_is_measured_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    """As long as it was held, and in words from half a second on."""
+    """The measure is as long as it was held; from half a second on it is told in words."""
     recorded: list[float] = []
     watch = asyncio.create_task(EventLoopWatch(recorded.append, every_s=0.01).run())
     await asyncio.sleep(0.02)

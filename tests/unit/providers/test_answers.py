@@ -132,7 +132,7 @@ def known_key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def in_escapes(text: str) -> str:
-    """As JSON may write it: each sign by its number, letters too, which no search in the body can know."""
+    """A text in JSON with each sign by its number, letters too, which no search in the body can know."""
     return "".join(f"\\u{ord(sign):04x}" for sign in text)
 
 

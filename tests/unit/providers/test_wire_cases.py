@@ -70,7 +70,7 @@ def body_of(response: dict[str, Any]) -> bytes:
 
 
 def read(case: dict[str, Any]) -> ServiceAnswer | HttpError | ServiceError:
-    """As `call_service` reads it."""
+    """What `call_service` reads from the case's response."""
     response, service = case["response"], service_of(case)
     headers = {name.lower(): value for name, value in response["headers"].items()}
     body, now_ms = body_of(response), int(NOW.timestamp() * 1000)

@@ -65,7 +65,7 @@ def contents(response: httpx.Response) -> list[str]:
 
 
 async def test_who_has_the_token_gets_the_content(client: httpx.AsyncClient, encryption: PayloadEncryption) -> None:
-    """As the UI asks, with the namespace and a query in the address; plain payloads come back as they are."""
+    """Asked like the UI, with the namespace and a query in the address; plain payloads come back as they are."""
     body = body_of(await hidden(encryption), PLAIN)
     response = await client.post(
         "/decode?preserveStorageRefs=true", json=body, headers=BEARER | {"Origin": UI, "X-Namespace": "default"}

@@ -101,7 +101,7 @@ def test_a_signature_does_not_depend_on_how_a_configuration_is_sent(key: Signing
 
 
 def test_a_key_file_is_its_owners_alone_and_is_never_overwritten(tmp_path: Path) -> None:
-    """As `ssh` has it; and neither the object nor an error shows the key."""
+    """The rules of `ssh` hold; and neither the object nor an error shows the key."""
     file = tmp_path / "alice.pem"
     key = SigningKey.create(file)
     assert file.stat().st_mode & 0o777 == 0o600

@@ -125,7 +125,7 @@ def test_a_full_file_reads_as_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    """As some editors on Windows save it, with their ends of lines."""
+    """Some editors on Windows save it, with their ends of lines."""
     assert load(tmp_path, "\ufeff" + OPENAI.replace("\n", "\r\n")) == load(tmp_path, OPENAI)
 
 
@@ -429,7 +429,7 @@ def test_a_route_to_a_broken_service_is_no_second_problem(tmp_path: Path) -> Non
     ],
 )
 def test_a_hold_outlives_the_worst_case_of_its_retries(tmp_path: Path, hold: str, service: str, worst: str) -> None:
-    """As long as the worst case is too short, one millisecond more is enough, and the message says the number."""
+    """A hold as long as the worst case is too short, a millisecond more is enough, and the message says the number."""
     problem = only_problem(tmp_path, f'[ledger]\nhold_expires_after = "{hold}"\n{OPENAI}{service}')
     assert problem.startswith("services.openai: ")
     assert f"can take {worst} " in problem

@@ -109,7 +109,7 @@ def test_prices_of_a_fraction_of_a_nano_dollar_a_token_are_exact() -> None:
 
 @given(nanos=st.integers(-NANOS_MAX, NANOS_MAX))
 def test_an_amount_comes_back_from_text_exactly(nanos: int) -> None:
-    """As a decimal, in its shortest form, with an exponent, and as people are shown it."""
+    """The text is a decimal, its shortest form, one with an exponent, or what people are shown."""
     usd = nanos_to_usd(nanos)
     assert Fraction(usd) == Fraction(nanos, 10**9)
     shown = format_usd(nanos).replace("$", "").replace(",", "")

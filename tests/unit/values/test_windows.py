@@ -89,7 +89,7 @@ def test_months_follow_the_calendar_through_leap_years_and_year_ends() -> None:
 @ANY
 @given(now_ms=TIMES)
 def test_windows_are_those_of_a_calendar_in_utc(now_ms: int) -> None:
-    """The same as cutting the date and time off as it is written."""
+    """A window begins where the date and time, as they are written, are cut off."""
     now = datetime.fromtimestamp(now_ms // 1000, UTC)
     assert window_start_ms("minute", now_ms) == at(now.year, now.month, now.day, now.hour, now.minute)
     assert window_start_ms("hour", now_ms) == at(now.year, now.month, now.day, now.hour)
