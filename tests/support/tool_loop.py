@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+import httpx
 from raw_server import SomeKeys
 from replayed_provider import ReplayedProvider
 from temporalio.testing import ActivityEnvironment
@@ -19,7 +20,15 @@ class Replaying(Connections):
     """Connections that all end at replayed providers, under the providers' own addresses."""
 
     def __init__(self, providers: Mapping[str, ReplayedProvider]) -> None:
-        self._clients = {name: provider.client() for name, provider in providers.items()}
+        super().__init__({})
+        self._replayed = {name: provider.client() for name, provider in providers.items()}
+
+    def __getitem__(self, service: str) -> httpx.AsyncClient:
+        return self._replayed[service]
+
+    async def close(self) -> None:
+        for client in self._replayed.values():
+            await client.aclose()
 
 
 class Loop:

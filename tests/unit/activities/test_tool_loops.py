@@ -68,7 +68,7 @@ async def test_three_turns_of_tools_and_a_further_question(made: Callable[[], Re
 async def test_another_provider_takes_over_and_gives_back(
     made: Callable[[], ReplayedProvider], other: Callable[[], ReplayedProvider]
 ) -> None:
-    """As a route's candidates do when one fails: the first one's state waits until it is asked again."""
+    """A route's candidates do so when one fails: the first one's state waits until it is asked again."""
     first, second = made(), other()
     first.script.extend((ROUNDS[0], ROUNDS[2], ROUNDS[3], Said("Yes.", ())))
     second.script.append(ROUNDS[1])

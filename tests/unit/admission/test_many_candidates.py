@@ -104,7 +104,7 @@ def test_no_activation_is_long_with_the_most_candidates() -> None:
 
 
 def test_many_thresholds_in_many_budgets_take_no_time() -> None:
-    """As many nested budgets as a path can have, each with as many parts of five caps as there may be."""
+    """Nested budgets, so many as a path can have, each with as many parts of five caps as there may be."""
     paths = ["/".join(["a"] * depth) for depth in range(1, 96)]
     account = capped(minute=1_000, hour=1_000, day=1_000, month=1_000, total=1_000).model_copy(
         update={"alert_at": tuple(number / 20 for number in range(1, 21))}
