@@ -22,7 +22,7 @@ from paymaster.messages import (
     Void,
 )
 from paymaster.messages.bounds import check_grant
-from paymaster.providers.pricing import price_of
+from paymaster.providers.price_list import price_of
 from paymaster.settings import ModelSettings, Settings, split_candidate
 from paymaster.values.collection import EndedRequests
 

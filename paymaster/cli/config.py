@@ -125,7 +125,7 @@ def _wanted(settings: "Settings") -> "DeskConfig":
 async def _differences(settings: "Settings", wanted: "DeskConfig") -> "tuple[Configuration, Sequence[Difference]]":
     """What is in force, and what the file changes; prices of models that the ledger has granted a call to."""
     from paymaster.admission.configuration import differences, price_differences
-    from paymaster.providers.pricing import price_of
+    from paymaster.providers.price_list import price_of
     from paymaster.settings import split_candidate
 
     ledger = await connect_ledger(settings)

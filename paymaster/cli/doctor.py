@@ -141,7 +141,7 @@ def _bundles(settings: "Settings") -> Iterator[Check]:
 
 
 def _prices(settings: "Settings") -> Iterator[Check]:
-    from paymaster.providers.pricing import price_of
+    from paymaster.providers.price_list import price_of
     from paymaster.settings import split_candidate
 
     for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):

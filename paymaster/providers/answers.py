@@ -12,7 +12,7 @@ from paymaster.calls.cost import CONFIGURATION, known_cost
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
 from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
 from paymaster.providers.kept_state import state_of
-from paymaster.providers.pricing import listed_cost
+from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
 from paymaster.providers.tool_names import with_given_names

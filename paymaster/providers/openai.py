@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from paymaster.providers.provider import (
     UnsupportedParameter,
     WireUsage,
 )
+from paymaster.providers.streamed_tool_calls import StreamedToolCalls
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 from paymaster.values.money import NANOS_MAX
@@ -177,8 +178,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     text: list[str] = []
     refusal: list[str] = []
     thoughts = _StreamedThoughts()
-    calls: list[_StreamedCall] = []
-    latest: dict[int, _StreamedCall] = {}
+    calls = StreamedToolCalls()
     ended = False
     for event in stream_events(body):
         ended = ended or event.data.strip() == "[DONE]"
@@ -201,18 +201,14 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
             refusal.append(text_of(delta.get("refusal")) or "")
             thoughts.add(delta)
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
-                _add_tool_call(calls, latest, number, part)
+                calls.add(number, part)
         check_parts(len(calls))
     if not (ended or (finish_reason and _usage(said.get("usage")))):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
-    function_calls: list[JsonValue] = [
-        {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}, **call.own}
-        for call in calls
-    ]
     message: dict[str, JsonValue] = {
         "content": "".join(text),
         "refusal": "".join(refusal),
-        "tool_calls": function_calls,
+        "tool_calls": calls.whole(),
         **thoughts.whole(),
     }
     choice: dict[str, JsonValue] = {"message": message, "finish_reason": finish_reason or None}
@@ -339,14 +335,6 @@ def _state(message: dict[str, JsonValue], text: str, calls: Sequence[dict[str, J
     return kept(pieces)
 
 
-@dataclass
-class _StreamedCall:
-    id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list[str])
-    own: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-
-
 class _StreamedThoughts:
     """What a model thought, in pieces."""
 
@@ -376,22 +364,6 @@ class _StreamedThoughts:
         if self._details:
             found["reasoning_details"] = list[JsonValue](self._details)
         return found
-
-
-def _add_tool_call(
-    calls: list[_StreamedCall], latest: dict[int, _StreamedCall], number: int, part: dict[str, JsonValue]
-) -> None:
-    """A piece belongs to the last call with its index, unless it brings another id: some servers count none."""
-    index, call_id, function = part.get("index"), text_of(part.get("id")) or "", object_of(part.get("function"))
-    at = index if isinstance(index, int) else number
-    call = latest.get(at)
-    if call is None or (call_id and call.id and call_id != call.id):
-        call = latest[at] = _StreamedCall()
-        calls.append(call)
-    call.id = call.id or call_id
-    call.name = call.name or text_of(function.get("name")) or ""
-    call.arguments.append(text_of(function.get("arguments")) or "")
-    call.own |= only(part, ("extra_content",))
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:

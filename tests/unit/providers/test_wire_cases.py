@@ -17,7 +17,7 @@ from paymaster.calls.cost import known_cost
 from paymaster.messages import Billing
 from paymaster.providers.answers import request_id
 from paymaster.providers.http_errors import CONTENT_FILTERED, HttpError, classify
-from paymaster.providers.pricing import listed_cost
+from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import Api, ServiceSettings

@@ -20,7 +20,6 @@ from paymaster.providers.answers import without_keys
 from paymaster.providers.event_stream import stream_events
 from paymaster.providers.provider import (
     MalformedAnswer,
-    Outgoing,
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
@@ -82,22 +81,6 @@ def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None
     grant = GRANT.model_copy(update={"model": "our gpt/5"})
     path = PROVIDERS["azure-openai"].build_request(ask(), grant, azure, False).path
     assert path == "/openai/deployments/our%20gpt%2F5/chat/completions?api-version=2024-10-21"
-
-
-@pytest.mark.parametrize(
-    ("api", "headers"),
-    [
-        ("openai", {"authorization": "Bearer k"}),
-        ("openai-responses", {"authorization": "Bearer k"}),
-        ("anthropic", {"x-api-key": "k"}),
-        ("gemini", {"x-goog-api-key": "k"}),
-        ("azure-openai", {"api-key": "k"}),
-    ],
-)
-def test_the_key_goes_into_one_header_and_nowhere_else(api: Api, headers: dict[str, str]) -> None:
-    request = Outgoing("POST", "https://example.com", {}, b"{}")
-    assert PROVIDERS[api].authenticate(request, "k", service(api)) == headers
-    assert not {name.lower() for name in build(ask(), api).headers} & set(headers)
 
 
 @pytest.mark.parametrize(

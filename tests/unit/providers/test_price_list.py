@@ -10,7 +10,7 @@ from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.providers.pricing import listed_cost, price_of
+from paymaster.providers.price_list import listed_cost, price_of
 from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import Settings
 from paymaster.values.money import Price, PriceTier, TokenUsage
