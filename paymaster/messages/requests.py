@@ -81,6 +81,9 @@ class ChatMessage(Message):
     """Of a `tool` message: the call that it answers."""
     state: ProviderState | None = added(None)
     """Of an `assistant` message; `LLMResult.message` has it."""
+    cache: bool = added(False)
+    """The conversation up to here will come again: a provider that wants to be told keeps it in its cache. The latest
+    four such messages count."""
 
     @model_validator(mode="after")
     def _has_what_its_role_allows(self) -> Self:

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.cache_marks import ANTHROPIC_MARK, with_latest_cached
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.kept_state import WrittenPiece, kept, pieces_of
@@ -57,14 +58,13 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         raise UnsupportedParameter("seed", "the Messages API has no such parameter")
     if request.reasoning_effort in ("none", "minimal"):
         raise UnsupportedParameter("reasoning_effort", f"the Messages API has no {request.reasoning_effort!r}")
-    conversation = request.conversation()
+    conversation = with_latest_cached(with_ids(request.conversation(), _CALL_ID))
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "max_tokens": grant.max_output_tokens,
-        "messages": _turns(with_ids(conversation, _CALL_ID), grant, service),
+        "messages": _turns(conversation, grant, service),
     }
-    system = "\n\n".join(message.content for message in conversation if message.role == "system")
-    if system:
+    if system := _system(conversation):
         body["system"] = system
     output: dict[str, JsonValue] = {}
     if request.json_schema is not None:
@@ -272,32 +272,45 @@ def _counted(usage: dict[str, JsonValue]) -> WireUsage:
 # ---------------------------------------------------------------- building
 
 
+def _system(messages: Sequence[ChatMessage]) -> JsonValue:
+    """A text; blocks where one of them is to be cached."""
+    system = [message for message in messages if message.role == "system" and message.content]
+    if not any(message.cache for message in system):
+        return "\n\n".join(message.content for message in system)
+    return [
+        {"type": "text", "text": message.content, **(ANTHROPIC_MARK if message.cache else {})} for message in system
+    ]
+
+
 def _turns(messages: Sequence[ChatMessage], grant: Grant, service: ServiceSettings) -> list[JsonValue]:
     """The messages, with the results of tools as blocks of one user turn: all results of a turn belong together."""
     turns: list[JsonValue] = []
     results: list[JsonValue] = []
     for message in messages:
         if message.role == "tool":
-            results.append({"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content})
+            result: JsonValue = {"tool_use_id": message.tool_call_id, "content": message.content}
+            results.append({"type": "tool_result", **result, **(ANTHROPIC_MARK if message.cache else {})})
             continue
         said = _said(message, grant, service) if message.role == "assistant" else _asked(message)
         if message.role == "system" or not said:
             continue  # an empty message is refused
+        if message.cache:
+            said[-1] |= ANTHROPIC_MARK
         if message.role == "user" and results:
             turns.append({"role": "user", "content": [*results, *said]})
         else:
             if results:
                 turns.append({"role": "user", "content": results})
-            is_text = len(said) == 1 and object_of(said[0]).get("type") == "text"
-            turns.append({"role": message.role, "content": message.content if is_text else said})
+            is_text = len(said) == 1 and set(said[0]) == {"type", "text"}
+            turns.append({"role": message.role, "content": message.content if is_text else list[JsonValue](said)})
         results = []
     if results:
         turns.append({"role": "user", "content": results})
     return turns
 
 
-def _asked(message: ChatMessage) -> list[JsonValue]:
-    blocks: list[JsonValue] = []
+def _asked(message: ChatMessage) -> list[dict[str, JsonValue]]:
+    blocks: list[dict[str, JsonValue]] = []
     for image in message.images:
         source: JsonValue = (
             {"type": "url", "url": image.url}
@@ -308,9 +321,9 @@ def _asked(message: ChatMessage) -> list[JsonValue]:
     return [*blocks, {"type": "text", "text": message.content}] if message.content else blocks
 
 
-def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[JsonValue]:
+def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[dict[str, JsonValue]]:
     """The blocks of an assistant's turn: a text of spaces alone is refused, and a thought at the end."""
-    blocks: list[JsonValue] = []
+    blocks: list[dict[str, JsonValue]] = []
     ends_at = 0
     for piece in pieces_of(message, grant, service):
         if (call := piece.call) is not None:

@@ -4,15 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Grant, Image, LLMRequest, ToolCall
+from paymaster.messages import Grant, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.cache_marks import ANTHROPIC_MARK, OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
+from paymaster.providers.chat_messages import StreamedThoughts, asked, said, state_of_answer
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
-from paymaster.providers.kept_state import WrittenPiece, kept, only, pieces_of
+from paymaster.providers.kept_state import pieces_of
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.listed_counts import with_listed_counts
 from paymaster.providers.provider import (
@@ -56,25 +59,23 @@ class Quirks:
     """A message with calls needs `reasoning_content`, if only an empty one where another model wrote it."""
     wants_signature: bool = False
     """The first call of a message needs Google's signature, or its word for a call that another model made."""
+    caches: Literal["openai", "anthropic"] | None = None
+    """In whose form it is told up to where a conversation is worth keeping in its cache. None: it is not told."""
 
 
 _UNKNOWN = Quirks(streams_usage=False)
 _QUIRKS = {
-    "api.openai.com": Quirks(output_cap="max_completion_tokens"),
+    "api.openai.com": Quirks(output_cap="max_completion_tokens", caches="openai"),
     "api.groq.com": Quirks(output_cap="max_completion_tokens"),
     "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
     "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"}), wants_thoughts=True),
     "api.moonshot.ai": Quirks(streams_usage=False, wants_thoughts=True),
     "api.moonshot.cn": Quirks(streams_usage=False, wants_thoughts=True),
     "generativelanguage.googleapis.com": Quirks(streams_usage=False, wants_signature=True),
-    "openrouter.ai": Quirks(reports_cost=True),
+    "openrouter.ai": Quirks(reports_cost=True, caches="anthropic"),
     # Ollama, by its usual port: it drops `tool_choice` without a word.
     ":11434": Quirks(unsupported=frozenset({"tool_choice"})),
 }
-_THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
-"""Where a message has what its model thought. Where a server writes it in two of them, the first one has most."""
-_UNSIGNED: JsonValue = {"google": {"thought_signature": "skip_thought_signature_validator"}}
-"""What Google documents for a call that another model made."""
 AZURE = Quirks(output_cap="max_completion_tokens")
 
 
@@ -98,11 +99,19 @@ def build_body(
     request: LLMRequest, grant: Grant, service: ServiceSettings, quirks: Quirks, *, stream: bool
 ) -> dict[str, JsonValue]:
     _refuse_unsupported(request, quirks)
-    messages = with_ids(request.conversation(), quirks.call_id)
+    mark = _cache_mark(grant, quirks)
+    messages = with_latest_cached(with_ids(request.conversation(), quirks.call_id))
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "messages": [
-            _said(message, grant, service, quirks) if message.role == "assistant" else _asked(message)
+            said(
+                message,
+                pieces_of(message, grant, service),
+                wants_thoughts=quirks.wants_thoughts,
+                wants_signature=quirks.wants_signature,
+            )
+            if message.role == "assistant"
+            else asked(message, mark)
             for message in messages
             if message.role != "assistant" or message.content or message.tool_calls  # several refuse an empty one
         ],
@@ -159,7 +168,7 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> S
     return ServiceAnswer(
         text=text,
         tool_calls=_tool_calls(calls),
-        state=_state(message, text, calls),
+        state=state_of_answer(message, text, calls),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
         **_bill(data, quirks, base_url),
@@ -177,7 +186,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     finish_reason = ""
     text: list[str] = []
     refusal: list[str] = []
-    thoughts = _StreamedThoughts()
+    thoughts = StreamedThoughts()
     calls = StreamedToolCalls()
     ended = False
     for event in stream_events(body):
@@ -230,42 +239,11 @@ def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
             raise UnsupportedParameter(parameter, "this service does not honour it")
 
 
-def _asked(message: ChatMessage) -> JsonValue:
-    if message.role == "tool":
-        return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
-    if message.images:
-        images: list[JsonValue] = [
-            {"type": "image_url", "image_url": {"url": image_url(image)}} for image in message.images
-        ]
-        return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
-    return {"role": message.role, "content": message.content}
-
-
-def _said(message: ChatMessage, grant: Grant, service: ServiceSettings, quirks: Quirks) -> JsonValue:
-    said: dict[str, JsonValue] = {"role": "assistant", "content": message.content or None}
-    calls: list[dict[str, JsonValue]] = []
-    for piece in pieces_of(message, grant, service):
-        if (call := piece.call) is not None:
-            function: JsonValue = {"name": call.name, "arguments": arguments_text(call)}
-            own = only(piece.own, ("extra_content",))
-            calls.append({"id": call.id, "type": "function", "function": function, **own})
-        elif piece.text is None:
-            said |= only(piece.own, _THOUGHTS)
-    if calls:
-        if quirks.wants_thoughts:
-            said = {"reasoning_content": "", **said}
-        if quirks.wants_signature:
-            calls[0] = {"extra_content": _UNSIGNED, **calls[0]}
-        said["tool_calls"] = list[JsonValue](calls)
-    return said
-
-
-def image_url(image: Image) -> str:
-    return image.url if image.url is not None else f"data:{image.media_type};base64,{image.data}"
-
-
-def arguments_text(call: ToolCall) -> str:
-    return dumped(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
+def _cache_mark(grant: Grant, quirks: Quirks) -> dict[str, JsonValue]:
+    """What the last part of a message has beside it when the conversation up to there is to be cached."""
+    if quirks.caches == "anthropic":
+        return ANTHROPIC_MARK
+    return OPENAI_MARK if quirks.caches == "openai" and takes_openai_mark(grant.model) else {}
 
 
 def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:
@@ -324,46 +302,6 @@ def _tool_calls(calls: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
             WrittenCall(text_of(call.get("id")) or "", text_of(function.get("name")) or "", function.get("arguments"))
         )
     return tool_calls(found)
-
-
-def _state(message: dict[str, JsonValue], text: str, calls: Sequence[dict[str, JsonValue]]) -> JsonValue:
-    """What the model thought, where the server says it, and what Google adds to its calls."""
-    thought = next(({name: message[name]} for name in _THOUGHTS if message.get(name)), None)
-    pieces = [WrittenPiece(own=thought)] if thought else []
-    pieces += [WrittenPiece(text=text)] if text else []
-    pieces += [WrittenPiece(call=at, own=only(call, ("extra_content",)) or None) for at, call in enumerate(calls)]
-    return kept(pieces)
-
-
-class _StreamedThoughts:
-    """What a model thought, in pieces."""
-
-    def __init__(self) -> None:
-        self._texts = {name: list[str]() for name in _THOUGHTS}
-        self._details: list[dict[str, JsonValue]] = []
-        self._texts_of: list[list[str]] = []
-
-    def add(self, delta: dict[str, JsonValue]) -> None:
-        for name, pieces in self._texts.items():
-            pieces.append(text_of(delta.get(name)) or "")
-        for piece in map(object_of, list_of(delta.get("reasoning_details"))):
-            same = {name: piece.get(name) for name in ("type", "index")}
-            last = self._details[-1] if self._details else {}
-            if same != {name: last.get(name) for name in same}:
-                self._details.append({})
-                self._texts_of.append([])
-            self._details[-1] |= {name: value for name, value in piece.items() if value is not None}
-            self._texts_of[-1].append(text_of(piece.get("text")) or "")
-
-    def whole(self) -> dict[str, JsonValue]:
-        """By the names of the fields; those that were not there are missing."""
-        found: dict[str, JsonValue] = {name: "".join(pieces) for name, pieces in self._texts.items() if any(pieces)}
-        for detail, texts in zip(self._details, self._texts_of, strict=True):
-            if any(texts):
-                detail["text"] = "".join(texts)
-        if self._details:
-            found["reasoning_details"] = list[JsonValue](self._details)
-        return found
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:

@@ -6,11 +6,13 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
+from paymaster.providers.cache_marks import OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
+from paymaster.providers.chat_messages import arguments_text, image_url
 from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
-from paymaster.providers.openai import arguments_text, dollars_to_nanos, image_url, quirks_of
+from paymaster.providers.openai import dollars_to_nanos, quirks_of
 from paymaster.providers.provider import (
     BillFields,
     HttpRequest,
@@ -39,8 +41,12 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         if value not in (None, ()):
             raise UnsupportedParameter(parameter, "the Responses API has no such parameter")
     items: list[JsonValue] = []
-    for message in with_ids(request.conversation(), _CALL_ID):
-        items.extend(_items(message, grant, service))
+    caches = quirks_of(service.base_url).caches == "openai" and takes_openai_mark(grant.model)
+    for message in with_latest_cached(with_ids(request.conversation(), _CALL_ID)):
+        if message.role == "assistant":
+            items += [item for piece in pieces_of(message, grant, service) if (item := _said(piece))]
+        else:
+            items.append(_asked(message, OPENAI_MARK if caches and message.cache and message.content else {}))
     body: dict[str, JsonValue] = {
         "model": grant.model,
         "input": items,
@@ -147,20 +153,19 @@ def _error(error: JsonValue, bill: BillFields) -> ServiceError:
     return ServiceError(status=_STATUS_OF_CODE.get(code, 400), body=body, **bill)
 
 
-def _items(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[JsonValue]:
+def _asked(message: ChatMessage, mark: dict[str, JsonValue]) -> JsonValue:
+    """Any message but the assistant's. `mark`: what its last part has beside it."""
+    text: JsonValue = {"type": "input_text", "text": message.content, **mark}
     if message.role == "tool":
-        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": message.content}]
-    if message.images:
-        images: list[JsonValue] = [
-            {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
-        ]
-        return [{"role": "user", "content": [*images, {"type": "input_text", "text": message.content}]}]
-    if message.role != "assistant":
-        return [{"role": message.role, "content": message.content}]
-    return [item for piece in pieces_of(message, grant, service) if (item := _item(piece))]
+        output: JsonValue = [text] if mark else message.content
+        return {"type": "function_call_output", "call_id": message.tool_call_id, "output": output}
+    images: list[JsonValue] = [
+        {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
+    ]
+    return {"role": message.role, "content": [*images, text] if images or mark else message.content}
 
 
-def _item(piece: Piece) -> dict[str, JsonValue]:
+def _said(piece: Piece) -> dict[str, JsonValue]:
     """The item of an assistant's message; empty for an empty text."""
     if (call := piece.call) is not None:
         return {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}

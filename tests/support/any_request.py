@@ -49,15 +49,21 @@ def said(draw: st.DrawFn) -> ChatMessage:
             place["own"] = BESIDE[api]
     host = urlsplit(BASE_URLS[api]).netloc
     state = ProviderState(api=api, host=host, service=GRANT.service, model=GRANT.model, data=places)
-    return ChatMessage(role="assistant", content=text, tool_calls=tuple(asked), state=state)
+    return ChatMessage(role="assistant", content=text, tool_calls=tuple(asked), state=state, cache=draw(st.booleans()))
 
 
 messages = st.one_of(
     said(),
-    st.builds(ChatMessage, role=st.just("system"), content=words),
-    st.builds(ChatMessage, role=st.just("user"), content=words, images=st.lists(images, max_size=2).map(tuple)),
+    st.builds(ChatMessage, role=st.just("system"), content=words, cache=st.booleans()),
+    st.builds(
+        ChatMessage,
+        role=st.just("user"),
+        content=words,
+        images=st.lists(images, max_size=2).map(tuple),
+        cache=st.booleans(),
+    ),
     st.builds(ChatMessage, role=st.just("assistant"), content=words, tool_calls=st.lists(calls, max_size=2).map(tuple)),
-    st.builds(ChatMessage, role=st.just("tool"), content=words, tool_call_id=st.just("call-1")),
+    st.builds(ChatMessage, role=st.just("tool"), content=words, tool_call_id=st.just("call-1"), cache=st.booleans()),
 )
 requests = st.builds(
     LLMRequest,

@@ -24,6 +24,7 @@ class ReplayedOpenAI(ReplayedProvider):
     message_fields = _MESSAGE
     call_fields = _CALL
     ids = re.compile(".{1,40}")
+    part_fields: ClassVar[set[str]] = {"type", "text", "prompt_cache_breakpoint"}
     needs_content = False
     """An assistant message without any content is refused."""
 
@@ -68,6 +69,9 @@ class ReplayedOpenAI(ReplayedProvider):
         for at, message in enumerate(messages):
             where = f"messages[{at}]."
             require_known(message, self.message_fields, where)
+            for part in message["content"] if isinstance(message.get("content"), list) else ():
+                require(message["role"] != "assistant", f"Invalid type for '{where}content': expected a string")
+                require_known(part, self.part_fields, f"{where}content.")
             if message["role"] == "tool":
                 require(
                     message["tool_call_id"] in waiting,
@@ -140,6 +144,7 @@ def _detail_pieces(detail: Body) -> list[Body]:
 class ReplayedMistral(ReplayedOpenAI):
     base_url = "https://api.mistral.ai/v1"
     model = "mistral-large-latest"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
     known = (ReplayedOpenAI.known - {"max_completion_tokens", "seed"}) | {"max_tokens", "random_seed"}
     ids = re.compile("[a-zA-Z0-9]{9}")
     needs_content = True
@@ -153,6 +158,7 @@ class ReplayedDeepSeek(ReplayedOpenAI):
 
     base_url = "https://api.deepseek.com"
     model = "deepseek-v4-pro"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
     known = (ReplayedOpenAI.known - {"max_completion_tokens", "seed", "response_format"}) | {"max_tokens"}
     message_fields = _MESSAGE | {"reasoning_content"}
     needs_content = True
@@ -181,6 +187,7 @@ class ReplayedOpenRouter(ReplayedOpenAI):
 
     base_url = "https://openrouter.ai/api/v1"
     model = "anthropic/claude-opus-5.5"
+    part_fields: ClassVar[set[str]] = {"type", "text", "cache_control"}
     known = (ReplayedOpenAI.known - {"max_completion_tokens"}) | {"max_tokens"}
     message_fields = _MESSAGE | {"reasoning", "reasoning_details"}
 
@@ -210,6 +217,7 @@ class ReplayedGoogleChat(ReplayedOpenAI):
 
     base_url = "https://generativelanguage.googleapis.com/v1beta/openai"
     model = "gemini-3.8-flash"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
     known = (ReplayedOpenAI.known - {"max_completion_tokens"}) | {"max_tokens"}
     call_fields = _CALL | {"extra_content"}
 
@@ -233,6 +241,7 @@ class ReplayedLocal(ReplayedOpenAI):
 
     base_url = "http://localhost:11434/v1"
     model = "qwen3"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
     known = (ReplayedOpenAI.known - {"max_completion_tokens", "tool_choice"}) | {"max_tokens"}
     message_fields = _MESSAGE | {"reasoning"}
 

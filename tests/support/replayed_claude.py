@@ -14,6 +14,14 @@ _KNOWN = {
 }
 _NAME = re.compile("[a-zA-Z0-9_-]{1,128}")
 _ID = re.compile("[a-zA-Z0-9_-]+")
+_FIELDS = {
+    "text": {"type", "text", "cache_control"},
+    "image": {"type", "source", "cache_control"},
+    "tool_use": {"type", "id", "name", "input", "cache_control"},
+    "tool_result": {"type", "tool_use_id", "content", "cache_control"},
+    "thinking": {"type", "thinking", "signature"},
+    "redacted_thinking": {"type", "data"},
+}
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -59,6 +67,8 @@ class ReplayedClaude(ReplayedProvider):
         for number, tool in enumerate(body.get("tools", [])):
             require(_NAME.fullmatch(tool["name"]), f"tools.{number}.custom.name: String should match pattern")
         messages = body["messages"]
+        marks = json.dumps(body).count('"cache_control": {"type": "ephemeral"}')
+        require(marks <= 4, f"A maximum of 4 blocks with cache_control may be provided. Found {marks}.")
         require(messages, "messages: at least one message is required")
         require(messages[0]["role"] == "user", 'messages: first message must use the "user" role')
         require(messages[-1]["role"] == "user", "This model does not support assistant message prefill.")
@@ -89,6 +99,8 @@ class ReplayedClaude(ReplayedProvider):
                 self._check_thinking(blocks, _prefix(body, at), where)
 
     def _check_block(self, block: Body, role: str, where: str) -> None:
+        for name in block.keys() - _FIELDS[block["type"]]:
+            require(False, f"{where}.{block['type']}.{name}: Extra inputs are not permitted")
         match block["type"]:
             case "text":
                 require(block["text"].strip(), f"{where}: text content blocks must contain non-whitespace text")
@@ -99,10 +111,8 @@ class ReplayedClaude(ReplayedProvider):
                 require(isinstance(block["input"], dict), f"{where}.tool_use.input: Input should be a valid dictionary")
             case "tool_result" | "image":
                 require(role == "user", f"{where}: only in `user` messages")
-            case "thinking" | "redacted_thinking":
+            case _:
                 require(role == "assistant", f"{where}: `thinking` blocks can only be in `assistant` messages")
-            case other:
-                require(False, f"{where}: Input tag '{other}' does not match any of the expected tags")
 
     def _check_thinking(self, blocks: list[Body], before: str, where: str) -> None:
         require(
@@ -165,8 +175,11 @@ def _blocks(message: Body) -> list[Body]:
 
 
 def _prefix(body: Body, end: int) -> str:
-    """Everything before the message of this number, whether it is written as text or as blocks."""
-    messages = [(message["role"], _blocks(message)) for message in body["messages"][:end]]
+    """Everything before the message of this number, whether it is written as text or as blocks, cached or not."""
+    messages = [
+        (message["role"], [{**block, "cache_control": None} for block in _blocks(message)])
+        for message in body["messages"][:end]
+    ]
     return json.dumps([body.get("system"), body.get("tools"), messages], sort_keys=True)
 
 

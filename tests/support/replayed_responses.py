@@ -1,6 +1,7 @@
 """OpenAI's Responses API without state: reasoning items come back encrypted, with the item that follows them."""
 
 import re
+from typing import Any
 
 from replayed_provider import Body, ReplayedProvider, Said, require, require_known
 from wire_answers import sse
@@ -82,9 +83,12 @@ class ReplayedResponses(ReplayedProvider):
                     waiting.add(item["call_id"])
                 case "function_call_output":
                     call_id = item["call_id"]
+                    _check_parts(item["output"], where)
                     require(call_id in waiting, f"No tool call found for function call output with call_id {call_id}.")
                     waiting.discard(call_id)
                 case _:
+                    require(item["role"] != "assistant" or isinstance(item["content"], str), f"'{where}.content'")
+                    _check_parts(item["content"], where)
                     require(item["role"] == "assistant" or "phase" not in item, f"Unknown parameter: '{where}.phase'")
                     require(item["content"] or item["role"] != "assistant", f"Invalid '{where}.content': empty")
         require(not waiting, f"No tool output found for function call {waiting}.")
@@ -122,3 +126,9 @@ class ReplayedResponses(ReplayedProvider):
 
     def refusal(self, why: str) -> Body:
         return {"error": {"message": why, "type": "invalid_request_error", "param": "input", "code": None}}
+
+
+def _check_parts(content: Any, where: str) -> None:
+    for part in content if isinstance(content, list) else ():
+        require(part["type"] == "input_text", f"Invalid value: '{part['type']}' of '{where}'")
+        require_known(part, {"type", "text", "prompt_cache_breakpoint"}, f"{where}.content.")

@@ -101,7 +101,8 @@ def _service(provider: ReplayedProvider) -> ServiceSettings:
 def test_any_conversation_keeps_to_the_rules_of_every_provider(made: Callable[[], ReplayedProvider], data: Any) -> None:
     maker = made()
     system = data.draw(st.sampled_from([None, "Be brief."]))
-    messages = [ChatMessage(role="user", content="What is it?")]
+    marks = st.booleans() if data.draw(st.booleans()) else st.just(False)
+    messages = [ChatMessage(role="user", content="What is it?", cache=data.draw(marks))]
     for turn in data.draw(st.lists(said(made), min_size=1, max_size=4)):
         body = body_for(maker, messages, system)
         maker.check(body)
@@ -109,11 +110,12 @@ def test_any_conversation_keeps_to_the_rules_of_every_provider(made: Callable[[]
         message = message_of(maker, answer, messages, stream=data.draw(st.booleans()))
         if message is None:
             continue
-        messages.append(message)
+        messages.append(message.model_copy(update={"cache": data.draw(marks)}))
         results = [
-            ChatMessage(role="tool", content=data.draw(texts), tool_call_id=call.id) for call in message.tool_calls
+            ChatMessage(role="tool", content=data.draw(texts), tool_call_id=call.id, cache=data.draw(marks))
+            for call in message.tool_calls
         ]
-        messages += results or [ChatMessage(role="user", content="And?")]
+        messages += results or [ChatMessage(role="user", content="And?", cache=data.draw(marks))]
     for other in MAKERS:
         judge = maker if other is made else other()
         judge.check(body_for(judge, messages, system))
