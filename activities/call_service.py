@@ -30,7 +30,7 @@ from paymaster.messages import (
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
-from paymaster.providers.http_errors import LONG_WAIT, RATE_LIMITED
+from paymaster.providers.http_errors import LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import DURATION_MS_MAX
@@ -89,6 +89,7 @@ class CallServiceActivities:
             hold_id=call.grant.hold_id,
             service=call.grant.service,
             pause_ms=_pause_ms(tried),
+            model=call.grant.model if tried.error_class is not None and tried.error_class.of_model else None,
             trips_breaker=tried.attempt.trips_breaker,
             error_class=tried.attempt.error_class,
             alert=_detail(call, tried) if tried.error_class is not None and tried.error_class.alert else None,
@@ -170,6 +171,7 @@ def _failure(call: ServiceCall, tried: Tried, attempts: tuple[Attempt, ...]) -> 
         detail=_detail(call, tried),
         fall_back=error_class.fall_back,
         unknown=billing is Billing.UNKNOWN,
+        model_paused=error_class == RATE_LIMITED_MODEL and not too_long,
     )
     activity.logger.warning("attempt failed: %s: %s", failure.reason, failure.detail)
     return ApplicationError(

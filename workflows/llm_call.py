@@ -79,6 +79,7 @@ class LLMCallWorkflow:
         self._too_long_for: list[str] = []
         self._last_failure: Failure | None = None
         self._unknown: dict[str, int] = {}
+        self._paused: dict[str, int] = {}
         self._attempts = 0
         self._cost_nanos = 0
         self._waited_ms = 0
@@ -320,15 +321,23 @@ class LLMCallWorkflow:
         )
 
     def _pass_over(self, grant: Grant, failure: Failure) -> None:
-        """The next reserve asks for another candidate; after an unknown outcome or a bad answer first for the same."""
+        """The next reserve asks for another candidate; after an unknown outcome or a bad answer first for the same.
+
+        One that is paused stays, as often as its service may be asked: the ledger chooses it when the pause is over.
+        """
         self._last_failure = failure
+        candidate = f"{grant.service}/{grant.model}"
+        if failure.model_paused:
+            self._paused[candidate] = self._paused.get(candidate, 0) + 1
+            if self._paused[candidate] < grant.retry.maximum_attempts:
+                return
         if failure.reason == CONTEXT_TOO_LONG:
-            self._too_long_for.append(f"{grant.service}/{grant.model}")
+            self._too_long_for.append(candidate)
         if failure.unknown or failure.reason == BAD_SAMPLE:
             self._unknown[grant.service] = self._unknown.get(grant.service, 0) + 1
             if self._unknown[grant.service] <= grant.max_unconfirmed:
                 return
-        self._failed.append(f"{grant.service}/{grant.model}")
+        self._failed.append(candidate)
 
     # ------------------------------------------------------------ what operators see
 
@@ -359,7 +368,7 @@ class LLMCallWorkflow:
                 "usage": answered.usage or result.usage,
                 "service": grant.service,
                 "model": answered.model_answered or grant.model,
-                "fell_back": bool(self._failed),
+                "fell_back": bool({*self._failed, *self._paused} - {f"{grant.service}/{grant.model}"}),
                 "budget": settled.notices if isinstance(settled, Settled) else (),
             }
         )

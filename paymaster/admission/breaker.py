@@ -1,6 +1,6 @@
 """One breaker for each service: consecutive failures open it for a cooldown, then one call probes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -44,6 +44,10 @@ class Breaker:
             self.probe = None
 
 
+MODELS_PAUSED_MAX = 100
+"""Models of one service that are paused at once; of more, those that are paused for the shortest time are not."""
+
+
 @dataclass(slots=True)
 class Gate:
     """Whether a service may be called at all: its breaker, a pause that it asked for, and a pause by an admin."""
@@ -52,10 +56,19 @@ class Gate:
     paused_until_ms: int = 0
     paused_by: str | None = None
     """Who paused it, and why. None: no admin did."""
+    models_paused_until_ms: dict[str, int] = field(default_factory=dict[str, int])
+    """Models whose own limit was reached."""
 
     def pause(self, until_ms: int) -> None:
         """The service asked to be left alone; the latest end counts."""
         self.paused_until_ms = max(self.paused_until_ms, until_ms)
+
+    def pause_model(self, model: str, until_ms: int, now_ms: int) -> None:
+        """The service asked to leave this model alone; the latest end counts."""
+        paused = {name: at_ms for name, at_ms in self.models_paused_until_ms.items() if at_ms > now_ms}
+        paused[model] = max(paused.get(model, 0), until_ms)
+        longest = sorted(paused.items(), key=lambda each: -each[1])[:MODELS_PAUSED_MAX]
+        self.models_paused_until_ms = dict(sorted(longest))
 
     def shut(self, now_ms: int) -> Literal["paused", "breaker_open", "probing"] | None:
         """Why no call may be sent to it now; None if one may."""
@@ -71,5 +84,5 @@ class Gate:
 
     def open_up(self) -> None:
         """An admin knows that it works again."""
-        self.paused_by, self.paused_until_ms = None, 0
+        self.paused_by, self.paused_until_ms, self.models_paused_until_ms = None, 0, {}
         self.breaker.served()

@@ -165,7 +165,9 @@ class Desk:
         hold, gate = self.ledger.holds.get(report.hold_id), self.state.gates.get(report.service)
         if gate is None:
             return
-        if report.pause_ms is not None:
+        if report.pause_ms is not None and report.model is not None and self.state.rules >= 2:
+            gate.pause_model(report.model, self.state.now_ms + report.pause_ms, self.state.now_ms)
+        elif report.pause_ms is not None:
             gate.pause(self.state.now_ms + report.pause_ms)
         self._alerts.attempt(report)
         if hold is None:

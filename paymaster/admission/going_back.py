@@ -45,6 +45,8 @@ def _put_limits_back(account: Account, to_ms: int) -> None:
 
 def _put_gate_back(gate: Gate, to_ms: int) -> None:
     gate.paused_until_ms = min(gate.paused_until_ms, to_ms + PAUSE_MAX_MS)
+    for model, until_ms in gate.models_paused_until_ms.items():
+        gate.models_paused_until_ms[model] = min(until_ms, to_ms + PAUSE_MAX_MS)
     if gate.breaker.open_until_ms is not None:
         gate.breaker.open_until_ms = min(gate.breaker.open_until_ms, to_ms + gate.breaker.cooldown_ms)
 

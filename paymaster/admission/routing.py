@@ -79,7 +79,8 @@ def _consider(
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
         return _short(candidate, shortfall, bound, now_ms)
-    shut = _shut(candidate.service, gates[candidate.service], now_ms)
+    gate = gates[candidate.service]
+    shut = _shut(candidate.service, gate, now_ms) or _model_paused(candidate, gate, now_ms)
     if shut is not None:
         return shut
     tokens = tokens_estimated(request, candidate)
@@ -163,6 +164,14 @@ def _shut(service: str, gate: Gate, now_ms: int) -> Obstacle | None:
             return Obstacle("breaker_open", "breaker_open", detail, account, gate.breaker.open_until_ms)
         case "probing":
             return Obstacle("transient", "probing", f"{service} failed; one call is probing it", account)
+
+
+def _model_paused(candidate: Candidate, gate: Gate, now_ms: int) -> Obstacle | None:
+    until_ms = gate.models_paused_until_ms.get(candidate.model, 0)
+    if until_ms <= now_ms:
+        return None
+    detail = f"{_name(candidate)} has reached a limit of its own for another {(until_ms - now_ms + 999) // 1000} s"
+    return Obstacle("transient", "model_paused", detail, f"service:{candidate.service}", until_ms)
 
 
 def _name(candidate: Candidate) -> str:

@@ -109,6 +109,7 @@ def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus
             open_until_ms=gate.breaker.open_until_ms,
             paused_until_ms=gate.paused_until_ms if gate.paused_until_ms > now_ms else None,
             paused_by=gate.paused_by,
+            paused_models=tuple(model for model, at_ms in gate.models_paused_until_ms.items() if at_ms > now_ms),
         )
         for name, gate in sorted(gates.items())
     )

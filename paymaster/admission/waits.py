@@ -16,14 +16,23 @@ from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import bound_nanos, tokens_estimated
 
 Kind = Literal[
-    "held", "exhausted", "impossible", "limited", "probing", "breaker_open", "loading", "claimed", "has_money"
+    "held",
+    "exhausted",
+    "impossible",
+    "limited",
+    "probing",
+    "breaker_open",
+    "model_paused",
+    "loading",
+    "claimed",
+    "has_money",
 ]
 """What an obstacle waits for, and the need that it is filed with.
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
-the end of a pause; the tokens. breaker_open: a service that works; when the call has waited for long enough. loading,
-probing, claimed: 0. has_money: no obstacle, but the highest bound of a call that may lose its money in this account to
-others.
+the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
+works; when the call has waited for long enough. loading, probing, claimed: 0. has_money: no obstacle, but the highest
+bound of a call that may lose its money in this account to others.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -31,6 +40,7 @@ _KINDS: dict[str, Kind] = {
     "cap_reached": "exhausted",
     "bound_above_cap": "impossible",
     "paused": "limited",
+    "model_paused": "model_paused",
     "max_concurrent": "limited",
     "rate_limit": "limited",
     "probing": "probing",
@@ -108,15 +118,16 @@ class Waits:
             return None
         spending = [files[kind].highest or 0 for kind in _BY_SPENDING if kind in files]
         first_ms = account.next_end_ms(max(spending), now_ms) if spending else None
-        if files.keys().isdisjoint(_BY_GATE):
+        if files.keys().isdisjoint((*_BY_GATE, "model_paused")):
             return first_ms
         times: list[int | None] = [first_ms]
         if "limited" in files and not account.limiter.is_full:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
-        if key.startswith("service:"):
-            gate = self._gates.get(key[len("service:") :])
-            if gate is not None:
-                times += [gate.paused_until_ms, gate.breaker.open_until_ms]
+        if "model_paused" in files:
+            times.append(files["model_paused"].lowest)
+        gate = self._gate(key)
+        if gate is not None:
+            times += [gate.paused_until_ms, gate.breaker.open_until_ms]
         return min((at_ms for at_ms in times if at_ms is not None and at_ms > now_ms), default=None)
 
     def _first_of(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
@@ -134,11 +145,14 @@ class Waits:
             case "claimed":
                 first, claim = entries.first, self._first_claim(account.key)
                 return first if first is None or claim is None or first <= claim else None
+            case "model_paused":  # also when an admin ended all pauses
+                gate = self._gate(account.key)
+                return entries.first_at_most(now_ms) if gate and gate.models_paused_until_ms else entries.first
             case "limited" | "probing" | "breaker_open":
                 return self._first_by_gate(kind, entries, account, now_ms)
 
     def _first_by_gate(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
-        gate = self._gates.get(account.key.removeprefix("service:")) if account.key.startswith("service:") else None
+        gate = self._gate(account.key)
         shut = None if gate is None else gate.shut(now_ms)
         if shut is None and kind == "limited":
             room = account.limiter.room(now_ms)
@@ -146,6 +160,9 @@ class Waits:
         if shut != _BY_GATE[kind]:
             return entries.first
         return entries.first_at_most(now_ms) if kind == "breaker_open" else None
+
+    def _gate(self, key: str) -> Gate | None:
+        return self._gates.get(key.removeprefix("service:")) if key.startswith("service:") else None
 
     def _change(self, place: Place, to: Entries) -> None:
         entries = self._entries.pop(place, {})
@@ -175,6 +192,9 @@ class Waits:
                 need = bound
             elif kind == "limited":
                 need = tokens_estimated(request, candidate)
+            elif kind == "model_paused":
+                gate = self._gates.get(candidate.service)
+                need = 0 if gate is None else gate.models_paused_until_ms.get(candidate.model, 0)
             elif kind == "breaker_open":
                 need = self._cooled_down_at_ms(call)
             else:

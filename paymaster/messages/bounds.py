@@ -137,6 +137,7 @@ def check_report(report: AttemptReport) -> None:
     """Raises ValueError with the field, what it has and what it may have."""
     _text("hold_id", report.hold_id, ID_CHARACTERS_MAX)
     _text("service", report.service, NAME_CHARACTERS_MAX)
+    _text("model", report.model or "", NAME_CHARACTERS_MAX)
     _within_or_none("pause_ms", report.pause_ms, 0, DURATION_MS_MAX)
     _text("error_class", report.error_class or "", NAME_CHARACTERS_MAX)
 

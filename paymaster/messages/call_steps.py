@@ -79,6 +79,8 @@ class Failure(Message):
     """False: the request is wrong everywhere."""
     unknown: bool = False
     """The last attempt may have been billed."""
+    model_paused: bool = added(False)
+    """The model is paused for a moment and may be asked again then; until then another candidate, where one fits."""
 
 
 class UsageEntry(Message):

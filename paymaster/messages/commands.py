@@ -110,6 +110,8 @@ class AttemptReport(Message):
     error_class: str | None = None
     alert: str | None = None
     """Why somebody must act: pay, change the key or name another model. None: nobody must."""
+    model: str | None = added(None)
+    """The pause is this model's, and others of the service may be called. None: the service's."""
 
 
 class AttemptReports(Message):

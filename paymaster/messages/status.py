@@ -113,6 +113,8 @@ class ServiceStatus(Message):
     """A pause that the service asked for. None: none."""
     paused_by: str | None
     """The admin who paused it, and why. None: nobody."""
+    paused_models: tuple[str, ...] = added(())
+    """Models of it that are paused, because their limit was reached."""
 
 
 class WaitingCall(Message):

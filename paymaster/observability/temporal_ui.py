@@ -95,6 +95,8 @@ def service_state(service: ServiceStatus) -> str:
         return f"paused by {service.paused_by}"
     if service.paused_until_ms is not None:
         return f"paused until {_utc(service.paused_until_ms)}"
+    if service.breaker == "closed" and service.paused_models:
+        return f"open for calls, but not to {', '.join(service.paused_models)}"
     if service.breaker == "closed":
         return "open for calls"
     return f"breaker {service.breaker.replace('_', ' ')}, {service.failures} failures in a row"

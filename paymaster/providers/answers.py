@@ -105,7 +105,13 @@ def read_answer(
 
     def error_of(status: int, error_body: bytes, *, within_200: bool = False) -> HttpError:
         return classify(
-            status, headers, error_body, now_ms=now_ms, errors_billed=service.errors_billed, within_200=within_200
+            status,
+            headers,
+            error_body,
+            now_ms=now_ms,
+            model=call.grant.model,
+            errors_billed=service.errors_billed,
+            within_200=within_200,
         )
 
     if not answer.is_success:

@@ -2,7 +2,7 @@
 
 | class                 | billed  | same service again | next candidate | breaker | alert |
 |-----------------------|---------|--------------------|----------------|---------|-------|
-| rate_limited          | no      | after its wait     | if too long    |         |       |
+| rate_limited          | no      | after its wait     | if too long, and at once where the limit is the model's | | |
 | overloaded            | no      | yes                | then           | yes     |       |
 | server_error          | no, or unknown without the provider's own body | yes; Google's INTERNAL once | then | yes | |
 | timeout               | unknown | under a new hold   | then           | yes     |       |
@@ -33,6 +33,8 @@ from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 DAY_MS = 86_400_000
 MESSAGE_SEARCHED = 4_096
 """Characters of a provider's message that are searched for what it means."""
+MODEL_LENGTH_MIN = 4
+"""A shorter name may be a part of any word."""
 CODES_MAX = 100
 """Of one error; the rest is not looked at."""
 CODE_LENGTH_MAX = 200
@@ -51,11 +53,15 @@ class ErrorClass(NamedTuple):
     """The service's fault: so many in a row open its breaker."""
     alert: bool = False
     """Somebody must act: pay, change the key or the configuration."""
+    of_model: bool = False
+    """What was reached is a limit of the model's: others of the service may be called."""
     attempts_max: int | None = None
     """Not more attempts under one hold than this. None: as many as the service's policy says."""
 
 
 RATE_LIMITED = ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True)
+RATE_LIMITED_MODEL = RATE_LIMITED._replace(retry=False, of_model=True)
+"""Under a new hold, for which the ledger chooses a candidate: this one when its wait is over."""
 OVERLOADED = ErrorClass("overloaded", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 SERVER_ERROR = ErrorClass("server_error", Billing.NOT_BILLED, retry=True, trips_breaker=True)
 GOOGLE_INTERNAL = SERVER_ERROR._replace(attempts_max=2)
@@ -66,6 +72,7 @@ BAD_SAMPLE = ErrorClass(messages.BAD_SAMPLE, Billing.UNKNOWN)
 QUOTA = ErrorClass("quota_exhausted", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 LONG_WAIT = QUOTA._replace(trips_breaker=False)
 """It is paused for as long: a breaker would have it probed all the time."""
+QUOTA_OF_MODEL = QUOTA._replace(trips_breaker=False, of_model=True)
 AUTH = ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 MODEL_NOT_FOUND = ErrorClass("model_not_found", Billing.NOT_BILLED, alert=True)
 EXCEEDS_RATE_LIMIT = ErrorClass("exceeds_rate_limit", Billing.NOT_BILLED)
@@ -176,6 +183,7 @@ def classify(
     body: bytes,
     *,
     now_ms: int,
+    model: str = "",
     errors_billed: bool = False,
     within_200: bool = False,
 ) -> HttpError:
@@ -183,6 +191,8 @@ def classify(
 
     A 500 or 503 with the provider's own error body came from the provider, which did not bill it (unless its
     configuration says `errors_billed`); without one a proxy on the way may have cut off a call that was.
+
+    `model`: that was asked. A limit is the model's where the answer says so or names it, and how long to wait.
 
     `within_200`: the error came inside an answer 200, as this status; by then work was done, which may be billed.
     """
@@ -193,8 +203,14 @@ def classify(
     wait_ms = wait_asked_ms(status, headers, error, searched, now_ms)
     decided = _by_body(status, error, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
-    if error_class in (RATE_LIMITED, QUOTA) and wait_ms is not None and wait_ms >= DAY_MS:
-        error_class = LONG_WAIT
+    if error_class in (RATE_LIMITED, QUOTA):
+        of_model = _is_of_model(error, searched, model.lower())
+        if wait_ms is not None and wait_ms >= DAY_MS:
+            error_class = LONG_WAIT._replace(of_model=of_model)
+        elif of_model and error_class == QUOTA:
+            error_class = QUOTA_OF_MODEL
+        elif of_model and wait_ms:
+            error_class = RATE_LIMITED_MODEL
     wish = headers.get("x-should-retry", "").lower()
     if wish == "false" or within_200 or (errors_billed and status >= 500):
         error_class = error_class._replace(retry=False)
@@ -207,7 +223,7 @@ def classify(
 
 
 def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -> ErrorClass | None:
-    codes = [code[:CODE_LENGTH_MAX].lower() for code in islice(_codes(error), CODES_MAX)]
+    codes = _lower_codes(error)
     for rule in _RULES:
         if (
             (rule.statuses is None or status in rule.statuses)
@@ -218,6 +234,16 @@ def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -
         ):
             return rule.error_class
     return None
+
+
+def _is_of_model(error: JsonValue, message: str, model: str) -> bool:
+    return any("permodel" in code for code in _lower_codes(error)) or (
+        len(model) >= MODEL_LENGTH_MIN and model in message
+    )
+
+
+def _lower_codes(error: JsonValue) -> list[str]:
+    return [code[:CODE_LENGTH_MAX].lower() for code in islice(_codes(error), CODES_MAX)]
 
 
 def _says(message: str, phrase: str) -> bool:

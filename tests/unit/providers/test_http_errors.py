@@ -201,6 +201,31 @@ def test_what_somebody_must_mend_alerts(name: str) -> None:
     assert read(status, openai_error()).error_class.alert
 
 
+@pytest.mark.parametrize(
+    ("body", "of_model"),
+    [
+        (openai_error("Rate limit reached for gpt-4o-mini in organization org-1 on tokens per min (TPM)"), True),
+        (openai_error("Rate limit reached for requests"), False),
+        (anthropic_error("rate_limit_error", "the rate limit of 30,000 tokens per minute (model: gpt-4o-mini)"), True),
+        (anthropic_error("rate_limit_error", "Number of requests has exceeded your rate limit"), False),
+        (google_error(429, "RESOURCE_EXHAUSTED", "no", quota_failure("TokensPerMinutePerProjectPerModel-Free")), True),
+        (google_error(429, "RESOURCE_EXHAUSTED", "no", quota_failure("RequestsPerMinutePerProject")), False),
+    ],
+)
+def test_a_limit_is_the_models_where_the_answer_says_so(body: Any, of_model: bool) -> None:
+    """Then it is not waited for under the same hold; where no wait is named, it is like any other limit."""
+    limited = read(429, body, {"retry-after": "12"}, model="gpt-4o-mini").error_class
+    assert (limited.name, limited.of_model, limited.retry) == ("rate_limited", of_model, not of_model)
+    assert not read(429, body, model="gpt-4o-mini").error_class.of_model
+    assert read(429, body, {"retry-after": "90000"}, model="gpt-4o-mini").error_class.of_model is of_model
+
+
+def test_a_models_quota_of_a_day_breaks_no_other_model() -> None:
+    for quota, trips in (("RequestsPerDayPerProjectPerModel-FreeTier", False), ("RequestsPerDayPerProject", True)):
+        spent = read(429, google_error(429, "RESOURCE_EXHAUSTED", "no", quota_failure(quota))).error_class
+        assert (spent.name, spent.trips_breaker, spent.alert) == ("quota_exhausted", trips, True)
+
+
 @given(
     status=st.integers(100, 999),
     body=st.binary(max_size=200)
