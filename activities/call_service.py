@@ -30,7 +30,7 @@ from paymaster.messages import (
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
-from paymaster.providers.http_errors import LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL
+from paymaster.providers.http_errors import DAY_MS, LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import DURATION_MS_MAX
@@ -92,7 +92,7 @@ class CallServiceActivities:
             model=call.grant.model if tried.error_class is not None and tried.error_class.of_model else None,
             trips_breaker=tried.attempt.trips_breaker,
             error_class=tried.attempt.error_class,
-            alert=_detail(call, tried) if tried.error_class is not None and tried.error_class.alert else None,
+            alert=_alert(call, tried),
         )
         await self._submit(report)
 
@@ -151,6 +151,17 @@ def _pause_ms(tried: Tried) -> int | None:
     if tried.retry_after_ms is None or tried.attempt.error_class not in (RATE_LIMITED.name, LONG_WAIT.name):
         return None
     return min(tried.retry_after_ms, DURATION_MS_MAX)
+
+
+def _alert(call: ServiceCall, tried: Tried) -> str | None:
+    """For whoever must act; a pause of days has the command that ends it."""
+    if tried.error_class is None or not tried.error_class.alert:
+        return None
+    pause_ms = _pause_ms(tried)
+    if pause_ms is None:
+        return _detail(call, tried)
+    days, end = pause_ms / DAY_MS, f"paymaster services resume {call.grant.service}"
+    return f"{_detail(call, tried)}: nothing is sent there for {days:.1f} days, unless somebody ends that: `{end}`"
 
 
 def _detail(call: ServiceCall, tried: Tried) -> str:

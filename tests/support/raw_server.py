@@ -58,6 +58,7 @@ class Caller:
 
     def __init__(self, url: str, server: RawServer) -> None:
         self.server = server
+        self.reported: list[AttemptReport] = []
         self.reporting = asyncio.Event()
         self.may_report = asyncio.Event()
         self.may_report.set()
@@ -79,6 +80,7 @@ class Caller:
             return error
 
     async def _report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
+        self.reported += reports
         self.reporting.set()
         await self.may_report.wait()
         return [None] * len(reports)

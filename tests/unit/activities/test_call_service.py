@@ -110,6 +110,17 @@ async def test_a_defect_is_charged_unless_nothing_was_sent(monkeypatch: pytest.M
         assert "sk-live" not in str(error)
 
 
+async def test_the_alert_of_a_pause_of_days_has_the_command_that_ends_it() -> None:
+    async with calling() as caller:
+        caller.server.raw = b"HTTP/1.1 429 x\r\nretry-after: 259200\r\ncontent-length: 0\r\n\r\n"
+        await caller.call("openai")
+    (report,) = caller.reported
+    assert report.pause_ms == 3 * 86_400_000
+    assert str(report.alert).endswith(
+        "nothing is sent there for 3.0 days, unless somebody ends that: `paymaster services resume openai`"
+    )
+
+
 async def test_a_call_that_is_cancelled_while_it_reports_a_failure_still_says_what_it_may_cost() -> None:
     """Else the workflow would take it for one that was never sent, and charge nothing."""
     async with calling() as caller:

@@ -99,6 +99,11 @@ def types_of(function: Any) -> tuple[Any, Any]:
     return next(iter(hints.values()), NoneType), result
 
 
+def test_task_queues_are_called_as_agents_of_any_version_call_them() -> None:
+    queues = (temporal_names.CALLS_TASK_QUEUE, temporal_names.LEDGER_TASK_QUEUE, temporal_names.ACTIVITIES_TASK_QUEUE)
+    assert queues == ("paymaster", "paymaster-ledger", "paymaster-activities")
+
+
 @pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, ActivityName)])
 def test_an_activity_has_the_types_of_its_name(name: ActivityName[Any, Any]) -> None:
     """But those that agents call take and give what no converter of theirs has touched."""
