@@ -33,9 +33,9 @@ _PLAIN = (
     "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
     "allow_plaintext = true under [encryption] for the workers"
 )
-_NO_IMAGES = (
-    "the request has images, whose tokens nobody knows beforehand; add image_tokens_max = … (the most "
-    'of one image) under [services.{service}.models."{model}"]'
+_NO_BOUND = (
+    "the request has {thing}s, whose tokens nobody knows beforehand; add {thing}_tokens_max = … (the most "
+    'of one {thing}) under [services.{service}.models."{model}"]'
 )
 
 
@@ -115,6 +115,11 @@ class ReserveActivities:
             if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue
             service, model = split_candidate(name)
+            media = {
+                "image": (request.images, settings.image_tokens_max),
+                "document": (request.documents, settings.document_tokens_max),
+            }
+            unbound = next((thing for thing, (count, most) in media.items() if count and most is None), None)
             output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
             candidates.append(
                 Candidate(
@@ -123,10 +128,8 @@ class ReserveActivities:
                     max_output_tokens=min(request.max_output_tokens or output_max, output_max),
                     price=price_of(self._settings, service, model, datetime.now(UTC)),
                     context_tokens=settings.context_tokens,
-                    media_tokens=request.images * (settings.image_tokens_max or 0),
-                    refused=_NO_IMAGES.format(service=service, model=model)
-                    if request.images and settings.image_tokens_max is None
-                    else None,
+                    media_tokens=sum(count * (most or 0) for count, most in media.values()),
+                    refused=None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model),
                 )
             )
         return tuple(candidates)

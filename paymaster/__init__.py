@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paymaster.agent import generate, try_generate
     from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, OutputInvalid, PaymasterError
-    from paymaster.messages import ChatMessage, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
+    from paymaster.messages import ChatMessage, Document, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
     from paymaster.plugin import PaymasterPlugin
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CallIdReused",
     "CallUnavailable",
     "ChatMessage",
+    "Document",
     "Image",
     "LLMRequest",
     "LLMResult",
@@ -32,6 +33,7 @@ _HOME = {
     "generate": "agent",
     "try_generate": "agent",
     "ChatMessage": "messages",
+    "Document": "messages",
     "Image": "messages",
     "Tool": "messages",
     "ToolCall": "messages",

@@ -206,6 +206,7 @@ class LLMCallWorkflow:
                     excluded=tuple(self._failed),
                     too_long_for=tuple(self._too_long_for),
                     images=sum(len(message.images) for message in request.messages),
+                    documents=sum(len(message.documents) for message in request.messages),
                     # A call that has asked goes on, also if encryption is turned on meanwhile.
                     plain=self._came_plain and not self._asked,
                 ),

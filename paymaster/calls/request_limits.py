@@ -45,7 +45,7 @@ def _problem(request: LLMRequest) -> tuple[str, str] | None:
         return (
             "request_too_long",
             f"the request has {len(text):,} bytes as JSON and may have {REQUEST_BYTES_MAX:,}: shorten it, split it, or "
-            "give images by their URLs",
+            "give images and documents by their URLs",
         )
     if problem := _large_state(request) or _long_name(request) or _large_metadata(request.metadata):
         return problem

@@ -97,6 +97,7 @@ from paymaster.messages.notices import (
 )
 from paymaster.messages.requests import (
     ChatMessage,
+    Document,
     Image,
     LLMRequest,
     ProviderState,
@@ -216,6 +217,7 @@ __all__ = [
     "Denied",
     "DeskConfig",
     "DeskStatus",
+    "Document",
     "Ended",
     "ExpiredHold",
     "Failure",

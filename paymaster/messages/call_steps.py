@@ -34,6 +34,8 @@ class ReserveRequest(Message):
     """Those of them that found the prompt too long: another one with no more context is not asked."""
     images: int = 0
     """How many images the request has; the bytes do not count them."""
+    documents: int = added(0)
+    """How many documents it has, likewise."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 

@@ -42,6 +42,31 @@ class Image(Message):
         return cls(data=b64encode(content).decode(), media_type=media_type)
 
 
+class Document(Message):
+    """A PDF or another file in a user message: by URL, which the service fetches, or as bytes.
+
+    What it costs depends on the model: only models with a configured `document_tokens_max` take one. All services that
+    take documents take PDFs; which other files, differs.
+    """
+
+    url: str | None = None
+    data: str | None = None
+    """The bytes in base64; `Document.of` makes them."""
+    media_type: str = "application/pdf"
+    name: str = "document.pdf"
+    """The model may see it."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.url is None) == (self.data is None):
+            raise ValueError("a document has a url or data, and not both")
+        return self
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str = "application/pdf", name: str = "document.pdf") -> Self:
+        return cls(data=b64encode(content).decode(), media_type=media_type, name=name)
+
+
 class ToolCall(Message):
     """A tool that the model wants called. It goes back to the model in an assistant message, with the result after."""
 
@@ -84,11 +109,15 @@ class ChatMessage(Message):
     cache: bool = added(False)
     """The conversation up to here will come again: a provider that wants to be told keeps it in its cache. The latest
     four such messages count."""
+    documents: tuple[Document, ...] = added(())
+    """Of a `user` message; the model reads them after the images and before the text."""
 
     @model_validator(mode="after")
     def _has_what_its_role_allows(self) -> Self:
         if self.images and self.role != "user":
             raise ValueError("only a user message has images")
+        if self.documents and self.role != "user":
+            raise ValueError("only a user message has documents")
         if self.tool_calls and self.role != "assistant":
             raise ValueError("only an assistant message has tool_calls")
         if self.state is not None and self.role != "assistant":

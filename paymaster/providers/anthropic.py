@@ -1,12 +1,13 @@
 """The wire format `anthropic`: the Messages API, version 2023-06-01 (a later one takes no temperature)."""
 
 import re
+from base64 import b64decode
 from collections.abc import Sequence
 from fractions import Fraction
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Grant, LLMRequest
+from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -318,7 +319,26 @@ def _asked(message: ChatMessage) -> list[dict[str, JsonValue]]:
             else {"type": "base64", "media_type": image.media_type, "data": image.data}
         )
         blocks.append({"type": "image", "source": source})
+    blocks += [{"type": "document", "source": _source(each), "title": each.name} for each in message.documents]
     return [*blocks, {"type": "text", "text": message.content}] if message.content else blocks
+
+
+def _source(document: Document) -> JsonValue:
+    """Raises UnsupportedParameter for other files than PDFs and texts."""
+    media_type = document.media_type
+    if media_type == "application/pdf":
+        if document.url is not None:
+            return {"type": "url", "url": document.url}
+        return {"type": "base64", "media_type": media_type, "data": document.data}
+    if media_type != "text/plain" or document.data is None:
+        raise UnsupportedParameter(
+            "documents", f"the Messages API takes PDFs, and texts as data; not this {media_type}"
+        )
+    try:
+        text = b64decode(document.data, validate=True).decode()
+    except ValueError:
+        raise UnsupportedParameter("documents", f"the data of {document.name!r} are no text in base64") from None
+    return {"type": "text", "media_type": media_type, "data": text}
 
 
 def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[dict[str, JsonValue]]:

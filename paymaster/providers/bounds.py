@@ -17,7 +17,8 @@ _MARKS_USUAL = 8
 
 
 def input_bytes(request: LLMRequest) -> int:
-    """The size of everything that a tokenizer will see: messages, tools and schema as JSON, in UTF-8; without images.
+    """The size of everything that a tokenizer will see: messages, tools and schema as JSON, in UTF-8; without images
+    and documents.
 
     With all states, whoever gave them, and with room for the ids that calls of tools, and their results, may get
     instead of their own, and for what is filled in beside them.
@@ -27,7 +28,10 @@ def input_bytes(request: LLMRequest) -> int:
     """
     seen: dict[str, object] = {
         "messages": [
-            message.model_dump(exclude={"images"}, exclude_defaults=True) for message in request.conversation()
+            message.model_dump(
+                exclude={"images": True, "documents": {"__all__": {"url", "data"}}}, exclude_defaults=True
+            )
+            for message in request.conversation()
         ],
         "json_schema": request.json_schema,
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Image, ToolCall
+from paymaster.messages import ChatMessage, Document, Image, ToolCall
 from paymaster.providers.answer_parts import dumped
 from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only
 from paymaster.values.json_reading import list_of, object_of, text_of
@@ -21,12 +21,15 @@ def asked(message: ChatMessage, mark: Mapping[str, JsonValue]) -> JsonValue:
     if message.role == "tool":
         head["tool_call_id"] = message.tool_call_id
     marked = dict(mark) if message.cache and message.content else dict[str, JsonValue]()
-    if not message.images and not marked:
+    if not message.images and not message.documents and not marked:
         return {**head, "content": message.content}
     images: list[JsonValue] = [
         {"type": "image_url", "image_url": {"url": image_url(image)}} for image in message.images
     ]
-    return {**head, "content": [*images, {"type": "text", "text": message.content, **marked}]}
+    files: list[JsonValue] = [
+        {"type": "file", "file": {"filename": each.name, "file_data": document_url(each)}} for each in message.documents
+    ]
+    return {**head, "content": [*images, *files, {"type": "text", "text": message.content, **marked}]}
 
 
 def said(message: ChatMessage, pieces: Sequence[Piece], *, wants_thoughts: bool, wants_signature: bool) -> JsonValue:
@@ -47,6 +50,11 @@ def said(message: ChatMessage, pieces: Sequence[Piece], *, wants_thoughts: bool,
             calls[0] = {"extra_content": _UNSIGNED, **calls[0]}
         sent["tool_calls"] = list[JsonValue](calls)
     return sent
+
+
+def document_url(document: Document) -> str:
+    """With all of its bytes."""
+    return f"data:{document.media_type};base64,{document.data}"
 
 
 def image_url(image: Image) -> str:

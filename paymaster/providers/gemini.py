@@ -252,6 +252,12 @@ def _asked(message: ChatMessage) -> list[JsonValue]:
             parts.append({"fileData": file | ({"mimeType": image.media_type} if image.media_type else {})})
         else:
             parts.append({"inlineData": {"mimeType": image.media_type, "data": image.data}})
+    for document in message.documents:
+        where: dict[str, JsonValue] = {"mimeType": document.media_type}
+        if document.url is not None:
+            parts.append({"fileData": where | {"fileUri": document.url}})
+        else:
+            parts.append({"inlineData": where | {"data": document.data}})
     return [*parts, {"text": message.content}] if message.content or not parts else parts
 
 

@@ -59,13 +59,15 @@ class Quirks:
     """A message with calls needs `reasoning_content`, if only an empty one where another model wrote it."""
     wants_signature: bool = False
     """The first call of a message needs Google's signature, or its word for a call that another model made."""
+    takes_documents: bool = False
+    """PDFs, as bytes."""
     caches: Literal["openai", "anthropic"] | None = None
     """In whose form it is told up to where a conversation is worth keeping in its cache. None: it is not told."""
 
 
 _UNKNOWN = Quirks(streams_usage=False)
 _QUIRKS = {
-    "api.openai.com": Quirks(output_cap="max_completion_tokens", caches="openai"),
+    "api.openai.com": Quirks(output_cap="max_completion_tokens", takes_documents=True, caches="openai"),
     "api.groq.com": Quirks(output_cap="max_completion_tokens"),
     "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
     "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"}), wants_thoughts=True),
@@ -234,6 +236,9 @@ def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
         "images": any(message.images for message in request.messages),
         "tool_choice": request.tool_choice is not None,
     }
+    for document in (each for message in request.messages for each in message.documents):
+        if not quirks.takes_documents or document.url is not None or document.media_type != "application/pdf":
+            raise UnsupportedParameter("documents", "chat completions take PDFs as data at OpenAI, and elsewhere none")
     for parameter, is_asked in asked.items():
         if is_asked and parameter in quirks.unsupported:
             raise UnsupportedParameter(parameter, "this service does not honour it")

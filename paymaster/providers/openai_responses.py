@@ -4,11 +4,11 @@ import re
 
 from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Grant, LLMRequest
+from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
-from paymaster.providers.chat_messages import arguments_text, image_url
+from paymaster.providers.chat_messages import arguments_text, document_url, image_url
 from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
@@ -162,7 +162,14 @@ def _asked(message: ChatMessage, mark: dict[str, JsonValue]) -> JsonValue:
     images: list[JsonValue] = [
         {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
     ]
-    return {"role": message.role, "content": [*images, text] if images or mark else message.content}
+    media = [*images, *map(_file, message.documents)]
+    return {"role": message.role, "content": [*media, text] if media or mark else message.content}
+
+
+def _file(document: Document) -> JsonValue:
+    if document.url is not None:
+        return {"type": "input_file", "file_url": document.url}
+    return {"type": "input_file", "filename": document.name, "file_data": document_url(document)}
 
 
 def _said(piece: Piece) -> dict[str, JsonValue]:

@@ -145,6 +145,9 @@ class ModelSettings(_Table):
     image_tokens_max: AtLeastOne | None = None
     """The most input tokens that one image can be. None, the default: requests with images are refused, because they
     would have no bound."""
+    document_tokens_max: AtLeastOne | None = None
+    """The most input tokens that one document, such as a PDF, can be. None, the default: requests with documents are
+    refused, because they would have no bound."""
     price: PriceSettings | None = None
     """None, the default: what genai-prices knows; where that is nothing, calls to the model are refused."""
 

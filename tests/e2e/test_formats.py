@@ -15,7 +15,7 @@ from stored_rows import entries_of_call
 from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import ChatMessage, Image, Tool, ToolCall
+from paymaster.messages import ChatMessage, Document, Image, Tool, ToolCall
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = (
@@ -285,13 +285,14 @@ async def test_a_parameter_that_a_service_does_not_have_sends_the_call_to_the_ne
     assert result.fell_back
 
 
-async def test_a_request_with_an_image_is_refused_where_nobody_knows_its_tokens(
+async def test_a_request_with_media_is_refused_where_nobody_knows_its_tokens(
     site: Site, server: CountingServer
 ) -> None:
     """The reason has the line to add."""
-    picture = ChatMessage(role="user", content="What is it?", images=(Image.of(b"png", "image/png"),))
-    result, rows = await run(site, server, "picture", [], messages=(picture,))
-    assert (result.outcome, result.reason, rows) == (Outcome.DENIED, "no_bound", [])
-    assert f'image_tokens_max = … (the most of one image) under [services.picture-1.models."{MODEL}"]' in str(
-        result.detail
-    )
+    media = {"image": {"images": (Image.of(b"png", "image/png"),)}, "document": {"documents": (Document.of(b"pdf"),)}}
+    for thing, fields in media.items():
+        message = ChatMessage.model_validate({"role": "user", "content": "What is it?", **fields})
+        result, rows = await run(site, server, "picture", [], messages=(message,))
+        assert (result.outcome, result.reason, rows) == (Outcome.DENIED, "no_bound", [])
+        line = f'{thing}_tokens_max = … (the most of one {thing}) under [services.picture-1.models."{MODEL}"]'
+        assert line in str(result.detail)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from hypothesis import strategies as st
 from wire import BASE_URLS, GRANT, SCHEMA, WEATHER
 
-from paymaster.messages import ChatMessage, Image, LLMRequest, ProviderState, ToolCall
+from paymaster.messages import ChatMessage, Document, Image, LLMRequest, ProviderState, ToolCall
 from paymaster.settings import Api
 
 words = st.text(min_size=1, max_size=10)
@@ -16,6 +16,7 @@ calls = st.builds(
     name=st.just("weather"),
     arguments=st.dictionaries(words, words, max_size=2),
 )
+documents = st.just(Document.of(b"pdf")) | st.just(Document(url="https://example.com/a.pdf"))
 images = st.just(Image.of(b"png", "image/png")) | st.just(Image(url="https://example.com/a.png"))
 THOUGHTS: dict[Api, list[dict[str, Any]]] = {
     "anthropic": [
@@ -60,6 +61,7 @@ messages = st.one_of(
         role=st.just("user"),
         content=words,
         images=st.lists(images, max_size=2).map(tuple),
+        documents=st.lists(documents, max_size=1).map(tuple),
         cache=st.booleans(),
     ),
     st.builds(ChatMessage, role=st.just("assistant"), content=words, tool_calls=st.lists(calls, max_size=2).map(tuple)),

@@ -19,6 +19,7 @@ from paymaster import (
     CallIdReused,
     CallUnavailable,
     ChatMessage,
+    Document,
     Image,
     LLMRequest,
     LLMResult,
@@ -47,6 +48,9 @@ def a_request() -> LLMRequest:
         prompt="Say hello.",
         messages=(
             ChatMessage(role="user", content="What is it?", images=(Image.of(b"", "image/png"),)),
+            ChatMessage(
+                role="user", content="And this?", documents=(Document.of(b""), Document(url="https://a/b.pdf"))
+            ),
             ChatMessage(role="assistant", content="", tool_calls=(ToolCall(id="1", name="look"),)),
             ChatMessage(role="tool", content="a cat", tool_call_id="1"),
         ),

@@ -12,20 +12,21 @@ from searches import examples
 from wire import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
-from paymaster.messages import ChatMessage, Image, LLMRequest
+from paymaster.messages import ChatMessage, Document, Image, LLMRequest
 from paymaster.providers.bounds import input_bytes
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 from paymaster.values.money import Price, TokenUsage
 
 PRICE = Price(input_nanos=1_000, output_nanos=4_000, cache_write_nanos=1_250, source="test")
+MEDIA = ("image_url", "input_image", "image", "file", "input_file", "document")
 PLACES = ("messages", "input", "contents", "system", "systemInstruction", "tools", "response_format", "text")
 
 
 def seen(value: Any) -> list[str]:
-    """Every text below a value that a tokenizer may be given: all strings and names, but not what images are."""
+    """Every text below a value that a tokenizer may be given: all strings and names, but no images and documents."""
     if isinstance(value, dict):
-        if value.get("type") in ("image_url", "input_image", "image") or "inlineData" in value or "fileData" in value:
+        if value.get("type") in MEDIA or "inlineData" in value or "fileData" in value:
             return []
         return [text for name, below in value.items() for text in (name, *seen(below))]
     if isinstance(value, list):
@@ -54,9 +55,13 @@ def test_no_tokenizer_makes_more_of_a_request_than_its_bound(api: Api, request: 
     assert PRICE.cost_nanos(usage) <= bound
 
 
-def test_images_do_not_count_as_text() -> None:
-    """Their tokens have nothing to do with their bytes; a configured maximum covers them."""
+def test_images_and_documents_do_not_count_as_text() -> None:
+    """Their tokens have nothing to do with their bytes; a configured maximum covers them. A document's name counts."""
     text = ChatMessage(role="user", content="What is it?")
-    picture = text.model_copy(update={"images": (Image.of(b"x" * 1_000_000, "image/png"),)})
-    sizes = [input_bytes(LLMRequest(route="r", budget="acme", messages=(message,))) for message in (text, picture)]
+    sizes: list[int] = []
+    for bytes_ in (10, 1_000_000):
+        images, documents = (Image.of(b"x" * bytes_, "image/png"),), (Document.of(b"x" * bytes_, name="a" * 500),)
+        media = text.model_copy(update={"images": images, "documents": documents})
+        sizes.append(input_bytes(LLMRequest(route="r", budget="acme", messages=(media,))))
     assert sizes[0] == sizes[1]
+    assert 500 < sizes[0] - input_bytes(LLMRequest(route="r", budget="acme", messages=(text,))) < 600
