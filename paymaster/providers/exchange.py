@@ -20,7 +20,7 @@ from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, Se
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
-from paymaster.providers.http_errors import AUTH, ErrorClass
+from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, ErrorClass
 from paymaster.providers.provider import Outgoing, UnsupportedParameter
 from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.providers.tool_names import with_sent_names
@@ -33,6 +33,10 @@ READ_AT_ONCE_MAX = 16 * 1024
 """Bytes of an answer that is read at once; a longer one is read in a thread, which lets others have their turns."""
 UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
+ASKED_OTHERWISE = INVALID_REQUEST._replace(retry=True)
+"""The service said how it wants to be asked, and will be."""
+LEARNT_MAX = 1_000
+"""Models of services of which it is remembered how they want to be asked."""
 NO_KEY = ErrorClass("no_key", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 SOURCE_DOWN = ErrorClass(KEY_SOURCE_DOWN, Billing.NOT_BILLED, retry=True, trips_breaker=True, alert=True)
 KEY_REPLACED = ErrorClass("key_replaced", Billing.NOT_BILLED, retry=True)
@@ -89,6 +93,8 @@ class Exchange:
         self._connections = connections
         self._watched = watched
         self._is_stopping = is_stopping
+        self._learnt: dict[tuple[str, str], ServiceSettings] = {}
+        """By service and model, as a refusal said."""
         # One, so that many long answers at a time do not take the interpreter from everything else.
         self._reader = ThreadPoolExecutor(1, "paymaster-answers")
 
@@ -118,13 +124,24 @@ class Exchange:
         error_class = error.error_class
         if error_class.name == AUTH.name and not answer.is_success and key is not None and service.key_name is not None:
             error_class = await self._after_refusal(service.key_name, key, error_class)
+        if error_class == INVALID_REQUEST and self._learns(call, service, error.message):
+            error_class = ASKED_OTHERWISE
         return begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
 
     def _service(self, call: ServiceCall) -> ServiceSettings:
         service = self._services.get(call.grant.service)
         if service is None:  # a worker with another configuration file may have it
             raise _Failed(UNKNOWN_SERVICE, f"this worker has no service {call.grant.service!r}")
-        return service
+        return self._learnt.get((call.grant.service, call.grant.model), service)
+
+    def _learns(self, call: ServiceCall, service: ServiceSettings, refusal: str) -> bool:
+        """Whether the refusal says how this model wants to be asked; once, so that nobody is asked to and fro."""
+        asked = (call.grant.service, call.grant.model)
+        wanted = PROVIDERS[service.api].as_asked(service, refusal)
+        if wanted is None or asked in self._learnt or len(self._learnt) >= LEARNT_MAX:
+            return False
+        self._learnt[asked] = wanted
+        return True
 
     async def _key(self, name: str) -> ApiKey:
         try:

@@ -34,6 +34,8 @@ from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 from paymaster.values.money import NANOS_MAX
 
 PATH = "/chat/completions"
+_REFUSED = ("unsupported", "not supported", "unrecognized", "unknown", "not permitted", "unexpected")
+"""Words of servers for a parameter that they do not take."""
 _AMOUNT_LENGTH_MAX = 100
 """Of an amount of money, as a server writes it."""
 
@@ -91,10 +93,21 @@ def quirks_of(base_url: str) -> Quirks:
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
     """The cap on the output is always sent: the bound of the cost depends on it."""
-    quirks = quirks_of(service.base_url)
-    if service.output_cap is not None:
-        quirks = replace(quirks, output_cap=service.output_cap)
+    quirks = replace(quirks_of(service.base_url), output_cap=_output_cap(service))
     return HttpRequest(PATH, build_body(request, grant, service, quirks, stream=stream))
+
+
+def _output_cap(service: ServiceSettings) -> str:
+    return service.output_cap or quirks_of(service.base_url).output_cap
+
+
+def as_asked(service: ServiceSettings, refusal: str) -> ServiceSettings | None:
+    """With the other name of the cap, where the one that was sent is refused: a gateway has the model's own."""
+    refused = refusal.lower()
+    if _output_cap(service) not in refused or not any(word in refused for word in _REFUSED):
+        return None
+    other = "max_tokens" if _output_cap(service) == "max_completion_tokens" else "max_completion_tokens"
+    return service.model_copy(update={"output_cap": other})
 
 
 def build_body(
@@ -370,4 +383,5 @@ PROVIDER = Provider(
     parse_response=parse_response,
     parse_stream=parse_stream,
     streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
+    as_asked=as_asked,
 )

@@ -145,6 +145,10 @@ class ServiceError(Billed):
     body: bytes
 
 
+def _learns_nothing(service: ServiceSettings, refusal: str) -> None:
+    return None
+
+
 def _always(service: ServiceSettings) -> bool:
     return True
 
@@ -166,3 +170,5 @@ class Provider:
     """What a whole stream says. Raises MalformedAnswer when it ended without the format's last event."""
     streams_by_default: Callable[[ServiceSettings], bool] = _always
     """Whether answers are asked for as streams where the configuration does not say."""
+    as_asked: Callable[[ServiceSettings, str], ServiceSettings | None] = _learns_nothing
+    """The service as it wants to be asked, where the message of its refusal says so. None: it does not."""

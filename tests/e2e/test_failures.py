@@ -20,7 +20,7 @@ from paymaster.errors import CallUnavailable
 from paymaster.messages import UsageEntry
 
 pytestmark = pytest.mark.timeout(60)
-ROUTES = ("throttled", "wrong", "forbidden", "cut", "slow", "hopeless")
+ROUTES = ("throttled", "wrong", "gateway", "forbidden", "cut", "slow", "hopeless")
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the server's usual usage at its usual price
 Row = tuple[str, str, str, str | None, int | None, int]
 
@@ -125,6 +125,26 @@ async def test_what_one_service_refuses_is_asked_of_the_next(site: Site, server:
     with pytest.raises(CallUnavailable) as unavailable:
         await generate(site.client, ask("wrong"))
     assert unavailable.value.result.reason == "invalid_request"
+
+
+async def test_the_name_of_the_cap_is_learnt_from_a_refusal(site: Site, server: CountingServer) -> None:
+    """A gateway has a model that wants the newer name: this attempt is repeated with it, and later ones begin so."""
+    story = Story(site, server, "gateway")
+    refusal = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
+    result = await story.run([Reply(400, message=refusal)])
+    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, False)
+    assert story.rows() == [
+        ("1/1", "1", "final", "invalid_request", 400, 0),
+        ("1/2", "1", "final", None, 200, ANSWER_NANOS),
+    ]
+    await story.run([])
+    names = [name for request in story.first.requests for name in request.body if name.startswith("max_")]
+    assert names == ["max_tokens", "max_completion_tokens", "max_completion_tokens"]
+
+    result = await story.run([Reply(400, message="Unrecognized request argument supplied: max_completion_tokens")])
+    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, True), "it is not asked to and fro"
 
 
 async def test_a_refused_key_sends_the_call_to_the_next_service(site: Site, server: CountingServer) -> None:

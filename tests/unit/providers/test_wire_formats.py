@@ -28,6 +28,7 @@ from paymaster.providers.provider import (
 from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.settings import Api
 
+GATEWAY = "http://127.0.0.1:8080/v1"
 ASKED = ToolCall(id="call-1", name="weather", arguments={"city": "Bern"}, signature="opaque")
 
 
@@ -105,6 +106,24 @@ def test_the_cap_on_the_output_is_always_sent(
     for name in place:
         found = found[name]
     assert found == 77
+
+
+@pytest.mark.parametrize(
+    ("address", "refusal", "cap"),
+    [
+        (GATEWAY, "Unsupported parameter: 'max_tokens' is not supported with this model.", "max_completion_tokens"),
+        ("https://api.openai.com/v1", "Unrecognized request argument: max_completion_tokens", "max_tokens"),
+        ("https://api.openai.com/v1", "body.Max_Completion_Tokens: Extra inputs are not permitted", "max_tokens"),
+        (GATEWAY, "Unknown parameter: 'max_completion_tokens'", None),
+        (GATEWAY, "max_tokens is too large: 20000. This model supports at most 16384 completion tokens", None),
+        (GATEWAY, "temperature is not supported with this model", None),
+        (GATEWAY, "", None),
+    ],
+)
+def test_a_refusal_names_how_the_cap_is_called(address: str, refusal: str, cap: str | None) -> None:
+    """Only where it speaks of the name that was sent."""
+    asked = PROVIDERS["openai"].as_asked(service("openai", address), refusal)
+    assert (asked and asked.output_cap) == cap
 
 
 def test_a_conversation_as_chat_completions() -> None:
