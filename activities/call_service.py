@@ -30,7 +30,8 @@ from paymaster.messages import (
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
-from paymaster.providers.http_errors import DAY_MS, LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL
+from paymaster.providers.http_errors import DAY_MS, LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL, STATE_REFUSED
+from paymaster.providers.kept_state import without_states
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import DURATION_MS_MAX
@@ -69,6 +70,8 @@ class CallServiceActivities:
             refused = Failure(attempts=(), reason="not_sent", detail=detail)
             raise ApplicationError(detail, refused, type=NOT_BILLED, non_retryable=True)
         earlier = tuple(Attempt.model_validate(attempt) for attempt in info.heartbeat_details)
+        if any(attempt.error_class == STATE_REFUSED.name for attempt in earlier):
+            call = call.model_copy(update={"request": without_states(call.request)})
         async with _heartbeats(earlier):
             try:
                 tried = await self._exchange.attempt(call, info.attempt)

@@ -37,12 +37,12 @@ def with_ids(
     """The conversation with other ids where those that it has are none that the provider takes, or not unique.
 
     The results after a turn are in the order of its calls: of several calls with one id, the first result belongs to
-    the first one. A result that belongs to no call comes after them. `form`: of an id that the provider takes. `made`:
+    the first one. A result that belongs to no call comes after them. What comes later changes no id before it: thoughts
+    may be bound to what was sent before them. `form`: of an id that the provider takes. `made`:
     an id for a number, in that form.
     """
-    known = {call.id for message in conversation for call in message.tool_calls}
-    fresh = (each for each in map(made, count(1)) if each not in known)
     used = set[str]()
+    fresh = (each for each in map(made, count(1)) if each not in used)
     found: list[ChatMessage] = []
     waiting: dict[str, deque[tuple[int, str]]] = {}
     """By the ids of the last turn's calls, those without a result: their numbers in the turn, and the ids sent."""

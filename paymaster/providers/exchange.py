@@ -20,7 +20,8 @@ from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, Se
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
-from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, ErrorClass
+from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
+from paymaster.providers.kept_state import has_states
 from paymaster.providers.provider import Outgoing, UnsupportedParameter
 from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.providers.tool_names import with_sent_names
@@ -126,6 +127,9 @@ class Exchange:
             error_class = await self._after_refusal(service.key_name, key, error_class)
         if error_class == INVALID_REQUEST and self._learns(call, service, error.message):
             error_class = ASKED_OTHERWISE
+        if error_class.name == STATE_REFUSED.name and error_class.billing is Billing.NOT_BILLED:
+            # The next attempt is another request, whatever the service says of this one.
+            error_class = error_class._replace(retry=has_states(call.request))
         return begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
 
     def _service(self, call: ServiceCall) -> ServiceSettings:

@@ -76,6 +76,8 @@ QUOTA_OF_MODEL = QUOTA._replace(trips_breaker=False, of_model=True)
 AUTH = ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 MODEL_NOT_FOUND = ErrorClass("model_not_found", Billing.NOT_BILLED, alert=True)
 EXCEEDS_RATE_LIMIT = ErrorClass("exceeds_rate_limit", Billing.NOT_BILLED)
+STATE_REFUSED = ErrorClass("state_refused", Billing.NOT_BILLED)
+"""What was kept of a model's thoughts cannot be read here, or something before it was changed."""
 CONTEXT_TOO_LONG = ErrorClass(messages.CONTEXT_TOO_LONG, Billing.NOT_BILLED)
 CONTENT_FILTERED = ErrorClass("content_filtered", Billing.NOT_BILLED, fall_back=False)
 INVALID_REQUEST = ErrorClass("invalid_request", Billing.NOT_BILLED)
@@ -127,6 +129,19 @@ _RULES = (
             "maximum context length",
             "exceeds the maximum number of tokens",
             "input is too long",
+        ),
+    ),
+    _Rule(STATE_REFUSED, frozenset({400}), codes=("invalid_encrypted_content",)),
+    _Rule(
+        STATE_REFUSED,
+        frozenset({400}),
+        message=(
+            "invalid `signature` in `",
+            "blocks in the latest assistant message cannot be modified",
+            "the encrypted content … could not be",
+            "invalid thought signature",
+            "corrupted thought signature",
+            "of type 'reasoning' was provided without its required",
         ),
     ),
     _Rule(AUTH, codes=("api_key_invalid", "invalid_api_key", "organization_on_hold")),

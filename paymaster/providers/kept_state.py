@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from paymaster.messages import ChatMessage, Grant, ProviderState, ToolCall
+from paymaster.messages import ChatMessage, Grant, LLMRequest, ProviderState, ToolCall
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import check_levels
@@ -98,6 +98,25 @@ def is_own(message: ChatMessage, grant: Grant, service: ServiceSettings) -> bool
     given = {"service": state.service, "model": state.model}
     asked = {"service": grant.service, "model": grant.model}
     return all(given[name] == asked[name] for name in _BOUND_TO.get(service.api, ()))
+
+
+def has_states(request: LLMRequest) -> bool:
+    """Whether a provider gave something with a message that may be sent back."""
+    return without_states(request) != request
+
+
+def without_states(request: LLMRequest) -> LLMRequest:
+    """The request with nothing of what providers gave with their own answers."""
+    messages = tuple(
+        message.model_copy(
+            update={
+                "state": None,
+                "tool_calls": tuple(call.model_copy(update={"signature": None}) for call in message.tool_calls),
+            }
+        )
+        for message in request.messages
+    )
+    return request.model_copy(update={"messages": messages})
 
 
 def pieces_of(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[Piece]:

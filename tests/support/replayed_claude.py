@@ -32,6 +32,8 @@ class ReplayedClaude(ReplayedProvider):
 
     def __init__(self) -> None:
         super().__init__()
+        self.needs_thoughts = True
+        """Whether thinking is `enabled`. A model that thinks adaptively takes a turn with none of its thoughts, too."""
         self._prefixes: dict[str, str | None] = {}
         """By each thinking block as it was sent, what came before its message."""
         self._order: dict[str, list[str]] = {}
@@ -129,8 +131,10 @@ class ReplayedClaude(ReplayedProvider):
                     "different conversation.",
                 )
             if block["type"] == "tool_use" and block["id"] in self._order:
+                order = _order(blocks)
+                has_none = all(part in self._order for part in order)
                 require(
-                    self._order[block["id"]] == _order(blocks),
+                    self._order[block["id"]] == order or (has_none and not self.needs_thoughts),
                     f"{where}.content.{number}: `thinking` or `redacted_thinking` blocks in the latest assistant "
                     "message cannot be modified.",
                 )

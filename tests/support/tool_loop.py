@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
-from raw_server import SomeKeys
+from raw_server import SomeKeys, failure_of
 from replayed_provider import ReplayedProvider
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from wire import GRANT, WEATHER
 
@@ -56,7 +58,7 @@ class Loop:
         grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "model": model})
         request = LLMRequest(route="r", budget="acme", messages=tuple(self.messages), tools=(WEATHER,))
         call = ServiceCall(grant=grant, request=LLMRequest.model_validate_json(request.model_dump_json()))
-        completion: Completion = await environment.run(activities.call_service, call)
+        completion = await _to_its_end(environment, activities, call)
         said = completion.model_dump(include={"text", "tool_calls", "state", "refused", "finish_reason"})
         result = LLMResult.model_validate({"outcome": Outcome.COMPLETED, "call_id": "1", **said})
         self.messages.append(LLMResult.model_validate_json(result.model_dump_json()).message())
@@ -76,6 +78,22 @@ async def looping(providers: Mapping[str, ReplayedProvider], *, stream: bool) ->
     loop = Loop(providers, stream=stream)
     yield loop
     await loop.close()
+
+
+async def _to_its_end(
+    environment: ActivityEnvironment, activities: CallServiceActivities, call: ServiceCall
+) -> Completion:
+    """The answer of the first attempt that has one. Like Temporal it makes another where the last one may be retried,
+    and tells it of those before."""
+    for number in range(1, 4):
+        try:
+            return await environment.run(activities.call_service, call)
+        except ApplicationError as error:
+            if error.non_retryable:
+                raise
+            told = [attempt.model_dump(mode="json") for attempt in failure_of(error).attempts]
+            environment.info = replace(environment.info, attempt=number + 1, heartbeat_details=told)
+    raise AssertionError("it failed again and again")
 
 
 async def _ignored(reports: Sequence[AttemptReport]) -> Sequence[None]:

@@ -5,11 +5,13 @@ from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
+from raw_server import failure_of
 from replayed_chat import ReplayedDeepSeek, ReplayedGoogleChat, ReplayedLocal, ReplayedOpenAI, ReplayedOpenRouter
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall
 from replayed_responses import ReplayedResponses
+from temporalio.exceptions import ApplicationError
 from tool_loop import looping
 
 PROVIDERS: list[Callable[[], ReplayedProvider]] = [
@@ -114,3 +116,48 @@ async def test_a_message_that_the_agent_changed_has_no_state_any_more() -> None:
         loop.ask("Are you sure?")
         await loop.turn("one")
     assert provider.asked[-1]["messages"][1] == {"role": "assistant", "content": "It is, they say, sunny."}
+
+
+@pytest.mark.parametrize("made", [ReplayedClaude, ReplayedGemini, ReplayedResponses])
+async def test_a_refused_state_is_left_out_in_the_next_attempt(made: Callable[[], ReplayedProvider]) -> None:
+    """A key of another account cannot read it."""
+    provider, of_another_account = made(), made()
+    provider.script.append(ROUNDS[0])
+    of_another_account.script.append(ROUNDS[1])
+    async with looping({"one": provider}, stream=False) as before:
+        before.ask("What is the weather?")
+        await before.turn("one")
+        before.tell(["sunny"])
+    async with looping({"one": of_another_account}, stream=False) as loop:
+        loop.messages = before.messages
+        result = await loop.turn("one")
+    assert len(of_another_account.refusals) == 1
+    assert len(result.tool_calls) == 2
+    assert KEPT[made] not in str(of_another_account.asked[-1])
+
+
+async def test_what_was_changed_before_a_thought_costs_only_the_thought() -> None:
+    provider = ReplayedClaude()
+    provider.needs_thoughts = False
+    provider.script.extend((ROUNDS[0], ROUNDS[3]))
+    async with looping({"one": provider}, stream=False) as loop:
+        loop.ask("What is the weather?")
+        await loop.turn("one")
+        loop.tell(["sunny"])
+        loop.messages[0] = loop.messages[0].model_copy(update={"content": "(a summary)"})
+        await loop.turn("one")
+    assert ["bound to a different conversation" in why for why in provider.refusals] == [True]
+
+
+async def test_what_is_refused_without_a_state_too_goes_to_the_next_candidate() -> None:
+    provider = ReplayedClaude()
+    provider.script.append(ROUNDS[0])
+    async with looping({"one": provider}, stream=False) as loop:
+        loop.ask("What is the weather?")
+        await loop.turn("one")
+        loop.tell(["sunny"])
+        loop.messages[0] = loop.messages[0].model_copy(update={"content": "(a summary)"})
+        with pytest.raises(ApplicationError) as refused:
+            await loop.turn("one")
+    failure = failure_of(refused.value)
+    assert (failure.reason, failure.fall_back, len(failure.attempts)) == ("state_refused", True, 2)
