@@ -45,12 +45,17 @@ def ask(number: int) -> LLMRequest:
     return LLMRequest(route="writer", budget="acme/writer", prompt=f"question {number:04}", call_id=f"call-{number}")
 
 
-async def test_all_300_calls_end_within_a_minute_after_the_worker_was_killed(site: Site, service: FakeService) -> None:
+@pytest.mark.parametrize("calls_count", [90, pytest.param(300, marks=pytest.mark.full)])
+async def test_all_calls_end_within_a_minute_after_the_worker_was_killed(
+    site: Site, service: FakeService, calls_count: int
+) -> None:
     """SIGKILL with requests in flight, calls being reserved and calls being recorded: none is lost, none hidden."""
-    calls_count, answered_before = 300, 60
+    answered_before = calls_count // 5
     service.hold()
     calls = await asyncio.gather(*(start(site.client, ask(number)) for number in range(calls_count)))
-    await until(lambda: service.count >= calls_count - 20, "nearly all calls are sent, the last ones on their way", 60)
+    await until(
+        lambda: service.count >= calls_count * 14 // 15, "nearly all calls are sent, the last ones on their way", 60
+    )
     service.release(answered_before)
     await until(lambda: service.answered == answered_before, "some are answered and about to be recorded")
 

@@ -72,6 +72,7 @@ def test_the_demo_parks_raises_finishes_and_its_books_agree(environment: dict[st
     demo.leaves_nothing()
 
 
+@pytest.mark.full
 async def test_the_demo_on_another_server_has_a_namespace_of_its_own(
     stack: EmbeddedStack, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -82,11 +83,13 @@ async def test_the_demo_on_another_server_has_a_namespace_of_its_own(
     client = await Client.connect(stack.temporal_address, namespace=namespace)
     assert (await client.count_workflows('WorkflowType = "LLMCallWorkflow"')).count >= 5
 
+
+def test_the_demo_on_a_server_that_is_not_there_says_so(environment: dict[str, str], tmp_path: Path) -> None:
     nobody = Command("demo", "--temporal", "127.0.0.1:1", env=environment, folder=tmp_path)
     assert "no namespace for the demo could be made at 127.0.0.1:1" in nobody.ends_with(2)
 
 
-@pytest.mark.parametrize("moment", ["Starting Temporal", "✓ outline"])
+@pytest.mark.parametrize("moment", ["Starting Temporal", pytest.param("✓ outline", marks=pytest.mark.full)])
 def test_ctrl_c_at_any_point_leaves_no_process(environment: dict[str, str], tmp_path: Path, moment: str) -> None:
     demo = Command("demo", env=environment, folder=tmp_path)
     demo.says(moment)
@@ -96,7 +99,7 @@ def test_ctrl_c_at_any_point_leaves_no_process(environment: dict[str, str], tmp_
     demo.leaves_nothing()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL])
 def test_a_killed_demo_leaves_no_process(environment: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     demo = Command("demo", env=environment, folder=tmp_path)
     demo.says("✓ outline")

@@ -138,7 +138,7 @@ def dev(tmp_path: Path) -> Iterator[Dev]:
 @pytest.mark.parametrize(
     ("events", "starts"),
     [
-        pytest.param(1_200, 2, marks=pytest.mark.timeout(240)),
+        pytest.param(1_200, 1, marks=pytest.mark.timeout(240)),
         *(
             pytest.param(events, 20, marks=[pytest.mark.full, pytest.mark.timeout(1_200)])
             for events in (1_200, 2_500, 4_000)

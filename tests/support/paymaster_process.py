@@ -64,21 +64,25 @@ PAYMASTER = Path(sys.executable).with_name("paymaster")
 MODEL = "model-1"
 PRICE = {"input": "1.00", "output": "4.00"}
 _NUMBERS = itertools.count(1)
-_POLL_S = 0.03
+_POLL_S, _POLL_MAX_S = 0.03, 0.5
 _KEPT_FROM_THE_SHELL = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _READ_BY_IMPORTS = ("PYTHON", "OTEL_")
 """How the names of the variables begin that do nothing any more once everything is imported."""
 
 
 async def until(happened: Callable[[], object], what: str, deadline_s: float = 30.0) -> None:
-    """Waits until the function, plain or async, gives something true. Fails with `what` after the deadline."""
-    deadline = time.monotonic() + deadline_s
+    """Waits until the function, plain or async, gives something true. Fails with `what` after the deadline.
+
+    Looks again after a twentieth of the time that it has waited: a look may ask the worker and Temporal for work.
+    """
+    began = time.monotonic()
     while True:
         found = happened()
         if await found if inspect.isawaitable(found) else found:
             return
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        await asyncio.sleep(_POLL_S)
+        waited_s = time.monotonic() - began
+        assert waited_s < deadline_s, f"not within {deadline_s} s: {what}"
+        await asyncio.sleep(min(max(_POLL_S, waited_s / 20), _POLL_MAX_S))
 
 
 def free_address() -> str:

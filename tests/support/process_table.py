@@ -12,11 +12,15 @@ DEADLINE_S = 20.0
 
 
 def until(happened: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Waits for something that another process does."""
-    deadline = time.monotonic() + deadline_s
+    """Waits for something that another process does.
+
+    Looks again after a twentieth of the time that it has waited: to look at the processes takes another one.
+    """
+    began = time.monotonic()
     while not happened():
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
-        time.sleep(0.02)
+        waited_s = time.monotonic() - began
+        assert waited_s < deadline_s, f"not within {deadline_s} s: {what}"
+        time.sleep(min(max(0.02, waited_s / 20), 0.2))
 
 
 def descendants(pid: int) -> set[int]:

@@ -70,6 +70,8 @@ def _programs() -> dict[str, Callable[[], object]]:
         for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
             if not found.name.startswith(_LEFT_OUT):
                 import_module(found.name)
+    # Every worker would read all these modules once more to tell Temporal which code it is.
+    import_module("temporalio.worker._worker").load_default_build_id()
     threads = len(list(_TASKS.iterdir())) if _TASKS.exists() else threading.active_count()
     if threads > 1:
         raise RuntimeError(f"after the imports {threads} threads run; a fork would lack all but one")
