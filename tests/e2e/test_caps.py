@@ -72,7 +72,7 @@ async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
 ) -> AsyncIterator[Site]:
     """Two worker processes. Each test has a budget and a service of its own name."""
-    names = ("equal", "smaller", "raised")
+    names = ("equal", "smaller", "raised-60", f"raised-{CALLS}")
     tables = configuration(
         [server.service(name) for name in names],
         budgets={f"acme/{name}": {"cap_usd": {"total": str(nanos_to_usd(CAP_NANOS))}} for name in names},
@@ -81,8 +81,10 @@ async def site(
         yield site
 
 
-async def start_all(site: Site, service: FakeService, on_exhausted: str) -> list[WorkflowHandle[object, LLMResult]]:
-    requests = [ask(service.name, number, on_exhausted) for number in range(CALLS)]
+async def start_all(
+    site: Site, service: FakeService, on_exhausted: str, count: int
+) -> list[WorkflowHandle[object, LLMResult]]:
+    requests = [ask(service.name, number, on_exhausted) for number in range(count)]
     assert {site.bound_nanos(service, request) for request in requests} == {BOUND_NANOS}
     return list(await asyncio.gather(*(start(site.client, request) for request in requests)))
 
@@ -109,7 +111,7 @@ async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
     service.usage = usage
     service.hold()
     async with caps_watched(site):
-        calls = await start_all(site, service, "fail")
+        calls = await start_all(site, service, "fail", CALLS)
         await until_parked(site, CALLS - PAID, service, PAID)  # with `fail` too: money may come back
         service.release()
         results = await results_of(calls)
@@ -130,16 +132,18 @@ async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
     print(f"{name}: {len(completed)} of {CALLS} completed")
 
 
+@pytest.mark.parametrize("count", [60, pytest.param(CALLS, marks=pytest.mark.full)])
 async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_temporal_command_and_an_update(
-    site: Site, server: CountingServer
+    site: Site, server: CountingServer, count: int
 ) -> None:
-    """Each raise by k bounds lets k calls more through, the rest stays parked, and in the end all 200 complete."""
-    service = server.service("raised")
+    """Each raise by k bounds lets k calls more through, the rest stays parked, and in the end all complete."""
+    name = f"raised-{count}"
+    service = server.service(name)
     service.usage = as_much_as_allowed
-    account = "budget:acme/raised"
+    account = f"budget:acme/{name}"
     async with caps_watched(site):
-        calls = await start_all(site, service, "wait")
-        await until_parked(site, CALLS - PAID, service, 0)
+        calls = await start_all(site, service, "wait", count)
+        await until_parked(site, count - PAID, service, 0)
         assert service.count == PAID
 
         # As the Temporal UI does it: no converter of ours, just JSON.
@@ -148,27 +152,27 @@ async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_tempora
         await plain.get_workflow_handle("budget/default").signal(
             "raise_cap", {"account": account, "window": "total", "by": by, "reason": "more to write"}
         )
-        await until_parked(site, CALLS - PAID - 7, service, 0)
+        await until_parked(site, count - PAID - 7, service, 0)
         assert service.count == PAID + 7
 
         raise_cap = {"account": account, "window": "total", "by": str(nanos_to_usd(5 * BOUND_NANOS)), "reason": "more"}
         await signal_with_temporal_command(site, json.dumps(raise_cap))
-        await until_parked(site, CALLS - PAID - 12, service, 0)
+        await until_parked(site, count - PAID - 12, service, 0)
         assert service.count == PAID + 12
 
         # Less than one bound more, twice: it adds up.
         half = nanos_to_usd(BOUND_NANOS - BOUND_NANOS // 2)
-        for parked in (CALLS - PAID - 12, CALLS - PAID - 13):
+        for parked in (count - PAID - 12, count - PAID - 13):
             await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(half)))
             await until_parked(site, parked, service, 0)
 
-        rest = nanos_to_usd((CALLS - PAID - 13) * BOUND_NANOS)
+        rest = nanos_to_usd((count - PAID - 13) * BOUND_NANOS)
         state = await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(rest), reason="all of it"))
-        assert state.cap_nanos >= CALLS * BOUND_NANOS
+        assert state.cap_nanos >= count * BOUND_NANOS
         results = await results_of(calls)
     assert {result.outcome for result in results} == {Outcome.COMPLETED}
-    assert service.count == CALLS
-    assert sum(result.waited_ms > 0 for result in results) == CALLS - PAID
+    assert service.count == count
+    assert sum(result.waited_ms > 0 for result in results) == count - PAID
     await settled_books(site, service)
 
 
