@@ -27,6 +27,13 @@ PYTHONS_TESTS := tests/replay/test_replay.py $(addprefix tests/unit/,admission/t
 	messages/test_messages.py messages/test_hostile_messages.py settings/test_settings.py observability/test_logs.py \
 	cli/test_cli.py security/test_encryption.py test_testing.py activities/test_call_service.py)
 
+# Those that look at the largest sizes, or build a project of their own: seconds of processor each. `make check` is for
+# what a change breaks; `make test` has these too.
+LARGEST := $(addprefix tests/,unit/admission/test_pressure.py unit/admission/test_parking.py \
+	unit/admission/test_simulation.py unit/admission/test_many_candidates.py unit/admission/test_old_desk.py \
+	unit/observability/test_event_loop.py unit/messages/test_hostile_messages.py unit/ledger/test_backlog_pile.py \
+	unit/workflows/test_usage_backlog.py project/test_linear_time.py project/test_agent_project.py)
+
 .PHONY: help demo dev check unit test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
 
 help:                   ## this list
@@ -38,11 +45,12 @@ demo: .venv/.runs       ## the main job: an agent on a real model, parked at its
 dev: .venv/.runs        ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
 	.venv/bin/paymaster dev $(ARGS)
 
-check: .venv/.ready     ## lint, types and the tests that need no Temporal or PostgreSQL: a minute, before each commit
+check: .venv/.ready     ## lint, types and the quick tests that need no Temporal or PostgreSQL: before each commit
 	$(MAKE) --quiet -j 2 --output-sync=target lint types unit
 
 unit: .venv/.ready
-	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full and not stack" tests/unit tests/replay tests/project $(ARGS)
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full and not stack" $(addprefix --ignore=,$(LARGEST)) \
+		tests/unit tests/replay tests/project $(ARGS)
 
 test: .venv/.ready      ## all tests, the longest ones in a short form
 	$(PYTEST) -m "not full" $(ARGS)
