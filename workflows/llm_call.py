@@ -362,6 +362,7 @@ class LLMCallWorkflow:
             update={
                 "text": completion.text,
                 "parsed": completion.parsed,
+                "schema_problem": completion.schema_problem,
                 "tool_calls": completion.tool_calls,
                 "state": completion.state,
                 "refused": completion.refused,

@@ -68,6 +68,8 @@ class Completion(Message):
     """All attempts under this hold; the last one is the one that answered."""
     state: ProviderState | None = added(None)
     """What the service wants back with this answer."""
+    schema_problem: str | None = added(None)
+    """Why `parsed` is empty although a schema was asked for."""
 
 
 class Failure(Message):

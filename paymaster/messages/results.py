@@ -83,7 +83,7 @@ class LLMResult(Message):
     call_id: str
     text: str = ""
     parsed: JsonValue = None
-    """The answer as data when the request had a `json_schema` and the answer is JSON."""
+    """The answer as data when the request had a `json_schema` and the answer follows it."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The tools that the model wants called."""
     refused: bool = False
@@ -109,6 +109,8 @@ class LLMResult(Message):
     request_digest: str = ""
     state: ProviderState | None = added(None)
     """What the provider wants back with this answer."""
+    schema_problem: str | None = added(None)
+    """Where the answer breaks the request's `json_schema`, in words; `text` has it as it came. None: nowhere."""
 
     def message(self) -> ChatMessage:
         """The answer as the next message of the conversation, with what its provider wants back.

@@ -15,6 +15,7 @@ from paymaster.providers.kept_state import state_of
 from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS
+from paymaster.providers.schema_check import schema_problem
 from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
@@ -160,9 +161,13 @@ def _completion(found: ServiceAnswer, service: ServiceSettings, call: ServiceCal
     )
     if len(found.text.encode()) > ANSWER_BYTES_MAX:
         return too_large
+    parsed, problem = None, None
+    if call.request.json_schema is not None and not found.refused:
+        parsed, problem = _followed(found.text, call.request.json_schema)
     completion = Completion(
         text=found.text,
-        parsed=_parsed(found.text) if call.request.json_schema is not None else None,
+        parsed=parsed,
+        schema_problem=problem,
         tool_calls=with_given_names(found.tool_calls, call.request),
         refused=found.refused,
         finish_reason=_word(found.finish_reason),
@@ -214,9 +219,11 @@ def _word(name: str | None) -> str | None:
     return None if name is None else name[:WORD_LENGTH_MAX]
 
 
-def _parsed(text: str) -> JsonValue:
-    """The answer as data; None when a model did not keep to the schema, or wrote what no message can carry."""
+def _followed(text: str, schema: dict[str, JsonValue]) -> tuple[JsonValue, str | None]:
+    """The answer as data, or why it does not follow the schema that was asked for."""
     try:
-        return message_data(text)
+        data = message_data(text)
     except ValueError:
-        return None
+        return None, "the answer is no JSON, or none that can be carried"
+    problem = schema_problem(data, schema)
+    return (data, None) if problem is None else (None, redact(problem)[:ERROR_LENGTH_MAX])

@@ -25,6 +25,7 @@ from paymaster.providers.provider import (
     UnsupportedParameter,
     WireUsage,
 )
+from paymaster.providers.schemas import CLAUDE, said_or_refused
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import TOKENS_MAX, count_of, list_of, object_of, text_of
 
@@ -69,7 +70,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["system"] = system
     output: dict[str, JsonValue] = {}
     if request.json_schema is not None:
-        output["format"] = {"type": "json_schema", "schema": request.json_schema}
+        output["format"] = {"type": "json_schema", "schema": said_or_refused(request.json_schema, CLAUDE)}
     if request.reasoning_effort is not None:
         output["effort"] = request.reasoning_effort
     if output:

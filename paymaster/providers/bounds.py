@@ -21,7 +21,8 @@ def input_bytes(request: LLMRequest) -> int:
     and documents.
 
     With all states, whoever gave them, and with room for the ids that calls of tools, and their results, may get
-    instead of their own, and for what is filled in beside them.
+    instead of their own, for what is filled in beside them, and for a schema in the words of a service, which is at
+    most twice as long (`schemas`).
 
     Byte-level tokenizers never make more tokens than bytes. Those that normalise first can (U+FDFA is 3 bytes and 18
     letters), so the larger of the text and its NFKC form counts.
@@ -39,7 +40,8 @@ def input_bytes(request: LLMRequest) -> int:
         seen["tools"] = [tool.model_dump() for tool in request.tools]
     text = json.dumps(seen, ensure_ascii=False)
     calls = sum(len(message.tool_calls) for message in request.messages)
-    return (FILLED_IN_BYTES + 2 * MADE_ID_BYTES) * calls + max(_utf8_length(text), normalised_bytes(text))
+    rewritten = 0 if request.json_schema is None else _utf8_length(json.dumps(request.json_schema, ensure_ascii=False))
+    return (FILLED_IN_BYTES + 2 * MADE_ID_BYTES) * calls + rewritten + max(_utf8_length(text), normalised_bytes(text))
 
 
 def normalised_bytes(text: str) -> int:

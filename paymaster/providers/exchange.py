@@ -22,7 +22,7 @@ from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
-from paymaster.providers.provider import Outgoing, UnsupportedParameter
+from paymaster.providers.provider import HttpRequest, Outgoing, UnsupportedParameter
 from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.providers.tool_names import with_sent_names
 from paymaster.redaction import redact
@@ -105,7 +105,7 @@ class Exchange:
         try:
             service = self._service(call)
             key = None if service.key_name is None else await self._key(service.key_name)
-            request = self._request(call, service, key, wire)
+            request = self._request(call, service, key, wire, await self._built(call, service))
             answer = await self._send(call, service, request, wire)
         except _Failed as failed:
             return begun.failed(failed.error_class, str(failed))
@@ -117,7 +117,7 @@ class Exchange:
             partial(
                 read_answer, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
             ),
-            at_once=len(answer.body) <= READ_AT_ONCE_MAX,
+            at_once=len(answer.body) <= READ_AT_ONCE_MAX and call.request.json_schema is None,
         )
         error = reading.error
         if error is None:
@@ -153,12 +153,21 @@ class Exchange:
         except KeyUnavailable as error:
             raise _Failed(SOURCE_DOWN if isinstance(error, KeySourceDown) else NO_KEY, str(error)) from error
 
-    def _request(self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, wire: Wire) -> httpx.Request:
-        provider = PROVIDERS[service.api]
+    async def _built(self, call: ServiceCall, service: ServiceSettings) -> HttpRequest:
+        """A schema may be long, and is written anew for each kind of service: that is done in the thread."""
+        build = PROVIDERS[service.api].build_request
+        arguments = (with_sent_names(call.request), call.grant, service, streams(service))
         try:
-            built = provider.build_request(with_sent_names(call.request), call.grant, service, streams(service))
+            if call.request.json_schema is None:
+                return build(*arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, build, *arguments)
         except UnsupportedParameter as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
+
+    def _request(
+        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, wire: Wire, built: HttpRequest
+    ) -> httpx.Request:
+        provider = PROVIDERS[service.api]
         headers = {"content-type": "application/json"} | built.headers
         outgoing = Outgoing("POST", service.base_url + built.path, headers, to_json(built.body))
         if key is not None:

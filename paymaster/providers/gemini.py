@@ -20,6 +20,7 @@ from paymaster.providers.provider import (
     UnsupportedParameter,
     WireUsage,
 )
+from paymaster.providers.schemas import GEMINI, said_or_refused
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 
@@ -53,7 +54,8 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     conversation = request.conversation()
     config: dict[str, JsonValue] = {"maxOutputTokens": grant.max_output_tokens}
     if request.json_schema is not None:
-        config |= {"responseMimeType": "application/json", "responseJsonSchema": request.json_schema}
+        sent = said_or_refused(request.json_schema, GEMINI)
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": sent}
     if request.temperature is not None:
         config["temperature"] = request.temperature
     if request.top_p is not None:

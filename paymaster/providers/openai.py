@@ -28,6 +28,7 @@ from paymaster.providers.provider import (
     UnsupportedParameter,
     WireUsage,
 )
+from paymaster.providers.schemas import instruction, strict_or_loose
 from paymaster.providers.streamed_tool_calls import StreamedToolCalls
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
@@ -57,6 +58,8 @@ class Quirks:
     """A stream says what is billed, when asked to."""
     call_id: re.Pattern[str] = re.compile(".{1,40}")
     """What the id of a tool call must be."""
+    json_schema: bool = True
+    """Otherwise it promises JSON, and the model is told the schema."""
     wants_thoughts: bool = False
     """A message with calls needs `reasoning_content`, if only an empty one where another model wrote it."""
     wants_signature: bool = False
@@ -72,7 +75,7 @@ _QUIRKS = {
     "api.openai.com": Quirks(output_cap="max_completion_tokens", takes_documents=True, caches="openai"),
     "api.groq.com": Quirks(output_cap="max_completion_tokens"),
     "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
-    "api.deepseek.com": Quirks(unsupported=frozenset({"json_schema", "seed", "images"}), wants_thoughts=True),
+    "api.deepseek.com": Quirks(unsupported=frozenset({"seed", "images"}), wants_thoughts=True, json_schema=False),
     "api.moonshot.ai": Quirks(streams_usage=False, wants_thoughts=True),
     "api.moonshot.cn": Quirks(streams_usage=False, wants_thoughts=True),
     "generativelanguage.googleapis.com": Quirks(streams_usage=False, wants_signature=True),
@@ -133,10 +136,7 @@ def build_body(
         quirks.output_cap: grant.max_output_tokens,
     }
     if request.json_schema is not None:
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": request.json_schema, "strict": True},
-        }
+        body |= _format(request.json_schema, quirks, list_of(body["messages"]))
     if request.temperature is not None:
         body["temperature"] = request.temperature
     if request.top_p is not None:
@@ -243,7 +243,6 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
 
 def _refuse_unsupported(request: LLMRequest, quirks: Quirks) -> None:
     asked = {
-        "json_schema": request.json_schema is not None,
         "seed": request.seed is not None,
         "images": any(message.images for message in request.messages),
         "tool_choice": request.tool_choice is not None,
@@ -261,6 +260,15 @@ def _cache_mark(grant: Grant, quirks: Quirks) -> dict[str, JsonValue]:
     if quirks.caches == "anthropic":
         return ANTHROPIC_MARK
     return OPENAI_MARK if quirks.caches == "openai" and takes_openai_mark(grant.model) else {}
+
+
+def _format(schema: dict[str, JsonValue], quirks: Quirks, messages: list[JsonValue]) -> dict[str, JsonValue]:
+    if not quirks.json_schema:
+        told: JsonValue = {"role": "system", "content": instruction(schema)}
+        return {"messages": [told, *messages], "response_format": {"type": "json_object"}}
+    sent = strict_or_loose(schema)
+    named: JsonValue = {"name": "answer", "schema": sent.schema, "strict": sent.strict}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 def _tool_choice(choice: str, quirks: Quirks) -> JsonValue:

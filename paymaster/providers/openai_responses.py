@@ -23,6 +23,7 @@ from paymaster.providers.provider import (
     UnsupportedParameter,
     WireUsage,
 )
+from paymaster.providers.schemas import strict_or_loose
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 
@@ -54,8 +55,9 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         "store": False,
     }
     if request.json_schema is not None:
+        sent = strict_or_loose(request.json_schema)
         body["text"] = {
-            "format": {"type": "json_schema", "name": "answer", "schema": request.json_schema, "strict": True}
+            "format": {"type": "json_schema", "name": "answer", "schema": sent.schema, "strict": sent.strict}
         }
     if request.temperature is not None:
         body["temperature"] = request.temperature
