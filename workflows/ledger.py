@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import first_delivery
@@ -61,7 +61,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
 )
-from paymaster.messages.bounds import check_batch, check_command, check_config, check_report
+from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_stored_rows
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
     ANSWER_CALLS,
@@ -85,7 +85,7 @@ from paymaster.messages.temporal_names import (
 )
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.limits import DURATION_MS_MAX, ID_CHARACTERS_MAX
-from workflows.ledger_messages import LedgerMessages, workflow_now_ms
+from workflows.ledger_messages import LedgerMessages, refuse_unless, workflow_now_ms
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
 
@@ -240,10 +240,7 @@ class BudgetWorkflow:
     @with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
         """One answer for each command, in order."""
-        try:
-            check_batch(batch)
-        except ValueError as error:
-            raise ApplicationError(str(error), type="Refused", non_retryable=True) from None
+        refuse_unless(check_batch, batch)
         answers = tuple(self._apply(command) for command in batch.commands)
         self._desk.advance(workflow_now_ms())
         return AnswerBatch(answers=answers)
@@ -314,6 +311,7 @@ class BudgetWorkflow:
     @with_one_message
     def compare_rows(self, stored: StoredRows) -> ReadAgain:
         """Everything is read again if the database knows more than a ledger that was put back to an earlier time."""
+        refuse_unless(check_stored_rows, stored)
         return self._desk.compare_rows(stored, workflow_now_ms())
 
     # ------------------------------------------------------------ admins and operators

@@ -83,6 +83,14 @@ class LedgerMessages:
         self._desk.refuse_message(refused, workflow_now_ms())
 
 
+def refuse_unless(check: Callable[[MessageT], None], message: MessageT) -> None:
+    """Fails an update, and only that, for what the check raises as ValueError."""
+    try:
+        check(message)
+    except ValueError as error:
+        raise ApplicationError(str(error), type="Refused", non_retryable=True) from None
+
+
 def workflow_now_ms() -> int:
     """Workflow time."""
     return workflow.time_ns() // 1_000_000

@@ -76,7 +76,12 @@ class AlertPolicy:
     def thresholds(self, crossed: Sequence[Crossed]) -> None:
         """One for each balance: of parts that are reached together, the highest. 0.1.0 told each of them."""
         if self._state.rules >= 2:
-            crossed = list({(each.balance.account, each.balance.window): each for each in crossed}.values())
+            crossed = list(
+                {
+                    (each.balance.account, each.balance.window): each
+                    for each in sorted(crossed, key=lambda each: each.part)
+                }.values()
+            )
         for balance, part in crossed:
             text = alert_texts.threshold(balance, part)
             self._outbox.alert(self._state.now_ms, "threshold", text, balance.account, balance.window)

@@ -134,9 +134,8 @@ class Desk:
         if state.rules >= 2:
             self._look_at_clock(now_ms)
         clock_ms = now_ms
-        if now_ms > state.now_ms:
-            state.now_ms = now_ms
-            self._parking.time_went_on()
+        self._parking.in_activation_of(clock_ms)
+        state.now_ms = max(state.now_ms, now_ms)
         now_ms = state.now_ms
         if now_ms >= self._minute_ends_ms:
             rolled = self.ledger.roll_windows(now_ms)
@@ -156,6 +155,8 @@ class Desk:
             self._parking.set_due()
         elif state.freed:
             self._parking.serve()
+        if self._parking.is_left:
+            self._parking.remind(clock_ms + 1)  # also where the desk's time stands still until the clock has come to it
         if state.clock.behind_since_ms is not None:  # who is woken then wakes by the clock, and not by the desk's time
             self._parking.remind(clock_ms + BEHIND_FOR_MS)
 

@@ -130,14 +130,14 @@ class InForce:
     def close_unnamed(self) -> None:
         """Takes out what neither the configuration nor an admin names: a call there gets the answer of new books."""
         state, named = self._state, account_configs(self._state.config).keys()
-        closed: list[str] = []
+        closed: set[str] = set()
         for key, account in list(self._ledger.accounts.items()):
             is_budget = key.startswith("budget:")
             if key not in named and not (is_budget and _by_admin(account)):
                 for balance in _by_admin(account):
                     self._end_by_file(balance, balance.cap_nanos)
-                self._ledger.close_account(key)
-                closed.append(key)
+                closed.add(key)
+        self._ledger.close_accounts(closed)
         if closed:
             state.loading = None  # what is being read may be for one of them
             state.freed.update(closed)

@@ -16,6 +16,9 @@ from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
 from paymaster.values.windows import WINDOWS, window_start_ms
 
+_AHEAD_MS = 86_400_000
+"""How far ahead of the ledger's time a row may be and count as its newest: clocks differ, and were put back."""
+
 
 class SpendLoading:
     def __init__(
@@ -105,7 +108,10 @@ class SpendLoading:
         """Reads everything again if the database has newer rows than this state can know of: it was put back."""
         state = self._state
         known_ms = state.latest_granted_ms
-        state.latest_granted_ms = max(known_ms, stored.latest_granted_ms)
+        latest_ms = stored.latest_granted_ms
+        if state.rules >= 2:  # what somebody made up would hide that the database was put back, for ever
+            latest_ms = min(latest_ms, state.now_ms + _AHEAD_MS)
+        state.latest_granted_ms = max(known_ms, latest_ms)
         if state.rules < 2 or known_ms == 0 or stored.latest_granted_ms <= known_ms:
             return ReadAgain(accounts=())
         self._alerts.behind(stored.latest_granted_ms, known_ms)

@@ -33,16 +33,20 @@ class Parking:
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
         self._served = self._in_vain = self._looked_at = 0
-        """Parked calls, and their candidates that were looked at, since the time went on: a workflow's time stands
-        still while it is activated."""
+        """Parked calls, and their candidates that were looked at, in one activation."""
+        self._clock_ms = 0
 
     @property
     def at_once_max(self) -> int | None:
         """Calls or holds whose time is over that are taken at once. None: all."""
         return AT_ONCE_MAX if self._state.rules >= 2 else None
 
-    def time_went_on(self) -> None:
-        self._served = self._in_vain = self._looked_at = 0
+    def in_activation_of(self, clock_ms: int) -> None:
+        """A workflow's time stands still while it is activated. The desk's own may stand still for minutes, while it
+        waits for a clock that is behind."""
+        if clock_ms != self._clock_ms:
+            self._clock_ms = clock_ms
+            self._served = self._in_vain = self._looked_at = 0
 
     # ------------------------------------------------------------ a call comes or goes
 
@@ -130,7 +134,7 @@ class Parking:
                 kept = self.queue.claims.claim(call, now_ms)
             round_.free(claimed - kept)  # it keeps those accounts from nobody behind it any more
         state.freed, state.look_from = round_.freed, round_.everybody_from
-        self.remind(now_ms + 1 if self._is_left else self.queue.change_ms())
+        self.remind(now_ms + 1 if self.is_left else self.queue.change_ms())
 
     def file_again(self) -> None:
         """After accounts were opened or closed, or limits or breakers changed."""
@@ -148,7 +152,7 @@ class Parking:
         return self._served < AT_ONCE_MAX and self._in_vain < IN_VAIN_MAX and self._looked_at < LOOKED_AT_MAX
 
     @property
-    def _is_left(self) -> bool:
+    def is_left(self) -> bool:
         return bool(self._state.freed) or self._state.look_from is not None
 
     def _serve(self, call: ParkedCall) -> bool:
@@ -198,7 +202,7 @@ class Parking:
         if self._state.rules < 2:
             self.due_ms = min(ends_ms, due_by_scan(self.queue, now_ms))
             return
-        self.due_ms = now_ms if self._is_left else min(ends_ms, self.queue.change_ms())
+        self.due_ms = now_ms if self.is_left else min(ends_ms, self.queue.change_ms())
         self.due_ms = max(self.due_ms, now_ms + 1)  # what was too much for now goes on then
 
     def _remind_of(self, call: ParkedCall) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.state import DeskState
-from paymaster.messages import Alert, DeskConfig
+from paymaster.messages import Alert, DeskConfig, Notice
 
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
@@ -52,12 +52,14 @@ def relieve(state: DeskState, over_bytes: int) -> int:
     while over_bytes > 0 and outbox.sending:
         over_bytes -= alert_bytes(outbox.sending.pop(0))
         outbox.alerts_dropped += 1
-    for alert in [notice for notice in outbox.notices if isinstance(notice, Alert)]:
-        if over_bytes <= 0:
-            return 0
-        outbox.notices.remove(alert)
-        over_bytes -= alert_bytes(alert)
-        outbox.alerts_dropped += 1
+    kept: list[Notice] = []
+    for notice in outbox.notices:
+        if over_bytes > 0 and isinstance(notice, Alert):
+            over_bytes -= alert_bytes(notice)
+            outbox.alerts_dropped += 1
+        else:
+            kept.append(notice)
+    outbox.notices = kept
     for hold_id in list(state.ended):
         if over_bytes <= 0:
             return 0

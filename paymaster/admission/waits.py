@@ -209,7 +209,8 @@ class Waits:
         return entries
 
     def _cooled_down_at_ms(self, call: ParkedCall) -> int:
-        """When it will have waited for a whole cooldown in which no service worked."""
-        if call.open_since_ms is None:
+        """When it will have waited for a whole cooldown in which no service worked. Not while one is being probed: the
+        end of the probe is what it waits for then."""
+        if call.open_since_ms is None or any(reason == "probing" for reason, _ in call.waits):
             return UNCAPPED
         return call.open_since_ms + call.cooldown_ms(self._gates)

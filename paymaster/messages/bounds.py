@@ -133,6 +133,11 @@ def check_command(command: Command) -> None:
             _check_reserve(command)
 
 
+def check_stored_rows(stored: StoredRows) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _within("latest_granted_ms", stored.latest_granted_ms, 0, TIME_MS_MAX)
+
+
 def check_report(report: AttemptReport) -> None:
     """Raises ValueError with the field, what it has and what it may have."""
     _text("hold_id", report.hold_id, ID_CHARACTERS_MAX)

@@ -7,6 +7,7 @@ from uuid import uuid4
 from sqlalchemy import (
     URL,
 )
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -60,6 +61,8 @@ def parse_url(url: str) -> URL:
     if address.drivername not in {"postgresql", "postgresql+asyncpg"}:
         raise ValueError(f"the database's URL begins with {address.drivername}://; write postgresql+asyncpg://")
     query = {"ssl" if name == "sslmode" else name: value for name, value in address.query.items()}
+    if isinstance(mode := query.get("ssl"), str):
+        query["ssl"] = mode.replace("_", "-")
     if unknown := query.keys() - _URL_PARAMETERS:
         raise ValueError(
             f"the database's URL has parameters that are not supported, remove {', '.join(sorted(unknown))}"
@@ -68,9 +71,12 @@ def parse_url(url: str) -> URL:
         _check_parameter(name, value)
     if address.port is not None and not 0 < address.port <= _PORT_MAX:
         raise ValueError("the database's URL has a port that is no number from 1 to 65535")
-    hosts = query.get("host")
-    if isinstance(hosts, tuple) and "port" not in query and not all(":" in host for host in hosts):
-        raise ValueError("the database's URL has several hosts: write each with its port, host=a:5432&host=b:5432")
+    try:
+        asyncpg.dialect().create_connect_args(address.set(drivername="postgresql+asyncpg", query=query))
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "the database's URL has hosts that cannot be read: write several as host=a:5432&host=b:5432"
+        ) from None
     if "sslrootcert" in query and query.get("ssl") == "disable":
         raise ValueError("the database's URL has sslrootcert=, and sslmode=disable: remove one of them")
     return address.set(drivername="postgresql+asyncpg", query=query)
@@ -99,8 +105,8 @@ def _is_number(text: str, most: int) -> bool:
 def is_pooled(address: URL) -> bool:
     """Whether a pooler such as PgBouncer is in front of the database, and may give each transaction to another of its
     connections: `pgbouncer=true` or `false` says so, else the port."""
-    said = address.query.get("pgbouncer")
-    return address.port == POOLER_PORT if said is None else said == "true"
+    said, port = address.query.get("pgbouncer"), address.port or address.query.get("port")
+    return str(port) == str(POOLER_PORT) if said is None else said == "true"
 
 
 def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> AsyncEngine:

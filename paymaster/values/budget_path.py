@@ -4,6 +4,8 @@ import re
 from functools import lru_cache
 
 PATH_LENGTH_MAX = 200
+LEVELS_MAX = 16
+"""Segments of a path: each may have an account, which every call below it looks at and is charged to."""
 _SEGMENT = "[A-Za-z0-9._-]+"
 BUDGET_PATH = f"{_SEGMENT}(/{_SEGMENT})*"
 """What a budget path looks like, as a regular expression; its length is limited besides."""
@@ -14,6 +16,8 @@ def check_budget_path(path: str) -> str:
     """The path itself. Raises ValueError with the reason when it is not one that operators can read and type."""
     if len(path) > PATH_LENGTH_MAX:
         raise ValueError(f"a budget path has at most {PATH_LENGTH_MAX} characters, this one has {len(path)}")
+    if (levels := path.count("/") + 1) > LEVELS_MAX:
+        raise ValueError(f"a budget path has at most {LEVELS_MAX} levels, this one has {levels}")
     for segment in path.split("/"):
         if not re.fullmatch(_SEGMENT, segment):
             raise ValueError(

@@ -317,3 +317,27 @@ def _state(site: Site) -> str:
 
 def _failures(site: Site) -> int:
     return site.desk.state.gates["s"].breaker.failures
+
+
+def test_who_waited_for_a_cooldown_sleeps_while_another_service_is_probed() -> None:
+    """It is denied only when no probe is left that may help it, and until then it is in nobody's way."""
+    site = Site(config(services={"a": service(), "b": service(), "c": service(concurrent=1)}))
+    for name in "ab":
+        for _ in range(5):
+            site.fail(site.granted(candidate(name)))
+    held = site.granted(candidate("c"))
+    for _ in range(3):
+        site.parked(candidate("a"), candidate("b"))
+    site.wait(31 * SECOND)
+    probes = [answer.grant for answer in site.answers().values() if isinstance(answer, Granted)]
+    assert [probe.service for probe in probes] == ["a", "b"]
+    other = site.parked(candidate("c"))
+    site.wait(10 * SECOND)
+    site.fail(probes[0])
+    site.settle(held, 1)
+    assert list(site.answers()) == [other]
+    assert site.desk.due_ms > site.now_ms + SECOND
+    site.fail(probes[1])
+    (denied,) = site.answers().values()
+    assert isinstance(denied, Denied)
+    assert denied.reason == "breaker_open"

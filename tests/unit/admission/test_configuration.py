@@ -1,5 +1,6 @@
 """State does not depend on history: a rebuilt ledger has the caps and answers of the one that ran on."""
 
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -316,3 +317,15 @@ def test_settings_of_all_kinds_have_words() -> None:
         "the ledger's max_parked 2000 → 7",
     ):
         assert words in alert.text
+
+
+def test_a_configuration_without_most_budgets_is_applied_in_time() -> None:
+    """Each hold is looked at once, however many budgets go: 3,000 of each take well below a second."""
+    budgets = {f"b{number}": capped(day=10) for number in range(3_000)}
+    site = Site(config(budgets=budgets))
+    for path in budgets:
+        site.granted(budget=path)
+    began = time.process_time()
+    site.desk.configure(config("second", budgets={"b0": capped(day=10)}), site.now_ms, may_remove=True)
+    assert time.process_time() - began < 1
+    assert {hold.accounts for hold in site.desk.ledger.holds.values()} == {("service:s", "budget:b0"), ("service:s",)}

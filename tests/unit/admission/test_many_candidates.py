@@ -8,6 +8,7 @@ from desk_kit import MINUTE, USD, Site, at, candidate, capped, config, service
 
 from paymaster.admission.desk import Desk
 from paymaster.messages import Candidate, Settle
+from paymaster.values.budget_path import LEVELS_MAX
 from paymaster.values.limits import CANDIDATES_MAX, CANDIDATES_PARKED_MAX
 
 ACTIVATION_S = 0.5
@@ -105,7 +106,7 @@ def test_no_activation_is_long_with_the_most_candidates() -> None:
 
 def test_many_thresholds_in_many_budgets_take_no_time() -> None:
     """Nested budgets, so many as a path can have, each with as many parts of five caps as there may be."""
-    paths = ["/".join(["a"] * depth) for depth in range(1, 96)]
+    paths = ["/".join(["a"] * depth) for depth in range(1, LEVELS_MAX + 1)]
     account = capped(minute=1_000, hour=1_000, day=1_000, month=1_000, total=1_000).model_copy(
         update={"alert_at": tuple(number / 20 for number in range(1, 21))}
     )
@@ -113,3 +114,21 @@ def test_many_thresholds_in_many_budgets_take_no_time() -> None:
     held = site.granted(candidate(usd=999), budget=paths[-1])
     assert seconds(lambda: site.settle(held, 999)) < ACTIVATION_S
     assert len(site.alerts("threshold")) == 5 * len(paths)
+
+
+def test_looks_go_on_while_the_clock_is_behind_the_desks_time() -> None:
+    """A new run on a server whose clock is four minutes behind: its activations are told apart by the clock."""
+    site = site_of(10)
+    held = site.granted(candidate("s0", 100_000))
+    parked = [site.parked(*route(10)) for _ in range(30)]
+    site.cut()
+    clock_ms = site.now_ms - 4 * MINUTE
+    with patch("paymaster.admission.parking.LOOKED_AT_MAX", 50):
+        site.desk.handle(Settle(hold_id=held.hold_id, cost_nanos=0, epoch="this run"), clock_ms)
+        for _ in range(len(parked)):
+            site.desk.advance(clock_ms)
+            clock_ms = max(clock_ms + 1, site.desk.due_ms)
+            if len(site.desk.state.parked) == 0:
+                break
+    assert clock_ms < site.now_ms - 3 * MINUTE
+    assert list(site.answers()) == parked

@@ -18,6 +18,7 @@ from paymaster.admission.state import RULES
 from paymaster.messages import (
     Alert,
     CallRef,
+    CapChange,
     Delivery,
     Denied,
     Granted,
@@ -376,3 +377,27 @@ def test_a_state_too_large_for_the_old_form_goes_on_in_the_new() -> None:
     assert any("no worker of 0.1.0" in alert.text for alert in site.alerts())
     site.wait(1)
     assert site.granted()
+
+
+def test_alerts_are_dropped_in_time_beside_many_cap_changes() -> None:
+    site = Site(config(budgets={"acme": capped(day=1)}))
+    outbox = site.desk.state.outbox
+    change = CapChange(
+        sequence=1,
+        at_ms=NOON,
+        account="budget:acme",
+        window="day",
+        from_nanos=1,
+        to_nanos=2,
+        by_nanos=None,
+        file_nanos=1,
+        until_window_end=False,
+        who="ada",
+        reason="more",
+    )
+    alert = Alert(sequence=2, at_ms=NOON, what="overage", text="spent")
+    outbox.notices = [*[change] * 10_000, *[alert] * 2_000]
+    began = time.process_time()
+    assert relieve(site.desk.state, 10**9) > 0
+    assert time.process_time() - began < 0.5
+    assert (len(outbox.notices), outbox.alerts_dropped) == (10_000, 2_000)

@@ -190,3 +190,14 @@ def test_a_correction_of_a_hold_that_is_here_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="settle it instead"):
         site.desk.correct_spend(change, site.now_ms)
+
+
+def test_a_newest_row_from_the_far_future_hides_no_later_one() -> None:
+    """Somebody made it up, or a clock was wrong: what comes next is still told from it a day later."""
+    site = with_spending()
+    forged = StoredRows(latest_granted_ms=site.now_ms + 1_000 * DAY)
+    assert site.desk.compare_rows(forged, site.now_ms).accounts
+    site.load(spent(8))
+    assert not site.desk.compare_rows(StoredRows(latest_granted_ms=site.now_ms), site.now_ms).accounts
+    site.wait(2 * DAY)
+    assert site.desk.compare_rows(StoredRows(latest_granted_ms=site.now_ms), site.now_ms).accounts

@@ -17,9 +17,17 @@ from paymaster.messages import (
     RetrySettings,
     ServiceConfig,
     Settle,
+    StoredRows,
     Void,
 )
-from paymaster.messages.bounds import check_batch, check_command, check_config, check_grant, check_report
+from paymaster.messages.bounds import (
+    check_batch,
+    check_command,
+    check_config,
+    check_grant,
+    check_report,
+    check_stored_rows,
+)
 from paymaster.settings import Settings
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.limits import (
@@ -224,3 +232,9 @@ def test_a_forged_grant_is_refused(forged: dict[str, Any]) -> None:
     """A call would compute durations with it, and its task fail for ever."""
     with pytest.raises(ValueError, match="and may be from"):
         check_grant(GRANT.model_copy(update=forged))
+
+
+@pytest.mark.parametrize("at_ms", [-1, 10**17, 10**400])
+def test_no_time_of_rows_is_beyond_what_can_be_told(at_ms: int) -> None:
+    with pytest.raises(ValueError, match="latest_granted_ms"):
+        check_stored_rows(StoredRows(latest_granted_ms=at_ms))

@@ -78,6 +78,7 @@ def test_a_file_of_authorities_that_cannot_be_read_is_named(tmp_path: Path) -> N
         ("postgresql://h:6432/d", True),
         ("postgresql://h:6432/d?pgbouncer=false", False),
         ("postgresql://h/d?pgbouncer=true", True),
+        ("postgresql:///d?host=h&port=6432", True),
     ],
 )
 def test_a_pooler_is_told_by_its_port_or_by_the_url(url: str, pooled: bool) -> None:
@@ -96,6 +97,9 @@ def test_a_pooler_is_told_by_its_port_or_by_the_url(url: str, pooled: bool) -> N
         ("h/d?sslmode=require&sslmode=disable", "sslmode= 2 times"),
         ("h/d?sslmode=disable&sslrootcert=system", "remove one of them"),
         ("/d?host=a&host=b", "host=a:5432&host=b:5432"),
+        ("/d?host=a,b", "host=a:5432&host=b:5432"),
+        ("/d?host=a&host=b&port=5432", "host=a:5432&host=b:5432"),
+        ("/d?host=[::1]:5432&host=[::2]:5432", "host=a:5432&host=b:5432"),
         ("h/d?prepared_statement_cache_size=many", "that is no number"),
     ],
 )
