@@ -19,6 +19,8 @@ from paymaster.values.json_reading import check_levels
 from paymaster.values.limits import STATE_OF_MESSAGE_BYTES_MAX
 
 _BOUND_TO: Mapping[str, tuple[str, ...]] = {
+    "openai": ("model",),  # a model that does not think refuses another one's thoughts
+    "azure-openai": ("model",),
     "gemini": ("model",),  # another model refuses a signature
     "openai-responses": ("service", "model"),  # what is encrypted is bound to the organisation of the key
 }

@@ -30,7 +30,7 @@ from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _UNFINISHED = ("queued", "in_progress")
 _CALL_ID = re.compile(".{1,64}")
-_REASONS = re.compile(r"(o\d|gpt-(?!5-chat)([5-9]|\d\d))")
+_REASONS = re.compile(r"(openai/)?(o\d|gpt-(?!5-chat)([5-9]|\d\d))")
 """Models that think, by how their names begin."""
 _THOUGHT = ("type", "id", "summary", "encrypted_content")
 """What goes back of a reasoning item; its `status` is refused there."""

@@ -465,6 +465,29 @@ def test_what_one_service_refuses_another_may_take(status: int, error: Any) -> N
     assert not error_class.retry
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "The encrypted content gAAA...Rg== could not be verified.", "code": "invalid_encrypted_content"},
+        {"message": "The encrypted content for item rs_1 could not be verified."},
+        {"message": "messages.1.content.0: Invalid `signature` in `thinking` block", "type": "invalid_request_error"},
+        {
+            "message": "messages.5.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message "
+            "cannot be modified.",
+            "type": "invalid_request_error",
+        },
+        {"message": "Invalid thought signature.", "status": "INVALID_ARGUMENT"},
+        {"message": "Item 'rs_1' of type 'reasoning' was provided without its required following item."},
+        {"message": "property 'reasoning' is unsupported", "type": "invalid_request_error"},
+        {"message": "messages[2].reasoning: reasoning is not supported with this model"},
+        {"message": "messages.1.assistant.reasoning_content: property 'messages.1.x.reasoning_content' is unsupported"},
+    ],
+)
+def test_a_refused_state_is_told_from_other_mistakes(error: Any) -> None:
+    error_class = refused(400, error).error_class
+    assert (error_class.name, error_class.billing, error_class.fall_back) == ("state_refused", Billing.NOT_BILLED, True)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_a_known_code_counts_under_any_status(status: int) -> None:
     error_class = refused(status, {"message": "no access", "code": "model_not_found"}).error_class
