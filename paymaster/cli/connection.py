@@ -271,6 +271,7 @@ async def database_errors(url: str) -> AsyncGenerator[None, None]:
     """Turns what a database's address and its driver raise into CommandError."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+    from paymaster.storage.access import UNSAID_POOLER, grant_for, is_refused_by_pooler
     from paymaster.storage.engine import parse_url
 
     try:
@@ -283,6 +284,10 @@ async def database_errors(url: str) -> AsyncGenerator[None, None]:
         reason = "it does not answer"
     except DBAPIError as error:
         reason = str(error.orig)
+        if grant := grant_for(error, address.username):
+            raise CommandError(f"{reason}: as the owner of the database {address}, {grant}") from None
+        if is_refused_by_pooler(error):
+            raise CommandError(f"{reason}: {UNSAID_POOLER}") from None
     except (OSError, SQLAlchemyError) as error:
         reason = str(error)
     else:

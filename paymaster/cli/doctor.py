@@ -11,6 +11,7 @@ from paymaster.cli.connection import (
     ConfigOption,
     command_settings,
     connect_temporal,
+    database_url,
     ledger_status,
     open_database,
     run_async,
@@ -62,8 +63,13 @@ async def _checks(config: Path | None) -> list[Check]:
         if checks[-1].ok:
             checks.append(await _check("configuration in force", _configuration, settings))
     checks.append(await _check("database", _database, settings))
+    if checks[-1].ok:
+        checks.append(await _check("database pooler", _pooler, settings))
+        checks.append(await _check("database grants", _grants, settings))
     checks.extend([check async for check in _keys(settings)])
     checks.extend(_bundles(settings))
+    checks.extend(_proxies(settings))
+    checks.extend(_models(settings))
     checks.extend(_prices(settings))
     return checks
 
@@ -97,6 +103,30 @@ async def _database(settings: "Settings") -> str:
         others = await other_ledgers(engine, settings.ledger.name)
         hint = f"; {empty_books(settings.ledger.name, others)}" if others else ""
         return f"{engine.url}, schema {SCHEMA_REVISION}{hint}"
+
+
+async def _pooler(settings: "Settings") -> str:
+    from paymaster.storage.access import UNSAID_POOLER, shares_connections
+    from paymaster.storage.engine import is_pooled, parse_url
+
+    async with open_database(settings) as engine:
+        shares = await shares_connections(engine)
+    said = is_pooled(parse_url(database_url(settings)))
+    if shares and not said:
+        raise CommandError(UNSAID_POOLER)
+    if shares:
+        return "a pooler in transaction mode, which the URL says: nothing is prepared, and jit stays as it is"
+    return "none that shares connections between transactions"
+
+
+async def _grants(settings: "Settings") -> str:
+    from paymaster.storage.access import missing_grants
+
+    async with open_database(settings) as engine:
+        missing = await missing_grants(engine)
+    if missing:
+        raise CommandError(f"the database's role lacks privileges; as the tables' owner: {' '.join(missing)}")
+    return "the role may do what a worker does"
 
 
 async def _configuration(settings: "Settings") -> str:
@@ -140,6 +170,23 @@ def _bundles(settings: "Settings") -> Iterator[Check]:
                 yield Check(f"authorities of {name}", True, f"in {service.ca_bundle}")
 
 
+def _proxies(settings: "Settings") -> Iterator[Check]:
+    """Which proxies the environment names for services, and those that cannot be read."""
+    from paymaster.providers.proxies import ProxyUnreadable, named_proxy
+
+    found: dict[str, Check] = {}
+    for name, service in settings.services.items():
+        try:
+            named = named_proxy(service.base_url)
+        except ProxyUnreadable as error:
+            found[error.variable] = Check(f"proxy {error.variable}", False, str(error))
+            continue
+        if named is not None:
+            at = f"{named.proxy.url.scheme}://{named.proxy.url.host}:{named.proxy.url.port or 80}"
+            found.setdefault(f"{named.variable} {name}", Check(f"proxy of {name}", True, f"{named.variable}, {at}"))
+    yield from found.values()
+
+
 def _prices(settings: "Settings") -> Iterator[Check]:
     from paymaster.providers.price_list import price_of
     from paymaster.settings import split_candidate
@@ -152,6 +199,28 @@ def _prices(settings: "Settings") -> Iterator[Check]:
             'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'
         )
         yield Check(f"price {candidate}", price is not None, _described(price) if price else problem)
+
+
+def _models(settings: "Settings") -> Iterator[Check]:
+    """What the model of each candidate refuses, and what its configuration asks of it in vain."""
+    from paymaster.providers.profiles import profile_of
+    from paymaster.settings import ModelSettings, split_candidate
+
+    for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
+        service, model = split_candidate(candidate)
+        profile = profile_of(settings.services[service].api, model)
+        configured = settings.services[service].models.get(model, ModelSettings())
+        most, wanted = profile.output_tokens_max, configured.max_output_tokens
+        if most is not None and wanted is not None and wanted > most:
+            detail = (
+                f"max_output_tokens = {wanted} is more than its {most}, so every call is refused: set {most} or less"
+            )
+            yield Check(f"model {candidate}", False, detail)
+        elif profile.refuses:
+            detail = f"refuses {', '.join(profile.refuses)}: a request with these goes to the route's next candidate"
+            others = [each for route in settings.routes.values() if candidate in route for each in route[-1:]]
+            is_last = candidate in others
+            yield Check(f"model {candidate}", True, detail + ("; in its route there is none" if is_last else ""))
 
 
 def _described(price: "Price") -> str:

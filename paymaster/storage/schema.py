@@ -12,6 +12,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from paymaster.storage.access import unseen_schema
 from paymaster.storage.engine import create_engine
 
 SCHEMA_REVISION = "0004"
@@ -87,7 +88,10 @@ async def check_schema(engine: AsyncEngine) -> None:
     """Raises SchemaOutdated unless the database has exactly the schema that this version reads and writes."""
     async with engine.connect() as connection:
         found = await _revision(connection)
+        grant = None if found is not None else await unseen_schema(connection)
     _refuse_newer(found)
+    if grant is not None:
+        raise SchemaOutdated(f"the database's role may not look into the schema: as its owner, {grant}")
     if found is None:
         raise SchemaOutdated("the database has no Paymaster tables yet: run `paymaster migrate`")
     if found < SCHEMA_REVISION:

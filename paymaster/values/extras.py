@@ -13,6 +13,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "httpcore",
         "httpx",
         "opentelemetry",
+        "pydantic_ai",
         "sqlalchemy",
         "structlog",
     ),

@@ -1,0 +1,85 @@
+"""What a role may do in the database, and what stands between it and PostgreSQL."""
+
+import re
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+_NO_PRIVILEGE = "42501"
+"""PostgreSQL's code for what a role may not do."""
+_NEEDED = {
+    "api_usage": ("SELECT", "INSERT"),
+    "api_usage_counted": ("SELECT",),
+    "alerts": ("SELECT", "INSERT"),
+    "cap_changes": ("SELECT", "INSERT"),
+    "configurations": ("SELECT", "INSERT"),
+    "paymaster_schema": ("SELECT",),
+}
+"""Of a worker and the commands; migrating needs more: see `grant_for`."""
+UNSAID_POOLER = (
+    "a pooler such as PgBouncer is in front of the database, in transaction mode; statements that one transaction "
+    "prepares are missing in the next, or are another's: add pgbouncer=true to the database's URL"
+)
+_PRIVILEGES = text("SELECT has_table_privilege(to_regclass(:name), :privilege)")
+_DENIED = re.compile(r"permission denied for (schema|table|view|relation) (\S+)")
+
+
+async def missing_grants(engine: AsyncEngine) -> list[str]:
+    """The statements to give, in PostgreSQL's words; a table that is not there is none of them."""
+    async with engine.connect() as connection:
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for name, privileges in _NEEDED.items():
+            found = tuple([each for each in privileges if not await _has(connection, name, each)])
+            if found:
+                lacking.setdefault(found, []).append(name)
+        role = await connection.scalar(text("SELECT quote_ident(current_user)"))
+    return [f"GRANT {', '.join(what)} ON {', '.join(names)} TO {role};" for what, names in lacking.items()]
+
+
+async def _has(connection: AsyncConnection, name: str, privilege: str) -> bool:
+    return await connection.scalar(_PRIVILEGES, {"name": name, "privilege": privilege}) is not False
+
+
+async def unseen_schema(connection: AsyncConnection) -> str | None:
+    """The statement that lets this role see the tables at all. None: it may."""
+    if await connection.scalar(text("SELECT current_schema()")) is not None:
+        return None
+    role = await connection.scalar(text("SELECT quote_ident(current_user)"))
+    return f"GRANT USAGE ON SCHEMA public TO {role};"
+
+
+def grant_for(error: DBAPIError, role: str | None) -> str | None:
+    """The statement that allows what the database has refused for want of a privilege. None: it was something else."""
+    if getattr(error.orig, "sqlstate", None) != _NO_PRIVILEGE:
+        return None
+    denied = _DENIED.search(str(error.orig))
+    to = "TO the role" if role is None else f'TO "{role}"'
+    if denied is None:
+        return None
+    kind, name = denied.groups()
+    if kind == "schema":
+        return f"GRANT USAGE, CREATE ON SCHEMA {name} {to};"
+    return f"GRANT {', '.join(_NEEDED.get(name, ('SELECT', 'INSERT')))} ON {name} {to};"
+
+
+def is_refused_by_pooler(error: DBAPIError) -> bool:
+    """Whether the database's answer is one that only a connection through a pooler gets."""
+    said = str(error.orig)
+    return "unsupported startup parameter" in said or (
+        "prepared statement" in said and ("already exists" in said or "does not exist" in said)
+    )
+
+
+async def shares_connections(engine: AsyncEngine) -> bool:
+    """Whether a pooler gives a connection's transactions to whichever of its own connections is free.
+
+    Two connections that are open at once are then served by one process of PostgreSQL, one after the other.
+    """
+    process = text("SELECT pg_backend_pid()")
+    async with engine.connect() as first, engine.connect() as second:
+        found: list[int] = []
+        for connection in (first, second):
+            found.append(await connection.scalar(process) or 0)
+            await connection.rollback()  # a pooler takes its connection back when a transaction ends
+    return found[0] == found[1]
