@@ -1,18 +1,17 @@
 """`paymaster demo` and `paymaster dev`, run as a person runs them, on the real local model."""
 
-import json
 import os
 import re
 import shutil
 import signal
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from paymaster_command import PAYMASTER, Command
+from paymaster_command import Command, document
 from process_table import until
 from temporalio.client import Client
 
@@ -52,18 +51,13 @@ def test_the_demo_parks_raises_finishes_and_its_books_agree(environment: dict[st
     exported = dict(re.findall(r"export (\w+)='(.*)'", output))
     shell = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "PAYMASTER"))}
 
-    def asked(*arguments: str) -> dict[str, object]:
-        answer = subprocess.run(
-            [*PAYMASTER, *arguments, "--json"], env=shell | exported, capture_output=True, text=True, check=True
-        )
-        return json.loads(answer.stdout)
-
+    asked = partial(document, env=shell | exported, folder=tmp_path)
     usage = asked("usage", "--by", "status")
-    (completed,) = [row for row in usage["rows"] if row["status"] == "completed"]  # pyright: ignore[reportGeneralTypeIssues]
+    (completed,) = [row for row in usage["rows"] if row["status"] == "completed"]
     assert completed["attempts"] >= 5
     assert completed["input_tokens"] > 0
     assert completed["output_tokens"] > 0
-    (budget,) = asked("budget", "show", "demo")["accounts"]  # pyright: ignore[reportGeneralTypeIssues]
+    (budget,) = asked("budget", "show", "demo")["accounts"]
     posted = {window["window"]: window["posted_usd"] for window in budget["windows"]}
     assert posted["day"] == posted["total"] == completed["cost_usd"]
     assert asked("reconcile")["agree"] is True
@@ -120,15 +114,10 @@ def test_dev_answers_other_commands_and_keeps_its_data(tmp_path: Path) -> None:
         found = dict(re.findall(r"export (\w+)='(.*)'", dev.output))
         assert '\n  paymaster call writer "What is a ledger?"\n' in dev.output
 
-        def paymaster(*arguments: str, found: dict[str, str] = found) -> dict[str, object]:
-            answer = subprocess.run(
-                [*PAYMASTER, *arguments, "--json"], env=env | found, capture_output=True, text=True, check=True
-            )
-            return json.loads(answer.stdout)
-
+        paymaster = partial(document, env=env | found, folder=tmp_path)
         answer = paymaster("call", "writer", "Say hello.", "--max-output-tokens", "8")
         assert answer["outcome"] == "completed"
-        (budget,) = paymaster("budget", "show", "dev")["accounts"]  # pyright: ignore[reportGeneralTypeIssues]
+        (budget,) = paymaster("budget", "show", "dev")["accounts"]
         (total,) = [window["posted_usd"] for window in budget["windows"] if window["window"] == "total"]
         spent.append(total)
         assert paymaster("reconcile")["agree"] is True

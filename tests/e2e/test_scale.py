@@ -57,7 +57,7 @@ async def spend_all(site: Site, service: FakeService) -> None:
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(100, marks=pytest.mark.timeout(120)),
+        pytest.param(40, marks=pytest.mark.timeout(120)),
         pytest.param(2_000, marks=[pytest.mark.full, pytest.mark.timeout(600)]),
     ],
 )

@@ -11,7 +11,7 @@ from temporalio.common import RawValue
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from paymaster.messages import LLMResult, backlog_workflow_id
+from paymaster.messages import backlog_workflow_id
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from workflows.content_agent import ContentAgentWorkflow
@@ -84,7 +84,7 @@ class Changed:
     """What a careless change does: one more step before the first."""
 
     @workflow.run
-    async def run(self, message: RawValue) -> LLMResult:
+    async def run(self, message: RawValue) -> RawValue:
         await workflow.sleep(1)
         return await LLMCallWorkflow(message).run(message)
 

@@ -1,13 +1,30 @@
 """A `paymaster` command, run as a person runs it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
+import warm_start
 from process_table import alive, descendants, until
 
 PAYMASTER = [sys.executable, "-c", "import sys; from paymaster.__main__ import main; sys.argv[0] = 'paymaster'; main()"]
+
+
+def document(*arguments: str, env: Mapping[str, str], folder: Path) -> Any:
+    """What a command prints with `--json`, in a process that is forked. Fails unless its exit code is 0."""
+    with TemporaryFile() as output, TemporaryFile() as errors:
+        process = warm_start.start(
+            "paymaster", [*arguments, "--json"], environment=env, folder=folder, output=output, errors=errors
+        )
+        until(lambda: process.poll() is not None, "the command ends", 60.0)
+        output.seek(0)
+        errors.seek(0)
+        assert process.poll() == 0, errors.read().decode()
+        return json.load(output)
 
 
 class Command:

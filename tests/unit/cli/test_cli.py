@@ -230,10 +230,11 @@ def test_without_a_temporal_a_command_says_where_it_looked_and_what_to_do(run: R
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.full)])
 def test_a_ledger_that_was_not_started_is_2_and_the_interpreter_ends_with_that(
-    run_process: Run, stack: EmbeddedStack
+    run_process: Run, stack: EmbeddedStack, times: int
 ) -> None:
-    for _ in range(5):  # temporalio's threads could abort the interpreter, now and then; `run_async` prevents that
+    for _ in range(times):  # temporalio's threads could abort the interpreter, now and then; `run_async` prevents that
         ended = run_process("budget", "show", TEMPORAL_ADDRESS=stack.temporal_address)
         assert_ends_with_advice(ended, 2, "no ledger 'default' answered", "`paymaster worker`")
 
