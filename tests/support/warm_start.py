@@ -20,6 +20,7 @@ from typing import IO, Literal
 
 Program = Literal["worker", "paymaster"]
 _FORKS = Path(__file__).with_name("warm_forks.py")
+_DIED = "the process that forks workers and commands has died; its last words are on stderr"
 _GRACE_S = 5.0
 _POLL_S = 0.01
 
@@ -39,7 +40,7 @@ class WarmProcess:
                 said = os.read(self._ended.fileno(), 64)
                 self._ended.close()
                 if not said:
-                    raise RuntimeError("the process that forks workers and commands has died")
+                    raise RuntimeError(_DIED)
                 self._code = int(said)
         return self._code
 
@@ -84,15 +85,14 @@ def start(
     request = {"program": program, "arguments": arguments, "environment": dict(environment), "folder": str(folder)}
     reader, writer = os.pipe()
     ended = open(reader, "rb", buffering=0)  # noqa: SIM115 - the process that is returned reads it to its end
-    try:
-        files = [writer, output.fileno(), errors.fileno()]
+    files = [writer, output.fileno(), errors.fileno()]
+    with contextlib.suppress(BrokenPipeError):  # then nothing comes back either
         socket.send_fds(prepare(), [json.dumps(request).encode() + b"\n"], files)
-    finally:
-        os.close(writer)
+    os.close(writer)
     pid = ended.readline()
     if not pid:
         ended.close()
-        raise RuntimeError("the process that forks workers and commands has died")
+        raise RuntimeError(_DIED)
     os.set_blocking(reader, False)
     return WarmProcess(int(pid), ended)
 
