@@ -71,7 +71,7 @@ async def site(
     )
     tables["services"][services[2].name]["key"] = "unusable-key"
     tables["telemetry"] = {"otlp_endpoint": receiver.url, "record_content": True}
-    receiver.text = ""
+    receiver.texts.clear()
     nonsense = await asyncio.start_server(_talk_nonsense, "127.0.0.1", 0)
     port = nonsense.sockets[0].getsockname()[1]
     own_url = services[0].base_url.removesuffix(f"/{services[0].name}/v1")

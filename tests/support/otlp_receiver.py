@@ -18,7 +18,7 @@ class OtlpReceiver:
         self.spans: list[Span] = []
         self.metrics: dict[str, Any] = {}
         """The last export of each, by name. They are cumulative."""
-        self._texts: list[str] = []
+        self.texts: list[str] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,7 +50,7 @@ class OtlpReceiver:
     @property
     def text(self) -> str:
         """Everything that came, for searches."""
-        return "".join(self._texts)
+        return "".join(self.texts)
 
     def stop(self) -> None:
         """From now on connections are refused. Harmless the second time."""
@@ -60,11 +60,11 @@ class OtlpReceiver:
     def _take(self, path: str, body: bytes) -> None:
         if path == "/v1/traces":
             traces = ExportTraceServiceRequest.FromString(body)
-            self._texts.append(str(traces))  # not `+=` of a text: traces and metrics come in two threads
+            self.texts.append(str(traces))  # not `+=` of a text: traces and metrics come in two threads
             self.spans += [span for r in traces.resource_spans for s in r.scope_spans for span in s.spans]
         elif path == "/v1/metrics":
             metrics = ExportMetricsServiceRequest.FromString(body)
-            self._texts.append(str(metrics))
+            self.texts.append(str(metrics))
             self.metrics |= {m.name: m for r in metrics.resource_metrics for s in r.scope_metrics for m in s.metrics}
 
     def total(self, name: str, **wanted: str) -> float:
