@@ -151,8 +151,8 @@ class AlertPolicy:
             about = str(window_start_ms("day", state.now_ms))
             self._outbox.alert_once(state.now_ms, "state_size", text, about)
 
-    def old_form_too_large(self, size: int) -> None:
-        self._outbox.alert(self._state.now_ms, "state_size", alert_texts.old_form_too_large(size))
+    def old_form_too_large(self) -> None:
+        self._outbox.alert(self._state.now_ms, "state_size", alert_texts.old_form_too_large())
 
     def clock_ahead(self, now_ms: int) -> None:
         self._outbox.alert(now_ms, "clock_jumped", alert_texts.clock_ahead(self._state.now_ms, now_ms))

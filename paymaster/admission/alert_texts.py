@@ -112,10 +112,10 @@ def candidates_parked(count: int) -> str:
     return f"the parked calls have {count} candidates together"
 
 
-def old_form_too_large(size: int) -> str:
+def old_form_too_large() -> str:
     return (
-        f"the ledger's state had {size:,} bytes in the form of version 0.1.0, more than Temporal takes: it goes on by "
-        "newer rules, and no worker of 0.1.0 can serve it any more"
+        "the ledger's state had become more than Temporal takes in the form of version 0.1.0: it goes on by newer "
+        "rules, and no worker of 0.1.0 can serve it any more"
     )
 
 

@@ -114,5 +114,5 @@ class Caps:
                 "budget of the configuration, or remove some from it"
             )
         account = self._ledger.open_account(key)
-        self._parking.file_again()
+        self._parking.account_opened(path)
         return account

@@ -22,7 +22,7 @@ from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
 from paymaster.admission.settling import Settling
 from paymaster.admission.signed_commands import changes_money
-from paymaster.admission.state import RULES, DeskState, load
+from paymaster.admission.state import RULES, DeskState, read
 from paymaster.admission.state_size import StateSize
 from paymaster.admission.status import desk_status, unconfirmed_page
 from paymaster.messages import (
@@ -67,7 +67,6 @@ from paymaster.values.budget_path import check_budget_path
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
-    OLD_FORM_BYTES_MAX,
     PAUSED_BY_BYTES_MAX,
     REFUSED_BYTES_MAX,
     REFUSED_KEPT,
@@ -107,8 +106,9 @@ class Desk:
     @classmethod
     def load(cls, dumped: str) -> "Desk":
         with no_collection():
-            desk = cls(load(dumped))
-        desk._size.is_measured(len(dumped))
+            state, plain = read(dumped)
+            desk = cls(state)
+        desk._size.is_measured(len(dumped), plain)
         return desk
 
     def dump(self) -> str:
@@ -135,7 +135,9 @@ class Desk:
             self._look_at_clock(now_ms)
         clock_ms = now_ms
         self._parking.in_activation_of(clock_ms)
-        state.now_ms = max(state.now_ms, now_ms)
+        if now_ms > state.now_ms:
+            state.now_ms = now_ms
+            self._size.time_went_on()
         now_ms = state.now_ms
         if now_ms >= self._minute_ends_ms:
             rolled = self.ledger.roll_windows(now_ms)
@@ -232,18 +234,23 @@ class Desk:
         One that no run of version 0.1.0 can begin with, because its form is too large to be sent, follows the newest
         rules instead: 0.1.0 would stay at the end of its run for ever.
         """
-        self.follow(rules)
-        dumped = self.dump()
-        if rules == 1 and len(dumped) > OLD_FORM_BYTES_MAX:
-            self.follow(RULES)
-            self._settling.fold_unconfirmed()
-            self._alerts.old_form_too_large(len(dumped))
-            dumped = self.dump()
-        return dumped
+        if rules != self.state.rules:
+            self.follow(rules)
+        if rules >= 2:
+            return self.dump()
+        old_form = self._size.old_form()
+        if old_form is not None:
+            return old_form
+        self.in_force.follow(RULES)
+        self.outbox.follow(RULES)
+        self._settling.fold_unconfirmed()
+        self._alerts.old_form_too_large()
+        return self._size.whole()
 
     def follow(self, rules: int) -> None:
         """Begins to decide by these rules, at the end of a run: what the next one begins with."""
         self.in_force.follow(rules)
+        self.outbox.follow(rules)
         self._parking.file_again()
 
     def configuration(self) -> Configuration:
@@ -393,6 +400,8 @@ class Desk:
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"
             )
         self._size.take_in(request)
+        if (busy := self._parking.too_much_asked(request)) is not None:
+            return self._parking.park_or_deny(request, [busy])
         place = (-request.priority, self.state.outbox.sequence + 1)
         found = self._parking.choose(request, place)
         if not isinstance(found, Choice):

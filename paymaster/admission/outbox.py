@@ -86,6 +86,10 @@ class Outbox:
         self._alerts = self._alert_bytes = 0
         self.count_alerts()
 
+    def follow(self, rules: int) -> None:
+        """What is put in from now on is read by a run with these rules."""
+        self._rules = rules
+
     def count_alerts(self) -> None:
         """Those that wait, anew: when others than the outbox took some out."""
         waiting = [notice for notice in self.state.notices if isinstance(notice, Alert)] + self.state.sending

@@ -14,6 +14,7 @@ from paymaster.admission.state import DeskState
 from paymaster.messages import Answer, Parked, Reserve
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
+    ASKED_AT_ONCE_MAX,
     AT_ONCE_MAX,
     CALL_MESSAGES_MAX,
     CANDIDATES_PARKED_MAX,
@@ -21,6 +22,9 @@ from paymaster.values.limits import (
     IN_VAIN_MAX,
     LOOKED_AT_MAX,
 )
+
+_ASKED_BY_A_CALL = 3
+"""What a call takes besides its candidates, as candidates."""
 
 
 class Parking:
@@ -32,6 +36,8 @@ class Parking:
         self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
+        self._asked = 0
+        """Candidates of calls that asked for a hold in one activation, and three for each call."""
         self._served = self._in_vain = self._looked_at = 0
         """Parked calls, and their candidates that were looked at, in one activation."""
         self._clock_ms = 0
@@ -46,7 +52,7 @@ class Parking:
         waits for a clock that is behind."""
         if clock_ms != self._clock_ms:
             self._clock_ms = clock_ms
-            self._served = self._in_vain = self._looked_at = 0
+            self._served = self._in_vain = self._looked_at = self._asked = 0
 
     # ------------------------------------------------------------ a call comes or goes
 
@@ -66,6 +72,16 @@ class Parking:
             _until_it_began(obstacle, candidate.service)
             for obstacle, candidate in zip(found, request.candidates, strict=True)
         ]
+
+    def too_much_asked(self, request: Reserve) -> Obstacle | None:
+        """Why the call is not looked at now: so many asked at once. The next activation does."""
+        self._asked += len(request.candidates) + _ASKED_BY_A_CALL
+        account = f"service:{request.candidates[0].service}"
+        if self._asked <= ASKED_AT_ONCE_MAX or self._state.rules < 2 or account not in self._ledger.accounts:
+            return None
+        self._state.freed.add(account)
+        self.remind(self._state.now_ms + 1)
+        return Obstacle("transient", "claimed", "the ledger was asked for more than it could look at at once", account)
 
     def park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
         """Parks a call that nothing fits for now, if it may wait and waiting may help."""
@@ -139,6 +155,11 @@ class Parking:
     def file_again(self) -> None:
         """After accounts were opened or closed, or limits or breakers changed."""
         self.queue.file_again(self._state.now_ms)
+        self.look_at_everybody()
+
+    def account_opened(self, path: str) -> None:
+        """After one more budget got an account: the calls below it are charged there too."""
+        self.queue.file_below(path)
         self.look_at_everybody()
 
     def look_at_everybody(self) -> None:

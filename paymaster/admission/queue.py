@@ -92,6 +92,12 @@ class ParkedQueue:
         alarms = ((key, self._waits.next_ms(key, now_ms)) for key in self._waits.accounts())
         self._alarms = Timers((key, at_ms) for key, at_ms in alarms if at_ms is not None)
 
+    def file_below(self, path: str) -> None:
+        """Files those anew that are charged to this budget, which has an account since now."""
+        for call in self._order:
+            if f"{call.reserve.budget}/".startswith(f"{path}/"):
+                self._waits.file(call)
+
     # ------------------------------------------------------------ what is due
 
     def first_deadline_ms(self) -> int:

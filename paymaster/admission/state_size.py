@@ -3,10 +3,16 @@
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.pressure import estimated_bytes, relieve
-from paymaster.admission.state import DeskState, dump
+from paymaster.admission.state import DeskState, written
 from paymaster.messages import Reserve, json_bytes
 from paymaster.values.collection import no_collection
-from paymaster.values.limits import LOOK_AFTER_BYTES, STATE_BYTES_MAX, STATE_BYTES_SLACK
+from paymaster.values.limits import (
+    LOOK_AFTER_BYTES,
+    OLD_FORM_BYTES_MAX,
+    STATE_BYTES_MAX,
+    STATE_BYTES_SLACK,
+    STATE_PLAIN_BYTES_MAX,
+)
 
 _GROWS_BY = 2
 """What a call can take of the dump that nothing else in it resembles, by its bytes as a message: what cannot be
@@ -16,13 +22,15 @@ compressed takes 4/3 as base64, and a grant repeats the names in it."""
 class StateSize:
     def __init__(self, state: DeskState, outbox: Outbox, alerts: AlertPolicy) -> None:
         self._state, self._outbox, self._alerts = state, outbox, alerts
-        self._measured = self._estimated = 0
+        self._measured = self._estimated = self._plain = 0
         self._taken_in = 0
         self._look_at = LOOK_AFTER_BYTES
+        self._measured_at_ms = 0
+        self._owes_a_look = False
 
-    def is_measured(self, size: int) -> None:
-        """The dump of the state as it is now has this size."""
-        self._measured, self._estimated = size, estimated_bytes(self._state)
+    def is_measured(self, size: int, plain: int) -> None:
+        """The dump of the state as it is now has this size, and had the other before it was compressed."""
+        self._measured, self._plain, self._estimated = size, plain, estimated_bytes(self._state)
         self._taken_in, self._look_at = 0, LOOK_AFTER_BYTES
 
     def about(self) -> int:
@@ -36,24 +44,36 @@ class StateSize:
         if self._taken_in >= self._look_at:
             self.look(STATE_BYTES_SLACK)
 
+    def time_went_on(self) -> None:
+        if self._owes_a_look:
+            self.look(STATE_BYTES_SLACK)
+
     def look(self, slack: int = 0) -> None:
         """Once a minute, and after many new calls: tells of a state that is half of what it may be, and drops what is
-        missed least when all of it is too large."""
+        missed least when all of it is too large.
+
+        A large state is measured once at a time: what comes at the same time, and may be too much, is not taken in
+        before the next look.
+        """
         state = self._state
         if state.rules == 1:
             return
         estimate = estimated_bytes(state)
         size = self._most_bytes(estimate)
-        if size > STATE_BYTES_MAX + slack:  # it can be; is it?
-            size = len(self._dump())
-            self.is_measured(size)
+        if size > STATE_BYTES_MAX + slack or self._plain + self._taken_in > STATE_PLAIN_BYTES_MAX:  # can be; is it?
+            if self._measured_at_ms == state.now_ms and 4 * self._plain > STATE_PLAIN_BYTES_MAX:
+                state.full = self._owes_a_look = True
+                return
+            size = len(self.whole())
+            self._measured_at_ms = state.now_ms
+        self._owes_a_look = False
         self._look_at = self._taken_in + LOOK_AFTER_BYTES
         if STATE_BYTES_MAX < size <= STATE_BYTES_MAX + slack:
             return
         if size > STATE_BYTES_MAX:
             self._relieve(size)
         else:
-            state.full = False
+            state.full = 4 * self._plain > 3 * STATE_PLAIN_BYTES_MAX
         self._alerts.state_size(size)
 
     def dump(self) -> str:
@@ -62,15 +82,25 @@ class StateSize:
         Where it is larger than it may be, what is missed least is dropped, and what is left is written all the same:
         up to what Temporal takes there is room for what came since the state was measured.
         """
-        dumped = self._dump()
+        dumped = self.whole()
         if len(dumped) > STATE_BYTES_MAX:
             self._relieve(len(dumped))
-            dumped = self._dump()
+            dumped = self.whole()
         return dumped
 
-    def _dump(self) -> str:
+    def old_form(self) -> str | None:
+        """The whole state in the form of version 0.1.0, as it writes it; None where that is more than can be sent."""
+        dumped = self.whole()
+        if len(dumped) > OLD_FORM_BYTES_MAX:
+            return None
+        return dumped if len(dumped) <= STATE_BYTES_MAX else self.dump()
+
+    def whole(self) -> str:
+        """The state as text, however large it is."""
         with no_collection():
-            return dump(self._state)
+            dumped, plain = written(self._state)
+        self.is_measured(len(dumped), plain)
+        return dumped
 
     def _relieve(self, size: int) -> None:
         """Of a state that is larger than it may be. When nothing is left to drop, no further calls are taken in."""

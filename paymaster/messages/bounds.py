@@ -42,10 +42,13 @@ from paymaster.values.limits import (
     COUNT_MAX,
     DURATION_MS_MAX,
     ID_CHARACTERS_MAX,
+    MODEL_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
+    REFUSED_CHARACTERS_MAX,
     REQUEST_BYTES_MAX,
     RESERVE_BYTES_MAX,
     SERVICES_MAX,
+    TIERS_MAX,
     TIME_MS_MAX,
 )
 from paymaster.values.money import NANOS_MAX, Price
@@ -224,18 +227,19 @@ def _check_reserve(command: Reserve) -> None:
 
 
 def _check_candidate(candidate: Candidate) -> None:
-    _names(candidate.service, candidate.model)
+    _names(candidate.service)
+    _text("a model", candidate.model, MODEL_CHARACTERS_MAX)
     _within("max_output_tokens", candidate.max_output_tokens, 1, COUNT_MAX)
     _within_or_none("context_tokens", candidate.context_tokens, 1, COUNT_MAX)
     _within("media_tokens", candidate.media_tokens, 0, COUNT_MAX)
-    _text("refused", candidate.refused or "", 10 * NAME_CHARACTERS_MAX)
+    _text("refused", candidate.refused or "", REFUSED_CHARACTERS_MAX)
     if candidate.price is not None:
         _check_price(candidate.price)
 
 
 def _check_price(price: Price) -> None:
     _text("a price's source", price.source, NAME_CHARACTERS_MAX)
-    _within("the number of a price's tiers", len(price.tiers), 0, SERVICES_MAX)
+    _within("the number of a price's tiers", len(price.tiers), 0, TIERS_MAX)
     _within("request_nanos", price.request_nanos, 0, NANOS_MAX)
     for rates in (price, *price.tiers):
         _within("a price's input_nanos", rates.input_nanos, 0, NANOS_MAX)

@@ -18,7 +18,7 @@ from pydantic import (
 
 from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
 from paymaster.values.key_name import KEY_NAME, check_key_name
-from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX
+from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
@@ -136,6 +136,8 @@ def _check_public_key(key: str) -> str:
 
 
 def _check_model(name: str) -> str:
+    if len(name) > MODEL_CHARACTERS_MAX:
+        raise ValueError(f"a model's name has at most {MODEL_CHARACTERS_MAX} characters, this one has {len(name)}")
     if not name or not name.isprintable() or name != name.strip():
         raise ValueError("not the name of a model: write it as the service's API names it")
     return name

@@ -105,6 +105,9 @@ OLD_FORM_BYTES_MAX = TEMPORAL_PAYLOAD_BYTES - 64 * 1024
 """The dump of a state of version 0.1.0, whose form takes twice as much; a larger one goes on in the newer form."""
 STATE_JSON_BYTES_MAX = 128 * 1024 * 1024
 """A state that is to be loaded holds no more than this, decompressed."""
+STATE_PLAIN_BYTES_MAX = 32 * 1024 * 1024
+"""The dump before it is compressed; from three quarters of it on no further calls are taken in. What is forged can be
+small when it is compressed."""
 LOOK_AFTER_BYTES = 64 * 1024
 """So many bytes of new calls, as messages, and the ledger looks how large its state is; else once a minute."""
 ACCOUNTS_MAX = BUDGETS_MAX + 2_000
@@ -170,6 +173,9 @@ IN_VAIN_MAX = 500
 """Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
 LOOKED_AT_MAX = 4_000
 """Candidates of parked calls that are looked at in one activation. Each takes about 0.03 ms."""
+ASKED_AT_ONCE_MAX = 12_000
+"""Candidates of the calls that ask for a hold in one activation, and three more for each call. Ten updates may come
+together; who asks beyond this number is parked, and looked at in the next activation."""
 LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
 PAGE_BYTES_MAX = 1024 * 1024
@@ -189,6 +195,12 @@ CANDIDATES_MAX = 50
 """Candidates of a route, and of a call."""
 CANDIDATES_OF_UPDATE_MAX = BATCH_ITEMS_MAX * CANDIDATES_MAX
 """Candidates of all calls in one update of the ledger; ours have no more."""
+MODEL_CHARACTERS_MAX = 200
+"""Characters of the name of a model that is asked."""
+REFUSED_CHARACTERS_MAX = 500
+"""Characters of why a candidate cannot be bounded."""
+TIERS_MAX = 20
+"""Tiers of a price; no listed one has more than three."""
 RESERVE_BYTES_MAX = 64 * 1024
 """The question of a call, which has each candidate of its route with its price: about 300 bytes each."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024

@@ -293,3 +293,17 @@ def test_holds_live_as_long_as_they_were_granted_for() -> None:
     second = site.reserve()
     assert isinstance(second, Granted)
     assert second.grant.expires_at_ms == site.now_ms + 60_000
+
+
+def test_a_budget_that_gets_an_account_charges_the_calls_below_it() -> None:
+    """Those that wait are filed there too; its cap of $3 lets one of two go on when money comes back."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    held = site.granted(candidate(usd=10))
+    below = [site.parked(candidate(usd=2), budget="acme/new/agent") for _ in range(2)]
+    beside = site.parked(candidate(usd=2), budget="acme/newer")
+    site.set_cap("3", account="budget:acme/new")
+    site.load()
+    site.void(held)
+    assert site.served() == [below[0], beside]
+    site.set_cap("4", account="budget:acme/new")
+    assert site.served() == [below[1]]

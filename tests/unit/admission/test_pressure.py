@@ -7,14 +7,14 @@ from unittest.mock import patch
 from uuid import UUID
 
 import pytest
-from desk_kit import DAY, MINUTE, NOON, USD, Site, candidate, capped, config, service
+from desk_kit import DAY, HOUR, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import alert_policy, state_size
 from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.pressure import estimated_bytes, relieve
-from paymaster.admission.state import RULES
+from paymaster.admission.state import RULES, read
 from paymaster.messages import (
     Alert,
     CallRef,
@@ -303,9 +303,8 @@ def test_the_sentence_of_a_denial_is_bounded() -> None:
 def odd_calls(site: Site, chance: random.Random, number: int) -> None:
     """So many calls of 6 KB that resemble nothing, which the estimate takes for 100 bytes."""
     for _ in range(number):
-        first = candidate().model_copy(update={"model": chinese(chance, 900), "refused": None})
-        second = first.model_copy(update={"model": chinese(chance, 900)})
-        request = ask(site, chance, "acme").model_copy(update={"candidates": (first, second)})
+        odd = tuple(candidate().model_copy(update={"model": chinese(chance, 200)}) for _ in range(9))
+        request = ask(site, chance, "acme").model_copy(update={"candidates": odd})
         check_command(request)
         site.now_ms += 2
         site.desk.handle(request, site.now_ms)
@@ -368,7 +367,7 @@ def test_a_state_too_large_for_the_old_form_goes_on_in_the_new() -> None:
     stored = tuple(notice.sequence for notice in outbox.notices if isinstance(notice, Alert))
     site.desk.delivered(Delivery(delivered=stored), site.now_ms)
     posted = {key: site.balance(key).posted_nanos for key in ("budget:acme", "service:s")}
-    with patch("paymaster.admission.desk.OLD_FORM_BYTES_MAX", 100_000):
+    with patch("paymaster.admission.state_size.OLD_FORM_BYTES_MAX", 100_000):
         site.desk = Desk.load(site.desk.handed_on(1))
     assert site.desk.state.rules == RULES
     assert site.desk.ledger.unconfirmed == UNCONFIRMED_MAX
@@ -401,3 +400,42 @@ def test_alerts_are_dropped_in_time_beside_many_cap_changes() -> None:
     assert relieve(site.desk.state, 10**9) > 0
     assert time.process_time() - began < 0.5
     assert (len(outbox.notices), outbox.alerts_dropped) == (10_000, 2_000)
+
+
+def test_a_state_that_is_small_only_when_compressed_takes_in_no_calls() -> None:
+    """Until it is smaller; it can always be read again, and calls that come at one time are measured once."""
+    site = Site(config(budgets={"acme": capped(total=1)}, max_parked=10_000))
+    site.granted()
+    with patch.object(state_size, "STATE_PLAIN_BYTES_MAX", 400_000):
+        for number in range(2_000):
+            route = tuple(candidate().model_copy(update={"model": f"{'m' * 190}{number}"}) for _ in range(3))
+            if isinstance(site.reserve(*route), Denied):
+                break
+        assert site.denied(mode="wait").reason == "ledger_full"
+        plain = read(site.desk.dump())[1]
+        assert 200_000 < plain < 600_000
+        site.cut()
+        site.wait(MINUTE)
+        assert site.denied(mode="wait").reason == "ledger_full"
+        for hold_id in list(site.desk.state.parked)[:-100]:
+            site.void(hold_id)
+        site.wait(2 * HOUR)
+        assert site.parked()
+
+
+def test_many_calls_at_one_time_fill_no_small_state() -> None:
+    """Two thousand of a kilobyte each, as ten updates bring them."""
+    site = Site(config(budgets={"acme": capped(total=10**6)}))
+    route = tuple(candidate().model_copy(update={"model": f"model-{number}" * 10}) for number in range(3))
+    assert all(isinstance(site.reserve(*route), Granted) for _ in range(2_000))
+
+
+def test_more_than_can_be_looked_at_at_once_is_parked_for_a_moment() -> None:
+    site = Site(config(budgets={"acme": capped(total=10**6)}, max_parked=10_000))
+    with patch("paymaster.admission.parking.ASKED_AT_ONCE_MAX", 40):
+        answers = [site.reserve() for _ in range(30)]
+        assert [answer.kind for answer in answers[:10]] == ["granted"] * 10
+        waiting = [answer.hold_id for answer in answers if isinstance(answer, Parked)]
+        site.wait(1)
+    assert site.served() == waiting
+    assert site.granted()

@@ -186,8 +186,8 @@ def test_a_route_with_too_many_candidates_is_refused_in_words() -> None:
     check_command(RESERVE.model_copy(update={"candidates": (one,) * 50}))
     with pytest.raises(ValueError, match=r"the number of candidates is 51 and may be from 0 to 50"):
         check_command(RESERVE.model_copy(update={"candidates": (one,) * 51}))
-    long = one.model_copy(update={"refused": "because " * 1_000})
-    with pytest.raises(ValueError, match=r"its 50 candidates, has 4.* may have 65,536: give its route fewer"):
+    long = one.model_copy(update={"refused": "b" * 500, "price": price.model_copy(update={"tiers": (tier,) * 20})})
+    with pytest.raises(ValueError, match=r"its 50 candidates, has 1.* may have 65,536: give its route fewer"):
         check_command(RESERVE.model_copy(update={"candidates": (long,) * 50}))
 
 
