@@ -60,7 +60,8 @@ class StateSize:
             return
         estimate = estimated_bytes(state)
         size = self._most_bytes(estimate)
-        if size > STATE_BYTES_MAX + slack or self._plain + self._taken_in > STATE_PLAIN_BYTES_MAX:  # can be; is it?
+        plain_can_be_too_much = self._plain + self._taken_in > STATE_PLAIN_BYTES_MAX or self._plain_is_much
+        if size > STATE_BYTES_MAX + slack or plain_can_be_too_much:  # it can be; is it?
             if self._measured_at_ms == state.now_ms and 4 * self._plain > STATE_PLAIN_BYTES_MAX:
                 state.full = self._owes_a_look = True
                 return
@@ -73,7 +74,7 @@ class StateSize:
         if size > STATE_BYTES_MAX:
             self._relieve(size)
         else:
-            state.full = 4 * self._plain > 3 * STATE_PLAIN_BYTES_MAX
+            state.full = self._plain_is_much
         self._alerts.state_size(size)
 
     def dump(self) -> str:
@@ -107,6 +108,11 @@ class StateSize:
         left = relieve(self._state, size - STATE_BYTES_MAX)
         self._state.full = left > 0 and self._state.rules >= 2
         self._outbox.count_alerts()
+
+    @property
+    def _plain_is_much(self) -> bool:
+        """So that what comes until the next look still fits."""
+        return 4 * self._plain > 3 * STATE_PLAIN_BYTES_MAX
 
     def _most_bytes(self, estimate: int) -> int:
         """No dump of now is larger, whatever is in the texts of calls: of these the estimate knows only how many."""
