@@ -131,8 +131,8 @@ def check_error(case: dict[str, Any]) -> None:
     words = CLASSES[found.error_class.name]
     assert words & set(expected["accept_classes"]), found
     if expected["error_class"] in words:
-        # An attempt that may have been billed is repeated too, by the workflow and under a new hold; so is one of a model
-        # whose own limit was reached.
+        # An attempt that may have been billed is repeated too, by the workflow and under a new hold; so is one of a
+        # model whose own limit was reached.
         again = found.error_class.retry or found.error_class.billing is Billing.UNKNOWN or found.error_class.of_model
         if "x-should-retry" not in case["response"]["headers"]:
             assert again == expected["retry_same_model"], found
