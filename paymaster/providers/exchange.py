@@ -139,7 +139,7 @@ class Exchange:
         return self._learnt.get((call.grant.service, call.grant.model), service)
 
     def _learns(self, call: ServiceCall, service: ServiceSettings, refusal: str) -> bool:
-        """Whether the refusal says how this model wants to be asked; once, so that nobody is asked to and fro."""
+        """Whether the refusal says how this model wants to be asked; once, so that nobody is asked back and forth."""
         asked = (call.grant.service, call.grant.model)
         wanted = PROVIDERS[service.api].as_asked(service, refusal)
         if wanted is None or asked in self._learnt or len(self._learnt) >= LEARNT_MAX:

@@ -107,7 +107,7 @@ async def no_task_failed(site: Site, *workflow_ids: str) -> None:
 async def test_requests_of_senders_that_do_not_check_are_denied_and_free(
     site: Site, own_database: EmbeddedStack, service: FakeService
 ) -> None:
-    """As 0.1.0 sent them: much metadata, a deep schema, and things that are no request."""
+    """What 0.1.0 sent: much metadata, a deep schema, and things that are no request."""
     deep: dict[str, object] = {}
     for _ in range(230):
         deep = {"a": deep}
@@ -236,7 +236,7 @@ async def largest_history(site: Site) -> str:
 async def test_thousands_of_records_wait_and_all_arrive(
     site: Site, own_database: EmbeddedStack, service: FakeService, count: int
 ) -> None:
-    """As of calls that another ledger had granted: they are stored, and no account is told of them twice."""
+    """They look like those of another ledger's calls: they are stored, and no account is told of them twice."""
     await generate(site.client, ask("before"))
     await own_database.postgres.stop()
     backlog = Backlog(site.client, "default")

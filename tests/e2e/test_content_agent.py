@@ -55,7 +55,7 @@ async def test_a_failing_section_does_not_stop_the_others(
 ) -> None:
     """The article names the problem in that section's place and has everything else."""
     service = server.service("sections")
-    titles = ["Ebb", "Flow", "Moon"]
+    titles = ["Ebbing", "Flow", "Moon"]
 
     def text(request: Received) -> str:
         return json.dumps({"titles": titles}) if "response_format" in request.body else f"Text: {request.prompt}"

@@ -144,7 +144,7 @@ async def test_the_name_of_the_cap_is_learnt_from_a_refusal(site: Site, server: 
     assert names == ["max_tokens", "max_completion_tokens", "max_completion_tokens"]
 
     result = await story.run([Reply(400, message="Unrecognized request argument supplied: max_completion_tokens")])
-    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, True), "it is not asked to and fro"
+    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, True), "it is not asked back and forth"
 
 
 async def test_a_refused_key_sends_the_call_to_the_next_service(site: Site, server: CountingServer) -> None:
