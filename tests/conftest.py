@@ -17,6 +17,7 @@ import warm_start
 from counting_server import CountingServer
 from paymaster_process import Databases
 
+from paymaster import redaction
 from paymaster.devstack import EmbeddedStack
 
 # As in the Makefile: every process that a test starts would compile what it imports, a worker for 6 s.
@@ -36,6 +37,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and {"stack", "model_base_url"} & set(item.fixturenames):
             item.add_marker("stack")
+
+
+# ---------------------------------------------------------------- no file's secrets make another one slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def secrets_of_this_file() -> Iterator[None]:
+    """What a file's tests had remembered as secrets is forgotten: each is looked for in every line that is logged."""
+    before = dict(redaction.known_secrets)
+    yield
+    redaction.known_secrets.clear()
+    redaction.known_secrets.update(before)
 
 
 # ---------------------------------------------------------------- no provider can be reached
