@@ -12,9 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
 
-from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError
@@ -26,7 +24,6 @@ from paymaster.admission.timers import NEVER_MS
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     AcceptLower,
-    AdminMessage,
     Alerts,
     Answer,
     AnswerBatch,
@@ -96,10 +93,6 @@ GRACE = timedelta(seconds=1)
 """For an activity that is under way when the run ends, so that little is done twice. In that time come far fewer
 updates than the run still takes: Temporal suggests a new one at 1,800 of 2,000."""
 SIGNALS = (RAISE_CAP, SET_CAP, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, ACCEPT_LOWER, REPORT_ATTEMPTS)
-
-MessageT = TypeVar("MessageT", bound=BaseModel)
-CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
-StateT = TypeVar("StateT", bound=BaseModel)
 
 
 @workflow.defn(name=LEDGER_WORKFLOW.name, sandboxed=False)

@@ -241,17 +241,19 @@ class Desk:
         old_form = self._size.old_form()
         if old_form is not None:
             return old_form
-        self.in_force.follow(RULES)
-        self.outbox.follow(RULES)
+        self._decide_by(RULES)
         self._settling.fold_unconfirmed()
         self._alerts.old_form_too_large()
         return self._size.whole()
 
     def follow(self, rules: int) -> None:
         """Begins to decide by these rules, at the end of a run: what the next one begins with."""
+        self._decide_by(rules)
+        self._parking.file_again()
+
+    def _decide_by(self, rules: int) -> None:
         self.in_force.follow(rules)
         self.outbox.follow(rules)
-        self._parking.file_again()
 
     def configuration(self) -> Configuration:
         """What the ledger decides with."""

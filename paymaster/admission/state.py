@@ -135,23 +135,17 @@ _STATE = TypeAdapter(DeskState)
 _OUTBOX = TypeAdapter(OutboxState)
 
 
-def load(dumped: str) -> DeskState:
-    """Raises NewerState before anything else is read, NotPacked for text that is no dump."""
-    return read(dumped)[0]
-
-
 def read(dumped: str) -> tuple[DeskState, int]:
-    """The state, and how many bytes it had before it was compressed. Raises as `load`."""
+    """The state, and how many bytes it had before it was compressed.
+
+    Raises NewerState before anything else is read, NotPacked for text that is no dump.
+    """
     rules, dumped = _rules_of(dumped)
     check_rules(rules)
     plain = unpack(dumped, STATE_JSON_BYTES_MAX)
     state = _read(plain, rules)
     state.rules = rules
     return upgrade(state), len(plain)
-
-
-def dump(state: DeskState) -> str:
-    return written(state)[0]
 
 
 def written(state: DeskState) -> tuple[str, int]:

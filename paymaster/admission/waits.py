@@ -56,6 +56,9 @@ _HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading"))
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused"))
+"""Who is filed so waits for a time, or for the gate of a service."""
+
 Entries = dict[tuple[str, Kind], int]
 
 
@@ -118,7 +121,7 @@ class Waits:
             return None
         spending = [files[kind].highest or 0 for kind in _BY_SPENDING if kind in files]
         first_ms = account.next_end_ms(max(spending), now_ms) if spending else None
-        if files.keys().isdisjoint((*_BY_GATE, "model_paused")):
+        if files.keys().isdisjoint(_BY_TIME):
             return first_ms
         times: list[int | None] = [first_ms]
         if "limited" in files and not account.limiter.is_full:

@@ -6,13 +6,11 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Image, ToolCall
 from paymaster.providers.answer_parts import dumped
-from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only
+from paymaster.providers.kept_state import UNSIGNED, Piece, WrittenPiece, kept, only
 from paymaster.values.json_reading import list_of, object_of, text_of
 
 _THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
 """Where a message has what its model thought. Where a server writes it in two of them, the first one has most."""
-_UNSIGNED: JsonValue = {"google": {"thought_signature": "skip_thought_signature_validator"}}
-"""What Google documents for a call that another model made."""
 
 
 def asked(message: ChatMessage, mark: Mapping[str, JsonValue]) -> JsonValue:
@@ -47,7 +45,7 @@ def said(message: ChatMessage, pieces: Sequence[Piece], *, wants_thoughts: bool,
         if wants_thoughts:
             sent = {"reasoning_content": "", **sent}
         if wants_signature:
-            calls[0] = {"extra_content": _UNSIGNED, **calls[0]}
+            calls[0] = {"extra_content": {"google": {"thought_signature": UNSIGNED}}, **calls[0]}
         sent["tool_calls"] = list[JsonValue](calls)
     return sent
 

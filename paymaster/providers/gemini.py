@@ -9,7 +9,7 @@ from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import NOT_MADE, is_made, made_id, with_ids
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
-from paymaster.providers.kept_state import Piece, WrittenPiece, is_own, kept, only, pieces_of
+from paymaster.providers.kept_state import UNSIGNED, Piece, WrittenPiece, is_own, kept, only, pieces_of
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
     HttpRequest,
@@ -41,8 +41,6 @@ _BROKEN = {
     "TOO_MANY_TOOL_CALLS",
     "UNEXPECTED_TOOL_CALL",
 }
-_UNSIGNED = "skip_thought_signature_validator"
-"""What Google documents for the first call of a message that another model wrote: without a signature it is refused."""
 _THOUGHT = ("text", "thought", "thoughtSignature")
 """What there is of a thought in an answer."""
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
@@ -270,7 +268,7 @@ def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[
     parts = [part for part in parts if part and part != {"text": ""}]
     first = next((part for part in parts if "functionCall" in part), None)
     if first is not None and "thoughtSignature" not in first:
-        first["thoughtSignature"] = _UNSIGNED
+        first["thoughtSignature"] = UNSIGNED
     return list[JsonValue](parts)
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import warm_start
 from counting_server import FakeService
 from google.protobuf.duration_pb2 import Duration
+from process_table import pause_s
 from sqlalchemy import RowMapping, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -64,7 +65,6 @@ PAYMASTER = Path(sys.executable).with_name("paymaster")
 MODEL = "model-1"
 PRICE = {"input": "1.00", "output": "4.00"}
 _NUMBERS = itertools.count(1)
-_POLL_S, _POLL_MAX_S = 0.03, 0.5
 _KEPT_FROM_THE_SHELL = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _READ_BY_IMPORTS = ("PYTHON", "OTEL_")
 """How the names of the variables begin that do nothing any more once everything is imported."""
@@ -73,7 +73,7 @@ _READ_BY_IMPORTS = ("PYTHON", "OTEL_")
 async def until(happened: Callable[[], object], what: str, deadline_s: float = 30.0) -> None:
     """Waits until the function, plain or async, gives something true. Fails with `what` after the deadline.
 
-    Looks again after a twentieth of the time that it has waited: a look may ask the worker and Temporal for work.
+    Looks again after `pause_s`: a look may ask the worker and Temporal for work.
     """
     began = time.monotonic()
     while True:
@@ -82,7 +82,7 @@ async def until(happened: Callable[[], object], what: str, deadline_s: float = 3
             return
         waited_s = time.monotonic() - began
         assert waited_s < deadline_s, f"not within {deadline_s} s: {what}"
-        await asyncio.sleep(min(max(_POLL_S, waited_s / 20), _POLL_MAX_S))
+        await asyncio.sleep(pause_s(waited_s))
 
 
 def free_address() -> str:

@@ -11,16 +11,19 @@ from pathlib import Path
 DEADLINE_S = 20.0
 
 
-def until(happened: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Waits for something that another process does.
+def pause_s(waited_s: float) -> float:
+    """How long to wait before the next look, after so many seconds of waiting for something: a twentieth of them, for a
+    look may ask others for work."""
+    return min(max(0.03, waited_s / 20), 0.5)
 
-    Looks again after a twentieth of the time that it has waited: to look at the processes takes another one.
-    """
+
+def until(happened: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Waits for something that another process does."""
     began = time.monotonic()
     while not happened():
         waited_s = time.monotonic() - began
         assert waited_s < deadline_s, f"not within {deadline_s} s: {what}"
-        time.sleep(min(max(0.02, waited_s / 20), 0.2))
+        time.sleep(pause_s(waited_s))
 
 
 def descendants(pid: int) -> set[int]:

@@ -9,7 +9,7 @@ from paymaster_process import ROOT
 
 from paymaster.admission.account_rows import account_rows, accounts_of
 from paymaster.admission.desk import Desk
-from paymaster.admission.state import RULES, load, upgrade
+from paymaster.admission.state import RULES, read, upgrade
 from paymaster.messages import LoadedSpend, ResumeService
 from paymaster.values.windows import WINDOWS, Window, window_end_ms, window_start_ms
 
@@ -34,7 +34,7 @@ def balances(site: Site) -> dict[str, list[int | None]]:
 
 def without(dumped: str, window: Window) -> str:
     """The state of a version that did not know this window, as it is after it was loaded."""
-    state = load(dumped)
+    state, _ = read(dumped)
     state.books.window_starts_ms.pop(window)
     for account in state.books.accounts.values():
         account.balances.pop(window)
@@ -106,7 +106,7 @@ def test_a_window_that_it_did_not_know_is_read_first(rules: int) -> None:
 
 def test_rows_say_of_which_windows_they_are() -> None:
     """An account's row has one balance for each window that the version knew which wrote it."""
-    state = load(DUMPED)
+    state, _ = read(DUMPED)
     rows = account_rows(state.books.accounts, state.config)
     shorter = [[row[0], row[1][1:], *row[2:]] for row in rows]
     found = accounts_of(shorter, state.config, WINDOWS[1:])

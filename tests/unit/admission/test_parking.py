@@ -17,7 +17,7 @@ from paymaster.admission.desk import Desk
 from paymaster.admission.first_fit import FIRST
 from paymaster.admission.queue import Round
 from paymaster.admission.rules_1 import due_by_scan
-from paymaster.admission.state import dump, load
+from paymaster.admission.state import read, written
 from paymaster.messages import (
     AccountConfig,
     AttemptReport,
@@ -426,7 +426,7 @@ def test_a_state_of_the_first_version_is_looked_at_as_a_whole() -> None:
     state.rules = 2
     for call in state.parked.values():
         call.waits = ()
-    site.desk = Desk(load(dump(state)))
+    site.desk = Desk(read(written(state)[0])[0])
     site.wait(SECOND)
     site.raise_cap("2")
     assert site.served() == waiting[:2]
