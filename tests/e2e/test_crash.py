@@ -46,7 +46,7 @@ def ask(number: int) -> LLMRequest:
 
 
 @pytest.mark.parametrize("calls_count", [90, pytest.param(300, marks=pytest.mark.full)])
-async def test_all_calls_end_within_a_minute_after_the_worker_was_killed(
+async def test_all_calls_end_within_a_minute_of_the_workers_death(
     site: Site, service: FakeService, calls_count: int
 ) -> None:
     """SIGKILL with requests in flight, calls being reserved and calls being recorded: none is lost, none hidden."""

@@ -285,9 +285,7 @@ async def test_a_parameter_that_a_service_does_not_have_sends_the_call_to_the_ne
     assert result.fell_back
 
 
-async def test_a_request_with_media_is_refused_where_nobody_knows_its_tokens(
-    site: Site, server: CountingServer
-) -> None:
+async def test_media_are_refused_where_nobody_knows_their_tokens(site: Site, server: CountingServer) -> None:
     """The reason has the line to add."""
     media = {"image": {"images": (Image.of(b"png", "image/png"),)}, "document": {"documents": (Document.of(b"pdf"),)}}
     for thing, fields in media.items():

@@ -42,7 +42,7 @@ def model_of(request: Received) -> str:
     return request.body["model"]
 
 
-async def test_the_other_model_answers_at_once_and_a_call_without_one_waits(site: Site, service: FakeService) -> None:
+async def test_another_model_answers_and_who_has_none_waits(site: Site, service: FakeService) -> None:
     """Both while the first model is paused: it is asked again only when its wait is over, under a new hold."""
     limit = Reply(429, headers={"retry-after": "4"}, message=f"Rate limit reached for {MODEL} on tokens per min (TPM)")
     service.script.append(limit)

@@ -110,7 +110,7 @@ async def test_a_defect_is_charged_unless_nothing_was_sent(monkeypatch: pytest.M
         assert "sk-live" not in str(error)
 
 
-async def test_the_alert_of_a_pause_of_days_has_the_command_that_ends_it() -> None:
+async def test_the_alert_of_a_pause_of_days_says_how_to_end_it() -> None:
     async with calling() as caller:
         caller.server.raw = b"HTTP/1.1 429 x\r\nretry-after: 259200\r\ncontent-length: 0\r\n\r\n"
         await caller.call("openai")

@@ -319,7 +319,7 @@ def _failures(site: Site) -> int:
     return site.desk.state.gates["s"].breaker.failures
 
 
-def test_who_waited_for_a_cooldown_sleeps_while_another_service_is_probed() -> None:
+def test_who_waited_for_a_cooldown_sleeps_during_a_probe() -> None:
     """It is denied only when no probe is left that may help it, and until then it is in nobody's way."""
     site = Site(config(services={"a": service(), "b": service(), "c": service(concurrent=1)}))
     for name in "ab":

@@ -295,7 +295,7 @@ def test_holds_live_as_long_as_they_were_granted_for() -> None:
     assert second.grant.expires_at_ms == site.now_ms + 60_000
 
 
-def test_a_budget_that_gets_an_account_charges_the_calls_below_it() -> None:
+def test_a_new_budgets_account_charges_the_calls_below_it() -> None:
     """Those that wait are filed there too; its cap of $3 lets one of two go on when money comes back."""
     site = Site(config(budgets={"acme": capped(day=10)}))
     held = site.granted(candidate(usd=10))

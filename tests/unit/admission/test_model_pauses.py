@@ -25,7 +25,7 @@ def reached(site: Site, grant: Grant, pause_ms: int) -> None:
     site.settle(grant, 0, served=False)
 
 
-def test_the_next_model_is_called_at_once_and_the_first_one_after_its_pause() -> None:
+def test_the_next_model_is_called_during_a_pause() -> None:
     paused = site()
     route = (model("small"), model("large"))
     reached(paused, paused.granted(*route), 12 * SECOND)
@@ -38,7 +38,7 @@ def test_the_next_model_is_called_at_once_and_the_first_one_after_its_pause() ->
     assert paused.granted(*route).model == "small"
 
 
-def test_a_call_that_has_no_other_model_waits_for_the_pause_to_end() -> None:
+def test_who_has_no_other_model_waits_for_the_pause_to_end() -> None:
     """All others like it wait too; who comes later for another model does not."""
     paused = site()
     reached(paused, paused.granted(model("small")), 12 * SECOND)

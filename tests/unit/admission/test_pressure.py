@@ -402,7 +402,7 @@ def test_alerts_are_dropped_in_time_beside_many_cap_changes() -> None:
     assert (len(outbox.notices), outbox.alerts_dropped) == (10_000, 2_000)
 
 
-def test_a_state_that_is_small_only_when_compressed_takes_in_no_calls() -> None:
+def test_a_state_small_only_when_compressed_takes_no_calls() -> None:
     """Until it is smaller; it can always be read again, and calls that come at one time are measured once."""
     site = Site(config(budgets={"acme": capped(total=1)}, max_parked=10_000))
     site.granted()
@@ -431,7 +431,7 @@ def test_many_calls_at_one_time_fill_no_small_state() -> None:
     assert all(isinstance(site.reserve(*route), Granted) for _ in range(2_000))
 
 
-def test_more_than_can_be_looked_at_at_once_is_parked_for_a_moment() -> None:
+def test_more_than_one_look_takes_is_parked_for_a_moment() -> None:
     site = Site(config(budgets={"acme": capped(total=10**6)}, max_parked=10_000))
     with patch("paymaster.admission.parking.ASKED_AT_ONCE_MAX", 40):
         answers = [site.reserve() for _ in range(30)]

@@ -99,7 +99,7 @@ def types_of(function: Any) -> tuple[Any, Any]:
     return next(iter(hints.values()), NoneType), result
 
 
-def test_task_queues_are_called_as_agents_of_any_version_call_them() -> None:
+def test_task_queues_have_the_names_that_agents_call() -> None:
     queues = (temporal_names.CALLS_TASK_QUEUE, temporal_names.LEDGER_TASK_QUEUE, temporal_names.ACTIVITIES_TASK_QUEUE)
     assert queues == ("paymaster", "paymaster-ledger", "paymaster-activities")
 
