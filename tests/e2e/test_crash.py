@@ -1,6 +1,7 @@
 """Promises 4 and 5: the worker is killed or stopped in the middle of everything, and the books still agree."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.timeout(200)
 
 @pytest.fixture
 async def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeService:
-    return server.service(request.node.name.replace("_", "-")[:60].strip("-"))
+    return server.service(re.sub("[^a-z0-9]+", "-", request.node.name)[:60].strip("-"))
 
 
 @pytest.fixture
