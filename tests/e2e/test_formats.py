@@ -1,5 +1,6 @@
 """Streams, other wire formats, tools and refusals, over real sockets through real workflows."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from counting_server import CountingServer, Reply
-from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books, until
+from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from pydantic import BaseModel
 from sqlalchemy import text
 from stored_rows import entries_of_call
@@ -16,6 +17,7 @@ from paymaster import LLMRequest, LLMResult, Outcome, OutputInvalid
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import ChatMessage, Document, Image, Tool, ToolCall
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(60)
 ROUTES = (
@@ -30,11 +32,13 @@ ROUTES = (
     "filter",
     "strict",
     "picture",
+    "reads",
     "broke",
     "typed",
     "thinks",
 )
 STREAMED = {"stream": True, "idle_timeout": "500ms", "timeout": "2s", "max_unconfirmed": 0}
+DOCUMENT_TOKENS = 9_000
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the usage below at the usual price
 
 Row = tuple[str, str, str | None, int | None, int]
@@ -74,6 +78,8 @@ async def site(
     }
     only["claude-1"]["api"] = only["busy-1"]["api"] = "anthropic"
     only["strict-1"] = {"api": "anthropic"}
+    reads = {"max_output_tokens": 100, "price": PRICE, "document_tokens_max": DOCUMENT_TOKENS}
+    only["reads-1"] = {"api": "anthropic", "models": {MODEL: reads}}
     only["filter-1"] = {"fall_back_when_filtered": True}
     tables = configuration(services, routes=routes, budgets={"acme": {"cap_usd": {"total": "1"}}}, only=only)
     async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
@@ -294,3 +300,31 @@ async def test_media_are_refused_where_nobody_knows_their_tokens(site: Site, ser
         assert (result.outcome, result.reason, rows) == (Outcome.DENIED, "no_bound", [])
         line = f'{thing}_tokens_max = … (the most of one {thing}) under [services.picture-1.models."{MODEL}"]'
         assert line in str(result.detail)
+
+
+async def test_a_document_is_sent_and_paid_within_its_bound(site: Site, server: CountingServer) -> None:
+    """What it may cost is on hold before it is sent."""
+    service = server.service("reads-1")
+    service.usage = lambda _: TokenUsage(input_tokens=DOCUMENT_TOKENS, output_tokens=3)
+    body = {
+        "model": "m",
+        "content": [{"type": "text", "text": "12 dollars"}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": DOCUMENT_TOKENS, "output_tokens": 3},
+    }
+    service.hold()
+    pdf = Document.of(b"%PDF-1.7 a bill", name="bill.pdf")
+    message = ChatMessage(role="user", content="What is to be paid?", documents=(pdf, pdf))
+    asked: dict[str, Any] = {"prompt": None, "messages": (message,)}
+    call = asyncio.create_task(run(site, server, "reads", [Reply(body=json.dumps(body).encode())], **asked))
+    await until(lambda: service.held, "the document has been sent")
+    text_alone = LLMRequest(route="reads", budget="acme", messages=(message,), max_output_tokens=50)
+    pending = (await site.balance("budget:acme")).pending_nanos
+    assert pending == site.bound_nanos(service, text_alone) + 2 * DOCUMENT_TOKENS * 1_000
+    service.release()
+    result, rows = await call
+    assert (result.outcome, result.text) == (Outcome.COMPLETED, "12 dollars")
+    assert rows == [("1", "final", None, 200, DOCUMENT_TOKENS * 1_000 + 3 * 4_000)]
+    first, second, said = service.requests[-1].body["messages"][0]["content"]
+    assert first == second
+    assert (first["title"], first["source"]["data"], said["text"]) == ("bill.pdf", pdf.data, message.content)
