@@ -37,6 +37,19 @@ from paymaster.values.money import NANOS_MAX
 PATH = "/chat/completions"
 _REFUSED = ("unsupported", "not supported", "unrecognized", "unknown", "not permitted", "unexpected")
 """Words of servers for a parameter that they do not take."""
+_BROKEN = frozenset(
+    {
+        "error",  # OpenRouter, Mistral, vLLM
+        "abort",  # vLLM, SGLang
+        "network_error",  # Z.ai
+        "insufficient_system_resource",  # DeepSeek
+    }
+)
+"""Finish reasons of answers that broke off on the service's side."""
+_BROKEN_CALLS = ("malformed_function_call", "unexpected_tool_call")
+"""In Gemini's words for a call that its model wrote wrongly, which gateways pass on with some of their own."""
+_REASONS = ("finish_reason", "native_finish_reason")
+"""Of a choice: in the words of this format, and in those of the provider behind OpenRouter."""
 _AMOUNT_LENGTH_MAX = 100
 """Of an amount of money, as a server writes it."""
 
@@ -178,16 +191,27 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> S
         raise MalformedAnswer(f"no choices[0].message: {start_of(data)}")
     message = object_of(message)
     refusal = text_of(message.get("refusal"))
-    text, calls = _content(message.get("content")) or refusal or "", _calls(message.get("tool_calls"))
+    content, calls = _content(message.get("content")), _calls(message.get("tool_calls"))
+    text = content or refusal or ""
     return ServiceAnswer(
         text=text,
         tool_calls=_tool_calls(calls),
         state=state_of_answer(message, text, calls),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
+        broken=_broken(choice, is_empty=content is None and not refusal and not calls),
         **_bill(data, quirks, base_url),
         request_id=text_of(object_of(data.get("x_groq")).get("id")),
     )
+
+
+def _broken(choice: dict[str, JsonValue], *, is_empty: bool) -> str | None:
+    """Why the service itself takes the answer for none. A text that is empty is one all the same."""
+    reasons = [text_of(choice.get(name)) or "" for name in _REASONS]
+    for reason in reasons:
+        if reason.lower() in _BROKEN or any(words in reason.lower() for words in _BROKEN_CALLS):
+            return f"finish_reason {reason}"
+    return "finish_reason stop without any content" if reasons[0] == "stop" and is_empty else None
 
 
 def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
@@ -197,8 +221,8 @@ def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | Servi
 def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | ServiceError:
     """Puts the chunks together into the answer that would have come without streaming."""
     said: dict[str, JsonValue] = {}
-    finish_reason = ""
-    text: list[str] = []
+    reasons: dict[str, JsonValue] = {}
+    text: list[str | None] = []
     refusal: list[str] = []
     thoughts = StreamedThoughts()
     calls = StreamedToolCalls()
@@ -219,22 +243,24 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
             if choice.get("index", 0) != 0:
                 continue
             delta = object_of(choice.get("delta"))
-            finish_reason = text_of(choice.get("finish_reason")) or finish_reason
-            text.append(_content(delta.get("content")) or "")
+            reasons |= {name: reason for name in _REASONS if (reason := text_of(choice.get(name)))}
+            text.append(_content(delta.get("content")))
             refusal.append(text_of(delta.get("refusal")) or "")
             thoughts.add(delta)
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
                 calls.add(number, part)
         check_parts(len(calls))
-    if not (ended or (finish_reason and _usage(said.get("usage")))):  # all has come, also where nobody says [DONE]
+    if not (
+        ended or (reasons.get("finish_reason") and _usage(said.get("usage")))
+    ):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     message: dict[str, JsonValue] = {
-        "content": "".join(text),
+        "content": None if all(piece is None for piece in text) else "".join(piece or "" for piece in text),
         "refusal": "".join(refusal),
         "tool_calls": calls.whole(),
         **thoughts.whole(),
     }
-    choice: dict[str, JsonValue] = {"message": message, "finish_reason": finish_reason or None}
+    choice: dict[str, JsonValue] = {"message": message, "finish_reason": None, **reasons}
     return parse_object({**said, "choices": [choice]}, quirks, base_url)
 
 

@@ -27,8 +27,12 @@ from paymaster.providers.schemas import strict_or_loose
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 
-_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_TERMINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _UNFINISHED = ("queued", "in_progress")
+"""Statuses of responses that the service makes in the background. Nobody asked for that, and as nothing is stored there
+the answer could not be fetched later: https://developers.openai.com/docs/guides/background."""
+_ANSWERED = ("completed", "incomplete", None)
+"""Statuses of answers. Some gateways leave it out."""
 _CALL_ID = re.compile(".{1,64}")
 _REASONS = re.compile(r"(openai/)?(o\d|gpt-(?!5-chat)([5-9]|\d\d))")
 """Models that think, by how their names begin."""
@@ -108,7 +112,8 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
     if data.get("error") or status == "failed":
         return _error(data.get("error"), _bill(data, service))
     if status in _UNFINISHED:
-        raise MalformedAnswer(f"a response with the status {status}, which is no answer yet")
+        response_id = text_of(data.get("id"))
+        raise MalformedAnswer(f"a response with the status {status}, which is no answer yet: {response_id}")
     if not isinstance(data.get("output"), list):
         raise MalformedAnswer(f"no output: {start_of(data)}")
     text: list[str] = []
@@ -129,14 +134,22 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
             pieces.append(WrittenPiece(own=only(item, _THOUGHT)))
     stopped_by = text_of(object_of(data.get("incomplete_details")).get("reason"))
     refusal = "".join(refusals)
+    said = "".join(text) or refusal
     return ServiceAnswer(
-        text="".join(text) or refusal,
+        text=said,
         tool_calls=tool_calls(calls),
         finish_reason=stopped_by or status,
         refused=bool(refusal) or stopped_by == "content_filter",
         state=kept(pieces),
+        broken=_broken(status, is_empty=not said and not calls),
         **_bill(data, service),
     )
+
+
+def _broken(status: str | None, *, is_empty: bool) -> str | None:
+    if status not in _ANSWERED:
+        return f"a response with the status {status}"
+    return "a response without any content" if status != "incomplete" and is_empty else None
 
 
 def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> BillFields:

@@ -13,7 +13,7 @@ from searches import examples
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from wire import GRANT
-from wire_answers import ANSWERS, replaced
+from wire_answers import ANSWERS, replaced, sse
 
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.messages import (
@@ -108,6 +108,25 @@ async def test_a_defect_is_charged_unless_nothing_was_sent(monkeypatch: pytest.M
         (attempt,) = failure_of(error).attempts
         assert (attempt.error_class, attempt.billing, attempt.error) == ("defect", billing, text)
         assert "sk-live" not in str(error)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_a_response_that_is_queued_is_charged_at_its_bound(streamed: bool) -> None:
+    """It is never asked for again under the same hold: the service may still make and bill it."""
+    response = {"id": "resp_1", "status": "queued", "background": True, "output": [], "usage": None}
+    body, kind = json.dumps(response), "application/json"
+    if streamed:
+        body, kind = sse({"type": "response.queued", "response": response}), "text/event-stream"
+    async with calling() as caller:
+        caller.server.raw = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\r\n{body}".encode()
+        error = await caller.call("openai-responses")
+    assert isinstance(error, ApplicationError)
+    assert (error.type, error.non_retryable) == (UNKNOWN_OUTCOME, True)
+    failure = failure_of(error)
+    assert (failure.reason, failure.fall_back, failure.unknown) == ("malformed_answer", True, True)
+    grant = GRANT.model_copy(update={"bound_nanos": 1_000})
+    (entry,) = entries_of(UsageRecord(call=CALL, grant=grant, attempts=failure.attempts, answered=False), "default")
+    assert (entry.state, entry.cost_nanos) == ("unconfirmed", 1_000)
 
 
 async def test_the_alert_of_a_pause_of_days_says_how_to_end_it() -> None:

@@ -438,11 +438,121 @@ def test_what_gemini_calls_broken_is_no_answer(parts: list[Any], reason: str) ->
     assert (found.error.error_class.name, found.billing) == ("bad_sample", Billing.BILLED)
 
 
+BROKEN_CHAT = [
+    ({"content": "Hel"}, "error", None),
+    ({"content": ""}, "insufficient_system_resource", None),
+    ({"content": None}, "network_error", None),
+    ({"content": "Hel"}, "abort", None),
+    ({"content": ""}, "function_call_filter: MALFORMED_FUNCTION_CALL", None),
+    ({"content": "print(look("}, "stop", "MALFORMED_FUNCTION_CALL"),
+    ({"content": ""}, "stop", "UNEXPECTED_TOOL_CALL"),
+    ({"content": None}, "stop", None),
+    ({"content": None, "reasoning_content": "hm"}, "stop", None),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("message", "reason", "native"), BROKEN_CHAT)
+def test_a_chat_that_its_service_calls_broken_is_no_answer(
+    message: dict[str, Any], reason: str, native: str | None, streamed: bool
+) -> None:
+    choice = {"index": 0, "finish_reason": reason, "native_finish_reason": native}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    body: Any = {"model": "the-model", "choices": [choice | {"message": message}], "usage": usage}
+    if streamed:
+        deltas = [{"index": 0, "delta": {name: value}} for name, value in message.items()]
+        body = stream(*({"choices": [each]} for each in [*deltas, choice | {"delta": {}}]), {"usage": usage})
+    for address in (OPENAI, GOOGLE):
+        found = read(address, body, streamed=streamed)
+        assert found.completion is None
+        assert found.error is not None
+        assert (found.error.error_class.name, found.billing) == ("bad_sample", Billing.BILLED)
+
+
+@pytest.mark.parametrize(("content", "reason"), [("", "stop"), (None, "length"), (None, "content_filter")])
+def test_an_empty_text_or_one_that_was_cut_is_an_answer(content: str | None, reason: str) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    whole = {"choices": [{"index": 0, "finish_reason": reason, "message": {"content": content}}], "usage": usage}
+    pieces = stream(
+        {"choices": [{"index": 0, "delta": {"content": content}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], "usage": usage},
+    )
+    for found in (read(OPENAI, whole), read(OPENAI, pieces, streamed=True)):
+        assert found.completion is not None
+        assert (found.completion.text, found.completion.finish_reason) == ("", reason)
+
+
+def response(status: str | None, output: list[Any], usage: Any = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "resp_1", "model": "the-model", "status": status, "output": output, "usage": usage, **fields}
+
+
+AZURE_RESPONSES = ("openai-responses", "https://example.openai.azure.com/openai/v1")
+RESPONSES_USAGE = {"input_tokens": 10, "output_tokens": 5}
+SAID = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+
+
+def answered(address: Address, body: dict[str, Any], *, kind: str | None) -> Reading:
+    """The response as the whole body, or in the event of this kind at the end of a stream."""
+    if kind is None:
+        return read(address, body)
+    begun = {"type": "response.created", "response": response("in_progress", [])}
+    return read(address, stream(begun, {"type": kind, "response": body}, end=""), streamed=True)
+
+
+@pytest.mark.parametrize("address", [RESPONSES, AZURE_RESPONSES], ids=["OpenAI", "Azure"])
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
-def test_a_response_that_has_not_ended_is_no_answer(status: str) -> None:
-    found = read(RESPONSES, {"id": "resp_1", "status": status, "output": [], "usage": None})
-    assert found.error is not None
-    assert (found.error.error_class.name, found.billing) == ("malformed_answer", Billing.UNKNOWN)
+@pytest.mark.parametrize("kind", [None, "response.queued", "response.in_progress", "response.completed"])
+def test_a_response_that_has_not_ended_is_no_answer(address: Address, status: str, kind: str | None) -> None:
+    """It may be made and billed all the same: it is charged at its bound, and its id is kept for questions."""
+    for output in ([], [SAID]):
+        found = answered(address, response(status, output, background=True), kind=kind)
+        assert found.completion is None
+        assert found.error is not None
+        assert (found.error.error_class.name, found.billing) == ("malformed_answer", Billing.UNKNOWN)
+        assert found.error.error_class.trips_breaker
+        assert "resp_1" in found.error.message or kind in ("response.queued", "response.in_progress")
+
+
+@pytest.mark.parametrize("address", [RESPONSES, AZURE_RESPONSES], ids=["OpenAI", "Azure"])
+@pytest.mark.parametrize("kind", [None, "response.completed", "response.cancelled"])
+@pytest.mark.parametrize(
+    ("status", "output"),
+    [
+        ("cancelled", []),
+        ("cancelled", [SAID]),
+        ("expired", [SAID]),
+        ("completed", []),
+        ("completed", [THOUGHT]),
+        ("completed", [{"type": "message", "content": []}]),
+        (None, []),
+    ],
+)
+def test_a_response_that_was_broken_off_is_no_answer(
+    address: Address, kind: str | None, status: str | None, output: list[Any]
+) -> None:
+    """Nor is one with nothing in it. What it was billed with is what it costs, else its bound."""
+    for usage, billing in ((RESPONSES_USAGE, Billing.BILLED), (None, Billing.UNKNOWN)):
+        found = answered(address, response(status, output, usage), kind=kind)
+        assert found.completion is None
+        assert found.error is not None
+        assert (found.error.error_class.name, found.billing) == ("bad_sample", billing)
+        assert found.facts.model_answered == "the-model"
+
+
+@pytest.mark.parametrize("kind", [None, "response.incomplete", "response.failed"])
+def test_a_response_that_ended_early_says_why(kind: str | None) -> None:
+    """Cut at its cap it is an answer, also where the model only thought; a failed one is an error with its bill."""
+    cut: dict[str, Any] = {"incomplete_details": {"reason": "max_output_tokens"}}
+    for output, text in (([SAID], "Hello"), ([THOUGHT], "")):
+        found = answered(RESPONSES, response("incomplete", output, RESPONSES_USAGE, **cut), kind=kind).completion
+        assert found is not None
+        assert (found.text, found.finish_reason) == (text, "max_output_tokens")
+    error = {"error": {"code": "server_error", "message": "sorry"}}
+    for usage, billing in ((RESPONSES_USAGE, Billing.BILLED), (None, Billing.UNKNOWN)):
+        failed = answered(RESPONSES, response("failed", [SAID], usage, **error), kind=kind)
+        assert failed.error is not None
+        assert (failed.error.error_class.name, failed.billing) == ("server_error", billing)
 
 
 # ---------------------------------------------------------------- errors
