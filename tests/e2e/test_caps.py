@@ -11,6 +11,7 @@ from counting_server import CountingServer, FakeService, Received
 from paymaster_process import (
     Databases,
     Site,
+    balance_of,
     caps_watched,
     configuration,
     results_of,
@@ -25,11 +26,12 @@ from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.devstack.temporal_binary import temporal_binary
+from paymaster.errors import LedgerNotFound
 from paymaster.messages import RaiseCap
 from paymaster.providers.bounds import input_bytes
 from paymaster.values.money import TokenUsage, nanos_to_usd
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 CALLS, PAID = 200, 20
 OUTPUT_TOKENS = 100
 
@@ -89,14 +91,33 @@ async def start_all(
     return list(await asyncio.gather(*(start(site.client, request) for request in requests)))
 
 
-async def until_parked(site: Site, parked: int, service: FakeService, held: int) -> None:
-    """Every other call waits for money, and so many requests are at the service."""
+async def until_through(site: Site, service: FakeService, count: int, through: int) -> int:
+    """Waits until so many of `count` calls have come through, all others are parked, and each attempt that is not at
+    the service is settled.
+
+    Returns how many attempts Temporal started and gave to no worker, as it does when it is short of processor
+    (docs/performance.md). Each stays charged at its bound, and its call waits with the others.
+    """
+    found = (0, 0, 0, 0, 0)
 
     async def so_many() -> bool:
-        status = await site.ledger.status()
-        return (status.parked, status.holds, service.held) == (parked, held, held)
+        nonlocal found
+        try:
+            status = await site.ledger.status()
+        except LedgerNotFound:  # 200 calls have begun: it did not answer in time
+            return False
+        posted = balance_of(status, f"budget:acme/{service.name}", "total").posted_nanos
+        answered_nanos = 0 if service.held else service.bill_nanos(site.price(service))
+        lost, rest = divmod(posted - answered_nanos, BOUND_NANOS)
+        found = (status.parked, status.holds, service.count, lost, rest)
+        return found == (count - through + lost, service.held, through - lost, lost, 0)
 
-    await until(so_many, f"{parked} calls are parked and {held} requests are held", 90)
+    try:
+        await until(so_many, f"{through} of {count} calls are through, the others parked", 90)
+    except AssertionError as error:
+        error.add_note(f"parked, holds, requests, lost, posted in between: {found}")
+        raise
+    return found[3]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +133,8 @@ async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
     service.hold()
     async with caps_watched(site):
         calls = await start_all(site, service, "fail", CALLS)
-        await until_parked(site, CALLS - PAID, service, PAID)  # with `fail` too: money may come back
+        lost = await until_through(site, service, CALLS, PAID)  # with `fail` too: money may come back
+        assert service.held == PAID - lost
         service.release()
         results = await results_of(calls)
     await settled_books(site, service)
@@ -122,14 +144,14 @@ async def test_200_calls_at_once_spend_the_cap_for_20_and_never_more(
     assert len(completed) + len(denied) == CALLS
     assert {result.reason for result in denied} == {"cap_reached"}
     assert service.count == len(completed), "a denied call was sent, or one was sent twice"
-    assert service.in_flight_max == PAID
-    bill = service.bill_nanos(site.price(service))
+    assert service.in_flight_max == PAID - lost
+    bill = service.bill_nanos(site.price(service)) + lost * BOUND_NANOS
     assert bill <= CAP_NANOS
     balance = await site.balance(f"budget:acme/{name}")
-    assert balance.posted_nanos == bill == sum(result.cost_nanos for result in completed)
+    assert balance.posted_nanos == bill == sum(result.cost_nanos for result in results)
     assert CAP_NANOS - balance.posted_nanos < BOUND_NANOS, "calls were denied although another one would have fitted"
-    assert len(completed) == PAID if name == "equal" else len(completed) > PAID
-    print(f"{name}: {len(completed)} of {CALLS} completed")
+    assert len(completed) == PAID - lost if name == "equal" else len(completed) > PAID - lost
+    print(f"{name}: {len(completed)} of {CALLS} completed, {lost} attempts lost")
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(CALLS, marks=pytest.mark.full)])
@@ -143,8 +165,7 @@ async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_tempora
     account = f"budget:acme/{name}"
     async with caps_watched(site):
         calls = await start_all(site, service, "wait", count)
-        await until_parked(site, count - PAID, service, 0)
-        assert service.count == PAID
+        await until_through(site, service, count, PAID)
 
         # As the Temporal UI does it: no converter of ours, just JSON.
         plain = await Client.connect(site.temporal_address, namespace=site.namespace)
@@ -152,27 +173,25 @@ async def test_parked_calls_go_on_as_the_cap_is_raised_by_plain_json_the_tempora
         await plain.get_workflow_handle("budget/default").signal(
             "raise_cap", {"account": account, "window": "total", "by": by, "reason": "more to write"}
         )
-        await until_parked(site, count - PAID - 7, service, 0)
-        assert service.count == PAID + 7
+        await until_through(site, service, count, PAID + 7)
 
         raise_cap = {"account": account, "window": "total", "by": str(nanos_to_usd(5 * BOUND_NANOS)), "reason": "more"}
         await signal_with_temporal_command(site, json.dumps(raise_cap))
-        await until_parked(site, count - PAID - 12, service, 0)
-        assert service.count == PAID + 12
+        await until_through(site, service, count, PAID + 12)
 
         # Less than one bound more, twice: it adds up.
         half = nanos_to_usd(BOUND_NANOS - BOUND_NANOS // 2)
-        for parked in (count - PAID - 12, count - PAID - 13):
+        for through in (PAID + 12, PAID + 13):
             await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(half)))
-            await until_parked(site, parked, service, 0)
+            await until_through(site, service, count, through)
 
-        rest = nanos_to_usd((count - PAID - 13) * BOUND_NANOS)
+        rest = nanos_to_usd(count * BOUND_NANOS)  # more than the rest costs: some may be charged twice
         state = await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=str(rest), reason="all of it"))
         assert state.cap_nanos >= count * BOUND_NANOS
         results = await results_of(calls)
     assert {result.outcome for result in results} == {Outcome.COMPLETED}
     assert service.count == count
-    assert sum(result.waited_ms > 0 for result in results) == count - PAID
+    assert sum(result.waited_ms > 0 for result in results) >= count - PAID
     await settled_books(site, service)
 
 
