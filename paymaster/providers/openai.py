@@ -13,7 +13,15 @@ from paymaster.messages import Grant, LLMRequest, Tool, ToolCall
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
-from paymaster.providers.chat_messages import StreamedThoughts, asked, said, state_of_answer
+from paymaster.providers.chat_messages import (
+    StreamedContent,
+    StreamedThoughts,
+    asked,
+    has_thoughts,
+    said,
+    state_of_answer,
+    text_said,
+)
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.kept_state import pieces_of
 from paymaster.providers.key_headers import bearer
@@ -191,22 +199,23 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> S
         raise MalformedAnswer(f"no choices[0].message: {start_of(data)}")
     message = object_of(message)
     refusal = text_of(message.get("refusal"))
-    content, calls = _content(message.get("content")), _calls(message.get("tool_calls"))
+    content, calls = text_said(message.get("content")), _calls(message.get("tool_calls"))
     text = content or refusal or ""
+    is_empty = not text and not calls and (content is None or has_thoughts(message))
     return ServiceAnswer(
         text=text,
         tool_calls=_tool_calls(calls),
         state=state_of_answer(message, text, calls),
         finish_reason=finish_reason,
         refused=bool(refusal) or finish_reason == "content_filter",
-        broken=_broken(choice, is_empty=content is None and not refusal and not calls),
+        broken=_broken(choice, is_empty=is_empty),
         **_bill(data, quirks, base_url),
         request_id=text_of(object_of(data.get("x_groq")).get("id")),
     )
 
 
 def _broken(choice: dict[str, JsonValue], *, is_empty: bool) -> str | None:
-    """Why the service itself takes the answer for none. A text that is empty is one all the same."""
+    """Why the service itself takes the answer for none."""
     reasons = [text_of(choice.get(name)) or "" for name in _REASONS]
     for reason in reasons:
         if reason.lower() in _BROKEN or any(words in reason.lower() for words in _BROKEN_CALLS):
@@ -222,7 +231,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     """Puts the chunks together into the answer that would have come without streaming."""
     said: dict[str, JsonValue] = {}
     reasons: dict[str, JsonValue] = {}
-    text: list[str | None] = []
+    content = StreamedContent()
     refusal: list[str] = []
     thoughts = StreamedThoughts()
     calls = StreamedToolCalls()
@@ -244,7 +253,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
                 continue
             delta = object_of(choice.get("delta"))
             reasons |= {name: reason for name in _REASONS if (reason := text_of(choice.get(name)))}
-            text.append(_content(delta.get("content")))
+            content.add(delta.get("content"))
             refusal.append(text_of(delta.get("refusal")) or "")
             thoughts.add(delta)
             for number, part in enumerate(map(object_of, list_of(delta.get("tool_calls")))):
@@ -255,7 +264,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
     ):  # all has come, also where nobody says [DONE]
         raise MalformedAnswer("the stream ended without its last event, [DONE]")
     message: dict[str, JsonValue] = {
-        "content": None if all(piece is None for piece in text) else "".join(piece or "" for piece in text),
+        "content": content.whole(),
         "refusal": "".join(refusal),
         "tool_calls": calls.whole(),
         **thoughts.whole(),
@@ -330,14 +339,6 @@ def _bill(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> BillFiel
         "cost_nanos": _cost_nanos(object_of(data.get("usage"))) if quirks.reports_cost else None,
         "service_tier": text_of(data.get("service_tier")),
     }
-
-
-def _content(content: JsonValue) -> str | None:
-    """A string, or Mistral's list of parts, of which only the text is the answer."""
-    if isinstance(content, list):
-        texts = [text_of(part.get("text")) for part in map(object_of, content) if part.get("type") == "text"]
-        return "".join(text for text in texts if text)
-    return text_of(content)
 
 
 def _calls(calls: JsonValue) -> list[dict[str, JsonValue]]:

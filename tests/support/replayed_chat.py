@@ -25,6 +25,8 @@ class ReplayedOpenAI(ReplayedProvider):
     call_fields = _CALL
     ids = re.compile(".{1,40}")
     part_fields: ClassVar[set[str]] = {"type", "text", "prompt_cache_breakpoint"}
+    said_parts: ClassVar[set[str]] = set()
+    """Types of the parts that an assistant's content may have. Empty: it is a string."""
     needs_content = False
     """An assistant message without any content is refused."""
 
@@ -70,8 +72,10 @@ class ReplayedOpenAI(ReplayedProvider):
             where = f"messages[{at}]."
             require_known(message, self.message_fields, where)
             for part in message["content"] if isinstance(message.get("content"), list) else ():
-                require(message["role"] != "assistant", f"Invalid type for '{where}content': expected a string")
-                require_known(part, self.part_fields, f"{where}content.")
+                if message["role"] == "assistant":
+                    require(part["type"] in self.said_parts, f"Invalid type for '{where}content': expected a string")
+                else:
+                    require_known(part, self.part_fields, f"{where}content.")
             if message["role"] == "tool":
                 require(
                     message["tool_call_id"] in waiting,
@@ -92,7 +96,8 @@ class ReplayedOpenAI(ReplayedProvider):
     def _check_said(self, message: Body, where: str) -> set[str]:
         calls: list[Body] = message.get("tool_calls", [])
         content: Any = message.get("content")
-        require(calls or isinstance(content, str), f"Invalid value for '{where}content': expected a string, got null.")
+        is_said = isinstance(content, str) or bool(content and self.said_parts)
+        require(calls or is_said, f"Invalid value for '{where}content': expected a string, got null.")
         require(
             calls or content or not self.needs_content, "Invalid assistant message: content or tool_calls must be set"
         )
@@ -122,6 +127,8 @@ class ReplayedOpenAI(ReplayedProvider):
                     deltas.append({"tool_calls": [{"index": index, "function": {"arguments": written[4:]}}]})
             elif name == "reasoning_details":
                 deltas += [{name: [piece]} for detail in value for piece in _detail_pieces(detail)]
+            elif name == "content" and isinstance(value, list):
+                deltas += [{name: piece} for part in value for piece in _content_pieces(part)]
             elif isinstance(value, str) and name != "role":
                 deltas += [{name: value[:2]}, {name: value[2:]}]
         chunks: list[Body] = [{"model": answer["model"], "choices": [{"index": 0, "delta": each}]} for each in deltas]
@@ -130,6 +137,14 @@ class ReplayedOpenAI(ReplayedProvider):
 
     def refusal(self, why: str) -> Body:
         return {"error": {"message": why, "type": "invalid_request_error", "param": None, "code": None}}
+
+
+def _content_pieces(part: Body) -> list[Any]:
+    """A thought comes in parts, a text in strings."""
+    if part["type"] == "text":
+        return [part["text"][:2], part["text"][2:]]
+    (thought,) = part["thinking"]
+    return [[part | {"thinking": [thought | {"text": piece}]}] for piece in (thought["text"][:2], thought["text"][2:])]
 
 
 def _detail_pieces(detail: Body) -> list[Body]:
@@ -151,6 +166,30 @@ class ReplayedMistral(ReplayedOpenAI):
 
     def call_id(self, turn: int, number: int, written: str) -> str:
         return f"call{turn:03}{number:02}"[:9]
+
+
+class ReplayedMagistral(ReplayedMistral):
+    """A model that thinks, in parts of its content; what it thought is not to be changed or left out."""
+
+    model = "magistral-medium-latest"
+    said_parts: ClassVar[set[str]] = {"thinking", "text"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, list[Body]] = {}
+
+    def of_message(self, said: Said, turn: int) -> Body:
+        if not said.thought:
+            return {}
+        thinking: Body = {"type": "thinking", "thinking": [{"type": "text", "text": said.thought}]}
+        parts = [thinking, {"type": "text", "text": said.text}] if said.text else [thinking]
+        self._said |= {self.call_id(turn, number, ""): parts for number in range(len(said.calls))}
+        return {"content": parts}
+
+    def check_calls(self, message: Body, where: str) -> None:
+        for call in message["tool_calls"]:
+            issued = self._said.get(call["id"])
+            require(issued in (None, message.get("content")), f"{where}content: the thinking was changed")
 
 
 class ReplayedDeepSeek(ReplayedOpenAI):

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 from raw_server import failure_of
-from replayed_chat import ReplayedDeepSeek, ReplayedGoogleChat, ReplayedLocal, ReplayedOpenAI, ReplayedOpenRouter
+from replayed_chat import (
+    ReplayedDeepSeek,
+    ReplayedGoogleChat,
+    ReplayedLocal,
+    ReplayedMagistral,
+    ReplayedOpenAI,
+    ReplayedOpenRouter,
+)
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall
@@ -21,6 +28,7 @@ KEPT: dict[Callable[[], ReplayedProvider], str] = {
     ReplayedGeminiWithoutIds: "signed-1",
     ReplayedGoogleChat: "signed-1",
     ReplayedLocal: "first thought",
+    ReplayedMagistral: "first thought",
     ReplayedOpenAI: "",
     ReplayedOpenRouter: "hidden-1",
     ReplayedResponses: "gAAAA-rs_1",

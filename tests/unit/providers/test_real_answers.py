@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import wire
 
-from paymaster.messages import Billing, ChatMessage, LLMRequest, ServiceCall, Tool, ToolCall
+from paymaster.messages import Billing, ChatMessage, LLMRequest, LLMResult, Outcome, ServiceCall, Tool, ToolCall
 from paymaster.providers.answers import HttpAnswer, Reading, read_answer
 from paymaster.providers.bounds import input_bytes
 from paymaster.providers.call_ids import MADE_ID_BYTES
@@ -438,6 +438,68 @@ def test_what_gemini_calls_broken_is_no_answer(parts: list[Any], reason: str) ->
     assert (found.error.error_class.name, found.billing) == ("bad_sample", Billing.BILLED)
 
 
+def thinking(*texts: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": [{"type": "text", "text": text} for text in texts], **fields}
+
+
+MAGISTRAL: list[tuple[list[Any], list[dict[str, Any]], str]] = [
+    ([[thinking("Okay")], [thinking(", Bern.")], "Sun", "ny.", ""], [thinking("Okay, Bern.")], "Sunny."),
+    (
+        [[thinking("Okay")], "Let me see.", [thinking("Hm", closed=True)], [{"type": "text", "text": " Sunny."}]],
+        [thinking("Okay"), thinking("Hm", closed=True)],
+        "Let me see. Sunny.",
+    ),
+    (["Sunny."], [], "Sunny."),
+    ([[{"type": "text", "text": "Sun"}, {"type": "reference", "reference_ids": [1]}], "ny."], [], "Sunny."),
+]
+
+
+@pytest.mark.parametrize(("deltas", "thoughts", "text"), MAGISTRAL)
+def test_what_mistrals_models_think_is_kept_and_not_said(
+    deltas: list[Any], thoughts: list[dict[str, Any]], text: str
+) -> None:
+    """Whole, and in a stream, where thoughts come in lists and texts in strings."""
+    whole: list[Any] = []
+    for delta in deltas:
+        whole += [{"type": "text", "text": delta}] if isinstance(delta, str) else delta
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    end = {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}], "usage": usage}
+    pieces = stream(*({"choices": [{"index": 0, "delta": {"content": delta}}]} for delta in deltas), end)
+    for found in (read(MISTRAL, chat({"content": whole})), read(MISTRAL, pieces, streamed=True)):
+        completion = found.completion
+        assert completion is not None
+        assert completion.text == text
+        said = completion.model_dump(include={"text", "state"})
+        told = LLMResult.model_validate({"outcome": Outcome.COMPLETED, "call_id": "1", **said}).message()
+        (sent,) = body_of(ask(messages=(told,)), MISTRAL)["messages"]
+        assert kept_of(sent["content"]) == (text, "".join(each["thinking"][0]["text"] for each in thoughts))
+
+
+def kept_of(content: Any) -> tuple[str, str]:
+    """What was said and what was thought in an assistant's content."""
+    if isinstance(content, str):
+        return content, ""
+    thoughts = [part["text"] for each in content if each["type"] == "thinking" for part in each["thinking"]]
+    return "".join(each["text"] for each in content if each["type"] == "text"), "".join(thoughts)
+
+
+def test_what_only_mistral_thought_goes_to_nobody_else() -> None:
+    """Nor does anything go back in a thought that is no thought."""
+    state = {"api": "openai", "host": "api.mistral.ai", "service": "one", "model": GRANT.model}
+    image = {"type": "image_url", "image_url": "https://example.com/huge.png"}
+    own = thinking("hm", signature="s")
+    own |= {"extra": 1, "thinking": [*own["thinking"], image]}
+    message = ChatMessage.model_validate(
+        {"role": "assistant", "content": "Hi", "state": {**state, "data": [{"own": own}, {"text": 2}]}}
+    )
+    assert body_of(ask(messages=(message,)), MISTRAL)["messages"][0]["content"] == [
+        thinking("hm", signature="s"),
+        {"type": "text", "text": "Hi"},
+    ]
+    for address in (OPENAI, GROQ, CLAUDE, GEMINI, RESPONSES):
+        assert "hm" not in json.dumps(body_of(ask(messages=(message,)), address))
+
+
 BROKEN_CHAT = [
     ({"content": "Hel"}, "error", None),
     ({"content": ""}, "insufficient_system_resource", None),
@@ -448,6 +510,8 @@ BROKEN_CHAT = [
     ({"content": ""}, "stop", "UNEXPECTED_TOOL_CALL"),
     ({"content": None}, "stop", None),
     ({"content": None, "reasoning_content": "hm"}, "stop", None),
+    ({"content": "", "reasoning_content": "hm"}, "stop", None),
+    ({"content": [thinking("hm")]}, "stop", None),
 ]
 
 
