@@ -30,7 +30,7 @@ from paymaster.messages import (
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
-from paymaster.providers.http_errors import DAY_MS, LONG_WAIT, RATE_LIMITED, RATE_LIMITED_MODEL, STATE_REFUSED
+from paymaster.providers.http_errors import DAY_MS, RATE_LIMITED_MODEL, STATE_REFUSED
 from paymaster.providers.kept_state import without_states
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
@@ -151,7 +151,7 @@ async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
 
 def _pause_ms(tried: Tried) -> int | None:
     """How long the service asked to be left alone."""
-    if tried.retry_after_ms is None or tried.attempt.error_class not in (RATE_LIMITED.name, LONG_WAIT.name):
+    if tried.retry_after_ms is None or tried.error_class is None or not tried.error_class.pauses:
         return None
     return min(tried.retry_after_ms, DURATION_MS_MAX)
 

@@ -41,10 +41,11 @@ _HEADERS_READ = frozenset(
     (
         *REQUEST_ID_HEADERS,
         "content-type",
+        "date",
         "retry-after",
         "retry-after-ms",
         "x-should-retry",
-        *(f"x-ratelimit-{what}-{of}" for what in ("remaining", "reset") for of in ("requests", "tokens")),
+        *(f"x-ratelimit-{what}{of}" for what in ("remaining", "reset") for of in ("-requests", "-tokens", "")),
     )
 )
 TOO_LARGE = ErrorClass("answer_too_large", Billing.UNKNOWN)

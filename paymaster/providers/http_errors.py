@@ -55,11 +55,13 @@ class ErrorClass(NamedTuple):
     """Somebody must act: pay, change the key or the configuration."""
     of_model: bool = False
     """What was reached is a limit of the model's: others of the service may be called."""
+    pauses: bool = False
+    """For as long as the answer asks for, nothing is sent there, by other calls neither."""
     attempts_max: int | None = None
     """Not more attempts under one hold than this. None: as many as the service's policy says."""
 
 
-RATE_LIMITED = ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True)
+RATE_LIMITED = ErrorClass("rate_limited", Billing.NOT_BILLED, retry=True, pauses=True)
 RATE_LIMITED_MODEL = RATE_LIMITED._replace(retry=False, of_model=True)
 """Under a new hold, for which the ledger chooses a candidate: this one when its wait is over."""
 OVERLOADED = ErrorClass("overloaded", Billing.NOT_BILLED, retry=True, trips_breaker=True)
@@ -70,8 +72,6 @@ SERVER_ERROR_UNKNOWN = ErrorClass("server_error", Billing.UNKNOWN, trips_breaker
 TIMEOUT = ErrorClass("timeout", Billing.UNKNOWN, trips_breaker=True)
 BAD_SAMPLE = ErrorClass(messages.BAD_SAMPLE, Billing.UNKNOWN)
 QUOTA = ErrorClass("quota_exhausted", Billing.NOT_BILLED, trips_breaker=True, alert=True)
-LONG_WAIT = QUOTA._replace(trips_breaker=False)
-"""It is paused for as long: a breaker would have it probed all the time."""
 QUOTA_OF_MODEL = QUOTA._replace(trips_breaker=False, of_model=True)
 AUTH = ErrorClass("auth", Billing.NOT_BILLED, trips_breaker=True, alert=True)
 MODEL_NOT_FOUND = ErrorClass("model_not_found", Billing.NOT_BILLED, alert=True)
@@ -80,6 +80,8 @@ STATE_REFUSED = ErrorClass("state_refused", Billing.NOT_BILLED)
 """What was kept of a model's thoughts cannot be read here, or something before it was changed."""
 CONTEXT_TOO_LONG = ErrorClass(messages.CONTEXT_TOO_LONG, Billing.NOT_BILLED)
 CONTENT_FILTERED = ErrorClass("content_filtered", Billing.NOT_BILLED, fall_back=False)
+_MAY_ASK_FOR_DAYS = (RATE_LIMITED, QUOTA, OVERLOADED)
+"""Of which a wait of a day or more is a pause with an alert."""
 INVALID_REQUEST = ErrorClass("invalid_request", Billing.NOT_BILLED)
 UNEXPECTED = ErrorClass("unexpected_status", Billing.NOT_BILLED)
 
@@ -221,13 +223,13 @@ def classify(
     wait_ms = wait_asked_ms(status, headers, error, searched, now_ms)
     decided = _by_body(status, error, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
-    if error_class in (RATE_LIMITED, QUOTA):
+    if error_class in _MAY_ASK_FOR_DAYS:
         of_model = _is_of_model(error, searched, model.lower())
         if wait_ms is not None and wait_ms >= DAY_MS:
-            error_class = LONG_WAIT._replace(of_model=of_model)
+            error_class = _asked_for_days(error_class, of_model=of_model)
         elif of_model and error_class == QUOTA:
             error_class = QUOTA_OF_MODEL
-        elif of_model and wait_ms:
+        elif of_model and error_class == RATE_LIMITED and wait_ms:
             error_class = RATE_LIMITED_MODEL
     wish = headers.get("x-should-retry", "").lower()
     if wish == "false" or within_200 or (errors_billed and status >= 500):
@@ -238,6 +240,12 @@ def classify(
         error_class = error_class._replace(billing=Billing.UNKNOWN)
     helps = error_class.name not in (QUOTA.name, EXCEEDS_RATE_LIMIT.name) or (wait_ms or 0) >= DAY_MS
     return HttpError(error_class, f"HTTP {status}: {text}", wait_ms if helps else None)
+
+
+def _asked_for_days(error_class: ErrorClass, *, of_model: bool) -> ErrorClass:
+    """It is paused for as long: a breaker would have it probed all the time."""
+    name = QUOTA.name if error_class == RATE_LIMITED else error_class.name
+    return ErrorClass(name, Billing.NOT_BILLED, alert=True, of_model=of_model, pauses=True)
 
 
 def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -> ErrorClass | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from pydantic import JsonValue
@@ -13,6 +13,12 @@ WAIT_MAX_MS = 366 * 86_400_000
 """A longer wait is a mistake and counts as this one."""
 _WRITTEN_MAX = 100
 """Characters in which a wait is written: a number, a duration or a date."""
+_CLOCKS_APART_MAX_MS = 86_400_000
+"""By more than this the server's clock is wrong, and ours counts."""
+_LIMITS = ("-requests", "-tokens", "")
+"""What names of limits end with in `x-ratelimit-…` headers."""
+_REPEATED = ("X-RateLimit-Remaining", "X-RateLimit-Reset")
+"""Headers that OpenRouter repeats in an error."""
 
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
@@ -24,18 +30,41 @@ _UNITS_MS = {"millisecond": 1, "second": 1_000, "minute": 60_000, "hour": 3_600_
 def wait_asked_ms(status: int, headers: Mapping[str, str], error: JsonValue, message: str, now_ms: int) -> int | None:
     """How long a provider asks to be left alone. Header names and the message are in lower case.
 
-    The first place that says it: headers, Google's RetryInfo, the reset of a used-up limit, the message's text.
+    The first place that says it: headers, Google's RetryInfo, the reset of a used-up limit (in the headers, or in those
+    that OpenRouter repeats in the error), the message's text. A time is one of the server's clock.
     """
+    now_ms = _server_now_ms(headers, now_ms)
     wait = retry_after_ms(headers, now_ms)
-    for detail in map(object_of, list_of(object_of(error).get("details"))):
+    fields = object_of(error)
+    for detail in map(object_of, list_of(fields.get("details"))):
         if wait is None:
             wait = _duration_ms((text_of(detail.get("retryDelay")) or "")[:_WRITTEN_MAX])
-    for what in ("requests", "tokens"):
-        reset = headers.get(f"x-ratelimit-reset-{what}", "")[:_WRITTEN_MAX]
-        if wait is None and status == 429 and headers.get(f"x-ratelimit-remaining-{what}") == "0":
+    if wait is None and status == 429:
+        wait = _reset_ms(headers, now_ms)
+        wait = _reset_ms(_repeated_headers(fields), now_ms) if wait is None else wait
+    return _message_ms(message, now_ms) if wait is None else wait
+
+
+def _server_now_ms(headers: Mapping[str, str], now_ms: int) -> int:
+    """By its `date` header, where that is not far off: ours may be wrong by minutes, which a time would be off by."""
+    at_ms = _date_ms(headers.get("date", "")[:_WRITTEN_MAX])
+    return now_ms if at_ms is None or abs(at_ms - now_ms) > _CLOCKS_APART_MAX_MS else at_ms
+
+
+def _repeated_headers(error: Mapping[str, JsonValue]) -> dict[str, str]:
+    headers = object_of(object_of(error.get("metadata")).get("headers"))
+    return {name.lower(): text_of(headers.get(name)) or "" for name in _REPEATED}
+
+
+def _reset_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
+    for limit in _LIMITS:
+        reset = headers.get(f"x-ratelimit-reset{limit}", "")[:_WRITTEN_MAX]
+        if headers.get(f"x-ratelimit-remaining{limit}") == "0":
             wait = _duration_ms(reset)
             wait = _number_ms(reset, 1_000, now_ms) if wait is None else wait  # Azure: whole seconds
-    return _message_ms(message, now_ms) if wait is None else wait
+            if wait is not None:
+                return wait
+    return None
 
 
 def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
@@ -72,17 +101,19 @@ def _duration_ms(text: str) -> int | None:
 
 
 def _until_date_ms(text: str, now_ms: int) -> int | None:
-    """From now until an HTTP date; 0 when that has passed."""
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date
-    try:
-        at_ms = int(date.timestamp() * 1_000)
-    except (ValueError, OverflowError):
-        return None
-    return max(0, min(at_ms - now_ms, WAIT_MAX_MS))
+    """From now until an HTTP date or one of ISO 8601; 0 when that has passed."""
+    at_ms = _date_ms(text)
+    return None if at_ms is None else max(0, min(at_ms - now_ms, WAIT_MAX_MS))
+
+
+def _date_ms(text: str) -> int | None:
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            date = read(text)
+            return int((date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp() * 1_000)
+        except (ValueError, OverflowError):
+            continue
+    return None
 
 
 def _message_ms(message: str, now_ms: int) -> int | None:

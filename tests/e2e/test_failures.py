@@ -4,13 +4,14 @@ These tell single stories; the table of all faults is in test_faults.py.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from counting_server import ANSWER, CountingServer, Reply
-from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from stored_rows import entries_of_call
 
 from paymaster import LLMRequest, LLMResult, Outcome
@@ -20,7 +21,7 @@ from paymaster.errors import CallUnavailable
 from paymaster.messages import UsageEntry
 
 pytestmark = pytest.mark.timeout(60)
-ROUTES = ("throttled", "wrong", "gateway", "forbidden", "cut", "slow", "hopeless")
+ROUTES = ("throttled", "away", "wrong", "gateway", "forbidden", "cut", "slow", "hopeless")
 ANSWER_NANOS = 12 * 1_000 + 5 * 4_000  # the server's usual usage at its usual price
 Row = tuple[str, str, str, str | None, int | None, int]
 
@@ -102,6 +103,29 @@ async def test_a_429_is_retried_under_the_same_hold_after_the_time_that_the_serv
     assert second.at_s - first.at_s >= 2.5, "the service asked for more patience"
     assert [entry.status for entry in story.entries] == ["failed", "completed"]
     assert [entry.provider_request_id for entry in story.entries] == ["throttled-1-1", "throttled-1-2"]
+
+
+async def test_a_service_that_asks_for_days_is_left_alone(site: Site, server: CountingServer) -> None:
+    """It says until when, in seconds since the epoch: the call goes on elsewhere, somebody is told, and later calls
+    send nothing there, however often they come."""
+    story = Story(site, server, "away")
+    until_s = int(time.time()) + 2 * 86_400
+    result = await story.run([Reply(429, headers={"retry-after": str(until_s)})])
+    assert (result.outcome, result.fell_back) == (Outcome.COMPLETED, True)
+    assert story.rows() == [
+        ("1/1", "1", "final", "quota_exhausted", 429, 0),
+        ("2/1", "2", "final", None, 200, ANSWER_NANOS),
+    ]
+    status = await site.service_status(story.first.name)
+    assert status.paused_until_ms is not None
+    assert abs(status.paused_until_ms - until_s * 1_000) < 60_000
+    assert status.breaker == "closed"
+    for _ in range(3):
+        result = await story.run([])
+        assert (story.sent(), result.attempts, result.waited_ms) == ((0, 1), 1, 0)
+    await until(lambda: site.alerts("service_refuses"), "the alert is stored")
+    (alert,) = await site.alerts("service_refuses")
+    assert "paymaster services resume away-1" in alert["text"]
 
 
 async def test_what_one_service_refuses_is_asked_of_the_next(site: Site, server: CountingServer) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from provider_errors import NOW_MS, google_error, openai_error, read
 
+from paymaster.messages import Billing
+from paymaster.providers.http_errors import classify
 from paymaster.providers.retry_after import retry_after_ms
+
+
+def openrouter_error(remaining: Any, reset: Any) -> dict[str, Any]:
+    headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": reset}
+    return openai_error("Rate limit exceeded: free-models-per-day", code=429, metadata={"headers": headers})
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,15 @@ from paymaster.providers.retry_after import retry_after_ms
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1.574s"}, {}, 1_574),
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7"}, {}, 7_000),
         ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "7"}, {}, None),
+        ({"retry-after": "2026-11-18T11:07:40Z"}, {}, 60_000),
+        ({"retry-after": "2026-11-18T12:07:40.5+01:00"}, {}, 60_500),
+        ({"retry-after": "1795000060.25"}, {}, 60_250),
+        ({"retry-after": "1794999990"}, {}, 0),  # by our clock that has just passed
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795000060000"}, {}, 60_000),
+        ({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "1795000060000"}, {}, None),
+        ({}, openrouter_error("0", "1795000060000"), 60_000),
+        ({}, openrouter_error("1", "1795000060000"), None),
+        ({}, openrouter_error(0, 1795000060000), None),
         ({"retry-after": "soon"}, {}, None),
         ({"retry-after": "-1"}, {}, None),
         ({"retry-after": "99999999999999999999 seconds"}, {}, None),
@@ -43,3 +59,60 @@ def test_the_wait_asked_for_is_understood_in_every_form(
 def test_a_header_alone_says_it_too() -> None:
     assert retry_after_ms({"retry-after": "7"}, NOW_MS) == 7_000
     assert retry_after_ms({}, NOW_MS) is None
+
+
+@pytest.mark.parametrize("apart_s", [-600, 0, 600])
+@pytest.mark.parametrize("written", ["Wed, 18 Nov 2026 11:07:40 GMT", "1795000060", "1795000060000", "60"])
+def test_a_time_is_one_of_the_servers_clock(written: str, apart_s: int) -> None:
+    """Ours may be ten minutes off: the answer's date says what time it is there."""
+    headers = {"retry-after": written, "date": "Wed, 18 Nov 2026 11:06:40 GMT"}
+    assert retry_after_ms_of(headers, NOW_MS + apart_s * 1_000) == 60_000
+
+
+def retry_after_ms_of(headers: dict[str, str], now_ms: int) -> int | None:
+    return classify(429, headers, b"", now_ms=now_ms).retry_after_ms
+
+
+def test_a_date_that_is_days_off_says_nothing() -> None:
+    for date in ("Mon, 18 Nov 2024 11:06:40 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "today", "9" * 300):
+        headers = {"retry-after": "Wed, 18 Nov 2026 11:07:40 GMT", "date": date}
+        assert retry_after_ms_of(headers, NOW_MS) == 60_000
+
+
+DAYS_MS = 2 * 86_400_000
+IN_TWO_DAYS = str((NOW_MS + DAYS_MS) // 1_000)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "name"),
+    [
+        (429, {"retry-after": IN_TWO_DAYS}, {}, "quota_exhausted"),
+        (429, {"retry-after": f"{IN_TWO_DAYS}000"}, {}, "quota_exhausted"),
+        (429, {"retry-after-ms": f"{IN_TWO_DAYS}000"}, {}, "quota_exhausted"),
+        (429, {"retry-after": "172800"}, {}, "quota_exhausted"),
+        (429, {"retry-after": "172800.0"}, {}, "quota_exhausted"),
+        (429, {"retry-after": "48h0m0s"}, {}, "quota_exhausted"),
+        (429, {"retry-after": "Fri, 20 Nov 2026 11:06:40 GMT"}, {}, "quota_exhausted"),
+        (429, {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "48h0m0s"}, {}, "quota_exhausted"),
+        (429, {}, google_error(429, "RESOURCE_EXHAUSTED", "no", {"retryDelay": "172800s"}), "quota_exhausted"),
+        (429, {}, openai_error("Please retry after 172800 seconds."), "quota_exhausted"),
+        (429, {}, openrouter_error("0", f"{IN_TWO_DAYS}000"), "quota_exhausted"),
+        (402, {"retry-after": "172800"}, openai_error("pay"), "quota_exhausted"),
+        (503, {"retry-after": "172800"}, openai_error("maintenance"), "overloaded"),
+        (529, {"retry-after": IN_TWO_DAYS}, {}, "overloaded"),
+    ],
+)
+def test_a_wait_of_days_is_an_alert_and_a_pause(status: int, headers: dict[str, str], body: Any, name: str) -> None:
+    """The call goes to its next candidate, and nothing is sent there until then: a breaker would probe all day."""
+    found = read(status, body, headers)
+    assert found.retry_after_ms == DAYS_MS
+    error_class = found.error_class
+    assert (error_class.name, error_class.billing) == (name, Billing.NOT_BILLED)
+    assert (error_class.alert, error_class.pauses, error_class.fall_back) == (True, True, True)
+    assert (error_class.retry, error_class.trips_breaker) == (False, False)
+
+
+def test_days_for_one_model_are_a_pause_of_the_model() -> None:
+    for status in (429, 503):
+        found = read(status, openai_error("gpt-7 is gone for a while"), {"retry-after": "172800"}, model="gpt-7")
+        assert (found.error_class.of_model, found.error_class.pauses) == (True, True)
