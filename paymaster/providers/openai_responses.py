@@ -1,6 +1,7 @@
 """The wire format `openai-responses`: OpenAI's Responses API, used without state: nothing is stored at the provider."""
 
 import re
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
@@ -36,6 +37,12 @@ _ANSWERED = ("completed", "incomplete", None)
 _CALL_ID = re.compile(".{1,64}")
 _REASONS = re.compile(r"(openai/)?(o\d|gpt-(?!5-chat)([5-9]|\d\d))")
 """Models that think, by how their names begin."""
+_SAYS_AT_ONCE = re.compile(r"gpt-([34]|5-chat)")
+"""Models that do not."""
+_AZURE = (".azure.com", ".azure.us", ".azure.cn")
+"""Where a model is called by the name of its deployment, which may say nothing of it."""
+_NOT_ENCRYPTED = "encrypted content is not supported"
+"""In the refusal of a model that does not think."""
 _THOUGHT = ("type", "id", "summary", "encrypted_content")
 """What goes back of a reasoning item; its `status` is refused there."""
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
@@ -67,8 +74,8 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["temperature"] = request.temperature
     if request.top_p is not None:
         body["top_p"] = request.top_p
-    if request.reasoning_effort is not None or _REASONS.match(grant.model):
-        body["include"] = ["reasoning.encrypted_content"]  # others refuse it
+    if _wants_encrypted(request, grant, service):
+        body["include"] = ["reasoning.encrypted_content"]
     if request.reasoning_effort is not None:
         body["reasoning"] = {"effort": request.reasoning_effort}
     if request.tools:
@@ -89,6 +96,25 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     if stream:
         body["stream"] = True
     return HttpRequest("/responses", body)
+
+
+def _wants_encrypted(request: LLMRequest, grant: Grant, service: ServiceSettings) -> bool:
+    """Models that do not think refuse it."""
+    if service.encrypted_reasoning is not None:
+        return service.encrypted_reasoning
+    is_azure = (urlsplit(service.base_url).hostname or "").endswith(_AZURE)
+    return (
+        request.reasoning_effort is not None
+        or _REASONS.match(grant.model) is not None
+        or (is_azure and not _SAYS_AT_ONCE.match(grant.model))
+    )
+
+
+def as_asked(service: ServiceSettings, refusal: str) -> ServiceSettings | None:
+    """Without what models thought, where this one refuses that."""
+    if service.encrypted_reasoning is False or _NOT_ENCRYPTED not in refusal.lower():
+        return None
+    return service.model_copy(update={"encrypted_reasoning": False})
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
@@ -219,4 +245,5 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    as_asked=as_asked,
 )

@@ -199,6 +199,10 @@ class ServiceSettings(AccountSettings):
     output_cap: Literal["max_tokens", "max_completion_tokens"] | None = None
     """The name by which a service of `api = "openai"` knows the cap on the output: OpenAI's newer models refuse
     `max_tokens`, and many compatible servers know no other. None, the default: by the service's address."""
+    encrypted_reasoning: bool | None = None
+    """Only "openai-responses": ask for what a model thought, encrypted, so that it goes back to the model with its tool
+    calls. Models that do not think refuse that. None, the default: where the model's name says that it thinks, where
+    `reasoning_effort` is asked for, and for Azure's deployments until one refuses it."""
     idle_timeout: Duration = timedelta(seconds=60)
     """The longest silence in a streamed answer, and before it. Longer for models that think without a sign of life.
     Default "60s"; `timeout` if that is shorter."""

@@ -4,6 +4,7 @@ The worker is a process of its own that signs in to the vault over TLS, as it do
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -58,7 +59,9 @@ async def site(
         "models": {MODEL: {"max_output_tokens": 100, "price": PRICE}},
     }
     tables["services"]["azure"] = azure | {"base_url": server.service("azure").base_url}
-    tables["routes"]["azure"] = [f"azure/{MODEL}"]
+    responses = {"api": "openai-responses", "base_url": server.service("azure-responses").base_url}
+    tables["services"]["azure-responses"] = azure | responses
+    tables["routes"] |= {"azure": [f"azure/{MODEL}"], "azure-responses": [f"azure-responses/{MODEL}"]}
     tables |= vault.tables()
     tables["keys"] |= {"refresh_after": "1h"}
     vault.set("provider-key", "sk-key-1")
@@ -166,21 +169,33 @@ async def test_with_the_vault_down_calls_go_on_with_the_kept_key(
     await settled_books(site, service, spare)
 
 
+RESPONSE = {
+    "model": MODEL,
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
+    "usage": {"input_tokens": 12, "output_tokens": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("azure", ANSWER), ("azure-responses", Reply(body=json.dumps(RESPONSE).encode()))],
+)
 async def test_azure_openai_is_called_with_a_token_of_entra_id(
-    site: Site, server: CountingServer, vault: KeyVaultServer
+    site: Site, server: CountingServer, vault: KeyVaultServer, name: str, answer: Reply
 ) -> None:
     """One token for many calls, for the scope of the setting and by the credential that the vault is asked with."""
-    azure = server.service("azure")
-    azure.reply = lambda request: ANSWER
+    azure = server.service(name)
+    azure.reply = lambda request: answer
     for _ in range(3):
-        result = await try_generate(site.client, request("azure"))
-        assert (result.outcome, result.service) == (Outcome.COMPLETED, "azure")
+        result = await try_generate(site.client, request(name))
+        assert (result.outcome, result.service) == (Outcome.COMPLETED, name)
     tokens = {each.authorization for each in azure.requests}
     assert len(tokens) == 1
     assert tokens.pop().startswith("Bearer token-SENTINEL-")
     assert vault.scopes.count("https://cognitiveservices.azure.com/.default") == 1
     azure.reply = lambda request: Reply(401, message="no role at this resource")
-    refused = await try_generate(site.client, request("azure"))
+    refused = await try_generate(site.client, request(name))
     assert (refused.outcome, refused.reason, refused.attempts) == (Outcome.UNAVAILABLE, "auth", 1)
     await settled_books(site, azure)
     assert "SENTINEL" not in site.logs()

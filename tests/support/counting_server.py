@@ -196,7 +196,7 @@ class CountingServer:
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         name, _, rest = path.removeprefix("/").partition("/")
         service = self._services.get(name)
-        if service is None or not rest.startswith(("v1/chat/completions", "v1/messages", "v1/models/")):
+        if service is None or not rest.startswith(("v1/chat/completions", "v1/responses", "v1/messages", "v1/models/")):
             await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
             return True
         request = service.next_request(headers.get("authorization"), body)

@@ -23,6 +23,7 @@ class ReplayedResponses(ReplayedProvider):
     api = "openai-responses"
     base_url = "https://api.openai.com/v1"
     model = "gpt-6-astra"
+    thinks = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +65,7 @@ class ReplayedResponses(ReplayedProvider):
 
     def _check(self, body: Body) -> None:
         require_known(body, _KNOWN, "")
+        require(not body.get("include") or self.thinks, "Encrypted content is not supported with this model.")
         for number, tool in enumerate(body.get("tools", [])):
             require(_NAME.fullmatch(tool["name"]), f"Invalid 'tools[{number}].name'")
         items = [item if "type" in item else {"type": "message", **item} for item in body["input"]]
@@ -126,6 +128,13 @@ class ReplayedResponses(ReplayedProvider):
 
     def refusal(self, why: str) -> Body:
         return {"error": {"message": why, "type": "invalid_request_error", "param": "input", "code": None}}
+
+
+class ReplayedAzureResponses(ReplayedResponses):
+    """Azure's, where a model is called by the name of its deployment."""
+
+    base_url = "https://example.openai.azure.com/openai/v1"
+    model = "our-best-one"
 
 
 def _check_parts(content: Any, where: str) -> None:

@@ -39,12 +39,13 @@ class Loop:
     def __init__(self, providers: Mapping[str, ReplayedProvider], *, stream: bool) -> None:
         self.providers = providers
         self.messages: list[ChatMessage] = []
-        self._services = {
+        services = {
             name: ServiceSettings(api=provider.api, base_url=provider.base_url, key="a-key", stream=stream)
             for name, provider in providers.items()
         }
         self._connections = Replaying(providers)
-        self._reports = GroupCommit[AttemptReport, None](_ignored, size_of=lambda _: 0)
+        reports = GroupCommit[AttemptReport, None](_ignored, size_of=lambda _: 0)
+        self._activities = CallServiceActivities(services, SomeKeys(), self._connections, reports)
 
     def ask(self, prompt: str) -> None:
         self.messages.append(ChatMessage(role="user", content=prompt))
@@ -52,13 +53,12 @@ class Loop:
     async def turn(self, service: str) -> LLMResult:
         """One call to this service, whose answer the conversation then has. Raises what the activity raises."""
         environment = ActivityEnvironment()
-        activities = CallServiceActivities(self._services, SomeKeys(), self._connections, self._reports)
         model = self.providers[service].model
         hold_id = f"{environment.info.workflow_run_id}/1"
         grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "model": model})
         request = LLMRequest(route="r", budget="acme", messages=tuple(self.messages), tools=(WEATHER,))
         call = ServiceCall(grant=grant, request=LLMRequest.model_validate_json(request.model_dump_json()))
-        completion = await _to_its_end(environment, activities, call)
+        completion = await _to_its_end(environment, self._activities, call)
         said = completion.model_dump(include={"text", "tool_calls", "state", "refused", "finish_reason"})
         result = LLMResult.model_validate({"outcome": Outcome.COMPLETED, "call_id": "1", **said})
         self.messages.append(LLMResult.model_validate_json(result.model_dump_json()).message())

@@ -1,6 +1,7 @@
 """An agent's loop of tool calls with models that think: each provider gets back what it gave, and nobody else does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, permutations
 from typing import Any
 
@@ -17,11 +18,12 @@ from replayed_chat import (
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall
-from replayed_responses import ReplayedResponses
+from replayed_responses import ReplayedAzureResponses, ReplayedResponses
 from temporalio.exceptions import ApplicationError
 from tool_loop import looping
 
 KEPT: dict[Callable[[], ReplayedProvider], str] = {
+    ReplayedAzureResponses: "gAAAA-rs_1",
     ReplayedClaude: "hidden-1",
     ReplayedDeepSeek: "first thought",
     ReplayedGemini: "signed-1",
@@ -88,6 +90,21 @@ async def test_another_provider_takes_over_and_gives_back(
 
 def conversation_of(body: dict[str, Any]) -> list[Any]:
     return body.get("messages") or body.get("contents") or body["input"]
+
+
+@pytest.mark.parametrize(("model", "refusals"), [("our-small-one", 1), ("gpt-4.1-mini", 0)])
+async def test_a_deployment_that_does_not_think_is_asked_without(model: str, refusals: int) -> None:
+    """Its name may say so; else its refusal does, which the worker remembers."""
+    provider = ReplayedAzureResponses()
+    provider.model, provider.thinks = model, False
+    provider.script.extend(replace(said, thought="") for said in ROUNDS)
+    async with looping({"one": provider}, stream=False) as loop:
+        loop.ask("What is the weather?")
+        for said in ROUNDS:
+            await loop.turn("one")
+            loop.tell(["sunny"] * len(said.calls))
+    assert len(provider.refusals) == refusals
+    assert ["include" in body for body in provider.asked] == [True] * refusals + [False] * len(ROUNDS)
 
 
 async def test_phases_come_back_with_their_messages() -> None:

@@ -19,7 +19,7 @@ from replayed_chat import (
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall
-from replayed_responses import ReplayedResponses
+from replayed_responses import ReplayedAzureResponses, ReplayedResponses
 from searches import examples
 from wire import GRANT, WEATHER
 
@@ -30,6 +30,7 @@ from paymaster.providers.tool_names import with_sent_names
 from paymaster.settings import ServiceSettings
 
 MAKERS: list[Callable[[], ReplayedProvider]] = [
+    ReplayedAzureResponses,
     ReplayedClaude,
     ReplayedDeepSeek,
     ReplayedGemini,
