@@ -1,17 +1,22 @@
-"""What services are called with: keys from the source that the configuration names, and tokens of Entra ID."""
+"""What services are called with: keys from the source that the configuration names, tokens of Entra ID, and the
+credentials that AWS gives to where we run."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from importlib import import_module
 
 from paymaster.keys.api_key import ApiKey, EnvironmentKeys, KeySource
 from paymaster.keys.cache import WAIT_AT_MOST_S, KeyCache
 from paymaster.keys.file import FileKeys
 from paymaster.settings import Settings
+from paymaster.settings.kinds import AWS_CREDENTIALS
 from paymaster.values.extras import names_extra
 
 TOKENS_ASKED_AFTER = timedelta(minutes=1)
 TOKENS_KEPT_IN_OUTAGE = timedelta(minutes=3)
-"""Together less than the five minutes before its end at which azure-identity begins to look for a new token: it is
-azure-identity that keeps them, and we only spare it being asked by every call."""
+"""Together less than the five minutes before its end at which azure-identity begins to look for a new token, and the
+ten at which botocore waits for new credentials: it is they who keep them, and we only spare them being asked by every
+call."""
 
 
 def key_source(settings: Settings) -> KeySource:
@@ -34,12 +39,12 @@ def key_source(settings: Settings) -> KeySource:
 
 
 class KeyRing:
-    """Keys by their names and tokens by their scopes, both kept in memory: what `ServiceSettings.key_name` asks for."""
+    """What `ServiceSettings.key_name` asks for, kept in memory: keys by their names; tokens and credentials by URLs."""
 
-    def __init__(self, keys: KeyCache, tokens: KeyCache | None) -> None:
-        """`tokens` None: no service wants any."""
+    def __init__(self, keys: KeyCache, others: Mapping[str, KeyCache]) -> None:
+        """`others`: who has what is not a key, by the scheme of its URL."""
         self._keys = keys
-        self._tokens = tokens
+        self._others = others
 
     async def get(self, name: str) -> ApiKey:
         """The key of this name, from its source or kept. Raises KeyUnavailable."""
@@ -54,20 +59,20 @@ class KeyRing:
         return self._holding(name).outage(name)
 
     async def close(self) -> None:
-        """Closes the connections to both sources."""
-        await self._keys.close()
-        if self._tokens is not None:
-            await self._tokens.close()
+        """Closes the connections to all sources."""
+        for cache in (self._keys, *self._others.values()):
+            await cache.close()
 
     def _holding(self, name: str) -> KeyCache:
-        # A scope is a URL, and no name of a key can be one.
-        return self._tokens if self._tokens is not None and "://" in name else self._keys
+        # No name of a key can be a URL.
+        scheme, separator, _ = name.partition("://")
+        return self._others[scheme] if separator else self._keys
 
 
 def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> KeyRing:
-    """The keys and tokens of all services, kept in memory for as long as `[keys]` says. Close it.
+    """The keys, tokens and credentials of all services, kept in memory for as long as `[keys]` says. Close it.
 
-    Raises ExtraMissing where the extra `azure` would be needed.
+    Raises ExtraMissing where an extra would be needed that is not installed.
     """
     keys = KeyCache(
         key_source(settings),
@@ -75,15 +80,30 @@ def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> 
         keep_in_outage=settings.keys.keep_in_outage,
         wait_at_most_s=wait_at_most_s,
     )
-    if not any(service.auth == "entra" for service in settings.services.values()):
-        return KeyRing(keys, None)
-    with names_extra('auth = "entra"'):  # here, because its packages take long to import
-        from paymaster.keys.entra import EntraTokens
 
-    tokens = KeyCache(
-        EntraTokens(settings.azure),
-        refresh_after=TOKENS_ASKED_AFTER,
-        keep_in_outage=TOKENS_KEPT_IN_OUTAGE,
-        wait_at_most_s=wait_at_most_s,
-    )
-    return KeyRing(keys, tokens)
+    def kept_shortly(source: KeySource) -> KeyCache:
+        return KeyCache(
+            source,
+            refresh_after=TOKENS_ASKED_AFTER,
+            keep_in_outage=TOKENS_KEPT_IN_OUTAGE,
+            wait_at_most_s=wait_at_most_s,
+        )
+
+    others: dict[str, KeyCache] = {}
+    services = settings.services.values()
+    # Each is imported only where it is needed, because its packages take long to import.
+    if any(service.auth == "entra" for service in services):
+        with names_extra('auth = "entra"'):
+            from paymaster.keys.entra import EntraTokens
+
+        others["https"] = kept_shortly(EntraTokens(settings.azure))
+    if any(service.api == "bedrock" for service in services):
+        with names_extra('api = "bedrock"'):
+            # Now, and not in the middle of the first call.
+            for module in ("botocore.auth", "botocore.eventstream"):
+                import_module(module)
+    if any(service.key_name == AWS_CREDENTIALS for service in services):
+        from paymaster.keys.aws import AwsCredentials
+
+        others["aws"] = kept_shortly(AwsCredentials())
+    return KeyRing(keys, others)

@@ -10,7 +10,15 @@ from pydantic import JsonValue
 
 from paymaster.calls.cost import CONFIGURATION, known_cost
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
-from paymaster.providers.http_errors import BAD_SAMPLE, CONTENT_FILTERED, ErrorClass, HttpError, classify, request_id_in
+from paymaster.providers.http_errors import (
+    BAD_SAMPLE,
+    CONTENT_FILTERED,
+    ERROR_TYPE_HEADER,
+    ErrorClass,
+    HttpError,
+    classify,
+    request_id_in,
+)
 from paymaster.providers.kept_state import state_of
 from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
@@ -42,6 +50,7 @@ _HEADERS_READ = frozenset(
         *REQUEST_ID_HEADERS,
         "content-type",
         "date",
+        ERROR_TYPE_HEADER,
         "retry-after",
         "retry-after-ms",
         "x-should-retry",
@@ -92,8 +101,10 @@ def read_answer(
     call: ServiceCall, service: ServiceSettings, answer: HttpAnswer, *, started_at_ms: int, now_ms: int
 ) -> Reading:
     """The meaning of an answer. Keys are taken out before anything is cut to length: half a key is no longer found."""
-    body = redact_bytes(answer.body)
     headers = _headers_read(answer.headers)
+    provider = PROVIDERS[service.api]
+    streamed = headers.get("content-type", "").startswith(provider.stream_type)
+    body = redact_bytes(provider.as_server_sent_events(answer.body) if streamed else answer.body)
     facts = Facts(http_status=answer.status, provider_request_id=_word(request_id(headers, body)))
 
     def failed(error: HttpError, billing: Billing | None = None) -> Reading:
@@ -121,9 +132,11 @@ def read_answer(
     if answer.unreadable is not None:
         return failed(HttpError(MALFORMED, answer.unreadable, None))
     try:
-        found = _parsed_answer(headers, body, service)
+        found = (provider.parse_stream if streamed else provider.parse_response)(body, service)
     except MalformedAnswer as error:
         return failed(HttpError(MALFORMED, str(error), None))
+    if found.model is None and provider.asked_model_answers:
+        found = replace(found, model=call.grant.model)
     facts, billing = _billed(facts, call, service, found, started_at_ms)
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
@@ -207,12 +220,6 @@ def _headers_read(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
         if name in _HEADERS_READ and name not in found and len(value) <= HEADER_LENGTH_MAX:
             found[name] = redact(value.decode("latin-1"))
     return found
-
-
-def _parsed_answer(headers: Mapping[str, str], body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    """Raises MalformedAnswer."""
-    provider, streamed = PROVIDERS[service.api], headers.get("content-type", "").startswith("text/event-stream")
-    return provider.parse_stream(body, service) if streamed else provider.parse_response(body, service)
 
 
 def _word(name: str | None) -> str | None:

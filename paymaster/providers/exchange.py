@@ -171,7 +171,10 @@ class Exchange:
         headers = {"content-type": "application/json"} | built.headers
         outgoing = Outgoing("POST", service.base_url + built.path, headers, to_json(built.body))
         if key is not None:
-            headers |= provider.authenticate(outgoing, key.reveal(), service)
+            try:
+                headers |= provider.authenticate(outgoing, key.reveal(), service)
+            except KeyUnavailable as error:
+                raise _Failed(NO_KEY, str(error)) from None
         return self._connections[call.grant.service].build_request(
             outgoing.method,
             outgoing.url,

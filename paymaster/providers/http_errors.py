@@ -19,7 +19,7 @@ The body's codes and words come before the status, because providers say several
 error's `type` alone: a bad key and an empty balance are both `invalid_request_error` at some of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ MESSAGE_SEARCHED = 4_096
 """Characters of a provider's message that are searched for what it means."""
 MODEL_LENGTH_MIN = 4
 """A shorter name may be a part of any word."""
+ERROR_TYPE_HEADER = "x-amzn-errortype"
+"""Where AWS says what went wrong, as a name that a colon and an address may follow."""
 CODES_MAX = 100
 """Of one error; the rest is not looked at."""
 CODE_LENGTH_MAX = 200
@@ -119,6 +121,7 @@ _RULES = (
     _Rule(QUOTA, code_part="perday"),
     _Rule(QUOTA, frozenset({400}), message=("credit balance is too low", "reached your specified … api usage limits")),
     _Rule(RATE_LIMITED, frozenset({429}), code_part="perminute"),
+    _Rule(QUOTA, frozenset({429}), message=("too many tokens per day",)),
     _Rule(QUOTA, frozenset({429}), message=("check your plan and billing",), wait=False),
     _Rule(EXCEEDS_RATE_LIMIT, frozenset({413}), codes=("rate_limit_exceeded",)),
     _Rule(EXCEEDS_RATE_LIMIT, frozenset({429}), message=("request too large",)),
@@ -149,7 +152,17 @@ _RULES = (
             "].reasoning: reasoning is not supported",
         ),
     ),
-    _Rule(AUTH, codes=("api_key_invalid", "invalid_api_key", "organization_on_hold")),
+    _Rule(
+        AUTH,
+        codes=(
+            "api_key_invalid",
+            "invalid_api_key",
+            "organization_on_hold",
+            "expiredtokenexception",
+            "incompletesignatureexception",
+            "unrecognizedclientexception",
+        ),
+    ),
     _Rule(
         CONTENT_FILTERED,
         codes=(
@@ -163,8 +176,19 @@ _RULES = (
     ),
     _Rule(CONTENT_FILTERED, frozenset({403}), message=("moderation",)),
     _Rule(MODEL_NOT_FOUND, codes=("model_not_found", "deploymentnotfound")),
+    _Rule(
+        MODEL_NOT_FOUND,
+        frozenset({400, 403}),
+        message=(
+            "model identifier is invalid",
+            "on-demand throughput isn",
+            "have access to the model with the specified model id",
+        ),
+    ),
     _Rule(BAD_SAMPLE, codes=("tool_use_failed",)),
     _Rule(OVERLOADED, codes=("overloaded_error", "capacity_exceeded", "service_tier_capacity_exceeded")),
+    _Rule(OVERLOADED, codes=("modelnotreadyexception",)),
+    _Rule(SERVER_ERROR, codes=("modelerrorexception", "modelstreamerrorexception")),
     _Rule(OVERLOADED, message=("service tier capacity exceeded",)),
     _Rule(GOOGLE_INTERNAL, frozenset({500}), codes=("internal",)),
 )
@@ -221,10 +245,11 @@ def classify(
     text = message or body[:300].decode(errors="replace")
     searched = (message or "")[:MESSAGE_SEARCHED].lower()
     wait_ms = wait_asked_ms(status, headers, error, searched, now_ms)
-    decided = _by_body(status, error, searched, wait_ms)
+    codes = _lower_codes(error, headers)
+    decided = _by_body(status, codes, searched, wait_ms)
     error_class = decided or _by_status(status, own=message is not None)
     if error_class in _MAY_ASK_FOR_DAYS:
-        of_model = _is_of_model(error, searched, model.lower())
+        of_model = _is_of_model(codes, searched, model.lower())
         if wait_ms is not None and wait_ms >= DAY_MS:
             error_class = _asked_for_days(error_class, of_model=of_model)
         elif of_model and error_class == QUOTA:
@@ -248,8 +273,7 @@ def _asked_for_days(error_class: ErrorClass, *, of_model: bool) -> ErrorClass:
     return ErrorClass(name, Billing.NOT_BILLED, alert=True, of_model=of_model, pauses=True)
 
 
-def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -> ErrorClass | None:
-    codes = _lower_codes(error)
+def _by_body(status: int, codes: Sequence[str], message: str, wait_ms: int | None) -> ErrorClass | None:
     for rule in _RULES:
         if (
             (rule.statuses is None or status in rule.statuses)
@@ -262,14 +286,13 @@ def _by_body(status: int, error: JsonValue, message: str, wait_ms: int | None) -
     return None
 
 
-def _is_of_model(error: JsonValue, message: str, model: str) -> bool:
-    return any("permodel" in code for code in _lower_codes(error)) or (
-        len(model) >= MODEL_LENGTH_MIN and model in message
-    )
+def _is_of_model(codes: Sequence[str], message: str, model: str) -> bool:
+    return any("permodel" in code for code in codes) or (len(model) >= MODEL_LENGTH_MIN and model in message)
 
 
-def _lower_codes(error: JsonValue) -> list[str]:
-    return [code[:CODE_LENGTH_MAX].lower() for code in islice(_codes(error), CODES_MAX)]
+def _lower_codes(error: JsonValue, headers: Mapping[str, str]) -> list[str]:
+    of_header = headers.get(ERROR_TYPE_HEADER, "").partition(":")[0]
+    return [code[:CODE_LENGTH_MAX].lower() for code in (of_header, *islice(_codes(error), CODES_MAX))]
 
 
 def _says(message: str, phrase: str) -> bool:

@@ -91,6 +91,8 @@ def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | 
         provider = snapshot.find_provider(None, None, service.base_url)
     except LookupError:
         return None
+    if model.startswith("arn:"):  # the id of a model of Bedrock, or of an inference profile, is its last part
+        model = model.rpartition("/")[2]
     # Not `find_provider_model`, which remembers each name for ever: agents and services may make them up.
     info = provider.find_model(model.lower(), all_providers=snapshot.providers)
     return None if info is None else (provider, info)

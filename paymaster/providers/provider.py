@@ -149,6 +149,10 @@ def _learns_nothing(service: ServiceSettings, refusal: str) -> None:
     return None
 
 
+def _as_it_is(stream: bytes) -> bytes:
+    return stream
+
+
 def _always(service: ServiceSettings) -> bool:
     return True
 
@@ -161,13 +165,19 @@ class Provider:
     telemetry_name: str
     """`gen_ai.provider.name` of OpenTelemetry's conventions."""
     authenticate: Callable[[Outgoing, str, ServiceSettings], dict[str, str]]
-    """The headers that prove who calls, made of the key or token."""
+    """The headers that prove who calls, made of the key or token. Raises KeyUnavailable for one of a wrong form."""
     build_request: Callable[[LLMRequest, Grant, ServiceSettings, bool], HttpRequest]
     """The request in the provider's format. The last argument: whether to stream. Raises UnsupportedParameter."""
     parse_response: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
     """What the body of a 2xx says."""
     parse_stream: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
     """What a whole stream says. Raises MalformedAnswer when it ended without the format's last event."""
+    stream_type: str = "text/event-stream"
+    """The content type of a stream."""
+    as_server_sent_events: Callable[[bytes], bytes] = _as_it_is
+    """A stream in the form that `parse_stream` gets; of one that was cut, the whole events."""
+    asked_model_answers: bool = False
+    """Answers do not name their model: it is the one that was asked."""
     streams_by_default: Callable[[ServiceSettings], bool] = _always
     """Whether answers are asked for as streams where the configuration does not say."""
     as_asked: Callable[[ServiceSettings, str], ServiceSettings | None] = _learns_nothing

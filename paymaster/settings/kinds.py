@@ -20,6 +20,8 @@ from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
 from paymaster.values.key_name import KEY_NAME, check_key_name
 from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
 
+AWS_CREDENTIALS = "aws://default"
+"""What the keys are asked for where a service takes AWS's own credentials of where it runs."""
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
 _DURATION_MAX = timedelta(days=366)
@@ -236,6 +238,12 @@ def check_azure_url(url: str) -> str:
     return url
 
 
+def region_of(host: str) -> str | None:
+    """The AWS region in the name of one of Bedrock's hosts; None where there is none."""
+    found = re.search(r"(?:^|\.)bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.", host)
+    return None if found is None else found[1]
+
+
 def check_scope(scope: str) -> str:
     if not re.fullmatch(r"https://[!-~]{1,200}", scope):
         raise ValueError('not a scope; write it like "https://cognitiveservices.azure.com/.default"')
@@ -286,7 +294,7 @@ Candidates = Annotated[
 
 AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
 
-Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai"]
+Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai", "bedrock"]
 
 Fraction = Annotated[float, BeforeValidator(not_a_boolean), Field(gt=0, le=1)]
 

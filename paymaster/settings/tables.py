@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from paymaster.messages import Window
 from paymaster.settings.kinds import (
+    AWS_CREDENTIALS,
     ENTRA_SCOPE,
     AdminName,
     AlertParts,
@@ -53,6 +54,7 @@ from paymaster.settings.kinds import (
     format_duration,
     is_loopback,
     not_a_boolean,
+    region_of,
 )
 from paymaster.settings.problems import Location, did_you_mean, raise_at
 from paymaster.values.choices import AlertForm
@@ -169,12 +171,12 @@ class ServiceSettings(AccountSettings):
 
     api: Api
     """The wire format: "openai" (chat completions: OpenAI, Mistral, Groq, DeepSeek, OpenRouter, vLLM, Ollama, llama.cpp
-    and others), "openai-responses", "anthropic", "gemini" or "azure-openai". No default."""
+    and others), "openai-responses", "anthropic", "gemini", "azure-openai" or "bedrock" (Converse). No default."""
     allow_http: bool = False  # before base_url, whose check reads it
     """Accept an http:// address that is not on this machine. Default false."""
     base_url: str
     """The address up to and without the format's own path (`/chat/completions`, `/responses`, `/messages`,
-    `/models/…`), https:// (http:// to this machine). No default."""
+    `/models/…`, `/model/…`), https:// (http:// to this machine). No default."""
     api_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,40}$")] | None = None
     """Only "azure-openai": the version of the API with deployments in its URLs, such as "2024-10-21"; `base_url` is the
     resource then. None, the default: `base_url` ends in `/openai/v1`."""
@@ -184,9 +186,13 @@ class ServiceSettings(AccountSettings):
     """A PEM file with authorities to trust besides the usual ones, for a server or a gateway whose certificate is of
     your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
     names."""
-    auth: Literal["key", "entra"] = "key"
+    auth: Literal["key", "entra", "aws"] = "key"
     """"entra", only for "azure-openai" and for Azure's "openai-responses": tokens of Entra ID, for who `[azure]` says
-    that we are, instead of a key. Default "key"."""
+    that we are, instead of a key. "aws", only for "bedrock": requests are signed, by the access key that `key` names
+    (ACCESS-KEY-ID:SECRET-ACCESS-KEY, with :SESSION-TOKEN behind it for one that expires), or without `key` by what
+    botocore finds where the worker runs. Default "key"."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
+    """Only for "aws": the region that signatures are for. None, the default: the one in `base_url`."""
     entra_scope: Annotated[str, AfterValidator(check_scope)] | None = None
     """Only for "entra": what the tokens are for. Other clouds have others, such as
     "https://cognitiveservices.azure.us/.default"; so may newer endpoints ("https://ai.azure.com/.default"). None, the
@@ -241,14 +247,35 @@ class ServiceSettings(AccountSettings):
             raise_at([(("auth",), 'only api = "azure-openai" and "openai-responses" take tokens of Entra ID')])
         if self.auth == "entra" and self.key is not None:
             raise_at([(("key",), 'not used with auth = "entra"; take one of them out')])
-        if self.auth == "key" and self.entra_scope is not None:
+        if self.auth != "entra" and self.entra_scope is not None:
             raise_at([(("entra_scope",), 'only for auth = "entra"; set that, or take this out')])
         return self
 
+    @model_validator(mode="after")
+    def _signed_or_not(self) -> Self:
+        if self.auth == "aws" and self.api != "bedrock":
+            raise_at([(("auth",), 'only api = "bedrock" takes signed requests')])
+        if self.auth == "aws" and not self.aws_region():
+            raise_at([(("region",), 'missing; auth = "aws" needs it, because base_url names none')])
+        if self.auth != "aws" and self.region is not None:
+            raise_at([(("region",), 'only for auth = "aws"; set that, or take this out')])
+        return self
+
+    def aws_region(self) -> str:
+        """The region that signatures are for; empty where nothing says it."""
+        return self.region or region_of(urlsplit(self.base_url).hostname or "") or ""
+
     @property
     def key_name(self) -> str | None:
-        """What the keys are asked for: the name of a key, or the scope of a token. None: it needs neither."""
-        return (self.entra_scope or ENTRA_SCOPE) if self.auth == "entra" else self.key
+        """What the keys are asked for: the name of a key, the scope of a token, or the credentials of where it runs.
+        None: it needs none of them."""
+        match self.auth:
+            case "entra":
+                return self.entra_scope or ENTRA_SCOPE
+            case "aws":
+                return self.key or AWS_CREDENTIALS
+            case "key":
+                return self.key
 
     def worst_case(self) -> timedelta:
         """The longest that one hold can be in use: every attempt times out, every wait is the longest with jitter."""

@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "structlog",
     ),
     "azure": ("azure",),
+    "bedrock": ("botocore",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
     "cli": ("platformdirs", "rich", "typer"),
 }

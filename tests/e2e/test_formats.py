@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_frames import exception, frames
+from aws_signatures import is_signed
 from counting_server import CountingServer, Reply
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from pydantic import BaseModel
@@ -27,6 +29,7 @@ ROUTES = (
     "early",
     "torn",
     "claude",
+    "converse",
     "busy",
     "tools",
     "filter",
@@ -65,6 +68,22 @@ CLAUDE_SAYS = [
     ),
 ]
 
+AWS = {"key_id": "AKIAEXAMPLE0KEY0ID00", "secret": "wJalrXUtnFEMI/K7MDENG+bPxRfiCY0EXAMPLE0K", "region": "us-east-1"}
+CONVERSE_USAGE = {"usage": {"inputTokens": 12, "outputTokens": 5, "totalTokens": 17}}
+CONVERSE_SAYS = frames(
+    [
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "answer "}}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "in pieces"}}),
+        ("messageStop", {"stopReason": "end_turn"}),
+        ("metadata", CONVERSE_USAGE),
+    ]
+)
+
+
+def converse(stream: list[bytes]) -> Reply:
+    return Reply(stream=list[str | bytes | float](stream), stream_type="application/vnd.amazon.eventstream")
+
 
 @pytest.fixture(scope="module")
 async def site(
@@ -77,12 +96,16 @@ async def site(
         f"{name}-1": dict(STREAMED) for name in ("streamed", "stalled", "dripping", "early", "torn", "claude", "busy")
     }
     only["claude-1"]["api"] = only["busy-1"]["api"] = "anthropic"
+    signed: dict[str, object] = {"api": "bedrock", "auth": "aws", "region": "us-east-1", "key": "aws-key"}
+    only["converse-1"], only["converse-2"] = signed | {"max_unconfirmed": 0}, signed | {"stream": False}
     only["strict-1"] = {"api": "anthropic"}
     reads = {"max_output_tokens": 100, "price": PRICE, "document_tokens_max": DOCUMENT_TOKENS}
     only["reads-1"] = {"api": "anthropic", "models": {MODEL: reads}}
     only["filter-1"] = {"fall_back_when_filtered": True}
     tables = configuration(services, routes=routes, budgets={"acme": {"cap_usd": {"total": "1"}}}, only=only)
-    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+    environment = {"PAYMASTER_KEY_AWS_KEY": f"{AWS['key_id']}:{AWS['secret']}"}
+    url = await databases.create()
+    async with running_site(stack.temporal_address, url, module_folder, tables, environment=environment) as site:
         yield site
 
 
@@ -175,6 +198,30 @@ async def test_an_anthropic_service_is_called_in_its_own_format(site: Site, serv
     assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
     body = server.service("claude-1").requests[-1].body
     assert (body["system"], body["max_tokens"]) == ("Be brief", 50)
+
+
+async def test_bedrock_answers_in_frames_what_was_signed(site: Site, server: CountingServer) -> None:
+    result, rows = await run(site, server, "converse", [converse(CONVERSE_SAYS)], system="Be brief")
+    assert (result.text, result.finish_reason, result.cost_nanos) == ("answer in pieces", "end_turn", ANSWER_NANOS)
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+    request = server.service("converse-1").requests[-1]
+    assert request.path.endswith(f"/model/{MODEL}/converse-stream")
+    assert is_signed(request.path, request.headers, request.content, **AWS)
+    assert request.body["system"] == [{"text": "Be brief"}]
+
+
+async def test_bedrocks_error_within_a_stream_and_a_whole_answer(site: Site, server: CountingServer) -> None:
+    answer = {"output": {"message": {"content": [{"text": "whole"}]}}, "stopReason": "end_turn", **CONVERSE_USAGE}
+    server.service("converse-2").script.append(Reply(body=json.dumps(answer).encode()))
+    broken = [*CONVERSE_SAYS[:2], exception("throttlingException", "Too many requests")]
+    result, rows = await run(site, server, "converse", [converse(broken)])
+    asked = LLMRequest(route="converse", budget="acme/writer", prompt="Hello", max_output_tokens=50)
+    bound = site.bound_nanos(server.service("converse-1"), asked)
+    assert rows == [("1", "unconfirmed", "rate_limited", 200, bound), SECOND]
+    assert result.text == "whole"
+    request = server.service("converse-2").requests[-1]
+    assert is_signed(request.path, request.headers, request.content, **AWS)
+    assert AWS["secret"] not in site.logs()
 
 
 async def test_an_error_within_a_stream_may_have_been_billed(site: Site, server: CountingServer) -> None:

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.timeout(120)
 KEY = 'sk-live+Zq7/Wm3=Kx9%Tf5-Rb2_Hd8"Lc4\\Vn6&Qs1'
 """With characters that URLs, JSON and HTML escape, and that base64 shows with both of its alphabets."""
 UNUSABLE_KEY = "sk-broken Jp1Yg5Ns0Ea"  # a space: no header can carry it
+AWS_SECRET, AWS_TOKEN = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY5Zp3Qn8Vd2", "FwoGZXIvYXdzEJr4Tk9+Lm1/Xc7Pb3=="
 CONTROL = "A control string, not a secret: 50% + 1/2"
 WRITTEN = {
     "plain": KEY,
@@ -62,14 +63,16 @@ async def site(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Site]:
     """A worker that logs all that it can; once as it is, and once with redaction switched off."""
-    services = [server.service(f"{request.param}-{n}") for n in (1, 2, 3)]
+    services = [server.service(f"{request.param}-{n}") for n in (1, 2, 3, 4)]
     tables: dict[str, Any] = configuration(
         services,
-        routes={"writer": services[:2], "unusable": services[2:]},
+        routes={"writer": services[:2], "unusable": services[2:3], "signed": services[3:]},
         budgets={"acme": {"cap_usd": {"total": "1"}}},
         service={"key": "provider-key", "breaker": {"failures": 1_000, "cooldown": "30s"}},
     )
     tables["services"][services[2].name]["key"] = "unusable-key"
+    signed = {"api": "bedrock", "auth": "aws", "region": "us-east-1", "key": "aws-key"}
+    tables["services"][services[3].name] |= signed
     tables["telemetry"] = {"otlp_endpoint": receiver.url, "record_content": True}
     receiver.texts.clear()
     nonsense = await asyncio.start_server(_talk_nonsense, "127.0.0.1", 0)
@@ -85,6 +88,7 @@ async def site(
     environment = {
         "PAYMASTER_KEY_PROVIDER_KEY": KEY,
         "PAYMASTER_KEY_UNUSABLE_KEY": UNUSABLE_KEY,
+        "PAYMASTER_KEY_AWS_KEY": f"AKIAEXAMPLE0KEY0ID00:{AWS_SECRET}:{AWS_TOKEN}",
         "PYTHONASYNCIODEBUG": "1",
     }
     program = [
@@ -131,6 +135,10 @@ def echo(request: Received) -> bytes:
     return json.dumps({"error": {"message": f"{CONTROL}: cannot use header {request.authorization}"}}).encode()
 
 
+def echo_token(request: Received) -> bytes:
+    return json.dumps({"message": f"{CONTROL}: {request.headers['x-amz-security-token']}"}).encode()
+
+
 def echo_in_text(request: Received) -> bytes:
     return f"<html>{CONTROL} Authorization: {request.authorization}</html>".encode()
 
@@ -174,7 +182,7 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
     headers and streams, connection errors and URLs that hold it, debug logging, and a crash of the worker.
     """
     leaking = request.node.callspec.params["site"] == "leaking"
-    first, second, unusable = (server.service(name) for name in list(site.settings.services)[:3])
+    first, second, unusable, signed = (server.service(name) for name in list(site.settings.services)[:4])
     stories: list[tuple[list[Reply], list[Reply], Outcome]] = [
         ([ANSWER], [], Outcome.COMPLETED),
         ([Reply(429, body=echo), Reply(500, body=echo), ANSWER], [], Outcome.COMPLETED),
@@ -201,6 +209,9 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
     reasons = [result.reason for result in results[-4:]]
     assert reasons == ["no_key", "connection_lost", "model_not_found", "not_connected"]
     assert unusable.count == 0
+    signed.script.append(Reply(400, body=echo_token))
+    results.append(await try_generate(site.client, LLMRequest(route="signed", budget="acme/writer", prompt=CONTROL)))
+    assert (results[-1].reason, signed.requests[0].headers["x-amz-security-token"]) == ("invalid_request", AWS_TOKEN)
     await settled_books(site, first, second)
     assert {received.authorization for received in (*first.requests, *second.requests)} == {f"Bearer {KEY}"}
 
@@ -229,8 +240,9 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
         assert [name for name, place in places.items() if not find_key(place, KEY)] == []
         forms = {form for form, written in WRITTEN.items() for place in places.values() if written in place}
         assert forms == set(WRITTEN), "not every form was there to be found"
+        assert find_key(places["histories"], AWS_TOKEN)
     for name, place in places.items():
-        for secret in (UNUSABLE_KEY,) if leaking else (KEY, UNUSABLE_KEY):
+        for secret in (UNUSABLE_KEY, AWS_SECRET) if leaking else (KEY, UNUSABLE_KEY, AWS_SECRET, AWS_TOKEN):
             where = [re.findall(f".{{0,200}}{re.escape(form)}.{{0,20}}", place)[:1] for form in find_key(place, secret)]
             assert where == [], f"a key is in the {name}"
 

@@ -35,6 +35,11 @@ class Received:
     """Of the value of the Authorization header. None: there was none."""
     body: Mapping[str, Any]
     authorization: str = field(repr=False, default="")
+    path: str = ""
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict[str, str])
+    """By their names in lower case."""
+    content: bytes = field(repr=False, default=b"")
+    """The body as it came."""
 
     @property
     def prompt(self) -> str:
@@ -58,9 +63,10 @@ class Reply:
     """The connection is closed without good order: the client gets a TCP reset."""
     raw: bytes | None = None
     """What goes over the wire, head and all, whether or not it is HTTP; then the connection is closed."""
-    stream: Sequence[str | float] | None = None
-    """The body in pieces as server-sent events, instead of an answer; a number is a pause in seconds. With `cut` the
-    connection is closed after them, without the end that HTTP wants."""
+    stream: Sequence[str | bytes | float] | None = None
+    """The body in pieces, instead of an answer; a number is a pause in seconds. With `cut` the connection is closed
+    after them, without the end that HTTP wants."""
+    stream_type: str = "text/event-stream"
 
 
 ANSWER = Reply()
@@ -151,9 +157,11 @@ class FakeService:
         finally:
             self.in_flight -= 1
 
-    def next_request(self, authorization: str | None, body: Mapping[str, Any]) -> Received:
+    def next_request(self, path: str, headers: Mapping[str, str], content: bytes) -> Received:
+        authorization = headers.get("authorization")
         key = None if authorization is None else hashlib.sha256(authorization.encode()).hexdigest()
-        return Received(len(self.requests) + 1, time.monotonic(), key, body, authorization or "")
+        number, body = len(self.requests) + 1, json.loads(content)
+        return Received(number, time.monotonic(), key, body, authorization or "", path, headers, content)
 
 
 class CountingServer:
@@ -193,17 +201,17 @@ class CountingServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         path = head[0].split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
-        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        content = await reader.readexactly(int(headers["content-length"]))
         name, _, rest = path.removeprefix("/").partition("/")
         service = self._services.get(name)
-        if service is None or not rest.startswith(("v1/chat/completions", "v1/responses", "v1/messages", "v1/models/")):
+        if service is None or not rest.startswith(("v1/chat/completions", "v1/responses", "v1/messages", "v1/model")):
             await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
             return True
-        request = service.next_request(headers.get("authorization"), body)
+        request = service.next_request(path, headers, content)
         reply, usage = await service.decide(request)
         service.answered += 1
         if reply.stream is not None:
-            await _write_stream(writer, reply.stream, whole=not (reply.cut or reply.reset))
+            await _write_stream(writer, reply.stream, reply.stream_type, whole=not (reply.cut or reply.reset))
         if reply.raw is not None:
             writer.write(reply.raw)
             await writer.drain()
@@ -253,11 +261,14 @@ def _body(service: FakeService, request: Received, reply: Reply, usage: TokenUsa
     return json.dumps(answer).encode()
 
 
-async def _write_stream(writer: asyncio.StreamWriter, pieces: Sequence[str | float], *, whole: bool) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+async def _write_stream(
+    writer: asyncio.StreamWriter, pieces: Sequence[str | bytes | float], content_type: str, *, whole: bool
+) -> None:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head.encode())
     for piece in pieces:
-        if isinstance(piece, str):
-            data = piece.encode()
+        if isinstance(piece, str | bytes):
+            data = piece.encode() if isinstance(piece, str) else piece
             writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             await writer.drain()
         else:

@@ -1,5 +1,6 @@
 """Providers that keep to what they document: they answer as they are told, and refuse with their own 400 what breaks
-their rules. What `replayed_claude`, `replayed_chat`, `replayed_gemini` and `replayed_responses` have in common.
+their rules. What `replayed_claude`, `replayed_chat`, `replayed_gemini`, `replayed_bedrock` and `replayed_responses`
+have in common.
 
 The rules are those of the providers' pages and of the errors that people report; each one's text begins as theirs does.
 """
@@ -61,6 +62,7 @@ class ReplayedProvider(ABC):
     api: Api
     base_url: str
     model: str
+    stream_type = "text/event-stream"
 
     def __init__(self) -> None:
         self.script: deque[Said] = deque()
@@ -85,8 +87,12 @@ class ReplayedProvider(ABC):
     def _answer(self, said: Said, turn: int, body: Body | None) -> Body: ...
 
     @abstractmethod
-    def streamed(self, answer: Body) -> str:
+    def streamed(self, answer: Body) -> str | bytes:
         """The answer as the events of a stream."""
+
+    def is_streamed(self, path: str, body: Body) -> bool:
+        """Whether the request to this path wants a stream."""
+        return bool(body.get("stream")) or "streamGenerateContent" in path
 
     @abstractmethod
     def refusal(self, why: str) -> Body:
@@ -105,10 +111,14 @@ class ReplayedProvider(ABC):
             self.refusals.append(str(refusal))
             return _response(400, "application/json", json.dumps(self.refusal(str(refusal))))
         answer = self.answer(self.script.popleft(), body)
-        if body.get("stream") or "streamGenerateContent" in request.url.path:
-            return _response(200, "text/event-stream", self.streamed(answer))
+        if self.is_streamed(request.url.path, body):
+            return _response(200, self.stream_type, self.streamed(answer))
         return _response(200, "application/json", json.dumps(answer))
 
 
-def _response(status: int, content_type: str, body: str) -> httpx.Response:
-    return httpx.Response(status, headers={"content-type": content_type}, stream=httpx.ByteStream(body.encode()))
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _response(status: int, content_type: str, body: str | bytes) -> httpx.Response:
+    return httpx.Response(status, headers={"content-type": content_type}, stream=httpx.ByteStream(as_bytes(body)))

@@ -29,6 +29,7 @@ BASE_URLS: dict[Api, str] = {
     "openai-responses": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
+    "bedrock": "https://bedrock-runtime.us-east-1.amazonaws.com",
     "azure-openai": "https://example.openai.azure.com/openai/v1",
 }
 WEATHER = Tool(

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+from aws_frames import frames
 from hypothesis import strategies as st
 
 from paymaster.messages import ToolCall
+from paymaster.providers.aws_event_stream import as_server_sent_events
 from paymaster.providers.provider import ServiceAnswer, WireUsage
 from paymaster.settings import Api
 
@@ -182,12 +184,64 @@ GEMINI_ANSWER = ServiceAnswer(
     state=[{"text": 11}, {"call": 0}],
     usage=WireUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20, reasoning_tokens=5),
 )
+CONVERSE: dict[str, Any] = {
+    "output": {
+        "message": {
+            "role": "assistant",
+            "content": [
+                {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}},
+                {"text": "Let me see."},
+                {"toolUse": {"toolUseId": "c1", "name": "weather", "input": {"city": "Bern"}}},
+            ],
+        }
+    },
+    "stopReason": "tool_use",
+    "usage": {
+        "inputTokens": 10,
+        "outputTokens": 20,
+        "totalTokens": 120,
+        "cacheReadInputTokens": 60,
+        "cacheWriteInputTokens": 30,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 20}, {"ttl": "5m", "inputTokens": 10}],
+    },
+    "metrics": {"latencyMs": 551},
+}
+CONVERSE_EVENTS: list[tuple[str, Any]] = [
+    ("messageStart", {"role": "assistant", "p": "abcd"}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "h"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "m"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"signature": "s"}}}),
+    ("contentBlockStop", {"contentBlockIndex": 0}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": "Let me"}}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": " see."}}),
+    ("contentBlockStart", {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "c1", "name": "weather"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"toolUse": {"input": '{"city"'}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"toolUse": {"input": ': "Bern"}'}}}),
+    ("somethingNew", {"usage": {"outputTokens": 9_999}}),
+    ("messageStop", {"stopReason": "tool_use"}),
+    ("metadata", {"usage": CONVERSE["usage"], "metrics": {"latencyMs": 551}}),
+]
+CONVERSE_STREAM = as_server_sent_events(b"".join(frames(CONVERSE_EVENTS))).decode()
+CONVERSE_ANSWER = ServiceAnswer(
+    text="Let me see.",
+    tool_calls=CHAT_ANSWER.tool_calls,
+    finish_reason="tool_use",
+    state=[{"own": CONVERSE["output"]["message"]["content"][0]}, {"text": 11}, {"call": 0}],
+    usage=WireUsage(
+        input_tokens=100,
+        cached_input_tokens=60,
+        cache_write_tokens=30,
+        cache_write_1h_tokens=20,
+        output_tokens=20,
+    ),
+)
 ANSWERS: dict[Api, tuple[dict[str, Any], str, ServiceAnswer]] = {
     "openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
     "azure-openai": (CHAT, CHAT_STREAM, CHAT_ANSWER),
     "openai-responses": (RESPONSE, RESPONSE_STREAM, RESPONSE_ANSWER),
     "anthropic": (MESSAGE, MESSAGE_STREAM, MESSAGE_ANSWER),
     "gemini": (GEMINI, GEMINI_STREAM, GEMINI_ANSWER),
+    "bedrock": (CONVERSE, CONVERSE_STREAM, CONVERSE_ANSWER),
 }
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud83d"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from raw_server import failure_of
+from replayed_bedrock import ReplayedBedrock
 from replayed_chat import (
     ReplayedDeepSeek,
     ReplayedGoogleChat,
@@ -24,6 +25,7 @@ from tool_loop import looping
 
 KEPT: dict[Callable[[], ReplayedProvider], str] = {
     ReplayedAzureResponses: "gAAAA-rs_1",
+    ReplayedBedrock: "hidden-1",
     ReplayedClaude: "hidden-1",
     ReplayedDeepSeek: "first thought",
     ReplayedGemini: "signed-1",
@@ -133,7 +135,7 @@ async def test_a_message_that_the_agent_changed_has_no_state_any_more() -> None:
     assert provider.asked[-1]["messages"][1] == {"role": "assistant", "content": "It is, they say, sunny."}
 
 
-@pytest.mark.parametrize("made", [ReplayedClaude, ReplayedGemini, ReplayedResponses])
+@pytest.mark.parametrize("made", [ReplayedBedrock, ReplayedClaude, ReplayedGemini, ReplayedResponses])
 async def test_a_refused_state_is_left_out_in_the_next_attempt(made: Callable[[], ReplayedProvider]) -> None:
     """A key of another account cannot read it."""
     provider, of_another_account = made(), made()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replayed_bedrock import ReplayedBedrock
 from replayed_chat import (
     ReplayedDeepSeek,
     ReplayedGoogleChat,
@@ -18,7 +19,7 @@ from replayed_chat import (
 )
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
-from replayed_provider import ReplayedProvider, Said, SaidCall
+from replayed_provider import ReplayedProvider, Said, SaidCall, as_bytes
 from replayed_responses import ReplayedAzureResponses, ReplayedResponses
 from searches import examples
 from wire import GRANT, WEATHER
@@ -31,6 +32,7 @@ from paymaster.settings import ServiceSettings
 
 MAKERS: list[Callable[[], ReplayedProvider]] = [
     ReplayedAzureResponses,
+    ReplayedBedrock,
     ReplayedClaude,
     ReplayedDeepSeek,
     ReplayedGemini,
@@ -55,7 +57,7 @@ ids = st.sampled_from(["", "1", "1", "functions.weather:0", "call-1", "call00001
 
 def said(maker: Callable[[], ReplayedProvider]) -> st.SearchStrategy[Said]:
     """Whatever a model can say by this provider's API."""
-    has_objects = maker in (ReplayedClaude, ReplayedGemini, ReplayedGeminiWithoutIds)
+    has_objects = maker in (ReplayedBedrock, ReplayedClaude, ReplayedGemini, ReplayedGeminiWithoutIds)
     is_gemini = maker in (ReplayedGemini, ReplayedGeminiWithoutIds)
     calls = st.builds(
         SaidCall,
@@ -81,12 +83,12 @@ def message_of(
     provider: ReplayedProvider, answer: dict[str, Any], messages: Sequence[ChatMessage], *, stream: bool
 ) -> ChatMessage | None:
     """What an agent appends; None: it was no answer."""
-    kind, body = "application/json", json.dumps(answer)
+    kind, body = "application/json", json.dumps(answer).encode()
     if stream:
-        kind, body = "text/event-stream", provider.streamed(answer)
+        kind, body = provider.stream_type, as_bytes(provider.streamed(answer))
     request = LLMRequest(route="r", budget="acme", messages=tuple(messages), tools=TOOLS)
     call = ServiceCall(grant=GRANT.model_copy(update={"model": provider.model}), request=request)
-    raw = HttpAnswer(200, [(b"content-type", kind.encode())], body.encode())
+    raw = HttpAnswer(200, [(b"content-type", kind.encode())], body)
     completion = read_answer(call, _service(provider), raw, started_at_ms=0, now_ms=0).completion
     if completion is None:
         return None

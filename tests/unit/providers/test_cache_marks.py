@@ -86,6 +86,20 @@ def test_openrouters_parts_are_marked_in_anthropics_form() -> None:
     assert found[2]["content"] == [{"type": "text", "text": "a", **EPHEMERAL}]
 
 
+@pytest.mark.parametrize("model", ["us.anthropic.claude-opus-5-5", "amazon.nova-pro-v1:0"])
+def test_bedrocks_cache_points_stand_behind_what_is_cached(model: str) -> None:
+    point = {"cachePoint": {"type": "default"}}
+    found = body("bedrock", model)
+    assert found["system"] == [{"text": "Be brief."}, point, {"text": "Be kind."}]
+    assert [message["content"] for message in found["messages"]] == [
+        [{"text": "a"}, point],
+        [{"toolUse": {"toolUseId": "c1", "name": "weather", "input": {}}}, point],
+        [{"toolResult": {"toolUseId": "c1", "content": [{"text": "sunny"}]}}, point],
+        [{"text": "b"}],
+        [{"text": "Hello"}],
+    ]
+
+
 @pytest.mark.parametrize(
     ("api", "model", "base_url"),
     [
@@ -95,6 +109,8 @@ def test_openrouters_parts_are_marked_in_anthropics_form() -> None:
         ("openai", "gpt-5.6", "https://gateway.example/v1"),
         ("azure-openai", "gpt-5.6", None),
         ("gemini", "gemini-3.8-flash", None),
+        ("bedrock", "us.meta.llama4-maverick-17b-instruct-v1:0", None),
+        ("bedrock", "us.anthropic.claude-3-haiku-20240307-v1:0", None),
     ],
 )
 def test_who_takes_no_marks_is_asked_without(api: Api, model: str, base_url: str | None) -> None:

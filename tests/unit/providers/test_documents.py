@@ -65,6 +65,16 @@ def test_a_document_for_responses(document: Document, part: dict[str, Any]) -> N
     assert build(asked(document), "openai-responses").body["input"] == [{"role": "user", "content": content}]
 
 
+def test_documents_for_bedrock_have_names_that_it_takes_once() -> None:
+    documents = (Document.of(b"%PDF", name="Q3: a_b.pdf"), PDF, PDF, TEXT)
+    said = ChatMessage(role="user", content="What are they?", documents=documents)
+    sent: Any = build(ask(prompt=None, messages=(said,)), "bedrock").body
+    blocks = [block["document"] for block in sent["messages"][0]["content"] if "document" in block]
+    assert [block["name"] for block in blocks] == ["Q3- a-b-pdf", "report-pdf", "report-pdf 2", "a-txt"]
+    assert [block["format"] for block in blocks] == ["pdf", "pdf", "pdf", "txt"]
+    assert blocks[0]["source"] == {"bytes": DATA}
+
+
 def test_a_document_for_openais_chat_completions() -> None:
     file = {"filename": "report.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}
     content = [{"type": "file", "file": file}, {"type": "text", "text": "What is it?"}]
@@ -74,6 +84,8 @@ def test_a_document_for_openais_chat_completions() -> None:
 @pytest.mark.parametrize(
     ("api", "base_url", "document"),
     [
+        ("bedrock", None, LINKED),
+        ("bedrock", None, Document.of(b"x", "application/zip")),
         ("openai", None, LINKED),
         ("openai", None, TEXT),
         ("openai", "https://api.deepseek.com", PDF),

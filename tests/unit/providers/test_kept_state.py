@@ -89,6 +89,8 @@ def test_whatever_a_state_holds_the_message_is_sent_whole(data: Any) -> None:
         ("openai", {"service": "two"}, True),
         ("openai", {"model": "another"}, False),
         ("azure-openai", {"model": "another"}, False),
+        ("bedrock", {"service": "two"}, True),
+        ("bedrock", {"model": "another"}, False),
         ("openai", {"host": "api.deepseek.com"}, False),
         ("gemini", {"service": "two"}, True),
         ("gemini", {"model": "another"}, False),
@@ -102,7 +104,7 @@ def test_a_state_goes_to_nobody_else(api: Api, changed: dict[str, str], is_sent:
     assert state is not None
     said = ChatMessage(role="assistant", content="ok", state=state.model_copy(update=changed))
     assert any(piece.own for piece in pieces_of(said, GRANT, service(api))) is is_sent
-    for other in ("anthropic", "openai", "gemini", "openai-responses", "azure-openai"):
+    for other in ("anthropic", "openai", "gemini", "openai-responses", "azure-openai", "bedrock"):
         if other != api:
             assert not any(piece.own for piece in pieces_of(said, GRANT, service(other)))
 

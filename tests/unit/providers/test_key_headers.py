@@ -16,6 +16,7 @@ from paymaster.settings import Api
         ("anthropic", {"x-api-key": "k"}),
         ("gemini", {"x-goog-api-key": "k"}),
         ("azure-openai", {"api-key": "k"}),
+        ("bedrock", {"authorization": "Bearer k"}),
     ],
 )
 def test_the_key_goes_into_one_header_and_nowhere_else(api: Api, headers: dict[str, str]) -> None:

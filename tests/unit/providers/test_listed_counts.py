@@ -28,6 +28,7 @@ SERVICES: list[tuple[Api, str, str, str]] = [
     ("openai", "https://generativelanguage.googleapis.com/v1beta/openai", "gemini-3.1-pro-preview", "chat"),
     ("openai-responses", "https://api.openai.com/v1", "gpt-5.2", "responses"),
     ("anthropic", "https://api.anthropic.com/v1", "claude-opus-4-1", "default"),
+    ("bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "us.anthropic.claude-opus-4-6-v1", "default"),
     ("gemini", "https://generativelanguage.googleapis.com/v1beta", "gemini-2.5-flash", "default"),
 ]
 COUNT = st.none() | st.integers(0, 1_000) | st.integers(0, 300_000)
@@ -41,6 +42,7 @@ CHAT = (
     "num_search_queries",
 )
 CLAUDE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+CONVERSE = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
 GOOGLE = (
     "promptTokenCount",
     "candidatesTokenCount",
@@ -71,6 +73,9 @@ def usages(draw: st.DrawFn, api: Api) -> dict[str, Any]:
         case "anthropic":
             written = some("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
             return some(*CLAUDE) | {"cache_creation": written, "server_tool_use": some("web_search_requests")}
+        case "bedrock":
+            details = [{"ttl": ttl, "inputTokens": draw(COUNT) or 0} for ttl in ("1h", "5m")]
+            return some(*CONVERSE) | {"cacheDetails": draw(st.sampled_from([[], details[:1], details]))}
         case _:
             words = ("TEXT", "AUDIO", "IMAGE", "VIDEO")
             parts = {of: [{"modality": word, "tokenCount": draw(COUNT) or 0} for word in words] for of in MODALITIES}
@@ -85,6 +90,9 @@ def answer_with(api: Api, model: str, usage: dict[str, Any]) -> dict[str, Any]:
             return {"model": model, "status": "completed", "output": [], "usage": usage}
         case "anthropic":
             return {"model": model, "content": [], "stop_reason": "end_turn", "usage": usage}
+        case "bedrock":  # says no model, but for whoever lists its price
+            message = {"content": [{"text": "x"}]}
+            return {"model": model, "output": {"message": message}, "stopReason": "end_turn", "usage": usage}
         case _:
             said = [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]
             return {"modelVersion": model, "candidates": said, "usageMetadata": usage}
@@ -110,10 +118,13 @@ def test_no_less_is_charged_than_the_list_says(
 ) -> None:
     """What is unknown is charged at its bound, which has room for all that was sent."""
     usual = {"prompt_tokens": 9, "completion_tokens": 3, "input_tokens": 9, "output_tokens": 3, "promptTokenCount": 9}
+    usual |= {"inputTokens": 9, "outputTokens": 3}
     usage = usual if data is None else data.draw(usages(api))
     body = answer_with(api, model, usage)
     service = ServiceSettings(api=api, base_url=base_url)
-    call = ServiceCall(grant=GRANT, request=LLMRequest(route="r", budget="b", prompt="p"))
+    call = ServiceCall(
+        grant=GRANT.model_copy(update={"model": model}), request=LLMRequest(route="r", budget="b", prompt="p")
+    )
     answer = HttpAnswer(200, [(b"content-type", b"application/json")], json.dumps(body).encode())
     found = read_answer(call, service, answer, started_at_ms=NOW_MS, now_ms=NOW_MS)
     listed = listed_nanos(base_url, flavor, body)

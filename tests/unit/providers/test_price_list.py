@@ -31,6 +31,7 @@ SETTINGS = Settings.model_validate(
             "anthropic": {"api": "anthropic", "base_url": "https://api.anthropic.com/v1"},
             "deepseek": {"api": "openai", "base_url": "https://api.deepseek.com"},
             "openrouter": {"api": "openai", "base_url": "https://openrouter.ai/api/v1"},
+            "bedrock": {"api": "bedrock", "base_url": "https://bedrock-runtime.us-east-1.amazonaws.com"},
             "local": {"api": "openai", "base_url": "http://127.0.0.1:8080/v1"},
         }
     }
@@ -235,3 +236,24 @@ def test_the_bound_has_room_for_whatever_a_model_may_answer() -> None:
     price = price_of(settings, "g", "gemini-2.5-flash-image", NOON)
     assert price is not None
     assert (price.input_nanos, price.output_nanos) == (300_000_000, 30_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "usd"),
+    [
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "3"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-sonnet-4-5-20250929-v1:0", "3.3"),
+        ("arn:aws:bedrock:us-east-1:1:inference-profile/global.anthropic.claude-sonnet-4-5-20250929-v1:0", "3"),
+    ],
+)
+def test_a_model_of_bedrock_costs_what_its_region_costs(model: str, usd: str) -> None:
+    price = price_of(SETTINGS, "bedrock", model, NOON)
+    assert price is not None
+    assert price.input_nanos == mtok(usd)
+
+
+def test_a_profile_of_ones_own_names_no_model_and_has_no_price() -> None:
+    arn = "arn:aws:bedrock:us-east-1:1:application-inference-profile/a1b2c3"
+    assert price_of(SETTINGS, "bedrock", arn, NOON) is None

@@ -34,6 +34,7 @@ PLACES: dict[Api, tuple[str, ...]] = {
     "openai-responses": ("text", "format"),
     "anthropic": ("output_config", "format"),
     "gemini": ("generationConfig",),
+    "bedrock": ("outputConfig", "textFormat", "structure", "jsonSchema"),
 }
 
 
@@ -47,7 +48,8 @@ def sent(schema: Schema, api: Api) -> Sent:
     found: Any = build(ask(json_schema=schema), api).body
     for name in PLACES[api]:
         found = found[name]
-    return Sent(found["responseJsonSchema" if api == "gemini" else "schema"], found.get("strict", True))
+    said = found["responseJsonSchema" if api == "gemini" else "schema"]
+    return Sent(json.loads(said) if isinstance(said, str) else said, found.get("strict", True))
 
 
 # ---------------------------------------------------------------- the judges
@@ -131,6 +133,7 @@ JUDGES: dict[Api, Callable[[Schema], None]] = {
     "openai-responses": judge_openai,
     "anthropic": judge_claude,
     "gemini": judge_gemini,
+    "bedrock": judge_claude,
 }
 
 
@@ -302,14 +305,14 @@ def other_values(draw: st.DrawFn) -> Case:
 SEARCH = settings(max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
-@pytest.mark.parametrize("api", ["openai", "openai-responses", "anthropic", "gemini"])
+@pytest.mark.parametrize("api", ["openai", "openai-responses", "anthropic", "gemini", "bedrock"])
 @SEARCH
 @given(case=cases())
 def test_the_schema_of_any_model_is_in_the_services_words(api: Api, case: Case) -> None:
     try:
         said = sent(case.schema, api)
     except UnsupportedParameter:
-        assert api in ("anthropic", "gemini"), "OpenAI takes every object, if not strictly"
+        assert api in ("anthropic", "gemini", "bedrock"), "OpenAI takes every object, if not strictly"
         assert says_anything(case.schema) or "Tree" in case.schema.get("$defs", {})
         return
     if said.strict:
@@ -559,7 +562,7 @@ async def test_a_long_schema_is_written_in_linear_time(api: Api) -> None:
     assert longest < 0.05, f"{longest * 1000:.0f} ms"
 
 
-@pytest.mark.parametrize("api", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("api", ["openai", "anthropic", "gemini", "bedrock"])
 def test_what_is_sent_is_within_the_bound(api: Api) -> None:
     """Empty objects grow most."""
     schema: Schema = {

@@ -1,4 +1,4 @@
-"""OpenAI's and Anthropic's own SDKs, as judges of the bodies that we build. Nothing else here knows them."""
+"""The SDKs of OpenAI, Anthropic and AWS, as judges of the bodies that we build."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +16,8 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsStreaming,
 )
 from pydantic import TypeAdapter, ValidationError
+from replayed_bedrock import refuse_unknown_parameters
+from replayed_provider import Refusal
 from searches import examples
 from wire import build
 
@@ -59,6 +61,25 @@ def test_the_sdks_types_accept_every_body(api: Api, stream: bool, request: LLMRe
         known |= {"temperature", "top_p"}
     assert set(body) <= known, "pydantic passes over unknown names"
     consume(ADAPTERS[api, stream].validate_python(body))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@settings(max_examples=examples(25))
+@given(request=requests)
+def test_botocores_model_accepts_every_body(stream: bool, request: LLMRequest) -> None:
+    try:
+        body = build(request, "bedrock", stream=stream).body
+    except UnsupportedParameter:
+        return
+    refuse_unknown_parameters(body)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stream": True}, {"messages": [{"role": "user", "content": [{"text": "a", "x": 1}]}]}]
+)
+def test_botocore_would_notice(wrong: dict[str, Any]) -> None:
+    with pytest.raises(Refusal):
+        refuse_unknown_parameters(build(LLMRequest(route="r", budget="acme", prompt="x"), "bedrock").body | wrong)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_every_api_has_the_provider_of_its_name() -> None:
         ("anthropic", "/messages"),
         ("gemini", "/models/the-model:generateContent"),
         ("azure-openai", "/chat/completions"),
+        ("bedrock", "/model/the-model/converse"),
     ],
 )
 def test_a_request_goes_to_the_formats_path(api: Api, path: str) -> None:
@@ -95,6 +96,7 @@ def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None
         ("openai-responses", None, ("max_output_tokens",)),
         ("anthropic", None, ("max_tokens",)),
         ("gemini", None, ("generationConfig", "maxOutputTokens")),
+        ("bedrock", None, ("inferenceConfig", "maxTokens")),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -277,6 +279,8 @@ def test_a_json_schema_is_sent_where_the_format_has_it(api: Api, place: tuple[st
         ("openai", "https://api.deepseek.com", {"seed": 0}, "seed"),
         ("openai", "http://127.0.0.1:11434/v1", {"tools": (WEATHER,), "tool_choice": "none"}, "tool_choice"),
         ("gemini", None, {"reasoning_effort": "none"}, "reasoning_effort"),
+        ("bedrock", None, {"seed": 1}, "seed"),
+        ("bedrock", None, {"reasoning_effort": "minimal"}, "reasoning_effort"),
     ],
 )
 def test_a_parameter_that_a_service_cannot_honour_is_refused_by_name(
@@ -479,10 +483,12 @@ def test_an_answer_with_anything_in_a_wrong_place_raises_nothing_else(api: Api, 
 
 @given(api=apis, data=st.data())
 def test_a_stream_with_a_wrong_event_raises_nothing_else(api: Api, data: st.DataObject) -> None:
-    events = [json.loads(event.data) for event in stream_events(ANSWERS[api][1].encode()) if event.data != "[DONE]"]
+    found = [event for event in stream_events(ANSWERS[api][1].encode()) if event.data != "[DONE]"]
+    events = [json.loads(event.data) for event in found]
     index = data.draw(st.integers(0, len(events) - 1))
     events[index] = replaced(events[index], data.draw)
-    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    named = zip(found, events, strict=True)
+    text = "".join(f"event: {each.name}\ndata: {json.dumps(event)}\n\n" for each, event in named)
     understood(api, (text + "data: [DONE]\n\n").encode())
 
 

@@ -85,6 +85,7 @@ url = "postgresql+asyncpg://paymaster@localhost/paymaster"
 """
 AZURE = '[services.azure]\napi = "azure-openai"\nbase_url = "https://x.openai.azure.com/openai/v1"\n'
 LOCAL = '[services.local]\napi = "openai"\nbase_url = "http://localhost:8080/v1"\n'
+BEDROCK = '[services.bedrock]\napi = "bedrock"\nbase_url = "https://bedrock.example"\n'
 OPENAI = '[services.openai]\napi = "openai"\nbase_url = "https://api.openai.com/v1"\n'
 SENTINEL = "hunter2SENTINEL"
 
@@ -316,7 +317,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (OPENAI + 'models." x" = {}', 'services.openai.models." x"', "as the service's API names it"),
         ('[budgets."acme//x"]', 'budgets."acme//x"', "segment"),
         # values that only some are supported of
-        ('[services.x]\napi = "bedrock"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
+        ('[services.x]\napi = "cohere"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
         ('[keys]\nsource = "vault"', "keys.source", "not supported; write 'env', 'file' or 'azure-key-vault'"),
         ('[ledger]\non_exhausted = "park"', "ledger.on_exhausted", "write 'wait' or 'fail'"),
         (OPENAI + 'cap_usd = { week = "5" }', "services.openai.cap_usd.week", "'month' or 'total'"),
@@ -367,6 +368,9 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[keys]\nvault_url = "https://x.vault.azure.net/secrets/a"', "keys.vault_url", "the host alone"),
         (f'[azure]\nclient_secret = "{SENTINEL}"', "azure.client_secret", "only for credential"),
         (f'[azure]\ntenant_id = "{SENTINEL} x"', "azure.tenant_id", "should match pattern"),
+        (OPENAI + 'auth = "aws"', "services.openai.auth", 'only api = "bedrock"'),
+        (OPENAI + 'region = "us-east-1"', "services.openai.region", 'only for auth = "aws"'),
+        (BEDROCK + 'auth = "aws"', "services.bedrock.region", "missing"),
         (OPENAI + 'auth = "entra"', "services.openai.auth", 'only api = "azure-openai"'),
         (AZURE + 'auth = "entra"\nkey = "x"', "services.azure.key", "take one of them out"),
         (AZURE + 'entra_scope = "https://x/.default"', "services.azure.entra_scope", 'only for auth = "entra"'),
