@@ -38,9 +38,14 @@ async def answer_as(
 
 
 def repair_request(request: LLMRequest, result: LLMResult, problem: str) -> LLMRequest:
-    """A request that repeats the conversation, with the answer and what is wrong with it."""
+    """A request that repeats the conversation, with the answer and what is wrong with it.
+
+    The answer goes back with what its provider gave beside it, such as signed thoughts. Tools that it wanted called are
+    left out, as nobody called them, and so is the state that they are part of.
+    """
     prompt = () if request.prompt is None else (ChatMessage(role="user", content=request.prompt),)
-    answer = ChatMessage(role="assistant", content=result.text or "(nothing)")
+    state = result.state if result.text and not result.tool_calls else None
+    answer = ChatMessage(role="assistant", content=result.text or "(nothing)", state=state)
     return request.model_copy(
         update={
             "messages": (*request.messages, *prompt, answer),
