@@ -1,5 +1,5 @@
-"""What services are called with: keys from the source that the configuration names, tokens of Entra ID, and the
-credentials that AWS gives to where we run."""
+"""What services are called with: keys from the source that the configuration names, tokens of Entra ID and of
+Google Cloud, and the credentials that AWS gives to where we run."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,9 +14,9 @@ from paymaster.values.extras import names_extra
 
 TOKENS_ASKED_AFTER = timedelta(minutes=1)
 TOKENS_KEPT_IN_OUTAGE = timedelta(minutes=3)
-"""Together less than the five minutes before its end at which azure-identity begins to look for a new token, and the
-ten at which botocore waits for new credentials: it is they who keep them, and we only spare them being asked by every
-call."""
+"""Together less than the five minutes before its end at which azure-identity and `GoogleTokens` look for a new token,
+and the ten at which botocore waits for new credentials: it is they who keep them, and we only spare them being asked by
+every call."""
 
 
 def key_source(settings: Settings) -> KeySource:
@@ -106,4 +106,9 @@ def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> 
         from paymaster.keys.aws import AwsCredentials
 
         others["aws"] = kept_shortly(AwsCredentials())
+    if any(service.auth == "google" for service in services):
+        with names_extra('auth = "google"'):
+            from paymaster.keys.google_cloud import GoogleTokens
+
+        others["google"] = kept_shortly(GoogleTokens(keys))
     return KeyRing(keys, others)

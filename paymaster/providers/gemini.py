@@ -1,6 +1,7 @@
 """The wire format `gemini`: generateContent of Google's Gemini API."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -41,6 +42,8 @@ _BROKEN = {
     "TOO_MANY_TOOL_CALLS",
     "UNEXPECTED_TOOL_CALL",
 }
+_AT_LISTED_PRICES = (None, "ON_DEMAND", "PROVISIONED_THROUGHPUT", "TRAFFIC_TYPE_UNSPECIFIED")
+"""Words of `trafficType`, which Vertex AI gives; what others cost (`ON_DEMAND_PRIORITY`) is listed nowhere."""
 _THOUGHT = ("text", "thought", "thoughtSignature")
 """What there is of a thought in an answer."""
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
@@ -122,7 +125,8 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
     blocked = text_of(object_of(data.get("promptFeedback")).get("blockReason"))
     if blocked:
         reason = f"promptFeedback.blockReason={blocked}"
-        return ServiceAnswer(finish_reason=reason, refused=True, model=model, usage=usage)
+        factor = _factor(data.get("usageMetadata"))
+        return ServiceAnswer(finish_reason=reason, refused=True, model=model, usage=usage, factor=factor)
     candidates = list_of(data.get("candidates"))
     if not candidates or not isinstance(candidates[0], dict):
         raise MalformedAnswer(f"no candidates: {start_of(data)}")
@@ -139,6 +143,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
         refused=finish_reason in _FILTERED,
         model=model,
         usage=usage,
+        factor=_factor(data.get("usageMetadata")),
         request_id=text_of(data.get("responseId")),
         broken=_broken(finish_reason, is_empty=not text and not calls),
     )
@@ -209,6 +214,10 @@ def _usage(usage: JsonValue) -> WireUsage | None:
         cached_video_tokens=_of("VIDEO", cached),
         output_video_tokens=_of("VIDEO", out),
     )
+
+
+def _factor(usage: JsonValue) -> Fraction | None:
+    return Fraction(1) if object_of(usage).get("trafficType") in _AT_LISTED_PRICES else None
 
 
 def _of(modality: str, details: list[JsonValue]) -> int:

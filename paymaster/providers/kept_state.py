@@ -22,6 +22,7 @@ _BOUND_TO: Mapping[str, tuple[str, ...]] = {
     "openai": ("model",),  # a model that does not think refuses another one's thoughts
     "azure-openai": ("model",),
     "gemini": ("model",),  # another model refuses a signature
+    "vertex-gemini": ("model",),
     "bedrock": ("model",),  # behind one address are the models of many
     "openai-responses": ("service", "model"),  # what is encrypted is bound to the organisation of the key
 }

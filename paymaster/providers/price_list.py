@@ -15,11 +15,13 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, Ti
 
 from paymaster.calls.cost import CONFIGURATION, Cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
+from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.money import Price, PriceTier
 
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
+_ONCE = Decimal(1)
 _CACHED = ("cached_input_tokens", "cached_audio_tokens", "cached_image_tokens", "cached_video_tokens")
 
 
@@ -37,7 +39,8 @@ def price_of(settings: Settings, service: str, model: str, at: datetime) -> Pric
         return None
     provider, info = found
     source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
-    prices = [_price(rates, source) for rates in _rates_of_a_day(info, at)]
+    factor = _factor(settings.services[service], model)
+    prices = [_price(rates, source, factor) for rates in _rates_of_a_day(info, at)]
     # The windows of one model move all its rates alike, so that one of them is the dearest in everything.
     known = [price for price in prices if price is not None]
     return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
@@ -53,10 +56,15 @@ def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | 
         found = _listed(service, model, usage, bill.service_tier, at)
         if found is None:
             return None
-        total += found[0]
+        total += found[0] * _factor(service, model)
         sources[found[1]] = None
     total *= Decimal(bill.factor.numerator) / bill.factor.denominator
     return Cost(_nanos(total), f"genai-prices {version('genai-prices')}: {', '.join(sources)}")
+
+
+def _factor(service: ServiceSettings, model: str) -> Decimal:
+    factor = PROVIDERS[service.api].price_factor(service, model)
+    return Decimal(factor.numerator) / factor.denominator
 
 
 def _listed(
@@ -105,13 +113,13 @@ def _rates_of_a_day(info: ModelInfo, at: datetime) -> list[ModelPrice]:
     return [info.get_prices(at), *daily]
 
 
-def _price(rates: ModelPrice, source: str) -> Price | None:
-    """Exact rates; None where the one for input or output is missing."""
-    prices = {name: _tiers(rates.__dict__.get(name)) for name in ("input_mtok", "output_mtok")}
+def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE) -> Price | None:
+    """Exact rates, times the factor; None where the one for input or output is missing."""
+    prices = {name: _tiers(rates.__dict__.get(name), factor) for name in ("input_mtok", "output_mtok")}
     if not all(prices.values()):
         return None
     others = ("cache_read_mtok", "cache_write_mtok", *_DEARER_OUTPUT)
-    prices |= {name: _tiers(rates.__dict__.get(name)) for name in others}
+    prices |= {name: _tiers(rates.__dict__.get(name), factor) for name in others}
 
     def rate(name: str, start: int) -> int | None:
         reached = [nanos for above, nanos in prices[name] if above <= start]
@@ -131,18 +139,18 @@ def _price(rates: ModelPrice, source: str) -> Price | None:
     return Price(
         **tier(0).model_dump(exclude={"above_input_tokens"}),
         tiers=tuple(map(tier, starts)),
-        request_nanos=_nanos(fee / 1_000) if isinstance(fee, Decimal) else 0,
+        request_nanos=_nanos(fee * factor / 1_000) if isinstance(fee, Decimal) else 0,
         source=source,
     )
 
 
-def _tiers(rate: Decimal | TieredPrices | None) -> list[tuple[int, int]]:
+def _tiers(rate: Decimal | TieredPrices | None, factor: Decimal) -> list[tuple[int, int]]:
     """Pairs of the input tokens above which a rate holds, and the rate; the first pair begins at 0. Empty: no rate."""
     if rate is None:
         return []
     if isinstance(rate, TieredPrices):
-        return [(0, _nanos(rate.base)), *((tier.start, _nanos(tier.price)) for tier in rate.tiers)]
-    return [(0, _nanos(rate))]
+        return [(0, _nanos(rate.base * factor)), *((tier.start, _nanos(tier.price * factor)) for tier in rate.tiers)]
+    return [(0, _nanos(rate * factor))]
 
 
 def _nanos(usd: Decimal) -> int:

@@ -42,11 +42,11 @@ def _refuses_sampling(known: Mapping[str, Any]) -> bool:
 def _known(api: Api) -> Callable[[str], Mapping[str, Any]]:
     """Imported here: it takes two seconds of a processor."""
     match api:
-        case "anthropic":
+        case "anthropic" | "vertex-claude" | "bedrock":
             from pydantic_ai.profiles.anthropic import anthropic_model_profile
 
-            return lambda model: anthropic_model_profile(model) or {}
-        case "gemini":
+            return lambda model: anthropic_model_profile(_claudes_own(model)) or {} if "claude" in model else {}
+        case "gemini" | "vertex-gemini":
             from pydantic_ai.profiles.google import google_model_profile
 
             return lambda model: google_model_profile(model) or {}
@@ -54,6 +54,11 @@ def _known(api: Api) -> Callable[[str], Mapping[str, Any]]:
             from pydantic_ai.profiles.openai import openai_model_profile
 
             return lambda model: openai_model_profile(model) if _is_openais(model) else {}
+
+
+def _claudes_own(model: str) -> str:
+    """The name that Anthropic has for it: `us.anthropic.claude-…` at Bedrock, `claude-…@20250929` at Vertex AI."""
+    return model[model.index("claude") :].replace("@", "-")
 
 
 def _is_openais(model: str) -> bool:

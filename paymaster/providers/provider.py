@@ -149,6 +149,10 @@ def _learns_nothing(service: ServiceSettings, refusal: str) -> None:
     return None
 
 
+def _once(service: ServiceSettings, model: str) -> Fraction:
+    return Fraction(1)
+
+
 def _as_it_is(stream: bytes) -> bytes:
     return stream
 
@@ -178,6 +182,8 @@ class Provider:
     """A stream in the form that `parse_stream` gets; of one that was cut, the whole events."""
     asked_model_answers: bool = False
     """Answers do not name their model: it is the one that was asked."""
+    price_factor: Callable[[ServiceSettings, str], Fraction] = _once
+    """By which the listed prices of a model are multiplied at this service's address."""
     streams_by_default: Callable[[ServiceSettings], bool] = _always
     """Whether answers are asked for as streams where the configuration does not say."""
     as_asked: Callable[[ServiceSettings, str], ServiceSettings | None] = _learns_nothing

@@ -22,6 +22,9 @@ from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARA
 
 AWS_CREDENTIALS = "aws://default"
 """What the keys are asked for where a service takes AWS's own credentials of where it runs."""
+GOOGLE_TOKENS = "google://"
+"""What the keys are asked for where a service takes tokens of Google Cloud: this, and the name of the key that has the
+service account's file, or nothing for who we are where it runs."""
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
 _DURATION_MAX = timedelta(days=366)
@@ -294,7 +297,9 @@ Candidates = Annotated[
 
 AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
 
-Api = Literal["openai", "openai-responses", "anthropic", "gemini", "azure-openai", "bedrock"]
+Api = Literal[
+    "openai", "openai-responses", "anthropic", "gemini", "azure-openai", "bedrock", "vertex-gemini", "vertex-claude"
+]
 
 Fraction = Annotated[float, BeforeValidator(not_a_boolean), Field(gt=0, le=1)]
 

@@ -26,6 +26,7 @@ from paymaster.messages import Window
 from paymaster.settings.kinds import (
     AWS_CREDENTIALS,
     ENTRA_SCOPE,
+    GOOGLE_TOKENS,
     AdminName,
     AlertParts,
     Api,
@@ -171,12 +172,13 @@ class ServiceSettings(AccountSettings):
 
     api: Api
     """The wire format: "openai" (chat completions: OpenAI, Mistral, Groq, DeepSeek, OpenRouter, vLLM, Ollama, llama.cpp
-    and others), "openai-responses", "anthropic", "gemini", "azure-openai" or "bedrock" (Converse). No default."""
+    and others), "openai-responses", "anthropic", "gemini", "azure-openai", "bedrock" (Converse), "vertex-gemini" or
+    "vertex-claude" (Gemini and Claude on Vertex AI). No default."""
     allow_http: bool = False  # before base_url, whose check reads it
     """Accept an http:// address that is not on this machine. Default false."""
     base_url: str
     """The address up to and without the format's own path (`/chat/completions`, `/responses`, `/messages`,
-    `/models/…`, `/model/…`), https:// (http:// to this machine). No default."""
+    `/models/…`, `/model/…`, `/publishers/…`), https:// (http:// to this machine). No default."""
     api_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,40}$")] | None = None
     """Only "azure-openai": the version of the API with deployments in its URLs, such as "2024-10-21"; `base_url` is the
     resource then. None, the default: `base_url` ends in `/openai/v1`."""
@@ -186,11 +188,13 @@ class ServiceSettings(AccountSettings):
     """A PEM file with authorities to trust besides the usual ones, for a server or a gateway whose certificate is of
     your own authority; read when a worker starts. None, the default: the usual ones, or those that SSL_CERT_FILE
     names."""
-    auth: Literal["key", "entra", "aws"] = "key"
+    auth: Literal["key", "entra", "aws", "google"] = "key"
     """"entra", only for "azure-openai" and for Azure's "openai-responses": tokens of Entra ID, for who `[azure]` says
     that we are, instead of a key. "aws", only for "bedrock": requests are signed, by the access key that `key` names
     (ACCESS-KEY-ID:SECRET-ACCESS-KEY, with :SESSION-TOKEN behind it for one that expires), or without `key` by what
-    botocore finds where the worker runs. Default "key"."""
+    botocore finds where the worker runs. "google", only for "vertex-…": tokens of Google Cloud, for the service account
+    whose JSON file in base64 is the key that `key` names, or without `key` for who the worker is where it runs
+    (application default credentials). Default "key"."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
     """Only for "aws": the region that signatures are for. None, the default: the one in `base_url`."""
     entra_scope: Annotated[str, AfterValidator(check_scope)] | None = None
@@ -255,6 +259,8 @@ class ServiceSettings(AccountSettings):
     def _signed_or_not(self) -> Self:
         if self.auth == "aws" and self.api != "bedrock":
             raise_at([(("auth",), 'only api = "bedrock" takes signed requests')])
+        if self.auth == "google" and not self.api.startswith("vertex-"):
+            raise_at([(("auth",), 'only api = "vertex-gemini" and "vertex-claude" take tokens of Google Cloud')])
         if self.auth == "aws" and not self.aws_region():
             raise_at([(("region",), 'missing; auth = "aws" needs it, because base_url names none')])
         if self.auth != "aws" and self.region is not None:
@@ -274,6 +280,8 @@ class ServiceSettings(AccountSettings):
                 return self.entra_scope or ENTRA_SCOPE
             case "aws":
                 return self.key or AWS_CREDENTIALS
+            case "google":
+                return f"{GOOGLE_TOKENS}{self.key or ''}"
             case "key":
                 return self.key
 

@@ -19,6 +19,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "azure": ("azure",),
     "bedrock": ("botocore",),
+    "vertex": ("google.auth",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
     "cli": ("platformdirs", "rich", "typer"),
 }

@@ -10,6 +10,7 @@ import pytest
 from aws_frames import exception, frames
 from aws_signatures import is_signed
 from counting_server import CountingServer, Reply
+from google_token_server import GoogleTokenServer
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -30,6 +31,8 @@ ROUTES = (
     "torn",
     "claude",
     "converse",
+    "vertex-claude",
+    "vertex-gemini",
     "busy",
     "tools",
     "filter",
@@ -98,15 +101,20 @@ async def site(
     only["claude-1"]["api"] = only["busy-1"]["api"] = "anthropic"
     signed: dict[str, object] = {"api": "bedrock", "auth": "aws", "region": "us-east-1", "key": "aws-key"}
     only["converse-1"], only["converse-2"] = signed | {"max_unconfirmed": 0}, signed | {"stream": False}
+    google: dict[str, object] = {"auth": "google", "key": "google-key"}
+    only["vertex-claude-1"] = google | {"api": "vertex-claude"}
+    only["vertex-gemini-1"] = google | {"api": "vertex-gemini"}
     only["strict-1"] = {"api": "anthropic"}
     reads = {"max_output_tokens": 100, "price": PRICE, "document_tokens_max": DOCUMENT_TOKENS}
     only["reads-1"] = {"api": "anthropic", "models": {MODEL: reads}}
     only["filter-1"] = {"fall_back_when_filtered": True}
     tables = configuration(services, routes=routes, budgets={"acme": {"cap_usd": {"total": "1"}}}, only=only)
-    environment = {"PAYMASTER_KEY_AWS_KEY": f"{AWS['key_id']}:{AWS['secret']}"}
     url = await databases.create()
-    async with running_site(stack.temporal_address, url, module_folder, tables, environment=environment) as site:
-        yield site
+    async with GoogleTokenServer() as token_server:
+        keys = {"AWS_KEY": f"{AWS['key_id']}:{AWS['secret']}", "GOOGLE_KEY": token_server.file}
+        environment = {f"PAYMASTER_KEY_{name}": value for name, value in keys.items()}
+        async with running_site(stack.temporal_address, url, module_folder, tables, environment=environment) as site:
+            yield site
 
 
 async def run(
@@ -222,6 +230,35 @@ async def test_bedrocks_error_within_a_stream_and_a_whole_answer(site: Site, ser
     request = server.service("converse-2").requests[-1]
     assert is_signed(request.path, request.headers, request.content, **AWS)
     assert AWS["secret"] not in site.logs()
+
+
+async def test_claude_on_vertex_gets_a_token_of_google_cloud(site: Site, server: CountingServer) -> None:
+    result, rows = await run(site, server, "vertex-claude", [Reply(stream=CLAUDE_SAYS)])
+    assert (result.text, result.cost_nanos) == ("answer in pieces", ANSWER_NANOS)
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+    request = server.service("vertex-claude-1").requests[-1]
+    assert request.path.endswith(f"/publishers/anthropic/models/{MODEL}:streamRawPredict")
+    assert request.authorization.startswith("Bearer ya29.token-")
+    assert request.body["anthropic_version"] == "vertex-2023-10-16"
+
+
+async def test_gemini_on_vertex_counts_in_its_last_chunk(site: Site, server: CountingServer) -> None:
+    on_demand = {"trafficType": "ON_DEMAND"}
+    counts = {"promptTokenCount": 12, "candidatesTokenCount": 5, **on_demand}
+    chunks = data(
+        {"candidates": [{"content": {"parts": [{"text": "answer "}]}}], "usageMetadata": on_demand},
+        {
+            "candidates": [{"content": {"parts": [{"text": "in pieces"}]}, "finishReason": "STOP"}],
+            "usageMetadata": counts,
+        },
+    )
+    result, rows = await run(site, server, "vertex-gemini", [Reply(stream=chunks)])
+    assert (result.text, result.cost_nanos) == ("answer in pieces", ANSWER_NANOS)
+    assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
+    request = server.service("vertex-gemini-1").requests[-1]
+    assert request.path.endswith(f"/publishers/google/models/{MODEL}:streamGenerateContent?alt=sse")
+    assert request.authorization.startswith("Bearer ya29.token-")
+    assert "ya29.token-" not in site.logs()
 
 
 async def test_an_error_within_a_stream_may_have_been_billed(site: Site, server: CountingServer) -> None:

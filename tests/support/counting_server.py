@@ -70,6 +70,7 @@ class Reply:
 
 
 ANSWER = Reply()
+_PATHS = ("v1/chat/completions", "v1/responses", "v1/messages", "v1/model", "v1/publishers/")
 
 
 class FakeService:
@@ -204,7 +205,7 @@ class CountingServer:
         content = await reader.readexactly(int(headers["content-length"]))
         name, _, rest = path.removeprefix("/").partition("/")
         service = self._services.get(name)
-        if service is None or not rest.startswith(("v1/chat/completions", "v1/responses", "v1/messages", "v1/model")):
+        if service is None or not rest.startswith(_PATHS):
             await _write(writer, 404, {}, b'{"error": {"message": "no such path"}}')
             return True
         request = service.next_request(path, headers, content)

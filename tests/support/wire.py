@@ -30,6 +30,8 @@ BASE_URLS: dict[Api, str] = {
     "anthropic": "https://api.anthropic.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "bedrock": "https://bedrock-runtime.us-east-1.amazonaws.com",
+    "vertex-gemini": "https://aiplatform.googleapis.com/v1/projects/acme/locations/global",
+    "vertex-claude": "https://aiplatform.googleapis.com/v1/projects/acme/locations/global",
     "azure-openai": "https://example.openai.azure.com/openai/v1",
 }
 WEATHER = Tool(

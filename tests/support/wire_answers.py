@@ -241,6 +241,8 @@ ANSWERS: dict[Api, tuple[dict[str, Any], str, ServiceAnswer]] = {
     "openai-responses": (RESPONSE, RESPONSE_STREAM, RESPONSE_ANSWER),
     "anthropic": (MESSAGE, MESSAGE_STREAM, MESSAGE_ANSWER),
     "gemini": (GEMINI, GEMINI_STREAM, GEMINI_ANSWER),
+    "vertex-gemini": (GEMINI, GEMINI_STREAM, GEMINI_ANSWER),
+    "vertex-claude": (MESSAGE, MESSAGE_STREAM, MESSAGE_ANSWER),
     "bedrock": (CONVERSE, CONVERSE_STREAM, CONVERSE_ANSWER),
 }
 junk = st.recursive(

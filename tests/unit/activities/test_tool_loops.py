@@ -20,6 +20,7 @@ from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall
 from replayed_responses import ReplayedAzureResponses, ReplayedResponses
+from replayed_vertex import ReplayedVertexClaude, ReplayedVertexGemini
 from temporalio.exceptions import ApplicationError
 from tool_loop import looping
 
@@ -36,6 +37,8 @@ KEPT: dict[Callable[[], ReplayedProvider], str] = {
     ReplayedOpenAI: "",
     ReplayedOpenRouter: "hidden-1",
     ReplayedResponses: "gAAAA-rs_1",
+    ReplayedVertexClaude: "hidden-1",
+    ReplayedVertexGemini: "signed-1",
 }
 """A part of what it gave in its first turn."""
 PROVIDERS = list(KEPT)

@@ -21,6 +21,7 @@ from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall, as_bytes
 from replayed_responses import ReplayedAzureResponses, ReplayedResponses
+from replayed_vertex import ReplayedVertexClaude
 from searches import examples
 from wire import GRANT, WEATHER
 
@@ -44,6 +45,7 @@ MAKERS: list[Callable[[], ReplayedProvider]] = [
     ReplayedOpenAI,
     ReplayedOpenRouter,
     ReplayedResponses,
+    ReplayedVertexClaude,
 ]
 TOOLS = (WEATHER, Tool(name="3d.search"), Tool(name="mcp/read"))
 texts = st.sampled_from(["", " ", "\n", "ok", "ﷺ", "\0"]) | st.text(st.characters(codec="utf-8"), max_size=8)
@@ -57,8 +59,8 @@ ids = st.sampled_from(["", "1", "1", "functions.weather:0", "call-1", "call00001
 
 def said(maker: Callable[[], ReplayedProvider]) -> st.SearchStrategy[Said]:
     """Whatever a model can say by this provider's API."""
-    has_objects = maker in (ReplayedBedrock, ReplayedClaude, ReplayedGemini, ReplayedGeminiWithoutIds)
     is_gemini = maker in (ReplayedGemini, ReplayedGeminiWithoutIds)
+    has_objects = is_gemini or maker in (ReplayedBedrock, ReplayedClaude, ReplayedVertexClaude)
     calls = st.builds(
         SaidCall,
         name=st.sampled_from(["weather", "_3d_search", "mcp_read"]) if is_gemini else names,

@@ -85,6 +85,7 @@ def test_a_document_for_openais_chat_completions() -> None:
     ("api", "base_url", "document"),
     [
         ("bedrock", None, LINKED),
+        ("vertex-claude", None, LINKED),
         ("bedrock", None, Document.of(b"x", "application/zip")),
         ("openai", None, LINKED),
         ("openai", None, TEXT),

@@ -1,6 +1,6 @@
 """What a service wants back with its answer: kept unchanged or not at all, for it alone, and seen by nobody."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -89,6 +89,8 @@ def test_whatever_a_state_holds_the_message_is_sent_whole(data: Any) -> None:
         ("openai", {"service": "two"}, True),
         ("openai", {"model": "another"}, False),
         ("azure-openai", {"model": "another"}, False),
+        ("vertex-gemini", {"model": "another"}, False),
+        ("vertex-claude", {"model": "another"}, True),
         ("bedrock", {"service": "two"}, True),
         ("bedrock", {"model": "another"}, False),
         ("openai", {"host": "api.deepseek.com"}, False),
@@ -104,7 +106,7 @@ def test_a_state_goes_to_nobody_else(api: Api, changed: dict[str, str], is_sent:
     assert state is not None
     said = ChatMessage(role="assistant", content="ok", state=state.model_copy(update=changed))
     assert any(piece.own for piece in pieces_of(said, GRANT, service(api))) is is_sent
-    for other in ("anthropic", "openai", "gemini", "openai-responses", "azure-openai", "bedrock"):
+    for other in get_args(Api):
         if other != api:
             assert not any(piece.own for piece in pieces_of(said, GRANT, service(other)))
 

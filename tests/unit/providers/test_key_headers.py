@@ -16,6 +16,8 @@ from paymaster.settings import Api
         ("anthropic", {"x-api-key": "k"}),
         ("gemini", {"x-goog-api-key": "k"}),
         ("azure-openai", {"api-key": "k"}),
+        ("vertex-gemini", {"authorization": "Bearer k"}),
+        ("vertex-claude", {"authorization": "Bearer k"}),
         ("bedrock", {"authorization": "Bearer k"}),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire import GRANT
+from wire import BASE_URLS, GRANT
 
 from paymaster.messages import Billing, LLMRequest, ServiceCall
 from paymaster.providers.answers import HttpAnswer, read_answer
@@ -17,6 +17,7 @@ from paymaster.settings import Api, ServiceSettings
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp()) * 1_000
+REGIONAL = "https://us-east5-aiplatform.googleapis.com/v1/projects/acme/locations/us-east5"
 SERVICES: list[tuple[Api, str, str, str]] = [
     ("openai", "https://api.openai.com/v1", "gpt-5.2", "chat"),
     ("openai", "https://api.x.ai/v1", "grok-4.5", "chat"),
@@ -28,6 +29,9 @@ SERVICES: list[tuple[Api, str, str, str]] = [
     ("openai", "https://generativelanguage.googleapis.com/v1beta/openai", "gemini-3.1-pro-preview", "chat"),
     ("openai-responses", "https://api.openai.com/v1", "gpt-5.2", "responses"),
     ("anthropic", "https://api.anthropic.com/v1", "claude-opus-4-1", "default"),
+    ("vertex-claude", BASE_URLS["vertex-claude"], "claude-opus-4-6", "anthropic"),
+    ("vertex-claude", REGIONAL, "claude-opus-4-1@20250805", "anthropic"),
+    ("vertex-gemini", REGIONAL, "gemini-2.5-flash", "default"),
     ("bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "us.anthropic.claude-opus-4-6-v1", "default"),
     ("gemini", "https://generativelanguage.googleapis.com/v1beta", "gemini-2.5-flash", "default"),
 ]
@@ -70,7 +74,7 @@ def usages(draw: st.DrawFn, api: Api) -> dict[str, Any]:
             return usage
         case "openai-responses":
             return {**some(*CLAUDE), **{f"{of}_tokens_details": some(*DETAILS) for of in ("input", "output")}}
-        case "anthropic":
+        case "anthropic" | "vertex-claude":
             written = some("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
             return some(*CLAUDE) | {"cache_creation": written, "server_tool_use": some("web_search_requests")}
         case "bedrock":
@@ -88,7 +92,7 @@ def answer_with(api: Api, model: str, usage: dict[str, Any]) -> dict[str, Any]:
             return {"model": model, "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
         case "openai-responses":
             return {"model": model, "status": "completed", "output": [], "usage": usage}
-        case "anthropic":
+        case "anthropic" | "vertex-claude":
             return {"model": model, "content": [], "stop_reason": "end_turn", "usage": usage}
         case "bedrock":  # says no model, but for whoever lists its price
             message = {"content": [{"text": "x"}]}
@@ -110,7 +114,9 @@ def listed_nanos(base_url: str, flavor: str, body: dict[str, Any]) -> int | None
     return int(total.scaleb(9).to_integral_value(rounding=ROUND_CEILING))
 
 
-@pytest.mark.parametrize(("api", "base_url", "model", "flavor"), SERVICES, ids=[each[1] for each in SERVICES])
+@pytest.mark.parametrize(
+    ("api", "base_url", "model", "flavor"), SERVICES, ids=[f"{each[1]} {each[2]}" for each in SERVICES]
+)
 @given(data=st.data())
 @example(data=None)
 def test_no_less_is_charged_than_the_list_says(

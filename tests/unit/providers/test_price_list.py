@@ -16,6 +16,7 @@ from paymaster.settings import Settings
 from paymaster.values.money import Price, PriceTier, TokenUsage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+VERTEX = "https://aiplatform.googleapis.com/v1/projects/acme/locations"
 SETTINGS = Settings.model_validate(
     {
         "services": {
@@ -32,6 +33,9 @@ SETTINGS = Settings.model_validate(
             "deepseek": {"api": "openai", "base_url": "https://api.deepseek.com"},
             "openrouter": {"api": "openai", "base_url": "https://openrouter.ai/api/v1"},
             "bedrock": {"api": "bedrock", "base_url": "https://bedrock-runtime.us-east-1.amazonaws.com"},
+            "vertex": {"api": "vertex-claude", "base_url": f"{VERTEX}/global"},
+            "vertex-east": {"api": "vertex-claude", "base_url": f"{VERTEX}/us-east5"},
+            "vertex-eu": {"api": "vertex-gemini", "base_url": f"{VERTEX}/europe-west4"},
             "local": {"api": "openai", "base_url": "http://127.0.0.1:8080/v1"},
         }
     }
@@ -257,3 +261,26 @@ def test_a_model_of_bedrock_costs_what_its_region_costs(model: str, usd: str) ->
 def test_a_profile_of_ones_own_names_no_model_and_has_no_price() -> None:
     arn = "arn:aws:bedrock:us-east-1:1:application-inference-profile/a1b2c3"
     assert price_of(SETTINGS, "bedrock", arn, NOON) is None
+
+
+@pytest.mark.parametrize(
+    ("service", "model", "usd"),
+    [
+        ("vertex", "claude-sonnet-4-5@20250929", "3"),
+        ("vertex-east", "claude-sonnet-4-5@20250929", "3.3"),
+        ("vertex-east", "claude-opus-5-5", "4.4"),
+        ("vertex-east", "claude-opus-4-1@20250805", "15"),
+        ("vertex-east", "claude-sonnet-4@20250514", "3"),
+        ("vertex-eu", "gemini-2.5-flash", "0.3"),
+    ],
+)
+def test_newer_claudes_on_vertex_cost_more_outside_global(service: str, model: str, usd: str) -> None:
+    """In the bound as in the bill."""
+    price = price_of(SETTINGS, service, model, NOON)
+    assert price is not None
+    assert price.input_nanos == mtok(usd)
+    bill = ServiceAnswer(model=model, usage=WireUsage(input_tokens=10**6))
+    cost = listed_cost(SETTINGS.services[service], bill, NOON)
+    tiers = [tier for tier in price.tiers if tier.above_input_tokens < 10**6]
+    assert cost is not None
+    assert cost.nanos == (tiers[-1] if tiers else price).input_nanos

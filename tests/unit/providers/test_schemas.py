@@ -34,6 +34,8 @@ PLACES: dict[Api, tuple[str, ...]] = {
     "openai-responses": ("text", "format"),
     "anthropic": ("output_config", "format"),
     "gemini": ("generationConfig",),
+    "vertex-gemini": ("generationConfig",),
+    "vertex-claude": ("output_config", "format"),
     "bedrock": ("outputConfig", "textFormat", "structure", "jsonSchema"),
 }
 
@@ -48,7 +50,7 @@ def sent(schema: Schema, api: Api) -> Sent:
     found: Any = build(ask(json_schema=schema), api).body
     for name in PLACES[api]:
         found = found[name]
-    said = found["responseJsonSchema" if api == "gemini" else "schema"]
+    said = found["responseJsonSchema" if api.endswith("gemini") else "schema"]
     return Sent(json.loads(said) if isinstance(said, str) else said, found.get("strict", True))
 
 
@@ -133,6 +135,8 @@ JUDGES: dict[Api, Callable[[Schema], None]] = {
     "openai-responses": judge_openai,
     "anthropic": judge_claude,
     "gemini": judge_gemini,
+    "vertex-gemini": judge_gemini,
+    "vertex-claude": judge_claude,
     "bedrock": judge_claude,
 }
 

@@ -72,6 +72,8 @@ def test_every_api_has_the_provider_of_its_name() -> None:
         ("gemini", "/models/the-model:generateContent"),
         ("azure-openai", "/chat/completions"),
         ("bedrock", "/model/the-model/converse"),
+        ("vertex-gemini", "/publishers/google/models/the-model:generateContent"),
+        ("vertex-claude", "/publishers/anthropic/models/the-model:rawPredict"),
     ],
 )
 def test_a_request_goes_to_the_formats_path(api: Api, path: str) -> None:
@@ -97,6 +99,8 @@ def test_azures_deployments_are_in_the_path_when_an_api_version_is_set() -> None
         ("anthropic", None, ("max_tokens",)),
         ("gemini", None, ("generationConfig", "maxOutputTokens")),
         ("bedrock", None, ("inferenceConfig", "maxTokens")),
+        ("vertex-gemini", None, ("generationConfig", "maxOutputTokens")),
+        ("vertex-claude", None, ("max_tokens",)),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -259,6 +263,8 @@ def test_any_tool_is_asked_for_in_the_services_own_word(api: Api, base_url: str 
         ("openai-responses", ("text", "format", "schema")),
         ("anthropic", ("output_config", "format", "schema")),
         ("gemini", ("generationConfig", "responseJsonSchema")),
+        ("vertex-gemini", ("generationConfig", "responseJsonSchema")),
+        ("vertex-claude", ("output_config", "format", "schema")),
     ],
 )
 def test_a_json_schema_is_sent_where_the_format_has_it(api: Api, place: tuple[str, ...]) -> None:

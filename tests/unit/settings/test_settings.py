@@ -368,6 +368,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[keys]\nvault_url = "https://x.vault.azure.net/secrets/a"', "keys.vault_url", "the host alone"),
         (f'[azure]\nclient_secret = "{SENTINEL}"', "azure.client_secret", "only for credential"),
         (f'[azure]\ntenant_id = "{SENTINEL} x"', "azure.tenant_id", "should match pattern"),
+        (OPENAI + 'auth = "google"', "services.openai.auth", 'only api = "vertex-gemini"'),
         (OPENAI + 'auth = "aws"', "services.openai.auth", 'only api = "bedrock"'),
         (OPENAI + 'region = "us-east-1"', "services.openai.region", 'only for auth = "aws"'),
         (BEDROCK + 'auth = "aws"', "services.bedrock.region", "missing"),
