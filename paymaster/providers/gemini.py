@@ -191,7 +191,8 @@ def _error(data: dict[str, JsonValue], usage: WireUsage | None) -> ServiceError:
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:
-    """Thoughts and the tools' prompts are counted apart; counts of zero are left out, but never the prompt's."""
+    """Thoughts and the tools' prompts are counted apart; counts of zero are left out, but never the prompt's. What only
+    the total has was put out."""
     prompt = count_of(usage, "promptTokenCount")
     if prompt is None:
         return None
@@ -199,10 +200,12 @@ def _usage(usage: JsonValue) -> WireUsage | None:
     details = object_of(usage)
     into = [*list_of(details.get("promptTokensDetails")), *list_of(details.get("toolUsePromptTokensDetails"))]
     cached, out = list_of(details.get("cacheTokensDetails")), list_of(details.get("candidatesTokensDetails"))
+    input_tokens = prompt + (count_of(usage, "toolUsePromptTokenCount") or 0)
+    output_tokens = (count_of(usage, "candidatesTokenCount") or 0) + thoughts
     return WireUsage(
-        input_tokens=prompt + (count_of(usage, "toolUsePromptTokenCount") or 0),
+        input_tokens=input_tokens,
         cached_input_tokens=count_of(usage, "cachedContentTokenCount") or 0,
-        output_tokens=(count_of(usage, "candidatesTokenCount") or 0) + thoughts,
+        output_tokens=max(output_tokens, (count_of(usage, "totalTokenCount") or 0) - input_tokens),
         reasoning_tokens=thoughts,
         input_audio_tokens=_of("AUDIO", into),
         cached_audio_tokens=_of("AUDIO", cached),

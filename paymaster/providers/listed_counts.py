@@ -1,5 +1,7 @@
 """What genai-prices reads in the counts of a provider: some count reasoning, citations or searches apart."""
 
+from collections.abc import Sequence
+
 from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
 from pydantic import JsonValue
@@ -7,20 +9,24 @@ from pydantic import JsonValue
 from paymaster.providers.provider import WireUsage
 from paymaster.values.json_reading import TOKENS_MAX
 
-_FLAVORS = ("chat", "default")
+CHAT_FLAVORS = ("chat", "default")
 """Of chat completions, by the names that genai-prices has for them."""
+RESPONSES_FLAVORS = ("responses", "default")
+"""Of the Responses API."""
 
 
 SEARCHES_MAX = 10_000
 """Of one answer; more is a mistake and not a bill."""
 
 
-def with_listed_counts(found: WireUsage, usage: JsonValue, base_url: str) -> WireUsage | None:
+def with_listed_counts(
+    found: WireUsage, usage: JsonValue, base_url: str, flavors: Sequence[str] = CHAT_FLAVORS
+) -> WireUsage | None:
     """The counts with what the provider's rules see in them besides: never less is charged than by those.
 
     None: what they see is a mistake, so that nobody knows what was billed.
     """
-    listed = _listed(usage, base_url)
+    listed = _listed(usage, base_url, flavors)
     if listed is None:
         return found
     seen = {name: listed.reported_value(theirs) for name, theirs in _NAMES.items()}
@@ -45,13 +51,13 @@ _NAMES = {
 """Our name of each count, and that of genai-prices."""
 
 
-def _listed(usage: JsonValue, base_url: str) -> Usage | None:
+def _listed(usage: JsonValue, base_url: str, flavors: Sequence[str]) -> Usage | None:
     try:
         provider = get_snapshot().find_provider(None, None, base_url)
     except LookupError:
         return None
-    flavors = {extractor.api_flavor for extractor in provider.extractors or ()}
-    flavor = next((each for each in _FLAVORS if each in flavors), None)
+    known = {extractor.api_flavor for extractor in provider.extractors or ()}
+    flavor = next((each for each in flavors if each in known), None)
     if flavor is None:
         return None
     try:

@@ -357,19 +357,36 @@ def _tool_calls(calls: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:
 
 
 def _usage(usage: JsonValue) -> WireUsage | None:
+    fields = object_of(usage)
+    of_input, of_output = fields.get("prompt_tokens_details"), fields.get("completion_tokens_details")
+    return usage_of(
+        input_tokens=count_of(usage, "prompt_tokens"),
+        output_tokens=count_of(usage, "completion_tokens"),
+        total_tokens=count_of(usage, "total_tokens"),
+        cached=count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0,
+        of_input=of_input,
+        of_output=of_output,
+    )
+
+
+def usage_of(
+    *,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    total_tokens: int | None,
+    cached: int,
+    of_input: JsonValue,
+    of_output: JsonValue,
+) -> WireUsage | None:
     """None when the counts that the cost is made of are missing, senseless, or contradict each other.
 
     Some servers count reasoning apart from the output, and some say of it only the total. A total of 0 says nothing.
     """
-    input_tokens, output_tokens = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if input_tokens is None or output_tokens is None:
         return None
-    fields = object_of(usage)
-    of_input, of_output = fields.get("prompt_tokens_details"), fields.get("completion_tokens_details")
-    cached = count_of(of_input, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens") or 0
     written = count_of(of_input, "cache_write_tokens") or 0
     reasoning = count_of(of_output, "reasoning_tokens") or 0
-    total = count_of(usage, "total_tokens") or input_tokens + output_tokens
+    total = total_tokens or input_tokens + output_tokens
     if total < input_tokens + output_tokens or cached + written > input_tokens:
         return None
     output_tokens = total - input_tokens

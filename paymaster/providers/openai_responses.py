@@ -13,7 +13,8 @@ from paymaster.providers.chat_messages import arguments_text, document_url, imag
 from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
-from paymaster.providers.openai import dollars_to_nanos, quirks_of
+from paymaster.providers.listed_counts import RESPONSES_FLAVORS, with_listed_counts
+from paymaster.providers.openai import dollars_to_nanos, quirks_of, usage_of
 from paymaster.providers.provider import (
     BillFields,
     HttpRequest,
@@ -182,7 +183,7 @@ def _bill(data: dict[str, JsonValue], service: ServiceSettings) -> BillFields:
     reports_cost = quirks_of(service.base_url).reports_cost
     return {
         "model": text_of(data.get("model")),
-        "usage": _usage(data.get("usage")),
+        "usage": _usage(data.get("usage"), service.base_url),
         "cost_nanos": dollars_to_nanos(object_of(data.get("usage")).get("cost")) if reports_cost else None,
         "service_tier": text_of(data.get("service_tier")),
     }
@@ -223,19 +224,18 @@ def _said(piece: Piece) -> dict[str, JsonValue]:
     return only(piece.own, _THOUGHT) if piece.own.get("type") == "reasoning" else {}
 
 
-def _usage(usage: JsonValue) -> WireUsage | None:
-    input_tokens, output_tokens = count_of(usage, "input_tokens"), count_of(usage, "output_tokens")
-    if input_tokens is None or output_tokens is None:
-        return None
+def _usage(usage: JsonValue, base_url: str) -> WireUsage | None:
     fields = object_of(usage)
     of_input, of_output = fields.get("input_tokens_details"), fields.get("output_tokens_details")
-    return WireUsage(
-        input_tokens=input_tokens,
-        cached_input_tokens=count_of(of_input, "cached_tokens") or 0,
-        cache_write_tokens=count_of(of_input, "cache_write_tokens") or 0,
-        output_tokens=output_tokens,
-        reasoning_tokens=count_of(of_output, "reasoning_tokens") or 0,
+    found = usage_of(
+        input_tokens=count_of(usage, "input_tokens"),
+        output_tokens=count_of(usage, "output_tokens"),
+        total_tokens=count_of(usage, "total_tokens"),
+        cached=count_of(of_input, "cached_tokens") or 0,
+        of_input=of_input,
+        of_output=of_output,
     )
+    return None if found is None else with_listed_counts(found, usage, base_url, RESPONSES_FLAVORS)
 
 
 PROVIDER = Provider(

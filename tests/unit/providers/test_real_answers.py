@@ -108,6 +108,33 @@ def test_output_is_all_that_the_total_leaves(address: Address, usage: dict[str, 
         assert (found.billing, found.facts.usage.output_tokens) == (Billing.BILLED, output)
 
 
+APART = {"input_tokens": 1_000, "output_tokens": 10, "output_tokens_details": {"reasoning_tokens": 300}}
+
+
+@pytest.mark.parametrize("base_url", ["https://api.x.ai/v1", "https://api.openai.com/v1", "https://gateway.example/v1"])
+@pytest.mark.parametrize("total", [{}, {"total_tokens": 1_310}])
+def test_output_of_a_response_is_all_that_its_total_leaves(base_url: str, total: dict[str, int]) -> None:
+    said = [{"type": "message", "content": [{"type": "output_text", "text": "x"}]}]
+    for usage, billing, output in (
+        (APART | total, Billing.BILLED, 310),
+        (APART | {"total_tokens": 1_005}, Billing.UNKNOWN, None),
+        (APART | {"input_tokens_details": {"cached_tokens": 1_001}}, Billing.UNKNOWN, None),
+    ):
+        body = {"model": "the-model", "status": "completed", "output": said, "usage": usage}
+        found = read(("openai-responses", base_url), body)
+        assert found.billing is billing
+        assert (found.facts.usage and found.facts.usage.output_tokens) == output
+
+
+def test_output_of_gemini_is_all_that_its_total_leaves() -> None:
+    """Where the total is less than its parts, these are what is billed."""
+    for total, output in ((105, 96), (12, 3), (10, 3)):
+        usage = {"promptTokenCount": 9, "candidatesTokenCount": 3, "totalTokenCount": total}
+        found = read(GEMINI, gemini([{"text": "x"}], usageMetadata=usage)).facts.usage
+        assert found is not None
+        assert found.output_tokens == output
+
+
 @pytest.mark.parametrize(
     "usage",
     [
