@@ -74,6 +74,7 @@ async def find_keys(settings: "Settings") -> AsyncIterator[FoundKey]:
     """Every key and token that the configuration names, asked for now."""
     from paymaster.keys.api_key import KeyUnavailable
     from paymaster.keys.ring import kept_keys
+    from paymaster.providers.aws_signature import access_key
 
     used_by: dict[str, list[str]] = {}
     for name, service in settings.services.items():
@@ -81,11 +82,15 @@ async def find_keys(settings: "Settings") -> AsyncIterator[FoundKey]:
             used_by.setdefault(service.key_name, []).append(name)
     for name in settings.encryption.keys:
         used_by.setdefault(name, []).append("[encryption]")
+    signing = {service.key_name for service in settings.services.values() if service.auth == "aws"}
     keys = kept_keys(settings, wait_at_most_s=_ANSWERS_WITHIN_S)
     try:
         for name, users in used_by.items():
             try:
-                yield FoundKey(name, tuple(users), await keys.get(name), None)
+                found = await keys.get(name)
+                if name in signing:
+                    access_key(found.reveal(), name)
+                yield FoundKey(name, tuple(users), found, None)
             except KeyUnavailable as error:
                 yield FoundKey(name, tuple(users), None, str(error))
     finally:

@@ -78,6 +78,8 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["toolConfig"] = tools
     if output := _output_config(request, grant.model):
         body["outputConfig"] = output
+    if request.reasoning_effort is not None and _knows_its_own_effort(grant.model):
+        body["additionalModelRequestFields"] = {"reasoning_effort": request.reasoning_effort}
     method = "converse-stream" if stream else "converse"
     return HttpRequest(f"/model/{quote(grant.model, safe='')}/{method}", body)
 
@@ -107,9 +109,14 @@ def _output_config(request: LLMRequest, model: str) -> dict[str, JsonValue]:
         config["textFormat"] = {"type": "json_schema", "structure": structure}
     if request.reasoning_effort in ("none", "minimal"):
         raise UnsupportedParameter("reasoning_effort", f"Converse has no {request.reasoning_effort!r}")
-    if request.reasoning_effort is not None:
+    if request.reasoning_effort is not None and not _knows_its_own_effort(model):
         config["effort"] = request.reasoning_effort
     return config
+
+
+def _knows_its_own_effort(model: str) -> bool:
+    """OpenAI's models take it by OpenAI's name."""
+    return "openai." in model
 
 
 # ---------------------------------------------------------------- answers

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from loopback_server import LoopbackServer
 
+from paymaster.cli.keys import find_keys
 from paymaster.keys.api_key import KeySourceDown, KeyUnavailable
 from paymaster.keys.aws import AwsCredentials
 from paymaster.keys.ring import kept_keys
@@ -106,3 +107,13 @@ async def test_a_service_without_a_key_gets_them_from_the_ring(monkeypatch: pyte
     values = [(await ring.get(name)).reveal() for name in names]
     await ring.close()
     assert values == [f"AKIA1:{SECRET}", f"AKIA9:{SECRET}"]
+
+
+async def test_a_key_that_cannot_sign_is_found_before_a_call_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `paymaster keys check` and `paymaster doctor`."""
+    monkeypatch.setenv("AWS_KEY", "bedrock-api-key-SENTINEL")
+    settings = Settings.model_validate({"services": {"signed": SERVICE | {"key": "aws-key"}}})
+    (found,) = [each async for each in find_keys(settings)]
+    assert found.problem is not None
+    assert found.problem.startswith("the key 'aws-key' is none of AWS")
+    assert "SENTINEL" not in found.problem

@@ -136,6 +136,13 @@ def test_effort_and_schema_are_in_the_output_config() -> None:
         sent_by("us.amazon.nova-pro-v1:0", ask(json_schema=schema))
 
 
+def test_openais_models_are_told_the_effort_in_their_own_word() -> None:
+    body = sent_by("us.openai.gpt-5.6-sol", ask(reasoning_effort="high"))
+    assert body["additionalModelRequestFields"] == {"reasoning_effort": "high"}
+    assert "outputConfig" not in body
+    assert "additionalModelRequestFields" not in sent_by("us.openai.gpt-5.6-sol", ask())
+
+
 # ---------------------------------------------------------------- signatures
 
 
