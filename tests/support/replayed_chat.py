@@ -156,6 +156,39 @@ def _detail_pieces(detail: Body) -> list[Body]:
     return [*texts, of_all | {"signature": detail["signature"]}]
 
 
+class ReplayedAzureChat(ReplayedOpenAI):
+    api = "azure-openai"
+    base_url = "https://example.openai.azure.com/openai/v1"
+    model = "our-best-one"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
+
+
+class ReplayedGroq(ReplayedOpenAI):
+    """What its models thought may go back."""
+
+    base_url = "https://api.groq.com/openai/v1"
+    model = "openai/gpt-oss-120b"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
+    message_fields = _MESSAGE | {"reasoning"}
+
+    def call_id(self, turn: int, number: int, written: str) -> str:
+        return f"fc_{turn:08}-{number:04}"
+
+    def of_message(self, said: Said, turn: int) -> Body:
+        return {"reasoning": said.thought} if said.thought else {}
+
+
+class ReplayedXai(ReplayedOpenAI):
+    base_url = "https://api.x.ai/v1"
+    model = "grok-4.5"
+    part_fields: ClassVar[set[str]] = {"type", "text"}
+    known = (ReplayedOpenAI.known - {"max_completion_tokens"}) | {"max_tokens"}
+    message_fields = _MESSAGE | {"reasoning_content"}
+
+    def of_message(self, said: Said, turn: int) -> Body:
+        return {"reasoning_content": said.thought} if said.thought else {}
+
+
 class ReplayedMistral(ReplayedOpenAI):
     base_url = "https://api.mistral.ai/v1"
     model = "mistral-large-latest"

@@ -9,19 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replayed_bedrock import ReplayedBedrock
 from replayed_chat import (
+    ReplayedAzureChat,
     ReplayedDeepSeek,
     ReplayedGoogleChat,
+    ReplayedGroq,
     ReplayedLocal,
     ReplayedMagistral,
     ReplayedMistral,
     ReplayedOpenAI,
     ReplayedOpenRouter,
+    ReplayedXai,
 )
 from replayed_claude import ReplayedClaude
 from replayed_gemini import ReplayedGemini, ReplayedGeminiWithoutIds
 from replayed_provider import ReplayedProvider, Said, SaidCall, as_bytes
 from replayed_responses import ReplayedAzureResponses, ReplayedResponses
-from replayed_vertex import ReplayedVertexClaude
+from replayed_vertex import ReplayedVertexClaude, ReplayedVertexGemini
 from searches import examples
 from wire import GRANT, WEATHER
 
@@ -32,6 +35,7 @@ from paymaster.providers.tool_names import with_sent_names
 from paymaster.settings import ServiceSettings
 
 MAKERS: list[Callable[[], ReplayedProvider]] = [
+    ReplayedAzureChat,
     ReplayedAzureResponses,
     ReplayedBedrock,
     ReplayedClaude,
@@ -39,6 +43,7 @@ MAKERS: list[Callable[[], ReplayedProvider]] = [
     ReplayedGemini,
     ReplayedGeminiWithoutIds,
     ReplayedGoogleChat,
+    ReplayedGroq,
     ReplayedLocal,
     ReplayedMagistral,
     ReplayedMistral,
@@ -46,6 +51,8 @@ MAKERS: list[Callable[[], ReplayedProvider]] = [
     ReplayedOpenRouter,
     ReplayedResponses,
     ReplayedVertexClaude,
+    ReplayedVertexGemini,
+    ReplayedXai,
 ]
 TOOLS = (WEATHER, Tool(name="3d.search"), Tool(name="mcp/read"))
 texts = st.sampled_from(["", " ", "\n", "ok", "ﷺ", "\0"]) | st.text(st.characters(codec="utf-8"), max_size=8)
@@ -59,7 +66,7 @@ ids = st.sampled_from(["", "1", "1", "functions.weather:0", "call-1", "call00001
 
 def said(maker: Callable[[], ReplayedProvider]) -> st.SearchStrategy[Said]:
     """Whatever a model can say by this provider's API."""
-    is_gemini = maker in (ReplayedGemini, ReplayedGeminiWithoutIds)
+    is_gemini = maker in (ReplayedGemini, ReplayedGeminiWithoutIds, ReplayedVertexGemini)
     has_objects = is_gemini or maker in (ReplayedBedrock, ReplayedClaude, ReplayedVertexClaude)
     calls = st.builds(
         SaidCall,
