@@ -5,11 +5,12 @@ the tier that answered, the price that the grant was given for. An attempt of wh
 costs its bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paymaster.messages import Attempt, Billing, Grant
-from paymaster.values.money import NANOS_MAX, Price
+from paymaster.values.cost_lines import CostLine, Kind, Part, add_up, adding_up_to, at_price, in_one
+from paymaster.values.money import NANOS_MAX, Price, TokenUsage
 
 CONFIGURATION = "configuration"
 """The source of a price that the configuration sets."""
@@ -22,6 +23,8 @@ class Cost(NamedTuple):
 
     nanos: int
     source: str
+    lines: tuple[CostLine, ...] = ()
+    """What it was paid for, where a price list has a price for each kind."""
 
 
 def cost_nanos(grant: Grant, attempt: Attempt) -> int:
@@ -52,3 +55,35 @@ def known_cost(granted: Price, own_figure_nanos: int | None, listed: Callable[[]
     if own_figure_nanos is not None:
         return Cost(own_figure_nanos, OWN_FIGURE)
     return None if granted.source == CONFIGURATION else listed()
+
+
+def paid_for(
+    granted: Price, cost: Cost | None, usage: TokenUsage | None, counts: Mapping[Kind, int]
+) -> tuple[CostLine, ...] | None:
+    """What an answer was paid for: the lines of its cost, else its counts at the grant's price.
+
+    The service's own figure is one line, beside counts without a price. None: the service did not say.
+    """
+    if cost is not None and cost.source != OWN_FIGURE:
+        return cost.lines
+    if cost is not None:
+        used = add_up((Part(kind, count, None) for kind, count in counts.items()), 0)
+        return in_one(Kind.OWN_FIGURE, cost.nanos, used)
+    if usage is None:
+        return None
+    return add_up(at_price(granted, usage.input_tokens, counts), granted.cost_nanos(usage))
+
+
+def cost_lines(grant: Grant, attempt: Attempt) -> tuple[CostLine, ...] | None:
+    """What makes up the charge of `cost_nanos`, to the nano-dollar; nothing if it was not billed.
+
+    None: an older worker read the answer, and did not say.
+    """
+    cost = cost_nanos(grant, attempt)
+    match attempt.billing:
+        case Billing.NOT_BILLED:
+            return ()
+        case Billing.BILLED if attempt.cost_nanos is not None or attempt.usage is not None:
+            return None if attempt.paid_for is None else adding_up_to(attempt.paid_for, cost)
+        case _:
+            return in_one(Kind.BOUND, cost, attempt.paid_for or ())

@@ -1,6 +1,6 @@
 """From attempts to the rows that are stored and the settlement that is posted: one place, so that the books agree."""
 
-from paymaster.calls.cost import cost_nanos, cost_source
+from paymaster.calls.cost import cost_lines, cost_nanos, cost_source
 from paymaster.messages import (
     Attempt,
     Billing,
@@ -11,6 +11,7 @@ from paymaster.messages import (
     UsageRecord,
     call_id_of,
 )
+from paymaster.values.cost_lines import Kind, in_one
 
 
 def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
@@ -31,6 +32,7 @@ def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
                 "usage": attempt.usage,
                 "cost_nanos": cost_nanos(record.grant, attempt),
                 "price_source": cost_source(record.grant, attempt),
+                "paid_for": cost_lines(record.grant, attempt),
                 "metadata": record.metadata,
             }
         )
@@ -64,7 +66,7 @@ def expiry_entry(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
 
 def expiry_correction(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
     """Supersedes `expiry_entry` when the hold is settled after all: the attempts' own rows have the cost."""
-    return _entry(grant, call, ledger).model_copy(update={"state": "final", "cost_nanos": 0})
+    return _entry(grant, call, ledger).model_copy(update={"state": "final", "cost_nanos": 0, "paid_for": ()})
 
 
 def _entry(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
@@ -85,6 +87,7 @@ def _entry(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
         status="expired",
         cost_nanos=grant.bound_nanos,
         price_source=grant.price.source,
+        paid_for=in_one(Kind.BOUND, grant.bound_nanos),
     )
 
 

@@ -275,6 +275,7 @@ async def _repair_unconfirmed(ledger: "Ledger", engine: "AsyncEngine") -> None:
     from paymaster.calls.usage_records import expiry_entry
     from paymaster.messages import Settle
     from paymaster.storage.usage_rows import entries_of_holds, insert_entries
+    from paymaster.values.cost_lines import Kind, in_one
 
     holds = {hold.grant.hold_id: hold for hold in await ledger.unconfirmed_holds()}
     entries: dict[str, list[UsageEntry]] = {}
@@ -285,7 +286,11 @@ async def _repair_unconfirmed(ledger: "Ledger", engine: "AsyncEngine") -> None:
     ids = {False: "/1", True: "/expiry"}
     rows = [
         expiry_entry(hold.grant, hold.call, ledger.name).model_copy(
-            update={"attempt_id": hold.grant.hold_id + ids[hold.expired], "cost_nanos": hold.posted_nanos}
+            update={
+                "attempt_id": hold.grant.hold_id + ids[hold.expired],
+                "cost_nanos": hold.posted_nanos,
+                "paid_for": in_one(Kind.BOUND, hold.posted_nanos),
+            }
         )
         for hold in lost
     ]

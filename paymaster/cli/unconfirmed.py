@@ -114,6 +114,7 @@ async def _store(
     """Stores the row. Returns what counted before, corrections added up, and the row."""
     from paymaster.messages import CallRef
     from paymaster.storage.usage_rows import entries_of_attempt, insert_entries
+    from paymaster.values.cost_lines import Kind, in_one
     from paymaster.values.money import format_usd
 
     async with open_database(settings) as engine:
@@ -130,10 +131,13 @@ async def _store(
         finals = [entry for entry in entries if entry.state == "final"]
         if finals:
             before = finals[0].model_copy(update={"cost_nanos": sum(entry.cost_nanos for entry in finals)})
-            difference = {"cost_nanos": cost_nanos - before.cost_nanos, "status": "corrected", "usage": None}
-            new = before.model_copy(update=difference | {"attempt_id": f"{attempt}/correction/{len(finals)}"})
+            correction = cost_nanos - before.cost_nanos
+            difference = {"cost_nanos": correction, "status": "corrected", "usage": None}
+            lines = {"paid_for": in_one(Kind.RESOLVED, correction)}
+            new = before.model_copy(update=difference | lines | {"attempt_id": f"{attempt}/correction/{len(finals)}"})
         else:
-            before, new = unsure, unsure.model_copy(update={"state": "final", "cost_nanos": cost_nanos})
+            lines = {"paid_for": in_one(Kind.RESOLVED, cost_nanos, used=unsure.paid_for or ())}
+            before, new = unsure, unsure.model_copy(update={"state": "final", "cost_nanos": cost_nanos} | lines)
             call = CallRef(workflow_id=unsure.workflow_id, run_id=unsure.run_id)
             ledger = await connect_ledger(settings)
             if unsure.status == "expired" and await ledger.is_running(call):

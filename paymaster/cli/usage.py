@@ -11,6 +11,7 @@ import typer
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import JsonOption, csv_text, iso, print_csv, print_json, print_line, print_table, usd
+from paymaster.cli.usage_kinds import kinds_of, print_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +29,8 @@ def usage(
         list[str] | None,
         typer.Option(
             metavar="LIST",
-            help="Of service, model, budget, day, status and metadata.KEY, in this order; may be repeated. "
-            "Default: service,model.",
+            help="Of service, model, budget, day, status, metadata.KEY and kind (what was paid for: input, "
+            "cached_input, output …), in this order; may be repeated. Default: service,model.",
         ),
     ] = None,
     since: Annotated[
@@ -55,11 +56,16 @@ def usage(
     if html is not None:
         _write_html(settings, html, start, end, budget)
         return
+    asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "by": list(dimensions)}
+    asked |= {"since": iso(start), "until": iso(end), "budget": budget}
+    if "kind" in dimensions:
+        kinds = run_async(kinds_of(settings, dimensions, start, end, budget))
+        print_kinds(asked, dimensions, kinds, as_json=as_json, as_csv=as_csv)
+        return
     rows, total = run_async(_report(settings, dimensions, start, end, budget))
     if as_json:
-        asked: dict[str, JsonValue] = {"by": list(dimensions), "since": iso(start), "until": iso(end), "budget": budget}
         found: list[JsonValue] = [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows]
-        print_json({"ledger": settings.ledger.name, **asked, "rows": found, "total": _figures(total)})
+        print_json({**asked, "rows": found, "total": _figures(total)})
     elif as_csv:
         _print_csv(dimensions, rows)
     elif rows:
@@ -93,8 +99,9 @@ def _dimensions(by: "Sequence[str]") -> list[str]:
 
     parts = (part for each in by for part in re.split(r"(?<!\\),", each))
     names = [name for part in parts if (name := part.strip().replace("\\,", ","))]
-    if wrong := [name for name in names if not is_dimension(name)]:
-        raise CommandError(f"--by {', '.join(wrong)}: write some of service, model, budget, day, status, metadata.KEY")
+    if wrong := [name for name in names if not is_dimension(name) and name != "kind"]:
+        known = "service, model, budget, day, status, kind, metadata.KEY"
+        raise CommandError(f"--by {', '.join(wrong)}: write some of {known}")
     return list(dict.fromkeys(names))
 
 

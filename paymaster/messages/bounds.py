@@ -4,6 +4,8 @@ Everything that a configuration file, a request or a provider can legally say is
 and not by the messages' types, because a ledger must also be able to load a state in which something else got earlier.
 """
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel
 
 from paymaster.messages import (
@@ -32,6 +34,7 @@ from paymaster.messages import (
     Withdrawn,
     json_bytes,
 )
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
     ADMIN_MESSAGE_BYTES_MAX,
@@ -39,6 +42,7 @@ from paymaster.values.limits import (
     CANDIDATES_MAX,
     CANDIDATES_OF_UPDATE_MAX,
     COMMANDS_MAX,
+    COST_LINES_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
     ID_CHARACTERS_MAX,
@@ -180,6 +184,16 @@ def check_record(record: UsageRecord) -> None:
         if attempt.usage is not None:
             for name, count in attempt.usage:
                 _within_or_none(name, count, 0, COUNT_MAX)
+        _check_lines(attempt.paid_for or ())
+
+
+def _check_lines(lines: Sequence[CostLine]) -> None:
+    _within("the number of lines of a cost", len(lines), 0, COST_LINES_MAX)
+    for line in lines:
+        _names(line.kind, line.model or "")
+        _within("the quantity of a line", line.quantity, 0, COUNT_MAX)
+        _within_or_none("unit_price_nanos", line.unit_price_nanos, 0, _BOUND_NANOS_MAX)
+        _within("the cost of a line", line.cost_nanos, -_BOUND_NANOS_MAX, _BOUND_NANOS_MAX)
 
 
 def _check_account(name: str, account: AccountConfig) -> None:

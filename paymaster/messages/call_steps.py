@@ -11,6 +11,7 @@ from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import TokenUsage
 
 
@@ -113,6 +114,8 @@ class UsageEntry(Message):
     cost_nanos: int
     price_source: str
     metadata: dict[str, str] = {}
+    paid_for: tuple[CostLine, ...] | None = added(None)
+    """Lines that add up to `cost_nanos`. None: not recorded, as of all entries of versions before there were lines."""
 
 
 class UsageRecord(Message):

@@ -11,6 +11,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.requests import ChatMessage, ProviderState, ToolCall
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import TokenUsage, nanos_to_usd
 from paymaster.values.windows import Window
 
@@ -48,6 +49,8 @@ class Attempt(Message):
     model and tier that really answered. None: the grant's price decides."""
     cost_source: str | None = None
     """Where `cost_nanos` is from, stored as the entry's price source."""
+    paid_for: tuple[CostLine, ...] | None = added(None)
+    """What the cost was paid for, kind by kind. None: the provider did not say, or the worker was an older one."""
 
 
 @dataclass(slots=True)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from paymaster.calls.cost import CONFIGURATION, known_cost
+from paymaster.calls.cost import CONFIGURATION, known_cost, paid_for
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
+from paymaster.providers.counted_kinds import counted_kinds
 from paymaster.providers.http_errors import (
     BAD_SAMPLE,
     CONTENT_FILTERED,
@@ -27,6 +28,7 @@ from paymaster.providers.schema_check import schema_problem
 from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import message_data
 from paymaster.values.limits import ANSWER_BYTES_MAX
 from paymaster.values.money import TokenUsage
@@ -84,6 +86,7 @@ class Facts(NamedTuple):
     model_answered: str | None = None
     cost_nanos: int | None = None
     cost_source: str | None = None
+    paid_for: tuple[CostLine, ...] | None = None
 
 
 class Reading(NamedTuple):
@@ -155,12 +158,14 @@ def _billed(
     asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
     cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
     configured = found.usage is not None and call.grant.price.source == CONFIGURATION
+    counts = {} if found.usage is None else counted_kinds(found.usage)
     billing = Billing.BILLED if cost is not None or found.is_plain or configured else Billing.UNKNOWN
     return facts._replace(
         usage=None if found.usage is None else found.usage.stored(),
         model_answered=None if found.model is None else _word(redact(found.model)),
         cost_nanos=None if cost is None else cost.nanos,
         cost_source=None if cost is None else cost.source,
+        paid_for=paid_for(call.grant.price, cost, found.usage, counts),
     ), billing
 
 

@@ -293,6 +293,7 @@ class _Begun:
             trips_breaker=error_class is not None and error_class.trips_breaker,
             cost_nanos=facts.cost_nanos,
             cost_source=facts.cost_source,
+            paid_for=facts.paid_for,
         )
 
     def failed(

@@ -5,19 +5,27 @@ rate counts as zero, and a name that it cannot place is an error; all of these a
 call. What it does not cover (per-call fees of a provider's own tools) is never asked for by us.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
+from fractions import Fraction
 from importlib.metadata import version
+from typing import NamedTuple
 
 from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
 from paymaster.calls.cost import CONFIGURATION, Cost
+from paymaster.providers.counted_kinds import counted_kinds
 from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings, Settings
-from paymaster.values.money import Price, PriceTier
+from paymaster.values.cost_lines import Kind, Part, add_up
+from paymaster.values.money import NANOS_PER_USD, Price, PriceTier
+
+LIST_DATES = {"0.2.3": "2026-11-10"}
+"""When these versions of genai-prices were published, by PyPI: the list does not say it itself."""
 
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
@@ -38,7 +46,7 @@ def price_of(settings: Settings, service: str, model: str, at: datetime) -> Pric
     if found is None:
         return None
     provider, info = found
-    source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
+    source = f"{_list_name()}: {provider.id}/{info.id}"
     factor = _factor(settings.services[service], model)
     prices = [_price(rates, source, factor) for rates in _rates_of_a_day(info, at)]
     # The windows of one model move all its rates alike, so that one of them is the dearest in everything.
@@ -51,15 +59,19 @@ def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | 
     answered; None where it has nothing, or where the service names a factor that nobody knows."""
     if bill.usage is None or bill.model is None or bill.factor is None:
         return None
-    total, sources = Decimal(0), dict[str, None]()
+    total, sources, parts = Decimal(0), dict[str, None](), list[Part]()
     for model, usage in bill.passes or ((bill.model, bill.usage),):
         found = _listed(service, model, usage, bill.service_tier, at)
         if found is None:
             return None
-        total += found[0] * _factor(service, model)
-        sources[found[1]] = None
-    total *= Decimal(bill.factor.numerator) / bill.factor.denominator
-    return Cost(_nanos(total), f"genai-prices {version('genai-prices')}: {', '.join(sources)}")
+        total += found.usd * _factor(service, model)
+        sources[found.name] = None
+        factor = bill.factor * PROVIDERS[service.api].price_factor(service, model)
+        parts += (part if part.price is None else part._replace(price=part.price * factor) for part in found.parts)
+    nanos = _nanos(total * Decimal(bill.factor.numerator) / bill.factor.denominator)
+    if not bill.passes:
+        parts = [part._replace(model=None) for part in parts]
+    return Cost(nanos, f"{_list_name()}: {', '.join(sources)}", add_up(parts, nanos))
 
 
 def _factor(service: ServiceSettings, model: str) -> Decimal:
@@ -67,10 +79,23 @@ def _factor(service: ServiceSettings, model: str) -> Decimal:
     return Decimal(factor.numerator) / factor.denominator
 
 
-def _listed(
-    service: ServiceSettings, model: str, usage: WireUsage, tier: str | None, at: datetime
-) -> tuple[Decimal, str] | None:
-    """What the usage of a model costs in US dollars, and the name of its price."""
+def _list_name() -> str:
+    """The price list with its date, as far as it is known."""
+    snapshot, listed = get_snapshot(), version("genai-prices")
+    day = f"{snapshot.timestamp:%Y-%m-%d}" if snapshot.from_auto_update else LIST_DATES.get(listed)
+    return f"genai-prices {listed}" if day is None else f"genai-prices {listed} of {day}"
+
+
+class _Listed(NamedTuple):
+    """What the usage of a model costs by the list."""
+
+    usd: Decimal
+    name: str
+    """Of the model's price."""
+    parts: list[Part]
+
+
+def _listed(service: ServiceSettings, model: str, usage: WireUsage, tier: str | None, at: datetime) -> _Listed | None:
     found = _find(service, model)
     if found is None:
         return None
@@ -83,11 +108,58 @@ def _listed(
     # Where it is not said what of sound or images was cached, nothing was: the dearest that it can be.
     for counted in (usage, usage.model_copy(update=dict.fromkeys(_CACHED, 0))):
         try:
-            return rates.calc_price(_usage(counted))["total_price"], f"{provider.id}/{info.id}"
+            usd = rates.calc_price(_usage(counted))["total_price"]
+            return _Listed(usd, f"{provider.id}/{info.id}", _parts(rates, counted, info.id))
         except ValueError:
             if usage.cached_input_tokens + usage.cache_write_tokens > usage.input_tokens:
                 return None
     return None
+
+
+_RATES: Mapping[Kind, tuple[str, ...]] = {
+    Kind.INPUT: ("input_mtok",),
+    Kind.CACHED_INPUT: ("cache_read_mtok", "input_mtok"),
+    Kind.CACHE_WRITE: ("cache_write_mtok", "input_mtok"),
+    Kind.CACHE_WRITE_1H: ("cache_write_1h_mtok", "cache_write_mtok", "input_mtok"),
+    Kind.OUTPUT: ("output_mtok",),
+    Kind.REASONING: ("output_mtok",),
+    Kind.WEB_SEARCH: ("web_searches_kcount",),
+    Kind.REQUEST: ("requests_kcount",),
+    **{
+        kind: (f"input_{sort}_mtok", "input_mtok")
+        for kind, sort in ((Kind.INPUT_AUDIO, "audio"), (Kind.INPUT_IMAGE, "image"), (Kind.INPUT_VIDEO, "video"))
+    },
+    **{
+        kind: (f"cache_{sort}_read_mtok", "cache_read_mtok", f"input_{sort}_mtok", "input_mtok")
+        for kind, sort in ((Kind.CACHED_AUDIO, "audio"), (Kind.CACHED_IMAGE, "image"), (Kind.CACHED_VIDEO, "video"))
+    },
+    **{
+        kind: (f"output_{sort}_mtok", "output_mtok")
+        for kind, sort in ((Kind.OUTPUT_AUDIO, "audio"), (Kind.OUTPUT_IMAGE, "image"), (Kind.OUTPUT_VIDEO, "video"))
+    },
+}
+"""The list's rates of each kind; the first that a model has is what it pays."""
+
+
+def _parts(rates: ModelPrice, usage: WireUsage, model: str) -> list[Part]:
+    """What was used, at the exact rates that genai-prices has for it."""
+    counts = {**counted_kinds(usage), Kind.REQUEST: 1}
+    parts: list[Part] = []
+    for kind, count in counts.items():
+        rate = next((rate for name in _RATES[kind] if (rate := rates.__dict__.get(name)) is not None), None)
+        if rate is None and kind is Kind.REQUEST:
+            continue
+        price = None if rate is None else Fraction(_reached(rate, usage.input_tokens)) * NANOS_PER_USD
+        if price is not None and _RATES[kind][0].endswith("_kcount"):
+            price /= 1_000
+        parts.append(Part(kind, count, price, model))
+    return parts
+
+
+def _reached(rate: Decimal | TieredPrices, input_tokens: int) -> Decimal:
+    if not isinstance(rate, TieredPrices):
+        return rate
+    return next((tier.price for tier in reversed(rate.tiers) if input_tokens > tier.start), rate.base)
 
 
 def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:

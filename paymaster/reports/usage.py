@@ -93,7 +93,7 @@ async def usage_report_with_total(
     budget: str | None = None,
 ) -> tuple[list[UsageRow], UsageRow]:
     """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
-    keys = [key.label(f"key_{number}") for number, key in enumerate(_key(counted_usage, name) for name in by)]
+    keys = [key.label(f"key_{number}") for number, key in enumerate(dimension_key(counted_usage, name) for name in by)]
     in_report = rows_in_report(counted_usage, ledger, since, until, budget)
     earlier = usage_table.alias("earlier")
     found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by)
@@ -148,7 +148,9 @@ def _later_attempts(
 
 def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str]) -> FromClause:
     """For a row, whether its call has one in the report that is earlier, and whether one is in the row's group."""
-    same_group = and_(true(), *(_key(earlier, name).is_not_distinct_from(_key(counted_usage, name)) for name in by))
+    same_group = and_(
+        true(), *(dimension_key(earlier, name).is_not_distinct_from(dimension_key(counted_usage, name)) for name in by)
+    )
     return (
         select(func.bool_or(same_group).label("in_group"))
         .where(
@@ -160,7 +162,7 @@ def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[boo
     )
 
 
-def _key(rows: FromClause, name: str) -> ColumnElement[Any]:
+def dimension_key(rows: FromClause, name: str) -> ColumnElement[Any]:
     """The column or expression of a dimension."""
     if name.startswith(METADATA):
         return rows.c.metadata[name.removeprefix(METADATA)].astext

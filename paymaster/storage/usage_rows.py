@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import WORKER_LOST, UsageEntry
+from paymaster.values.cost_lines import CostLine, adding_up_to
 from paymaster.values.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
 CORRECTIONS_MAX = 100
@@ -78,6 +79,7 @@ def _table(name: str) -> Table:
         Column("price_source", Text),
         Column("metadata", JSONB),
         Column("recorded_at", DateTime(timezone=True), server_default=FetchedValue()),
+        Column("paid_for", JSONB(none_as_null=True)),
     )
 
 
@@ -128,6 +130,7 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
     tokens: dict[str, int | None] = dict.fromkeys(TokenUsage.model_fields)
     if entry.usage is not None:
         tokens.update(entry.usage.model_dump())
+    cost_nanos = _within(NANOS_MAX, entry.cost_nanos)
     return {
         "attempt_id": storable(entry.attempt_id),
         "state": entry.state,
@@ -149,10 +152,26 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
         "http_status": _within_or_none(_INT_MAX, entry.http_status),
         "provider_request_id": _storable_or_none(entry.provider_request_id),
         **{name: _within_or_none(_BIGINT_MAX, count) for name, count in tokens.items()},
-        "cost_usd": nanos_to_usd(_within(NANOS_MAX, entry.cost_nanos)),
+        "cost_usd": nanos_to_usd(cost_nanos),
         "price_source": storable(entry.price_source),
         "metadata": {storable(name): storable(value) for name, value in entry.metadata.items()},
+        "paid_for": None if entry.paid_for is None else _stored_lines(entry.paid_for, cost_nanos),
     }
+
+
+def _stored_lines(lines: Sequence[CostLine], cost_nanos: int) -> list[dict[str, Any]]:
+    """The lines as they add up to what is stored as the cost."""
+    kept = [
+        line.model_copy(
+            update={
+                "kind": storable(line.kind),
+                "model": _storable_or_none(line.model),
+                "quantity": _within(_BIGINT_MAX, line.quantity),
+            }
+        )
+        for line in lines
+    ]
+    return [line.model_dump() for line in adding_up_to(kept, cost_nanos)]
 
 
 def storable(value: str) -> str:

@@ -40,6 +40,8 @@ ANSWER_BYTES_MAX = 1_900_000
 """What a service answered, without the attempts; what is longer Temporal turns into a failure without its cost."""
 STATE_OF_MESSAGE_BYTES_MAX = 512 * 1024
 """What a provider wants back with one message of its own; an answer with more of it is given without."""
+COST_LINES_MAX = 40
+"""Lines of the cost of one attempt; where several models had so many parts, there is one line for each kind."""
 HEADERS_BYTES_MAX = 16_384
 """The headers of an answer of a service, and at most one read more: the HTTP library reads them all in one go."""
 

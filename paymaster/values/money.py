@@ -100,6 +100,14 @@ class Rates(BaseModel):
     cache_write_nanos: int | None = None
 
     @property
+    def cached_nanos(self) -> int:
+        return self.input_nanos if self.cached_input_nanos is None else self.cached_input_nanos
+
+    @property
+    def written_nanos(self) -> int:
+        return self.input_nanos if self.cache_write_nanos is None else self.cache_write_nanos
+
+    @property
     def dearest_input_nanos(self) -> int:
         return max(self.input_nanos, self.cached_input_nanos or 0, self.cache_write_nanos or 0)
 
@@ -125,15 +133,13 @@ class Price(Rates):
         Cached and cache-write tokens are part of the input; a provider that reports more of them than input is not
         given a negative rest.
         """
-        rates = self._reachable(usage.input_tokens)[-1]
+        rates = self.rates_at(usage.input_tokens)
         cached, written = usage.cached_input_tokens, usage.cache_write_tokens
         plain = max(0, usage.input_tokens - cached - written)
-        cached_rate = rates.input_nanos if rates.cached_input_nanos is None else rates.cached_input_nanos
-        written_rate = rates.input_nanos if rates.cache_write_nanos is None else rates.cache_write_nanos
         exact = (
             plain * rates.input_nanos
-            + cached * cached_rate
-            + written * written_rate
+            + cached * rates.cached_nanos
+            + written * rates.written_nanos
             + usage.output_tokens * rates.output_nanos
         )
         return self.request_nanos - (-exact // TOKENS_PER_PRICE)
@@ -148,6 +154,6 @@ class Price(Rates):
                 exact = max(exact, dearest)
         return self.request_nanos - (-exact // TOKENS_PER_PRICE)
 
-    def _reachable(self, input_tokens: int) -> list[Rates]:
-        """The rates that up to so many input tokens can have; the last ones are those of exactly so many."""
-        return [self, *(tier for tier in self.tiers if input_tokens > tier.above_input_tokens)]
+    def rates_at(self, input_tokens: int) -> Rates:
+        """The rates of an attempt with exactly so many input tokens."""
+        return next((tier for tier in reversed(self.tiers) if input_tokens > tier.above_input_tokens), self)

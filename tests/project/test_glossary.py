@@ -19,6 +19,7 @@ WORDS = [
     "grant",
     "hold",
     "ledger",
+    "line",
     "model",
     "overage",
     "park",

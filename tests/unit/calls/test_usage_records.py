@@ -14,12 +14,20 @@ from paymaster.messages import (
     Billing,
     UsageRecord,
 )
+from paymaster.values.cost_lines import CostLine, Kind
 from paymaster.values.money import NANOS_MAX, TokenUsage
 
 USAGE = TokenUsage(input_tokens=1_000, output_tokens=50)
 COST = 1_000 * 200 + 50 * 1_200
 
 usages = st.builds(TokenUsage, input_tokens=st.integers(0, 10**6), output_tokens=st.integers(0, 10**6))
+lines = st.builds(
+    CostLine,
+    kind=st.sampled_from([*Kind, "a kind of a later version"]),
+    quantity=st.integers(0, 10**6),
+    unit_price_nanos=st.none() | st.integers(0, 10**12),
+    cost_nanos=st.integers(0, NANOS_MAX),
+)
 attempts = st.builds(
     Attempt,
     number=st.just(0),
@@ -29,6 +37,8 @@ attempts = st.builds(
     error_class=st.none() | st.just("timeout"),
     usage=st.none() | usages,
     trips_breaker=st.booleans(),
+    cost_nanos=st.none() | st.integers(0, 2 * NANOS_MAX),
+    paid_for=st.none() | st.lists(lines, max_size=4).map(tuple),
 )
 
 
@@ -55,6 +65,22 @@ def test_the_settlement_is_the_sum_of_the_rows(record: UsageRecord) -> None:
     assert settlement.confirmed == all(entry.state == "final" for entry in entries)
     assert settlement.hold_id == GRANT.hold_id
     assert settlement.epoch == GRANT.epoch
+
+
+@given(record=records())
+def test_the_lines_of_each_row_add_up_to_its_cost(record: UsageRecord) -> None:
+    """Whatever a worker or a forger says of them; only an older worker's charge by usage has none."""
+    for attempt, entry in zip(record.attempts, entries_of(record, "default"), strict=True):
+        if entry.paid_for is None:
+            assert attempt.paid_for is None
+            assert attempt.billing is Billing.BILLED
+        else:
+            assert sum(line.cost_nanos for line in entry.paid_for) == entry.cost_nanos
+        if attempt.billing is Billing.NOT_BILLED:
+            assert entry.paid_for == ()
+    for entry in (expiry_entry(GRANT, CALL, "default"), expiry_correction(GRANT, CALL, "default")):
+        assert entry.paid_for is not None
+        assert sum(line.cost_nanos for line in entry.paid_for) == entry.cost_nanos
 
 
 @given(record=records())
@@ -143,6 +169,6 @@ def test_an_expired_hold_is_charged_once_however_it_ends() -> None:
     assert (expired.state, expired.cost_nanos, expired.status) == ("unconfirmed", GRANT.bound_nanos, "expired")
     assert (corrected.state, corrected.cost_nanos) == ("final", 0)
     assert expired.attempt_id == corrected.attempt_id == "run-1/2/expiry"
-    assert expired.model_copy(update={"state": "final", "cost_nanos": 0}) == corrected
+    assert expired.model_copy(update={"state": "final", "cost_nanos": 0, "paid_for": ()}) == corrected
     own = entries_of(record(attempt(Billing.BILLED, USAGE)), "default")
     assert expired.attempt_id not in {entry.attempt_id for entry in own}

@@ -33,6 +33,7 @@ from paymaster.settings import load_settings
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import SCHEMA_REVISION
 from paymaster.storage.usage_rows import insert_entries
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import NANOS_MAX, TokenUsage
 
 PAYMASTER = Path(sys.executable).with_name("paymaster")
@@ -186,7 +187,7 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
     [
         (
             ["usage", "--by", "service,colour"],
-            "--by colour: write some of service, model, budget, day, status, metadata.KEY",
+            "--by colour: write some of service, model, budget, day, status, kind, metadata.KEY",
         ),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
@@ -321,6 +322,41 @@ async def test_usage_is_exact_in_json_and_has_a_total_of_different_calls(run: Ru
     assert usage("--by", "day", "--since", "2026-03-01")["rows"][0]["day"] == "2026-03-01"
     assert usage("--since", "2026-03-02")["rows"] == []
     assert usage("--budget", "acm")["total"]["calls"] == 0
+
+
+async def test_usage_by_kind_adds_up_in_each_form(run: Run, database_url: str) -> None:
+    """What was stored before there were kinds has a line of its own."""
+    lines = (
+        CostLine(kind="input", quantity=1_234, unit_price_nanos=10**8, cost_nanos=123_400),
+        CostLine(kind="web_search", quantity=2, unit_price_nanos=10**7, cost_nanos=20_000_000),
+    )
+    paid = _entry("a-1", service="openai", cost_nanos=20_123_400, paid_for=lines)
+    engine = create_engine(database_url)
+    await insert_entries(engine, [paid, _entry("b-1", service="local", cost_nanos=7)])
+    await engine.dispose()
+
+    def usage(*arguments: str) -> str:
+        ended = run("usage", *arguments, PAYMASTER__DATABASE__URL=database_url)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout
+
+    report = json.loads(usage("--json", "--by", "kind"))
+    assert (report["by"], report["total"]) == (["kind"], {"cost_usd": "0.020123407"})
+    assert report["rows"] == [
+        {"kind": "input", "quantity": 1_234, "unit": "tokens", "cost_usd": "0.000123400"},
+        {"kind": "web_search", "quantity": 2, "unit": "searches", "cost_usd": "0.020000000"},
+        {"kind": "not recorded", "quantity": None, "unit": None, "cost_usd": "0.000000007"},
+    ]
+    rows = list(csv.DictReader(io.StringIO(usage("--csv", "--by", "kind,service"), newline="")))
+    assert [list(row.values()) for row in rows] == [
+        ["not recorded", "local", "", "", "0.000000007", "7"],
+        ["input", "openai", "1234", "tokens", "0.000123400", "123400"],
+        ["web_search", "openai", "2", "searches", "0.020000000", "20000000"],
+    ]
+    table = [line.split() for line in usage("--by", "service,kind").splitlines()]
+    assert ["openai", "input", "1,234", "tokens", "$0.0001234"] in table
+    assert table[-1] == ["total", "$0.020123407"]
+    assert usage("--by", "kind", "--budget", "nobody") == "no usage is stored for this\n"
 
 
 async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, database_url: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from call_messages import CALL, GRANT, RESERVE
-from records import PRICE
+from records import ATTEMPT, PRICE, record
 
 from paymaster.messages import (
     AccountConfig,
@@ -25,14 +25,17 @@ from paymaster.messages.bounds import (
     check_command,
     check_config,
     check_grant,
+    check_record,
     check_report,
     check_stored_rows,
 )
 from paymaster.settings import Settings
 from paymaster.settings.desk_config import desk_config
+from paymaster.values.cost_lines import CostLine
 from paymaster.values.limits import (
     BATCH_ITEMS_MAX,
     CANDIDATES_MAX,
+    COST_LINES_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
     SERVICES_MAX,
@@ -238,3 +241,26 @@ def test_a_forged_grant_is_refused(forged: dict[str, Any]) -> None:
 def test_no_time_of_rows_is_beyond_what_can_be_told(at_ms: int) -> None:
     with pytest.raises(ValueError, match="latest_granted_ms"):
         check_stored_rows(StoredRows(latest_granted_ms=at_ms))
+
+
+@pytest.mark.parametrize(
+    ("forged", "field"),
+    [
+        ({"quantity": -1}, "the quantity of a line"),
+        ({"cost_nanos": 10**60}, "the cost of a line"),
+        ({"unit_price_nanos": -1}, "unit_price_nanos"),
+        ({"kind": "k" * 10_000}, "a name"),
+        ({"model": "m" * 10_000}, "a name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_forged_line_of_a_cost_is_refused(forged: dict[str, Any], field: str) -> None:
+    line = CostLine(kind="input", quantity=7, unit_price_nanos=1, cost_nanos=1, model="m")
+    attempt = ATTEMPT.model_copy(update={"paid_for": (line,) * COST_LINES_MAX})
+    check_record(record(1).model_copy(update={"attempts": (attempt,)}))
+    attempt = attempt.model_copy(update={"paid_for": (line.model_copy(update=forged),)})
+    with pytest.raises(ValueError, match=field):
+        check_record(record(1).model_copy(update={"attempts": (attempt,)}))
+    attempt = attempt.model_copy(update={"paid_for": (line,) * (COST_LINES_MAX + 1)})
+    with pytest.raises(ValueError, match="the number of lines of a cost is 41 and may be from 0 to 40"):
+        check_record(record(1).model_copy(update={"attempts": (attempt,)}))

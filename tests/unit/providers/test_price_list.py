@@ -1,18 +1,22 @@
 """Prices: what is known, from where, and that what is not known is never taken for zero."""
 
+import tomllib
 from copy import deepcopy
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
 from genai_prices.types import ModelPrice
 from hypothesis import given
 from hypothesis import strategies as st
+from paymaster_process import ROOT
 
-from paymaster.providers.price_list import listed_cost, price_of
-from paymaster.providers.provider import ServiceAnswer, WireUsage
-from paymaster.settings import Settings
+from paymaster.providers.price_list import LIST_DATES, listed_cost, price_of
+from paymaster.providers.provider import Pass, ServiceAnswer, WireUsage
+from paymaster.settings import ServiceSettings, Settings
+from paymaster.values.cost_lines import INPUT, OUTPUT, Kind
 from paymaster.values.money import Price, PriceTier, TokenUsage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -284,3 +288,117 @@ def test_newer_claudes_on_vertex_cost_more_outside_global(service: str, model: s
     tiers = [tier for tier in price.tiers if tier.above_input_tokens < 10**6]
     assert cost is not None
     assert cost.nanos == (tiers[-1] if tiers else price).input_nanos
+
+
+# ---------------------------------------------------------------- what was paid for what
+
+
+@st.composite
+def wire_usages(draw: st.DrawFn) -> WireUsage:
+    """What a service can say without contradicting itself."""
+    count = st.integers(0, 5 * 10**5)
+    read = {sort: draw(count) for sort in ("text", "audio", "image", "video")}
+    fresh = {sort: draw(count) for sort in ("text", "audio", "image", "video")}
+    made = {sort: draw(count) for sort in ("text", "audio", "image", "video", "reasoning")}
+    written, hour = draw(count), draw(count)
+    sorts = ("audio", "image", "video")
+    return WireUsage(
+        input_tokens=sum(read.values()) + sum(fresh.values()) + written + hour,
+        cached_input_tokens=sum(read.values()),
+        cache_write_tokens=written + hour,
+        cache_write_1h_tokens=hour,
+        output_tokens=sum(made.values()),
+        reasoning_tokens=made["reasoning"],
+        web_searches=draw(st.integers(0, 20)),
+        **{f"input_{sort}_tokens": read[sort] + fresh[sort] for sort in sorts},
+        **{f"cached_{sort}_tokens": read[sort] for sort in sorts},
+        **{f"output_{sort}_tokens": made[sort] for sort in sorts},
+    )
+
+
+GOOGLE = Settings.model_validate(
+    {"services": {"g": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"}}}
+).services["g"]
+LISTED = [
+    (service, model.id)
+    for service in (*(SETTINGS.services[name] for name in ("openai", "anthropic", "deepseek", "openrouter")), GOOGLE)
+    for model in get_snapshot().find_provider(None, None, service.base_url).models
+]
+
+
+@given(
+    each=st.sampled_from(LISTED),
+    usage=wire_usages(),
+    factor=st.sampled_from([Fraction(1), Fraction(11, 10), Fraction(3, 7)]),
+    tier=st.sampled_from([None, "priority", "flex", "batch"]),
+)
+def test_lines_of_any_listed_model_are_what_the_list_charges(
+    each: tuple[ServiceSettings, str], usage: WireUsage, factor: Fraction, tier: str | None
+) -> None:
+    """Kind by kind at the rates of the list, and nothing is left to adjust."""
+    service, model = each
+    cost = listed_cost(service, ServiceAnswer(model=model, usage=usage, factor=factor, service_tier=tier), NOON)
+    if cost is not None:
+        assert sum(line.cost_nanos for line in cost.lines) == cost.nanos
+        assert Kind.ADJUSTMENT not in {line.kind for line in cost.lines}
+        assert sum(line.quantity for line in cost.lines if line.kind in INPUT) == usage.input_tokens
+        assert sum(line.quantity for line in cost.lines if line.kind in OUTPUT) == usage.output_tokens
+
+
+def test_each_kind_has_the_rate_of_its_tier_and_factor() -> None:
+    """Claude's cache by its lifetime, searches at $10 for a thousand, all of it a tenth dearer in one region."""
+    usage = WireUsage(
+        input_tokens=1_000_000,
+        cached_input_tokens=200_000,
+        cache_write_tokens=300_000,
+        cache_write_1h_tokens=100_000,
+        output_tokens=1_000,
+        reasoning_tokens=400,
+        web_searches=3,
+    )
+    answer = ServiceAnswer(model="claude-opus-4-8", usage=usage, factor=Fraction(11, 10))
+    cost = listed_cost(SETTINGS.services["anthropic"], answer, NOON)
+    assert cost is not None
+    assert [(line.kind, line.quantity, line.unit_price_nanos, line.cost_nanos) for line in cost.lines] == [
+        ("input", 500_000, mtok("5.5"), mtok("2.75")),
+        ("cached_input", 200_000, mtok("0.55"), mtok("0.11")),
+        ("cache_write", 200_000, mtok("6.875"), mtok("1.375")),
+        ("cache_write_1h", 100_000, mtok("11"), mtok("1.1")),
+        ("output", 600, mtok("27.5"), mtok("0.0165")),
+        ("reasoning", 400, mtok("27.5"), mtok("0.011")),
+        ("web_search", 3, mtok("0.011"), mtok("0.033")),
+    ]
+
+
+def test_passes_of_several_models_have_lines_of_their_own() -> None:
+    part = WireUsage(input_tokens=100, output_tokens=10)
+    whole = WireUsage(input_tokens=300, output_tokens=30)
+    passes = (Pass("claude-opus-4-8", part), Pass("claude-haiku-4-5", part), Pass("claude-opus-4-8", part))
+    answer = ServiceAnswer(model="claude-opus-4-8", usage=whole, passes=passes)
+    cost = listed_cost(SETTINGS.services["anthropic"], answer, NOON)
+    assert cost is not None
+    assert [(line.model, line.kind, line.quantity) for line in cost.lines] == [
+        ("claude-haiku-4-5", "input", 100),
+        ("claude-haiku-4-5", "output", 10),
+        ("claude-opus-4-8", "input", 200),
+        ("claude-opus-4-8", "output", 20),
+    ]
+    assert sum(line.cost_nanos for line in cost.lines) == cost.nanos
+
+
+def test_the_source_of_a_price_has_the_date_of_its_list() -> None:
+    """The locked version's, as PyPI says it; a list that was fetched has the day on which it was."""
+    locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    (package,) = (each for each in locked if each["name"] == "genai-prices")
+    day = package["wheels"][0]["upload-time"][:10]
+    assert LIST_DATES[package["version"]] == str(day)
+    price = price_of(SETTINGS, "openai", "gpt-5.6-sol", NOON)
+    assert price is not None
+    assert price.source == f"genai-prices {package['version']} of {day}: openai/gpt-5.6-sol"
+    set_custom_snapshot(DataSnapshot(providers=get_snapshot().providers, from_auto_update=True, timestamp=NOON))
+    try:
+        fetched = price_of(SETTINGS, "openai", "gpt-5.6-sol", NOON)
+    finally:
+        set_custom_snapshot(None)
+    assert fetched is not None
+    assert fetched.source == f"genai-prices {package['version']} of 2026-11-22: openai/gpt-5.6-sol"
