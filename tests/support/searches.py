@@ -4,13 +4,16 @@ from hypothesis import settings
 
 _PART, _LEAST = 5, 20
 _shortened = False
+# A machine that is busy makes any example slow; what must be quick has a test of its own (project/test_linear_time.py).
+settings.register_profile("whole", deadline=None)
+settings.load_profile("whole")
 
 
 def shorten() -> None:
     """For the whole session, before any module of tests is imported."""
     global _shortened
     _shortened = True
-    settings.register_profile("short", max_examples=_LEAST)
+    settings.register_profile("short", max_examples=_LEAST, deadline=None)
     settings.load_profile("short")
 
 
