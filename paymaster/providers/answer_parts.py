@@ -47,7 +47,7 @@ def tool_calls(calls: Iterable[WrittenCall]) -> tuple[ToolCall, ...]:
     text_left = ANSWER_BYTES_MAX
     for call in calls:
         written = call.arguments if isinstance(call.arguments, str) else dumped(call.arguments)
-        if written.strip() == "null":  # optional, and left out
+        if written.strip() in ("", "null"):  # optional, and left out
             written = ""
         text_left -= len(written)
         try:

@@ -11,6 +11,8 @@ from paymaster.values.json_reading import object_of, read_json
 PARTS_MAX = 200_000
 """Parts of one answer that are kept until its stream has ended; some services send one for each token."""
 
+_BYTE_ORDER_MARK = "\ufeff"
+
 
 class StreamEvent(NamedTuple):
     """One server-sent event: its name, "message" where it has none, and its data."""
@@ -27,7 +29,9 @@ def stream_events(body: bytes) -> Iterator[StreamEvent]:
     hold up everything else when they are made, and when they are given up.
     """
     name, data = "message", list[str]()
-    for line in _lines(body.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")):
+    for line in _lines(
+        body.decode(errors="replace").removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+    ):
         if not line:
             if data:
                 yield StreamEvent(name, "\n".join(data))

@@ -33,6 +33,8 @@ _FILTERED = {
     "PROHIBITED_CONTENT",
     "SPII",
     "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
     "MODEL_ARMOR",
 }
 _BROKEN = {
@@ -152,7 +154,8 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
 def _broken(finish_reason: str | None, *, is_empty: bool) -> str | None:
     if finish_reason in _BROKEN:
         return f"finishReason {finish_reason}"
-    return "finishReason STOP without any content" if finish_reason == "STOP" and is_empty else None
+    says_why = finish_reason in _FILTERED or finish_reason == "MAX_TOKENS"
+    return f"finishReason {finish_reason} without any content" if is_empty and not says_why else None
 
 
 def _tool_calls(parts: Sequence[dict[str, JsonValue]]) -> tuple[ToolCall, ...]:

@@ -353,7 +353,9 @@ def test_results_by_the_thousand_find_their_calls_in_time() -> None:
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("arguments", [{}, {"arguments": None}, {"arguments": "null"}, {"arguments": ""}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"arguments": None}, {"arguments": "null"}, {"arguments": ""}, {"arguments": " \n"}]
+)
 def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
     call = {"id": "call_1", "function": {"name": "now", **arguments}}
     found = read(OPENAI, chat({"tool_calls": [call]}))
@@ -456,6 +458,9 @@ def test_geminis_results_are_in_the_order_of_its_calls() -> None:
         ([], "UNEXPECTED_TOOL_CALL"),
         ([], "STOP"),
         ([{"text": "hm", "thought": True}], "STOP"),
+        ([], "OTHER"),
+        ([], "NO_IMAGE"),
+        ([], "a reason of next year"),
     ],
 )
 def test_what_gemini_calls_broken_is_no_answer(parts: list[Any], reason: str) -> None:
@@ -463,6 +468,28 @@ def test_what_gemini_calls_broken_is_no_answer(parts: list[Any], reason: str) ->
     assert found.completion is None
     assert found.error is not None
     assert (found.error.error_class.name, found.billing) == ("bad_sample", Billing.BILLED)
+
+
+def test_a_byte_order_mark_before_an_answer_hides_nothing_of_it() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    pieces = stream(
+        {"choices": [{"index": 0, "delta": {"content": "Hel"}}]},
+        {"choices": [{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}], "usage": usage},
+    )
+    mark = b"\xef\xbb\xbf"
+    for found in (
+        read(OPENAI, mark + pieces, streamed=True),
+        read(OPENAI, mark + json.dumps(chat({"content": "Hello"})).encode()),
+    ):
+        assert found.completion is not None
+        assert found.completion.text == "Hello"
+
+
+@pytest.mark.parametrize("reason", ["IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "SAFETY"])
+def test_what_gemini_filters_is_a_refusal(reason: str) -> None:
+    found = read(GEMINI, gemini([], reason)).completion
+    assert found is not None
+    assert found.refused
 
 
 def thinking(*texts: str, **fields: Any) -> dict[str, Any]:

@@ -50,3 +50,20 @@ def test_what_is_no_piece_of_a_call_breaks_nothing() -> None:
     for part in odd:
         calls.add(0, part)
     assert calls.whole() == [{"id": "", "function": {"name": "", "arguments": ""}}]
+
+
+def test_without_ids_another_name_after_whole_arguments_is_another_call() -> None:
+    """At one index for all. A name in pieces is one name's."""
+    calls = StreamedToolCalls()
+    for name, arguments in (("look", '{"at":'), ("", '"it"}'), ("say", "{}"), ("say", ""), ("go", '{"on": {}}')):
+        calls.add(0, {"index": 0, "function": {"name": name, "arguments": arguments}})
+    found: list[Any] = calls.whole()
+    assert [call["function"] for call in found] == [
+        {"name": "look", "arguments": '{"at":"it"}'},
+        {"name": "say", "arguments": "{}"},
+        {"name": "go", "arguments": '{"on": {}}'},
+    ]
+    calls = StreamedToolCalls()
+    for name, arguments in (("look", ""), ("_up", '{"at":'), ("", "1}")):
+        calls.add(0, {"index": 0, "function": {"name": name, "arguments": arguments}})
+    assert len(calls) == 1
