@@ -46,6 +46,9 @@ REQUEST_ID_HEADERS = (
     "x-ds-trace-id",
     "x-generation-id",
     "x-amzn-requestid",
+    "x-ms-request-id",
+    "nvcf-reqid",
+    "x-litellm-call-id",
 )
 _HEADERS_READ = frozenset(
     (

@@ -186,6 +186,7 @@ def _parse(data: dict[str, JsonValue]) -> ServiceAnswer | ServiceError:
         state=kept(pieces),
         finish_reason=stop_reason,
         refused=stop_reason == "refusal",
+        request_id=text_of(data.get("id")),
         **_bill(data),
     )
 

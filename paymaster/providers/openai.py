@@ -210,7 +210,7 @@ def parse_object(data: dict[str, JsonValue], quirks: Quirks, base_url: str) -> S
         refused=bool(refusal) or finish_reason == "content_filter",
         broken=_broken(choice, is_empty=is_empty),
         **_bill(data, quirks, base_url),
-        request_id=text_of(object_of(data.get("x_groq")).get("id")),
+        request_id=text_of(object_of(data.get("x_groq")).get("id")) or text_of(data.get("id")),
     )
 
 
@@ -240,6 +240,7 @@ def parse_chunks(body: bytes, quirks: Quirks, base_url: str) -> ServiceAnswer | 
         ended = ended or event.data.strip() == "[DONE]"
         chunk = event_object(event)
         latest_said = {
+            "id": text_of(chunk.get("id")),
             "model": text_of(chunk.get("model")),
             "service_tier": text_of(chunk.get("service_tier")),
             "usage": chunk.get("usage") or object_of(chunk.get("x_groq")).get("usage"),

@@ -168,6 +168,7 @@ def _parse(data: dict[str, JsonValue], service: ServiceSettings) -> ServiceAnswe
         finish_reason=stopped_by or status,
         refused=bool(refusal) or stopped_by == "content_filter",
         state=kept(pieces),
+        request_id=text_of(data.get("id")),
         broken=_broken(status, is_empty=not said and not calls),
         **_bill(data, service),
     )

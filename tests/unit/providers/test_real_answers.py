@@ -722,6 +722,45 @@ def test_a_known_code_counts_under_any_status(status: int) -> None:
     assert (error_class.name, error_class.trips_breaker, error_class.alert) == ("model_not_found", False, True)
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "The model `x` has been decommissioned", "code": "model_decommissioned"}),
+        (403, {"message": "no access", "code": "model_not_available"}),
+        (400, {"message": "Invalid model: x", "type": "invalid_model", "code": "1500"}),
+        (403, {"message": "model: x", "type": "not_found_error"}),
+        (400, {"message": "models/x is not found", "status": "NOT_FOUND"}),
+        (410, {"message": "The model is gone"}),
+    ],
+)
+def test_a_model_that_is_gone_is_nothing_of_its_service(status: int, error: Any) -> None:
+    error_class = refused(status, error).error_class
+    assert (error_class.name, error_class.trips_breaker, error_class.alert) == ("model_not_found", False, True)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_an_answers_id_is_its_requests_where_no_header_says_it(streamed: bool) -> None:
+    message = {"role": "assistant", "id": "msg_1", "model": "m", "content": [{"type": "text", "text": "x"}]}
+    message |= {"stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}}
+    answer = chat({"content": "x"}, id="chatcmpl-1")
+    done = response("completed", [SAID], RESPONSES_USAGE)
+    bodies: list[tuple[Address, Any, list[Any], str]] = [
+        (
+            OPENAI,
+            answer,
+            [{"id": "chatcmpl-1", "choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}],
+            "chatcmpl-1",
+        ),
+        (RESPONSES, done, [{"type": "response.completed", "response": done}], "resp_1"),
+        (CLAUDE, message, [{"type": "message_start", "message": message}, {"type": "message_stop"}], "msg_1"),
+    ]
+    for address, whole, chunks, name in bodies:
+        body = stream(*chunks) if streamed else whole
+        assert read(address, body, streamed=streamed).facts.provider_request_id == name
+        headers = {"x-request-id": "from-a-header"}
+        assert read(address, body, streamed=streamed, headers=headers).facts.provider_request_id == "from-a-header"
+
+
 def test_a_retry_after_near_now_is_a_time() -> None:
     found = refused(429, {"message": "slow down"}, {"retry-after": str(NOW_MS // 1_000 + 12)})
     assert (found.error_class.name, found.retry_after_ms) == ("rate_limited", 12_000)
