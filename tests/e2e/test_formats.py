@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ async def run(
     entries = await entries_of_call(site.engine, result.call_id)
     await settled_books(site, first, second)
     assert sum(entry.cost_nanos for entry in entries) == result.cost_nanos
+    for entry in entries:
+        assert entry.paid_for is not None
+        assert sum(line.cost_nanos for line in entry.paid_for) == entry.cost_nanos
     rows = [
         (entry.service.rpartition("-")[2], entry.state, entry.error_class, entry.http_status, entry.cost_nanos)
         for entry in entries
@@ -206,6 +210,30 @@ async def test_an_anthropic_service_is_called_in_its_own_format(site: Site, serv
     assert rows == [("1", "final", None, 200, ANSWER_NANOS)]
     body = server.service("claude-1").requests[-1].body
     assert (body["system"], body["max_tokens"]) == ("Be brief", 50)
+
+
+async def test_what_was_cached_and_thought_is_paid_kind_by_kind(site: Site, server: CountingServer) -> None:
+    """From the service's own counts to the report, where all kinds together are what the rows cost."""
+    usage = {
+        "prompt_tokens": 12,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 7},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    said = {"choices": [{"message": {"content": "answer"}, "finish_reason": "stop"}], "usage": usage}
+    result, _ = await run(site, server, "thinks", [Reply(body=json.dumps(said).encode())])
+    (entry,) = await entries_of_call(site.engine, result.call_id)
+    assert [(line.kind, line.quantity, line.cost_nanos) for line in entry.paid_for or ()] == [
+        ("input", 5, 5_000),
+        ("cached_input", 7, 7_000),
+        ("output", 3, 12_000),
+        ("reasoning", 2, 8_000),
+    ]
+    report = await site.document("usage", "--by", "kind")
+    total = await site.document("usage", "--by", "service")
+    assert report["total"]["cost_usd"] == total["total"]["cost_usd"]
+    assert sum(Decimal(row["cost_usd"]) for row in report["rows"]) == Decimal(report["total"]["cost_usd"])
+    assert {"cached_input", "reasoning"} <= {row["kind"] for row in report["rows"]}
 
 
 async def test_bedrock_answers_in_frames_what_was_signed(site: Site, server: CountingServer) -> None:

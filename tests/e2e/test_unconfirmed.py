@@ -14,7 +14,7 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService, UsageEntry
-from paymaster.storage.usage_rows import insert_entries
+from paymaster.storage.usage_rows import entries_of_attempt, insert_entries
 from paymaster.values.money import nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(60)
@@ -112,6 +112,11 @@ async def test_a_person_resolves_what_nobody_knows_and_rows_and_books_agree(
 
         await until(is_posted, "the books have the correction")
         assert (await site.document("reconcile"))["agree"]
+    stored = await entries_of_attempt(site.engine, site.settings.ledger.name, entry.attempt_id)
+    told = [[(line.kind, line.cost_nanos) for line in row.paid_for or ()] for row in stored]
+    first = usd_to_nanos(cost)
+    slips = (usd_to_nanos("0.000001") - first, 1_000)
+    assert told == [[("bound", bound)], [("resolved", first)], *([("resolved", slip)] for slip in slips)]
     never = await site.command("unconfirmed", "resolve", f"{entry.attempt_id}/x", "--cost", "0")
     assert (never.code, "is not an unconfirmed attempt" in never.errors) == (1, True)
 

@@ -81,6 +81,73 @@ def gemini(parts: list[Any], finish_reason: str = "STOP", **fields: Any) -> dict
 
 
 @pytest.mark.parametrize(
+    ("address", "body", "kinds"),
+    [
+        (
+            OPENAI,
+            chat(
+                {"content": "x"},
+                usage={
+                    "prompt_tokens": 100,
+                    "completion_tokens": 50,
+                    "prompt_tokens_details": {"cached_tokens": 40, "audio_tokens": 10},
+                    "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 5},
+                },
+            ),
+            {"input": 50, "cached_input": 40, "input_audio": 10, "output": 25, "reasoning": 20, "output_audio": 5},
+        ),
+        (
+            RESPONSES,
+            {
+                "model": "the-model",
+                "status": "completed",
+                "output": [{"type": "message", "content": [{"type": "output_text", "text": "x"}]}],
+                "usage": {
+                    "input_tokens": 100,
+                    "input_tokens_details": {"cached_tokens": 40},
+                    "output_tokens": 50,
+                    "output_tokens_details": {"reasoning_tokens": 20},
+                },
+            },
+            {"input": 60, "cached_input": 40, "output": 30, "reasoning": 20},
+        ),
+        (
+            GEMINI,
+            gemini(
+                [{"text": "x"}],
+                usageMetadata={
+                    "promptTokenCount": 100,
+                    "cachedContentTokenCount": 40,
+                    "candidatesTokenCount": 30,
+                    "thoughtsTokenCount": 20,
+                    "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 25}],
+                    "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 5}],
+                    "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 8}],
+                },
+            ),
+            {
+                "input": 40,
+                "cached_input": 35,
+                "input_audio": 20,
+                "cached_audio": 5,
+                "output": 22,
+                "reasoning": 20,
+                "output_image": 8,
+            },
+        ),
+    ],
+    ids=["chat completions", "responses", "gemini"],
+)
+def test_each_format_says_what_is_paid_for(address: Address, body: Any, kinds: dict[str, int]) -> None:
+    """All of it, and at the price that is configured."""
+    facts = read(address, body).facts
+    assert facts.usage is not None
+    assert facts.paid_for is not None
+    assert {line.kind: line.quantity for line in facts.paid_for} == kinds
+    assert sum(line.cost_nanos for line in facts.paid_for) == PRICE.cost_nanos(facts.usage)
+
+
+@pytest.mark.parametrize(
     ("address", "usage", "output"),
     [
         (  # reasoning is counted apart
