@@ -32,15 +32,16 @@ def named_proxy(url: str) -> NamedProxy | None:
     """
     address, proxies = urlsplit(url), getproxies()
     host = address.hostname or ""
-    scheme = next((name for name in (address.scheme, "all") if proxies.get(name)), None)
+    scheme = next((name for name in (address.scheme, "all") if proxies.get(name, "").strip()), None)
     if scheme is None or is_loopback(host) or proxy_bypass(address.netloc.rpartition("@")[2]):
         return None
     variable = f"{scheme.upper()}_PROXY"
+    written = proxies[scheme].strip()
     try:
-        proxy = httpx.Proxy(proxies[scheme])
+        proxy = httpx.Proxy(written if "://" in written else f"http://{written}")
     except (ValueError, httpx.InvalidURL):
         raise ProxyUnreadable(variable) from None
-    if not proxy.url.host or not 0 < (proxy.url.port or 1) < 65_536:
+    if not proxy.url.host or "%" in proxy.url.host or not 0 < (proxy.url.port or 1) < 65_536:
         raise ProxyUnreadable(variable)
     return NamedProxy(variable, proxy)
 
