@@ -14,6 +14,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
     true,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,6 +25,10 @@ from paymaster.values.cost_lines import NOT_RECORDED, UNITS, Kind
 
 KIND = "kind"
 """The dimension that makes a usage report one of kinds."""
+
+_NO_SORTING = (text("SET LOCAL enable_sort = off"), text("SET LOCAL enable_incremental_sort = off"))
+"""PostgreSQL takes each row for a hundred lines, and would sort all of them where summing them up at once takes a fifth
+of the time. For one transaction; what must be sorted still is."""
 
 
 class KindRow(BaseModel):
@@ -79,6 +84,8 @@ async def kinds_report(
         .order_by(*keys, func.array_position(_order(), kind), kind)
     )
     async with engine.connect() as connection:
+        for setting in _NO_SORTING:
+            await connection.execute(setting)
         rows = (await connection.execute(query)).mappings().all()
     return [
         KindRow(
