@@ -185,6 +185,7 @@ def _failure(call: ServiceCall, tried: Tried, attempts: tuple[Attempt, ...]) -> 
         detail=_detail(call, tried),
         fall_back=error_class.fall_back,
         unknown=billing is Billing.UNKNOWN,
+        wire=tried.refusal,
         model_paused=error_class == RATE_LIMITED_MODEL and not too_long,
     )
     activity.logger.warning("attempt failed: %s: %s", failure.reason, failure.detail)

@@ -1,5 +1,7 @@
 """reserve and void: ask the ledger, on behalf of a call workflow that cannot send updates itself."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -23,6 +25,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.bounds import check_grant
 from paymaster.providers.price_list import price_of
+from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ModelSettings, Settings, split_candidate
 from paymaster.values.collection import EndedRequests
 
@@ -65,7 +68,7 @@ class ReserveActivities:
         if request.plain and not self._settings.encryption.allow_plaintext:
             return Denied(hold_id=request.hold_id, reason="plaintext", detail=_PLAIN)
         ledger = self._settings.ledger
-        if request.route not in self._settings.routes:
+        if self._route(request) is None:
             known = ", ".join(sorted(self._settings.routes)) or "none"
             detail = f"there is no route {request.route!r} in this worker's configuration; there are: {known}"
             return Denied(hold_id=request.hold_id, reason="unknown_route", detail=detail)
@@ -110,7 +113,7 @@ class ReserveActivities:
     def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...]:
         candidates: list[Candidate] = []
         too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
-        for name in self._settings.routes[request.route]:
+        for name in self._route(request) or ():
             settings = self._model(name)
             if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue
@@ -121,18 +124,44 @@ class ReserveActivities:
             }
             unbound = next((thing for thing, (count, most) in media.items() if count and most is None), None)
             output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+            output_each, context = min(request.max_output_tokens or output_max, output_max), settings.context_tokens
             candidates.append(
                 Candidate(
                     service=service,
                     model=model,
-                    max_output_tokens=min(request.max_output_tokens or output_max, output_max),
+                    max_output_tokens=output_each * request.outputs,
                     price=price_of(self._settings, service, model, datetime.now(UTC)),
-                    context_tokens=settings.context_tokens,
+                    # Each output has the context to itself; the desk compares it with all of them together.
+                    context_tokens=None if context is None else context + output_each * (request.outputs - 1),
                     media_tokens=sum(count * (most or 0) for count, most in media.values()),
-                    refused=None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model),
+                    refused=self._untaken(request, service)
+                    or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
                 )
             )
         return tuple(candidates)
+
+    def _route(self, request: ReserveRequest) -> Sequence[str] | None:
+        """The route's candidates. A wire call names one of them too, as any program names a model."""
+        routes = self._settings.routes
+        if request.dialect is None or request.route in routes:
+            return routes.get(request.route)
+        service, _, model = request.route.partition("/")
+        return (request.route,) if model and service in self._settings.services else None
+
+    def _untaken(self, request: ReserveRequest, service: str) -> str | None:
+        """Why this service does not take a wire call as it is. None: it takes it, or it is none."""
+        if request.dialect is None:
+            return None
+        settings = self._settings.services[service]
+        if PROVIDERS[settings.api].dialect != request.dialect:
+            return f'the call is written in the format "{request.dialect}", which api = "{settings.api}" does not speak'
+        unbound = [key for key in request.needs if key not in settings.allow]
+        if not unbound:
+            return None
+        return (
+            f"{', '.join(unbound)}: what it costs at most is not known beforehand; leave it out, or add "
+            f"allow = {json.dumps(unbound)} under [services.{service}], at your own risk"
+        )
 
     def _model(self, name: str) -> ModelSettings:
         """What the configuration says about a candidate; all defaults when nothing."""

@@ -41,7 +41,7 @@ from paymaster.messages.bounds import check_grant
 from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
-from paymaster.providers.bounds import input_bytes
+from paymaster.providers.bounds import facts_of
 from paymaster.security.payloads import PLAIN, as_raw, in_plain_text
 from paymaster.values.json_reading import read_json
 from workflows.signals import decoded, message_of, tolerate_any_payload_count
@@ -196,8 +196,7 @@ class LLMCallWorkflow:
                     call=self._call,
                     route=request.route,
                     budget=request.budget,
-                    input_bytes=input_bytes(request),
-                    max_output_tokens=request.max_output_tokens,
+                    **facts_of(request)._asdict(),
                     on_exhausted=request.on_exhausted,
                     wait_at_most_ms=_duration_ms(request.wait_at_most),
                     started_at_ms=_ms(workflow.info().start_time),
@@ -205,8 +204,6 @@ class LLMCallWorkflow:
                     priority=request.priority,
                     excluded=tuple(self._failed),
                     too_long_for=tuple(self._too_long_for),
-                    images=sum(len(message.images) for message in request.messages),
-                    documents=sum(len(message.documents) for message in request.messages),
                     # A call that has asked goes on, also if encryption is turned on meanwhile.
                     plain=self._came_plain and not self._asked,
                 ),
@@ -363,6 +360,7 @@ class LLMCallWorkflow:
                 "text": completion.text,
                 "parsed": completion.parsed,
                 "schema_problem": completion.schema_problem,
+                "wire": completion.wire,
                 "tool_calls": completion.tool_calls,
                 "state": completion.state,
                 "refused": completion.refused,
@@ -382,7 +380,8 @@ class LLMCallWorkflow:
         return self._result(outcome, denied.reason, denied.detail)
 
     def _unavailable(self, failure: Failure) -> LLMResult:
-        return self._result(Outcome.UNAVAILABLE, failure.reason, failure.detail)
+        result = self._result(Outcome.UNAVAILABLE, failure.reason, failure.detail)
+        return result.model_copy(update={"wire": failure.wire})
 
     def _result(self, outcome: Outcome, reason: str | None = None, detail: str | None = None) -> LLMResult:
         return LLMResult(

@@ -15,14 +15,16 @@ from paymaster.values.limits import (
     ROUTE_BYTES_MAX,
     STATE_OF_MESSAGE_BYTES_MAX,
 )
+from paymaster.wire.dialects import measured
+from paymaster.wire.measured import BadBody
 
 
 def denial_of(request: LLMRequest) -> LLMResult | None:
     """The result of a request that cannot be sent, with what to do; None when it can be.
 
-    Reasons: `request_too_long`, `state_too_large`, `metadata_too_large`, `nested_too_deeply`, `too_many_values`,
-    `unknown_route` and `bad_budget` for names that are too long to be any, `number_too_long`, and `not_text` for a text
-    with half a surrogate pair, which UTF-8 does not have.
+    Reasons: `bad_body` of a wire call, `request_too_long`, `state_too_large`, `metadata_too_large`,
+    `nested_too_deeply`, `too_many_values`, `unknown_route` and `bad_budget` for names that are too long to be any,
+    `number_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8 does not have.
     """
     problem = _problem(request)
     return None if problem is None else _denied(request, *problem)
@@ -30,6 +32,11 @@ def denial_of(request: LLMRequest) -> LLMResult | None:
 
 def _problem(request: LLMRequest) -> tuple[str, str] | None:
     """The reason, and what to do."""
+    if request.wire is not None:
+        try:
+            measured(request.wire)
+        except BadBody as error:
+            return "bad_body", str(error)
     try:
         for data in _nested(request):
             check_nesting(data)

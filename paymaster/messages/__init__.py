@@ -147,6 +147,7 @@ from paymaster.messages.temporal_names import (
     call_id_of,
     call_workflow_id,
 )
+from paymaster.messages.wire import Wire, WireAnswer
 from paymaster.values.limits import (
     BUDGETS_MAX,
     CARRIED_BYTES_MAX,
@@ -278,6 +279,8 @@ __all__ = [
     "WaitingCall",
     "Window",
     "WindowStatus",
+    "Wire",
+    "WireAnswer",
     "Withdrawn",
     "added",
     "backlog_workflow_id",

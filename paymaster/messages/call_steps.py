@@ -11,6 +11,7 @@ from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
+from paymaster.messages.wire import Dialect, WireAnswer
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import TokenUsage
 
@@ -37,6 +38,12 @@ class ReserveRequest(Message):
     """How many images the request has; the bytes do not count them."""
     documents: int = added(0)
     """How many documents it has, likewise."""
+    dialect: Dialect | None = added(None)
+    """Of a wire call: the format that it is written in."""
+    outputs: int = added(1)
+    """How many answers are asked for at once."""
+    needs: tuple[str, ...] = added(())
+    """What makes the cost of a wire call unknown beforehand, by name."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 
@@ -71,6 +78,8 @@ class Completion(Message):
     """What the service wants back with this answer."""
     schema_problem: str | None = added(None)
     """Why `parsed` is empty although a schema was asked for."""
+    wire: WireAnswer | None = added(None)
+    """Of a wire call: the answer as it came."""
 
 
 class Failure(Message):
@@ -86,6 +95,8 @@ class Failure(Message):
     """The last attempt may have been billed."""
     model_paused: bool = added(False)
     """The model is paused for a moment and may be asked again then; until then another candidate, where one fits."""
+    wire: WireAnswer | None = added(None)
+    """Of a wire call: the refusal as it came, where one did."""
 
 
 class UsageEntry(Message):

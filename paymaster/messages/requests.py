@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from paymaster.messages.base import Message, added
+from paymaster.messages.wire import Wire
 
 
 class Image(Message):
@@ -140,6 +141,23 @@ class Tool(Message):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
+_ASKED = (
+    "prompt",
+    "messages",
+    "system",
+    "max_output_tokens",
+    "json_schema",
+    "temperature",
+    "stop",
+    "seed",
+    "top_p",
+    "reasoning_effort",
+    "tools",
+    "tool_choice",
+)
+"""The fields of a request that a wire call has in its body."""
+
+
 class LLMRequest(BaseModel):
     """One thing that an agent wants from a model. Unknown fields are refused, never dropped."""
 
@@ -178,11 +196,20 @@ class LLMRequest(BaseModel):
     configuration. None: the ledger's configuration."""
     metadata: dict[str, str] = {}
     """Stored with every attempt, for reports."""
+    wire: Wire | None = added(None)
+    """The request in a provider's own format, instead of everything here that says what is asked."""
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
-        if self.prompt is None and not self.messages:
+        if self.wire is None and self.prompt is None and not self.messages:
             raise ValueError("a request needs a prompt, messages or both")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_in_one_way(self) -> Self:
+        asked = [name for name in _ASKED if getattr(self, name) != type(self).model_fields[name].default]
+        if self.wire is not None and asked:
+            raise ValueError(f"a request with wire says there what is asked, and not in {', '.join(asked)}")
         return self
 
     @model_validator(mode="after")
@@ -205,5 +232,7 @@ class LLMRequest(BaseModel):
         """Tells whether two requests with the same call id ask for the same thing."""
         # Without defaults, so that a field which a later version adds does not change it; with sorted keys, so that the
         # order in which a dict was filled does not either.
-        asked = json.loads(self.model_dump_json(exclude={"call_id"}, exclude_defaults=True))
+        asked = json.loads(self.model_dump_json(exclude={"call_id": True, "wire": {"body"}}, exclude_defaults=True))
+        if self.wire is not None:  # compressed it may look otherwise tomorrow
+            asked["wire"]["body"] = sha256(self.wire.body).hexdigest()
         return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

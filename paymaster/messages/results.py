@@ -11,6 +11,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.requests import ChatMessage, ProviderState, ToolCall
+from paymaster.messages.wire import WireAnswer
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import TokenUsage, nanos_to_usd
 from paymaster.values.windows import Window
@@ -114,6 +115,9 @@ class LLMResult(Message):
     """What the provider wants back with this answer."""
     schema_problem: str | None = added(None)
     """Where the answer breaks the request's `json_schema`, in words; `text` has it as it came. None: nowhere."""
+
+    wire: WireAnswer | None = added(None)
+    """Of a wire call: the answer as the provider wrote it, or the last refusal where none answered."""
 
     def message(self) -> ChatMessage:
         """The answer as the next message of the conversation, with what its provider wants back.

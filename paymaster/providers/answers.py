@@ -1,5 +1,6 @@
 """An HTTP answer, read as what became of the attempt: pure code, which a worker runs in a thread for a long answer."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pydantic import JsonValue
 
 from paymaster.calls.cost import CONFIGURATION, known_cost, paid_for
 from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
+from paymaster.messages.wire import WireAnswer
 from paymaster.providers.counted_kinds import counted_kinds
 from paymaster.providers.http_errors import (
     BAD_SAMPLE,
@@ -30,9 +32,14 @@ from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import message_data
-from paymaster.values.limits import ANSWER_BYTES_MAX
+from paymaster.values.limits import ANSWER_BYTES_MAX, WIRE_BYTES_MAX, WIRE_REFUSAL_BYTES_MAX
 from paymaster.values.money import TokenUsage
+from paymaster.wire import openai_chat
 
+_GIVEN_BACK = re.compile(
+    r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|x-ratelimit-[a-z-]+|openai-[a-z-]+"
+)
+"""Headers that a wire call gets back."""
 ERROR_LENGTH_MAX = 500
 """Of what is told of an error."""
 HEADER_LENGTH_MAX = 1_000
@@ -101,6 +108,8 @@ class Reading(NamedTuple):
     """None: it was answered."""
     completion: Completion | None = None
     """Without its attempts. None: it failed."""
+    refusal: WireAnswer | None = None
+    """Of a wire call that failed: what the service wrote."""
 
 
 def read_answer(
@@ -120,7 +129,9 @@ def read_answer(
         if billing is not None:
             error_class = error_class._replace(billing=billing)
         message = redact(error.message)[:ERROR_LENGTH_MAX]
-        return Reading(facts, error_class.billing, error._replace(error_class=error_class, message=message))
+        error = error._replace(error_class=error_class, message=message)
+        refusal = _raw(call, answer, body, streamed, WIRE_REFUSAL_BYTES_MAX)
+        return Reading(facts, error_class.billing, error, refusal=refusal)
 
     def error_of(status: int, error_body: bytes, *, within_200: bool = False) -> HttpError:
         return classify(
@@ -148,7 +159,7 @@ def read_answer(
         return failed(error_of(found.status, found.body, within_200=True), billing)
     found = without_keys(found)
     facts = facts._replace(provider_request_id=facts.provider_request_id or _word(found.request_id))
-    completion = _completion(found, service, call)
+    completion = _completion(found, service, call, _raw(call, answer, body, streamed, WIRE_BYTES_MAX))
     if isinstance(completion, HttpError):
         return failed(completion, billing)
     return Reading(facts, billing, completion=completion)
@@ -172,9 +183,25 @@ def _billed(
     ), billing
 
 
-def _completion(found: ServiceAnswer, service: ServiceSettings, call: ServiceCall) -> Completion | HttpError:
-    """The answer for the agent, or why it is of no use."""
-    if found.broken is not None:
+def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, bytes_max: int) -> WireAnswer | None:
+    """What a wire call gets back, as the service wrote it."""
+    if call.request.wire is None or len(body) > bytes_max:
+        return None
+    named = ((name.lower().decode("latin-1"), value) for name, value in answer.headers)
+    headers = {
+        name: redact(value.decode("latin-1"))
+        for name, value in named
+        if _GIVEN_BACK.fullmatch(name) and len(value) <= HEADER_LENGTH_MAX
+    }
+    given = openai_chat.given_back(call.request.wire.body, body) if streamed else body
+    return WireAnswer(status=answer.status, headers=headers, body=given)
+
+
+def _completion(
+    found: ServiceAnswer, service: ServiceSettings, call: ServiceCall, raw: WireAnswer | None
+) -> Completion | HttpError:
+    """The answer for the agent, or why it is of no use. Whoever asked in a provider's own words judges it himself."""
+    if found.broken is not None and call.request.wire is None:
         return HttpError(BAD_SAMPLE, found.broken, None)
     if found.refused and service.fall_back_when_filtered:
         return HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None)
@@ -194,7 +221,8 @@ def _completion(found: ServiceAnswer, service: ServiceSettings, call: ServiceCal
         refused=found.refused,
         finish_reason=_word(found.finish_reason),
         attempts=(),
-        state=None if found.refused else state_of(found.state, call.grant, service),
+        state=None if found.refused or raw else state_of(found.state, call.grant, service),
+        wire=raw,
     )
     for carried in (completion, completion.model_copy(update={"state": None})):
         if len(carried.model_dump_json().encode()) <= ANSWER_BYTES_MAX:

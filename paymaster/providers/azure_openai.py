@@ -8,11 +8,20 @@ no model's name: prices go by the model that answered.
 from urllib.parse import quote
 
 from paymaster.messages import Grant, LLMRequest
+from paymaster.messages.wire import Wire
 from paymaster.providers import openai
 from paymaster.providers.answer_parts import answer_object
 from paymaster.providers.key_headers import bearer, key_header
-from paymaster.providers.provider import HttpRequest, Outgoing, Provider, ServiceAnswer, ServiceError
+from paymaster.providers.provider import (
+    HttpRequest,
+    Outgoing,
+    Provider,
+    ServiceAnswer,
+    ServiceError,
+    WrittenRequest,
+)
 from paymaster.settings import ServiceSettings
+from paymaster.wire import openai_chat
 
 _with_key = key_header("api-key")
 
@@ -23,11 +32,18 @@ def authenticate(request: Outgoing, key: str, service: ServiceSettings) -> dict[
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
-    body = openai.build_body(request, grant, service, openai.AZURE, stream=stream)
+    return HttpRequest(_path(grant, service), openai.build_body(request, grant, service, openai.AZURE, stream=stream))
+
+
+def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    body = openai.wire_body(wire, grant, outputs, openai.AZURE.output_cap)
+    return WrittenRequest(_path(grant, service), body, openai_chat.sent_headers(wire.headers))
+
+
+def _path(grant: Grant, service: ServiceSettings) -> str:
     if service.api_version is None:
-        return HttpRequest(openai.PATH, body)
-    deployment = quote(grant.model, safe="")
-    return HttpRequest(f"/openai/deployments/{deployment}{openai.PATH}?api-version={service.api_version}", body)
+        return openai.PATH
+    return f"/openai/deployments/{quote(grant.model, safe='')}{openai.PATH}?api-version={service.api_version}"
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
@@ -45,4 +61,6 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    dialect="openai",
+    build_wire=build_wire,
 )

@@ -1,19 +1,50 @@
 """How large a request is, for the bound of its cost."""
 
 import json
-import unicodedata
+from typing import NamedTuple
 
 from paymaster.messages import LLMRequest
+from paymaster.messages.wire import Dialect
 from paymaster.providers.call_ids import MADE_ID_BYTES
+from paymaster.values.normalised import normalised_bytes, utf8_length
+from paymaster.wire.dialects import measured
 
-_PIECE = 128
-"""Characters that are normalised together: Python sorts a run of combining marks in a time that grows with the square
-of its length."""
 FILLED_IN_BYTES = 100
 """What a message with calls of another model gets beside them, where a service refuses it without: a word in place of
 a signature, an empty thought."""
-_MARKS_USUAL = 8
-"""In a row; more than these are taken for a text that is none."""
+
+
+class Facts(NamedTuple):
+    """What the bound of a request depends on; ReserveRequest has the same fields."""
+
+    input_bytes: int
+    max_output_tokens: int | None
+    images: int
+    documents: int
+    dialect: Dialect | None = None
+    outputs: int = 1
+    needs: tuple[str, ...] = ()
+
+
+def facts_of(request: LLMRequest) -> Facts:
+    """Raises BadBody."""
+    if request.wire is not None:
+        asked = measured(request.wire)
+        return Facts(
+            asked.input_bytes,
+            asked.max_output_tokens,
+            asked.images,
+            asked.documents,
+            request.wire.dialect,
+            asked.outputs,
+            asked.needs,
+        )
+    return Facts(
+        input_bytes(request),
+        request.max_output_tokens,
+        images=sum(len(message.images) for message in request.messages),
+        documents=sum(len(message.documents) for message in request.messages),
+    )
 
 
 def input_bytes(request: LLMRequest) -> int:
@@ -40,48 +71,5 @@ def input_bytes(request: LLMRequest) -> int:
         seen["tools"] = [tool.model_dump() for tool in request.tools]
     text = json.dumps(seen, ensure_ascii=False)
     calls = sum(len(message.tool_calls) for message in request.messages)
-    rewritten = 0 if request.json_schema is None else _utf8_length(json.dumps(request.json_schema, ensure_ascii=False))
-    return (FILLED_IN_BYTES + 2 * MADE_ID_BYTES) * calls + rewritten + max(_utf8_length(text), normalised_bytes(text))
-
-
-def normalised_bytes(text: str) -> int:
-    """The bytes of a text's NFKC form; a little more for marks in unusual places, never less.
-
-    Takes a fraction of a second for two megabytes of whatever characters.
-    """
-    if text.isascii():
-        return len(text)
-    grown = 0
-    for character in set(text):  # many that grow much are counted: to write them out takes a second
-        if unicodedata.decomposition(character) and len(unicodedata.normalize("NFKC", character)) > 2:
-            times = text.count(character)
-            if times > 1_000:
-                grown += times * (_utf8_length(unicodedata.normalize("NFKD", character)) - 1)
-                text = text.replace(character, " ")
-    begin, follows = 0, True
-    while begin < len(text):
-        end = _end_of_piece(text, begin)
-        whole = end == len(text) or not _joins(text[end])
-        # What is joined is never longer than its parts; only a piece between two characters that join nothing with
-        # their neighbours is as long by itself as it is within the text.
-        form = "NFKC" if follows and whole else "NFKD"
-        grown += _utf8_length(unicodedata.normalize(form, text[begin:end]))
-        begin, follows = end, whole
-    return grown
-
-
-def _end_of_piece(text: str, begin: int) -> int:
-    """Where nothing is joined across, if there is such a place."""
-    latest = min(begin + _PIECE, len(text))
-    if latest == len(text):
-        return latest
-    return next((end for end in range(latest, latest - _MARKS_USUAL, -1) if not _joins(text[end])), latest)
-
-
-def _joins(character: str) -> bool:
-    """Whether it is, or begins with, a mark that belongs to the character before it."""
-    return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
-
-
-def _utf8_length(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    rewritten = 0 if request.json_schema is None else utf8_length(json.dumps(request.json_schema, ensure_ascii=False))
+    return (FILLED_IN_BYTES + 2 * MADE_ID_BYTES) * calls + rewritten + max(utf8_length(text), normalised_bytes(text))

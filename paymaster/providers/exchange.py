@@ -17,16 +17,19 @@ from pydantic_core import to_json
 
 from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
 from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, ServiceCall
+from paymaster.messages.wire import WireAnswer
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
-from paymaster.providers.provider import HttpRequest, Outgoing, UnsupportedParameter
+from paymaster.providers.provider import Outgoing, UnsupportedParameter, WrittenRequest
 from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.providers.tool_names import with_sent_names
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
+from paymaster.wire.dialects import measured
+from paymaster.wire.measured import BadBody
 
 BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
@@ -63,9 +66,11 @@ class Tried(NamedTuple):
     completion: Completion | None = None
     """Without its attempts. None: it failed."""
     retry_after_ms: int | None = None
+    refusal: WireAnswer | None = None
+    """Of a wire call that failed: what the service wrote."""
 
 
-class Wire:
+class Sending:
     """Whether anything of a request has left this machine."""
 
     def __init__(self) -> None:
@@ -101,16 +106,16 @@ class Exchange:
 
     async def attempt(self, call: ServiceCall, number: int) -> Tried:
         """The attempt of this number. Raises CancelledError when it was cancelled before anything was sent."""
-        begun, wire = _Begun(number), Wire()
+        begun, sending = _Begun(number), Sending()
         try:
             service = self._service(call)
             key = None if service.key_name is None else await self._key(service.key_name)
-            request = self._request(call, service, key, wire, await self._built(call, service))
-            answer = await self._send(call, service, request, wire)
+            request = self._request(call, service, key, sending, await self._built(call, service))
+            answer = await self._send(call, service, request, sending)
         except _Failed as failed:
             return begun.failed(failed.error_class, str(failed))
         except Exception as error:
-            if wire.sent:
+            if sending.sent:
                 raise
             return begun.failed(NOT_SENT, f"nothing was sent: {type(error).__name__}")  # its text may hold anything
         reading = await self._read(
@@ -130,7 +135,8 @@ class Exchange:
         if error_class.name == STATE_REFUSED.name and error_class.billing is Billing.NOT_BILLED:
             # The next attempt is another request, whatever the service says of this one.
             error_class = error_class._replace(retry=has_states(call.request))
-        return begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
+        failed = begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
+        return failed._replace(refusal=reading.refusal)
 
     def _service(self, call: ServiceCall) -> ServiceSettings:
         service = self._services.get(call.grant.service)
@@ -153,23 +159,21 @@ class Exchange:
         except KeyUnavailable as error:
             raise _Failed(SOURCE_DOWN if isinstance(error, KeySourceDown) else NO_KEY, str(error)) from error
 
-    async def _built(self, call: ServiceCall, service: ServiceSettings) -> HttpRequest:
+    async def _built(self, call: ServiceCall, service: ServiceSettings) -> WrittenRequest:
         """A schema may be long, and is written anew for each kind of service: that is done in the thread."""
-        build = PROVIDERS[service.api].build_request
-        arguments = (with_sent_names(call.request), call.grant, service, streams(service))
         try:
             if call.request.json_schema is None:
-                return build(*arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._reader, build, *arguments)
-        except UnsupportedParameter as error:
+                return _written(call, service)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, _written, call, service)
+        except (BadBody, UnsupportedParameter) as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
 
     def _request(
-        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, wire: Wire, built: HttpRequest
+        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: WrittenRequest
     ) -> httpx.Request:
         provider = PROVIDERS[service.api]
         headers = {"content-type": "application/json"} | built.headers
-        outgoing = Outgoing("POST", service.base_url + built.path, headers, to_json(built.body))
+        outgoing = Outgoing("POST", service.base_url + built.path, headers, built.body)
         if key is not None:
             try:
                 headers |= provider.authenticate(outgoing, key.reveal(), service)
@@ -180,23 +184,23 @@ class Exchange:
             outgoing.url,
             headers=headers,
             content=outgoing.body,
-            extensions={"trace": wire.trace},
-            timeout=_timeout(service),
+            extensions={"trace": sending.trace},
+            timeout=_timeout(service, streams=_streams(call, service)),
         )
 
     async def _send(
-        self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, wire: Wire
+        self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, sending: Sending
     ) -> HttpAnswer:
         try:
-            return await self._finish_once_sent(self._answer(call, service, request), wire)
+            return await self._finish_once_sent(self._answer(call, service, request), sending)
         except asyncio.CancelledError:
-            if not wire.sent and not self._is_stopping():
+            if not sending.sent and not self._is_stopping():
                 raise
-            raise _Failed(SHUT_DOWN_SENT if wire.sent else SHUT_DOWN, "the worker was shut down") from None
+            raise _Failed(SHUT_DOWN_SENT if sending.sent else SHUT_DOWN, "the worker was shut down") from None
         except (httpx.TimeoutException, TimeoutError) as error:
-            raise _Failed(TIMED_OUT if wire.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
+            raise _Failed(TIMED_OUT if sending.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
         except httpx.HTTPError as error:
-            raise _Failed(CUT_OFF if wire.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
+            raise _Failed(CUT_OFF if sending.sent else NOT_CONNECTED, f"{type(error).__name__}: {error}") from error
         except BodyTooLarge as error:
             raise _Failed(TOO_LARGE, str(error)) from error
 
@@ -217,16 +221,16 @@ class Exchange:
                     await response.aclose()
         return HttpAnswer(response.status_code, headers, body, unreadable)
 
-    async def _finish_once_sent(self, sending: Coroutine[None, None, HttpAnswer], wire: Wire) -> HttpAnswer:
+    async def _finish_once_sent(self, answering: Coroutine[None, None, HttpAnswer], sending: Sending) -> HttpAnswer:
         """The response. A cancellation comes too late once the request is sent: the answer is paid for.
 
         Raises CancelledError when nothing was sent, or when this process stops and cannot wait any longer.
         """
-        task = asyncio.ensure_future(sending)
+        task = asyncio.ensure_future(answering)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if wire.sent and not self._is_stopping():
+            if sending.sent and not self._is_stopping():
                 return await task
             task.cancel()
             raise
@@ -304,7 +308,21 @@ class _Begun:
         return Tried(attempt, error_class, retry_after_ms=retry_after_ms)
 
 
-def _timeout(service: ServiceSettings) -> httpx.Timeout:
+def _written(call: ServiceCall, service: ServiceSettings) -> WrittenRequest:
+    """Raises UnsupportedParameter, BadBody."""
+    provider, wire = PROVIDERS[service.api], call.request.wire
+    if wire is not None:
+        return provider.build_wire(wire, call.grant, service, measured(wire).outputs)
+    built = provider.build_request(with_sent_names(call.request), call.grant, service, streams(service))
+    return WrittenRequest(built.path, to_json(built.body), built.headers)
+
+
+def _streams(call: ServiceCall, service: ServiceSettings) -> bool:
+    wire = call.request.wire
+    return streams(service) if wire is None else measured(wire).streams
+
+
+def _timeout(service: ServiceSettings, *, streams: bool) -> httpx.Timeout:
     """In a stream no silence may be longer than the idle timeout; without one the whole answer is one silence."""
-    silence = min(service.idle_timeout, service.timeout) if streams(service) else service.timeout
+    silence = min(service.idle_timeout, service.timeout) if streams else service.timeout
     return httpx.Timeout(silence.total_seconds(), connect=CONNECT_TIMEOUT_S)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest, Tool, ToolCall
+from paymaster.messages.wire import Wire
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -35,12 +36,14 @@ from paymaster.providers.provider import (
     ServiceError,
     UnsupportedParameter,
     WireUsage,
+    WrittenRequest,
 )
 from paymaster.providers.schemas import instruction, strict_or_loose
 from paymaster.providers.streamed_tool_calls import StreamedToolCalls
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
 from paymaster.values.money import NANOS_MAX
+from paymaster.wire import openai_chat
 
 PATH = "/chat/completions"
 _REFUSED = ("unsupported", "not supported", "unrecognized", "unknown", "not permitted", "unexpected")
@@ -119,6 +122,17 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     """The cap on the output is always sent: the bound of the cost depends on it."""
     quirks = replace(quirks_of(service.base_url), output_cap=_output_cap(service))
     return HttpRequest(PATH, build_body(request, grant, service, quirks, stream=stream))
+
+
+def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    body = wire_body(wire, grant, outputs, _output_cap(service))
+    return WrittenRequest(PATH, body, openai_chat.sent_headers(wire.headers))
+
+
+def wire_body(wire: Wire, grant: Grant, outputs: int, cap_name: str) -> bytes:
+    """The grant's cap is on all outputs together."""
+    cap = grant.max_output_tokens // outputs
+    return openai_chat.sent(wire.body, model=grant.model, cap=cap, cap_name=cap_name)
 
 
 def _output_cap(service: ServiceSettings) -> str:
@@ -436,4 +450,6 @@ PROVIDER = Provider(
     parse_stream=parse_stream,
     streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
     as_asked=as_asked,
+    dialect="openai",
+    build_wire=build_wire,
 )

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest, ToolCall
+from paymaster.messages.wire import Dialect, Wire
 from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import TokenUsage
 
@@ -34,6 +35,15 @@ class HttpRequest(NamedTuple):
     """Behind the service's base_url."""
     body: dict[str, JsonValue]
     headers: dict[str, str] = {}  # noqa: RUF012  # nobody changes it; a NamedTuple's field is no class attribute
+
+
+class WrittenRequest(NamedTuple):
+    """A request whose body is written already, without its authentication."""
+
+    path: str
+    """Behind the service's base_url."""
+    body: bytes
+    headers: dict[str, str]
 
 
 class Outgoing(NamedTuple):
@@ -157,6 +167,10 @@ def _as_it_is(stream: bytes) -> bytes:
     return stream
 
 
+def _takes_no_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    raise UnsupportedParameter("wire", f'api = "{service.api}" takes no wire calls')
+
+
 def _always(service: ServiceSettings) -> bool:
     return True
 
@@ -180,6 +194,10 @@ class Provider:
     """The content type of a stream."""
     as_server_sent_events: Callable[[bytes], bytes] = _as_it_is
     """A stream in the form that `parse_stream` gets; of one that was cut, the whole events."""
+    dialect: Dialect | None = None
+    """The format in which it takes wire calls. None: it takes none."""
+    build_wire: Callable[[Wire, Grant, ServiceSettings, int], WrittenRequest] = _takes_no_wire
+    """A wire call with the grant's model and cap; the last argument: how many outputs it asks for."""
     asked_model_answers: bool = False
     """Answers do not name their model: it is the one that was asked."""
     price_factor: Callable[[ServiceSettings, str], Fraction] = _once

@@ -279,6 +279,8 @@ RouteName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
 
 ModelName = Annotated[str, AfterValidator(_check_model), _text(r"\S(.*\S)?")]
 
+WireKey = Annotated[str, _text(r"[A-Za-z0-9_.-]{1,100}")]
+
 BudgetPath = Annotated[str, AfterValidator(check_budget_path), _text(BUDGET_PATH)]
 
 KeyName = Annotated[str, AfterValidator(check_key_name), _text(KEY_NAME)]

@@ -42,6 +42,7 @@ from paymaster.settings.kinds import (
     RouteName,
     SecretText,
     ServiceName,
+    WireKey,
     check_address,
     check_azure_url,
     check_collector_url,
@@ -230,6 +231,10 @@ class ServiceSettings(AccountSettings):
     Default 1."""
     max_retry_after: Duration = timedelta(seconds=60)
     """The longest Retry-After that is waited for; a longer one means the next candidate. Default "60s"."""
+    allow: Annotated[tuple[WireKey, ...], AfterValidator(each_once)] = ()
+    """Keys of wire calls that are sent although they make the cost unknown beforehand (`service_tier`,
+    `web_search_options`, `tools.web_search`), at the owner's risk: what is billed above the bound is an overage.
+    Default []: a call with another key than those that are known to be free is refused by its name."""
     models: dict[ModelName, ModelSettings] = Field(default_factory=dict[str, ModelSettings])
     """What is added to or overrides what is known of single models. Any model may be called. Default {}."""
 

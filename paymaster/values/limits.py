@@ -36,6 +36,10 @@ few of their own."""
 JSON_VALUES_MAX = 50_000
 """Values of one JSON text that passes through (an answer, an event of a stream, a tool's arguments, a schema): each
 becomes an object, and while they are made nothing else in the process runs."""
+WIRE_BYTES_MAX = 8_000_000
+"""A body of a wire call, and an answer to one, before it is compressed."""
+WIRE_REFUSAL_BYTES_MAX = 64 * 1024
+"""A service's refusal of a wire call that the caller gets back."""
 ANSWER_BYTES_MAX = 1_900_000
 """What a service answered, without the attempts; what is longer Temporal turns into a failure without its cost."""
 STATE_OF_MESSAGE_BYTES_MAX = 512 * 1024

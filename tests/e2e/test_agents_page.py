@@ -27,6 +27,7 @@ AGENTS = {
     "sections": ["Sections"],
     "weather": ["Weather"],
     "picture": ["Picture"],
+    "likely": ["Likely"],
     "review": ["Review"],
     "patient": ["Patient", "Impatient"],
     "once": ["Once"],
@@ -131,6 +132,11 @@ async def test_tools(run: Any, service: FakeService) -> None:
 async def test_an_image(run: Any, service: FakeService) -> None:
     service.text = lambda request: f"{len(request.body['messages'][-1]['content'])} parts"
     assert await run("picture", "Picture", b"\x89PNG") == "2 parts"
+
+
+async def test_a_call_in_the_providers_own_format(run: Any, service: FakeService) -> None:
+    assert await run("likely", "Likely", "Snow") == ["answer to Snow"]
+    assert (service.requests[-1].body["n"], service.requests[-1].body["logprobs"]) == (2, True)
 
 
 async def test_structured_output(run: Any, service: FakeService) -> None:

@@ -17,9 +17,10 @@ from searches import examples
 import paymaster
 from paymaster import redaction
 from paymaster.messages import LLMRequest
-from paymaster.providers.bounds import input_bytes, normalised_bytes
+from paymaster.providers.bounds import input_bytes
 from paymaster.providers.http_errors import classify
 from paymaster.redaction import redact, remember
+from paymaster.values.normalised import normalised_bytes
 
 ROOT = Path(paymaster.__file__).parent.parent
 PATTERNS = import_module("re._parser")

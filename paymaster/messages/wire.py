@@ -1,0 +1,40 @@
+"""A call in a provider's own format, which is passed on as it came."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from paymaster.messages.base import Message
+from paymaster.values.limits import WIRE_BYTES_MAX
+from paymaster.values.packed import pack, unpack
+
+Dialect = Literal["openai"]
+"""A provider's format: "openai" is chat completions, as OpenAI and the many compatible servers speak it."""
+
+
+def _unpacked(value: object) -> object:
+    return unpack(value, WIRE_BYTES_MAX) if isinstance(value, str) else value
+
+
+Packed = Annotated[bytes, BeforeValidator(_unpacked), PlainSerializer(pack, return_type=str, when_used="json")]
+"""Bytes that travel as compressed text, whatever they are."""
+
+
+class Wire(Message):
+    """A request as a provider's own SDK writes it."""
+
+    dialect: Dialect
+    body: Packed = Field(repr=False)
+    """JSON. Its `model` names a route, or a candidate as `service/model`."""
+    headers: dict[str, str] = {}
+    """Beside the usual ones; only those that the dialect knows are sent, and never a key."""
+
+
+class WireAnswer(Message):
+    """An answer as a provider wrote it, without known keys."""
+
+    status: int
+    headers: dict[str, str] = {}
+    """Those that say something to a caller, by their names in lower case."""
+    body: Packed = Field(repr=False)
+    """Decompressed; of a stream, all events as they came."""

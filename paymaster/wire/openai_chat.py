@@ -1,0 +1,213 @@
+"""The dialect `openai`: bodies of chat completions, as OpenAI's SDK and those of compatible servers write them."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
+
+from paymaster.values.json_reading import list_of, object_of, read_json, text_of
+from paymaster.wire.measured import BadBody, Measured, seen_bytes
+from paymaster.wire.members import NotAnObject, members, value_text, with_name, with_values
+
+_FREE = frozenset(
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "seed",
+        "random_seed",
+        "stop",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "user",
+        "safety_identifier",
+        "safe_prompt",
+        "metadata",
+        "store",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "response_format",
+        "reasoning_effort",
+        "reasoning_format",
+        "include_reasoning",
+        "thinking",
+        "chat_template_kwargs",
+        "verbosity",
+        "n",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "max_tokens",
+        "max_completion_tokens",
+    }
+)
+"""Keys that cannot change what an answer may cost at most, beside those whose values decide it (`_needs`)."""
+_CAPS = ("max_completion_tokens", "max_tokens")
+_OUTPUTS_MAX = 128
+_TOOLS = frozenset({"function", "custom"})
+"""Kinds of tools that the caller runs; all others the provider runs, for a fee and with input of its own."""
+_TEXTS = frozenset({"text", "refusal"})
+_HEADERS = frozenset({"openai-beta", "http-referer", "x-title"})
+"""Of the caller, that are passed on. A key never is."""
+_BYTES = {"image_url": "url", "file": "file_data"}
+"""By kind of part, its field that holds what is no text."""
+_EVENT_ENDS = re.compile(r"(\r\n\r\n|\n\n|\r\r)")
+
+
+def measured(body: bytes) -> Measured:
+    """Raises BadBody."""
+    data = _object(body)
+    model, outputs = data.get("model"), data.get("n")
+    if not isinstance(model, str) or not model:
+        raise BadBody("the body has no model, which names a route, or a candidate as service/model")
+    if outputs is None:
+        outputs = 1
+    if isinstance(outputs, bool) or not isinstance(outputs, int) or not 1 <= outputs <= _OUTPUTS_MAX:
+        raise BadBody(f"n is no number from 1 to {_OUTPUTS_MAX}")
+    caps = [_cap(data, name) for name in _CAPS]
+    parts = [part for message in map(object_of, list_of(data.get("messages"))) for part in _parts(message)]
+    return Measured(
+        model=model,
+        input_bytes=seen_bytes(_without_media(data)),
+        max_output_tokens=min((cap for cap in caps if cap is not None), default=None),
+        outputs=outputs,
+        images=sum(part.get("type") == "image_url" for part in parts),
+        documents=sum("file_data" in object_of(part.get("file")) for part in parts),
+        streams=data.get("stream") is True,
+        needs=tuple(dict.fromkeys(_needs(data, parts))),
+    )
+
+
+def sent(body: bytes, *, model: str, cap: int, cap_name: str) -> bytes:
+    """The body with its model, and with no more than `cap` tokens for each output; every other byte as it was.
+
+    `cap_name`: the name of the cap at this provider. Raises BadBody.
+    """
+    data, text = _object(body), body.decode()
+    named = [name for name in _CAPS if name in data]
+    if named and cap_name not in named:
+        text = with_name(text, named[0], cap_name)
+        data[cap_name] = data.pop(named[0])
+    values = {"model": json.dumps(model)}
+    for name in [name for name in _CAPS if name in data] or [cap_name]:
+        asked = _cap(data, name)
+        if asked is None or asked > cap:
+            values[name] = str(cap)
+    if data.get("stream") is True and not _wants_usage(data):
+        given = value_text(text, members(text)["stream_options"]) if data.get("stream_options") else "{}"
+        values["stream_options"] = with_values(given, {"include_usage": "true"})
+    return with_values(text, values).encode()
+
+
+def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the caller that a provider gets."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() in _HEADERS}
+
+
+def given_back(asked: bytes, stream: bytes) -> bytes:
+    """The events of a stream as the caller asked for them: without the one that only says what is billed, where `sent`
+    asked for it."""
+    return stream if _wants_usage(_object(asked)) else _without_usage(stream)
+
+
+def _wants_usage(data: Mapping[str, JsonValue]) -> bool:
+    return object_of(data.get("stream_options")).get("include_usage") is True
+
+
+def _without_usage(stream: bytes) -> bytes:
+    # Bytes as characters of the same numbers: whatever they are, they come back.
+    pieces = _EVENT_ENDS.split(stream.decode("latin-1"))
+    kept: list[str] = []
+    for event, end in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
+        if not _is_usage_chunk(event):
+            kept += [event, end]
+    return "".join(kept).encode("latin-1")
+
+
+def _is_usage_chunk(event: str) -> bool:
+    if '"usage"' not in event or not event.startswith("data:"):
+        return False
+    try:
+        data = object_of(read_json(event.removeprefix("data:")))
+    except ValueError:
+        return False
+    return data.get("choices") == [] and isinstance(data.get("usage"), dict)
+
+
+def _object(body: bytes) -> dict[str, JsonValue]:
+    try:
+        members(body.decode())
+        return object_of(read_json(body))
+    except (NotAnObject, ValueError) as error:
+        raise BadBody(f"the body is {error}") from None
+
+
+def _cap(data: Mapping[str, JsonValue], name: str) -> int | None:
+    cap = data.get(name)
+    if cap is None:
+        return None
+    if isinstance(cap, bool) or not isinstance(cap, int) or cap < 1:
+        raise BadBody(f"{name} is no number of tokens")
+    return cap
+
+
+def _parts(message: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    content = message.get("content")
+    return [object_of(part) for part in content] if isinstance(content, list) else []
+
+
+def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
+    for name, value in data.items():
+        if name == "service_tier":
+            if value not in (None, "auto", "default"):
+                yield name
+        elif name == "modalities":
+            if value not in (None, ["text"]):
+                yield name
+        elif name not in _FREE and value is not None:
+            yield name
+    for tool in map(object_of, list_of(data.get("tools"))):
+        if tool.get("type") not in _TOOLS:
+            yield f"tools.{text_of(tool.get('type'))}"
+    for message in map(object_of, list_of(data.get("messages"))):
+        if message.get("audio") is not None:
+            yield "messages.audio"
+    for part in parts:
+        kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
+        if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and has_bytes):
+            yield f"messages.{text_of(kind)}"
+
+
+def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    messages: list[JsonValue] = [_reduced(message) for message in list_of(data.get("messages"))]
+    return {**data, "messages": messages}
+
+
+def _reduced(message: JsonValue) -> JsonValue:
+    fields, content = object_of(message), object_of(message).get("content")
+    if not isinstance(content, list):
+        return message
+    parts: list[JsonValue] = [_without_bytes(object_of(part)) if isinstance(part, dict) else part for part in content]
+    return {**fields, "content": parts}
+
+
+def _without_bytes(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    kind = text_of(part.get("type")) or ""
+    if kind not in _BYTES:
+        return part
+    reduced: dict[str, JsonValue] = {
+        name: each for name, each in object_of(part.get(kind)).items() if name != _BYTES[kind]
+    }
+    return {**part, kind: reduced}

@@ -1,0 +1,45 @@
+"""Requests in a provider's own format as messages."""
+
+import pytest
+from pydantic import ValidationError
+
+from paymaster.messages import LLMRequest, Wire
+from paymaster.messages.base import json_bytes
+from paymaster.values.limits import WIRE_BYTES_MAX
+from paymaster.values.packed import pack
+
+BODY = b'{"model": "writer", "messages": []}'
+
+
+def request(body: bytes = BODY, **fields: object) -> LLMRequest:
+    wire = {"dialect": "openai", "body": body}
+    return LLMRequest.model_validate({"route": "writer", "budget": "acme", "wire": wire} | fields)
+
+
+def test_any_bytes_travel_compressed() -> None:
+    for body in (BODY, bytes(range(256)), b""):
+        assert LLMRequest.model_validate_json(request(body).model_dump_json()) == request(body)
+    assert json_bytes(request(b"a" * 1_000_000)) < 10_000
+
+
+def test_a_body_that_grows_beyond_its_bound_is_refused() -> None:
+    with pytest.raises(ValidationError, match="holds more than"):
+        Wire.model_validate({"dialect": "openai", "body": pack(bytes(WIRE_BYTES_MAX + 1))})
+
+
+def test_what_is_asked_stands_in_one_place() -> None:
+    with pytest.raises(ValidationError, match="not in prompt, temperature"):
+        request(prompt="Hello", temperature=0.5)
+
+
+def test_the_digest_tells_bodies_apart_and_knows_no_compression() -> None:
+    packed = request().model_dump(mode="json")
+    packed["wire"]["body"] = pack(BODY, level=0)
+    assert LLMRequest.model_validate(packed).digest() == request().digest()
+    assert request(BODY + b" ").digest() != request().digest()
+
+
+def test_a_request_without_it_does_not_speak_of_it() -> None:
+    """An older worker takes it, and its digest is what it was."""
+    plain = LLMRequest(route="writer", budget="acme", prompt="Hello")
+    assert "wire" not in plain.model_dump_json()
