@@ -216,7 +216,7 @@ class Answering(Connections):
     def __init__(self, response: dict[str, Any]) -> None:
         super().__init__({})
         headers = {name: value for name, value in response["headers"].items() if name.lower() not in OF_THE_WIRE}
-        self._client = httpx.AsyncClient(
+        self.client = httpx.AsyncClient(
             transport=httpx.MockTransport(
                 lambda request: httpx.Response(
                     response["status"], headers=headers, stream=httpx.ByteStream(body_of(response))
@@ -225,10 +225,10 @@ class Answering(Connections):
         )
 
     def __getitem__(self, service: str) -> httpx.AsyncClient:
-        return self._client
+        return self.client
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()
 
 
 OF_THE_WIRE = ("content-encoding", "content-length", "transfer-encoding")
