@@ -16,7 +16,7 @@ from paymaster.messages import Wire
 
 pytestmark = pytest.mark.timeout(60)
 BODY = (
-    b'{"messages": [ {"content": "caf\\u00e9", "role": "user"} ],\n "temperature":1.00, "seed": 12345678901234567890,'
+    b'{"messages": [ {"content": "\\u00e9t\\u00e9", "role": "user"} ],\n "temperature":1.00, "seed": 12345678901234567890,'
     b' "max_completion_tokens" : 400, "model": "%s"}'
 )
 ANSWER = (

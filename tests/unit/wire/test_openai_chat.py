@@ -84,7 +84,7 @@ def test_a_body_that_is_none_is_refused(wrong: bytes) -> None:
         measured(wrong)
 
 
-WRITTEN = b'{ "model":"writer", "temperature":1.0,"messages":[{"role":"user","content":"caf\\u00e9"}]%s }'
+WRITTEN = b'{ "model":"writer", "temperature":1.0,"messages":[{"role":"user","content":"\\u00e9t\\u00e9"}]%s }'
 
 
 @pytest.mark.parametrize(
