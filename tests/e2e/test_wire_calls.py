@@ -16,8 +16,8 @@ from paymaster.messages import Wire
 
 pytestmark = pytest.mark.timeout(60)
 BODY = (
-    b'{"messages": [ {"content": "\\u00e9t\\u00e9", "role": "user"} ],\n "temperature":1.00, "seed": 12345678901234567890,'
-    b' "max_completion_tokens" : 400, "model": "%s"}'
+    b'{"messages": [ {"content": "\\u00e9t\\u00e9", "role": "user"} ],\n "temperature":1.00,'
+    b' "seed": 12345678901234567890, "max_completion_tokens" : 400, "model": "%s"}'
 )
 ANSWER = (
     b'{"id":"x", "model":"m-1", "choices":[ {"index":0,"message":{"role":"assistant","content":"\\u00e9", "odd":1.10},'

@@ -26,7 +26,7 @@ from paymaster.admission.desk import Desk
 from paymaster.client import Ledger
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import Answer, Command, Granted, Settle
-from paymaster.providers.exchange import Exchange, Wire
+from paymaster.providers.exchange import Exchange, Sending
 
 
 def die() -> None:
@@ -65,7 +65,7 @@ def _before_sending() -> None:
 
 def _while_waiting() -> None:
     """The request is out, nothing of the answer is here."""
-    _around(Wire, "trace", before=lambda *arguments: arguments[1].endswith("receive_response_headers.started"))
+    _around(Sending, "trace", before=lambda *arguments: arguments[1].endswith("receive_response_headers.started"))
 
 
 def _after_the_answer() -> None:
