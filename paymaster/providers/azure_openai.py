@@ -12,6 +12,7 @@ from paymaster.messages.wire import Wire
 from paymaster.providers import openai
 from paymaster.providers.answer_parts import answer_object
 from paymaster.providers.key_headers import bearer, key_header
+from paymaster.providers.openai_quirks import AZURE
 from paymaster.providers.provider import (
     HttpRequest,
     Outgoing,
@@ -32,11 +33,11 @@ def authenticate(request: Outgoing, key: str, service: ServiceSettings) -> dict[
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
-    return HttpRequest(_path(grant, service), openai.build_body(request, grant, service, openai.AZURE, stream=stream))
+    return HttpRequest(_path(grant, service), openai.build_body(request, grant, service, AZURE, stream=stream))
 
 
 def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
-    body = openai.wire_body(wire, grant, outputs, openai.AZURE.output_cap)
+    body = openai.wire_body(wire, grant, outputs, AZURE.output_cap)
     return WrittenRequest(_path(grant, service), body, openai_chat.sent_headers(wire.headers))
 
 
@@ -47,11 +48,11 @@ def _path(grant: Grant, service: ServiceSettings) -> str:
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return openai.parse_object(answer_object(body), openai.AZURE, service.base_url)
+    return openai.parse_object(answer_object(body), AZURE, service.base_url)
 
 
 def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
-    return openai.parse_chunks(body, openai.AZURE, service.base_url)
+    return openai.parse_chunks(body, AZURE, service.base_url)
 
 
 PROVIDER = Provider(

@@ -1,11 +1,8 @@
 """The wire format `openai`: chat completions, as OpenAI and the many compatible servers speak it."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
-from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
@@ -27,6 +24,7 @@ from paymaster.providers.event_stream import check_parts, event_object, stream_e
 from paymaster.providers.kept_state import pieces_of
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.listed_counts import with_listed_counts
+from paymaster.providers.openai_quirks import Quirks, quirks_of
 from paymaster.providers.provider import (
     BillFields,
     HttpRequest,
@@ -63,59 +61,6 @@ _REASONS = ("finish_reason", "native_finish_reason")
 """Of a choice: in the words of this format, and in those of the provider behind OpenRouter."""
 _AMOUNT_LENGTH_MAX = 100
 """Of an amount of money, as a server writes it."""
-
-
-@dataclass(frozen=True)
-class Quirks:
-    """How one provider differs from what most compatible servers do."""
-
-    output_cap: str = "max_tokens"
-    """OpenAI's reasoning models refuse this old name; most compatible servers know no other."""
-    seed: str = "seed"
-    required: str = "required"
-    """The word of `tool_choice` for "any of the tools"."""
-    unsupported: frozenset[str] = frozenset()
-    """Parameters of a request that it ignores or refuses."""
-    reports_cost: bool = False
-    """`usage.cost` is what it charges, in US dollars."""
-    streams_usage: bool = True
-    """A stream says what is billed, when asked to."""
-    call_id: re.Pattern[str] = re.compile(".{1,40}")
-    """What the id of a tool call must be."""
-    json_schema: bool = True
-    """Otherwise it promises JSON, and the model is told the schema."""
-    wants_thoughts: bool = False
-    """A message with calls needs `reasoning_content`, if only an empty one where another model wrote it."""
-    wants_signature: bool = False
-    """The first call of a message needs Google's signature, or its word for a call that another model made."""
-    takes_documents: bool = False
-    """PDFs, as bytes."""
-    caches: Literal["openai", "anthropic"] | None = None
-    """In whose form it is told up to where a conversation is worth keeping in its cache. None: it is not told."""
-
-
-_UNKNOWN = Quirks(streams_usage=False)
-_QUIRKS = {
-    "api.openai.com": Quirks(output_cap="max_completion_tokens", takes_documents=True, caches="openai"),
-    "api.groq.com": Quirks(output_cap="max_completion_tokens"),
-    "api.mistral.ai": Quirks(seed="random_seed", required="any", call_id=re.compile("[a-zA-Z0-9]{9}")),
-    "api.deepseek.com": Quirks(unsupported=frozenset({"seed", "images"}), wants_thoughts=True, json_schema=False),
-    "api.moonshot.ai": Quirks(streams_usage=False, wants_thoughts=True),
-    "api.moonshot.cn": Quirks(streams_usage=False, wants_thoughts=True),
-    "generativelanguage.googleapis.com": Quirks(streams_usage=False, wants_signature=True),
-    "openrouter.ai": Quirks(reports_cost=True, caches="anthropic"),
-    # Ollama, by its usual port: it drops `tool_choice` without a word.
-    ":11434": Quirks(unsupported=frozenset({"tool_choice"})),
-}
-AZURE = Quirks(output_cap="max_completion_tokens")
-
-
-def quirks_of(base_url: str) -> Quirks:
-    address = urlsplit(base_url)
-    host = address.hostname or ""
-    if host.endswith(".api.openai.com"):  # a region
-        host = "api.openai.com"
-    return _QUIRKS.get(host) or _QUIRKS.get(f":{address.port}") or _UNKNOWN
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:

@@ -14,7 +14,8 @@ from paymaster.providers.event_stream import event_object, stream_events
 from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only, pieces_of
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.listed_counts import RESPONSES_FLAVORS, with_listed_counts
-from paymaster.providers.openai import dollars_to_nanos, quirks_of, usage_of
+from paymaster.providers.openai import dollars_to_nanos, usage_of
+from paymaster.providers.openai_quirks import quirks_of
 from paymaster.providers.provider import (
     BillFields,
     HttpRequest,
