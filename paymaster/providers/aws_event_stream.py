@@ -4,10 +4,10 @@ So known keys are taken out of them, and their events are read, as in every othe
 length and checksum, neither could be changed.
 """
 
+import json
 from collections.abc import Iterator
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 from paymaster.values.json_reading import object_of, read_json, text_of
 
@@ -23,7 +23,8 @@ def as_server_sent_events(body: bytes) -> bytes:
 
     Raises ExtraMissing where the extra `bedrock` is not installed.
     """
-    return b"".join(b"event: %b\ndata: %b\n\n" % (name.encode(), to_json(data)) for name, data in _frames(body))
+    # In ASCII: half a surrogate pair, which JSON can name, cannot be encoded.
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in _frames(body)).encode()
 
 
 def _frames(body: bytes) -> Iterator[tuple[str, dict[str, JsonValue]]]:

@@ -268,6 +268,17 @@ def test_any_bytes_behind_a_stream_change_nothing(body: bytes) -> None:
     assert found == CONVERSE_ANSWER
 
 
+def test_half_a_surrogate_pair_in_a_stream_is_replaced() -> None:
+    events = [
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "a\ud800b"}}),
+        ("messageStop", {"stopReason": "end_turn"}),
+        ("metadata", {"usage": {"inputTokens": 1, "outputTokens": 2}, "\udfff": 1}),
+    ]
+    found = read(200, EVENT_STREAM, b"".join(frames(events))).completion
+    assert found is not None
+    assert found.text == "a\ufffdb"
+
+
 def test_a_long_stream_is_taken_apart_in_time() -> None:
     """8 MB of single letters: 60,000 frames. Quadratic, it would take a minute."""
     delta = event("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": "a"}})
