@@ -81,11 +81,11 @@ def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
 
 
 def _number_ms(text: str, unit_ms: int, now_ms: int) -> int | None:
-    """A wait in this unit; a number near now is a time since the epoch, in seconds or milliseconds."""
+    """A wait in this unit; a number near now is a time since the epoch, in seconds, milliseconds or microseconds."""
     if not _SECONDS.fullmatch(text.strip()):
         return None
     number = float(text)
-    for of_epoch_ms in (1_000, 1):
+    for of_epoch_ms in (1_000, 1, 0.001):
         if abs(number * of_epoch_ms - now_ms) < WAIT_MAX_MS:
             return max(0, int(number * of_epoch_ms) - now_ms)
     return min(int(number * unit_ms), WAIT_MAX_MS)
