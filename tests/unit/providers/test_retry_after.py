@@ -80,6 +80,8 @@ def test_a_date_that_is_days_off_says_nothing() -> None:
 
 
 DAYS_MS = 2 * 86_400_000
+
+
 def test_a_time_since_the_epoch_is_one_in_any_unit() -> None:
     for unit_of_second in (1, 1_000, 1_000_000):
         at = str((NOW_MS // 1_000 + 30) * unit_of_second)
