@@ -128,8 +128,7 @@ def read_answer(
             error_class = error_class._replace(fall_back=service.fall_back_when_filtered)
         if billing is not None:
             error_class = error_class._replace(billing=billing)
-        message = redact(error.message)[:ERROR_LENGTH_MAX]
-        error = error._replace(error_class=error_class, message=message)
+        error = error._replace(error_class=error_class, message=redact(error.message)[:ERROR_LENGTH_MAX])
         refusal = _raw(call, answer, body, streamed, WIRE_REFUSAL_BYTES_MAX)
         return Reading(facts, error_class.billing, error, refusal=refusal)
 
