@@ -51,6 +51,16 @@ def secrets_of_this_file() -> Iterator[None]:
     redaction.known_secrets.update(before)
 
 
+@pytest.fixture(scope="module")
+def heap_of_a_worker() -> Iterator[None]:
+    """What the session has made so far is nothing that Python's collector goes through, as a worker's imports are not:
+    with a gigabyte of it a collection takes a second, in the middle of what is measured."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 # ---------------------------------------------------------------- no provider can be reached
 
 

@@ -22,6 +22,7 @@ from paymaster.providers.http_errors import classify
 from paymaster.redaction import redact, remember
 from paymaster.values.normalised import normalised_bytes
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 ROOT = Path(paymaster.__file__).parent.parent
 PATTERNS = import_module("re._parser")
 """How Python itself reads them."""

@@ -30,6 +30,7 @@ from paymaster.redaction import RedactingFilter, redact, redact_bytes, redact_cr
 from paymaster.security.failures import RedactingFailureConverter
 from paymaster.values.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 KEY = "sk-live+Zq7/Wm3=Kx9%Tf5'Rb2\"Hd8\\Lc4&Vn6"
 """With characters that URLs, JSON, HTML and Python escape, and that base64 meets with + and /."""
 WRITTEN: dict[str, Callable[[str], str]] = {

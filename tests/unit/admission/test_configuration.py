@@ -15,6 +15,7 @@ from paymaster.messages import AccountConfig, CapChange, ConfigChange, Delivery,
 from paymaster.values.limits import PRICES_MAX
 from paymaster.values.money import Price
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 PATHS = ("acme", "acme/team", "other", "renamed")
 ASKED = (*PATHS, "acme/team/x", "nobody")
 WINDOWS: tuple[Window, ...] = ("day", "total")

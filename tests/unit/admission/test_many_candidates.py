@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
+import pytest
 from desk_kit import MINUTE, USD, Site, at, candidate, capped, config, service
 
 from paymaster.admission.desk import Desk
@@ -11,6 +12,7 @@ from paymaster.messages import Candidate, Settle
 from paymaster.values.budget_path import LEVELS_MAX
 from paymaster.values.limits import CANDIDATES_MAX, CANDIDATES_PARKED_MAX
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 ACTIVATION_S = 0.5
 
 

@@ -36,6 +36,9 @@ from paymaster.messages import (
 # ---------------------------------------------------------------- the same as a desk that looks at everybody
 
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
+
+
 class Step(NamedTuple):
     what: str
     budget: str

@@ -39,6 +39,7 @@ from paymaster.values.limits import (
     UNCONFIRMED_MAX,
 )
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 PAYLOAD_MAX = 2 * 1024 * 1024
 BUDGETS = 10_000
 PARKED = 2_000

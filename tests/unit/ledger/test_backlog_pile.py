@@ -27,7 +27,10 @@ from paymaster.values.limits import (
 )
 from paymaster.values.packed import pack
 
-pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
+    pytest.mark.usefixtures("heap_of_a_worker"),
+]
 ResultT = TypeVar("ResultT")
 
 

@@ -35,6 +35,7 @@ from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
 from paymaster.values.packed import pack
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 BYTES = 1_900_000
 HELD_S = 0.05
 QUIET_S = 0.00154

@@ -38,6 +38,7 @@ from paymaster.redaction import remember
 from paymaster.settings import Api
 from paymaster.values.limits import JSON_VALUES_MAX
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 MB = 1_000_000
 LIMITS_S = {2 * MB: 0.05, 7_900_000: 0.1}
 """How long the loop may be held, by the size of what came in."""

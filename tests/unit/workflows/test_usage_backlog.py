@@ -23,6 +23,7 @@ from paymaster.values.limits import BATCH_ITEMS_MAX, PIECE_BYTES_MAX, TEMPORAL_H
 from paymaster.values.packed import pack
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 SECONDS_MAX = 0.5
 SDK_SECONDS_MAX = 2.0
 SIGNALS_PER_RUN = 10_000
