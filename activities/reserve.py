@@ -159,7 +159,7 @@ class ReserveActivities:
         if not unbound:
             return None
         return (
-            f"{', '.join(unbound)}: what it costs at most is not known beforehand; leave it out, or add "
+            f"{', '.join(unbound)}: whether it changes what the call can cost is not known; leave it out, or add "
             f"allow = {json.dumps(unbound)} under [services.{service}], at your own risk"
         )
 

@@ -9,14 +9,23 @@ from pydantic import JsonValue
 from paymaster.messages import ToolCall
 from paymaster.providers.provider import MalformedAnswer
 from paymaster.redaction import redact
-from paymaster.values.json_reading import message_data, read_json, text_of
+from paymaster.values.json_reading import (
+    NestedTooDeeply,
+    TooManyValues,
+    message_data,
+    read_json,
+    read_without_likelihoods,
+    text_of,
+)
 from paymaster.values.limits import ANSWER_BYTES_MAX
 
 
-def answer_object(body: bytes | str) -> dict[str, JsonValue]:
+def answer_object(body: bytes) -> dict[str, JsonValue]:
     """The object that an answer must be. Raises MalformedAnswer."""
     try:
-        data = read_json(body)
+        data = _read(body)
+    except (TooManyValues, NestedTooDeeply) as error:
+        raise MalformedAnswer(f"{error}; this begins with {body[:200]!r}") from None
     except ValueError:
         raise MalformedAnswer(f"not JSON: {body[:200]!r}") from None
     if isinstance(data, list) and len(data) == 1:  # Google's streaming endpoint wraps an error so
@@ -24,6 +33,15 @@ def answer_object(body: bytes | str) -> dict[str, JsonValue]:
     if not isinstance(data, dict):
         raise MalformedAnswer(f"not an object: {start_of(data)}")
     return data
+
+
+def _read(body: bytes) -> JsonValue:
+    try:
+        return read_json(body)
+    except TooManyValues:
+        if b'"logprob"' not in body:
+            raise
+        return read_without_likelihoods(body)
 
 
 def start_of(data: JsonValue) -> str:

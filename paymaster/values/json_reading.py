@@ -8,7 +8,7 @@ from itertools import accumulate
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from paymaster.values.limits import JSON_VALUES_MAX, NESTING_MAX
+from paymaster.values.limits import JSON_VALUES_MAX, LIKELIHOODS_MAX, NESTING_MAX
 
 TOKENS_MAX = 10**10
 """A count above this is a mistake and not a bill."""
@@ -46,6 +46,31 @@ def read_json(text: bytes | str) -> JsonValue:
             return json.loads(text)
         except RecursionError:
             raise NestedTooDeeply from None
+
+
+def read_without_likelihoods(text: bytes) -> JsonValue:
+    """The data of an answer without its log probabilities, of which one token can have hundreds of values.
+
+    Raises TooManyValues where the rest has too many still, and ValueError for what is not JSON. Objects are made one by
+    one, so that other threads have their turns.
+    """
+    check_values(text, LIKELIHOODS_MAX)
+    kept = 0
+
+    def without_likelihoods(pairs: list[tuple[str, JsonValue]]) -> JsonValue:
+        nonlocal kept
+        data = dict(pairs)
+        if "logprob" in data:
+            return None
+        kept += len(pairs)
+        if kept > JSON_VALUES_MAX:
+            raise TooManyValues(JSON_VALUES_MAX)
+        return data
+
+    try:
+        return json.loads(text, object_pairs_hook=without_likelihoods)
+    except RecursionError:
+        raise NestedTooDeeply from None
 
 
 def exact_json(text: str) -> object:

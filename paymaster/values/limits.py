@@ -36,6 +36,8 @@ few of their own."""
 JSON_VALUES_MAX = 50_000
 """Values of one JSON text that passes through (an answer, an event of a stream, a tool's arguments, a schema): each
 becomes an object, and while they are made nothing else in the process runs."""
+LIKELIHOODS_MAX = 200_000
+"""Values of an answer with log probabilities, which are passed on and not read."""
 WIRE_BYTES_MAX = 8_000_000
 """A body of a wire call, and an answer to one, before it is compressed."""
 WIRE_REFUSAL_BYTES_MAX = 64 * 1024

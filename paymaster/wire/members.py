@@ -51,7 +51,7 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
     while True:
         name_begin = at
         if text[at] != '"':
-            raise NotAnObject(f"no name at character {at}")
+            raise NotAnObject(f"no JSON object: no name in quotes at character {at}")
         name, name_end = _DECODER.raw_decode(text, at)
         value_begin = _expect(text, _after_space(text, name_end), ":")
         value_end = _DECODER.raw_decode(text, value_begin)[1]
@@ -67,7 +67,7 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
 def _expect(text: str, at: int, mark: str) -> int:
     """Where the text goes on behind the mark and the space after it."""
     if text[at] != mark:
-        raise NotAnObject(f"no {mark!r} at character {at}")
+        raise NotAnObject(f"no JSON object: no {mark!r} at character {at}")
     return _after_space(text, at + 1)
 
 

@@ -29,6 +29,40 @@ def read(body: object, status: int = 200, headers: list[tuple[bytes, bytes]] | N
     return read_answer(call, OPENROUTER, answer, started_at_ms=1_795_000_000_000, now_ms=1_795_000_000_000)
 
 
+# ---------------------------------------------------------------- of many values
+
+USAGE = {"prompt_tokens": 12, "completion_tokens": 900}
+
+
+def with_likelihoods(tokens: int) -> bytes:
+    """An answer that has for each token itself and twenty others, with their bytes."""
+    token = {"token": "a", "logprob": -0.5, "bytes": [97, 98]}
+    content = [token | {"top_logprobs": [token] * 20}] * tokens
+    choice = {"message": {"content": "Snow"}, "logprobs": {"content": content}, "finish_reason": "stop"}
+    return json.dumps({"model": "m", "choices": [choice], "usage": USAGE}).encode()
+
+
+def test_an_answer_with_log_probabilities_is_an_answer() -> None:
+    reading = read(with_likelihoods(900))
+    assert reading.completion is not None
+    assert (reading.completion.text, reading.billing) == ("Snow", Billing.BILLED)
+    assert reading.facts.usage is not None
+    assert (reading.facts.usage.input_tokens, reading.facts.usage.output_tokens) == (12, 900)
+
+
+@pytest.mark.parametrize("body", [with_likelihoods(9_000), b'{"logprob":[' + b"{}," * 60_000 + b"{}]}"])
+def test_an_answer_of_too_many_values_says_so(body: bytes) -> None:
+    reading = read(body)
+    assert reading.error is not None
+    assert (reading.error.error_class.name, reading.billing) == ("malformed_answer", Billing.UNKNOWN)
+
+
+def test_too_many_values_are_not_called_no_json() -> None:
+    reading = read({"choices": [0] * 60_000})
+    assert reading.error is not None
+    assert reading.error.message.startswith("JSON may have 50,000 values; this begins with")
+
+
 # ---------------------------------------------------------------- compressed
 
 
