@@ -40,6 +40,8 @@ _GIVEN_BACK = re.compile(
     r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|x-ratelimit-[a-z-]+|openai-[a-z-]+"
 )
 """Headers that a wire call gets back."""
+_ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
+"""A sign of ASCII, as JSON can write it."""
 ERROR_LENGTH_MAX = 500
 """Of what is told of an error."""
 HEADER_LENGTH_MAX = 1_000
@@ -148,20 +150,29 @@ def read_answer(
     if answer.unreadable is not None:
         return failed(HttpError(MALFORMED, answer.unreadable, None))
     try:
-        found = (provider.parse_stream if streamed else provider.parse_response)(body, service)
+        found = _parsed_answer(call, service, body, streamed)
     except MalformedAnswer as error:
         return failed(HttpError(MALFORMED, str(error), None))
-    if found.model is None and provider.asked_model_answers:
-        found = replace(found, model=call.grant.model)
     facts, billing = _billed(facts, call, service, found, started_at_ms)
     if isinstance(found, ServiceError):
         return failed(error_of(found.status, found.body, within_200=True), billing)
-    found = without_keys(found)
-    facts = facts._replace(provider_request_id=facts.provider_request_id or _word(found.request_id))
-    completion = _completion(found, service, call, _raw(call, answer, body, streamed, WIRE_BYTES_MAX))
+    clean = without_keys(found)
+    facts = facts._replace(provider_request_id=facts.provider_request_id or _word(clean.request_id))
+    # A key that was found only now stands in pieces in the bytes.
+    raw = _raw(call, answer, body, streamed, WIRE_BYTES_MAX) if clean == found else None
+    completion = _completion(clean, service, call, raw)
     if isinstance(completion, HttpError):
         return failed(completion, billing)
     return Reading(facts, billing, completion=completion)
+
+
+def _parsed_answer(
+    call: ServiceCall, service: ServiceSettings, body: bytes, streamed: bool
+) -> ServiceAnswer | ServiceError:
+    """Raises MalformedAnswer."""
+    provider = PROVIDERS[service.api]
+    found = (provider.parse_stream if streamed else provider.parse_response)(body, service)
+    return replace(found, model=call.grant.model) if found.model is None and provider.asked_model_answers else found
 
 
 def _billed(
@@ -183,8 +194,8 @@ def _billed(
 
 
 def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, bytes_max: int) -> WireAnswer | None:
-    """What a wire call gets back, as the service wrote it."""
-    if call.request.wire is None or len(body) > bytes_max:
+    """What a wire call gets back, as the service wrote it. None: nothing, or what has a known key in escapes."""
+    if call.request.wire is None or len(body) > bytes_max or _hides_a_key(body.decode(errors="replace")):
         return None
     named = ((name.lower().decode("latin-1"), value) for name, value in answer.headers)
     headers = {
@@ -194,6 +205,11 @@ def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, byt
     }
     given = openai_chat.given_back(call.request.wire.body, body) if streamed else body
     return WireAnswer(status=answer.status, headers=headers, body=given)
+
+
+def _hides_a_key(text: str) -> bool:
+    plain = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)
+    return plain != text and redact(plain) != plain
 
 
 def _completion(

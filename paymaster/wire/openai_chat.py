@@ -54,6 +54,24 @@ _FREE = frozenset(
     }
 )
 """Keys that cannot change what an answer may cost at most, beside those whose values decide it (`_needs`)."""
+_FREE_IN_MESSAGES = frozenset(
+    {
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "refusal",
+        "annotations",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "prefix",
+        "cache_control",
+    }
+)
+"""Keys of a message that say nothing but what stands there."""
 _CAPS = ("max_completion_tokens", "max_tokens")
 _OUTPUTS_MAX = 128
 _TOOLS = frozenset({"function", "custom"})
@@ -182,8 +200,9 @@ def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Ite
         if tool.get("type") not in _TOOLS:
             yield f"tools.{text_of(tool.get('type'))}"
     for message in map(object_of, list_of(data.get("messages"))):
-        if message.get("audio") is not None:
-            yield "messages.audio"
+        for name, value in message.items():
+            if name not in _FREE_IN_MESSAGES and value is not None:
+                yield f"messages.{name}"
     for part in parts:
         kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
         if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and has_bytes):

@@ -10,7 +10,7 @@ import pytest
 from wire import GRANT, ask
 
 from paymaster import redaction
-from paymaster.messages import Billing, Completion, ServiceCall
+from paymaster.messages import Billing, Completion, LLMRequest, ServiceCall, Wire
 from paymaster.providers.answers import HEADER_LENGTH_MAX, HttpAnswer, Reading, read_answer
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
 from paymaster.providers.openai import dollars_to_nanos
@@ -168,6 +168,38 @@ def known_key(monkeypatch: pytest.MonkeyPatch) -> str:
 def in_escapes(text: str) -> str:
     """A text in JSON with each sign by its number, letters too, which no search in the body can know."""
     return "".join(f"\\u{ord(sign):04x}" for sign in text)
+
+
+def read_wire(body: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> Reading:
+    wire = Wire(dialect="openai", body=b'{"model": "m"}')
+    call = ServiceCall(grant=GRANT, request=LLMRequest(route="r", budget="acme", wire=wire))
+    answer = HttpAnswer(status, headers or [], body)
+    return read_answer(call, OPENROUTER, answer, started_at_ms=1_795_000_000_000, now_ms=1_795_000_000_000)
+
+
+def test_a_wire_call_gets_no_key_back(known_key: str) -> None:
+    """In the bytes as they came, in escapes, in pieces of a stream; what cannot be cut out of them is not given."""
+    ends = b'"usage": {"prompt_tokens": 1, "completion_tokens": 1}'
+    answer = b'{"choices": [{"message": {"content": "a"}}], "odd": "%b", ' + ends + b"}"
+    plain = read_wire(answer % known_key.encode()).completion
+    assert plain is not None
+    assert plain.wire is not None
+    assert plain.wire.body == answer % b"[key]"
+    hidden = read_wire(answer % in_escapes(known_key).encode()).completion
+    assert hidden is not None
+    assert (hidden.text, hidden.wire) == ("a", None)
+    chunk = 'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n'
+    pieces = (
+        chunk % known_key[:9] + chunk % known_key[9:] + f'data: {{"choices": [], {ends.decode()}}}\n\ndata: [DONE]\n\n'
+    )
+    streamed = read_wire(pieces.encode(), headers=[(b"content-type", b"text/event-stream")]).completion
+    assert streamed is not None
+    assert (streamed.text, streamed.wire) == ("[key]", None)
+    refused = b'{"error": {"message": "no such key: %b"}}'
+    shown = read_wire(refused % known_key.encode(), 401).refusal
+    assert shown is not None
+    assert shown.body == refused % b"[key]"
+    assert read_wire(refused % in_escapes(known_key).encode(), 401).refusal is None
 
 
 def test_a_key_that_json_wrote_in_escapes_is_taken_out_everywhere(known_key: str) -> None:

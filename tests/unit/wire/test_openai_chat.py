@@ -38,6 +38,8 @@ def test_a_plain_body_needs_nothing() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, ("messages.input_audio",)),
         ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, ("messages.file",)),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, ("messages.audio",)),
+        ({"messages": [{"role": "user", "content": "x", "video": "https://a/b"}]}, ("messages.video",)),
+        ({"messages": [{"role": "assistant", "content": None, "refusal": None, "tool_calls": []}]}, ()),
     ],
 )
 def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ...]) -> None:
