@@ -110,7 +110,7 @@ def add_up(parts: Iterable[Part], total_nanos: int) -> tuple[CostLine, ...]:
     exact, booked = Fraction(0), 0
     lines: list[CostLine] = []
     for part in found:
-        exact += part.quantity * (part.price or 0) / _priced_at_once(part.kind)
+        exact += part.quantity * (part.price or Fraction(0)) / _priced_at_once(part.kind)
         end = min(ceil(exact), total_nanos)
         lines.append(
             CostLine(

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from paymaster.values.cost_lines import (
@@ -48,6 +48,8 @@ def exact(part: Part) -> Fraction:
 
 
 @given(parts=st.lists(parts, max_size=12))
+@example(parts=[Part(Kind.REQUEST, 1, None), Part(Kind.WEB_SEARCH, 67_108_861, Fraction(285_707_014, 3))])
+@example(parts=[Part(Kind.INPUT, 1, None), Part(Kind.WEB_SEARCH, 1_457, Fraction(29_631_255_822_332))])
 def test_each_line_is_within_a_nano_dollar_of_its_price(parts: list[Part]) -> None:
     total = -(-sum(map(exact, parts), Fraction(0)) // 1)
     lines = add_up(parts, total)
