@@ -207,12 +207,12 @@ def _without_last_break(lines: Iterable[str]) -> str:
 
 
 def redact_logs() -> None:
-    """Puts the filter on every handler of the root logger, and on the one that serves when there is none.
+    """Puts the filter on every handler of the root logger, and on the one that serves when there is none; once on each.
 
     Call it when logging is set up.
     """
     for handler in (*logging.getLogger().handlers, logging.lastResort):
-        if handler is not None:
+        if handler is not None and not any(isinstance(each, RedactingFilter) for each in handler.filters):
             handler.addFilter(RedactingFilter())
 
 

@@ -26,7 +26,15 @@ from paymaster import redaction
 from paymaster.cli import main, present
 from paymaster.keys.api_key import ApiKey
 from paymaster.plugin import PaymasterPlugin
-from paymaster.redaction import RedactingFilter, redact, redact_bytes, redact_crashes, redact_value, remember
+from paymaster.redaction import (
+    RedactingFilter,
+    redact,
+    redact_bytes,
+    redact_crashes,
+    redact_logs,
+    redact_value,
+    remember,
+)
 from paymaster.security.failures import RedactingFailureConverter
 from paymaster.values.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 
@@ -282,3 +290,11 @@ def test_every_client_with_the_plugin_keeps_keys_out_of_failures() -> None:
     converter = PaymasterPlugin().configure_client({}).get("data_converter")  # pyright: ignore[reportArgumentType]
     assert converter is not None
     assert converter.failure_converter_class is RedactingFailureConverter
+
+
+def test_logs_are_searched_once_however_often_they_are_set_up() -> None:
+    """Each command in one process set them up anew, and each line was searched so many times."""
+    for _ in range(3):
+        redact_logs()
+    for handler in logging.getLogger().handlers:
+        assert sum(isinstance(each, RedactingFilter) for each in handler.filters) == 1
