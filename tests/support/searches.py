@@ -10,10 +10,13 @@ settings.load_profile("whole")
 
 
 def shorten() -> None:
-    """For the whole session, before any module of tests is imported."""
+    """For the whole session, before any module of tests is imported.
+
+    With the same examples each time: to search for new ones is the longer form's.
+    """
     global _shortened
     _shortened = True
-    settings.register_profile("short", max_examples=_LEAST, deadline=None)
+    settings.register_profile("short", max_examples=_LEAST, deadline=None, derandomize=True, database=None)
     settings.load_profile("short")
 
 
