@@ -68,7 +68,8 @@ class ReserveActivities:
         if request.plain and not self._settings.encryption.allow_plaintext:
             return Denied(hold_id=request.hold_id, reason="plaintext", detail=_PLAIN)
         ledger = self._settings.ledger
-        if self._route(request) is None:
+        route = self._route(request)
+        if route is None:
             known = ", ".join(sorted(self._settings.routes)) or "none"
             detail = f"there is no route {request.route!r} in this worker's configuration; there are: {known}"
             return Denied(hold_id=request.hold_id, reason="unknown_route", detail=detail)
@@ -77,7 +78,7 @@ class ReserveActivities:
             hold_id=request.hold_id,
             call=request.call,
             budget=request.budget,
-            candidates=self._candidates(request),
+            candidates=self._candidates(request, route),
             input_bytes=request.input_bytes,
             on_exhausted=request.on_exhausted or ledger.on_exhausted,
             deadline_at_ms=request.started_at_ms + wait_at_most_ms,
@@ -110,10 +111,10 @@ class ReserveActivities:
             activity.logger.warning("hold %s could not be voided, the backlog tries again: %s", hold_id, error)
             await self._backlog.add_void(hold_id)
 
-    def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...]:
+    def _candidates(self, request: ReserveRequest, route: Sequence[str]) -> tuple[Candidate, ...]:
         candidates: list[Candidate] = []
         too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
-        for name in self._route(request) or ():
+        for name in route:
             settings = self._model(name)
             if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue

@@ -94,7 +94,7 @@ def _of_service_account(name: str, key: ApiKey) -> Credentials:
         info: dict[str, Any] = json.loads(b64decode(key.reveal(), validate=True))
         remember(info["private_key"])
         return service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
-    except Exception:
+    except Exception:  # whatever the libraries make of it; their own words may hold the file
         problem = KeyUnavailable(
             f"the key {name!r} is no service account of Google Cloud: store its JSON file in base64 "
             "(base64 -w0 FILE), without line breaks"

@@ -25,7 +25,7 @@ class Wire(Message):
 
     dialect: Dialect
     body: Packed = Field(repr=False)
-    """JSON. Its `model` names a route, or a candidate as `service/model`."""
+    """JSON. A service gets it with the candidate's model in the place of its own."""
     headers: dict[str, str] = {}
     """Beside the usual ones; only those that the dialect knows are sent, and never a key."""
 

@@ -16,7 +16,7 @@ import httpx
 from pydantic_core import to_json
 
 from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
-from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, ServiceCall
+from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, LLMRequest, ServiceCall
 from paymaster.messages.wire import WireAnswer
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
@@ -34,7 +34,8 @@ from paymaster.wire.measured import BadBody
 BODY_BYTES_MAX = 8_000_000
 """No answer is longer, not even one in a stream of single tokens; the rest is not read."""
 READ_AT_ONCE_MAX = 16 * 1024
-"""Bytes of an answer that is read at once; a longer one is read in a thread, which lets others have their turns."""
+"""Bytes of an answer, or of a wire call's body, that is read at once; a longer one is read in a thread, which lets
+others have their turns."""
 UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 ASKED_OTHERWISE = INVALID_REQUEST._replace(retry=True)
@@ -68,6 +69,14 @@ class Tried(NamedTuple):
     retry_after_ms: int | None = None
     refusal: WireAnswer | None = None
     """Of a wire call that failed: what the service wrote."""
+
+
+class _Built(NamedTuple):
+    """A request of this attempt, before it is authenticated."""
+
+    request: WrittenRequest
+    streams: bool
+    """Whether the answer is asked for as a stream."""
 
 
 class Sending:
@@ -122,7 +131,7 @@ class Exchange:
             partial(
                 read_answer, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
             ),
-            at_once=len(answer.body) <= READ_AT_ONCE_MAX and call.request.json_schema is None,
+            at_once=len(answer.body) <= READ_AT_ONCE_MAX and _asks_shortly(call.request),
         )
         error = reading.error
         if error is None:
@@ -159,21 +168,22 @@ class Exchange:
         except KeyUnavailable as error:
             raise _Failed(SOURCE_DOWN if isinstance(error, KeySourceDown) else NO_KEY, str(error)) from error
 
-    async def _built(self, call: ServiceCall, service: ServiceSettings) -> WrittenRequest:
-        """A schema may be long, and is written anew for each kind of service: that is done in the thread."""
+    async def _built(self, call: ServiceCall, service: ServiceSettings) -> _Built:
+        """In the thread where that may take long: a schema is written anew for each kind of service, and of a wire call
+        the whole body is read."""
         try:
-            if call.request.json_schema is None:
-                return _written(call, service)
-            return await asyncio.get_running_loop().run_in_executor(self._reader, _written, call, service)
+            if _asks_shortly(call.request):
+                return _built(call, service)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, _built, call, service)
         except (BadBody, UnsupportedParameter) as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
 
     def _request(
-        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: WrittenRequest
+        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: _Built
     ) -> httpx.Request:
-        provider = PROVIDERS[service.api]
-        headers = {"content-type": "application/json"} | built.headers
-        outgoing = Outgoing("POST", service.base_url + built.path, headers, built.body)
+        provider, written = PROVIDERS[service.api], built.request
+        headers = {"content-type": "application/json"} | written.headers
+        outgoing = Outgoing("POST", service.base_url + written.path, headers, written.body)
         if key is not None:
             try:
                 headers |= provider.authenticate(outgoing, key.reveal(), service)
@@ -185,7 +195,7 @@ class Exchange:
             headers=headers,
             content=outgoing.body,
             extensions={"trace": sending.trace},
-            timeout=_timeout(service, streams=_streams(call, service)),
+            timeout=_timeout(service, streams=built.streams),
         )
 
     async def _send(
@@ -308,18 +318,20 @@ class _Begun:
         return Tried(attempt, error_class, retry_after_ms=retry_after_ms)
 
 
-def _written(call: ServiceCall, service: ServiceSettings) -> WrittenRequest:
+def _asks_shortly(request: LLMRequest) -> bool:
+    """Whether what is written and read for this request takes no time."""
+    return request.json_schema is None and (request.wire is None or len(request.wire.body) <= READ_AT_ONCE_MAX)
+
+
+def _built(call: ServiceCall, service: ServiceSettings) -> _Built:
     """Raises UnsupportedParameter, BadBody."""
     provider, wire = PROVIDERS[service.api], call.request.wire
     if wire is not None:
-        return provider.build_wire(wire, call.grant, service, measured(wire).outputs)
-    built = provider.build_request(with_sent_names(call.request), call.grant, service, streams(service))
-    return WrittenRequest(built.path, to_json(built.body), built.headers)
-
-
-def _streams(call: ServiceCall, service: ServiceSettings) -> bool:
-    wire = call.request.wire
-    return streams(service) if wire is None else measured(wire).streams
+        asked = measured(wire)
+        return _Built(provider.build_wire(wire, call.grant, service, asked.outputs), asked.streams)
+    stream = streams(service)
+    built = provider.build_request(with_sent_names(call.request), call.grant, service, stream)
+    return _Built(WrittenRequest(built.path, to_json(built.body), built.headers), stream)
 
 
 def _timeout(service: ServiceSettings, *, streams: bool) -> httpx.Timeout:
