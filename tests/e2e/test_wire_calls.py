@@ -66,7 +66,7 @@ async def call(
     return await try_generate(site.client, LLMRequest(route=route, budget=budget, wire=wire))
 
 
-async def test_every_byte_but_the_model_and_the_cap_reaches_the_provider(site: Site, server: CountingServer) -> None:
+async def test_all_bytes_but_the_model_and_the_cap_reach_the_provider(site: Site, server: CountingServer) -> None:
     service = server.service("plain")
     service.script.append(Reply(body=ANSWER, headers={"x-ratelimit-remaining-tokens": "7", "set-cookie": "secret"}))
     result = await call(site, "plain", BODY % b"plain", **{"OpenAI-Beta": "b", "Authorization": "Bearer the caller's"})

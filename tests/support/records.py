@@ -31,3 +31,23 @@ def record(number: int, metadata: dict[str, str] | None = None) -> UsageRecord:
 
 def text_of(batch: BacklogBatch) -> bytes:
     return batch.model_dump_json().encode()
+
+
+def usual_entry(number: int) -> dict[str, object]:
+    """The fields of a row of an attempt that completed, with ids of its own."""
+    return {
+        "attempt_id": f"run-{number}/1/1",
+        "state": "final",
+        "hold_id": f"run-{number}/1",
+        "call_id": f"call-{number}",
+        "workflow_id": f"call/call-{number}",
+        "run_id": f"run-{number}",
+        "ledger": "default",
+        "epoch": "epoch-1",
+        "budget": "acme/content",
+        "service": "openai",
+        "model": "gpt-5.6-luna",
+        "status": "completed",
+        "cost_nanos": 1_000,
+        "price_source": "test",
+    }

@@ -73,7 +73,7 @@ PRICED = (
 USED = tuple(CostLine(kind=line.kind, quantity=line.quantity, cost_nanos=0) for line in PRICED)
 
 
-def test_an_answer_is_paid_for_kind_by_kind_at_the_price_that_decides() -> None:
+def test_an_answer_is_paid_kind_by_kind_at_the_deciding_price() -> None:
     listed = Cost(7, "a list", (CostLine(kind="input", quantity=7, unit_price_nanos=10**6, cost_nanos=7),))
     assert paid_for(PRICE, listed, USAGE, COUNTS) == listed.lines
     assert paid_for(PRICE, None, USAGE, COUNTS) == PRICED

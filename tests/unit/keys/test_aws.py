@@ -74,7 +74,7 @@ async def test_variables_are_read_anew_each_time(monkeypatch: pytest.MonkeyPatch
     assert await found(source) == f"AKIA2:{SECRET}:tok"
 
 
-async def test_a_roles_credentials_are_kept_and_renewed_before_they_end(container: Container) -> None:
+async def test_a_roles_credentials_are_renewed_before_they_end(container: Container) -> None:
     source = AwsCredentials()
     assert {await found(source) for _ in range(3)} == {f"ASIA1:{SECRET}:tok"}
     assert container.asked == 1
@@ -90,7 +90,7 @@ async def test_what_gives_credentials_and_fails_may_do_so_for_now(container: Con
     assert "a secret" not in str(down.value)
 
 
-async def test_where_nobody_says_who_we_are_the_problem_says_what_to_do() -> None:
+async def test_where_nobody_says_who_we_are_there_is_advice() -> None:
     with pytest.raises(KeyUnavailable, match="AWS_ACCESS_KEY_ID") as nothing:
         await AwsCredentials().get("aws://default")
     assert not isinstance(nothing.value, KeySourceDown)

@@ -62,7 +62,7 @@ async def test_another_file_in_the_key_is_another_account(google: GoogleTokenSer
         assert (google.asked, other.asked) == (1, 1)
 
 
-async def test_application_default_credentials_are_those_of_where_we_run(
+async def test_default_credentials_are_those_of_where_we_run(
     google: GoogleTokenServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "account.json"
@@ -83,7 +83,7 @@ async def test_the_ring_gives_tokens_for_the_key_that_a_service_names(
     await ring.close()
 
 
-async def test_where_nobody_says_who_we_are_the_problem_says_what_to_do() -> None:
+async def test_where_nobody_says_who_we_are_there_is_advice() -> None:
     with pytest.raises(KeyUnavailable, match="GOOGLE_APPLICATION_CREDENTIALS") as nothing:
         await tokens_with().get("google://")
     assert not isinstance(nothing.value, KeySourceDown)

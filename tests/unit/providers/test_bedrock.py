@@ -118,7 +118,7 @@ def test_the_choice_of_a_tool_in_bedrocks_words(choice: str | None, sent: Any) -
     ]
 
 
-def test_without_tools_a_conversation_with_calls_has_one_that_nobody_calls() -> None:
+def test_without_tools_a_conversation_with_calls_has_one_tool() -> None:
     """It is refused without any, and "none" has no word."""
     for fields in ({}, {"tools": (WEATHER,), "tool_choice": "none"}):
         assert "toolConfig" not in build(ask(**fields), "bedrock").body

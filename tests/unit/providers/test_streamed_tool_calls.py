@@ -52,7 +52,7 @@ def test_what_is_no_piece_of_a_call_breaks_nothing() -> None:
     assert calls.whole() == [{"id": "", "function": {"name": "", "arguments": ""}}]
 
 
-def test_without_ids_another_name_after_whole_arguments_is_another_call() -> None:
+def test_another_name_after_whole_arguments_is_another_call() -> None:
     """At one index for all. A name in pieces is one name's."""
     calls = StreamedToolCalls()
     for name, arguments in (("look", '{"at":'), ("", '"it"}'), ("say", "{}"), ("say", ""), ("go", '{"on": {}}')):

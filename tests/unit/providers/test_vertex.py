@@ -16,7 +16,7 @@ GEMINI_MODEL = "gemini-2.5-flash"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_claudes_request_has_its_version_in_the_body_and_its_model_in_the_path(stream: bool) -> None:
+def test_claudes_version_is_in_the_body_its_model_in_the_path(stream: bool) -> None:
     request = ask(system="Be brief.", tools=(WEATHER,), temperature=0.5)
     claude = build(request, "anthropic", stream=stream)
     found = build(request, "vertex-claude", stream=stream)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from records import usual_entry
 from searches import examples
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,25 +35,8 @@ LINES = (
 
 def entry(**fields: object) -> UsageEntry:
     number = next(NUMBERS)
-    usual: dict[str, object] = {
-        "attempt_id": f"run-{number}/1/1",
-        "state": "final",
-        "hold_id": f"run-{number}/1",
-        "call_id": f"call-{number}",
-        "workflow_id": f"call/call-{number}",
-        "run_id": f"run-{number}",
-        "ledger": "default",
-        "epoch": "epoch-1",
-        "budget": "acme/content",
-        "service": "openai",
-        "model": "gpt-5.6-luna",
-        "granted_at_ms": round(NOON.timestamp() * 1000) + number,
-        "started_at_ms": round(NOON.timestamp() * 1000) + number,
-        "status": "completed",
-        "cost_nanos": 1_000,
-        "price_source": "test",
-        "paid_for": LINES,
-    }
+    at_ms = round(NOON.timestamp() * 1000) + number
+    usual = usual_entry(number) | {"granted_at_ms": at_ms, "started_at_ms": at_ms, "paid_for": LINES}
     return UsageEntry.model_validate(usual | fields)
 
 
@@ -193,7 +177,7 @@ async def test_the_kinds_are_what_the_rows_cost(migrated_once: AsyncEngine, atte
         assert sum(row.cost_nanos for row in report) == total.cost_nanos
 
 
-async def test_a_report_by_kind_is_grouped_cut_and_in_the_order_of_kinds(engine: AsyncEngine) -> None:
+async def test_a_report_by_kind_is_grouped_and_in_the_order_of_kinds(engine: AsyncEngine) -> None:
     await insert_entries(
         engine,
         [

@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from records import usual_entry
 from searches import examples
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import make_url
@@ -56,25 +57,11 @@ def at_ms(at: datetime) -> int:
 def entry(**fields: object) -> UsageEntry:
     """An entry with an attempt id of its own unless the fields say otherwise."""
     number = next(NUMBERS)
-    usual: dict[str, object] = {
-        "attempt_id": f"run-{number}/1/1",
-        "state": "final",
-        "hold_id": f"run-{number}/1",
-        "call_id": f"call-{number}",
-        "workflow_id": f"call/call-{number}",
-        "run_id": f"run-{number}",
-        "ledger": "default",
-        "epoch": "epoch-1",
-        "budget": "acme/content",
-        "service": "openai",
-        "model": "gpt-5.6-luna",
+    usual = usual_entry(number) | {
         "granted_at_ms": at_ms(MIDNIGHT) + number,
         "started_at_ms": at_ms(MIDNIGHT) + number + 20,
         "duration_ms": 1_234,
-        "status": "completed",
         "usage": TokenUsage(input_tokens=100, cached_input_tokens=40, output_tokens=7),
-        "cost_nanos": 1_000,
-        "price_source": "test",
     }
     return UsageEntry.model_validate(usual | fields)
 
