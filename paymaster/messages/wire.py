@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from paymaster.messages.base import Message
+from paymaster.messages.base import Message, added
 from paymaster.values.limits import WIRE_BYTES_MAX
 from paymaster.values.packed import pack, unpack
 
-Dialect = Literal["openai"]
-"""A provider's format: "openai" is chat completions, as OpenAI and the many compatible servers speak it."""
+Dialect = Literal["openai", "openai-responses", "openai-embeddings", "anthropic", "gemini"]
+"""A provider's format: "openai" is chat completions, as OpenAI and the many compatible servers speak it; "anthropic" is
+the Messages API; "gemini" is what Google's models have below `models/NAME:`."""
 
 
 def _unpacked(value: object) -> object:
@@ -28,6 +29,9 @@ class Wire(Message):
     """JSON. A service gets it with the candidate's model in the place of its own."""
     headers: dict[str, str] = {}
     """Beside the usual ones; only those that the dialect knows are sent, and never a key."""
+    path: str | None = added(None)
+    """Of the caller's URL, where it says what the body does not: `models/NAME:streamGenerateContent?alt=sse` of the
+    dialect "gemini". None, the default: the body says all."""
 
 
 class WireAnswer(Message):

@@ -34,7 +34,7 @@ from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import message_data
 from paymaster.values.limits import ANSWER_BYTES_MAX, WIRE_BYTES_MAX, WIRE_REFUSAL_BYTES_MAX
 from paymaster.values.money import TokenUsage
-from paymaster.wire import openai_chat
+from paymaster.wire.dialects import given_back
 
 _GIVEN_BACK = re.compile(
     r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|x-ratelimit-[a-z-]+|openai-[a-z-]+"
@@ -203,7 +203,7 @@ def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, byt
         for name, value in named
         if _GIVEN_BACK.fullmatch(name) and len(value) <= HEADER_LENGTH_MAX
     }
-    given = openai_chat.given_back(call.request.wire.body, body) if streamed else body
+    given = given_back(call.request.wire, body) if streamed else body
     return WireAnswer(status=answer.status, headers=headers, body=given)
 
 

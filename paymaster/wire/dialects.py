@@ -1,14 +1,39 @@
 """The formats in which wire calls are written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from paymaster.messages.wire import Dialect, Wire
-from paymaster.wire import openai_chat
+from paymaster.wire import anthropic, gemini, openai_chat, openai_embeddings, openai_responses
+from paymaster.wire.grammar import Grammar
 from paymaster.wire.measured import Measured
 
-_MEASURED: Mapping[Dialect, Callable[[bytes], Measured]] = {"openai": openai_chat.measured}
+GRAMMARS: Mapping[Dialect, Grammar] = {
+    "openai": openai_chat.GRAMMAR,
+    "openai-responses": openai_responses.GRAMMAR,
+    "openai-embeddings": openai_embeddings.GRAMMAR,
+    "anthropic": anthropic.GRAMMAR,
+    "gemini": gemini.GRAMMAR,
+}
 
 
 def measured(wire: Wire) -> Measured:
-    """What the body asks for. Raises BadBody."""
-    return _MEASURED[wire.dialect](wire.body)
+    """What the request asks for. Raises BadBody."""
+    return GRAMMARS[wire.dialect].measured(wire)
+
+
+def given_back(wire: Wire, stream: bytes) -> bytes:
+    """The events of a stream as the caller asked for them."""
+    return GRAMMARS[wire.dialect].given_back(wire.body, stream)
+
+
+def dialect_of(path: str) -> tuple[Dialect, str | None] | None:
+    """The dialect that a request's URL path means, with its query or without, and its `Wire.path`. None: no dialect's.
+
+    `/v1/messages?beta=true` is ("anthropic", None); `/v1beta/models/m:generateContent` is ("gemini",
+    "models/m:generateContent").
+    """
+    url_path, _, query = path.partition("?")
+    for dialect, grammar in GRAMMARS.items():
+        if url_path.endswith(grammar.path_ends):
+            return dialect, grammar.wire_path(url_path, query)
+    return None

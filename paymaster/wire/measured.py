@@ -1,11 +1,14 @@
 """What a request in a provider's own format asks for, as far as its bound and its way depend on it."""
 
 import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from paymaster.values.json_reading import object_of, read_json, text_of
 from paymaster.values.normalised import normalised_bytes, utf8_length
+from paymaster.wire.members import NotAnObject, members
 
 
 class BadBody(ValueError):
@@ -20,12 +23,62 @@ class Measured(NamedTuple):
     max_output_tokens: int | None
     """Of each of its outputs. None: the caller set no cap."""
     outputs: int
-    """How many answers are asked for at once."""
+    """How many answers are asked for at once. 0: none that is made of tokens, as of embeddings."""
     images: int
     documents: int
     streams: bool
     needs: tuple[str, ...]
     """What makes its cost unknown beforehand, by name: it is sent where the service's `allow` has it."""
+    chooses: tuple[str, ...] = ()
+    """What chooses its price, as `service_tier=priority`: it is sent where that price is known, or allowed."""
+
+
+def body_object(body: bytes) -> dict[str, JsonValue]:
+    """Raises BadBody."""
+    try:
+        members(body.decode())
+        return object_of(read_json(body))
+    except (NotAnObject, ValueError) as error:
+        raise BadBody(f"the body is {error}") from None
+
+
+def model_of(data: Mapping[str, JsonValue]) -> str:
+    """Raises BadBody."""
+    model = data.get("model")
+    if not isinstance(model, str) or not model:
+        raise BadBody("the body has no model, which names a route, or a candidate as service/model")
+    return model
+
+
+def number_of(data: Mapping[str, JsonValue], name: str, least: int = 1, most: int | None = None) -> int | None:
+    """The whole number of that name. None: there is none. Raises BadBody for anything else."""
+    number = data.get(name)
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int) or number < least or (most and number > most):
+        span = f"from {least} to {most}" if most else f"of at least {least}"
+        raise BadBody(f"{name} is no number {span}")
+    return number
+
+
+def unknown(data: Mapping[str, JsonValue], known: Collection[str], prefix: str = "") -> Iterator[str]:
+    """The names of the members that are not known, but for those that are null or an empty list."""
+    return (f"{prefix}{name}" for name, value in data.items() if name not in known and value not in (None, []))
+
+
+def kind_of(data: Mapping[str, JsonValue]) -> str:
+    """Its `type`; "?" for one that has none."""
+    return text_of(data.get("type")) or "?"
+
+
+def without(data: dict[str, JsonValue], *names: str) -> dict[str, JsonValue]:
+    """The object without its members of these names."""
+    return {name: value for name, value in data.items() if name not in names}
+
+
+def once(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, in their order."""
+    return tuple(dict.fromkeys(names))
 
 
 def seen_bytes(seen: JsonValue) -> int:

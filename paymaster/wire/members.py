@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paymaster.values.json_reading import check_levels, check_values
@@ -101,6 +101,40 @@ def with_name(text: str, old: str, new: str) -> str:
     """The object with another name for one of its members. Raises NotAnObject, KeyError without such a member."""
     member = members(text)[old]
     return _changed(text, [(member.name_begin, member.name_end, json.dumps(new))])
+
+
+def without(text: str, name: str) -> str:
+    """The object without one of its members, which the next one's comma goes with. Raises NotAnObject, KeyError."""
+    found = members(text)
+    names = list(found)
+    at, member = names.index(name), found[name]
+    if at > 0:
+        return text[: found[names[at - 1]].value_end] + text[member.value_end :]
+    end = found[names[1]].name_begin if len(names) > 1 else member.value_end
+    return text[: member.name_begin] + text[end:]
+
+
+def items(text: str) -> list[tuple[int, int]]:
+    """Where each item of a JSON array begins and ends. Raises NotAnObject for what is no array."""
+    try:
+        at = _expect(text, _after_space(text, 0), "[")
+        found: list[tuple[int, int]] = []
+        while text[at] != "]":
+            if found:
+                at = _expect(text, at, ",")
+            end = _DECODER.raw_decode(text, at)[1]
+            found.append((at, end))
+            at = _after_space(text, end)
+    except NotAnObject:
+        raise
+    except (ValueError, IndexError, RecursionError) as error:
+        raise NotAnObject(f"no JSON array: {error}") from None
+    return found
+
+
+def with_each_item(text: str, change: Callable[[str], str]) -> str:
+    """The array with each of its items changed; every byte between them stays. Raises NotAnObject."""
+    return _changed(text, [(begin, end, change(text[begin:end])) for begin, end in items(text)])
 
 
 def _changed(text: str, changes: list[tuple[int, int, str]]) -> str:

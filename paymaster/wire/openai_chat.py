@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
-from paymaster.wire.measured import BadBody, Measured, seen_bytes
-from paymaster.wire.members import NotAnObject, members, value_text, with_name, with_values
+from paymaster.wire.grammar import Grammar, of_body, passed_on
+from paymaster.wire.measured import Measured, body_object, model_of, number_of, once, seen_bytes, unknown
+from paymaster.wire.members import members, value_text, with_name, with_values
 
 _FREE = frozenset(
     {
@@ -74,6 +75,8 @@ _FREE_IN_MESSAGES = frozenset(
 """Keys of a message that say nothing but what stands there."""
 _CAPS = ("max_completion_tokens", "max_tokens")
 _OUTPUTS_MAX = 128
+_USUAL_TIERS = (None, "auto", "default")
+"""At which the listed prices hold."""
 _TOOLS = frozenset({"function", "custom"})
 """Kinds of tools that the caller runs; all others the provider runs, for a fee and with input of its own."""
 _TEXTS = frozenset({"text", "refusal"})
@@ -86,25 +89,19 @@ _EVENT_ENDS = re.compile(r"(\r\n\r\n|\n\n|\r\r)")
 
 def measured(body: bytes) -> Measured:
     """Raises BadBody."""
-    data = _object(body)
-    model, outputs = data.get("model"), data.get("n")
-    if not isinstance(model, str) or not model:
-        raise BadBody("the body has no model, which names a route, or a candidate as service/model")
-    if outputs is None:
-        outputs = 1
-    if isinstance(outputs, bool) or not isinstance(outputs, int) or not 1 <= outputs <= _OUTPUTS_MAX:
-        raise BadBody(f"n is no number from 1 to {_OUTPUTS_MAX}")
-    caps = [_cap(data, name) for name in _CAPS]
+    data = body_object(body)
+    caps = [number_of(data, name) for name in _CAPS]
     parts = [part for message in map(object_of, list_of(data.get("messages"))) for part in _parts(message)]
     return Measured(
-        model=model,
+        model=model_of(data),
         input_bytes=seen_bytes(_without_media(data)),
         max_output_tokens=min((cap for cap in caps if cap is not None), default=None),
-        outputs=outputs,
+        outputs=number_of(data, "n", most=_OUTPUTS_MAX) or 1,
         images=sum(part.get("type") == "image_url" for part in parts),
         documents=sum("file_data" in object_of(part.get("file")) for part in parts),
         streams=data.get("stream") is True,
-        needs=tuple(dict.fromkeys(_needs(data, parts))),
+        needs=once(_needs(data, parts)),
+        chooses=once(_chooses(data, parts)),
     )
 
 
@@ -113,14 +110,14 @@ def sent(body: bytes, *, model: str, cap: int, cap_name: str) -> bytes:
 
     `cap_name`: the name of the cap at this provider. Raises BadBody.
     """
-    data, text = _object(body), body.decode()
+    data, text = body_object(body), body.decode()
     named = [name for name in _CAPS if name in data]
     if named and cap_name not in named:
         text = with_name(text, named[0], cap_name)
         data[cap_name] = data.pop(named[0])
     values = {"model": json.dumps(model)}
     for name in [name for name in _CAPS if name in data] or [cap_name]:
-        asked = _cap(data, name)
+        asked = number_of(data, name)
         if asked is None or asked > cap:
             values[name] = str(cap)
     if data.get("stream") is True and not _wants_usage(data):
@@ -131,13 +128,13 @@ def sent(body: bytes, *, model: str, cap: int, cap_name: str) -> bytes:
 
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of the caller that a provider gets."""
-    return {name.lower(): value for name, value in headers.items() if name.lower() in _HEADERS}
+    return passed_on(headers, _HEADERS)
 
 
 def given_back(asked: bytes, stream: bytes) -> bytes:
     """The events of a stream as the caller asked for them: without the one that only says what is billed, where `sent`
     asked for it."""
-    return stream if _wants_usage(_object(asked)) else _without_usage(stream)
+    return stream if _wants_usage(body_object(asked)) else _without_usage(stream)
 
 
 def _wants_usage(data: Mapping[str, JsonValue]) -> bool:
@@ -164,49 +161,33 @@ def _is_usage_chunk(event: str) -> bool:
     return data.get("choices") == [] and isinstance(data.get("usage"), dict)
 
 
-def _object(body: bytes) -> dict[str, JsonValue]:
-    try:
-        members(body.decode())
-        return object_of(read_json(body))
-    except (NotAnObject, ValueError) as error:
-        raise BadBody(f"the body is {error}") from None
-
-
-def _cap(data: Mapping[str, JsonValue], name: str) -> int | None:
-    cap = data.get(name)
-    if cap is None:
-        return None
-    if isinstance(cap, bool) or not isinstance(cap, int) or cap < 1:
-        raise BadBody(f"{name} is no number of tokens")
-    return cap
-
-
 def _parts(message: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     content = message.get("content")
     return [object_of(part) for part in content] if isinstance(content, list) else []
 
 
 def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
-    for name, value in data.items():
-        if name == "service_tier":
-            if value not in (None, "auto", "default"):
-                yield name
-        elif name == "modalities":
-            if value not in (None, ["text"]):
-                yield name
-        elif name not in _FREE and value is not None:
+    for name in unknown(data, _FREE | {"service_tier"}):
+        if name != "modalities" or data[name] != ["text"]:
             yield name
     for tool in map(object_of, list_of(data.get("tools"))):
         if tool.get("type") not in _TOOLS:
             yield f"tools.{text_of(tool.get('type'))}"
     for message in map(object_of, list_of(data.get("messages"))):
-        for name, value in message.items():
-            if name not in _FREE_IN_MESSAGES and value is not None:
-                yield f"messages.{name}"
+        yield from unknown(message, _FREE_IN_MESSAGES, "messages.")
     for part in parts:
         kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
         if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and has_bytes):
             yield f"messages.{text_of(kind)}"
+
+
+def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
+    if data.get("service_tier") not in _USUAL_TIERS:
+        yield f"service_tier={data['service_tier']}"
+    messages = map(object_of, list_of(data.get("messages")))
+    for marked in (data, *messages, *parts):
+        if (ttl := object_of(marked.get("cache_control")).get("ttl")) not in (None, "5m"):
+            yield f"cache_control.ttl={ttl}"
 
 
 def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -230,3 +211,6 @@ def _without_bytes(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
         name: each for name, each in object_of(part.get(kind)).items() if name != _BYTES[kind]
     }
     return {**part, kind: reduced}
+
+
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/chat/completions",), given_back=given_back)

@@ -21,14 +21,12 @@ def measure(**fields: Any) -> Measured:
 
 def test_a_plain_body_needs_nothing() -> None:
     asked = measure(temperature=0, max_tokens=50, stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
-    assert asked[:1] + asked[2:] == ("writer", 50, 1, 0, 0, True, ())
+    assert asked[:1] + asked[2:] == ("writer", 50, 1, 0, 0, True, (), ())
 
 
 @pytest.mark.parametrize(
     ("fields", "needs"),
     [
-        ({"service_tier": "priority"}, ("service_tier",)),
-        ({"service_tier": "default"}, ()),
         ({"modalities": ["text", "audio"], "audio": {"voice": "x"}}, ("modalities", "audio")),
         ({"modalities": ["text"]}, ()),
         ({"web_search_options": {}}, ("web_search_options",)),
@@ -44,6 +42,24 @@ def test_a_plain_body_needs_nothing() -> None:
 )
 def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ...]) -> None:
     assert measure(**fields).needs == needs
+
+
+@pytest.mark.parametrize(
+    ("fields", "chooses"),
+    [
+        ({"service_tier": "priority"}, ("service_tier=priority",)),
+        ({"service_tier": "default"}, ()),
+        ({"service_tier": None}, ()),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "cache_control": {"ttl": "1h"}}]}]},
+            ("cache_control.ttl=1h",),
+        ),
+        ({"messages": [{"role": "user", "content": "x", "cache_control": {"type": "ephemeral", "ttl": "5m"}}]}, ()),
+    ],
+)
+def test_what_chooses_a_price_is_named(fields: dict[str, Any], chooses: tuple[str, ...]) -> None:
+    assert measure(**fields).chooses == chooses
+    assert measure(**fields).needs == ()
 
 
 def test_media_are_counted_one_by_one_and_not_by_their_bytes() -> None:

@@ -1,0 +1,68 @@
+"""The dialect `openai-embeddings`: bodies of embeddings, as OpenAI's SDK and those of compatible servers write them."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
+
+from paymaster.values.json_reading import list_of
+from paymaster.wire.grammar import Grammar, of_body, passed_on
+from paymaster.wire.measured import Measured, body_object, kind_of, model_of, once, seen_bytes, unknown
+from paymaster.wire.members import with_values
+
+_FREE = frozenset(
+    {
+        "model",
+        "input",
+        "encoding_format",
+        "dimensions",
+        "user",
+        # of compatible servers
+        "input_type",
+        "truncate",
+        "truncation",
+        "output_dimension",
+        "output_dtype",
+        "task",
+        "normalized",
+        "embedding_type",
+    }
+)
+"""Keys that cannot change what an answer may cost at most."""
+_HEADERS = frozenset({"openai-beta"})
+
+
+def measured(body: bytes) -> Measured:
+    """A token in a list is a number, which has more bytes than it has tokens. Raises BadBody."""
+    data = body_object(body)
+    return Measured(
+        model=model_of(data),
+        input_bytes=seen_bytes(data.get("input")),
+        max_output_tokens=None,
+        outputs=0,
+        images=0,
+        documents=0,
+        streams=False,
+        needs=once([*unknown(data, _FREE), *_objects(data.get("input"))]),
+    )
+
+
+def _objects(given: JsonValue) -> Iterator[str]:
+    """By their kinds, those that are neither texts nor tokens: an image, say, of some compatible server."""
+    if isinstance(given, dict):
+        yield f"input.{kind_of(given)}"
+    for each in list_of(given):
+        yield from _objects(each)
+
+
+def sent(body: bytes, *, model: str) -> bytes:
+    """The body with its model; every other byte as it was."""
+    return with_values(body.decode(), {"model": json.dumps(model)}).encode()
+
+
+def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the caller that a provider gets."""
+    return passed_on(headers, _HEADERS)
+
+
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/embeddings",))
