@@ -312,6 +312,7 @@ class LLMCallWorkflow:
                 attempts=ended.attempts,
                 answered=isinstance(ended, Completion),
                 metadata=self._request.metadata,
+                dialect=None if self._request.wire is None else self._request.wire.dialect,
             ),
             result_type=RECORD_USAGE.result,
             start_to_close_timeout=timedelta(minutes=1),

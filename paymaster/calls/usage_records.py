@@ -34,6 +34,7 @@ def entries_of(record: UsageRecord, ledger: str) -> tuple[UsageEntry, ...]:
                 "price_source": cost_source(record.grant, attempt),
                 "paid_for": cost_lines(record.grant, attempt),
                 "metadata": record.metadata,
+                "dialect": record.dialect,
             }
         )
         for attempt in record.attempts

@@ -41,6 +41,7 @@ def list_(as_json: JsonOption = False, config: ConfigOption = None) -> None:
                         "budget": entry.budget,
                         "service": entry.service,
                         "model": entry.model,
+                        "dialect": entry.dialect,
                         "granted_at": utc(entry.granted_at_ms),
                         "why": entry.error_class or entry.status,
                         "charged_usd": usd(entry.cost_nanos),

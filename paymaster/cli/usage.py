@@ -29,7 +29,7 @@ def usage(
         list[str] | None,
         typer.Option(
             metavar="LIST",
-            help="Of service, model, budget, day, status, metadata.KEY and kind (what was paid for: input, "
+            help="Of service, model, budget, day, status, dialect, metadata.KEY and kind (what was paid for: input, "
             "cached_input, output …), in this order; may be repeated. Default: service,model.",
         ),
     ] = None,
@@ -100,7 +100,7 @@ def _dimensions(by: "Sequence[str]") -> list[str]:
     parts = (part for each in by for part in re.split(r"(?<!\\),", each))
     names = [name for part in parts if (name := part.strip().replace("\\,", ","))]
     if wrong := [name for name in names if not is_dimension(name) and name != "kind"]:
-        known = "service, model, budget, day, status, kind, metadata.KEY"
+        known = "service, model, budget, day, status, dialect, kind, metadata.KEY"
         raise CommandError(f"--by {', '.join(wrong)}: write some of {known}")
     return list(dict.fromkeys(names))
 
@@ -134,12 +134,13 @@ async def _report(
 
 
 def _value(row: "UsageRow", dimension: str) -> str | None:
-    """None: the calls have no such key in their metadata."""
+    """None: the calls have no such key in their metadata, or no dialect."""
     from paymaster.reports.usage import METADATA
 
     if dimension.startswith(METADATA):
         return row.metadata[dimension.removeprefix(METADATA)]
-    return str(getattr(row, dimension))
+    value = getattr(row, dimension)
+    return None if value is None else str(value)
 
 
 def _print(dimensions: "Sequence[str]", rows: "Sequence[UsageRow]", total: "UsageRow") -> None:

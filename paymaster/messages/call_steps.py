@@ -127,6 +127,8 @@ class UsageEntry(Message):
     metadata: dict[str, str] = {}
     paid_for: tuple[CostLine, ...] | None = added(None)
     """Lines that add up to `cost_nanos`. None: not recorded, as of all entries of versions before there were lines."""
+    dialect: str | None = added(None)
+    """Of a wire call: the format that it was written in. None: of none, or of a hold that expired."""
 
 
 class UsageRecord(Message):
@@ -138,6 +140,8 @@ class UsageRecord(Message):
     answered: bool
     """The last attempt was answered."""
     metadata: dict[str, str] = {}
+    dialect: str | None = added(None)
+    """Of a wire call: the format that it was written in."""
 
 
 class Deferred(Message):

@@ -1,4 +1,4 @@
-"""Usage summed up by service, model, budget, day, status or metadata."""
+"""Usage summed up by service, model, budget, day, status, dialect or metadata."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -25,9 +25,9 @@ from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usa
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
 
-Dimension = Literal["service", "model", "budget", "day", "status"]
+Dimension = Literal["service", "model", "budget", "day", "status", "dialect"]
 """What `usage_report` can group by, beside the metadata. `budget` is the one that the call named; `day` is the UTC day
-of the grant."""
+of the grant; `dialect` is the format of calls in a provider's own."""
 
 METADATA = "metadata."
 """Before a key, it makes a dimension of what callers wrote there: `metadata.team`."""
@@ -46,6 +46,7 @@ class UsageRow(BaseModel):
     budget: str | None = None
     day: date | None = None
     status: str | None = None
+    dialect: str | None = None
     metadata: dict[str, str | None] = {}
     """What the report groups by of the metadata. None: the calls have no such key."""
     calls: int

@@ -80,6 +80,7 @@ def _table(name: str) -> Table:
         Column("metadata", JSONB),
         Column("recorded_at", DateTime(timezone=True), server_default=FetchedValue()),
         Column("paid_for", JSONB(none_as_null=True)),
+        Column("dialect", Text),
     )
 
 
@@ -156,6 +157,7 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
         "price_source": storable(entry.price_source),
         "metadata": {storable(name): storable(value) for name, value in entry.metadata.items()},
         "paid_for": None if entry.paid_for is None else _stored_lines(entry.paid_for, cost_nanos),
+        "dialect": _storable_or_none(entry.dialect),
     }
 
 

@@ -172,3 +172,11 @@ def test_an_expired_hold_is_charged_once_however_it_ends() -> None:
     assert expired.model_copy(update={"state": "final", "cost_nanos": 0, "paid_for": ()}) == corrected
     own = entries_of(record(attempt(Billing.BILLED, USAGE)), "default")
     assert expired.attempt_id not in {entry.attempt_id for entry in own}
+
+
+def test_every_row_of_a_wire_call_says_its_dialect() -> None:
+    told = record(attempt(Billing.NOT_BILLED), attempt(Billing.BILLED, USAGE, 2)).model_copy(
+        update={"dialect": "anthropic"}
+    )
+    assert [entry.dialect for entry in entries_of(told, "default")] == ["anthropic", "anthropic"]
+    assert [entry.dialect for entry in entries_of(record(attempt(Billing.BILLED, USAGE)), "default")] == [None]
