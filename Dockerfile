@@ -9,6 +9,7 @@ RUN uv sync --frozen --no-default-groups --extra all --no-install-project
 COPY paymaster ./paymaster
 COPY workflows ./workflows
 COPY activities ./activities
+COPY operations ./operations
 COPY migrations ./migrations
 COPY worker.py ./
 RUN uv sync --frozen --no-default-groups --extra all

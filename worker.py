@@ -36,6 +36,7 @@ from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
+from operations.generate import PaymasterServiceHandler
 from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
@@ -51,6 +52,7 @@ from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
     LEDGER_TASK_QUEUE,
+    NEXUS_TASK_QUEUE,
     Answer,
     AttemptReport,
     Command,
@@ -65,6 +67,7 @@ from paymaster.observability.telemetry import Telemetry, telemetry_of
 from paymaster.providers.connections import Connections
 from paymaster.redaction import redact_crashes
 from paymaster.security.composition import ComposedConverter
+from paymaster.security.failures import RedactingFailureConverter
 from paymaster.security.payloads import OwnWorkflowsPayloadConverter
 from paymaster.settings import (
     ConfigurationError,
@@ -268,9 +271,9 @@ def workers_of(
     activities_worker = _activities_worker(settings, client, others)
     match role:
         case "all":
-            return [ledger_worker, activities_worker, calls_worker]
+            return [ledger_worker, activities_worker, calls_worker, *_nexus_workers(settings, client)]
         case "workflows":
-            return [ledger_worker, calls_worker]
+            return [ledger_worker, calls_worker, *_nexus_workers(settings, client)]
         case "activities":
             return [activities_worker]
 
@@ -349,6 +352,21 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
         identity=worker_identity(),
         graceful_shutdown_timeout=min(_grace_period(settings), timedelta(seconds=60)),
     )
+
+
+def _nexus_workers(settings: Settings, client: Client) -> list[Worker]:
+    """The one for callers of other namespaces, where there is an endpoint for them. Its errors are in words that a
+    caller without our keys can read, and hold nothing of a request: so it has a client of its own."""
+    if not settings.nexus.endpoints:
+        return []
+    worker = Worker(
+        _changed(client, lambda converter: replace(converter, failure_converter_class=RedactingFailureConverter)),
+        task_queue=NEXUS_TASK_QUEUE,
+        nexus_service_handlers=[PaymasterServiceHandler(settings.nexus.endpoints)],
+        deployment_config=_deployment(settings.worker),
+        identity=worker_identity(),
+    )
+    return [worker]
 
 
 def _bounding(client: Client) -> Client:

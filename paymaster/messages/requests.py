@@ -236,3 +236,10 @@ class LLMRequest(BaseModel):
         if self.wire is not None:  # compressed it may look otherwise tomorrow
             asked["wire"]["body"] = sha256(self.wire.body).hexdigest()
         return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+class EndpointRequest(LLMRequest):
+    """What a caller of another namespace asks for through a Nexus endpoint, which has a budget of its own."""
+
+    budget: str = ""
+    """The endpoint's budget, or one below it. Default: the endpoint's."""

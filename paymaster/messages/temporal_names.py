@@ -59,6 +59,15 @@ LEDGER_TASK_QUEUE = "paymaster-ledger"
 ACTIVITIES_TASK_QUEUE = "paymaster-activities"
 """Everything that waits for somebody else: services, deliveries."""
 
+NEXUS_TASK_QUEUE = "paymaster-nexus"
+"""Nexus operations, by which callers of other namespaces ask: the target of their endpoints."""
+
+NEXUS_SERVICE = "paymaster"
+"""The Nexus service that workers serve there."""
+
+GENERATE_OPERATION = "generate"
+"""Its operation: an EndpointRequest in, an LLMResult out."""
+
 UNKNOWN_OUTCOME = "OutcomeUnknown"
 """Error type of an attempt that may have been billed. Never retried under the same hold."""
 

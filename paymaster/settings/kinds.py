@@ -34,6 +34,7 @@ _PUBLIC_KEY_BYTES = 32  # of Ed25519
 _DURATION = r"([0-9]{1,12})(ms|s|m|h|d)"
 _LEDGER_NAME = r"[a-z0-9-]{1,64}"
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
+_ENDPOINT_NAME = r"[A-Za-z][A-Za-z0-9-]{0,198}[A-Za-z0-9]"  # as Temporal has them
 _ADMIN_NAME = r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}"
 
 _UNITS = {
@@ -121,6 +122,14 @@ def _check_ledger_name(name: str) -> str:
 def _check_name(name: str) -> str:
     if not re.fullmatch(_NAME, name):
         raise ValueError('not a name: write 1 to 64 of a-z, 0-9 and "-", the first one not "-"')
+    return name
+
+
+def _check_endpoint_name(name: str) -> str:
+    if not re.fullmatch(_ENDPOINT_NAME, name):
+        raise ValueError(
+            "not a Nexus endpoint's name: write 2 to 200 letters, digits and '-', a letter first, '-' not last"
+        )
     return name
 
 
@@ -276,6 +285,8 @@ LedgerName = Annotated[str, AfterValidator(_check_ledger_name), _text(_LEDGER_NA
 ServiceName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
 
 RouteName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
+
+EndpointName = Annotated[str, AfterValidator(_check_endpoint_name), _text(_ENDPOINT_NAME)]
 
 ModelName = Annotated[str, AfterValidator(_check_model), _text(r"\S(.*\S)?")]
 

@@ -33,7 +33,7 @@ The program checks more than the schema can say, such as keys that contradict ea
 
 """
 
-_NAMES = {"services": "NAME", "models": '"MODEL"', "budgets": '"acme/content"'}
+_NAMES = {"services": "NAME", "models": '"MODEL"', "budgets": '"acme/content"', "endpoints": "NAME"}
 """What stands for the names that a table of tables has."""
 
 

@@ -35,6 +35,7 @@ from paymaster.settings.kinds import (
     BudgetPath,
     Candidates,
     Duration,
+    EndpointName,
     KeyName,
     LedgerName,
     ModelName,
@@ -443,6 +444,25 @@ class DatabaseSettings(_Table):
     None, the default: none configured; commands that need it say so, `paymaster dev` brings its own."""
 
 
+class EndpointSettings(_Table):
+    """A Nexus endpoint of Temporal's, by which callers of another namespace ask ([page](nexus.md)). A name that has no
+    table here is refused."""
+
+    budget: BudgetPath
+    """What its callers are charged to, or a budget below it that they name; never another one. No default."""
+    routes: tuple[RouteName, ...] | None = None
+    """The routes that they may name. None, the default: every route, and for wire calls each
+    "service/model"."""
+
+
+class NexusSettings(_Table):
+    """Callers of other namespaces. A worker with workflows serves the Nexus service `paymaster` on the task queue
+    `paymaster-nexus` where there is an endpoint. Needs Temporal Server 1.30 or newer."""
+
+    endpoints: dict[EndpointName, EndpointSettings] = Field(default_factory=dict[str, EndpointSettings])
+    """By the endpoint's name. Default {}: none."""
+
+
 class WorkerSettings(_Table):
     """The worker process."""
 
@@ -503,6 +523,7 @@ class Settings(BaseSettings):
     """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
     budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
+    nexus: NexusSettings = NexusSettings()
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     codec: CodecSettings = CodecSettings()
@@ -557,6 +578,23 @@ class Settings(BaseSettings):
         if "services" in info.data:
             raise_at(unknown_services(routes, info.data["services"]))
         return routes
+
+    @field_validator("nexus")
+    @classmethod
+    def _endpoints_lead_to_routes(cls, nexus: NexusSettings, info: ValidationInfo) -> NexusSettings:
+        known: Mapping[str, object] | None = info.data.get("routes")
+        if known is None:
+            return nexus  # the routes have their own problem, which is reported
+        raise_at(
+            (
+                ("endpoints", name, "routes", number),
+                f"there is no route {route!r}; {did_you_mean(route, known) or 'add it to [routes]'}",
+            )
+            for name, endpoint in nexus.endpoints.items()
+            for number, route in enumerate(endpoint.routes or ())
+            if route not in known
+        )
+        return nexus
 
 
 def unknown_services(routes: Mapping[str, object], services: Iterable[str]) -> Iterator[tuple[Location, str]]:

@@ -33,6 +33,11 @@ def budget_ancestors(path: str) -> tuple[str, ...]:
     return tuple("/".join(parts[:n]) for n in range(len(parts), 0, -1))
 
 
+def is_within(path: str, budget: str) -> bool:
+    """Whether the path is that budget or one below it, so that what it is charged is charged to that budget too."""
+    return budget in budget_ancestors(path)
+
+
 def accounts_charged(budget: str, service: str) -> tuple[str, ...]:
     """The accounts that a call to the service counts for, those that do not exist included: the service's, then the
     budget's and its ancestors', nearest first. `storage/charging` is this rule in SQL."""

@@ -193,7 +193,7 @@ UNCONFIRMED_SHOWN = 500
 NOTICES_MAX = 20
 """Notices in the answer to one settlement: of the service and the nearest budgets."""
 DETAIL_BYTES_MAX = 2_000
-"""The sentence of a denial, as UTF-8; a batch of answers has 200 of them."""
+"""The sentence of a denial, as UTF-8, of which a batch of answers has 200, or of a refusal by Nexus."""
 
 # ---------------------------------------------------------------- messages that can be forged
 

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 FILE = Path(__file__).with_name("contract.json")
 PUBLIC = (
     "paymaster",
-    *(f"paymaster.{name}" for name in ("client", "errors", "plugin", "settings", "testing")),
+    *(f"paymaster.{name}" for name in ("client", "errors", "nexus", "plugin", "settings", "testing")),
 )
 """Modules whose public names agents and their authors import."""
 

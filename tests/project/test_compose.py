@@ -108,7 +108,7 @@ def test_the_image_has_what_the_commands_need_and_no_root() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     assert all(":" in line for line in lines if line.startswith("FROM ")), "an image without a version"
     copied = [line.split()[1] for line in lines if line.startswith("COPY ") and len(line.split()) == 3]
-    assert {"paymaster", "workflows", "activities", "migrations", "worker.py"} <= set(copied)
+    assert {"paymaster", "workflows", "activities", "operations", "migrations", "worker.py"} <= set(copied)
     assert any(line.startswith("USER ") and line != "USER root" for line in lines[lines.index("") + 1 :])
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for name in copied:

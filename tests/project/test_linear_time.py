@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 ROOT = Path(paymaster.__file__).parent.parent
 PATTERNS = import_module("re._parser")
 """How Python itself reads them."""
-PLACES = ("paymaster", "activities", "workflows", "worker.py")
+PLACES = ("paymaster", "activities", "operations", "workflows", "worker.py")
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "sub", "subn", "findall", "finditer", "split"}
 BUILT = {("paymaster/redaction.py", "compile")}
 """Patterns that are made of secrets; they are attacked below."""

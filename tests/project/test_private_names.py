@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from paymaster_process import ROOT
 
-FOLDERS = ("paymaster", "workflows", "activities", "migrations")
+FOLDERS = ("paymaster", "workflows", "activities", "operations", "migrations")
 PRODUCT = [ROOT / "worker.py", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 TESTS = sorted(
     path for path in (ROOT / "tests").rglob("*.py") if "released" not in path.parts and path != Path(__file__)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from paymaster_process import ROOT
 
-FOLDERS = ("paymaster", "workflows", "activities", "migrations", "benchmarks")
+FOLDERS = ("paymaster", "workflows", "activities", "operations", "migrations", "benchmarks")
 PRODUCT = [ROOT / "worker.py", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 LINES_MAX = 50
 LONGER = {("migrations/versions/0001_api_usage.py", "upgrade")}

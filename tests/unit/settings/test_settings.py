@@ -443,6 +443,18 @@ def test_a_hold_outlives_the_worst_case_of_its_retries(tmp_path: Path, hold: str
     load(tmp_path, f'[ledger]\nhold_expires_after = "{longer}"\n{OPENAI}{service}')
 
 
+def test_an_endpoint_names_routes_that_are_there(tmp_path: Path) -> None:
+    endpoint = '[nexus.endpoints.content]\nbudget = "acme/content"\nroutes = ["writer", "writers"]\n'
+    problem = only_problem(tmp_path, f'{OPENAI}[routes]\nwriter = ["openai/x"]\n{endpoint}')
+    assert problem == "nexus.endpoints.content.routes[1]: there is no route 'writers'; did you mean writer?"
+
+
+@pytest.mark.parametrize("name", ["a", "a_b", "1a", "a-", "a/b"])
+def test_an_endpoint_has_a_name_of_temporals(tmp_path: Path, name: str) -> None:
+    problem = only_problem(tmp_path, f'[nexus.endpoints."{name}"]\nbudget = "acme"\n')
+    assert "not a Nexus endpoint's name" in problem
+
+
 def test_settings_made_in_code_are_checked_like_those_of_a_file() -> None:
     with pytest.raises(ValidationError, match="there is no service 'x'"):
         Settings(routes={"writer": ("x/y",)})

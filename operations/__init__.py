@@ -1,0 +1,1 @@
+"""Nexus operations, one a file: how callers of other namespaces ask."""

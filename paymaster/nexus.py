@@ -1,0 +1,60 @@
+"""Paymaster from another namespace: what a workflow calls there, `await generate(LLMRequest(...), endpoint="content")`.
+
+The endpoint leads to Paymaster's namespace, and has a budget that Paymaster's configuration gives it.
+"""
+
+from functools import partial
+from typing import overload
+
+import nexusrpc
+from temporalio import workflow
+from temporalio.common import RawValue
+
+from paymaster.agent_starts import room_for_start
+from paymaster.calls.request_limits import denial_of
+from paymaster.calls.structured_output import Output, answer_as
+from paymaster.errors import completed_or_raise
+from paymaster.messages import EndpointRequest, LLMRequest, LLMResult, json_bytes
+from paymaster.messages.temporal_names import GENERATE_OPERATION, NEXUS_SERVICE
+from paymaster.observability.temporal_ui import call_summary
+from paymaster.security.payloads import as_raw, read_raw
+
+__all__ = ["EndpointRequest", "PaymasterService", "generate", "try_generate"]
+
+
+@nexusrpc.service(name=NEXUS_SERVICE)
+class PaymasterService:
+    """The Nexus service that Paymaster's workers serve, for `workflow.create_nexus_client`.
+
+    The client's data converter has to be one for Pydantic's models; `generate` and `try_generate` work with any.
+    """
+
+    generate: nexusrpc.Operation[LLMRequest, LLMResult]
+    """A call, whose result comes back whatever its outcome. The request may be an EndpointRequest or a wire call."""
+
+
+@overload
+async def generate(request: LLMRequest, *, endpoint: str) -> LLMResult: ...
+@overload
+async def generate(request: LLMRequest, output: type[Output], *, endpoint: str) -> Output: ...
+async def generate(request: LLMRequest, output: type[Output] | None = None, *, endpoint: str) -> LLMResult | Output:
+    """The answer of a model, as `paymaster.generate` gives it, through a Nexus endpoint.
+
+    Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed), with `output`
+    OutputInvalid, and NexusOperationError for what Paymaster takes for no request of this endpoint.
+    """
+    if output is not None:
+        return await answer_as(output, request, partial(generate, endpoint=endpoint))
+    return completed_or_raise(await try_generate(request, endpoint=endpoint))
+
+
+async def try_generate(request: LLMRequest, *, endpoint: str) -> LLMResult:
+    """Like `generate`, but returns denied and failed calls instead of raising. Raises only NexusOperationError."""
+    if denied := denial_of(request):
+        return denied
+    await room_for_start(json_bytes(request))
+    paymaster = workflow.create_nexus_client(service=NEXUS_SERVICE, endpoint=endpoint)
+    answer = await paymaster.execute_operation(
+        GENERATE_OPERATION, as_raw(request), output_type=RawValue, summary=call_summary(request)
+    )
+    return read_raw(answer, LLMResult)

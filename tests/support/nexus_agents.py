@@ -1,0 +1,40 @@
+"""Agents in a namespace of their own, which ask Paymaster through a Nexus endpoint."""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+
+from paymaster import LLMRequest, LLMResult
+from paymaster.nexus import PaymasterService, try_generate
+
+
+@workflow.defn
+class Asks:
+    """Asks once through an endpoint and gives back what came."""
+
+    @workflow.run
+    async def run(self, endpoint: str, request: LLMRequest) -> LLMResult:
+        paymaster = workflow.create_nexus_client(service=PaymasterService, endpoint=endpoint)
+        return await paymaster.execute_operation(PaymasterService.generate, request)
+
+
+@workflow.defn
+class AsksAnything:
+    """Asks with whatever it is given."""
+
+    @workflow.run
+    async def run(self, endpoint: str, request: Any) -> LLMResult:
+        paymaster = workflow.create_nexus_client(service="paymaster", endpoint=endpoint)
+        return await paymaster.execute_operation("generate", request, output_type=LLMResult)
+
+
+@workflow.defn
+class AsksWithoutConverter:
+    """Asks as a client does that can write no message of Paymaster's."""
+
+    @workflow.run
+    async def run(self, endpoint: str, prompt: str) -> str:
+        request = LLMRequest(route="nexus", budget="acme/content", prompt=prompt, wait_at_most=timedelta(minutes=1))
+        result = await try_generate(request, endpoint=endpoint)
+        return f"{result.outcome}: {result.text}{result.detail or ''}"
