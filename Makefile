@@ -34,7 +34,7 @@ LARGEST := $(addprefix tests/,unit/admission/test_pressure.py unit/admission/tes
 	unit/observability/test_event_loop.py unit/messages/test_hostile_messages.py unit/ledger/test_backlog_pile.py \
 	unit/workflows/test_usage_backlog.py project/test_linear_time.py project/test_agent_project.py)
 
-.PHONY: help demo dev check unit test test-full test-oldest test-pythons soak lint format types bench histories settings contract fingerprints wheel clean
+.PHONY: help demo dev check unit test test-full test-oldest test-pythons soak lint format types bench histories settings contract schemas fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -95,6 +95,9 @@ settings: .venv/.ready  ## writes the page and the JSON schema of paymaster.toml
 
 contract: .venv/.ready  ## writes tests/project/contract.json anew, after a change of what others depend on that breaks nobody
 	PYTHONPATH=$(WITH_TESTS) .venv/bin/python tests/project/contract.py
+
+schemas: .venv/.ready   ## writes docs/schemas anew, after a change of what crosses to callers in other languages
+	PYTHONPATH=$(WITH_TESTS) .venv/bin/python tests/project/message_schemas.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --frozen --quiet --all-extras --python "$$(command -v $(PYTHON))"

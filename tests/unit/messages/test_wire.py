@@ -27,6 +27,16 @@ def test_a_body_that_grows_beyond_its_bound_is_refused() -> None:
         Wire.model_validate({"dialect": "openai", "body": pack(bytes(WIRE_BYTES_MAX + 1))})
 
 
+def test_a_body_may_come_as_the_json_that_it_is() -> None:
+    """For callers in other languages. It travels on compressed."""
+    for body in ('{"model": "writer"}', ' {"é": "\\u00e9"}'):
+        assert Wire.model_validate({"dialect": "openai", "body": body}).body == body.encode()
+    with pytest.raises(ValidationError, match="it may have 8,000,000"):
+        Wire.model_validate({"dialect": "openai", "body": "{" + " " * WIRE_BYTES_MAX})
+    with pytest.raises(ValidationError, match="not compressed text"):
+        Wire.model_validate({"dialect": "openai", "body": "[1]"})
+
+
 def test_what_is_asked_stands_in_one_place() -> None:
     with pytest.raises(ValidationError, match="not in prompt, temperature"):
         request(prompt="Hello", temperature=0.5)
