@@ -28,14 +28,17 @@ from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerDeploym
 
 from activities.answer_calls import AnswerCallsActivities
 from activities.await_result import AwaitResultActivities
+from activities.body_store import BodyStore
 from activities.call_service import CallServiceActivities
 from activities.catch_up import CatchUpActivities
 from activities.load_spend import LoadSpendActivities
+from activities.read_piece import ReadPieceActivities
 from activities.recall_parked import RecallParkedActivities
 from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
+from activities.sweep_bodies import SweepBodiesActivities
 from operations.generate import PaymasterServiceHandler
 from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
@@ -86,6 +89,7 @@ from workflows.content_agent import ContentAgentWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
+from workflows.stored_answers import AnswerPieceWorkflow, BodySweepWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 if TYPE_CHECKING:
@@ -263,7 +267,8 @@ def workers_of(
     backlog = Backlog(ledger_client, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
-    of_service = [CallServiceActivities(settings.services, keys, connections, reports).call_service]
+    bodies = BodyStore(client, engine, ledger.name)
+    of_service = [CallServiceActivities(settings.services, keys, connections, reports, bodies).call_service]
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
@@ -335,6 +340,8 @@ def _activities_for_the_ledger(settings: Settings, client: Client, engine: Async
         AnswerCallsActivities(client).answer_calls,
         StoreNoticesActivities(engine).store_notices,
         alerts.send_alerts,
+        ReadPieceActivities(client, engine).read_piece,
+        SweepBodiesActivities(client, engine).sweep_bodies,
     ]
 
 
@@ -342,7 +349,14 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
     return Worker(
         _bounding(client),
         task_queue=CALLS_TASK_QUEUE,
-        workflows=[LLMCallWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow],
+        workflows=[
+            LLMCallWorkflow,
+            UsageBacklogWorkflow,
+            UsageBacklogPieceWorkflow,
+            BodySweepWorkflow,
+            AnswerPieceWorkflow,
+            ContentAgentWorkflow,
+        ],
         activities=activities,
         interceptors=[LiveDetails()],
         max_concurrent_local_activities=500,

@@ -6,13 +6,16 @@ certainly was not billed fails retryably, so that at most one attempt under a ho
 """
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.body_store import BodyStore
 from paymaster.keys.api_key import ServiceKeys
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -26,21 +29,28 @@ from paymaster.messages import (
     Completion,
     Failure,
     ServiceCall,
+    json_bytes,
 )
+from paymaster.messages.temporal_names import ANSWER_NOT_STORED
+from paymaster.messages.wire import WireAnswer, packed
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
 from paymaster.providers.exchange import Exchange, Tried, lost
-from paymaster.providers.http_errors import DAY_MS, RATE_LIMITED_MODEL, STATE_REFUSED
+from paymaster.providers.http_errors import DAY_MS, RATE_LIMITED_MODEL, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import without_states
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
-from paymaster.values.limits import DURATION_MS_MAX
+from paymaster.values.limits import ANSWER_BYTES_MAX, DURATION_MS_MAX, WIRE_REFUSAL_BYTES_MAX
 
 HEARTBEAT_EVERY_S = 3.0
 """Of which the SDK passes on one every 8 s at most (`worker.py`), so that one lost heartbeat costs nothing.
 
 By the clock and not as tokens come: a heartbeat says that this worker lives, which a service that thinks in silence for
 a minute must not put in doubt. How long the service may be silent is what its `idle_timeout` says."""
+
+BEATS_MARGIN_S = 10.0
+"""So much longer than its service may take an attempt is said to live; then Temporal ends it, unless it waits for the
+database to take an answer."""
 
 
 class CallServiceActivities:
@@ -50,10 +60,13 @@ class CallServiceActivities:
         keys: ServiceKeys,
         connections: Connections,
         reports: GroupCommit[AttemptReport, None],
+        bodies: BodyStore | None = None,
     ) -> None:
+        """`bodies` None: an answer that is too large to be carried is lost."""
         self._services = services
         self._keys = keys
         self._reports = reports
+        self._bodies = bodies
         self._outages_told: set[str] = set()
         self._exchange = Exchange(services, keys, connections, watched=http_request, is_stopping=_worker_is_stopping)
 
@@ -72,12 +85,15 @@ class CallServiceActivities:
         earlier = tuple(Attempt.model_validate(attempt) for attempt in info.heartbeat_details)
         if any(attempt.error_class == STATE_REFUSED.name for attempt in earlier):
             call = call.model_copy(update={"request": without_states(call.request)})
-        async with _heartbeats(earlier):
+        async with _heartbeats(earlier, call.grant.timeout_ms / 1000 + BEATS_MARGIN_S) as beats:
             try:
                 tried = await self._exchange.attempt(call, info.attempt)
             except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
                 activity.logger.error("a defect in attempt %s: %s", info.attempt, type(error).__name__)
                 tried = lost(info.attempt, error)
+            if _too_large(tried) is not None:
+                beats.go_on()
+                tried = await self._without_large_body(tried, call)
         await self._tell_of_outage(call)
         attempts = (*earlier, tried.attempt)
         if tried.completion is not None:
@@ -85,6 +101,20 @@ class CallServiceActivities:
         activity.heartbeat(*attempts)  # the next attempt, or the workflow after a timeout, reads them
         await self._report(call, tried)
         raise _failure(call, tried, attempts)
+
+    async def _without_large_body(self, tried: Tried, call: ServiceCall) -> Tried:
+        """That attempt when its answer is stored, or a failed one when this worker or the call ends before it is."""
+        answer = _too_large(tried)
+        if answer is None or self._bodies is None:
+            return _not_stored(tried)
+        try:
+            attempt_id = f"{call.grant.hold_id}/{tried.attempt.number}"
+            answer = await self._bodies.stored(answer, activity.info().workflow_id or "", attempt_id)
+        except asyncio.CancelledError:
+            return _not_stored(tried)
+        if tried.completion is None:
+            return tried._replace(refusal=answer)
+        return tried._replace(completion=tried.completion.model_copy(update={"wire": answer}))
 
     async def _report(self, call: ServiceCall, tried: Tried) -> None:
         """Lets the ledger pause or break the service at once, for all the other calls."""
@@ -133,20 +163,51 @@ def _worker_is_stopping() -> bool:
     return details is not None and details.worker_shutdown
 
 
+class _Beats:
+    """Until when this worker says that it lives, by the monotonic clock."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def go_on(self) -> None:
+        """However long it takes: what is waited for now comes to an end."""
+        self.until = math.inf
+
+
 @asynccontextmanager
-async def _heartbeats(attempts: tuple[Attempt, ...]) -> AsyncGenerator[None]:
-    """Tells the server that this worker lives, and what was tried so far, for as long as the block runs."""
+async def _heartbeats(attempts: tuple[Attempt, ...], for_s: float) -> AsyncGenerator[_Beats]:
+    """Tells the server that this worker lives, and what was tried so far, for as long as the block runs and may run."""
+    beats = _Beats(time.monotonic() + for_s)
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY_S)  # first: a quick call costs the server none
-            activity.heartbeat(*attempts)
+            if time.monotonic() < beats.until:
+                activity.heartbeat(*attempts)
 
     task = asyncio.create_task(beat())
     try:
-        yield
+        yield beats
     finally:
         task.cancel()
+
+
+def _too_large(tried: Tried) -> WireAnswer | None:
+    """What the service wrote, where the attempt cannot be told with it. None: it can."""
+    wire = tried.refusal if tried.completion is None else tried.completion.wire
+    if wire is None or len(wire.body) <= WIRE_REFUSAL_BYTES_MAX:  # beside so much everything else has room
+        return None
+    if tried.completion is not None:
+        beside = json_bytes(tried.completion.model_copy(update={"wire": None}))
+        return wire if beside + len(packed(wire.body)) > ANSWER_BYTES_MAX else None
+    return wire
+
+
+def _not_stored(tried: Tried) -> Tried:
+    error_class = ErrorClass(ANSWER_NOT_STORED, tried.attempt.billing)
+    detail = "the answer is too large to be carried, and the database did not take it before this worker was stopped"
+    attempt = tried.attempt.model_copy(update={"error_class": error_class.name, "error": detail})
+    return Tried(attempt, error_class)
 
 
 def _pause_ms(tried: Tried) -> int | None:

@@ -4,12 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paymaster.agent import generate, try_generate
-    from paymaster.errors import CallDenied, CallFailed, CallIdReused, CallUnavailable, OutputInvalid, PaymasterError
+    from paymaster.agent import answer_pieces, generate, read_answer, try_generate
+    from paymaster.errors import (
+        AnswerGone,
+        CallDenied,
+        CallFailed,
+        CallIdReused,
+        CallUnavailable,
+        OutputInvalid,
+        PaymasterError,
+    )
     from paymaster.messages import ChatMessage, Document, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
     from paymaster.plugin import PaymasterPlugin
 
 __all__ = [
+    "AnswerGone",
     "CallDenied",
     "CallFailed",
     "CallIdReused",
@@ -25,12 +34,16 @@ __all__ = [
     "PaymasterPlugin",
     "Tool",
     "ToolCall",
+    "answer_pieces",
     "generate",
+    "read_answer",
     "try_generate",
 ]
 
 _HOME = {
+    "answer_pieces": "agent",
     "generate": "agent",
+    "read_answer": "agent",
     "try_generate": "agent",
     "ChatMessage": "messages",
     "Document": "messages",

@@ -1,16 +1,17 @@
 """What an agent's workflow calls: `await generate(LLMRequest(...))`."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import overload
 
 from temporalio import workflow
-from temporalio.common import RawValue, WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError
 
 from paymaster.agent_starts import room_for_start
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
-from paymaster.errors import CallIdReused, completed_or_raise
+from paymaster.errors import AnswerGone, CallIdReused, completed_or_raise
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -19,9 +20,11 @@ from paymaster.messages import (
     call_workflow_id,
     json_bytes,
 )
-from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW
+from paymaster.messages.call_steps import BodyPiece
+from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.security.payloads import as_raw, read_raw
+from paymaster.stored_answers import pieces_of, whole
 
 
 @overload
@@ -83,3 +86,33 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         if result.request_digest != request.digest():
             raise CallIdReused(call_id) from None
         return result
+
+
+async def read_answer(result: LLMResult) -> bytes:
+    """The answer to a wire call as the provider wrote it, also when it was too large to be in the result.
+
+    A stored answer comes in pieces, by an activity for each megabyte that it has compressed; they are in this
+    workflow's history then. Raises AnswerGone when it is not stored any more, which is when Temporal has deleted the
+    call's workflow, and ValueError for a result without the bytes of a provider.
+    """
+    return await whole(answer_pieces(result))
+
+
+def answer_pieces(result: LLMResult) -> AsyncIterator[bytes]:
+    """Like `read_answer`, but piece by piece, for a workflow that does not want to hold all of it."""
+    return pieces_of(result, _read_piece)
+
+
+async def _read_piece(piece: BodyPiece) -> bytes:
+    try:
+        answer = await workflow.execute_activity(
+            READ_PIECE.name,
+            as_raw(READ_PIECE.takes(piece)),
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            result_type=RawValue,
+            start_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        )
+    except ActivityError as error:
+        raise AnswerGone(str(error.cause)) from error
+    return read_raw(answer, READ_PIECE.result)

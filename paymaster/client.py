@@ -1,6 +1,6 @@
 """Paymaster from outside a workflow: connecting, and calls; `Ledger` is what admins and operators ask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, partial
 from typing import cast, overload
@@ -9,27 +9,40 @@ from uuid import uuid4
 from temporalio.client import (
     Client,
     Plugin,
+    WorkflowFailureError,
     WorkflowHandle,
 )
 from temporalio.common import RawValue, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime, TelemetryConfig
 
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
-from paymaster.errors import CallDenied, CallIdReused, completed_or_raise
+from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_raise
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
-from paymaster.messages.temporal_names import CALL_WORKFLOW, ResultT
+from paymaster.messages.call_steps import BodyPiece
+from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFLOW, ResultT
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
 from paymaster.security.payloads import as_raw, read_raw
 from paymaster.settings import Settings
+from paymaster.stored_answers import pieces_of, whole
 
-__all__ = ["Ledger", "ResultT", "connect", "generate", "quiet_runtime", "start", "try_generate"]
+__all__ = [
+    "Ledger",
+    "ResultT",
+    "answer_pieces",
+    "connect",
+    "generate",
+    "quiet_runtime",
+    "read_answer",
+    "start",
+    "try_generate",
+]
 
 
 async def connect(
@@ -104,6 +117,36 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         return _CallHandle(client, workflow_id)
     run_id = started.result_run_id
     return _CallHandle(client, workflow_id, result_run_id=run_id, first_execution_run_id=run_id)
+
+
+async def read_answer(client: Client, result: LLMResult) -> bytes:
+    """The answer to a wire call as the provider wrote it, also when it was too large to be in the result.
+
+    Raises AnswerGone when it is not stored any more, which is when Temporal has deleted the call's workflow, and
+    ValueError for a result without the bytes of a provider.
+    """
+    return await whole(answer_pieces(client, result))
+
+
+def answer_pieces(client: Client, result: LLMResult) -> AsyncIterator[bytes]:
+    """Like `read_answer`, but piece by piece."""
+    return pieces_of(result, partial(_read_piece, client))
+
+
+async def _read_piece(client: Client, piece: BodyPiece) -> bytes:
+    try:
+        answer = await client.execute_workflow(
+            ANSWER_PIECE_WORKFLOW.name,
+            as_raw(ANSWER_PIECE_WORKFLOW.takes(piece)),
+            id=f"answer/{uuid4()}",
+            task_queue=CALLS_TASK_QUEUE,
+            result_type=RawValue,
+            static_summary=f"piece {piece.piece + 1} of {piece.body.pieces} of a stored answer",
+        )
+    except WorkflowFailureError as error:
+        cause = error.cause
+        raise AnswerGone(str(cause.cause if isinstance(cause, ActivityError) else cause)) from error
+    return read_raw(answer, ANSWER_PIECE_WORKFLOW.result)
 
 
 class _CallHandle(WorkflowHandle[object, LLMResult]):

@@ -5,6 +5,7 @@ PaymasterError              an agent may catch this one
 │   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
 ├── CallIdReused            the same call id with other content                        → choose another id
+├── AnswerGone              a stored answer is deleted, or cannot be read any more    → read it sooner, or ask again
 └── OutputInvalid           the answer is not what was asked for, even when repaired   → ask otherwise, or do without
 
 They are Temporal `ApplicationError`s, because any other exception that leaves an agent's workflow does not fail it but
@@ -42,6 +43,10 @@ class CallIdReused(PaymasterError):
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call id {call_id!r} was used before with other content; the same id means the same call")
+
+
+class AnswerGone(PaymasterError):
+    """An answer that was too large for Temporal's histories, and is not stored any more or cannot be read."""
 
 
 class OutputInvalid(PaymasterError):

@@ -50,6 +50,9 @@ UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
 SEND_MARGIN = timedelta(seconds=10)
 """The HTTP timeout must come first: it knows whether anything was sent."""
+STORING_MAX = timedelta(days=7)
+"""How much longer an attempt may take whose answer is too large to be carried, while the database does not take it. An
+attempt that hangs ends sooner: its heartbeats do."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
 
@@ -275,7 +278,7 @@ class LLMCallWorkflow:
             result_type=CALL_SERVICE.result,
             task_queue=ACTIVITIES_TASK_QUEUE,
             schedule_to_start_timeout=timedelta(milliseconds=grant.expires_at_ms - grant.granted_at_ms),
-            start_to_close_timeout=timeout + SEND_MARGIN,
+            start_to_close_timeout=timeout + SEND_MARGIN + STORING_MAX,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             retry_policy=RetryPolicy(

@@ -149,7 +149,7 @@ from paymaster.messages.temporal_names import (
     call_id_of,
     call_workflow_id,
 )
-from paymaster.messages.wire import Wire, WireAnswer
+from paymaster.messages.wire import StoredBody, Wire, WireAnswer
 from paymaster.values.limits import (
     BUDGETS_MAX,
     CARRIED_BYTES_MAX,
@@ -267,6 +267,7 @@ __all__ = [
     "Settled",
     "Signature",
     "StatusRequest",
+    "StoredBody",
     "StoredRows",
     "TakeClock",
     "Tool",

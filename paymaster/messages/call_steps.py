@@ -11,8 +11,9 @@ from paymaster.messages.base import Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
-from paymaster.messages.wire import Dialect, WireAnswer
+from paymaster.messages.wire import Dialect, StoredBody, WireAnswer
 from paymaster.values.cost_lines import CostLine
+from paymaster.values.limits import BODY_PIECES_MAX
 from paymaster.values.money import TokenUsage
 
 
@@ -41,11 +42,9 @@ class ReserveRequest(Message):
     dialect: Dialect | None = added(None)
     """Of a wire call: the format that it is written in."""
     outputs: int = added(1)
-    """How many answers are asked for at once. 0: embeddings, which put out no tokens."""
+    """How many answers are asked for at once."""
     needs: tuple[str, ...] = added(())
     """What makes the cost of a wire call unknown beforehand, by name."""
-    chooses: tuple[str, ...] = added(())
-    """What in a wire call chooses its price, as `service_tier=priority`."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 
@@ -98,7 +97,21 @@ class Failure(Message):
     model_paused: bool = added(False)
     """The model is paused for a moment and may be asked again then; until then another candidate, where one fits."""
     wire: WireAnswer | None = added(None)
-    """Of a wire call: the refusal as it came, where one did."""
+    """Of a wire call: the refusal as it came, where one did. Of an answer that is too large: that answer, stored."""
+
+
+class BodyPiece(Message):
+    """One piece of a stored body, as it is asked for."""
+
+    body: StoredBody
+    piece: int = Field(ge=0, lt=BODY_PIECES_MAX)
+    """From 0 on."""
+
+
+class BodySweep(Message):
+    """Input of the workflow that deletes stored bodies, and of its activity."""
+
+    ledger: str
 
 
 class UsageEntry(Message):

@@ -117,7 +117,8 @@ class LLMResult(Message):
     """Where the answer breaks the request's `json_schema`, in words; `text` has it as it came. None: nowhere."""
 
     wire: WireAnswer | None = added(None)
-    """Of a wire call: the answer as the provider wrote it, or the last refusal where none answered."""
+    """Of a wire call: the answer as the provider wrote it, or the last refusal where none answered. Of any call with
+    the reason `answer_too_large`: that answer."""
 
     def message(self) -> ChatMessage:
         """The answer as the next message of the conversation, with what its provider wants back.

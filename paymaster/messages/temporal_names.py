@@ -22,6 +22,8 @@ from paymaster.messages.admin import (
 )
 from paymaster.messages.backlog_steps import BacklogBatch, BacklogPiece, BacklogStart, CaughtUp, PieceEnded
 from paymaster.messages.call_steps import (
+    BodyPiece,
+    BodySweep,
     Completion,
     RecordAnswer,
     Reservation,
@@ -87,6 +89,13 @@ BILLED = "Billed"
 """Error type of an attempt that was billed at a known cost but without a usable answer. Never retried under the same
 hold."""
 
+ANSWER_NOT_STORED = "answer_not_stored"
+"""The reason of a failure: the answer was too large to be carried, and its worker was stopped before the database took
+it."""
+
+ANSWER_GONE = "AnswerGone"
+"""Error type of a stored answer that is not there any more, or cannot be read."""
+
 ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
 
@@ -100,6 +109,10 @@ def call_workflow_id(call_id: str) -> str:
 def backlog_workflow_id(ledger: str) -> str:
     """Those of its pieces begin with it and a slash."""
     return f"usage-backlog/{ledger}"
+
+
+def body_sweep_workflow_id(ledger: str) -> str:
+    return f"body-sweep/{ledger}"
 
 
 def call_id_of(workflow_id: str) -> str:
@@ -150,6 +163,8 @@ CALL_WORKFLOW = WorkflowName("LLMCallWorkflow", LLMRequest, LLMResult)
 LEDGER_WORKFLOW = WorkflowName("BudgetWorkflow", LedgerStart, NoneType)
 BACKLOG_WORKFLOW = WorkflowName("UsageBacklogWorkflow", BacklogStart, NoneType)
 BACKLOG_PIECE_WORKFLOW = WorkflowName("UsageBacklogPieceWorkflow", BacklogPiece, PieceEnded)
+BODY_SWEEP_WORKFLOW = WorkflowName("BodySweepWorkflow", BodySweep, NoneType)
+ANSWER_PIECE_WORKFLOW = WorkflowName("AnswerPieceWorkflow", BodyPiece, bytes)
 CONTENT_AGENT_WORKFLOW = "ContentAgentWorkflow"
 """The example agent; its messages are its own."""
 
@@ -158,11 +173,13 @@ AWAIT_RESULT = ActivityName("await_result", str, LLMResult)
 CALL_SERVICE = ActivityName("call_service", ServiceCall, Completion)
 CATCH_UP = ActivityName("catch_up", BacklogBatch, CaughtUp)
 LOAD_SPEND = ActivityName("load_spend", LoadSpend, LoadedSpend)
+READ_PIECE = ActivityName("read_piece", BodyPiece, bytes)
 RECALL_PARKED = ActivityName("recall_parked", NoneType, int)
 RECORD_USAGE = ActivityName[UsageRecord, RecordAnswer]("record_usage", UsageRecord, RecordAnswer)  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
 RESERVE = ActivityName("reserve", ReserveRequest, Reservation)
 SEND_ALERTS = ActivityName("send_alerts", Alerts, Delivery)
 STORE_NOTICES = ActivityName("store_notices", Notices, Delivery)
+SWEEP_BODIES = ActivityName("sweep_bodies", BodySweep, bool)
 VOID = ActivityName("void", str, NoneType)
 SCRIPTED_CALL = "scripted_call"
 """The activity of the tests of agents; its messages are `paymaster.testing`'s own."""

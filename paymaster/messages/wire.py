@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from paymaster.messages.base import Message, added
-from paymaster.values.limits import WIRE_BYTES_MAX
+from paymaster.values.limits import ANSWER_BODY_BYTES_MAX, BODY_PIECES_MAX, NAME_CHARACTERS_MAX, WIRE_BYTES_MAX
 from paymaster.values.packed import pack, unpack
 
 Dialect = Literal["openai", "openai-responses", "openai-embeddings", "anthropic", "gemini"]
@@ -13,30 +13,58 @@ Dialect = Literal["openai", "openai-responses", "openai-embeddings", "anthropic"
 the Messages API; "gemini" is what Google's models have below `models/NAME:`."""
 
 
-def _unpacked(value: object) -> object:
-    return unpack(value, WIRE_BYTES_MAX) if isinstance(value, str) else value
+class Body(bytes):
+    """Bytes that are compressed once, however often the message that has them is written."""
+
+    _text: str | None = None
+
+    @classmethod
+    def unpacked(cls, text: str, bytes_max: int) -> "Body":
+        """Raises NotPacked."""
+        body = cls(unpack(text, bytes_max))
+        body._text = text
+        return body
+
+    def packed(self) -> str:
+        """The compressed text. Takes a while for a long body that was not asked before."""
+        if self._text is None:
+            self._text = pack(self)
+        return self._text
 
 
-def _body(value: object) -> object:
+def _request_body(value: object) -> object:
     """Base64 has no bracket in it, so JSON that is written as it is cannot be taken for packed bytes."""
-    if not isinstance(value, str) or not value.lstrip().startswith("{"):
-        return _unpacked(value)
-    body = value.encode()
-    if len(body) > WIRE_BYTES_MAX:
-        raise ValueError(f"a body of {len(body):,} bytes, and it may have {WIRE_BYTES_MAX:,}")
-    return body
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        body = Body(value.encode())
+        if len(body) > WIRE_BYTES_MAX:
+            raise ValueError(f"a body of {len(body):,} bytes, and it may have {WIRE_BYTES_MAX:,}")
+        return body
+    return _body(value, WIRE_BYTES_MAX)
 
 
-_packed = PlainSerializer(pack, return_type=str, when_used="json")
-Packed = Annotated[bytes, BeforeValidator(_unpacked), _packed]
-"""Bytes that travel as compressed text, whatever they are."""
+def _answer_body(value: object) -> object:
+    return _body(value, ANSWER_BODY_BYTES_MAX)
+
+
+def _body(value: object, bytes_max: int) -> object:
+    if isinstance(value, str):
+        return Body.unpacked(value, bytes_max)
+    return Body(value) if type(value) is bytes else value
+
+
+def packed(body: bytes) -> str:
+    """A body of a message as compressed text."""
+    return body.packed() if isinstance(body, Body) else pack(body)
+
+
+_AS_TEXT = PlainSerializer(packed, return_type=str, when_used="json")
 
 
 class Wire(Message):
     """A request as a provider's own SDK writes it."""
 
     dialect: Dialect
-    body: Annotated[bytes, BeforeValidator(_body), _packed] = Field(repr=False)
+    body: Annotated[bytes, BeforeValidator(_request_body), _AS_TEXT] = Field(repr=False)
     """JSON. A service gets it with the candidate's model in the place of its own. In a message it is text: bytes
     compressed by zlib (RFC 1950) and written in base64 (RFC 4648, with padding), or simply the JSON as it is."""
     headers: dict[str, str] = {}
@@ -46,12 +74,27 @@ class Wire(Message):
     dialect "gemini". None, the default: the body says all."""
 
 
+class StoredBody(Message):
+    """A body that is too large for Temporal's histories, and where it is."""
+
+    reference: str = Field(min_length=1, max_length=NAME_CHARACTERS_MAX)
+    """Its name in the database of the workers: the attempt that it was the answer to."""
+    pieces: int = Field(ge=1, le=BODY_PIECES_MAX)
+    """In how many pieces it is stored."""
+    size: int = Field(ge=0, le=ANSWER_BODY_BYTES_MAX)
+    """Bytes of the body, decompressed."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of these bytes, in hexadecimal. Only who knows it gets the body."""
+
+
 class WireAnswer(Message):
     """An answer as a provider wrote it, without known keys."""
 
     status: int
     headers: dict[str, str] = {}
     """Those that say something to a caller, by their names in lower case."""
-    body: Packed = Field(repr=False)
-    """Decompressed; of a stream, all events as they came. In a message it is text: the bytes compressed by zlib (RFC
-    1950) and written in base64 (RFC 4648, with padding)."""
+    body: Annotated[bytes, BeforeValidator(_answer_body), _AS_TEXT] = Field(repr=False)
+    """Decompressed; of a stream, all events as they came. Empty when it is stored. In a message it is text: the bytes
+    compressed by zlib (RFC 1950) and written in base64 (RFC 4648, with padding)."""
+    stored: StoredBody | None = added(None)
+    """Where the body is that is too large to be here: `paymaster.read_answer(result)` brings it. None: it is here."""

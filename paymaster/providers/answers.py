@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from paymaster.calls.cost import CONFIGURATION, known_cost, paid_for
-from paymaster.messages import Billing, Completion, ServiceCall, ToolCall
+from paymaster.messages import Billing, Completion, ServiceCall, ToolCall, json_bytes
 from paymaster.messages.wire import WireAnswer
 from paymaster.providers.counted_kinds import counted_kinds
 from paymaster.providers.http_errors import (
@@ -25,20 +25,19 @@ from paymaster.providers.http_errors import (
 from paymaster.providers.kept_state import state_of
 from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
-from paymaster.providers.registry import PROVIDERS, wire_format
+from paymaster.providers.registry import PROVIDERS
 from paymaster.providers.schema_check import schema_problem
 from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
 from paymaster.settings import ServiceSettings
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import message_data
-from paymaster.values.limits import ANSWER_BYTES_MAX, WIRE_BYTES_MAX, WIRE_REFUSAL_BYTES_MAX
+from paymaster.values.limits import ANSWER_BODY_BYTES_MAX, ANSWER_BYTES_MAX, WIRE_REFUSAL_BYTES_MAX
 from paymaster.values.money import TokenUsage
 from paymaster.wire.dialects import given_back
 
 _GIVEN_BACK = re.compile(
-    r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|(x|anthropic)-ratelimit-[a-z-]+"
-    r"|openai-[a-z-]+|anthropic-organization-id|x-gemini-service-tier"
+    r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|x-ratelimit-[a-z-]+|openai-[a-z-]+"
 )
 """Headers that a wire call gets back."""
 _ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
@@ -112,7 +111,7 @@ class Reading(NamedTuple):
     completion: Completion | None = None
     """Without its attempts. None: it failed."""
     refusal: WireAnswer | None = None
-    """Of a wire call that failed: what the service wrote."""
+    """Of a wire call that failed, and of an answer that is too large: what the service wrote."""
 
 
 def read_answer(
@@ -135,19 +134,9 @@ def read_answer(
         refusal = _raw(call, answer, body, streamed, WIRE_REFUSAL_BYTES_MAX)
         return Reading(facts, error_class.billing, error, refusal=refusal)
 
-    def error_of(status: int, error_body: bytes, *, within_200: bool = False) -> HttpError:
-        return classify(
-            status,
-            headers,
-            error_body,
-            now_ms=now_ms,
-            model=call.grant.model,
-            errors_billed=service.errors_billed,
-            within_200=within_200,
-        )
-
+    error_of = partial(classify, now_ms=now_ms, model=call.grant.model, errors_billed=service.errors_billed)
     if not answer.is_success:
-        return failed(error_of(answer.status, body))
+        return failed(error_of(answer.status, headers, body))
     if answer.unreadable is not None:
         return failed(HttpError(MALFORMED, answer.unreadable, None))
     try:
@@ -156,27 +145,25 @@ def read_answer(
         return failed(HttpError(MALFORMED, str(error), None))
     facts, billing = _billed(facts, call, service, found, started_at_ms)
     if isinstance(found, ServiceError):
-        return failed(error_of(found.status, found.body, within_200=True), billing)
+        return failed(error_of(found.status, headers, found.body, within_200=True), billing)
     clean = without_keys(found)
     facts = facts._replace(provider_request_id=facts.provider_request_id or _word(clean.request_id))
     # A key that was found only now stands in pieces in the bytes.
-    raw = _raw(call, answer, body, streamed, WIRE_BYTES_MAX) if clean == found else None
+    raw = _raw(call, answer, body, streamed, ANSWER_BODY_BYTES_MAX) if clean == found else None
     completion = _completion(clean, service, call, raw)
-    if isinstance(completion, HttpError):
-        return failed(completion, billing)
-    return Reading(facts, billing, completion=completion)
+    if not isinstance(completion, HttpError):
+        return Reading(facts, billing, completion=completion)
+    reading = failed(completion, billing)
+    too_large = completion.error_class == TOO_LARGE and clean == found
+    return reading._replace(refusal=_paid_for_in_vain(answer, body)) if too_large else reading
 
 
 def _parsed_answer(
     call: ServiceCall, service: ServiceSettings, body: bytes, streamed: bool
 ) -> ServiceAnswer | ServiceError:
     """Raises MalformedAnswer."""
-    provider, wire = PROVIDERS[service.api], call.request.wire
-    parse = provider.parse_stream if streamed else provider.parse_response
-    if wire is not None:
-        own = wire_format(wire, service)
-        parse = (own.parse_stream if streamed else own.parse_response) or parse
-    found = parse(body, service)
+    provider = PROVIDERS[service.api]
+    found = (provider.parse_stream if streamed else provider.parse_response)(body, service)
     return replace(found, model=call.grant.model) if found.model is None and provider.asked_model_answers else found
 
 
@@ -212,6 +199,11 @@ def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, byt
     return WireAnswer(status=answer.status, headers=headers, body=given)
 
 
+def _paid_for_in_vain(answer: HttpAnswer, body: bytes) -> WireAnswer | None:
+    """What whoever asked gets of an answer that cannot be carried. None: it has a known key in escapes."""
+    return None if _hides_a_key(body.decode(errors="replace")) else WireAnswer(status=answer.status, body=body)
+
+
 def _hides_a_key(text: str) -> bool:
     plain = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)
     return plain != text and redact(plain) != plain
@@ -220,16 +212,14 @@ def _hides_a_key(text: str) -> bool:
 def _completion(
     found: ServiceAnswer, service: ServiceSettings, call: ServiceCall, raw: WireAnswer | None
 ) -> Completion | HttpError:
-    """The answer for the agent, or why it is of no use. Whoever asked in a provider's own words judges it himself."""
+    """The answer for the agent, or why it is of no use. Whoever asked in a provider's own words judges it himself.
+
+    Without its bytes it is short enough for a message; they may be more.
+    """
     if found.broken is not None and call.request.wire is None:
         return HttpError(BAD_SAMPLE, found.broken, None)
     if found.refused and service.fall_back_when_filtered:
         return HttpError(CONTENT_FILTERED, f"{found.finish_reason}: {found.text}", None)
-    too_large = HttpError(
-        TOO_LARGE, f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried", None
-    )
-    if len(found.text.encode()) > ANSWER_BYTES_MAX:
-        return too_large
     parsed, problem = None, None
     if call.request.json_schema is not None and not found.refused:
         parsed, problem = _followed(found.text, call.request.json_schema)
@@ -244,10 +234,13 @@ def _completion(
         state=None if found.refused or raw else state_of(found.state, call.grant, service),
         wire=raw,
     )
-    for carried in (completion, completion.model_copy(update={"state": None})):
-        if len(carried.model_dump_json().encode()) <= ANSWER_BYTES_MAX:
+    smaller = completion.model_copy(update={"state": None})
+    # The bytes of a wire call's answer have all that is in the message.
+    bare = smaller.model_copy(update={"text": "", "tool_calls": (), "parsed": None})
+    for carried in (completion, smaller, *(() if raw is None else (bare,))):
+        if json_bytes(carried.model_copy(update={"wire": None})) <= ANSWER_BYTES_MAX:
             return carried
-    return too_large
+    return HttpError(TOO_LARGE, f"the answer has more than {ANSWER_BYTES_MAX} bytes, which cannot be carried", None)
 
 
 def request_id(headers: Mapping[str, str], body: bytes) -> str | None:

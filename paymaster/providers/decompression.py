@@ -5,6 +5,8 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from paymaster.values.limits import BODY_HELD_PLAIN_BYTES
+
 ACCEPT_ENCODING = "gzip"
 """What is asked for. Whatever else a server sends is not read."""
 _PIECE = 256 * 1024
@@ -31,7 +33,34 @@ class BodyUnreadable(Exception):
     """The body is in another encoding, or broken."""
 
 
-async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], bytes_max: int) -> bytes:
+class HeldBody:
+    """A body that is arriving: what is long is held compressed, because many may arrive at once."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj(1)  # what is streamed token by token shrinks to a twentieth
+        self._packed: list[bytes] = []
+        self._plain = bytearray()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        self._plain += data
+        if len(self._plain) > BODY_HELD_PLAIN_BYTES:
+            self._packed.append(self._packer.compress(self._plain))
+            self._plain.clear()
+
+    def whole(self) -> bytes:
+        """All bytes, once they are here."""
+        if not self._packed:
+            return bytes(self._plain)
+        packed = b"".join((*self._packed, self._packer.copy().flush()))
+        return zlib.decompress(packed, bufsize=self._size) + self._plain
+
+
+async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], bytes_max: int) -> HeldBody:
     """The whole body. `encodings`: the values of its Content-Encoding headers.
 
     Raises BodyTooLarge, as soon as it is; and BodyUnreadable.
@@ -40,27 +69,27 @@ async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], byte
     named = [name for name in named if name != "identity"]
     if named not in ([], ["gzip"], ["x-gzip"]):
         raise BodyUnreadable(f"the body is encoded as {', '.join(named)[:100]}, and {ACCEPT_ENCODING} was asked for")
-    body = bytearray()
+    body = HeldBody()
     unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if named else None
     received = False
     async for piece in pieces:
         received = True
         if unzip is None:
-            body += piece
+            body.add(piece)
         else:
             await _decompress(unzip, piece, body, bytes_max)
         if len(body) > bytes_max:
             raise BodyTooLarge(f"the answer has more than {bytes_max} bytes")
     if unzip is not None and received and not unzip.eof:
         raise BodyUnreadable("the compressed body is cut off")
-    return bytes(body)
+    return body
 
 
-async def _decompress(unzip: _Unzip, piece: bytes, body: bytearray, bytes_max: int) -> None:
+async def _decompress(unzip: _Unzip, piece: bytes, body: HeldBody, bytes_max: int) -> None:
     """Adds what the piece is when it is decompressed, not much more than `bytes_max` in all."""
     while piece and not unzip.eof and len(body) <= bytes_max:
         try:
-            body += unzip.decompress(piece, _PIECE)
+            body.add(unzip.decompress(piece, _PIECE))
         except zlib.error as error:
             raise BodyUnreadable(f"the body is not {ACCEPT_ENCODING}: {error}") from None
         piece = unzip.unconsumed_tail

@@ -17,22 +17,21 @@ from pydantic_core import to_json
 
 from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
 from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, LLMRequest, ServiceCall
-from paymaster.messages.wire import WireAnswer
+from paymaster.messages.wire import WireAnswer, packed
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
-from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, read_body
+from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, HeldBody, read_body
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
 from paymaster.providers.provider import Outgoing, UnsupportedParameter, WrittenRequest
-from paymaster.providers.registry import PROVIDERS, streams, wire_format
+from paymaster.providers.registry import PROVIDERS, streams
 from paymaster.providers.tool_names import with_sent_names
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
+from paymaster.values.limits import ANSWER_BODY_BYTES_MAX
 from paymaster.wire.dialects import measured
 from paymaster.wire.measured import BadBody
 
-BODY_BYTES_MAX = 8_000_000
-"""No answer is longer, not even one in a stream of single tokens; the rest is not read."""
 READ_AT_ONCE_MAX = 16 * 1024
 """Bytes of an answer, or of a wire call's body, that is read at once; a longer one is read in a thread, which lets
 others have their turns."""
@@ -77,6 +76,19 @@ class _Built(NamedTuple):
     request: WrittenRequest
     streams: bool
     """Whether the answer is asked for as a stream."""
+
+
+class _Answered(NamedTuple):
+    """An answer as it arrived."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    held: HeldBody
+    unreadable: str | None
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
 
 
 class Sending:
@@ -129,9 +141,9 @@ class Exchange:
             return begun.failed(NOT_SENT, f"nothing was sent: {type(error).__name__}")  # its text may hold anything
         reading = await self._read(
             partial(
-                read_answer, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
+                _read_held, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
             ),
-            at_once=len(answer.body) <= READ_AT_ONCE_MAX and _asks_shortly(call.request),
+            at_once=len(answer.held) <= READ_AT_ONCE_MAX and _asks_shortly(call.request),
         )
         error = reading.error
         if error is None:
@@ -155,8 +167,6 @@ class Exchange:
 
     def _learns(self, call: ServiceCall, service: ServiceSettings, refusal: str) -> bool:
         """Whether the refusal says how this model wants to be asked; once, so that nobody is asked back and forth."""
-        if call.request.wire is not None and not wire_format(call.request.wire, service).takes_other_caps:
-            return False
         asked = (call.grant.service, call.grant.model)
         wanted = PROVIDERS[service.api].as_asked(service, refusal)
         if wanted is None or asked in self._learnt or len(self._learnt) >= LEARNT_MAX:
@@ -202,7 +212,7 @@ class Exchange:
 
     async def _send(
         self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, sending: Sending
-    ) -> HttpAnswer:
+    ) -> _Answered:
         try:
             return await self._finish_once_sent(self._answer(call, service, request), sending)
         except asyncio.CancelledError:
@@ -216,9 +226,9 @@ class Exchange:
         except BodyTooLarge as error:
             raise _Failed(TOO_LARGE, str(error)) from error
 
-    async def _answer(self, call: ServiceCall, service: ServiceSettings, request: httpx.Request) -> HttpAnswer:
+    async def _answer(self, call: ServiceCall, service: ServiceSettings, request: httpx.Request) -> _Answered:
         """The response with its whole body. Raises BodyTooLarge."""
-        body, unreadable = b"", None
+        body, unreadable = HeldBody(), None
         with self._watched(request.method, str(request.url)) as answered:
             async with asyncio.timeout(service.timeout.total_seconds()):
                 response = await self._connections[call.grant.service].send(request, stream=True)
@@ -226,14 +236,14 @@ class Exchange:
                 headers = response.headers.raw
                 encodings = [value.decode("latin-1") for name, value in headers if name.lower() == b"content-encoding"]
                 try:
-                    body = await read_body(response.aiter_raw(), encodings, BODY_BYTES_MAX)
+                    body = await read_body(response.aiter_raw(), encodings, ANSWER_BODY_BYTES_MAX)
                 except BodyUnreadable as error:
                     unreadable = str(error)
                 finally:
                     await response.aclose()
-        return HttpAnswer(response.status_code, headers, body, unreadable)
+        return _Answered(response.status_code, headers, body, unreadable)
 
-    async def _finish_once_sent(self, answering: Coroutine[None, None, HttpAnswer], sending: Sending) -> HttpAnswer:
+    async def _finish_once_sent(self, answering: Coroutine[None, None, _Answered], sending: Sending) -> _Answered:
         """The response. A cancellation comes too late once the request is sent: the answer is paid for.
 
         Raises CancelledError when nothing was sent, or when this process stops and cannot wait any longer.
@@ -270,6 +280,17 @@ class Exchange:
         except asyncio.CancelledError:  # too late: what became of the request is known
             return as_it_is
         return KEY_REPLACED if replaced else as_it_is
+
+
+def _read_held(
+    call: ServiceCall, service: ServiceSettings, answer: _Answered, *, started_at_ms: int, now_ms: int
+) -> Reading:
+    whole = HttpAnswer(answer.status, answer.headers, answer.held.whole(), answer.unreadable)
+    reading = read_answer(call, service, whole, started_at_ms=started_at_ms, now_ms=now_ms)
+    wire = reading.refusal if reading.completion is None else reading.completion.wire
+    if wire is not None:
+        packed(wire.body)  # here, where it takes nobody's time; it is kept
+    return reading
 
 
 def lost(number: int, error: Exception) -> Tried:
@@ -330,7 +351,7 @@ def _built(call: ServiceCall, service: ServiceSettings) -> _Built:
     provider, wire = PROVIDERS[service.api], call.request.wire
     if wire is not None:
         asked = measured(wire)
-        return _Built(wire_format(wire, service).build(wire, call.grant, service, asked.outputs), asked.streams)
+        return _Built(provider.build_wire(wire, call.grant, service, asked.outputs), asked.streams)
     stream = streams(service)
     built = provider.build_request(with_sent_names(call.request), call.grant, service, stream)
     return _Built(WrittenRequest(built.path, to_json(built.body), built.headers), stream)

@@ -8,7 +8,6 @@ from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest, Tool, ToolCall
 from paymaster.messages.wire import Wire
-from paymaster.providers import embeddings
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -34,7 +33,6 @@ from paymaster.providers.provider import (
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
-    WireFormat,
     WireUsage,
     WrittenRequest,
 )
@@ -71,7 +69,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     return HttpRequest(PATH, build_body(request, grant, service, quirks, stream=stream))
 
 
-def _build_chat(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
     body = wire_body(wire, grant, outputs, _output_cap(service))
     return WrittenRequest(PATH, body, openai_chat.sent_headers(wire.headers))
 
@@ -397,8 +395,6 @@ PROVIDER = Provider(
     parse_stream=parse_stream,
     streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
     as_asked=as_asked,
-    dialects={
-        "openai": WireFormat(_build_chat, takes_other_caps=True),
-        "openai-embeddings": embeddings.wire_format(lambda grant, service: embeddings.PATH),
-    },
+    dialect="openai",
+    build_wire=build_wire,
 )

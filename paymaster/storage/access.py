@@ -13,6 +13,7 @@ _NEEDED = {
     "api_usage_counted": ("SELECT",),
     "alerts": ("SELECT", "INSERT"),
     "cap_changes": ("SELECT", "INSERT"),
+    "call_bodies": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "configurations": ("SELECT", "INSERT"),
     "paymaster_schema": ("SELECT",),
 }

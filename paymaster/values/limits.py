@@ -39,11 +39,19 @@ becomes an object, and while they are made nothing else in the process runs."""
 LIKELIHOODS_MAX = 200_000
 """Values of an answer with log probabilities, which are passed on and not read."""
 WIRE_BYTES_MAX = 8_000_000
-"""A body of a wire call, and an answer to one, before it is compressed."""
+"""A body of a wire call, before it is compressed."""
 WIRE_REFUSAL_BYTES_MAX = 64 * 1024
 """A service's refusal of a wire call that the caller gets back."""
 ANSWER_BYTES_MAX = 1_900_000
-"""What a service answered, without the attempts; what is longer Temporal turns into a failure without its cost."""
+"""What a service answered, without the attempts, as Temporal carries it; the body of a longer one is stored."""
+ANSWER_BODY_BYTES_MAX = 40_000_000
+"""The body of a service's answer, decompressed; no more is read. 128,000 tokens streamed one by one are 37 MB."""
+BODY_HELD_PLAIN_BYTES = 1_000_000
+"""So much of an answer that is arriving is held as it is. A longer one is held compressed: many arrive at once."""
+BODY_PIECE_BYTES = 1_000_000
+"""A piece of a stored body, compressed: it is a row of the database and the result of one activity."""
+BODY_PIECES_MAX = 50
+"""Pieces of a stored body."""
 STATE_OF_MESSAGE_BYTES_MAX = 512 * 1024
 """What a provider wants back with one message of its own; an answer with more of it is given without."""
 COST_LINES_MAX = 40

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from counting_server import CountingServer, FakeService, Reply
+from large_answers import stream
 from page_snippets import snippets
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, until
 from stored_rows import entries_of_call
 from temporalio.worker import Worker
 
+from paymaster import LLMRequest
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import RaiseCap, WaitingCall, call_id_of
+from paymaster.messages import RaiseCap, WaitingCall, Wire, call_id_of
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(120)
@@ -28,6 +30,7 @@ AGENTS = {
     "weather": ["Weather"],
     "picture": ["Picture"],
     "likely": ["Likely"],
+    "report": ["Report"],
     "review": ["Review"],
     "patient": ["Patient", "Impatient"],
     "once": ["Once"],
@@ -137,6 +140,14 @@ async def test_an_image(run: Any, service: FakeService) -> None:
 async def test_a_call_in_the_providers_own_format(run: Any, service: FakeService) -> None:
     assert await run("likely", "Likely", "Snow") == ["answer to Snow"]
     assert (service.requests[-1].body["n"], service.requests[-1].body["logprobs"]) == (2, True)
+
+
+async def test_an_answer_that_is_stored(run: Any, service: FakeService) -> None:
+    reply, body = stream(30_000)
+    service.script.append(reply)
+    asked = json.dumps({"model": "writer", "messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+    request = LLMRequest(route="writer", budget="acme/content", wire=Wire(dialect="openai", body=asked))
+    assert await run("report", "Report", request) == len(body)
 
 
 async def test_structured_output(run: Any, service: FakeService) -> None:

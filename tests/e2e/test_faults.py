@@ -180,7 +180,7 @@ FAULTS = [
     ),
     # answers that are none, or not what was expected
     Fault("html", [Reply(body=b"<html>hello</html>")] * 2, unknown("malformed_answer", 200), falls_back=True),
-    Fault("ten-megabytes", [Reply(body=b"x" * 10_000_000)] * 2, unknown("answer_too_large"), falls_back=True),
+    Fault("41-megabytes", [Reply(body=b"x" * 41_000_000)] * 2, unknown("answer_too_large"), falls_back=True),
     Fault(
         "too-long-to-carry",
         [Reply(body=answer(USAGE, message={"content": "\x01" * 390_000}))],

@@ -114,7 +114,8 @@ def _without_words(schema: Any) -> Any:
 
 def _workflows() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for module in ("workflows.llm_call", "workflows.ledger", "workflows.usage_backlog", "workflows.content_agent"):
+    modules = ("llm_call", "ledger", "usage_backlog", "stored_answers", "content_agent")
+    for module in (f"workflows.{name}" for name in modules):
         for value in vars(importlib.import_module(module)).values():
             definition = getattr(value, "__temporal_workflow_definition", None)
             if definition is not None and value.__module__ == module:
