@@ -24,7 +24,7 @@ from paymaster.messages import (
     Void,
 )
 from paymaster.messages.bounds import check_grant
-from paymaster.providers.price_list import price_of
+from paymaster.providers.price_list import Asked, price_of, unpriced
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ModelSettings, Settings, split_candidate
 from paymaster.values.collection import EndedRequests
@@ -118,28 +118,29 @@ class ReserveActivities:
             settings = self._model(name)
             if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue
-            service, model = split_candidate(name)
-            media = {
-                "image": (request.images, settings.image_tokens_max),
-                "document": (request.documents, settings.document_tokens_max),
-            }
-            unbound = next((thing for thing, (count, most) in media.items() if count and most is None), None)
-            output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-            output_each, context = min(request.max_output_tokens or output_max, output_max), settings.context_tokens
-            candidates.append(
-                Candidate(
-                    service=service,
-                    model=model,
-                    max_output_tokens=output_each * request.outputs,
-                    price=price_of(self._settings, service, model, datetime.now(UTC)),
-                    # Each output has the context to itself; the desk compares it with all of them together.
-                    context_tokens=None if context is None else context + output_each * (request.outputs - 1),
-                    media_tokens=sum(count * (most or 0) for count, most in media.values()),
-                    refused=self._untaken(request, service)
-                    or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
-                )
-            )
+            candidates.append(self._candidate(request, name, settings))
         return tuple(candidates)
+
+    def _candidate(self, request: ReserveRequest, name: str, settings: ModelSettings) -> Candidate:
+        service, model = split_candidate(name)
+        media = {
+            "image": (request.images, settings.image_tokens_max),
+            "document": (request.documents, settings.document_tokens_max),
+        }
+        unbound = next((thing for thing, (count, most) in media.items() if count and most is None), None)
+        output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        output_each = min(request.max_output_tokens or output_max, output_max)
+        asked = Asked(request.chooses, embeds=request.outputs == 0, has_media=bool(request.images or request.documents))
+        return Candidate(
+            service=service,
+            model=model,
+            max_output_tokens=max(1, output_each * request.outputs),
+            price=price_of(self._settings, service, model, datetime.now(UTC), asked),
+            context_tokens=_context_tokens(request, settings, output_each),
+            media_tokens=sum(count * (most or 0) for count, most in media.values()),
+            refused=self._untaken(request, service, model)
+            or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
+        )
 
     def _route(self, request: ReserveRequest) -> Sequence[str] | None:
         """The route's candidates. A wire call names one of them too, as any program names a model."""
@@ -149,14 +150,16 @@ class ReserveActivities:
         service, _, model = request.route.partition("/")
         return (request.route,) if model and service in self._settings.services else None
 
-    def _untaken(self, request: ReserveRequest, service: str) -> str | None:
+    def _untaken(self, request: ReserveRequest, service: str, model: str) -> str | None:
         """Why this service does not take a wire call as it is. None: it takes it, or it is none."""
         if request.dialect is None:
             return None
         settings = self._settings.services[service]
-        if PROVIDERS[settings.api].dialect != request.dialect:
+        if request.dialect not in PROVIDERS[settings.api].dialects:
             return f'the call is written in the format "{request.dialect}", which api = "{settings.api}" does not speak'
-        unbound = [key for key in request.needs if key not in settings.allow]
+        unpriced_choices = unpriced(self._settings, service, model, datetime.now(UTC), request.chooses)
+        needs = [*request.needs, *(choice.partition("=")[0] for choice in unpriced_choices)]
+        unbound = [key for key in dict.fromkeys(needs) if key not in settings.allow]
         if not unbound:
             return None
         return (
@@ -168,3 +171,13 @@ class ReserveActivities:
         """What the configuration says about a candidate; all defaults when nothing."""
         service, model = split_candidate(name)
         return self._settings.services[service].models.get(model, ModelSettings())
+
+
+def _context_tokens(request: ReserveRequest, settings: ModelSettings, output_each: int) -> int | None:
+    """As the desk compares it with all outputs together: each of them has the context to itself.
+
+    Of embeddings each text has it, so that nothing bounds them all.
+    """
+    if settings.context_tokens is None or request.outputs == 0:
+        return None
+    return settings.context_tokens + output_each * (request.outputs - 1)

@@ -12,6 +12,7 @@ from paymaster.admission.routing import Obstacle
 from paymaster.admission.state import DeskState
 from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, Settle, Window
 from paymaster.values.limits import PRICES_MAX, REFUSED_ALERTS_A_MINUTE, STATE_BYTES_ALERT
+from paymaster.values.money import AT_CHOICE
 from paymaster.values.windows import window_start_ms
 
 
@@ -49,7 +50,12 @@ class AlertPolicy:
         self._outbox.alert_once(now_ms, "queue_full", text, str(now_ms // 60_000))
 
     def price(self, grant: Grant) -> None:
-        """A price decides as much as a cap, and each worker has its own: what falls by more than half is told."""
+        """A price decides as much as a cap, and each worker has its own: what falls by more than half is told.
+
+        A price that the call has chosen (`service_tier`) says nothing of the others.
+        """
+        if AT_CHOICE in grant.price.source:
+            return
         prices, name = self._state.prices, f"{grant.service}/{grant.model}"
         now, before = (grant.price.input_nanos, grant.price.output_nanos), prices.get(name)
         if now == before:

@@ -188,12 +188,13 @@ def _proxies(settings: "Settings") -> Iterator[Check]:
 
 
 def _prices(settings: "Settings") -> Iterator[Check]:
-    from paymaster.providers.price_list import price_of
+    from paymaster.providers.price_list import Asked, price_of
     from paymaster.settings import split_candidate
 
     for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
         service, model = split_candidate(candidate)
-        price = price_of(settings, service, model, datetime.now(UTC))
+        now = datetime.now(UTC)
+        price = price_of(settings, service, model, now) or price_of(settings, service, model, now, Asked(embeds=True))
         problem = (
             f'unknown, so calls are refused: add [services.{service}.models."{model}"] with '
             'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'

@@ -42,9 +42,11 @@ class ReserveRequest(Message):
     dialect: Dialect | None = added(None)
     """Of a wire call: the format that it is written in."""
     outputs: int = added(1)
-    """How many answers are asked for at once."""
+    """How many answers are asked for at once. 0: embeddings, which put out no tokens."""
     needs: tuple[str, ...] = added(())
     """What makes the cost of a wire call unknown beforehand, by name."""
+    chooses: tuple[str, ...] = added(())
+    """What in a wire call chooses its price, as `service_tier=priority`."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 

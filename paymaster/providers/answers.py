@@ -25,7 +25,7 @@ from paymaster.providers.http_errors import (
 from paymaster.providers.kept_state import state_of
 from paymaster.providers.price_list import listed_cost
 from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
-from paymaster.providers.registry import PROVIDERS
+from paymaster.providers.registry import PROVIDERS, wire_format
 from paymaster.providers.schema_check import schema_problem
 from paymaster.providers.tool_names import with_given_names
 from paymaster.redaction import redact, redact_bytes
@@ -37,7 +37,8 @@ from paymaster.values.money import TokenUsage
 from paymaster.wire.dialects import given_back
 
 _GIVEN_BACK = re.compile(
-    r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|x-ratelimit-[a-z-]+|openai-[a-z-]+"
+    r"content-type|retry-after(-ms)?|x-should-retry|(x-|apim-)?request-id|(x|anthropic)-ratelimit-[a-z-]+"
+    r"|openai-[a-z-]+|anthropic-organization-id|x-gemini-service-tier"
 )
 """Headers that a wire call gets back."""
 _ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
@@ -162,8 +163,12 @@ def _parsed_answer(
     call: ServiceCall, service: ServiceSettings, body: bytes, streamed: bool
 ) -> ServiceAnswer | ServiceError:
     """Raises MalformedAnswer."""
-    provider = PROVIDERS[service.api]
-    found = (provider.parse_stream if streamed else provider.parse_response)(body, service)
+    provider, wire = PROVIDERS[service.api], call.request.wire
+    parse = provider.parse_stream if streamed else provider.parse_response
+    if wire is not None:
+        own = wire_format(wire, service)
+        parse = (own.parse_stream if streamed else own.parse_response) or parse
+    found = parse(body, service)
     return replace(found, model=call.grant.model) if found.model is None and provider.asked_model_answers else found
 
 

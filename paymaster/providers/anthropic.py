@@ -8,6 +8,7 @@ from fractions import Fraction
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
+from paymaster.messages.wire import Wire
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -23,12 +24,16 @@ from paymaster.providers.provider import (
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
+    WireFormat,
     WireUsage,
+    WrittenRequest,
 )
 from paymaster.providers.schemas import CLAUDE, said_or_refused
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import TOKENS_MAX, count_of, list_of, object_of, text_of
+from paymaster.wire import anthropic as wire_anthropic
 
+_PATH = "/messages"
 VERSION = "2023-06-01"
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -47,12 +52,10 @@ _THOUGHTS = ("thinking", "redacted_thinking")
 """Blocks that go back as they came."""
 _PASSES_MAX = 100
 """Of one answer; what more of them cost nobody knows."""
-_FACTORS = {
-    "inference_geo": {"us": Fraction(11, 10), "global": Fraction(1), "not_available": Fraction(1)},
-    "speed": {"standard": Fraction(1)},
-}
-"""By field of the usage and its word, the factor of all token prices (Anthropic's page "Pricing"). What another word
-costs nobody knows."""
+_GEO_FACTORS = {"us": Fraction(11, 10), "global": Fraction(1), "not_available": Fraction(1)}
+"""By where an answer was made, the factor of all token prices (Anthropic's page "Pricing"). What another word costs
+nobody knows."""
+CHOSEN_FACTORS = {f"inference_geo={word}": factor for word, factor in _GEO_FACTORS.items()}
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
@@ -92,7 +95,13 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["tool_choice"] = words.get(request.tool_choice, {"type": "tool", "name": request.tool_choice})
     if stream:
         body["stream"] = True
-    return HttpRequest("/messages", body, {"anthropic-version": VERSION})
+    return HttpRequest(_PATH, body, {"anthropic-version": VERSION})
+
+
+def _build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    """With the caller's version of the API, where it names one."""
+    body = wire_anthropic.sent(wire.body, model=grant.model, cap=grant.max_output_tokens)
+    return WrittenRequest(_PATH, body, {"anthropic-version": VERSION} | wire_anthropic.sent_headers(wire.headers))
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
@@ -211,19 +220,14 @@ def _bill(data: dict[str, JsonValue]) -> BillFields:
         "passes": _parts(model or "", total, passes) if few and total is not None else (),
         "factor": _factor(usage) if few else None,
         "service_tier": text_of(usage.get("service_tier")),
+        "speed": None if usage.get("speed") in (None, "standard") else text_of(usage["speed"]) or "?",
     }
 
 
 def _factor(usage: dict[str, JsonValue]) -> Fraction | None:
-    """By where and how fast it was made. What is not said multiplies nothing."""
-    factor = Fraction(1)
-    for name, factors in _FACTORS.items():
-        word = usage.get(name)
-        found = Fraction(1) if word is None else factors.get(text_of(word) or "")
-        if found is None:
-            return None
-        factor *= found
-    return factor
+    """By where it was made. What is not said multiplies nothing."""
+    geo = usage.get("inference_geo")
+    return Fraction(1) if geo is None else _GEO_FACTORS.get(text_of(geo) or "")
 
 
 def _passes(model: str, usage: dict[str, JsonValue]) -> list[Pass]:
@@ -367,4 +371,6 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    dialects={"anthropic": WireFormat(_build_wire)},
+    chosen_factors=CHOSEN_FACTORS,
 )

@@ -5,11 +5,12 @@ With `base_url` ending in `/openai/v1` it is the v1 API. With `api_version` set,
 no model's name: prices go by the model that answered.
 """
 
+from functools import partial
 from urllib.parse import quote
 
 from paymaster.messages import Grant, LLMRequest
 from paymaster.messages.wire import Wire
-from paymaster.providers import openai
+from paymaster.providers import embeddings, openai
 from paymaster.providers.answer_parts import answer_object
 from paymaster.providers.key_headers import bearer, key_header
 from paymaster.providers.openai_quirks import AZURE
@@ -19,6 +20,7 @@ from paymaster.providers.provider import (
     Provider,
     ServiceAnswer,
     ServiceError,
+    WireFormat,
     WrittenRequest,
 )
 from paymaster.settings import ServiceSettings
@@ -33,18 +35,20 @@ def authenticate(request: Outgoing, key: str, service: ServiceSettings) -> dict[
 
 
 def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, stream: bool) -> HttpRequest:
-    return HttpRequest(_path(grant, service), openai.build_body(request, grant, service, AZURE, stream=stream))
+    return HttpRequest(
+        _path(openai.PATH, grant, service), openai.build_body(request, grant, service, AZURE, stream=stream)
+    )
 
 
-def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+def _build_chat(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
     body = openai.wire_body(wire, grant, outputs, AZURE.output_cap)
-    return WrittenRequest(_path(grant, service), body, openai_chat.sent_headers(wire.headers))
+    return WrittenRequest(_path(openai.PATH, grant, service), body, openai_chat.sent_headers(wire.headers))
 
 
-def _path(grant: Grant, service: ServiceSettings) -> str:
+def _path(path: str, grant: Grant, service: ServiceSettings) -> str:
     if service.api_version is None:
-        return openai.PATH
-    return f"/openai/deployments/{quote(grant.model, safe='')}{openai.PATH}?api-version={service.api_version}"
+        return path
+    return f"/openai/deployments/{quote(grant.model, safe='')}{path}?api-version={service.api_version}"
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
@@ -62,6 +66,8 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
-    dialect="openai",
-    build_wire=build_wire,
+    dialects={
+        "openai": WireFormat(_build_chat),
+        "openai-embeddings": embeddings.wire_format(partial(_path, embeddings.PATH)),
+    },
 )

@@ -8,7 +8,6 @@ from paymaster.messages.wire import Dialect
 from paymaster.providers.call_ids import MADE_ID_BYTES
 from paymaster.values.normalised import normalised_bytes, utf8_length
 from paymaster.wire.dialects import measured
-from paymaster.wire.measured import once
 
 FILLED_IN_BYTES = 100
 """What a message with calls of another model gets beside them, where a service refuses it without: a word in place of
@@ -25,6 +24,7 @@ class Facts(NamedTuple):
     dialect: Dialect | None = None
     outputs: int = 1
     needs: tuple[str, ...] = ()
+    chooses: tuple[str, ...] = ()
 
 
 def facts_of(request: LLMRequest) -> Facts:
@@ -38,7 +38,8 @@ def facts_of(request: LLMRequest) -> Facts:
             asked.documents,
             request.wire.dialect,
             asked.outputs,
-            once([*asked.needs, *(choice.partition("=")[0] for choice in asked.chooses)]),
+            asked.needs,
+            asked.chooses,
         )
     return Facts(
         input_bytes(request),

@@ -24,7 +24,7 @@ from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, Held
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
 from paymaster.providers.provider import Outgoing, UnsupportedParameter, WrittenRequest
-from paymaster.providers.registry import PROVIDERS, streams
+from paymaster.providers.registry import PROVIDERS, streams, wire_format
 from paymaster.providers.tool_names import with_sent_names
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
@@ -167,6 +167,8 @@ class Exchange:
 
     def _learns(self, call: ServiceCall, service: ServiceSettings, refusal: str) -> bool:
         """Whether the refusal says how this model wants to be asked; once, so that nobody is asked back and forth."""
+        if call.request.wire is not None and not wire_format(call.request.wire, service).takes_other_caps:
+            return False
         asked = (call.grant.service, call.grant.model)
         wanted = PROVIDERS[service.api].as_asked(service, refusal)
         if wanted is None or asked in self._learnt or len(self._learnt) >= LEARNT_MAX:
@@ -351,7 +353,7 @@ def _built(call: ServiceCall, service: ServiceSettings) -> _Built:
     provider, wire = PROVIDERS[service.api], call.request.wire
     if wire is not None:
         asked = measured(wire)
-        return _Built(provider.build_wire(wire, call.grant, service, asked.outputs), asked.streams)
+        return _Built(wire_format(wire, service).build(wire, call.grant, service, asked.outputs), asked.streams)
     stream = streams(service)
     built = provider.build_request(with_sent_names(call.request), call.grant, service, stream)
     return _Built(WrittenRequest(built.path, to_json(built.body), built.headers), stream)

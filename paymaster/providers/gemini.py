@@ -1,14 +1,16 @@
 """The wire format `gemini`: generateContent of Google's Gemini API."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from urllib.parse import quote
 
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
+from paymaster.messages.wire import Wire
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import NOT_MADE, is_made, made_id, with_ids
+from paymaster.providers.embeddings import without_vectors
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
 from paymaster.providers.kept_state import UNSIGNED, Piece, WrittenPiece, is_own, kept, only, pieces_of
 from paymaster.providers.key_headers import key_header
@@ -19,11 +21,14 @@ from paymaster.providers.provider import (
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
+    WireFormat,
     WireUsage,
+    WrittenRequest,
 )
 from paymaster.providers.schemas import GEMINI, said_or_refused
 from paymaster.settings import ServiceSettings
-from paymaster.values.json_reading import count_of, list_of, object_of, text_of
+from paymaster.values.json_reading import count_of, list_of, object_of, read_json, text_of
+from paymaster.wire import gemini as wire_gemini
 
 _FILTERED = {
     "SAFETY",
@@ -93,17 +98,44 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     return HttpRequest(f"/models/{quote(grant.model, safe='')}:{method}", body)
 
 
+def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    cap = grant.max_output_tokens // max(1, outputs)
+    path, body = wire_gemini.sent(wire, model=grant.model, cap=cap)
+    return WrittenRequest(path, body, wire_gemini.sent_headers(wire.headers))
+
+
+def parse_wire(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    """What a neutral call does not get: embeddings, and a stream as one array."""
+    if b'"embedding' in body and not {"embedding", "embeddings"}.isdisjoint(
+        data := answer_object(without_vectors(body))
+    ):
+        return ServiceAnswer(finish_reason="STOP", usage=_usage(data.get("usageMetadata")))
+    if body.lstrip()[:1] == b"[":
+        return _parse_chunks(map(object_of, _chunks(body)))
+    return _parse(answer_object(body))
+
+
+def _chunks(body: bytes) -> list[JsonValue]:
+    try:
+        return list_of(read_json(body))
+    except ValueError:
+        raise MalformedAnswer(f"no array: {body[:200]!r}") from None
+
+
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
     return _parse(answer_object(body))
 
 
 def parse_stream(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:
+    return _parse_chunks(map(event_object, stream_events(body)))
+
+
+def _parse_chunks(chunks: Iterable[dict[str, JsonValue]]) -> ServiceAnswer | ServiceError:
     """Puts the chunks together: parts add up, and of the counts, which are cumulative, the last ones hold."""
     whole: dict[str, JsonValue] = {}
     parts: list[JsonValue] = []
     candidate: dict[str, JsonValue] = {}
-    for event in stream_events(body):
-        chunk = event_object(event)
+    for chunk in chunks:
         if chunk.get("error"):
             return _error(chunk, None)
         whole |= chunk
@@ -309,4 +341,5 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    dialects={"gemini": WireFormat(build_wire, parse_response=parse_wire)},
 )

@@ -13,6 +13,8 @@ CHAT_FLAVORS = ("chat", "default")
 """Of chat completions, by the names that genai-prices has for them."""
 RESPONSES_FLAVORS = ("responses", "default")
 """Of the Responses API."""
+EMBEDDING_FLAVORS = ("embeddings", "default")
+"""Of embeddings."""
 
 
 SEARCHES_MAX = 10_000

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest, Tool, ToolCall
 from paymaster.messages.wire import Wire
+from paymaster.providers import embeddings
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -33,6 +34,7 @@ from paymaster.providers.provider import (
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
+    WireFormat,
     WireUsage,
     WrittenRequest,
 )
@@ -69,7 +71,7 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     return HttpRequest(PATH, build_body(request, grant, service, quirks, stream=stream))
 
 
-def build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+def _build_chat(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
     body = wire_body(wire, grant, outputs, _output_cap(service))
     return WrittenRequest(PATH, body, openai_chat.sent_headers(wire.headers))
 
@@ -395,6 +397,8 @@ PROVIDER = Provider(
     parse_stream=parse_stream,
     streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
     as_asked=as_asked,
-    dialect="openai",
-    build_wire=build_wire,
+    dialects={
+        "openai": WireFormat(_build_chat, takes_other_caps=True),
+        "openai-embeddings": embeddings.wire_format(lambda grant, service: embeddings.PATH),
+    },
 )

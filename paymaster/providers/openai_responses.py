@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
+from paymaster.messages.wire import Wire
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -24,12 +25,16 @@ from paymaster.providers.provider import (
     ServiceAnswer,
     ServiceError,
     UnsupportedParameter,
+    WireFormat,
     WireUsage,
+    WrittenRequest,
 )
 from paymaster.providers.schemas import strict_or_loose
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, text_of
+from paymaster.wire import openai_responses as wire_responses
 
+_PATH = "/responses"
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _UNFINISHED = ("queued", "in_progress")
 """Statuses of responses that the service makes in the background. Nobody asked for that, and as nothing is stored there
@@ -97,7 +102,12 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
         body["tool_choice"] = request.tool_choice if word else {"type": "function", "name": request.tool_choice}
     if stream:
         body["stream"] = True
-    return HttpRequest("/responses", body)
+    return HttpRequest(_PATH, body)
+
+
+def _build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    body = wire_responses.sent(wire.body, model=grant.model, cap=grant.max_output_tokens)
+    return WrittenRequest(_PATH, body, wire_responses.sent_headers(wire.headers))
 
 
 def _wants_encrypted(request: LLMRequest, grant: Grant, service: ServiceSettings) -> bool:
@@ -248,4 +258,5 @@ PROVIDER = Provider(
     parse_response=parse_response,
     parse_stream=parse_stream,
     as_asked=as_asked,
+    dialects={"openai-responses": WireFormat(_build_wire)},
 )

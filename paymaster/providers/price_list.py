@@ -5,11 +5,12 @@ rate counts as zero, and a name that it cannot place is an error; all of these a
 call. What it does not cover (per-call fees of a provider's own tools) is never asked for by us.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
 from importlib.metadata import version
+from math import prod
 from typing import NamedTuple
 
 from genai_prices import Usage
@@ -22,7 +23,7 @@ from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.cost_lines import Kind, Part, add_up
-from paymaster.values.money import NANOS_PER_USD, Price, PriceTier
+from paymaster.values.money import AT_CHOICE, NANOS_PER_USD, Price, PriceTier
 
 LIST_DATES = {"0.2.3": "2026-11-10"}
 """When these versions of genai-prices were published, by PyPI: the list does not say it itself."""
@@ -30,28 +31,77 @@ LIST_DATES = {"0.2.3": "2026-11-10"}
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
 _ONCE = Decimal(1)
+_KEPT_LONG = "cache_control.ttl=1h"
+"""The choice to have the cache keep what is written for an hour, at a price of its own."""
 _CACHED = ("cached_input_tokens", "cached_audio_tokens", "cached_image_tokens", "cached_video_tokens")
 
 
-def price_of(settings: Settings, service: str, model: str, at: datetime) -> Price | None:
+class Asked(NamedTuple):
+    """What the price of a request depends on beside its model."""
+
+    chooses: tuple[str, ...] = ()
+    """As `Measured` has it."""
+    embeds: bool = False
+    """Nothing is put out, so that a price for output is not needed."""
+    has_media: bool = False
+    """It has images or documents, whose tokens may be dearer than those of texts."""
+
+
+PLAIN = Asked()
+
+
+def price_of(settings: Settings, service: str, model: str, at: datetime, asked: Asked = PLAIN) -> Price | None:
     """The price of a model at that time, or None: then its calls are refused, because a price is never guessed.
 
-    Where the price depends on the time of day it is the dearest of the day: the call may wait before it is sent.
+    Where the price depends on the time of day, or on what the request chooses, it is the dearest that may apply: the
+    call may wait before it is sent, and a service may serve it otherwise than it was asked to.
     """
-    configured = settings.services[service].models.get(model)
+    settings_of_service = settings.services[service]
+    configured = settings_of_service.models.get(model)
     own = configured.price_of(CONFIGURATION) if configured else None
     if own is not None:
         return own
-    found = _find(settings.services[service], model)
+    found = _find(settings_of_service, model)
     if found is None:
         return None
     provider, info = found
-    source = f"{_list_name()}: {provider.id}/{info.id}"
-    factor = _factor(settings.services[service], model)
-    prices = [_price(rates, source, factor) for rates in _rates_of_a_day(info, at)]
-    # The windows of one model move all its rates alike, so that one of them is the dearest in everything.
+    source = AT_CHOICE.join([f"{_list_name()}: {provider.id}/{info.id}", *asked.chooses])
+    factor = _factor(settings_of_service, model) * _chosen_factor(settings_of_service, asked.chooses)
+    contexts = [{}, *({name: word} for name, word in _words(asked.chooses)), dict(_words(asked.chooses))]
+    prices = [
+        _price(rates, source, factor, asked) for context in contexts for rates in _rates_of_a_day(info, at, context)
+    ]
+    # The windows and tiers of one model move all its rates alike, so that one of them is the dearest in everything.
     known = [price for price in prices if price is not None]
     return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
+
+
+def unpriced(settings: Settings, service: str, model: str, at: datetime, chooses: Sequence[str]) -> list[str]:
+    """What of these choices nobody knows a price for. Beside a price of the configuration that is all of them."""
+    configured = settings.services[service].models.get(model)
+    own = configured.price_of(CONFIGURATION) if configured else None
+    found = _find(settings.services[service], model)
+    if own is not None or found is None:
+        return list(chooses)
+    provider, info = found
+    variants = (info.price_variants or ()) if any(info is own for own in provider.models) else ()
+    listed = {f"{name}={word}" for variant in variants for name, word in variant.when.items()}
+    if all(rates.__dict__.get("cache_write_1h_mtok") is not None for rates in _rates_of_a_day(info, at)):
+        listed.add(_KEPT_LONG)
+    known = listed | PROVIDERS[settings.services[service].api].chosen_factors.keys()
+    return [choice for choice in chooses if choice not in known]
+
+
+def _words(chooses: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, word) for name, _, word in (choice.partition("=") for choice in chooses)]
+
+
+def _chosen_factor(service: ServiceSettings, chooses: Sequence[str]) -> Decimal:
+    """Never below 1: a wish need not be granted."""
+    factors = PROVIDERS[service.api].chosen_factors
+    found = (max(factors[choice], Fraction(1)) for choice in chooses if choice in factors)
+    product = prod(found, start=Fraction(1))
+    return Decimal(product.numerator) / product.denominator
 
 
 def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | None:
@@ -59,9 +109,10 @@ def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | 
     answered; None where it has nothing, or where the service names a factor that nobody knows."""
     if bill.usage is None or bill.model is None or bill.factor is None:
         return None
+    context = {"service_tier": bill.service_tier, "speed": bill.speed}
     total, sources, parts = Decimal(0), dict[str, None](), list[Part]()
     for model, usage in bill.passes or ((bill.model, bill.usage),):
-        found = _listed(service, model, usage, bill.service_tier, at)
+        found = _listed(service, model, usage, {name: word for name, word in context.items() if word}, at)
         if found is None:
             return None
         total += found.usd * _factor(service, model)
@@ -95,15 +146,21 @@ class _Listed(NamedTuple):
     parts: list[Part]
 
 
-def _listed(service: ServiceSettings, model: str, usage: WireUsage, tier: str | None, at: datetime) -> _Listed | None:
+def _listed(
+    service: ServiceSettings, model: str, usage: WireUsage, context: dict[str, str], at: datetime
+) -> _Listed | None:
+    """None also for a speed that has no price here: the usual one is lower."""
     found = _find(service, model)
     if found is None:
         return None
     provider, info = found
-    context = None if tier is None else {"service_tier": tier}
     # As genai-prices does: the variants of a model apply only where the provider itself lists it.
-    rates = info.get_prices(at, context if any(info is own for own in provider.models) else None)
-    if _price(rates, "") is None:
+    own = any(info is each for each in provider.models)
+    speeds = [variant.when.get("speed") for variant in info.price_variants or () if own]
+    if "speed" in context and context["speed"] not in speeds:
+        return None
+    rates = info.get_prices(at, context if own else None)
+    if _price(rates, "", asked=Asked(embeds=usage.output_tokens == 0)) is None:
         return None
     # Where it is not said what of sound or images was cached, nothing was: the dearest that it can be.
     for counted in (usage, usage.model_copy(update=dict.fromkeys(_CACHED, 0))):
@@ -178,20 +235,21 @@ def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | 
     return None if info is None else (provider, info)
 
 
-def _rates_of_a_day(info: ModelInfo, at: datetime) -> list[ModelPrice]:
+def _rates_of_a_day(info: ModelInfo, at: datetime, context: dict[str, str] | None = None) -> list[ModelPrice]:
     """The rates at that time, and those of every window of the day."""
     windows = [] if isinstance(info.prices, ModelPrice) else info.prices
     daily = [window.prices for window in windows if isinstance(window.constraint, TimeOfDateConstraint)]
-    return [info.get_prices(at), *daily]
+    return [info.get_prices(at, context), *daily]
 
 
-def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE) -> Price | None:
-    """Exact rates, times the factor; None where the one for input or output is missing."""
-    prices = {name: _tiers(rates.__dict__.get(name), factor) for name in ("input_mtok", "output_mtok")}
-    if not all(prices.values()):
+def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE, asked: Asked = PLAIN) -> Price | None:
+    """Exact rates, times the factor; None where the one for input is missing, or for output that there is."""
+    dearer_input = ("input_image_mtok",) if asked.has_media else ()
+    written = ("cache_write_1h_mtok", "cache_write_mtok") if _KEPT_LONG in asked.chooses else ("cache_write_mtok",)
+    names = ("input_mtok", "output_mtok", "cache_read_mtok", *dearer_input, *written, *_DEARER_OUTPUT)
+    prices = {name: _tiers(rates.__dict__.get(name), factor) for name in names}
+    if not prices["input_mtok"] or not (prices["output_mtok"] or asked.embeds):
         return None
-    others = ("cache_read_mtok", "cache_write_mtok", *_DEARER_OUTPUT)
-    prices |= {name: _tiers(rates.__dict__.get(name), factor) for name in others}
 
     def rate(name: str, start: int) -> int | None:
         reached = [nanos for above, nanos in prices[name] if above <= start]
@@ -200,10 +258,10 @@ def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE) -> Price | N
     def tier(start: int) -> PriceTier:
         return PriceTier(
             above_input_tokens=start,
-            input_nanos=rate("input_mtok", start) or 0,
+            input_nanos=max(rate(name, start) or 0 for name in ("input_mtok", *dearer_input)),
             output_nanos=max(rate(name, start) or 0 for name in ("output_mtok", *_DEARER_OUTPUT)),
             cached_input_nanos=rate("cache_read_mtok", start),
-            cache_write_nanos=rate("cache_write_mtok", start),
+            cache_write_nanos=next((nanos for name in written if (nanos := rate(name, start)) is not None), None),
         )
 
     starts = sorted({above for tiers in prices.values() for above, _ in tiers if above > 0})

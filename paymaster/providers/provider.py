@@ -1,7 +1,7 @@
 """What Paymaster needs to know of a provider, and the words in which requests and answers pass between the two."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, TypedDict
 
@@ -110,11 +110,13 @@ class Billed:
     """What the service itself says that it charges. None: it does not."""
     service_tier: str | None = None
     """The tier that served it, when the service names one: its price may be another."""
+    speed: str | None = None
+    """A speed that is not the usual one, at a price of its own."""
 
     @property
     def is_plain(self) -> bool:
         """Whether the usage at the price of one model is what it costs."""
-        return self.usage is not None and self.factor == 1 and not self.passes
+        return self.usage is not None and self.factor == 1 and not self.passes and self.speed is None
 
 
 class BillFields(TypedDict, total=False):
@@ -126,6 +128,7 @@ class BillFields(TypedDict, total=False):
     factor: Fraction | None
     cost_nanos: int | None
     service_tier: str | None
+    speed: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +170,20 @@ def _as_it_is(stream: bytes) -> bytes:
     return stream
 
 
-def _takes_no_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
-    raise UnsupportedParameter("wire", f'api = "{service.api}" takes no wire calls')
+Parse = Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
+"""Reads a body, or a whole stream. Raises MalformedAnswer."""
+
+
+class WireFormat(NamedTuple):
+    """How a provider takes the wire calls of one dialect."""
+
+    build: Callable[[Wire, Grant, ServiceSettings, int], WrittenRequest]
+    """The request with the grant's model and cap; the last argument: how many outputs it asks for. Raises BadBody."""
+    parse_response: Parse | None = None
+    """For answers that no neutral call gets. None: as of those."""
+    parse_stream: Parse | None = None
+    takes_other_caps: bool = False
+    """A service that refuses the cap by its name is asked again with the other one."""
 
 
 def _always(service: ServiceSettings) -> bool:
@@ -186,22 +201,22 @@ class Provider:
     """The headers that prove who calls, made of the key or token. Raises KeyUnavailable for one of a wrong form."""
     build_request: Callable[[LLMRequest, Grant, ServiceSettings, bool], HttpRequest]
     """The request in the provider's format. The last argument: whether to stream. Raises UnsupportedParameter."""
-    parse_response: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
+    parse_response: Parse
     """What the body of a 2xx says."""
-    parse_stream: Callable[[bytes, ServiceSettings], ServiceAnswer | ServiceError]
+    parse_stream: Parse
     """What a whole stream says. Raises MalformedAnswer when it ended without the format's last event."""
     stream_type: str = "text/event-stream"
     """The content type of a stream."""
     as_server_sent_events: Callable[[bytes], bytes] = _as_it_is
     """A stream in the form that `parse_stream` gets; of one that was cut, the whole events."""
-    dialect: Dialect | None = None
-    """The format in which it takes wire calls. None: it takes none."""
-    build_wire: Callable[[Wire, Grant, ServiceSettings, int], WrittenRequest] = _takes_no_wire
-    """A wire call with the grant's model and cap; the last argument: how many outputs it asks for."""
+    dialects: Mapping[Dialect, WireFormat] = field(default_factory=dict[Dialect, WireFormat])
+    """The formats in which it takes wire calls."""
     asked_model_answers: bool = False
     """Answers do not name their model: it is the one that was asked."""
     price_factor: Callable[[ServiceSettings, str], Fraction] = _once
     """By which the listed prices of a model are multiplied at this service's address."""
+    chosen_factors: Mapping[str, Fraction] = field(default_factory=dict[str, Fraction])
+    """By which they are multiplied at the wish of a call, as `inference_geo=us`."""
     streams_by_default: Callable[[ServiceSettings], bool] = _always
     """Whether answers are asked for as streams where the configuration does not say."""
     as_asked: Callable[[ServiceSettings, str], ServiceSettings | None] = _learns_nothing

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import get_args
 
-from paymaster.providers.provider import Provider
+from paymaster.messages.wire import Wire
+from paymaster.providers.provider import Provider, UnsupportedParameter, WireFormat
 from paymaster.settings import Api, ServiceSettings
 
 
@@ -14,6 +15,14 @@ def _provider_of(api: Api) -> Provider:
 
 
 PROVIDERS: Mapping[Api, Provider] = {api: _provider_of(api) for api in get_args(Api)}
+
+
+def wire_format(wire: Wire, service: ServiceSettings) -> WireFormat:
+    """How the service takes such a call. Raises UnsupportedParameter where it does not."""
+    found = PROVIDERS[service.api].dialects.get(wire.dialect)
+    if found is None:
+        raise UnsupportedParameter("wire", f'api = "{service.api}" does not speak "{wire.dialect}"')
+    return found
 
 
 def streams(service: ServiceSettings) -> bool:

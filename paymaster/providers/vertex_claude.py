@@ -10,10 +10,14 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest
+from paymaster.messages.wire import Wire
 from paymaster.providers import anthropic
 from paymaster.providers.key_headers import bearer
-from paymaster.providers.provider import HttpRequest, Provider, UnsupportedParameter
+from paymaster.providers.provider import HttpRequest, Provider, UnsupportedParameter, WireFormat, WrittenRequest
 from paymaster.settings import ServiceSettings
+from paymaster.wire import anthropic as wire_anthropic
+from paymaster.wire.dialects import measured
+from paymaster.wire.members import with_values, without
 
 VERSION = "vertex-2023-10-16"
 _SAME_PRICE_EVERYWHERE = re.compile(r"claude-(3|instant|(opus|sonnet)-4(@|-1@|-1$|-2025|$))")
@@ -30,8 +34,21 @@ def build_request(request: LLMRequest, grant: Grant, service: ServiceSettings, s
     body: dict[str, JsonValue] = {"anthropic_version": VERSION}
     body |= anthropic.build_request(request, grant, service, stream).body
     del body["model"]  # it is in the path
-    method = "streamRawPredict" if stream else "rawPredict"
-    return HttpRequest(f"/publishers/anthropic/models/{quote(grant.model, safe='@')}:{method}", body)
+    return HttpRequest(_path(grant, streams=stream), body)
+
+
+def _build_wire(wire: Wire, grant: Grant, service: ServiceSettings, outputs: int) -> WrittenRequest:
+    """The model is in the path, and the version of the API in the body."""
+    body = wire_anthropic.sent(wire.body, model=grant.model, cap=grant.max_output_tokens).decode()
+    body = with_values(without(body, "model"), {"anthropic_version": f'"{VERSION}"'})
+    headers = wire_anthropic.sent_headers(wire.headers)
+    headers.pop("anthropic-version", None)
+    return WrittenRequest(_path(grant, streams=measured(wire).streams), body.encode(), headers)
+
+
+def _path(grant: Grant, *, streams: bool) -> str:
+    method = "streamRawPredict" if streams else "rawPredict"
+    return f"/publishers/anthropic/models/{quote(grant.model, safe='@')}:{method}"
 
 
 def price_factor(service: ServiceSettings, model: str) -> Fraction:
@@ -48,4 +65,5 @@ PROVIDER = Provider(
     parse_response=anthropic.parse_response,
     parse_stream=anthropic.parse_stream,
     price_factor=price_factor,
+    dialects={"anthropic": WireFormat(_build_wire)},
 )

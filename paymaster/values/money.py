@@ -118,6 +118,10 @@ class PriceTier(Rates):
     above_input_tokens: int
 
 
+AT_CHOICE = " at "
+"""Before each choice of a call in the source of its price, as `service_tier=priority`."""
+
+
 class Price(Rates):
     """What a model costs. `source` says where the price came from and is stored with every entry."""
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from pydantic import JsonValue
 
 from paymaster.messages.wire import Wire
-from paymaster.values.json_reading import list_of, object_of, text_of
+from paymaster.values.json_reading import object_of, text_of
 from paymaster.wire.grammar import Grammar, passed_on
 from paymaster.wire.measured import BadBody, Measured, body_object, number_of, once, seen_bytes, unknown, without
 from paymaster.wire.members import members, value_text, with_each_item, with_values
@@ -71,6 +71,7 @@ _TOOLS = ("functionDeclarations",)
 """What the caller runs; all others the provider runs, for a fee and with input of its own."""
 _FREE_IN_TOOL_CONFIG = ("functionCallingConfig", "retrievalConfig")
 _DOCUMENTS = ("application/pdf", "text/")
+_TEXT = ("TEXT", "text", "Text")
 _USUAL_TIERS = ("standard", "unspecified")
 _OUTPUTS_MAX = 128
 _HEADERS = frozenset({"x-goog-api-client"})
@@ -169,6 +170,13 @@ def _camel(name: str) -> str:
     return head + "".join(each[:1].upper() + each[1:] for each in rest)
 
 
+def _each(given: JsonValue) -> list[JsonValue]:
+    """The items of a list. Google takes one item without a list too."""
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
+
+
 def _named(data: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The members by their names as Google writes them. Raises BadBody for one that has both of its names."""
     named = {_camel(name): value for name, value in data.items()}
@@ -194,16 +202,22 @@ def _contents(data: dict[str, JsonValue], asked: Asked) -> tuple[list[dict[str, 
     for name in ("contents", "systemInstruction", "content"):
         if name in seen:
             seen[name] = reduced(seen[name])
-    if asked.embeds and isinstance(seen.get("requests"), list):
-        requests = [_named(object_of(each)) for each in list_of(seen["requests"])]
+    if asked.embeds and seen.get("requests") is not None:
+        requests = [_named(object_of(each)) for each in _requests(data)]
         seen["requests"] = [{**each, "content": reduced(each.get("content"))} for each in requests]
     return found, seen
 
 
+def _requests(data: dict[str, JsonValue]) -> list[JsonValue]:
+    """Raises BadBody."""
+    requests = data.get("requests") or []
+    if not isinstance(requests, list) or not all(isinstance(each, dict) for each in requests):
+        raise BadBody("requests is no list of objects")
+    return requests
+
+
 def _parts(content: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    """Google takes one part without a list too."""
-    parts = content.get("parts")
-    return [_named(object_of(part)) for part in (parts if isinstance(parts, list) else [parts]) if part is not None]
+    return [_named(object_of(part)) for part in _each(content.get("parts"))]
 
 
 def _held(part: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
@@ -241,11 +255,9 @@ def _part_needs(parts: list[dict[str, JsonValue]]) -> Iterator[str]:
 def _needs(data: dict[str, JsonValue], config: dict[str, JsonValue]) -> Iterator[str]:
     yield from unknown(data, _FREE | {"serviceTier"})
     for name in unknown(config, _FREE_IN_CONFIG):
-        modalities = list_of(config[name]) if name == "responseModalities" else [None]
-        if any(text_of(each) not in ("TEXT", "text", "Text") for each in modalities):
+        if name != "responseModalities" or any(each not in _TEXT for each in _each(config[name])):
             yield f"generationConfig.{name}"
-    tools = data.get("tools")
-    for tool in tools if isinstance(tools, list) else [tools]:
+    for tool in _each(data.get("tools")):
         for name, value in _named(object_of(tool)).items():
             if name not in _TOOLS and value is not None:
                 yield f"tools.{name}"
@@ -254,7 +266,7 @@ def _needs(data: dict[str, JsonValue], config: dict[str, JsonValue]) -> Iterator
 
 def _embed_needs(data: dict[str, JsonValue]) -> Iterator[str]:
     yield from unknown(data, _FREE_TO_EMBED)
-    for request in map(object_of, list_of(data.get("requests"))):
+    for request in map(object_of, _requests(data)):
         yield from unknown(_named(request), _FREE_TO_EMBED - {"requests"}, "requests.")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paymaster_process import ROOT
 
-from paymaster.providers.price_list import LIST_DATES, listed_cost, price_of
+from paymaster.providers.price_list import LIST_DATES, Asked, listed_cost, price_of, unpriced
 from paymaster.providers.provider import Pass, ServiceAnswer, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.cost_lines import INPUT, OUTPUT, Kind
@@ -37,6 +37,7 @@ SETTINGS = Settings.model_validate(
             "deepseek": {"api": "openai", "base_url": "https://api.deepseek.com"},
             "openrouter": {"api": "openai", "base_url": "https://openrouter.ai/api/v1"},
             "bedrock": {"api": "bedrock", "base_url": "https://bedrock-runtime.us-east-1.amazonaws.com"},
+            "google": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"},
             "vertex": {"api": "vertex-claude", "base_url": f"{VERTEX}/global"},
             "vertex-east": {"api": "vertex-claude", "base_url": f"{VERTEX}/us-east5"},
             "vertex-eu": {"api": "vertex-gemini", "base_url": f"{VERTEX}/europe-west4"},
@@ -402,3 +403,119 @@ def test_the_source_of_a_price_has_the_date_of_its_list() -> None:
         set_custom_snapshot(None)
     assert fetched is not None
     assert fetched.source == f"genai-prices {package['version']} of 2026-11-22: openai/gpt-5.6-sol"
+
+
+# ---------------------------------------------------------------- what a call chooses
+
+
+def rates_of(service: str, model: str, *chooses: str, **asked: bool) -> tuple[int, int, int]:
+    """Of input, output and cache writes."""
+    price = price_of(SETTINGS, service, model, NOON, Asked(chooses, **asked))
+    assert price is not None
+    return price.input_nanos, price.output_nanos, price.written_nanos
+
+
+@pytest.mark.parametrize(
+    ("service", "model", "chooses", "usd"),
+    [
+        ("openai", "gpt-6-sol", (), ("2", "10", "2.5")),
+        ("openai", "gpt-6-sol", ("service_tier=priority",), ("4", "20", "5")),
+        ("openai", "gpt-6-sol", ("service_tier=fast",), ("4", "20", "5")),
+        ("openai", "gpt-6-sol", ("service_tier=flex",), ("2", "10", "2.5")),  # it may be served at the usual one
+        ("anthropic", "claude-opus-5", ("speed=fast",), ("10", "50", "12.5")),
+        ("anthropic", "claude-opus-5", ("inference_geo=us",), ("5.5", "27.5", "6.875")),
+        ("anthropic", "claude-opus-5", ("inference_geo=us", "speed=fast"), ("11", "55", "13.75")),
+        ("anthropic", "claude-opus-5", ("cache_control.ttl=1h",), ("5", "25", "10")),
+    ],
+)
+def test_what_is_chosen_is_bound_at_the_dearest_price_that_may_apply(
+    service: str, model: str, chooses: tuple[str, ...], usd: tuple[str, str, str]
+) -> None:
+    assert unpriced(SETTINGS, service, model, NOON, chooses) == []
+    assert rates_of(service, model, *chooses) == tuple(map(mtok, usd))
+    price = price_of(SETTINGS, service, model, NOON, Asked(chooses))
+    assert price is not None
+    assert all(f" at {choice}" in price.source for choice in chooses)
+
+
+@pytest.mark.parametrize(
+    ("service", "model", "choice"),
+    [
+        ("openai", "gpt-6-sol", "service_tier=ultrafast"),
+        ("openai", "gpt-6-sol", "cache_control.ttl=1h"),
+        ("openai", "o3-pro", "service_tier=priority"),
+        ("openai", "ours", "service_tier=priority"),  # the configuration says one price
+        ("anthropic", "claude-haiku-4-5", "speed=fast"),
+        ("anthropic", "claude-opus-5", "inference_geo=moon"),
+        ("anthropic", "claude-opus-5", "cache_control.ttl=1w"),
+        ("local", "any", "service_tier=flex"),
+        ("openrouter", "openai/gpt-6-sol", "service_tier=priority"),
+    ],
+)
+def test_a_choice_that_has_no_listed_price_is_named(service: str, model: str, choice: str) -> None:
+    assert unpriced(SETTINGS, service, model, NOON, (choice,)) == [choice]
+
+
+@pytest.mark.parametrize(
+    ("service", "model", "usd"),
+    [("openai", "text-embedding-3-small", "0.02"), ("google", "gemini-embedding-001", "0.15")],
+)
+def test_embeddings_need_no_price_of_output(service: str, model: str, usd: str) -> None:
+    assert price_of(SETTINGS, service, model, NOON) is None
+    price = price_of(SETTINGS, service, model, NOON, Asked(embeds=True))
+    assert price is not None
+    assert (price.input_nanos, price.output_nanos) == (mtok(usd), 0)
+    usage = WireUsage(input_tokens=1_000)
+    cost = listed_cost(SETTINGS.services[service], ServiceAnswer(model=model, usage=usage), NOON)
+    assert cost is not None
+    assert cost.nanos == price.cost_nanos(usage)
+    put_out = usage.model_copy(update={"output_tokens": 1})
+    assert listed_cost(SETTINGS.services[service], ServiceAnswer(model=model, usage=put_out), NOON) is None
+
+
+def test_images_that_are_dearer_than_texts_are_bound_at_their_rate() -> None:
+    """gemini-embedding-2: $0.20 for a million tokens of text, $0.45 of images."""
+    assert rates_of("google", "gemini-embedding-2", embeds=True)[0] == mtok("0.2")
+    assert rates_of("google", "gemini-embedding-2", embeds=True, has_media=True)[0] == mtok("0.45")
+
+
+@given(
+    chosen=st.sampled_from(
+        [
+            ("openai", "gpt-6-sol", "service_tier=priority"),
+            ("openai", "gpt-6-sol", "service_tier=flex"),
+            ("anthropic", "claude-opus-5", "speed=fast"),
+            ("anthropic", "claude-haiku-5-5", "cache_control.ttl=1h"),
+            ("anthropic", "claude-opus-5", "inference_geo=us"),
+        ]
+    ),
+    granted=st.booleans(),
+    input_tokens=st.integers(0, 10**6),
+    output_tokens=st.integers(0, 10**5),
+    cached=st.integers(0, 10**5),
+    written=st.integers(0, 10**5),
+)
+def test_no_usage_at_a_chosen_price_costs_more_than_its_bound(
+    chosen: tuple[str, str, str], granted: bool, input_tokens: int, output_tokens: int, cached: int, written: int
+) -> None:
+    service, model, choice = chosen
+    name, word = choice.split("=")
+    usage = WireUsage(
+        input_tokens=input_tokens + cached + written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=written if choice.startswith("cache") else 0,
+        output_tokens=output_tokens,
+    )
+    answer = ServiceAnswer(
+        model=model,
+        usage=usage,
+        service_tier=word if name == "service_tier" and granted else None,
+        speed=word if name == "speed" and granted else None,
+        factor=Fraction(11, 10) if name == "inference_geo" and granted else Fraction(1),
+    )
+    cost = listed_cost(SETTINGS.services[service], answer, NOON)
+    price = price_of(SETTINGS, service, model, NOON, Asked((choice,)))
+    assert cost is not None
+    assert price is not None
+    assert cost.nanos <= price.bound_nanos(usage.input_tokens, usage.output_tokens)

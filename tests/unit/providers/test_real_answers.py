@@ -281,7 +281,16 @@ def test_a_factor_that_an_answer_names_multiplies_its_price(word: str | None) ->
     assert cost_of(CLAUDE, claude({**COUNTS, "inference_geo": word})) == (Billing.BILLED, round(7_500_000 * factor))
 
 
-@pytest.mark.parametrize("named", [{"inference_geo": "moon"}, {"speed": "fast"}])
+def test_a_fast_answer_has_the_listed_price_of_its_speed() -> None:
+    """claude-opus-5: $10 and $50 for a million tokens, twice the usual; at one that has no such price nobody knows."""
+    assert cost_of(CLAUDE, claude({**COUNTS, "speed": "standard"})) == (Billing.BILLED, 7_500_000)
+    assert cost_of(CLAUDE, claude({**COUNTS, "speed": "fast"})) == (Billing.BILLED, 15_000_000)
+    geo_too = cost_of(CLAUDE, claude({**COUNTS, "speed": "fast", "inference_geo": "us"}))
+    assert geo_too == (Billing.BILLED, 16_500_000)
+    assert cost_of(CLAUDE, claude({**COUNTS, "speed": "fast"}, model="claude-haiku-4-5")) == (Billing.UNKNOWN, None)
+
+
+@pytest.mark.parametrize("named", [{"inference_geo": "moon"}, {"speed": "warp"}, {"speed": 7}])
 def test_a_factor_that_nobody_knows_makes_the_cost_unknown(named: dict[str, str]) -> None:
     assert cost_of(CLAUDE, claude({**COUNTS, **named})) == (Billing.UNKNOWN, None)
     configured = cost_of(CLAUDE, claude({**COUNTS, **named}), listed="configuration")
