@@ -56,6 +56,7 @@ test: .venv/.ready      ## all tests, the longest ones in a short form
 	$(PYTEST) -m "not full" $(ARGS)
 
 test-full: .venv/.ready ## all tests, and their core on the oldest Temporal that we support
+	@{ command -v go && command -v npm; } >/dev/null || $(UV) sync --frozen --quiet --inexact --all-extras --group languages || true
 	$(PYTEST) $(ARGS)
 	$(if $(ARGS),,$(MAKE) test-oldest)
 
@@ -132,4 +133,4 @@ wheel: .venv/.ready     ## dist/paymaster-….whl, for the projects of your agen
 	$(UV) build --wheel
 
 clean:                  ## removes the environment that the others make
-	rm -rf .venv .venv-3.* .uv .temporal-oldest
+	rm -rf .venv .venv-3.* .uv .temporal-oldest examples/typescript/node_modules examples/typescript/lib
