@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of, text_of
+from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import (
     Measured,
@@ -24,6 +25,7 @@ from paymaster.wire.members import members, value_text, with_values
 _FREE = frozenset(
     {
         "model",
+        "anthropic_version",  # as it is written for Vertex AI
         "messages",
         "system",
         "max_tokens",
@@ -202,9 +204,7 @@ def _chooses(
     for name, usual in _CHOOSES.items():
         if data.get(name) is not None and data[name] not in usual:
             yield f"{name}={data[name]}"
-    for marked in (data, *tools, *blocks):
-        if (ttl := object_of(marked.get("cache_control")).get("ttl")) not in (None, "5m"):
-            yield f"cache_control.ttl={ttl}"
+    yield from kept_for((data, *tools, *blocks))
 
 
 def _source_kind(block: dict[str, JsonValue]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
+from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import Measured, body_object, model_of, number_of, once, seen_bytes, unknown
 from paymaster.wire.members import members, value_text, with_name, with_values
@@ -50,6 +51,7 @@ _FREE = frozenset(
         "n",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "prompt_cache_options",
         "max_tokens",
         "max_completion_tokens",
     }
@@ -70,6 +72,7 @@ _FREE_IN_MESSAGES = frozenset(
         "reasoning_details",
         "prefix",
         "cache_control",
+        "prompt_cache_breakpoint",
     }
 )
 """Keys of a message that say nothing but what stands there."""
@@ -185,9 +188,7 @@ def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> I
     if data.get("service_tier") not in _USUAL_TIERS:
         yield f"service_tier={data['service_tier']}"
     messages = map(object_of, list_of(data.get("messages")))
-    for marked in (data, *messages, *parts):
-        if (ttl := object_of(marked.get("cache_control")).get("ttl")) not in (None, "5m"):
-            yield f"cache_control.ttl={ttl}"
+    yield from kept_for((data, *messages, *parts, *map(object_of, list_of(data.get("tools")))))
 
 
 def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:

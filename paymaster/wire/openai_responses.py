@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of
+from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import (
     Measured,
@@ -51,14 +52,13 @@ _FREE = frozenset(
 """Keys that cannot change what an answer may cost at most, beside those whose members decide it (`_needs`)."""
 _FREE_WITHIN = {
     "reasoning": frozenset({"effort", "summary", "generate_summary", "context"}),
-    "prompt_cache_options": frozenset({"mode", "prewarm", "comparison_response_id"}),
+    "prompt_cache_options": frozenset({"mode", "ttl", "prewarm", "comparison_response_id"}),
     "image": frozenset({"context_compression"}),
 }
 """By key, its members that cannot."""
 _USUAL: Mapping[str, tuple[JsonValue, ...]] = {
     "background": (False,),
     "reasoning.mode": ("standard",),
-    "prompt_cache_options.ttl": ("30m",),
 }
 """By key, the values at which it changes nothing."""
 _USUAL_TIERS = (None, "auto", "default")
@@ -136,7 +136,7 @@ def measured(body: bytes) -> Measured:
         documents=sum(kind_of(each) == "input_file" for each in parts),
         streams=data.get("stream") is True,
         needs=once(_needs(data, items, parts)),
-        chooses=() if data.get("service_tier") in _USUAL_TIERS else (f"service_tier={data['service_tier']}",),
+        chooses=once(_chooses(data, items, parts)),
     )
 
 
@@ -177,6 +177,14 @@ def _needs(
             yield f"input.{kind}.file_id"
         elif kind not in _PARTS and kind not in _BYTES and kind != "image_generation_call":
             yield f"input.{kind}"
+
+
+def _chooses(
+    data: dict[str, JsonValue], items: list[dict[str, JsonValue]], parts: list[dict[str, JsonValue]]
+) -> Iterator[str]:
+    if data.get("service_tier") not in _USUAL_TIERS:
+        yield f"service_tier={data['service_tier']}"
+    yield from kept_for((data, *items, *parts))
 
 
 def _tool_needs(tools: list[JsonValue]) -> Iterator[str]:

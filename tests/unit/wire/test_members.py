@@ -6,40 +6,32 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_texts import values, written
 
-from paymaster.wire.members import NotAnObject, members, value_text, with_name, with_values
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8"))
-values = st.recursive(
-    scalars, lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=3), below, max_size=3)
+from paymaster.wire.members import (
+    NotAnObject,
+    items,
+    members,
+    value_text,
+    with_each_item,
+    with_name,
+    with_values,
+    without,
 )
-objects = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), values, max_size=5)
-spaces = st.text(" \t\n\r", max_size=2)
+
 TEXT = '{ "a" : 1.0e2 ,\n"b":"\\u00e9\\"{",\t"c":{"a":[1,2]}, "d":-0 }'
 
 
-@st.composite
-def written(draw: st.DrawFn) -> tuple[dict[str, Any], str]:
-    """An object and a text of it, with spaces and escapes of any kind."""
-    data = draw(objects)
-    parts = [
-        f"{draw(spaces)}{json.dumps(name, ensure_ascii=draw(st.booleans()))}{draw(spaces)}:{draw(spaces)}"
-        f"{json.dumps(value, ensure_ascii=draw(st.booleans()), indent=draw(st.none() | st.just(1)))}{draw(spaces)}"
-        for name, value in data.items()
-    ]
-    return data, f"{draw(spaces)}{{{','.join(parts) or draw(spaces)}}}{draw(spaces)}"
-
-
 @given(written())
-def test_each_member_is_where_it_stands(written: tuple[dict[str, Any], str]) -> None:
-    data, text = written
+def test_each_member_is_where_it_stands(given: tuple[dict[str, Any], str]) -> None:
+    data, text = given
     found = members(text)
     assert {name: json.loads(value_text(text, member)) for name, member in found.items()} == data
 
 
 @given(written(), st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=2), values, max_size=3))
-def test_only_what_is_given_changes(written: tuple[dict[str, Any], str], given: dict[str, Any]) -> None:
-    data, text = written
+def test_only_what_is_given_changes(before: tuple[dict[str, Any], str], given: dict[str, Any]) -> None:
+    data, text = before
     changed = with_values(text, {name: json.dumps(value) for name, value in given.items()})
     assert json.loads(changed) == data | given
     found, after = members(text), members(changed)
@@ -49,12 +41,43 @@ def test_only_what_is_given_changes(written: tuple[dict[str, Any], str], given: 
         assert changed == text
 
 
+@given(written(), st.data())
+def test_only_what_is_taken_out_goes(before: tuple[dict[str, Any], str], choice: st.DataObject) -> None:
+    data, text = before
+    if not data:
+        return
+    name = choice.draw(st.sampled_from(sorted(data)))
+    left = without(text, name)
+    found, after = members(text), members(left)
+    assert list(after) == [each for each in found if each != name]
+    assert all(value_text(left, after[each]) == value_text(text, found[each]) for each in after)
+
+
+@given(st.lists(written(), max_size=4))
+def test_each_item_is_changed_where_it_stands(listed: list[tuple[dict[str, Any], str]]) -> None:
+    text = f"[{','.join(each for _, each in listed)}]"
+    assert [text[begin:end] for begin, end in items(text)] == [each.strip(" \t\r\n") for _, each in listed]
+    assert with_each_item(text, lambda item: item) == text
+    assert json.loads(with_each_item(text, lambda item: with_values(item, {"a": "1"}))) == [
+        {**data, "a": 1} for data, _ in listed
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", "[1 2]", "[,1]", "[", '["a]'])
+def test_what_is_no_array_is_refused(text: str) -> None:
+    with pytest.raises(NotAnObject):
+        items(text)
+
+
 def test_every_other_byte_stays() -> None:
     assert with_values(TEXT, {"b": "true", "e": "[]"}) == TEXT.replace('"\\u00e9\\"{"', "true").replace(
         "-0", '-0,"e":[]'
     )
     assert with_name(TEXT, "c", "sea") == TEXT.replace('"c"', '"sea"')
     assert with_values("{ }", {"a": "1"}) == '{"a":1 }'
+    assert without('{ "a" : 1 , "b":2}', "a") == '{ "b":2}'
+    assert without('{"a":1 , "b":2 }', "b") == '{"a":1 }'
+    assert without('{ "a":1 }', "a") == "{  }"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_plain_body_needs_nothing() -> None:
         ({"reasoning": {"mode": "pro"}}, ("reasoning.mode",)),
         ({"reasoning": {"mode": "standard"}}, ()),
         ({"reasoning": {"drafts": 2}}, ("reasoning.drafts",)),
-        ({"prompt_cache_options": {"ttl": "12h"}}, ("prompt_cache_options.ttl",)),
+        ({"prompt_cache_options": {"more": 1}}, ("prompt_cache_options.more",)),
         ({"a_key_of_tomorrow": 1}, ("a_key_of_tomorrow",)),
         ({"tools": [{"type": "web_search"}]}, ("tools.web_search",)),
         ({"tools": [{"type": "web_search_preview"}]}, ("tools.web_search_preview",)),
@@ -104,9 +104,21 @@ def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ..
     assert measure(**fields).needs == needs
 
 
-@pytest.mark.parametrize(("tier", "chooses"), [("priority", ("service_tier=priority",)), ("default", ()), (None, ())])
-def test_a_tier_chooses_a_price(tier: str | None, chooses: tuple[str, ...]) -> None:
-    assert (measure(service_tier=tier).chooses, measure(service_tier=tier).needs) == (chooses, ())
+@pytest.mark.parametrize(
+    ("fields", "chooses"),
+    [
+        ({"service_tier": "priority"}, ("service_tier=priority",)),
+        ({"service_tier": "default"}, ()),
+        ({"service_tier": None}, ()),
+        ({"prompt_cache_options": {"ttl": "12h"}}, ("prompt_cache_options.ttl=12h",)),
+        (
+            asked({"type": "input_text", "text": "x", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}),
+            ("prompt_cache_breakpoint.ttl=12h",),
+        ),
+    ],
+)
+def test_what_chooses_a_price_is_named(fields: dict[str, Any], chooses: tuple[str, ...]) -> None:
+    assert (measure(**fields).chooses, measure(**fields).needs) == (chooses, ())
 
 
 def test_media_are_counted_one_by_one_wherever_they_stand() -> None:
