@@ -70,7 +70,7 @@ class Reply:
 
 
 ANSWER = Reply()
-_PATHS = ("v1/chat/completions", "v1/responses", "v1/messages", "v1/model", "v1/publishers/")
+_PATHS = ("v1/chat/completions", "v1/responses", "v1/embeddings", "v1/messages", "v1/model", "v1/publishers/")
 
 
 class FakeService:
