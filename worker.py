@@ -39,7 +39,7 @@ from activities.reserve import ReserveActivities
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
 from activities.sweep_bodies import SweepBodiesActivities
-from operations.generate import PaymasterServiceHandler
+from operations.service import PaymasterServiceHandler
 from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
@@ -276,9 +276,9 @@ def workers_of(
     activities_worker = _activities_worker(settings, client, others)
     match role:
         case "all":
-            return [ledger_worker, activities_worker, calls_worker, *_nexus_workers(settings, client)]
+            return [ledger_worker, activities_worker, calls_worker, *_nexus_workers(settings, client, engine)]
         case "workflows":
-            return [ledger_worker, calls_worker, *_nexus_workers(settings, client)]
+            return [ledger_worker, calls_worker, *_nexus_workers(settings, client, engine)]
         case "activities":
             return [activities_worker]
 
@@ -368,7 +368,7 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
     )
 
 
-def _nexus_workers(settings: Settings, client: Client) -> list[Worker]:
+def _nexus_workers(settings: Settings, client: Client, engine: AsyncEngine) -> list[Worker]:
     """The one for callers of other namespaces, where there is an endpoint for them. Its errors are in words that a
     caller without our keys can read, and hold nothing of a request: so it has a client of its own."""
     if not settings.nexus.endpoints:
@@ -376,7 +376,7 @@ def _nexus_workers(settings: Settings, client: Client) -> list[Worker]:
     worker = Worker(
         _changed(client, lambda converter: replace(converter, failure_converter_class=RedactingFailureConverter)),
         task_queue=NEXUS_TASK_QUEUE,
-        nexus_service_handlers=[PaymasterServiceHandler(settings.nexus.endpoints)],
+        nexus_service_handlers=[PaymasterServiceHandler(settings.nexus.endpoints, ReadPieceActivities(client, engine))],
         deployment_config=_deployment(settings.worker),
         identity=worker_identity(),
     )

@@ -29,6 +29,7 @@ from paymaster.messages.backlog_steps import (
 )
 from paymaster.messages.base import DefaultT, Message, added, json_bytes
 from paymaster.messages.call_steps import (
+    BodyPiece,
     Completion,
     Deferred,
     Failure,
@@ -196,6 +197,7 @@ __all__ = [
     "BacklogPiece",
     "BacklogStart",
     "Billing",
+    "BodyPiece",
     "BudgetNotice",
     "CallMessage",
     "CallMessages",

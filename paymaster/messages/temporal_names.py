@@ -68,7 +68,10 @@ NEXUS_SERVICE = "paymaster"
 """The Nexus service that workers serve there."""
 
 GENERATE_OPERATION = "generate"
-"""Its operation: an EndpointRequest in, an LLMResult out."""
+"""Its operation for calls: an EndpointRequest in, an LLMResult out."""
+
+READ_PIECE_OPERATION = "read_piece"
+"""Its operation for answers that are too large for Temporal: a BodyPiece in, bytes out."""
 
 UNKNOWN_OUTCOME = "OutcomeUnknown"
 """Error type of an attempt that may have been billed. Never retried under the same hold."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from counting_server import CountingServer, FakeService
-from nexus_agents import Asks, AsksAnything, AsksWithoutConverter
+from nexus_agents import Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge
 from nexus_callers import CALLERS_TASK_QUEUE, callers_of, make_endpoint
 from nexusrpc import HandlerError
 from page_snippets import snippets
@@ -137,15 +137,15 @@ async def test_no_other_budget_is_given(callers: Client, service: FakeService, b
             {"route": "nexus", "prompt": "x"},
             "Paymaster has no endpoint 'unknown': add [nexus.endpoints.unknown]",
         ),
-        ("content", {"prompt": "x"}, "not an LLMRequest: route: Field required"),
+        ("content", {"prompt": "x"}, "this is no EndpointRequest: route: Field required"),
         (
             "content",
             {"route": "nexus", "prompt": "x", "colour": "red"},
-            "not an LLMRequest: colour: Extra inputs are not permitted",
+            "this is no EndpointRequest: colour: Extra inputs are not permitted",
         ),
-        ("content", [1, 2], "not an LLMRequest: the request: Input should be an object"),
-        ("content", b"\x00", "not an LLMRequest: bytes instead of JSON"),
-        ("content", None, "not an LLMRequest: NoneType instead of JSON"),
+        ("content", [1, 2], "this is no EndpointRequest: the request: Input should be an object"),
+        ("content", b"\x00", "this is no EndpointRequest: bytes instead of JSON"),
+        ("content", None, "this is no EndpointRequest: NoneType instead of JSON"),
     ],
 )
 async def test_bad_input_is_refused_in_words(callers: Client, endpoint: str, request_: Any, refusal: str) -> None:
@@ -164,6 +164,21 @@ async def test_a_wire_call_through_an_endpoint(callers: Client) -> None:
     result = await ask(callers, "content", EndpointRequest(route="nexus", wire=wire))
     assert result.wire is not None
     assert b'"answer to Tides?"' in result.wire.body
+
+
+async def test_an_answer_that_is_too_large_is_read_in_pieces(callers: Client, server: CountingServer) -> None:
+    """By whoever has its result, and nobody else."""
+    service = server.service("other")
+    service.text = lambda request: "é" * 1_000_000
+    reason, size, guess = await callers.execute_workflow(
+        ReadsWhatIsTooLarge.run,
+        args=["press", EndpointRequest(route="other", prompt="x")],
+        id="reads",
+        task_queue=CALLERS_TASK_QUEUE,
+    )
+    service.text = lambda request: "short"
+    assert (reason, int(size) > 2_000_000) == ("answer_too_large", True)
+    assert guess.startswith("the stored answer is gone")
 
 
 async def test_any_data_converter_will_do(site: Site) -> None:

@@ -109,7 +109,9 @@ async def test_errors_are_in_words_and_hold_nothing_private(
         await caller.result()
     assert isinstance(failed.value.cause, NexusOperationError)
     assert isinstance(failed.value.cause.cause, HandlerError)
-    assert failed.value.cause.cause.message.startswith("not an LLMRequest: temperature: Input should be a valid number")
+    assert failed.value.cause.cause.message.startswith(
+        "this is no EndpointRequest: temperature: Input should be a valid number"
+    )
     assert (PROMPT in await readable_history(caller)) is not has_keys
 
 

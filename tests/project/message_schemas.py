@@ -13,11 +13,11 @@ from paymaster_process import ROOT
 from pydantic import BaseModel
 
 from paymaster import messages
-from paymaster.messages import EndpointRequest, LLMRequest, LLMResult
+from paymaster.messages import BodyPiece, EndpointRequest, LLMRequest, LLMResult
 from paymaster.values.money import TokenUsage
 
 FOLDER = ROOT / "docs" / "schemas"
-READ: tuple[type[BaseModel], ...] = (LLMRequest, EndpointRequest)
+READ: tuple[type[BaseModel], ...] = (LLMRequest, EndpointRequest, BodyPiece)
 """What Paymaster reads."""
 WRITTEN: tuple[type[BaseModel], ...] = (LLMResult,)
 """What it writes; a later version may write more fields."""

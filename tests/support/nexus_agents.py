@@ -6,7 +6,8 @@ from typing import Any
 from temporalio import workflow
 
 from paymaster import LLMRequest, LLMResult
-from paymaster.nexus import PaymasterService, try_generate
+from paymaster.errors import AnswerGone
+from paymaster.nexus import PaymasterService, read_answer, try_generate
 
 
 @workflow.defn
@@ -38,3 +39,21 @@ class AsksWithoutConverter:
         request = LLMRequest(route="nexus", budget="acme/content", prompt=prompt, wait_at_most=timedelta(minutes=1))
         result = await try_generate(request, endpoint=endpoint)
         return f"{result.outcome}: {result.text}{result.detail or ''}"
+
+
+@workflow.defn
+class ReadsWhatIsTooLarge:
+    """Asks, and says the outcome, the length of the answer that Temporal cannot carry, and what a guess gets."""
+
+    @workflow.run
+    async def run(self, endpoint: str, request: LLMRequest) -> list[str]:
+        result = await try_generate(request, endpoint=endpoint)
+        answer = await read_answer(result, endpoint=endpoint)
+        assert result.wire is not None
+        assert result.wire.stored is not None
+        guessed = result.wire.model_copy(update={"stored": result.wire.stored.model_copy(update={"sha256": "0" * 64})})
+        try:
+            await read_answer(result.model_copy(update={"wire": guessed}), endpoint=endpoint)
+        except AnswerGone as error:
+            return [result.reason or "", str(len(answer)), error.message]
+        return []

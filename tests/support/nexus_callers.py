@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from nexus_agents import Asks, AsksAnything, AsksWithoutConverter
+from nexus_agents import Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge
 from paymaster_process import Site, new_namespace
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 from paymaster.messages import NEXUS_TASK_QUEUE
 
 CALLERS_TASK_QUEUE = "callers"
+WORKFLOWS = [Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge]
 
 
 async def make_endpoint(site: Site, name: str) -> None:
@@ -31,5 +32,5 @@ async def callers_of(
     """A client of a namespace of the callers' own, with their workflows running."""
     namespace = await new_namespace(site.temporal_address)
     client = await Client.connect(site.temporal_address, namespace=namespace, data_converter=converter, plugins=plugins)
-    async with Worker(client, task_queue=CALLERS_TASK_QUEUE, workflows=[Asks, AsksAnything, AsksWithoutConverter]):
+    async with Worker(client, task_queue=CALLERS_TASK_QUEUE, workflows=WORKFLOWS):
         yield client

@@ -1,25 +1,21 @@
-"""Who may cancel what through an endpoint: what Temporal and its tokens do is tests/e2e/test_nexus.py's."""
+"""Who may ask and cancel what through an endpoint: what Temporal and its tokens do is tests/e2e/test_nexus.py's."""
 
 import pytest
+from nexus_tasks import NeverCancelled
 from nexusrpc import HandlerError, HandlerErrorType
-from nexusrpc.handler import OperationTaskCancellation
 from temporalio import nexus
 
+from operations.endpoints import asked_through
 from operations.generate import GenerateOperation
+from paymaster.settings.tables import EndpointSettings
 
 
-class _Never(OperationTaskCancellation):
-    def is_cancelled(self) -> bool:
-        return False
-
-    def cancellation_reason(self) -> str | None:
-        return None
-
-    def wait_until_cancelled_sync(self, timeout: float | None = None) -> bool:
-        return False
-
-    async def wait_until_cancelled(self) -> None:
-        raise NotImplementedError
+async def test_a_request_without_an_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Straight to the task queue, or from a server before 1.30, which does not name it."""
+    monkeypatch.setattr(nexus, "info", lambda: nexus.Info(endpoint="", namespace="p", task_queue="paymaster-nexus"))
+    with pytest.raises(HandlerError, match=r"Temporal Server 1\.30 or newer") as refused:
+        asked_through({"content": EndpointSettings(budget="acme")})
+    assert (refused.value.type, refused.value.retryable) == (HandlerErrorType.UNAUTHORIZED, False)
 
 
 @pytest.mark.parametrize("workflow_id", ["budget/default", "call/other/1", "call/contents/1", "content/1"])
@@ -28,7 +24,7 @@ async def test_a_forged_token_cancels_nothing(monkeypatch: pytest.MonkeyPatch, w
     info = nexus.Info(endpoint="content", namespace="paymaster", task_queue="paymaster-nexus")
     monkeypatch.setattr(nexus, "info", lambda: info)
     context = nexus.TemporalCancelOperationContext(
-        service="paymaster", operation="generate", headers={}, task_cancellation=_Never()
+        service="paymaster", operation="generate", headers={}, task_cancellation=NeverCancelled()
     )
     with pytest.raises(HandlerError) as refused:
         await GenerateOperation({}).cancel_workflow_run(context, nexus.CancelWorkflowRunOptions(workflow_id))
