@@ -31,6 +31,9 @@ from paymaster.values.collection import EndedRequests
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
+_NAMED_MAX = 3
+"""Keys that are named at once where a call is refused for more: what a candidate says of itself has 500 characters."""
+_NAMED_CHARACTERS_MAX = 40
 _PLAIN = (
     "the request came in plain text, where everybody who reads Temporal's histories reads its prompt, and this worker "
     "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
@@ -162,9 +165,11 @@ class ReserveActivities:
         unbound = [key for key in dict.fromkeys(needs) if key not in settings.allow]
         if not unbound:
             return None
+        named = [name[:_NAMED_CHARACTERS_MAX] for name in unbound[:_NAMED_MAX]]
+        more = f" and {len(unbound) - _NAMED_MAX} more" if len(unbound) > _NAMED_MAX else ""
         return (
-            f"{', '.join(unbound)}: whether it changes what the call can cost is not known; leave it out, or add "
-            f"allow = {json.dumps(unbound)} under [services.{service}], at your own risk"
+            f"{', '.join(named)}{more}: whether it changes what the call can cost is not known; leave it out, or add "
+            f"allow = {json.dumps(named)} under [services.{service}], at your own risk"
         )
 
     def _model(self, name: str) -> ModelSettings:
@@ -174,7 +179,7 @@ class ReserveActivities:
 
 
 def _context_tokens(request: ReserveRequest, settings: ModelSettings, output_each: int) -> int | None:
-    """As the desk compares it with all outputs together: each of them has the context to itself.
+    """The most that all outputs together may fill, which is what the desk compares: each has the context to itself.
 
     Of embeddings each text has it, so that nothing bounds them all.
     """

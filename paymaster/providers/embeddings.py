@@ -22,7 +22,7 @@ from paymaster.values.json_reading import count_of, object_of, text_of
 from paymaster.wire import openai_embeddings
 
 PATH = "/embeddings"
-_NUMBERS = re.compile(rb"\[[\s0-9.,eE+-]+\]")
+_NUMBERS = re.compile(r"\[[\s0-9.,eE+-]+\]")
 
 
 def wire_format(path: Callable[[Grant, ServiceSettings], str]) -> WireFormat:
@@ -37,7 +37,8 @@ def wire_format(path: Callable[[Grant, ServiceSettings], str]) -> WireFormat:
 
 def without_vectors(body: bytes) -> bytes:
     """An answer of embeddings without its lists of numbers, of which a hundred texts have hundreds of thousands."""
-    return _NUMBERS.sub(b"[]", body)
+    # Bytes as characters of the same numbers: whatever else they are, it stays.
+    return _NUMBERS.sub("[]", body.decode("latin-1")).encode("latin-1")
 
 
 def parse_response(body: bytes, service: ServiceSettings) -> ServiceAnswer | ServiceError:

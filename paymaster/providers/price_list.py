@@ -40,7 +40,7 @@ class Asked(NamedTuple):
     """What the price of a request depends on beside its model."""
 
     chooses: tuple[str, ...] = ()
-    """As `Measured` has it."""
+    """What chooses a price, as `service_tier=priority`."""
     embeds: bool = False
     """Nothing is put out, so that a price for output is not needed."""
     has_media: bool = False

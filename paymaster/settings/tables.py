@@ -233,7 +233,7 @@ class ServiceSettings(AccountSettings):
     max_retry_after: Duration = timedelta(seconds=60)
     """The longest Retry-After that is waited for; a longer one means the next candidate. Default "60s"."""
     allow: Annotated[tuple[WireKey, ...], AfterValidator(each_once)] = ()
-    """Keys of wire calls that are sent although they make the cost unknown beforehand (`service_tier`,
+    """Keys of wire calls that are sent although they make the cost unknown beforehand (`previous_response_id`,
     `web_search_options`, `tools.web_search`), at the owner's risk: what is billed above the bound is an overage.
     Default []: a call with another key than those that are known to be free is refused by its name."""
     models: dict[ModelName, ModelSettings] = Field(default_factory=dict[str, ModelSettings])

@@ -228,4 +228,4 @@ def _taken_apart(content: JsonValue, found: list[dict[str, JsonValue]]) -> JsonV
     return content
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/messages",))
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/v1/messages",))

@@ -238,7 +238,7 @@ def _media_kind(part: dict[str, JsonValue]) -> str | None:
     name = next((name for name in _BYTES if part.get(name)), None)
     if name is None:
         return None
-    mime = text_of(_named(object_of(part[name])).get("mimeType")) or "?"
+    mime = text_of(_named(object_of(part[name])).get("mimeType")) or "untyped"
     if mime.startswith("image/"):
         return "image"
     return "document" if mime.startswith(_DOCUMENTS) else mime.partition("/")[0]

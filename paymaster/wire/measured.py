@@ -10,6 +10,10 @@ from paymaster.values.json_reading import object_of, read_json, text_of
 from paymaster.values.normalised import normalised_bytes, utf8_length
 from paymaster.wire.members import NotAnObject, members
 
+_NAME_CHARACTERS = 100
+"""The longest name that `allow` may have."""
+_NAMES_MAX = 50
+
 
 class BadBody(ValueError):
     """A body that is none of its dialect: nobody could answer it."""
@@ -67,8 +71,8 @@ def unknown(data: Mapping[str, JsonValue], known: Collection[str], prefix: str =
 
 
 def kind_of(data: Mapping[str, JsonValue]) -> str:
-    """Its `type`; "?" for one that has none."""
-    return text_of(data.get("type")) or "?"
+    """Its `type`; "untyped" for one that has none."""
+    return text_of(data.get("type")) or "untyped"
 
 
 def without(data: dict[str, JsonValue], *names: str) -> dict[str, JsonValue]:
@@ -77,8 +81,9 @@ def without(data: dict[str, JsonValue], *names: str) -> dict[str, JsonValue]:
 
 
 def once(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name once, in their order."""
-    return tuple(dict.fromkeys(names))
+    """Each name once, in their order; long ones are cut, and of very many the last says "…", which nobody can allow."""
+    found = list(dict.fromkeys(name[: _NAME_CHARACTERS + 1] for name in names))
+    return (*found[:_NAMES_MAX], "…") if len(found) > _NAMES_MAX else tuple(found)
 
 
 def seen_bytes(seen: JsonValue) -> int:

@@ -259,3 +259,7 @@ async def test_what_needs_leave_is_refused_by_its_name(site: Site) -> None:
     result = await call(site, case)
     assert (result.outcome, result.attempts) == (Outcome.DENIED, 0)
     assert 'add allow = ["mcp_servers", "speed"] under [services.wire-anthropic]' in str(result.detail)
+    odd = {f"odd{number}": 1 for number in range(200)}
+    result = await call(site, case._replace(asked=json.dumps({"model": "R", "messages": [], **odd})))
+    assert (result.outcome, result.reason) == (Outcome.DENIED, "no_bound")
+    assert "and 48 more: whether it changes" in str(result.detail)

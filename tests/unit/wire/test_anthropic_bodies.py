@@ -77,7 +77,7 @@ def test_a_plain_body_needs_nothing() -> None:
         (asked({"type": "document", "source": {"type": "file", "file_id": "f"}}), ("messages.document.file",)),
         (asked({"type": "tool_result", "content": [{"type": "hologram"}]}), ("messages.hologram",)),
         (asked({"type": "document", "source": {"type": "content", "content": [{"type": "odd"}]}}), ("messages.odd",)),
-        (asked({"text": "no type"}), ("messages.?",)),
+        (asked({"text": "no type"}), ("messages.untyped",)),
         ({"system": [{"type": "odd"}]}, ("messages.odd",)),
         ({"messages": [{"role": "user", "content": "x", "price": 1}]}, ("messages.price",)),
         ({"messages": [{"role": "system", "content": "x", "output_config": {"effort": "low"}}]}, ()),

@@ -1,9 +1,11 @@
-"""Which dialect a URL path means."""
+"""Which dialect a URL path means, and what all dialects have in common."""
+
+import json
 
 import pytest
 
-from paymaster.messages.wire import Dialect
-from paymaster.wire.dialects import dialect_of
+from paymaster.messages.wire import Dialect, Wire
+from paymaster.wire.dialects import GRAMMARS, dialect_of, measured
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,8 @@ from paymaster.wire.dialects import dialect_of
         ("/v1/messages?beta=true", ("anthropic", None)),
         ("/v1/messages/count_tokens?beta=true", None),
         ("/v1/messages/batches", None),
+        ("/anthropic/v1/messages", ("anthropic", None)),
+        ("/v1/threads/thread_1/messages", None),
         ("/v1beta/models/m-1:generateContent", ("gemini", "models/m-1:generateContent")),
         (
             "/v1beta/models/m-1:streamGenerateContent?key=secret&alt=sse",
@@ -37,3 +41,14 @@ from paymaster.wire.dialects import dialect_of
 )
 def test_a_path_means_its_dialect(path: str, found: tuple[Dialect, str | None] | None) -> None:
     assert dialect_of(path) == found
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+def test_very_many_unknown_keys_cannot_be_allowed_one_by_one(dialect: Dialect) -> None:
+    body = {"model": "m", **{f"odd{number}": 1 for number in range(60)}, "x" * 1_000: 1}
+    path = "models/m:generateContent" if dialect == "gemini" else None
+    needs = measured(Wire(dialect=dialect, path=path, body=json.dumps(body).encode())).needs
+    assert len(needs) == 51
+    assert needs[-1] == "…"
+    one = measured(Wire(dialect=dialect, path=path, body=json.dumps({"model": "m", "x" * 1_000: 1}).encode())).needs
+    assert [len(name) for name in one if name.startswith("x")] == [101]

@@ -29,7 +29,7 @@ def test_there_are_no_fewer_bytes_than_tokens(given: Any) -> None:
         ({"service_tier": "flex"}, ("service_tier",)),
         ({"a_key_of_tomorrow": 1}, ("a_key_of_tomorrow",)),
         ({"input": {"type": "image_url"}}, ("input.image_url",)),
-        ({"input": ["x", {"type": "text"}, [{"image": 1}]]}, ("input.text", "input.?")),
+        ({"input": ["x", {"type": "text"}, [{"image": 1}]]}, ("input.text", "input.untyped")),
         ({"user": None, "input_type": "query"}, ()),
     ],
 )

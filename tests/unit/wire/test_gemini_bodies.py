@@ -69,7 +69,7 @@ def test_a_plain_body_needs_nothing(snake: bool) -> None:
         ({"toolConfig": {"includeServerSideToolInvocations": True}}, ("toolConfig.includeServerSideToolInvocations",)),
         (asked({"inlineData": {"mimeType": "audio/wav", "data": "A"}}), ("contents.audio",)),
         (asked({"fileData": {"mimeType": "video/mp4", "fileUri": "u"}}), ("contents.video",)),
-        (asked({"fileData": {"fileUri": "u"}}), ("contents.?",)),
+        (asked({"fileData": {"fileUri": "u"}}), ("contents.untyped",)),
         (asked({"text": "x", "videoMetadata": {"fps": 9}}), ("contents.videoMetadata",)),
         (
             asked({"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "audio/wav"}}]}}),
