@@ -72,6 +72,7 @@ from paymaster.redaction import redact_crashes
 from paymaster.security.composition import ComposedConverter
 from paymaster.security.failures import RedactingFailureConverter
 from paymaster.security.payloads import OwnWorkflowsPayloadConverter
+from paymaster.security.team_storage import storage_names, team_storage, workers_storage
 from paymaster.settings import (
     ConfigurationError,
     LogSettings,
@@ -258,8 +259,13 @@ def workers_of(
     attributes.
     """
     ledger_client = ledger_client or client
-    if settings.encryption.keys or settings.encryption.codec:
-        client = _changed(client, lambda converter: replace(converter, marks_plain=True))
+    name = settings.payloads.storage
+    storage = None if name is None else team_storage(name)
+    marks_plain = bool(settings.encryption.keys or settings.encryption.codec)
+    client = _changed(
+        client,
+        lambda converter: replace(converter, marks_plain=marks_plain, external_storage=workers_storage(storage)),
+    )
     ledger = Ledger(ledger_client, settings.ledger.name)
     commits = _commits(ledger, desk_config(settings))
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
@@ -267,8 +273,8 @@ def workers_of(
     backlog = Backlog(ledger_client, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
-    bodies = BodyStore(client, engine, ledger.name)
-    of_service = [CallServiceActivities(settings.services, keys, connections, reports, bodies).call_service]
+    bodies, names = BodyStore(client, engine, ledger.name), storage_names(client.data_converter)
+    of_service = [CallServiceActivities(settings.services, keys, connections, reports, bodies, names).call_service]
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
@@ -298,6 +304,8 @@ def _commits(ledger: Ledger, config: DeskConfig) -> GroupCommit[Command, Answer]
 
 def _ledger_worker(settings: Settings, client: Client) -> Worker:
     guard = QueryGuard()
+    # It fetches nothing from anywhere: one signal that points to what is not there would stop it.
+    client = _changed(client, lambda converter: replace(converter, external_storage=workers_storage(None)))
     worker = Worker(
         _bounding(client),
         task_queue=LEDGER_TASK_QUEUE,

@@ -8,7 +8,8 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import call_workflow_id
-from paymaster.security.payloads import PayloadUnreadable, read_raw
+from paymaster.security.payloads import STORAGE, PayloadUnreadable, read_raw, storages_of
+from paymaster.values.limits import INLINE_BYTES_MAX
 
 HEARTBEAT_EVERY_S = 10.0
 
@@ -34,6 +35,17 @@ class AwaitResultActivities:
             while not result.done():
                 activity.heartbeat()
                 await asyncio.wait([result], timeout=HEARTBEAT_EVERY_S)
-            return result.result()
+            return _for_asker(result.result(), storages_of(message))
         finally:
             result.cancel()
+
+
+def _for_asker(result: RawValue, storages: str) -> RawValue:
+    """The result, which goes through external storage only where whoever asks now reads that."""
+    result.payload.metadata.pop(STORAGE, None)
+    if storages:
+        result.payload.metadata[STORAGE] = storages.encode()
+    elif result.payload.ByteSize() > INLINE_BYTES_MAX:
+        detail = "the result is too large for a client without the external storage that its first caller has"
+        raise ApplicationError(detail, type="ResultTooLarge", non_retryable=True)
+    return result

@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from temporalio import activity
@@ -61,12 +61,15 @@ class CallServiceActivities:
         connections: Connections,
         reports: GroupCommit[AttemptReport, None],
         bodies: BodyStore | None = None,
+        storages: Sequence[str] = (),
     ) -> None:
-        """`bodies` None: an answer that is too large to be carried is lost."""
+        """`bodies` None: an answer that is too large to be carried is lost. `storages`: the external storages of this
+        worker, by their names."""
         self._services = services
         self._keys = keys
         self._reports = reports
         self._bodies = bodies
+        self._storages = frozenset(storages)
         self._outages_told: set[str] = set()
         self._exchange = Exchange(services, keys, connections, watched=http_request, is_stopping=_worker_is_stopping)
 
@@ -91,7 +94,8 @@ class CallServiceActivities:
             except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
                 activity.logger.error("a defect in attempt %s: %s", info.attempt, type(error).__name__)
                 tried = lost(info.attempt, error)
-            if _too_large(tried) is not None:
+            by_storage = tried.completion is not None and not self._storages.isdisjoint(call.storages.split(","))
+            if not by_storage and _too_large(tried) is not None:
                 beats.go_on()
                 tried = await self._without_large_body(tried, call)
         await self._tell_of_outage(call)

@@ -8,8 +8,7 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError
 
-from paymaster.agent_starts import room_for_start
-from paymaster.calls.request_limits import denial_of
+from paymaster.agent_starts import denial_in_agent, room_for_start, storages_of_agent
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AnswerGone, CallIdReused, completed_or_raise
 from paymaster.messages import (
@@ -23,7 +22,7 @@ from paymaster.messages import (
 from paymaster.messages.call_steps import BodyPiece
 from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE
 from paymaster.observability.temporal_ui import call_details, call_summary
-from paymaster.security.payloads import as_raw, read_raw
+from paymaster.security.payloads import as_raw, for_reader, read_raw
 from paymaster.stored_answers import pieces_of, whole
 
 
@@ -53,7 +52,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
 
     Raises only CallIdReused.
     """
-    if denied := denial_of(request):
+    if denied := denial_in_agent(request):
         return denied
     call_id = request.call_id or str(workflow.uuid4())
     request = request.model_copy(update={"call_id": call_id})
@@ -61,7 +60,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
     try:
         answer = await workflow.execute_child_workflow(
             CALL_WORKFLOW.name,
-            as_raw(CALL_WORKFLOW.takes(request)),
+            for_reader(CALL_WORKFLOW.takes(request), storages_of_agent()),
             id=call_workflow_id(call_id),
             task_queue=CALLS_TASK_QUEUE,
             result_type=RawValue,
@@ -76,7 +75,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
     except WorkflowAlreadyStartedError:
         answer = await workflow.execute_activity(
             AWAIT_RESULT.name,
-            as_raw(AWAIT_RESULT.takes(call_id)),
+            for_reader(AWAIT_RESULT.takes(call_id), storages_of_agent()),
             task_queue=ACTIVITIES_TASK_QUEUE,
             result_type=RawValue,
             start_to_close_timeout=timedelta(days=366),

@@ -5,14 +5,19 @@ it running, and its task fails for ever.
 """
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Lock
+from typing import cast
 from weakref import WeakKeyDictionary
 
 from temporalio import workflow
 
-from paymaster.values.limits import STARTS_BYTES_MAX
+from paymaster.calls.request_limits import REQUEST_TOO_LONG, denial_of
+from paymaster.messages import LLMRequest, LLMResult
+from paymaster.messages.temporal_names import STORAGES_FUNCTION
+from paymaster.values.limits import REQUEST_BYTES_MAX, STARTS_BYTES_MAX, STORED_REQUEST_BYTES_MAX
 
 
 @dataclass
@@ -28,8 +33,26 @@ _tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary(
 _changing = Lock()
 
 
+def storages_of_agent() -> str:
+    """The external storages from which the client of this workflow's worker reads, as PaymasterPlugin tells it."""
+    told = cast("Mapping[str, Callable[[], str]]", workflow.extern_functions()).get(STORAGES_FUNCTION)
+    return "" if told is None else told()
+
+
+def denial_in_agent(request: LLMRequest) -> LLMResult | None:
+    """Like `denial_of`, in a workflow: what does not fit goes through where the agent's client has external storage."""
+    denied = denial_of(request)
+    if denied is None or denied.reason != REQUEST_TOO_LONG or not storages_of_agent():
+        return denied
+    if not workflow.patched("large-requests-by-storage"):  # an agent that was denied before it had one
+        return denied
+    return denial_of(request, STORED_REQUEST_BYTES_MAX)
+
+
 async def room_for_start(size: int) -> None:
     """Waits for a task that has room for a request of so many bytes."""
+    if size > REQUEST_BYTES_MAX:  # only its name goes with the task
+        return
     with _changing:
         task = _tasks.setdefault(asyncio.get_running_loop(), _Task())
     while True:

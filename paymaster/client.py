@@ -28,9 +28,11 @@ from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFL
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
-from paymaster.security.payloads import as_raw, read_raw
+from paymaster.security.payloads import as_raw, for_reader, read_raw
+from paymaster.security.team_storage import storage_names
 from paymaster.settings import Settings
 from paymaster.stored_answers import pieces_of, whole
+from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX
 
 __all__ = [
     "Ledger",
@@ -98,7 +100,8 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
 
     Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`.
     """
-    if denied := denial_of(request):
+    storages = ",".join(storage_names(client.data_converter))
+    if denied := denial_of(request, STORED_REQUEST_BYTES_MAX if storages else REQUEST_BYTES_MAX):
         raise CallDenied(denied)
     call_id = request.call_id or str(uuid4())
     request = request.model_copy(update={"call_id": call_id})
@@ -106,7 +109,7 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
     try:
         started = await client.start_workflow(
             CALL_WORKFLOW.name,
-            as_raw(CALL_WORKFLOW.takes(request)),
+            for_reader(CALL_WORKFLOW.takes(request), storages),
             id=workflow_id,
             task_queue=CALLS_TASK_QUEUE,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

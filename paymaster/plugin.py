@@ -10,15 +10,17 @@ from temporalio.common import HeaderCodecBehavior
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, ServiceClient
-from temporalio.worker import ReplayerConfig, WorkerConfig, WorkflowRunner
+from temporalio.worker import Interceptor, ReplayerConfig, WorkerConfig, WorkflowInterceptorClassInput, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from paymaster.keys.ring import key_source
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
+from paymaster.messages.temporal_names import STORAGES_FUNCTION
 from paymaster.security.composition import ComposedConverter, composed
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.payloads import PaymasterPayloadConverter
 from paymaster.security.team_codec import team_codec
+from paymaster.security.team_storage import storage_names, team_storage
 from paymaster.settings import ConfigurationError, Settings, load_settings_if_any
 
 
@@ -29,6 +31,16 @@ def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRun
     if isinstance(runner, SandboxedWorkflowRunner):
         return replace(runner, restrictions=runner.restrictions.with_passthrough_modules("paymaster"))
     return runner
+
+
+class _TellsStorages(Interceptor):
+    """Lets an agent's workflow know from which external storages it reads."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> None:
+        input.unsafe_extern_functions[STORAGES_FUNCTION] = lambda: ",".join(self._names)
 
 
 class PaymasterPlugin(SimplePlugin):
@@ -42,13 +54,14 @@ class PaymasterPlugin(SimplePlugin):
 
     def __init__(self, settings: Settings | None = None) -> None:
         """`settings` None: those of this process, from PAYMASTER_CONFIG, paymaster.toml and PAYMASTER__… variables, as
-        far as there are any. Only `encryption` and `keys` matter here.
+        far as there are any. Only `encryption`, `payloads` and `keys` matter here.
 
         Raises ConfigurationError; connecting raises KeyUnavailable when a key for the encryption is not there.
         """
         settings = load_settings_if_any() if settings is None else settings
         self._encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
         self._codec = None if settings.encryption.codec is None else team_codec(settings.encryption.codec)
+        self._storage = None if settings.payloads.storage is None else team_storage(settings.payloads.storage)
         super().__init__("paymaster", workflow_runner=_with_paymaster_passed_through)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
@@ -61,6 +74,9 @@ class PaymasterPlugin(SimplePlugin):
         client = config.get("client")
         if client is not None and any(plugin is self for plugin in client.config()["plugins"]):
             self._check(client.data_converter)
+        names = () if client is None else storage_names(client.data_converter)
+        if names:
+            config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
         if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
             types = config.get("workflow_failure_exception_types", ())
             config["workflow_failure_exception_types"] = [*types, ValidationError]
@@ -93,6 +109,8 @@ class PaymasterPlugin(SimplePlugin):
         config["data_converter"] = self._on_top_of(config.get("data_converter", DataConverter.default), [])
         if self._encodes:
             config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        if names := storage_names(config["data_converter"]):
+            config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
         return config
 
     @property
@@ -102,7 +120,7 @@ class PaymasterPlugin(SimplePlugin):
     def _on_top_of(self, before: DataConverter, later: Sequence[object]) -> DataConverter:
         """That converter with ours on top. Pydantic's payload converter, unless there is one or a later plugin has one:
         such plugins refuse or leave alone what is not the SDK's own."""
-        converter = composed(before, self._encryption, self._codec)
+        converter = composed(before, self._encryption, self._codec, self._storage)
         foreseen = _changed_by(later, converter)
         self._check(foreseen)
         if foreseen.payload_converter_class is DefaultPayloadConverter:

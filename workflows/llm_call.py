@@ -42,8 +42,9 @@ from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECOR
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import facts_of
-from paymaster.security.payloads import PLAIN, as_raw, in_plain_text
+from paymaster.security.payloads import PLAIN, for_reader, in_plain_text, storages_of
 from paymaster.values.json_reading import read_json
+from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX, TEMPORAL_PAYLOAD_BYTES
 from workflows.signals import decoded, message_of, tolerate_any_payload_count
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
@@ -70,6 +71,7 @@ class LLMCallWorkflow:
         info = workflow.info()
         self._request, self._denial = _request_of(message)
         self._came_plain = PLAIN in message.payload.metadata
+        self._storages = storages_of(message)
         self._asked = False
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
         self._holds = 0
@@ -94,7 +96,7 @@ class LLMCallWorkflow:
     async def run(self, message: RawValue) -> RawValue:
         """`message` is an LLMRequest, the result an LLMResult: in plain text for whoever asks in plain text."""
         result = await self._result_of_call()
-        return in_plain_text(result) if self._came_plain else as_raw(result)
+        return in_plain_text(result, self._storages) if self._came_plain else for_reader(result, self._storages)
 
     async def _result_of_call(self) -> LLMResult:
         # Who sends does not check everywhere what can be carried. Patched: such calls of 0.1.0 may be under way.
@@ -274,7 +276,7 @@ class LLMCallWorkflow:
         timeout = timedelta(milliseconds=grant.timeout_ms)
         self._sending = workflow.start_activity(
             CALL_SERVICE.name,
-            CALL_SERVICE.takes(ServiceCall(grant=grant, request=self._request)),
+            CALL_SERVICE.takes(ServiceCall(grant=grant, request=self._request, storages=self._storages)),
             result_type=CALL_SERVICE.result,
             task_queue=ACTIVITIES_TASK_QUEUE,
             schedule_to_start_timeout=timedelta(milliseconds=grant.expires_at_ms - grant.granted_at_ms),
@@ -415,7 +417,9 @@ def _request_of(message: RawValue) -> tuple[LLMRequest, Denied | None]:
         except ValueError:
             detail = str(error)[:1_000].encode(errors="backslashreplace").decode()
             return _NO_REQUEST, Denied(hold_id="", reason="bad_request", detail=detail)
-    denied = denial_of(request)
+    # More than a payload has can only have come through external storage.
+    by_storage = storages_of(message) or len(message.payload.data) > TEMPORAL_PAYLOAD_BYTES
+    denied = denial_of(request, STORED_REQUEST_BYTES_MAX if by_storage else REQUEST_BYTES_MAX)
     if denied is None:
         return request, None
     return request, Denied(hold_id="", reason=denied.reason or "", detail=denied.detail or "")

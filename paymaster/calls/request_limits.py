@@ -18,19 +18,24 @@ from paymaster.values.limits import (
 from paymaster.wire.dialects import measured
 from paymaster.wire.measured import BadBody
 
+REQUEST_TOO_LONG = "request_too_long"
+"""The reason of a denial."""
 
-def denial_of(request: LLMRequest) -> LLMResult | None:
+
+def denial_of(request: LLMRequest, bytes_max: int = REQUEST_BYTES_MAX) -> LLMResult | None:
     """The result of a request that cannot be sent, with what to do; None when it can be.
+
+    `bytes_max`: of the whole request as JSON; more where it goes through external storage.
 
     Reasons: `bad_body` of a wire call, `request_too_long`, `state_too_large`, `metadata_too_large`,
     `nested_too_deeply`, `too_many_values`, `unknown_route` and `bad_budget` for names that are too long to be any,
     `number_too_long`, and `not_text` for a text with half a surrogate pair, which UTF-8 does not have.
     """
-    problem = _problem(request)
+    problem = _problem(request, bytes_max)
     return None if problem is None else _denied(request, *problem)
 
 
-def _problem(request: LLMRequest) -> tuple[str, str] | None:
+def _problem(request: LLMRequest, bytes_max: int) -> tuple[str, str] | None:
     """The reason, and what to do."""
     if request.wire is not None:
         try:
@@ -48,12 +53,8 @@ def _problem(request: LLMRequest) -> tuple[str, str] | None:
         return "nested_too_deeply", f"a schema or a tool's arguments have more than {NESTING_MAX} levels: flatten them"
     except ValueError as error:
         return "not_text", f"the request holds what is no Unicode text: {error}"
-    if len(text) > REQUEST_BYTES_MAX:
-        return (
-            "request_too_long",
-            f"the request has {len(text):,} bytes as JSON and may have {REQUEST_BYTES_MAX:,}: shorten it, split it, or "
-            "give images and documents by their URLs",
-        )
+    if len(text) > bytes_max:
+        return REQUEST_TOO_LONG, _too_long(len(text), bytes_max)
     if problem := _large_state(request) or _long_name(request) or _large_metadata(request.metadata):
         return problem
     try:
@@ -61,6 +62,13 @@ def _problem(request: LLMRequest) -> tuple[str, str] | None:
     except ValueError as error:
         return "number_too_long", f"the request holds a number that cannot be read back: {error}"
     return None
+
+
+def _too_long(size: int, bytes_max: int) -> str:
+    shorter = "shorten it, split it, or give images and documents by their URLs"
+    if bytes_max == REQUEST_BYTES_MAX:
+        shorter += "; or give the client external storage and PaymasterPlugin, and the workers [payloads] storage"
+    return f"the request has {size:,} bytes as JSON and may have {bytes_max:,}: {shorter}"
 
 
 def _nested(request: LLMRequest) -> list[JsonValue]:

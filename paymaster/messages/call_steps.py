@@ -65,6 +65,8 @@ class ServiceCall(Message):
 
     grant: Grant
     request: LLMRequest
+    storages: str = added("")
+    """The external storages from which whoever asks reads, with commas between them. Empty: none."""
 
 
 class Completion(Message):

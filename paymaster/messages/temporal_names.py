@@ -99,6 +99,9 @@ it."""
 ANSWER_GONE = "AnswerGone"
 """Error type of a stored answer that is not there any more, or cannot be read."""
 
+STORAGES_FUNCTION = "paymaster_storages"
+"""What the plugin lets an agent's workflow ask: the names of the external storages that it reads from."""
+
 ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
 

@@ -1,7 +1,7 @@
 """A data converter with Paymaster's encryption and redaction on top of whatever else a client has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import (
@@ -9,16 +9,13 @@ from temporalio.converter import (
     ExternalStorage,
     PayloadCodec,
     SerializationContext,
-    StorageDriver,
-    StorageDriverSelectContext,
-    StorageDriverWorkflowInfo,
     WithSerializationContext,
 )
 
-from paymaster.messages.temporal_names import CALL_WORKFLOW
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.failures import redacting
-from paymaster.security.payloads import PLAIN, REASON, PaymasterPayloadConverter, unreadable
+from paymaster.security.payloads import PLAIN, REASON, STORAGE, PaymasterPayloadConverter, unreadable
+from paymaster.security.team_storage import AgentsChoice, WorkersStorage, agents_storage, not_had, why_not_had
 
 
 class ComposedCodec(PayloadCodec, WithSerializationContext):
@@ -38,7 +35,12 @@ class ComposedCodec(PayloadCodec, WithSerializationContext):
         if any(PLAIN in payload.metadata for payload in payloads):
             return [_unmarked(each) if PLAIN in each.metadata else (await self.encode([each]))[0] for each in payloads]
         inner = payloads if self.inner is None else await self.inner.encode(payloads)
-        return await self.encryption.encode(inner)
+        encoded = await self.encryption.encode(inner)
+        if len(encoded) == len(payloads):
+            for payload, hidden in zip(payloads, encoded, strict=True):
+                if STORAGE in payload.metadata:  # for whoever chooses the storage, after this
+                    hidden.metadata[STORAGE] = payload.metadata[STORAGE]
+        return encoded
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """What is in plain text stays as it is. Raises KeyUnavailable, and what the team's codec raises."""
@@ -62,7 +64,7 @@ class ComposedCodec(PayloadCodec, WithSerializationContext):
 def _without_marks(payload: Payload) -> Payload:
     """Nobody but this codec says what is unreadable or plain."""
     if REASON in payload.metadata:
-        return unreadable("this was sent as unreadable")
+        return unreadable(why_not_had(payload) or "this was sent as unreadable")
     return _unmarked(payload) if PLAIN in payload.metadata else payload
 
 
@@ -90,50 +92,60 @@ class ComposedConverter(DataConverter):
     encryption: PayloadEncryption | None = None
     marks_plain: bool = False
     """What comes in plain text is marked, for a worker that refuses such requests or answers them likewise."""
+    offloads_calls: bool = False
+    """Requests may go into external storage, because the workers have it too; else only those that fit nowhere else."""
 
     def __post_init__(self) -> None:
         if self.encryption is not None:
             codec = self.payload_codec.inner if isinstance(self.payload_codec, ComposedCodec) else self.payload_codec
-            composed = ComposedCodec(self.encryption, codec, marks_plain=self.marks_plain)
-            object.__setattr__(self, "payload_codec", composed)
+            codec = ComposedCodec(self.encryption, codec, marks_plain=self.marks_plain)
+            object.__setattr__(self, "payload_codec", codec)
             # The messages and tracebacks of failures are encrypted too: a provider's error may repeat the prompt.
             failures = redacting(self.failure_converter_class, encoded=self.encryption.encrypts)
             object.__setattr__(self, "failure_converter_class", failures)
             storage = self.external_storage
-            if storage is not None and not isinstance(storage.driver_selector, _InlineForCalls):
-                inline = replace(storage, driver_selector=_InlineForCalls(storage))
-                object.__setattr__(self, "external_storage", inline)
+            if storage is not None and not isinstance(storage, WorkersStorage) and not _is_composed(storage):
+                storage = agents_storage(storage, with_calls=self.offloads_calls)
+                object.__setattr__(self, "external_storage", storage)
         super().__post_init__()
+
+    async def _decode_reference_payload_sequence(self, payloads: Sequence[Payload]) -> list[Payload]:
+        if not isinstance(self.external_storage, WorkersStorage):
+            return await super()._decode_reference_payload_sequence(payloads)
+        decoded: list[Payload] = []
+        for payload in payloads:
+            try:
+                decoded += await super()._decode_reference_payload_sequence([payload])
+            except RuntimeError as error:  # the SDK's, over a reference that another codec has encoded
+                decoded.append(not_had(str(error)))
+        return decoded
+
+
+def _is_composed(storage: ExternalStorage) -> bool:
+    return isinstance(storage.driver_selector, AgentsChoice)
 
 
 def composed(
-    converter: DataConverter, encryption: PayloadEncryption, codec: PayloadCodec | None = None
+    converter: DataConverter,
+    encryption: PayloadEncryption,
+    codec: PayloadCodec | None = None,
+    storage: ExternalStorage | None = None,
 ) -> ComposedConverter:
-    """That converter, with encryption and redaction. `codec`: the team's, for a client that has none of its own."""
+    """That converter, with encryption and redaction.
+
+    `codec`, `storage`: the team's, for a client that has none of its own; with `storage` the workers have it too.
+    """
     has_codec = converter.payload_codec is not None
     return ComposedConverter(
         payload_converter_class=converter.payload_converter_class,
         payload_codec=converter.payload_codec if has_codec else codec,
         failure_converter_class=converter.failure_converter_class,
-        external_storage=converter.external_storage,
+        external_storage=storage if converter.external_storage is None else converter.external_storage,
         encryption=encryption,
+        offloads_calls=storage is not None,
     )
 
 
 def data_converter(encryption: PayloadEncryption) -> DataConverter:
     """How a client that has no converter of its own writes into Temporal."""
     return composed(DataConverter(payload_converter_class=PaymasterPayloadConverter), encryption)
-
-
-@dataclass(frozen=True)
-class _InlineForCalls:
-    """Chooses as the team does, but leaves requests inline: a worker could not fetch what an agent has put away."""
-
-    storage: ExternalStorage
-
-    def __call__(self, context: StorageDriverSelectContext, payload: Payload) -> StorageDriver | None:
-        target = context.target
-        if isinstance(target, StorageDriverWorkflowInfo) and target.type == CALL_WORKFLOW.name:
-            return None
-        select = self.storage.driver_selector
-        return self.storage.drivers[0] if select is None else select(context, payload)

@@ -27,6 +27,9 @@ _MISSING_KEY = b"missing key"
 PLAIN = "paymaster-plain"
 """Metadata of what came in plain text to a worker that encrypts, and of what it answers in plain text: whoever asks so
 could read nothing else."""
+STORAGE = "paymaster-storage"
+"""Metadata of a request: the names of the external storages from which whoever asks reads an answer, with commas
+between them. Of its result likewise."""
 _LONG = 64 * 1024
 """Bytes of JSON from which on its data is made before it is validated. While Pydantic reads JSON itself, each error has
 a copy made of the whole input, and a large object that lacks ten fields has ten errors."""
@@ -161,9 +164,22 @@ def as_raw(message: object) -> RawValue:
     return RawValue(_MESSAGES.to_payload(message))
 
 
-def in_plain_text(message: object) -> RawValue:
-    """A message that is not encoded, also where everything else is."""
+def for_reader(message: object, storages: str) -> RawValue:
+    """A message with the external storages that its sender reads, or its receiver. Empty: none."""
     raw = as_raw(message)
+    if storages:
+        raw.payload.metadata[STORAGE] = storages.encode()
+    return raw
+
+
+def storages_of(message: RawValue) -> str:
+    """The external storages from which whoever sent this reads, with commas between them. Empty: none."""
+    return message.payload.metadata.get(STORAGE, b"").decode(errors="replace")
+
+
+def in_plain_text(message: object, storages: str = "") -> RawValue:
+    """A message that is not encoded, also where everything else is. `storages`: those that its receiver reads."""
+    raw = for_reader(message, storages)
     raw.payload.metadata[PLAIN] = b"1"
     return raw
 

@@ -374,6 +374,16 @@ class EncryptionSettings(_Table):
     is denied, in words."""
 
 
+class PayloadsSettings(_Table):
+    """Where agents put payloads that are too large for Temporal (its external storage), so that workers find them."""
+
+    storage: Annotated[str, AfterValidator(check_object_name)] | None = None
+    """The storage of the agents' clients, for workers and commands, as "module:object". The object is a
+    `temporalio.converter.ExternalStorage` or a `StorageDriver`, or makes one when it is called; its drivers have the
+    names that the agents' have. A client that has a storage keeps that. None, the default: there is none, and what an
+    agent has put into one is refused in words."""
+
+
 class AdminSettings(_Table):
     """Who may change caps. See docs/security.md for what this protects, and what it does not."""
 
@@ -526,6 +536,7 @@ class Settings(BaseSettings):
     nexus: NexusSettings = NexusSettings()
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    payloads: PayloadsSettings = PayloadsSettings()
     codec: CodecSettings = CodecSettings()
     azure: AzureSettings = AzureSettings()
     admin: AdminSettings = AdminSettings()

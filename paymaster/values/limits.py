@@ -20,6 +20,11 @@ TEMPORAL_UPDATES_IN_FLIGHT = 10
 
 REQUEST_BYTES_MAX = 1_900_000
 """A whole request; with it travel its grant and, where it is on, its encryption."""
+STORED_REQUEST_BYTES_MAX = 12_000_000
+"""A whole request of an agent whose client has external storage, as JSON: a wire call's body of 8 MB that cannot be
+compressed is 10.7 MB."""
+INLINE_BYTES_MAX = 2_000_000
+"""A payload that is not put into external storage for its size alone."""
 STARTS_BYTES_MAX = 3_000_000
 """Requests that an agent starts in one workflow task; the rest waits for the next task."""
 METADATA_BYTES_MAX = 16 * 1024
