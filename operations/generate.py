@@ -3,9 +3,9 @@
 from typing import cast
 
 from temporalio import nexus
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 
 from operations.endpoints import Endpoints, asked_through, message_of, refusal
 from paymaster.calls.request_limits import denial_of
@@ -48,9 +48,8 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
                 raise refusal("CONFLICT", CallIdReused(request.call_id or "").message) from None
         try:
             return await _start(client, request, message, call_id, WorkflowIDConflictPolicy.USE_EXISTING)
-        except WorkflowAlreadyStartedError:  # it has ended
-            handle = client.client.get_workflow_handle(call_workflow_id(call_id), result_type=RawValue)
-            return nexus.TemporalOperationResult[RawValue].sync(cast(RawValue, await handle.result()))
+        except WorkflowAlreadyStartedError:
+            return nexus.TemporalOperationResult[RawValue].sync(await _result_of(client.client, call_id))
 
     async def cancel_workflow_run(
         self, ctx: nexus.TemporalCancelOperationContext, options: nexus.CancelWorkflowRunOptions
@@ -96,6 +95,16 @@ async def _start(
         static_summary=call_summary(request),
         static_details=call_details(request),
     )
+
+
+async def _result_of(client: Client, call_id: str) -> RawValue:
+    """An LLMResult of the call with this id, which has ended. Raises HandlerError when it has none."""
+    handle = client.get_workflow_handle(call_workflow_id(call_id), result_type=RawValue)
+    try:
+        return cast(RawValue, await handle.result())
+    except WorkflowFailureError as error:
+        ended = "was cancelled" if isinstance(error.cause, CancelledError) else "ended without a result"
+        raise refusal("CONFLICT", f"the call {call_id!r} {ended}: ask under another call id") from None
 
 
 async def _digest_of(client: Client, call_id: str) -> str | None:

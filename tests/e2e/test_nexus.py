@@ -223,6 +223,9 @@ async def test_cancelling_the_operation_cancels_the_call(callers: Client, site: 
     assert isinstance(failed.value.cause, CancelledError)
     call = await site.client.get_workflow_handle("call/content/cancelled").describe()
     assert (call.status, await parked(site)) == (WorkflowExecutionStatus.CANCELED, [])
+    again = {"route": "paused", "prompt": "x", "call_id": "cancelled"}
+    refusal = await error_of(callers, "content", again)
+    assert refusal == "the call 'content/cancelled' was cancelled: ask under another call id"
 
 
 async def test_the_books_agree(callers: Client, site: Site, service: FakeService, server: CountingServer) -> None:
