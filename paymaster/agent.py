@@ -20,7 +20,7 @@ from paymaster.messages import (
     json_bytes,
 )
 from paymaster.messages.call_steps import BodyPiece
-from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE
+from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE, generation_id, generation_of
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.security.payloads import as_raw, for_reader, read_raw
 from paymaster.stored_answers import pieces_of, whole
@@ -37,7 +37,7 @@ async def generate(request: LLMRequest, output: type[Output] | None = None) -> L
     fit is repaired once, by a call of its own.
 
     May take as long as the request may wait for money. Cancelling it leaves no hold behind. The same `call_id` again
-    gives the stored result and costs nothing.
+    gives the stored result and costs nothing; a call that ended without an answer and unbilled is asked anew.
 
     Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed), CallIdReused, and
     with `output` OutputInvalid.
@@ -56,35 +56,50 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         return denied
     call_id = request.call_id or str(workflow.uuid4())
     request = request.model_copy(update={"call_id": call_id})
-    await room_for_start(json_bytes(request))
-    try:
-        answer = await workflow.execute_child_workflow(
-            CALL_WORKFLOW.name,
-            for_reader(CALL_WORKFLOW.takes(request), storages_of_agent()),
-            id=call_workflow_id(call_id),
-            task_queue=CALLS_TASK_QUEUE,
-            result_type=RawValue,
-            # An agent that ends lets a call that is being paid for finish its bookkeeping.
-            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=call_summary(request),
-            static_details=call_details(request),
-        )
-        return read_raw(answer, CALL_WORKFLOW.result)
-    except WorkflowAlreadyStartedError:
-        answer = await workflow.execute_activity(
-            AWAIT_RESULT.name,
-            for_reader(AWAIT_RESULT.takes(call_id), storages_of_agent()),
-            task_queue=ACTIVITIES_TASK_QUEUE,
-            result_type=RawValue,
-            start_to_close_timeout=timedelta(days=366),
-            heartbeat_timeout=timedelta(seconds=30),
-        )
-        result = read_raw(answer, AWAIT_RESULT.result)
+    generated_id = call_id
+    while True:
+        try:
+            return await _answer_of_child(request, generated_id)
+        except WorkflowAlreadyStartedError:
+            result = await _answer_of_other(generated_id)
         if result.request_digest != request.digest():
-            raise CallIdReused(call_id) from None
-        return result
+            raise CallIdReused(call_id)
+        # Patched: version 0.1.0 gave such a call back as it had ended.
+        if not result.may_be_asked_again or not workflow.patched("generations-of-calls"):
+            return result
+        generated_id = generation_id(call_id, generation_of(result.call_id, call_id) + 1)
+
+
+async def _answer_of_child(request: LLMRequest, generated_id: str) -> LLMResult:
+    """Raises WorkflowAlreadyStartedError when there is such a call already."""
+    await room_for_start(json_bytes(request))
+    answer = await workflow.execute_child_workflow(
+        CALL_WORKFLOW.name,
+        for_reader(CALL_WORKFLOW.takes(request), storages_of_agent()),
+        id=call_workflow_id(generated_id),
+        task_queue=CALLS_TASK_QUEUE,
+        result_type=RawValue,
+        # An agent that ends lets a call that is being paid for finish its bookkeeping.
+        parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+        cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        static_summary=call_summary(request),
+        static_details=call_details(request),
+    )
+    return read_raw(answer, CALL_WORKFLOW.result)
+
+
+async def _answer_of_other(call_id: str) -> LLMResult:
+    """The result of the call's newest generation, which somebody else started."""
+    answer = await workflow.execute_activity(
+        AWAIT_RESULT.name,
+        for_reader(AWAIT_RESULT.takes(call_id), storages_of_agent()),
+        task_queue=ACTIVITIES_TASK_QUEUE,
+        result_type=RawValue,
+        start_to_close_timeout=timedelta(days=366),
+        heartbeat_timeout=timedelta(seconds=30),
+    )
+    return read_raw(answer, AWAIT_RESULT.result)
 
 
 async def read_answer(result: LLMResult) -> bytes:

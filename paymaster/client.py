@@ -1,9 +1,8 @@
 """Paymaster from outside a workflow: connecting, and calls; `Ledger` is what admins and operators ask."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
 from functools import cache, partial
-from typing import cast, overload
+from typing import overload
 from uuid import uuid4
 
 from temporalio.client import (
@@ -20,11 +19,12 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_raise
+from paymaster.generations import CallHandle, latest_generation
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
 from paymaster.messages.call_steps import BodyPiece
-from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFLOW, ResultT
+from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFLOW, ResultT, generation_id
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
@@ -98,28 +98,39 @@ async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
 async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, LLMResult]:
     """Starts a call and does not wait for it; a call id that was used before gives that call.
 
-    Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`.
+    A call that ended without an answer and unbilled is asked anew: it gives its next generation.
+
+    Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`; CallIdReused where such
+    a call asked for something else.
     """
     storages = ",".join(storage_names(client.data_converter))
     if denied := denial_of(request, STORED_REQUEST_BYTES_MAX if storages else REQUEST_BYTES_MAX):
         raise CallDenied(denied)
     call_id = request.call_id or str(uuid4())
     request = request.model_copy(update={"call_id": call_id})
-    workflow_id = call_workflow_id(call_id)
-    try:
-        started = await client.start_workflow(
-            CALL_WORKFLOW.name,
-            for_reader(CALL_WORKFLOW.takes(request), storages),
-            id=workflow_id,
-            task_queue=CALLS_TASK_QUEUE,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=call_summary(request),
-            static_details=call_details(request),
-        )
-    except WorkflowAlreadyStartedError:
-        return _CallHandle(client, workflow_id)
-    run_id = started.result_run_id
-    return _CallHandle(client, workflow_id, result_run_id=run_id, first_execution_run_id=run_id)
+    generation = 1
+    while True:
+        generated_id = generation_id(call_id, generation)
+        try:
+            started = await client.start_workflow(
+                CALL_WORKFLOW.name,
+                for_reader(CALL_WORKFLOW.takes(request), storages),
+                id=call_workflow_id(generated_id),
+                task_queue=CALLS_TASK_QUEUE,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=call_summary(request),
+                static_details=call_details(request),
+            )
+            return CallHandle(client, generated_id, run_id=started.result_run_id)
+        except WorkflowAlreadyStartedError:
+            generation = await latest_generation(client, call_id, known=generation)
+        handle = CallHandle(client, generation_id(call_id, generation))
+        ended = await handle.result_if_completed()
+        if ended is None or not ended.may_be_asked_again:
+            return handle
+        if ended.request_digest != request.digest():
+            raise CallIdReused(call_id)
+        generation += 1
 
 
 async def read_answer(client: Client, result: LLMResult) -> bytes:
@@ -150,33 +161,3 @@ async def _read_piece(client: Client, piece: BodyPiece) -> bytes:
         cause = error.cause
         raise AnswerGone(str(cause.cause if isinstance(cause, ActivityError) else cause)) from error
     return read_raw(answer, ANSWER_PIECE_WORKFLOW.result)
-
-
-class _CallHandle(WorkflowHandle[object, LLMResult]):
-    """A handle whose result does not depend on the data converter of its client."""
-
-    def __init__(
-        self,
-        client: Client,
-        workflow_id: str,
-        *,
-        result_run_id: str | None = None,
-        first_execution_run_id: str | None = None,
-    ) -> None:
-        super().__init__(
-            client,
-            workflow_id,
-            result_run_id=result_run_id,
-            first_execution_run_id=first_execution_run_id,
-            result_type=RawValue,
-        )
-
-    async def result(
-        self,
-        *,
-        follow_runs: bool = True,
-        rpc_metadata: Mapping[str, str | bytes] | None = None,
-        rpc_timeout: timedelta | None = None,
-    ) -> LLMResult:
-        answer = await super().result(follow_runs=follow_runs, rpc_metadata=rpc_metadata or {}, rpc_timeout=rpc_timeout)
-        return read_raw(cast(RawValue, answer), LLMResult)

@@ -24,6 +24,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from paymaster.generations import newest_id
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -214,8 +215,8 @@ async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[Scrip
     @activity.defn
     async def await_result(call_id: RawValue) -> RawValue:
         """The result of a call that was started before under this id."""
-        handle = client.get_workflow_handle(call_workflow_id(read_raw(call_id, str)), result_type=RawValue)
-        result = asyncio.ensure_future(handle.result())
+        newest = call_workflow_id(await newest_id(client, read_raw(call_id, str)))
+        result = asyncio.ensure_future(client.get_workflow_handle(newest, result_type=RawValue).result())
         try:
             while not result.done():
                 activity.heartbeat()

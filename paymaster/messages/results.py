@@ -130,5 +130,10 @@ class LLMResult(Message):
         return ChatMessage(role="assistant", content=self.text, tool_calls=self.tool_calls, state=self.state)
 
     @property
+    def may_be_asked_again(self) -> bool:
+        """Whether it ended without an answer and nothing was billed, or may have been: its call id is free again."""
+        return self.outcome is not Outcome.COMPLETED and self.cost_nanos == 0
+
+    @property
     def cost_usd(self) -> Decimal:
         return nanos_to_usd(self.cost_nanos)

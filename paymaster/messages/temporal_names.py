@@ -106,10 +106,33 @@ ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
 
 CALL_WORKFLOW_PREFIX = "call/"
+_GENERATION = "~g"
+"""Between a call's id and the number of its generation."""
+_DIGITS_MAX = 9
 
 
 def call_workflow_id(call_id: str) -> str:
     return f"{CALL_WORKFLOW_PREFIX}{call_id}"
+
+
+def generation_id(call_id: str, generation: int) -> str:
+    """The id under which a call runs that was asked for again after it had ended without an answer and unbilled.
+
+    The first generation has the call's own id, the second `<call id>~g2`.
+    """
+    return call_id if generation == 1 else f"{call_id}{_GENERATION}{generation}"
+
+
+def generation_of(generated_id: str, call_id: str) -> int:
+    """The number of the generation of that call which runs under `generated_id`."""
+    number = generated_id.removeprefix(f"{call_id}{_GENERATION}")
+    return int(number) if number != generated_id and number.isdecimal() and len(number) <= _DIGITS_MAX else 1
+
+
+def first_generation(generated_id: str) -> str:
+    """The call's own id, where this is one of its generations. An id that merely looks like one is cut, too."""
+    call_id = generated_id.rpartition(_GENERATION)[0]
+    return call_id if call_id and generation_of(generated_id, call_id) > 1 else generated_id
 
 
 def backlog_workflow_id(ledger: str) -> str:
