@@ -64,5 +64,5 @@ def _listed(usage: JsonValue, base_url: str, flavors: Sequence[str]) -> Usage | 
         return None
     try:
         return provider.extract_usage({"usage": usage}, api_flavor=flavor)[1]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -77,8 +77,12 @@ _BLOCKS = frozenset(
         "tool_search_tool_result",
         "mcp_tool_use",
         "mcp_tool_result",
+        "mcp_tool_listing",
+        "advisor_tool_result",
         "compaction",
         "fallback",
+        "tool_addition",
+        "tool_removal",
         "image",
         "document",
     }
@@ -130,7 +134,7 @@ def measured(body: bytes) -> Measured:
     ]
     tools = [object_of(tool) for tool in list_of(data.get("tools"))]
     cap = number_of(data, _CAP, least=0)  # 0 fills the cache
-    own_tools = sum(_OWN_TOOLS.fullmatch(kind_of(tool)) is not None for tool in tools)
+    own_tools = sum(_OWN_TOOLS.fullmatch(kind_of(tool)) is not None for tool in [*tools, *_added_tools(blocks)])
     return Measured(
         model=model_of(data),
         input_bytes=seen_bytes(seen) + _OWN_TOOL_BYTES * own_tools,
@@ -139,7 +143,7 @@ def measured(body: bytes) -> Measured:
         images=sum(kind_of(block) == "image" for block in blocks),
         documents=sum(kind_of(block) == "document" and _source_kind(block) in ("base64", "url") for block in blocks),
         streams=data.get("stream") is True,
-        needs=once([*_needs(data, tools), *_block_needs(blocks)]),
+        needs=once([*_needs(data), *_tool_needs([*tools, *_added_tools(blocks)]), *_block_needs(blocks)]),
         chooses=once(_chooses(data, tools, blocks)),
     )
 
@@ -164,7 +168,7 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return passed_on(headers, _HEADERS)
 
 
-def _needs(data: dict[str, JsonValue], tools: list[dict[str, JsonValue]]) -> Iterator[str]:
+def _needs(data: dict[str, JsonValue]) -> Iterator[str]:
     for name in unknown(data, _FREE | _CHOOSES.keys()):
         if name in _FREE_WITHIN:
             yield from unknown(object_of(data[name]), _FREE_WITHIN[name], f"{name}.")
@@ -175,18 +179,27 @@ def _needs(data: dict[str, JsonValue], tools: list[dict[str, JsonValue]]) -> Ite
                     yield f"{name}.{kind_of(edit)}"
         else:
             yield name
-    for tool in tools:
-        kind = text_of(tool.get("type")) or "custom"
-        if kind != "custom" and _OWN_TOOLS.fullmatch(kind) is None:
-            yield f"tools.{kind}"
-        else:
-            yield from unknown(tool, _TOOL_KEYS, "tools.")
     for message in map(object_of, list_of(data.get("messages"))):
         for name in unknown(message, ("role", "content")):
             if name != "output_config":
                 yield f"messages.{name}"
             else:
                 yield from unknown(object_of(message[name]), _FREE_WITHIN[name], f"messages.{name}.")
+
+
+def _tool_needs(tools: list[dict[str, JsonValue]]) -> Iterator[str]:
+    for tool in tools:
+        kind = text_of(tool.get("type")) or "custom"
+        if kind != "custom" and _OWN_TOOLS.fullmatch(kind) is None:
+            yield f"tools.{kind}"
+        else:
+            yield from unknown(tool, _TOOL_KEYS, "tools.")
+
+
+def _added_tools(blocks: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """Those that a conversation defines in its middle; the others it adds are references to what stands elsewhere."""
+    added = [object_of(block.get("tool")) for block in blocks if kind_of(block) == "tool_addition"]
+    return [object_of(tool.get("definition")) for tool in added if "definition" in tool]
 
 
 def _block_needs(blocks: list[dict[str, JsonValue]]) -> Iterator[str]:

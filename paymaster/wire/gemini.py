@@ -69,7 +69,7 @@ _FREE_IN_PARTS = frozenset(
 _BYTES = ("inlineData", "fileData")
 _TOOLS = ("functionDeclarations",)
 """What the caller runs; all others the provider runs, for a fee and with input of its own."""
-_FREE_IN_TOOL_CONFIG = ("functionCallingConfig", "retrievalConfig")
+_FREE_IN_TOOL_CONFIG = ("functionCallingConfig", "retrievalConfig", "includeServerSideToolInvocations")
 _DOCUMENTS = ("application/pdf", "text/")
 _TEXT = ("TEXT", "text", "Text")
 _USUAL_TIERS = ("standard", "unspecified")

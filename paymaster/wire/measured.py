@@ -1,6 +1,7 @@
 """What a request in a provider's own format asks for, as far as its bound and its way depend on it."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -38,12 +39,23 @@ class Measured(NamedTuple):
 
 
 def body_object(body: bytes) -> dict[str, JsonValue]:
-    """Raises BadBody."""
+    """Raises BadBody, also for a name that stands twice in one object, at any depth.
+
+    Readers take such a name in different ways, and what is a text to one may to another be a tool that is billed.
+    """
     try:
-        members(body.decode())
+        text = body.decode()
+        members(text)
+        json.loads(text, object_pairs_hook=_check_names, parse_int=str, parse_float=str)
         return object_of(read_json(body))
     except (NotAnObject, ValueError) as error:
         raise BadBody(f"the body is {error}") from None
+
+
+def _check_names(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise NotAnObject(f"no object that all readers agree on: the name {name[:50]!r} stands there twice")
 
 
 def model_of(data: Mapping[str, JsonValue]) -> str:

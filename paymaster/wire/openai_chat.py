@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
-from paymaster.wire.measured import Measured, body_object, model_of, number_of, once, seen_bytes, unknown
+from paymaster.wire.measured import Measured, body_object, kind_of, model_of, number_of, once, seen_bytes, unknown
 from paymaster.wire.members import members, value_text, with_name, with_values
 
 _FREE = frozenset(
@@ -42,12 +42,16 @@ _FREE = frozenset(
         "functions",
         "function_call",
         "response_format",
+        "reasoning",
         "reasoning_effort",
         "reasoning_format",
         "include_reasoning",
         "thinking",
         "chat_template_kwargs",
         "verbosity",
+        "usage",
+        "transforms",
+        "clear_thinking",
         "n",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -78,11 +82,11 @@ _FREE_IN_MESSAGES = frozenset(
 """Keys of a message that say nothing but what stands there."""
 _CAPS = ("max_completion_tokens", "max_tokens")
 _OUTPUTS_MAX = 128
-_USUAL_TIERS = (None, "auto", "default")
-"""At which the listed prices hold."""
+_USUAL_TIERS = (None, "auto", "default", "on_demand")
+"""At which the listed prices hold; the last is Groq's word."""
 _TOOLS = frozenset({"function", "custom"})
 """Kinds of tools that the caller runs; all others the provider runs, for a fee and with input of its own."""
-_TEXTS = frozenset({"text", "refusal"})
+_TEXTS = frozenset({"text", "refusal", "thinking"})
 _HEADERS = frozenset({"openai-beta", "http-referer", "x-title"})
 """Of the caller, that are passed on. A key never is."""
 _BYTES = {"image_url": "url", "file": "file_data"}
@@ -174,14 +178,15 @@ def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Ite
         if name != "modalities" or data[name] != ["text"]:
             yield name
     for tool in map(object_of, list_of(data.get("tools"))):
-        if tool.get("type") not in _TOOLS:
-            yield f"tools.{text_of(tool.get('type'))}"
+        kind = "function" if "type" not in tool and "function" in tool else kind_of(tool)  # as Mistral's SDK writes it
+        if kind not in _TOOLS:
+            yield f"tools.{kind}"
     for message in map(object_of, list_of(data.get("messages"))):
         yield from unknown(message, _FREE_IN_MESSAGES, "messages.")
     for part in parts:
         kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
         if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and has_bytes):
-            yield f"messages.{text_of(kind)}"
+            yield f"messages.{kind_of(part)}"
 
 
 def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:

@@ -286,6 +286,15 @@ def test_a_price_that_falls_by_more_than_half_is_told() -> None:
     assert "s/m price output $1,000.00 → $0.00 per million tokens, says a worker (a file)" in alert.text
 
 
+def test_a_price_that_a_call_chose_says_nothing_of_the_others() -> None:
+    site = Site(config(budgets={"acme": capped(day=10**6)}))
+    for rate, source in ((1_000, "a list at service_tier=priority"), (400, "a list"), (1_000, "a list at speed=fast")):
+        price = Price(input_nanos=0, output_nanos=rate * USD, source=source)
+        site.settle(site.granted(candidate(price=price)))
+    site.settle(site.granted(candidate(price=Price(input_nanos=0, output_nanos=400 * USD, source="a list"))))
+    assert site.alerts("price_fell") == []
+
+
 def test_prices_are_remembered_of_a_bounded_number_of_models() -> None:
     """Whoever invents models cannot fill the state."""
     site = Site()

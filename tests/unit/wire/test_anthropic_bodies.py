@@ -78,6 +78,11 @@ def test_a_plain_body_needs_nothing() -> None:
         (asked({"type": "tool_result", "content": [{"type": "hologram"}]}), ("messages.hologram",)),
         (asked({"type": "document", "source": {"type": "content", "content": [{"type": "odd"}]}}), ("messages.odd",)),
         (asked({"text": "no type"}), ("messages.untyped",)),
+        (asked({"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}}), ()),
+        (
+            asked({"type": "tool_addition", "tool": {"definition": {"type": "web_search_20250305"}}}),
+            ("tools.web_search_20250305",),
+        ),
         ({"system": [{"type": "odd"}]}, ("messages.odd",)),
         ({"messages": [{"role": "user", "content": "x", "price": 1}]}, ("messages.price",)),
         ({"messages": [{"role": "system", "content": "x", "output_config": {"effort": "low"}}]}, ()),

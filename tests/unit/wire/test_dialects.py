@@ -6,6 +6,7 @@ import pytest
 
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.wire.dialects import GRAMMARS, dialect_of, measured
+from paymaster.wire.measured import BadBody
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,18 @@ def test_very_many_unknown_keys_cannot_be_allowed_one_by_one(dialect: Dialect) -
     assert needs[-1] == "…"
     one = measured(Wire(dialect=dialect, path=path, body=json.dumps({"model": "m", "x" * 1_000: 1}).encode())).needs
     assert [len(name) for name in one if name.startswith("x")] == [101]
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+@pytest.mark.parametrize(
+    "member",
+    [
+        '"tools":[{"type":"web_search","type":"function"}]',
+        '"generationConfig":{"maxOutputTokens":9,"maxOutputTok\\u0065ns":1}',
+        '"messages":[{"role":"user","content":[{"type":"text","text":{"a":{"b":1,"b":2}}}]}]',
+    ],
+)
+def test_a_name_that_stands_twice_at_any_depth_is_refused(dialect: Dialect, member: str) -> None:
+    path = "models/m:generateContent" if dialect == "gemini" else None
+    with pytest.raises(BadBody, match="stands there twice"):
+        measured(Wire(dialect=dialect, path=path, body=f'{{"model":"m",{member}}}'.encode()))

@@ -66,7 +66,7 @@ def test_a_plain_body_needs_nothing(snake: bool) -> None:
         ({"tools": [{"functionDeclarations": []}, {"urlContext": {}}]}, ("tools.urlContext",)),
         ({"tools": [{"googleMaps": {}}, {"computerUse": {}}]}, ("tools.googleMaps", "tools.computerUse")),
         ({"tools": [{"fileSearch": {}}, {"mcpServers": [1]}]}, ("tools.fileSearch", "tools.mcpServers")),
-        ({"toolConfig": {"includeServerSideToolInvocations": True}}, ("toolConfig.includeServerSideToolInvocations",)),
+        ({"toolConfig": {"more": True}}, ("toolConfig.more",)),
         (asked({"inlineData": {"mimeType": "audio/wav", "data": "A"}}), ("contents.audio",)),
         (asked({"fileData": {"mimeType": "video/mp4", "fileUri": "u"}}), ("contents.video",)),
         (asked({"fileData": {"fileUri": "u"}}), ("contents.untyped",)),

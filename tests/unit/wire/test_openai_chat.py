@@ -33,6 +33,7 @@ def test_a_plain_body_needs_nothing() -> None:
         ({"plugins": None}, ()),
         ({"a_key_of_tomorrow": 1}, ("a_key_of_tomorrow",)),
         ({"tools": [{"type": "function"}, {"type": "web_search"}]}, ("tools.web_search",)),
+        ({"tools": [{"function": {"name": "f"}}, {"name": "g"}]}, ("tools.untyped",)),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, ("messages.input_audio",)),
         ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, ("messages.file",)),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, ("messages.audio",)),
