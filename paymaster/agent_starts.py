@@ -17,7 +17,12 @@ from temporalio import workflow
 from paymaster.calls.request_limits import REQUEST_TOO_LONG, denial_of
 from paymaster.messages import LLMRequest, LLMResult
 from paymaster.messages.temporal_names import STORAGES_FUNCTION
-from paymaster.values.limits import REQUEST_BYTES_MAX, STARTS_BYTES_MAX, STORED_REQUEST_BYTES_MAX
+from paymaster.values.limits import (
+    OPERATIONS_AT_ONCE_MAX,
+    REQUEST_BYTES_MAX,
+    STARTS_BYTES_MAX,
+    STORED_REQUEST_BYTES_MAX,
+)
 
 
 @dataclass
@@ -30,7 +35,16 @@ class _Task:
 
 _tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Task] = WeakKeyDictionary()
 """By the loop of each workflow that runs in this process."""
+_places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+"""For Nexus operations, by the loop of each workflow."""
 _changing = Lock()
+
+
+def place_for_operation() -> asyncio.Semaphore:
+    """To be held while a Nexus operation of this workflow is under way. Temporal fails the task that starts one too many,
+    for ever where the task alone has too many."""
+    with _changing:
+        return _places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(OPERATIONS_AT_ONCE_MAX))
 
 
 def storages_of_agent() -> str:

@@ -12,7 +12,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import NexusOperationError
 
-from paymaster.agent_starts import room_for_start
+from paymaster.agent_starts import place_for_operation, room_for_start
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AnswerGone, completed_or_raise
@@ -54,14 +54,18 @@ async def generate(request: LLMRequest, output: type[Output] | None = None, *, e
 
 
 async def try_generate(request: LLMRequest, *, endpoint: str) -> LLMResult:
-    """Like `generate`, but returns denied and failed calls instead of raising. Raises only NexusOperationError."""
+    """Like `generate`, but returns denied and failed calls instead of raising. Raises only NexusOperationError.
+
+    Of one workflow 25 are under way at once, because Temporal lets it have 30 Nexus operations; others wait for these.
+    """
     if denied := denial_of(request):
         return denied
-    await room_for_start(json_bytes(request))
     paymaster = workflow.create_nexus_client(service=NEXUS_SERVICE, endpoint=endpoint)
-    answer = await paymaster.execute_operation(
-        GENERATE_OPERATION, as_raw(request), output_type=RawValue, summary=call_summary(request)
-    )
+    async with place_for_operation():
+        await room_for_start(json_bytes(request))
+        answer = await paymaster.execute_operation(
+            GENERATE_OPERATION, as_raw(request), output_type=RawValue, summary=call_summary(request)
+        )
     return read_raw(answer, LLMResult)
 
 
@@ -83,7 +87,8 @@ def answer_pieces(result: LLMResult, *, endpoint: str) -> AsyncIterator[bytes]:
 async def _read_piece(endpoint: str, piece: BodyPiece) -> bytes:
     paymaster = workflow.create_nexus_client(service=NEXUS_SERVICE, endpoint=endpoint)
     try:
-        answer = await paymaster.execute_operation(READ_PIECE_OPERATION, as_raw(piece), output_type=RawValue)
+        async with place_for_operation():
+            answer = await paymaster.execute_operation(READ_PIECE_OPERATION, as_raw(piece), output_type=RawValue)
     except NexusOperationError as error:
         if isinstance(error.cause, nexusrpc.HandlerError) and error.cause.type is nexusrpc.HandlerErrorType.NOT_FOUND:
             raise AnswerGone(error.cause.message) from error

@@ -27,6 +27,8 @@ INLINE_BYTES_MAX = 2_000_000
 """A payload that is not put into external storage for its size alone."""
 STARTS_BYTES_MAX = 3_000_000
 """Requests that an agent starts in one workflow task; the rest waits for the next task."""
+OPERATIONS_AT_ONCE_MAX = 25
+"""Nexus operations of one workflow: Temporal lets it have 30, and some are left for those of its own."""
 METADATA_BYTES_MAX = 16 * 1024
 """All keys and values of a request's metadata, as UTF-8: they are in each record and each row."""
 METADATA_KEYS_MAX = 100

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from counting_server import CountingServer, FakeService
-from nexus_agents import Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge
+from nexus_agents import Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge
 from nexus_callers import CALLERS_TASK_QUEUE, callers_of, make_endpoint
 from nexusrpc import HandlerError
 from page_snippets import snippets
@@ -187,6 +187,15 @@ async def test_any_data_converter_will_do(site: Site) -> None:
             AsksWithoutConverter.run, args=["content", "Tides?"], id="converter", task_queue=CALLERS_TASK_QUEUE
         )
     assert answer == "completed: answer to Tides?"
+
+
+async def test_an_agent_may_ask_more_than_temporal_takes_at_once(callers: Client) -> None:
+    asked = await callers.start_workflow(
+        AsksMuch.run, args=["content", "nexus", 40], id="much", task_queue=CALLERS_TASK_QUEUE
+    )
+    assert await asked.result() == 40
+    events = (await asked.fetch_history()).events
+    assert not any(event.HasField("workflow_task_failed_event_attributes") for event in events)
 
 
 async def test_one_call_id_is_one_call_and_one_bill(

@@ -16,7 +16,7 @@ from paymaster.observability.telemetry import telemetry_of
 from paymaster.settings import Settings
 from paymaster.values.extras import EXTRAS, ExtraMissing, extra_missing
 
-MODULES = ("agent", "client", "errors", "messages", "plugin", "settings", "testing")
+MODULES = ("agent", "client", "errors", "messages", "nexus", "plugin", "settings", "testing")
 VAULT = """
 from paymaster.keys.ring import kept_keys
 from paymaster.settings import Settings

@@ -1,13 +1,14 @@
 """Agents in a namespace of their own, which ask Paymaster through a Nexus endpoint."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
 
-from paymaster import LLMRequest, LLMResult
+from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.errors import AnswerGone
-from paymaster.nexus import PaymasterService, read_answer, try_generate
+from paymaster.nexus import EndpointRequest, PaymasterService, read_answer, try_generate
 
 
 @workflow.defn
@@ -57,3 +58,14 @@ class ReadsWhatIsTooLarge:
         except AnswerGone as error:
             return [result.reason or "", str(len(answer)), error.message]
         return []
+
+
+@workflow.defn
+class AsksMuch:
+    """Asks so many things at once, and says how many were answered."""
+
+    @workflow.run
+    async def run(self, endpoint: str, route: str, count: int) -> int:
+        requests = [EndpointRequest(route=route, prompt=str(number)) for number in range(count)]
+        results = await asyncio.gather(*(try_generate(request, endpoint=endpoint) for request in requests))
+        return sum(result.outcome is Outcome.COMPLETED for result in results)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from nexus_agents import Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge
+from nexus_agents import Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge
 from paymaster_process import Site, new_namespace
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 from paymaster.messages import NEXUS_TASK_QUEUE
 
 CALLERS_TASK_QUEUE = "callers"
-WORKFLOWS = [Asks, AsksAnything, AsksWithoutConverter, ReadsWhatIsTooLarge]
+WORKFLOWS = [Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge]
 
 
 async def make_endpoint(site: Site, name: str) -> None:

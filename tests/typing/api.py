@@ -9,10 +9,12 @@ from decimal import Decimal
 from typing import assert_type
 
 from pydantic import BaseModel, JsonValue
+from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 import paymaster.client
+import paymaster.nexus
 from paymaster import (
     CallDenied,
     CallFailed,
@@ -34,6 +36,7 @@ from paymaster import (
 )
 from paymaster.client import Ledger
 from paymaster.messages import CapState, DeskStatus, RaiseCap
+from paymaster.nexus import EndpointRequest, PaymasterService
 from paymaster.settings import Settings, load_settings
 
 
@@ -76,6 +79,19 @@ async def in_a_workflow() -> None:
     assert_type(await generate(a_request(), output=Verdict), Verdict)
     assert_type(await try_generate(a_request()), LLMResult)
     await generate(a_request(), output=str)  # pyright: ignore[reportArgumentType]
+
+
+async def through_an_endpoint() -> None:
+    request = EndpointRequest(route="writer", prompt="no budget")
+    assert_type(await paymaster.nexus.generate(request, endpoint="content"), LLMResult)
+    assert_type(await paymaster.nexus.generate(a_request(), Verdict, endpoint="content"), Verdict)
+    assert_type(await paymaster.nexus.try_generate(request, endpoint="content"), LLMResult)
+    await paymaster.nexus.generate(request)  # pyright: ignore[reportCallIssue]
+    client = workflow.create_nexus_client(service=PaymasterService, endpoint="content")
+    result = await client.execute_operation(PaymasterService.generate, request)
+    assert_type(result, LLMResult)
+    assert_type(await paymaster.nexus.read_answer(result, endpoint="content"), bytes)
+    await client.execute_operation(PaymasterService.generate, "hello")  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def outside(client: Client) -> None:
