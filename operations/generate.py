@@ -10,8 +10,9 @@ from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 from operations.endpoints import Endpoints, asked_through, message_of, refusal
 from paymaster.calls.request_limits import denial_of
 from paymaster.errors import CallIdReused
+from paymaster.generations import CallHandle, latest_generation
 from paymaster.messages import CALLS_TASK_QUEUE, EndpointRequest, LLMRequest, call_workflow_id
-from paymaster.messages.temporal_names import CALL_WORKFLOW
+from paymaster.messages.temporal_names import CALL_WORKFLOW, generation_id
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.security.payloads import PLAIN, as_raw, in_plain_text, read_raw
 from paymaster.settings.tables import EndpointSettings
@@ -41,15 +42,20 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
             denied = denied.model_copy(update={"call_id": call_id})
             return nexus.TemporalOperationResult[RawValue].sync(in_plain_text(denied) if is_plain else as_raw(denied))
         message = in_plain_text(request) if is_plain else as_raw(request)
-        try:
-            return await _start(client, request, message, call_id, WorkflowIDConflictPolicy.FAIL)
-        except WorkflowAlreadyStartedError:
-            if await _digest_of(client.client, call_id) != request.digest():
-                raise refusal("CONFLICT", CallIdReused(request.call_id or "").message) from None
-        try:
-            return await _start(client, request, message, call_id, WorkflowIDConflictPolicy.USE_EXISTING)
-        except WorkflowAlreadyStartedError:
-            return nexus.TemporalOperationResult[RawValue].sync(await _result_of(client.client, call_id))
+        generation = 1
+        while True:
+            generated_id = generation_id(call_id, generation)
+            try:
+                return await _start(client, request, message, generated_id, WorkflowIDConflictPolicy.FAIL)
+            except WorkflowAlreadyStartedError:
+                generation = await latest_generation(client.client, call_id, known=generation)
+            generated_id = generation_id(call_id, generation)
+            if await _digest_of(client.client, generated_id) != request.digest():
+                raise refusal("CONFLICT", CallIdReused(request.call_id or "").message)
+            ended = await CallHandle(client.client, generated_id).result_if_completed()
+            if ended is None or not ended.may_be_asked_again:
+                return await _attach(client, request, message, generated_id)
+            generation += 1
 
     async def cancel_workflow_run(
         self, ctx: nexus.TemporalCancelOperationContext, options: nexus.CancelWorkflowRunOptions
@@ -95,6 +101,16 @@ async def _start(
         static_summary=call_summary(request),
         static_details=call_details(request),
     )
+
+
+async def _attach(
+    client: nexus.TemporalNexusClient, request: LLMRequest, message: RawValue, call_id: str
+) -> nexus.TemporalOperationResult[RawValue]:
+    """The result of a call that was started before: now, or when it has ended."""
+    try:
+        return await _start(client, request, message, call_id, WorkflowIDConflictPolicy.USE_EXISTING)
+    except WorkflowAlreadyStartedError:
+        return nexus.TemporalOperationResult[RawValue].sync(await _result_of(client.client, call_id))
 
 
 async def _result_of(client: Client, call_id: str) -> RawValue:

@@ -41,7 +41,7 @@ _changing = Lock()
 
 
 def place_for_operation() -> asyncio.Semaphore:
-    """To be held while a Nexus operation of this workflow is under way. Temporal fails the task that starts one too many,
+    """To be held while a Nexus operation of this workflow is under way. Temporal fails the task that starts one more,
     for ever where the task alone has too many."""
     with _changing:
         return _places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(OPERATIONS_AT_ONCE_MAX))

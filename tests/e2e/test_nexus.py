@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counting_server import CountingServer, FakeService
+from counting_server import CountingServer, FakeService, Reply
 from nexus_agents import Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge
 from nexus_callers import CALLERS_TASK_QUEUE, callers_of, make_endpoint
 from nexusrpc import HandlerError
@@ -221,6 +221,15 @@ async def test_a_call_id_that_was_used_for_something_else(callers: Client) -> No
     await ask(callers, "content", asks("This", call_id="reused"))
     refusal = await error_of(callers, "content", {"route": "nexus", "prompt": "That", "call_id": "reused"})
     assert refusal == "call id 'reused' was used before with other content; the same id means the same call"
+
+
+async def test_a_call_without_an_answer_is_asked_anew(callers: Client, server: CountingServer) -> None:
+    server.service("other").script.append(Reply(400))
+    request = EndpointRequest(route="other", prompt="Anew", call_id="anew")
+    first, second = [await ask(callers, "press", request) for _ in range(2)]
+    assert (first.outcome, first.call_id) == (Outcome.UNAVAILABLE, "press/anew")
+    assert (second.outcome, second.call_id) == (Outcome.COMPLETED, "press/anew~g2")
+    assert await ask(callers, "press", request) == second
 
 
 async def test_cancelling_the_operation_cancels_the_call(callers: Client, site: Site, paused: None) -> None:
