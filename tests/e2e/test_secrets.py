@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 from counting_server import ANSWER, CountingServer, Received, Reply
 from key_search import find_key
+from large_answers import stream
 from otlp_receiver import OtlpReceiver
 from paymaster_process import (
     MODEL,
@@ -28,10 +29,13 @@ from paymaster_process import (
     until,
 )
 from sqlalchemy import text
+from stored_bodies import stored_bodies
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
 from paymaster.devstack import EmbeddedStack
+from paymaster.messages import Wire
+from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(120)
 KEY = 'sk-live+Zq7/Wm3=Kx9%Tf5-Rb2_Hd8"Lc4\\Vn6&Qs1'
@@ -127,7 +131,9 @@ async def everything_readable(site: Site) -> dict[str, str]:
         for table in tables.all():
             found = await connection.scalars(text(f'SELECT to_jsonb(t)::text FROM "{table}" AS t'))
             rows += found.all()
-    return {"histories": "\n".join(histories), "logs": site.logs(), "rows": "\n".join(rows)}
+    bodies = b"\n".join((await stored_bodies(site.engine)).values()).decode()
+    places = {"histories": "\n".join(histories), "logs": site.logs(), "rows": "\n".join(rows)}
+    return places | {"stored answers": bodies}
 
 
 def echo(request: Received) -> bytes:
@@ -212,6 +218,16 @@ async def test_no_key_is_in_any_history_log_row_trace_metric_or_output(
     signed.script.append(Reply(400, body=echo_token))
     results.append(await try_generate(site.client, LLMRequest(route="signed", budget="acme/writer", prompt=CONTROL)))
     assert (results[-1].reason, signed.requests[0].headers["x-amz-security-token"]) == ("invalid_request", AWS_TOKEN)
+    first.script.clear()
+    wire = Wire(
+        dialect="openai", body=b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": true}'
+    )
+    echoing = event(model="m-1", choices=[{"index": 0, "delta": {"content": f"{CONTROL} {KEY}"}}])
+    large, _ = stream(30_000, billed=TokenUsage(input_tokens=12, output_tokens=5))
+    first.script.append(Reply(stream=[echoing, *(large.stream or ())]))
+    results.append(await try_generate(site.client, LLMRequest(route="writer", budget="acme/writer", wire=wire)))
+    assert results[-1].wire is not None
+    assert results[-1].wire.stored is not None
     await settled_books(site, first, second)
     assert {received.authorization for received in (*first.requests, *second.requests)} == {f"Bearer {KEY}"}
 

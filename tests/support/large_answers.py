@@ -25,11 +25,11 @@ def chunks(tokens: int, seed: int = 1) -> list[bytes]:
     return [*made, _event({"id": f"chatcmpl-{seed}"} | named | {"choices": [end], "usage": None})]
 
 
-def stream(tokens: int, seed: int = 1) -> tuple[Reply, bytes]:
+def stream(tokens: int, seed: int = 1, billed: TokenUsage = USAGE) -> tuple[Reply, bytes]:
     """A reply, and its body as a caller gets it who has not asked for the usage."""
     said = chunks(tokens, seed)
     done = b"data: [DONE]\n\n"
-    usage = {"prompt_tokens": USAGE.input_tokens, "completion_tokens": USAGE.output_tokens}
+    usage = {"prompt_tokens": billed.input_tokens, "completion_tokens": billed.output_tokens}
     body = b"".join((*said, done))
     pieces = [b"".join(said[at : at + 1_000]) for at in range(0, len(said), 1_000)]
     return Reply(stream=[*pieces, _event({"model": "m-1", "choices": [], "usage": usage}), done]), body

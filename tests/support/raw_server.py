@@ -10,6 +10,7 @@ from temporalio.testing import ActivityEnvironment
 from wire import GRANT, ask
 from wire_answers import ANSWERS
 
+from activities.body_store import BodyStore
 from activities.call_service import CallServiceActivities
 from paymaster.keys.api_key import ApiKey, EnvironmentKeys
 from paymaster.keys.cache import KeyCache
@@ -67,11 +68,12 @@ class Caller:
             "broken": ServiceSettings(api="openai", base_url=url, key="broken"),
         }
         self.connections = Connections(self.services)
+        self.bodies: BodyStore | None = None
 
     async def call(self, service: str, environment: ActivityEnvironment | None = None) -> Completion | ApplicationError:
         environment = environment or ActivityEnvironment()
         reports = GroupCommit[AttemptReport, None](self._report, size_of=lambda _: 0)
-        activities = CallServiceActivities(self.services, SomeKeys(), self.connections, reports)
+        activities = CallServiceActivities(self.services, SomeKeys(), self.connections, reports, self.bodies)
         hold_id = f"{environment.info.workflow_run_id}/1"
         grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "bound_nanos": 1_000})
         try:

@@ -15,13 +15,16 @@ from temporalio.testing import ActivityEnvironment
 from wire import GRANT
 from wire_answers import ANSWERS, replaced, sse
 
+from activities.body_store import BodyStore
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.messages import (
     UNKNOWN_OUTCOME,
     Billing,
     CallRef,
     Completion,
+    StoredBody,
     UsageRecord,
+    WireAnswer,
 )
 from paymaster.settings import Api
 
@@ -153,3 +156,60 @@ async def test_a_call_that_is_cancelled_while_it_reports_a_failure_still_says_wh
     assert isinstance(error, ApplicationError)
     (attempt,) = failure_of(error).attempts
     assert (attempt.http_status, attempt.billing) == (502, Billing.UNKNOWN)
+
+
+class Stores(BodyStore):
+    """Has something else to do first."""
+
+    def __init__(self) -> None:
+        self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def stored(self, answer: WireAnswer, workflow_id: str, attempt_id: str) -> WireAnswer:
+        self.asked.set()
+        await self.goes_on.wait()
+        body = StoredBody(reference=attempt_id, pieces=1, size=len(answer.body), sha256="0" * 64)
+        return answer.model_copy(update={"body": b"", "stored": body})
+
+
+async def test_an_answer_that_waits_to_be_stored_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes: longer than an attempt that hangs."""
+    monkeypatch.setattr("activities.call_service.HEARTBEAT_EVERY_S", 0.001)
+    monkeypatch.setattr("activities.call_service.BEATS_MARGIN_S", -1.0)
+    environment, beat = ActivityEnvironment(), asyncio.Event()
+    environment.on_heartbeat = lambda *details: beat.set()
+    answer = json.dumps({"choices": [{"message": {"content": "x" * 2_000_000}}], "usage": {"prompt_tokens": 1}})
+    async with calling() as caller:
+        caller.bodies = stores = Stores()
+        caller.server.raw = f"HTTP/1.1 200 OK\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode()
+        call = asyncio.create_task(caller.call("openai", environment))
+        await stores.asked.wait()
+        beat.clear()
+        await asyncio.wait_for(beat.wait(), 10)
+        stores.goes_on.set()
+        error = await call
+    assert isinstance(error, ApplicationError)
+    failure = failure_of(error)
+    assert failure.reason == "answer_too_large"
+    assert failure.wire is not None
+    assert failure.wire.stored is not None
+
+
+async def test_an_attempt_that_hangs_stops_saying_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporal ends it then; its start-to-close timeout is for answers that wait for the database."""
+    monkeypatch.setattr("activities.call_service.HEARTBEAT_EVERY_S", 0.001)
+    monkeypatch.setattr("activities.call_service.BEATS_MARGIN_S", 0.2)
+    beats: list[float] = []
+    environment, clock = ActivityEnvironment(), asyncio.get_running_loop().time
+
+    async def hangs(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("paymaster.providers.exchange.Exchange.attempt", hangs)
+    environment.on_heartbeat = lambda *details: beats.append(clock())
+    async with calling() as caller:
+        call, began = asyncio.create_task(caller.call("openai", environment)), clock()
+        await asyncio.sleep(0.6)
+        assert not call.done()
+        call.cancel()
+    assert beats
+    assert beats[-1] - began < 0.4
