@@ -15,6 +15,8 @@ from wire import BASE_URLS, GRANT
 
 from paymaster.messages import Billing, LLMRequest, ServiceCall
 from paymaster.providers.answers import HttpAnswer, read_answer
+from paymaster.providers.listed_counts import with_listed_counts
+from paymaster.providers.provider import WireUsage
 from paymaster.settings import Api, ServiceSettings
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -189,3 +191,11 @@ def test_no_less_is_charged_than_the_list_says(
     if found.billing is Billing.BILLED and listed is not None:
         assert found.facts.cost_nanos is not None
         assert found.facts.cost_nanos >= listed
+
+
+def test_words_that_are_none_are_passed_over() -> None:
+    """genai-prices calls `.lower()` on whatever stands where the time of a cache ought to."""
+    usage = {"inputTokens": 1, "outputTokens": 1, "cacheDetails": [{"ttl": 5, "inputTokens": 1}]}
+    found = WireUsage(input_tokens=1, output_tokens=1)
+    at = "https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1"
+    assert with_listed_counts(found, usage, at) == found
