@@ -65,9 +65,11 @@ def price_of(settings: Settings, service: str, model: str, at: datetime, asked: 
     if found is None:
         return None
     provider, info = found
-    source = AT_CHOICE.join([f"{_list_name()}: {provider.id}/{info.id}", *asked.chooses])
-    factor = _factor(settings_of_service, model) * _chosen_factor(settings_of_service, asked.chooses)
-    contexts = [{}, *({name: word} for name, word in _words(asked.chooses)), dict(_words(asked.chooses))]
+    unknown = unpriced(settings, service, model, at, asked.chooses)
+    chosen = [choice for choice in asked.chooses if choice not in unknown]
+    source = AT_CHOICE.join([f"{_list_name()}: {provider.id}/{info.id}", *chosen])
+    factor = _factor(settings_of_service, model) * _chosen_factor(settings_of_service, chosen)
+    contexts = [{}, *({name: word} for name, word in _words(chosen)), dict(_words(chosen))]
     prices = [
         _price(rates, source, factor, asked) for context in contexts for rates in _rates_of_a_day(info, at, context)
     ]

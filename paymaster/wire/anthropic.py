@@ -20,7 +20,8 @@ from paymaster.wire.measured import (
     unknown,
     without,
 )
-from paymaster.wire.members import members, value_text, with_values
+from paymaster.wire.members import with_values
+from paymaster.wire.thinking import below_cap
 
 _FREE = frozenset(
     {
@@ -117,8 +118,6 @@ _OWN_TOOL_BYTES = 3_000
 """For such a description. Anthropic's page "Pricing" has 245 tokens for bash, 700 for the text editor, and for the
 computer 735 with 499 of its system prompt."""
 _CAP = "max_tokens"
-_THINKING_LEAST = 1_024
-"""The smallest `budget_tokens` that Anthropic takes; it must be smaller than `max_tokens`."""
 _HEADERS = frozenset({"anthropic-version", "anthropic-beta", "x-app", "x-claude-code-session-id"})
 """Of the caller, that are passed on. A key never is."""
 
@@ -156,10 +155,7 @@ def sent(body: bytes, *, model: str, cap: int) -> bytes:
     values = {"model": json.dumps(model)}
     if asked is None or asked > cap:
         values[_CAP] = str(cap)
-    thought = object_of(data.get("thinking")).get("budget_tokens")
-    if _CAP in values and isinstance(thought, int) and thought >= cap > _THINKING_LEAST:
-        thinking = value_text(text, members(text)["thinking"])
-        values["thinking"] = with_values(thinking, {"budget_tokens": str(cap - 1)})
+        values |= below_cap(text, data, "thinking", "budget_tokens", cap)
     return with_values(text, values).encode()
 
 

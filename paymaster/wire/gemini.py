@@ -129,7 +129,7 @@ def measured(wire: Wire) -> Measured:
         documents=kinds.count("document"),
         streams=asked.streams,
         needs=once([*(_embed_needs(data) if asked.embeds else _needs(data, config)), *_part_needs(parts)]),
-        chooses=() if tier in _USUAL_TIERS else (f"service_tier={tier}",),
+        chooses=once(() if tier in _USUAL_TIERS else (f"service_tier={tier}",)),
     )
 
 

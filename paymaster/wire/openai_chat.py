@@ -11,6 +11,7 @@ from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import Measured, body_object, kind_of, model_of, number_of, once, seen_bytes, unknown
 from paymaster.wire.members import members, value_text, with_name, with_values
+from paymaster.wire.thinking import below_cap
 
 _FREE = frozenset(
     {
@@ -81,6 +82,8 @@ _FREE_IN_MESSAGES = frozenset(
 )
 """Keys of a message that say nothing but what stands there."""
 _CAPS = ("max_completion_tokens", "max_tokens")
+_BUDGETS = (("thinking", "budget_tokens"), ("reasoning", "max_tokens"))
+"""Of thinking, where servers take one: Anthropic's and OpenRouter's."""
 _OUTPUTS_MAX = 128
 _USUAL_TIERS = (None, "auto", "default", "on_demand")
 """At which the listed prices hold; the last is Groq's word."""
@@ -127,6 +130,8 @@ def sent(body: bytes, *, model: str, cap: int, cap_name: str) -> bytes:
         asked = number_of(data, name)
         if asked is None or asked > cap:
             values[name] = str(cap)
+            for holder, budget in _BUDGETS:
+                values |= below_cap(text, data, holder, budget, cap)
     if data.get("stream") is True and not _wants_usage(data):
         given = value_text(text, members(text)["stream_options"]) if data.get("stream_options") else "{}"
         values["stream_options"] = with_values(given, {"include_usage": "true"})

@@ -4,7 +4,6 @@ They are not part of this project: `PAYMASTER_SDK_RECORDINGS` names a folder tha
 repository. `PYTHONPATH=.:tests/support python tests/support/sdk_recordings.py` prints the figures of all of them.
 """
 
-import asyncio
 import gzip
 import json
 import os
@@ -21,16 +20,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from genai_prices.data_snapshot import get_snapshot
-from temporalio.testing import ActivityEnvironment
+from reserving import reserve_of
 from wire import GRANT
 
-from activities.reserve import ReserveActivities
 from paymaster.admission.routing import bound_nanos
 from paymaster.calls.cost import OWN_FIGURE, cost_nanos
-from paymaster.messages import Attempt, Billing, CallRef, Denied, LLMRequest, Reserve, ReserveRequest, ServiceCall
+from paymaster.messages import Attempt, Billing, LLMRequest, ServiceCall
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.providers.answers import HttpAnswer, Reading, read_answer
-from paymaster.providers.bounds import facts_of
 from paymaster.providers.registry import wire_format
 from paymaster.settings import Api, Settings
 from paymaster.wire.dialects import dialect_of, measured
@@ -40,8 +37,10 @@ from paymaster.wire.members import members, value_text
 NOW_MS = 1_795_348_800_000  # 2026-11-22T12:00Z
 OUTPUT_MAX = 200_000
 """The cap where the recorded request had none."""
+LOW_CAP = 1_100
+"""A grant's cap that is below what most requests ask for."""
 SET: Mapping[Dialect, frozenset[str]] = {
-    "openai": frozenset({"model", "max_tokens", "max_completion_tokens", "stream_options"}),
+    "openai": frozenset({"model", "max_tokens", "max_completion_tokens", "stream_options", "thinking", "reasoning"}),
     "openai-responses": frozenset({"model", "max_output_tokens"}),
     "openai-embeddings": frozenset({"model"}),
     "anthropic": frozenset({"model", "max_tokens", "thinking", "anthropic_version"}),
@@ -183,16 +182,6 @@ def _service(dialect: Dialect, host: str, path: str) -> tuple[Api, str]:
     return apis.get(dialect, "azure-openai" if host.endswith(".azure.com") else "openai"), host + prefix
 
 
-class _Commits:
-    """Takes the command, and grants nothing."""
-
-    command: Reserve
-
-    async def submit(self, command: Reserve) -> Denied:
-        self.command = command
-        return Denied(hold_id=command.hold_id, reason="none", detail="")
-
-
 def judge(interaction: Interaction) -> Verdict:
     """Sends it as far as a worker would, and reads the recorded answer."""
     verdict = Verdict()
@@ -203,7 +192,7 @@ def judge(interaction: Interaction) -> Verdict:
     verdict.needs, verdict.chooses = asked.needs, asked.chooses
     settings = _settings(interaction, asked.model, (*asked.needs, *(each.partition("=")[0] for each in asked.chooses)))
     request = LLMRequest(route=f"it/{asked.model}", budget="acme", wire=interaction.wire)
-    command = _reserve(settings, request)
+    command = reserve_of(settings, request, at_ms=NOW_MS)
     candidate = command.candidates[0]
     if candidate.refused is not None or candidate.price is None:
         verdict.refused = candidate.refused or "no price"
@@ -217,8 +206,10 @@ def judge(interaction: Interaction) -> Verdict:
         }
     )
     service = settings.services["it"]
-    sent = wire_format(interaction.wire, service).build(interaction.wire, grant, service, asked.outputs)
-    verdict.changed = list(_changes(interaction, sent.body))
+    for cap in (candidate.max_output_tokens, LOW_CAP * max(1, asked.outputs)):
+        lowered = grant.model_copy(update={"max_output_tokens": cap})
+        sent = wire_format(interaction.wire, service).build(interaction.wire, lowered, service, asked.outputs)
+        verdict.changed += _changes(interaction, sent.body)
     reading = read_answer(
         ServiceCall(grant=grant, request=request),
         service,
@@ -248,25 +239,6 @@ def _settings(interaction: Interaction, model: str, allow: tuple[str, ...]) -> S
     return Settings.model_validate({"services": {"it": service}})
 
 
-def _reserve(settings: Settings, request: LLMRequest) -> Reserve:
-    commits: Any = _Commits()
-    nobody: Any = None
-    asked = ReserveRequest(
-        hold_id="run/1",
-        call=CallRef(workflow_id="call/c", run_id="run"),
-        route=request.route,
-        budget=request.budget,
-        on_exhausted=None,
-        wait_at_most_ms=None,
-        started_at_ms=NOW_MS,
-        asked_at_ms=NOW_MS,
-        priority=0,
-        **facts_of(request)._asdict(),
-    )
-    asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody).reserve, asked))
-    return commits.command
-
-
 def _changes(interaction: Interaction, sent: bytes) -> Iterator[str]:
     text, body = interaction.wire.body.decode(), sent.decode()
     found, after = members(text), members(body)
@@ -275,11 +247,12 @@ def _changes(interaction: Interaction, sent: bytes) -> Iterator[str]:
         yield "order"
     yield from (name for name in kept if value_text(body, after[name]) != value_text(text, found[name]))
     # Within what is set nothing else changes: what is longer than its text of before has only the cap more.
-    for name in ("generationConfig", "generation_config", "thinking"):
+    for name in ("generationConfig", "generation_config", "thinking", "reasoning"):
         if name in found and name in after:
-            before, now = json.loads(value_text(text, found[name])) or {}, json.loads(value_text(body, after[name]))
+            before = json.loads(value_text(text, found[name])) or {}
+            now = json.loads(value_text(body, after[name])) or {}
             rest = {key for key in {*before, *now} if before.get(key) != now.get(key)}
-            if not rest <= {"maxOutputTokens", "max_output_tokens", "budget_tokens"}:
+            if not rest <= {"maxOutputTokens", "max_output_tokens", "budget_tokens", "max_tokens"}:
                 yield name
 
 

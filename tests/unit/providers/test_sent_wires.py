@@ -24,7 +24,7 @@ from paymaster.wire.members import members, value_text
 GENERATE = "models/writer:generateContent"
 SPOKEN = [(api, dialect) for api, provider in PROVIDERS.items() for dialect in provider.dialects]
 SET: Mapping[Dialect, tuple[str, ...]] = {
-    "openai": ("model", "max_tokens", "max_completion_tokens", "stream_options"),
+    "openai": ("model", "max_tokens", "max_completion_tokens", "stream_options", "thinking", "reasoning"),
     "openai-responses": ("model", "max_output_tokens"),
     "openai-embeddings": ("model",),
     "anthropic": ("model", "max_tokens", "thinking", "anthropic_version"),

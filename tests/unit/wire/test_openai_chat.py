@@ -130,6 +130,15 @@ def test_the_cap_is_lowered_and_never_raised(asked: bytes, changed: bytes | None
         assert found == expected % changed
 
 
+@pytest.mark.parametrize(("holder", "budget"), [("thinking", "budget_tokens"), ("reasoning", "max_tokens")])
+def test_thinking_stays_below_a_cap_that_is_lowered(holder: str, budget: str) -> None:
+    for given, cap, left in ((4_000, 2_000, 1_999), (1_500, 2_000, 1_500), (4_000, 500, 4_000)):
+        asked = body(max_tokens=5_000, **{holder: {budget: given, "a": 1.0}})
+        expected = asked.replace(b'"max_tokens": 5000', b'"max_tokens": %d' % cap).replace(b"writer", b"m-1")
+        expected = expected.replace(b'"%s": %d' % (budget.encode(), given), b'"%s": %d' % (budget.encode(), left))
+        assert sent(asked, model="m-1", cap=cap, cap_name="max_tokens") == expected
+
+
 def test_a_stream_says_what_is_billed() -> None:
     for options, expected in (
         ({}, {"include_usage": True}),

@@ -1,0 +1,112 @@
+"""What is reserved for a wire call: its candidates, at the price that it chooses, or why they cannot be asked."""
+
+import json
+from typing import Any
+
+import pytest
+from reserving import reserve_of
+
+from paymaster.admission.routing import bound_nanos
+from paymaster.messages import Candidate, LLMRequest
+from paymaster.messages.wire import Dialect, Wire
+from paymaster.settings import Settings
+
+SETTINGS = Settings.model_validate(
+    {
+        "services": {
+            "openai": {
+                "api": "openai",
+                "base_url": "https://api.openai.com/v1",
+                "models": {
+                    "ours": {"price": {"input": "1", "output": "4"}},
+                    "gpt-6-sol": {"max_output_tokens": 500, "context_tokens": 9_000},
+                    "text-embedding-3-small": {"context_tokens": 8_191},
+                },
+            },
+            "allowing": {
+                "api": "openai",
+                "base_url": "https://api.openai.com/v1",
+                "allow": ["service_tier", "web_search_options"],
+                "models": {"ours": {"price": {"input": "1", "output": "4"}}},
+            },
+            "responses": {"api": "openai-responses", "base_url": "https://api.openai.com/v1"},
+            "claude": {
+                "api": "anthropic",
+                "base_url": "https://api.anthropic.com/v1",
+                "models": {"claude-opus-5": {"image_tokens_max": 5_000}},
+            },
+            "google": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"},
+        }
+    }
+)
+
+
+def candidate(route: str, dialect: Dialect = "openai", path: str | None = None, **body: Any) -> tuple[Candidate, int]:
+    """And its bound in nano-dollars; 0 without a price."""
+    text = json.dumps({"model": "m", **body}).encode()
+    request = LLMRequest(route=route, budget="acme", wire=Wire(dialect=dialect, path=path, body=text))
+    command = reserve_of(SETTINGS, request)
+    (found,) = command.candidates
+    return found, 0 if found.price is None else bound_nanos(command, found)
+
+
+@pytest.mark.parametrize(
+    ("route", "dialect", "chosen", "times"),
+    [
+        ("openai/gpt-6-sol", "openai", {"service_tier": "priority"}, 2),
+        ("responses/gpt-6-sol", "openai-responses", {"service_tier": "priority"}, 2),
+        ("openai/gpt-6-sol", "openai", {"service_tier": "flex"}, 1),
+        ("claude/claude-opus-5", "anthropic", {"speed": "fast"}, 2),
+        ("claude/claude-opus-5", "anthropic", {"speed": "fast", "inference_geo": "us"}, 2.2),
+    ],
+)
+def test_a_choice_is_held_at_its_own_price(route: str, dialect: Dialect, chosen: dict[str, str], times: float) -> None:
+    (plain, _), (found, _) = candidate(route, dialect), candidate(route, dialect, **chosen)
+    assert plain.price is not None
+    assert found.price is not None
+    assert (plain.refused, found.refused) == (None, None)
+    assert found.price.input_nanos == plain.price.input_nanos * times
+    assert found.price.output_nanos == round(plain.price.output_nanos * times)
+
+
+def test_a_choice_without_a_known_price_needs_leave() -> None:
+    for found, _ in (
+        candidate("openai/ours", service_tier="priority"),
+        candidate("openai/gpt-6-sol", service_tier="ultrafast"),
+        candidate("google/gemini-2.5-pro", "gemini", "models/m:generateContent", model=None, serviceTier="priority"),
+    ):
+        assert 'add allow = ["service_tier"] under' in (found.refused or "")
+    found, _ = candidate("allowing/ours", service_tier="priority", web_search_options={})
+    assert found.refused is None
+    found, _ = candidate("allowing/gpt-6-sol", service_tier="x" * 10_000)
+    assert found.price is not None
+    assert "xxx" not in found.price.source
+    found, _ = candidate("allowing/ours", web_search_options={}, plugins=[1])
+    assert 'add allow = ["plugins"] under [services.allowing]' in (found.refused or "")
+
+
+def test_embeddings_are_held_by_their_input_alone() -> None:
+    """text-embedding-3-small: $0.02 for a million tokens. Many texts may be more than the context of one."""
+    found, bound = candidate("openai/text-embedding-3-small", "openai-embeddings", input=["x" * 10_000] * 3)
+    assert (found.refused, found.context_tokens, found.max_output_tokens) == (None, None, 1)
+    assert 30_000 <= bound // 20 <= 32_000
+    found, _ = candidate("openai/text-embedding-3-small", messages=[])
+    assert found.price is None, "a chat with it has no price of output"
+
+
+def test_outputs_and_media_are_held_all_together() -> None:
+    found, _ = candidate("openai/gpt-6-sol", n=3, max_tokens=100)
+    assert (found.max_output_tokens, found.context_tokens) == (300, 9_200)
+    image = {"type": "image", "source": {"type": "url", "url": "https://a/b"}}
+    found, _ = candidate("claude/claude-opus-5", "anthropic", messages=[{"role": "user", "content": [image, image]}])
+    assert (found.refused, found.media_tokens) == (None, 10_000)
+    document = {**image, "type": "document"}
+    found, _ = candidate("claude/claude-opus-5", "anthropic", messages=[{"role": "user", "content": [document]}])
+    assert "document_tokens_max" in (found.refused or "")
+
+
+def test_a_service_of_another_dialect_is_passed_over_in_words() -> None:
+    found, _ = candidate("claude/claude-opus-5", "openai-responses")
+    assert found.refused == (
+        'the call is written in the format "openai-responses", which api = "anthropic" does not speak'
+    )
