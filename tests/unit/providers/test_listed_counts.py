@@ -195,7 +195,7 @@ def test_no_less_is_charged_than_the_list_says(
 
 def test_words_that_are_none_are_passed_over() -> None:
     """genai-prices calls `.lower()` on whatever stands where the time of a cache ought to."""
-    usage = {"inputTokens": 1, "outputTokens": 1, "cacheDetails": [{"ttl": 5, "inputTokens": 1}]}
+    usage: dict[str, Any] = {"inputTokens": 1, "outputTokens": 1, "cacheDetails": [{"ttl": 5, "inputTokens": 1}]}
     found = WireUsage(input_tokens=1, output_tokens=1)
     at = "https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1"
     assert with_listed_counts(found, usage, at) == found
