@@ -3,12 +3,14 @@
 import importlib
 import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from counting_server import CountingServer, FakeService, Reply
+from disk_storage import THRESHOLD, on_disk
 from nexus_agents import Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge
 from nexus_callers import CALLERS_TASK_QUEUE, callers_of, make_endpoint
 from nexusrpc import HandlerError
@@ -16,6 +18,7 @@ from page_snippets import snippets
 from paymaster_process import Databases, Site, configuration, new_namespace, running_site, settled_books, until
 from stored_rows import entries_of_call
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, CancelledError, NexusOperationError
 
@@ -179,6 +182,24 @@ async def test_an_answer_that_is_too_large_is_read_in_pieces(callers: Client, se
     service.text = lambda request: "short"
     assert (reason, int(size) > 2_000_000) == ("answer_too_large", True)
     assert guess.startswith("the stored answer is gone")
+
+
+async def test_a_wire_call_as_other_languages_write_it(callers: Client) -> None:
+    """Its body is the JSON as one text."""
+    body = '{"model": "nexus", "messages": [{"role": "user", "content": "Waves?"}]}'
+    request = {"route": "nexus", "wire": {"dialect": "openai", "body": body}}
+    result = await callers.execute_workflow(
+        AsksAnything.run, args=["content", request], id="as-text", task_queue=CALLERS_TASK_QUEUE
+    )
+    assert result.text == "answer to Waves?"
+
+
+async def test_what_only_the_callers_storage_has_is_refused(site: Site, tmp_path: Path) -> None:
+    """A caller's client may put away what is large; these workers have no such storage."""
+    converter = replace(pydantic_data_converter, external_storage=on_disk(tmp_path))
+    async with callers_of(site, converter) as client:
+        refusal = await error_of(client, "content", {"route": "nexus", "prompt": "x" * THRESHOLD})
+    assert "which this worker does not have: set [payloads] storage" in refusal
 
 
 async def test_any_data_converter_will_do(site: Site) -> None:
