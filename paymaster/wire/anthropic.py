@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from paymaster.values.json_reading import list_of, object_of, text_of
+from paymaster.values.json_reading import object_of, text_of
 from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import (
@@ -15,6 +15,7 @@ from paymaster.wire.measured import (
     kind_of,
     model_of,
     number_of,
+    objects_of,
     once,
     seen_bytes,
     unknown,
@@ -128,10 +129,9 @@ def measured(body: bytes) -> Measured:
     blocks: list[dict[str, JsonValue]] = []
     seen = {**data, "system": _taken_apart(data.get("system"), blocks)}
     seen["messages"] = [
-        {**message, "content": _taken_apart(message.get("content"), blocks)}
-        for message in map(object_of, list_of(data.get("messages")))
+        {**message, "content": _taken_apart(message.get("content"), blocks)} for message in objects_of(data, "messages")
     ]
-    tools = [object_of(tool) for tool in list_of(data.get("tools"))]
+    tools = objects_of(data, "tools")
     cap = number_of(data, _CAP, least=0)  # 0 fills the cache
     own_tools = sum(_OWN_TOOLS.fullmatch(kind_of(tool)) is not None for tool in [*tools, *_added_tools(blocks)])
     return Measured(
@@ -170,12 +170,12 @@ def _needs(data: dict[str, JsonValue]) -> Iterator[str]:
             yield from unknown(object_of(data[name]), _FREE_WITHIN[name], f"{name}.")
         elif name == "context_management":
             yield from unknown(object_of(data[name]), ("edits",), f"{name}.")
-            for edit in map(object_of, list_of(object_of(data[name]).get("edits"))):
+            for edit in objects_of(object_of(data[name]), "edits"):
                 if kind_of(edit) not in _EDITS:
                     yield f"{name}.{kind_of(edit)}"
         else:
             yield name
-    for message in map(object_of, list_of(data.get("messages"))):
+    for message in objects_of(data, "messages"):
         for name in unknown(message, ("role", "content")):
             if name != "output_config":
                 yield f"messages.{name}"

@@ -77,6 +77,22 @@ def number_of(data: Mapping[str, JsonValue], name: str, least: int = 1, most: in
     return number
 
 
+def objects_of(data: Mapping[str, JsonValue], name: str) -> list[dict[str, JsonValue]]:
+    """The objects of the list of that name; empty without one.
+
+    Raises BadBody for anything else, which some server might read as if it were such a list.
+    """
+    listed = data.get(name)
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        raise BadBody(f"{name} is no list")
+    objects = [each for each in listed if isinstance(each, dict)]
+    if len(objects) < len(listed):
+        raise BadBody(f"{name} has something in it that is no object")
+    return objects
+
+
 def unknown(data: Mapping[str, JsonValue], known: Collection[str], prefix: str = "") -> Iterator[str]:
     """The names of the members that are not known, but for those that are null or an empty list."""
     return (f"{prefix}{name}" for name, value in data.items() if name not in known and value not in (None, []))

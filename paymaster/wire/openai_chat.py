@@ -9,7 +9,17 @@ from pydantic import JsonValue
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
-from paymaster.wire.measured import Measured, body_object, kind_of, model_of, number_of, once, seen_bytes, unknown
+from paymaster.wire.measured import (
+    Measured,
+    body_object,
+    kind_of,
+    model_of,
+    number_of,
+    objects_of,
+    once,
+    seen_bytes,
+    unknown,
+)
 from paymaster.wire.members import members, value_text, with_name, with_values
 from paymaster.wire.thinking import below_cap
 
@@ -101,7 +111,7 @@ def measured(body: bytes) -> Measured:
     """Raises BadBody."""
     data = body_object(body)
     caps = [number_of(data, name) for name in _CAPS]
-    parts = [part for message in map(object_of, list_of(data.get("messages"))) for part in _parts(message)]
+    parts = [part for message in objects_of(data, "messages") for part in _parts(message)]
     return Measured(
         model=model_of(data),
         input_bytes=seen_bytes(_without_media(data)),
@@ -175,18 +185,19 @@ def _is_usage_chunk(event: str) -> bool:
 
 def _parts(message: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     content = message.get("content")
-    return [object_of(part) for part in content] if isinstance(content, list) else []
+    listed = [content] if isinstance(content, dict) else list_of(content)
+    return [object_of(part) for part in listed]
 
 
 def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
     for name in unknown(data, _FREE | {"service_tier"}):
         if name != "modalities" or data[name] != ["text"]:
             yield name
-    for tool in map(object_of, list_of(data.get("tools"))):
+    for tool in objects_of(data, "tools"):
         kind = "function" if "type" not in tool and "function" in tool else kind_of(tool)  # as Mistral's SDK writes it
         if kind not in _TOOLS:
             yield f"tools.{kind}"
-    for message in map(object_of, list_of(data.get("messages"))):
+    for message in objects_of(data, "messages"):
         yield from unknown(message, _FREE_IN_MESSAGES, "messages.")
     for part in parts:
         kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
@@ -197,21 +208,21 @@ def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Ite
 def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
     if data.get("service_tier") not in _USUAL_TIERS:
         yield f"service_tier={data['service_tier']}"
-    messages = map(object_of, list_of(data.get("messages")))
-    yield from kept_for((data, *messages, *parts, *map(object_of, list_of(data.get("tools")))))
+    messages = objects_of(data, "messages")
+    yield from kept_for((data, *messages, *parts, *objects_of(data, "tools")))
 
 
 def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    messages: list[JsonValue] = [_reduced(message) for message in list_of(data.get("messages"))]
+    messages: list[JsonValue] = [_reduced(message) for message in objects_of(data, "messages")]
     return {**data, "messages": messages}
 
 
-def _reduced(message: JsonValue) -> JsonValue:
-    fields, content = object_of(message), object_of(message).get("content")
+def _reduced(message: dict[str, JsonValue]) -> JsonValue:
+    content = message.get("content")
     if not isinstance(content, list):
         return message
-    parts: list[JsonValue] = [_without_bytes(object_of(part)) if isinstance(part, dict) else part for part in content]
-    return {**fields, "content": parts}
+    parts: list[JsonValue] = [_without_bytes(part) if isinstance(part, dict) else part for part in content]
+    return {**message, "content": parts}
 
 
 def _without_bytes(part: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -14,6 +14,7 @@ from paymaster.wire.measured import (
     kind_of,
     model_of,
     number_of,
+    objects_of,
     once,
     seen_bytes,
     unknown,
@@ -122,7 +123,7 @@ _HEADERS = frozenset(
 def measured(body: bytes) -> Measured:
     """Raises BadBody."""
     data = body_object(body)
-    items = [object_of(item) for item in list_of(data.get("input"))]
+    items = [] if isinstance(data.get("input"), str) else objects_of(data, "input")
     parts = [part for item in items for part in _parts(item)]
     seen: dict[str, JsonValue] = dict(data)
     if isinstance(data.get("input"), list):
@@ -165,12 +166,12 @@ def _needs(
         for within in unknown(object_of(data[name]), _FREE_WITHIN[name], f"{name}."):
             if object_of(data[name])[within.removeprefix(f"{name}.")] not in _USUAL.get(within, ()):
                 yield within
-    yield from _tool_needs(list_of(data.get("tools")))
+    yield from _tool_needs(objects_of(data, "tools"))
     for item in items:
         kind = _item_kind(item)
         if kind not in _ITEMS:
             yield f"input.{kind}"
-        yield from _tool_needs(list_of(item.get("tools")) if kind in ("additional_tools", "tool_search_output") else [])
+        yield from _tool_needs(objects_of(item, "tools") if kind in ("additional_tools", "tool_search_output") else [])
     for part in parts:
         kind = kind_of(part)
         if "file_id" in part and part["file_id"] is not None:
@@ -187,16 +188,16 @@ def _chooses(
     yield from kept_for((data, *items, *parts))
 
 
-def _tool_needs(tools: list[JsonValue]) -> Iterator[str]:
+def _tool_needs(tools: list[dict[str, JsonValue]]) -> Iterator[str]:
     """Of a namespace, what its tools need."""
-    for tool in map(object_of, tools):
+    for tool in tools:
         kind = kind_of(tool)
         runs_here = kind == "shell" and object_of(tool.get("environment")).get("type") == "local"
         searches_there = kind == "tool_search" and tool.get("execution") != "client"
         if (kind not in _TOOLS and not runs_here) or searches_there:
             yield f"tools.{kind}"
         if kind == "namespace":
-            yield from _tool_needs(list_of(tool.get("tools")))
+            yield from _tool_needs(objects_of(tool, "tools"))
 
 
 def _item_kind(item: dict[str, JsonValue]) -> str:

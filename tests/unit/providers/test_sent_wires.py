@@ -44,7 +44,7 @@ PATHS: Mapping[tuple[Api, Dialect], str] = {
 }
 objects = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_characters="_"), max_size=4)
-    | st.sampled_from(["messages", "input", "contents", "temperature", "tools"]),
+    | st.sampled_from(["temperature", "metadata", "user"]),
     values,
     max_size=5,
 )

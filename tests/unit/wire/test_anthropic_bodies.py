@@ -156,7 +156,20 @@ def test_a_call_that_only_fills_the_cache_has_a_bound() -> None:
     assert json.loads(sent(body(max_tokens=0), model="m", cap=40))["max_tokens"] == 0
 
 
-@pytest.mark.parametrize("wrong", [b"", b"[]", b'{"max_tokens":1}', body(max_tokens=-1), body(max_tokens="many")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"[]",
+        b'{"max_tokens":1}',
+        body(max_tokens=-1),
+        body(max_tokens="many"),
+        body(messages=["x"]),
+        body(messages={}),
+        body(tools={}),
+        body(context_management={"edits": {}}),
+    ],
+)
 def test_a_body_that_is_none_is_refused(wrong: bytes) -> None:
     with pytest.raises(BadBody):
         measured(wrong)

@@ -148,7 +148,18 @@ def test_what_only_looks_like_media_is_counted(hidden: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [b"", b"[]", b'{"input":"x"}', body(max_output_tokens=0), body(max_output_tokens=1.5)]
+    "wrong",
+    [
+        b"",
+        b"[]",
+        b'{"input":"x"}',
+        body(max_output_tokens=0),
+        body(max_output_tokens=1.5),
+        body(input=["x"]),
+        body(input={}),
+        body(tools={}),
+        body(tools=[{"type": "namespace", "tools": {}}]),
+    ],
 )
 def test_a_body_that_is_none_is_refused(wrong: bytes) -> None:
     with pytest.raises(BadBody):
