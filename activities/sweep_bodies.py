@@ -15,8 +15,8 @@ from paymaster.storage.call_bodies import bodies_to_look_at, delete_bodies, has_
 
 LOOKED_AT_ONCE = 500
 """Bodies that are looked at before the next ones are read from the database."""
-ASKED_AT_ONCE = 20
-"""Questions to Temporal at a time."""
+ASKED_AT_ONCE = 5
+"""Questions to Temporal at a time: calls need it more."""
 
 
 class SweepBodiesActivities:

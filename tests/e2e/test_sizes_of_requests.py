@@ -128,7 +128,7 @@ async def test_eight_megabytes_and_a_long_stream_go_through(
     await settled_books(site, service)
 
 
-async def test_without_storage_large_requests_are_refused(site: Site, service: FakeService) -> None:
+async def test_without_storage_large_requests_are_refused(site: Site, service: FakeService, folder: Path) -> None:
     """In words, and answers are read in pieces, although the workers have a storage: who has none gets none by it."""
     reply, answer = stream(60_000)
     for number, plugins in enumerate(([], [PaymasterPlugin(PLAIN)])):
@@ -138,6 +138,12 @@ async def test_without_storage_large_requests_are_refused(site: Site, service: F
         assert (outcome, reason, service.count) == (Outcome.DENIED, "request_too_long", count)
         assert "bytes as JSON and may have 1,900,000" in detail
         assert "[payloads] storage" in detail
+        history = await client.get_workflow_handle(f"without-{number}").fetch_history()
+        given_later = DataConverter(
+            payload_converter_class=pydantic_data_converter.payload_converter_class, external_storage=on_disk(folder)
+        )
+        later = Replayer(workflows=[Large], data_converter=given_later, plugins=[PaymasterPlugin(PLAIN)])
+        await later.replay_workflow(history)
         service.script.append(reply)
         digest = hashlib.sha256(answer).hexdigest()
         assert await asked(client, f"without-{number}-2", 100) == [Outcome.COMPLETED, "0", digest]

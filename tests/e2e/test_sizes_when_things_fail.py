@@ -208,7 +208,7 @@ async def test_the_sweep_ends_when_nothing_is_left(
 async def test_stored_answers_are_encrypted(
     stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As payloads are: whoever reads the database and has no key reads nothing of them."""
+    """Whoever reads the database and has no key reads nothing of them."""
     monkeypatch.setenv("PAYMASTER_KEY_OF_PAYLOADS", b64encode(os.urandom(32)).decode())
     settings = tables(service) | {"encryption": {"keys": ["of-payloads"]}}
     environment = {name: os.environ[name] for name in ("PAYMASTER_KEY_OF_PAYLOADS",)}

@@ -53,3 +53,18 @@ def test_a_request_without_it_does_not_speak_of_it() -> None:
     """An older worker takes it, and its digest is what it was."""
     plain = LLMRequest(route="writer", budget="acme", prompt="Hello")
     assert "wire" not in plain.model_dump_json()
+
+
+def test_a_body_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many messages it goes through: a large one takes a quarter of a second each time."""
+    packed: list[int] = []
+
+    def counts(data: bytes) -> str:
+        packed.append(len(data))
+        return pack(data)
+
+    monkeypatch.setattr("paymaster.messages.wire.pack", counts)
+    asked = request()
+    again = LLMRequest.model_validate_json(asked.model_dump_json())
+    assert BODY.decode() not in again.model_copy(update={"call_id": "x"}).model_dump_json() + asked.model_dump_json()
+    assert packed == [len(BODY)]

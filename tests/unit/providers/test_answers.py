@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from large_answers import chunks
 from wire import GRANT, ask
 
 from paymaster import redaction
@@ -96,6 +97,18 @@ async def test_any_other_encoding_is_refused(encodings: list[str]) -> None:
 async def test_what_is_no_gzip_or_cut_off_is_refused(sent: bytes) -> None:
     with pytest.raises(BodyUnreadable):
         await read_body(pieces(sent), ["gzip"], MB)
+
+
+async def test_a_long_answer_is_held_compressed_while_it_arrives() -> None:
+    """17 MB of a stream of single tokens: a thousand of them may arrive at once."""
+    said = b"".join(chunks(60_000))
+    tracemalloc.start()
+    body = await read_body(pieces(said), [], 40 * MB)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(body) == len(said) > 16 * MB
+    assert held < 5 * MB
+    assert body.whole() == said
 
 
 async def test_an_answer_that_grows_without_end_is_read_to_its_limit() -> None:
