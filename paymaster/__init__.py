@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         PaymasterError,
     )
     from paymaster.messages import ChatMessage, Document, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
+    from paymaster.passed_through import sandbox
     from paymaster.plugin import PaymasterPlugin
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "answer_pieces",
     "generate",
     "read_answer",
+    "sandbox",
     "try_generate",
 ]
 
@@ -54,6 +56,7 @@ _HOME = {
     "LLMResult": "messages",
     "Outcome": "messages",
     "PaymasterPlugin": "plugin",
+    "sandbox": "passed_through",
 }
 
 

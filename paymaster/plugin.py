@@ -10,27 +10,18 @@ from temporalio.common import HeaderCodecBehavior
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, ServiceClient
-from temporalio.worker import Interceptor, ReplayerConfig, WorkerConfig, WorkflowInterceptorClassInput, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker import Interceptor, ReplayerConfig, WorkerConfig, WorkflowInterceptorClassInput
 
 from paymaster.keys.ring import key_source
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
 from paymaster.messages.temporal_names import STORAGES_FUNCTION
+from paymaster.passed_through import with_sandbox
 from paymaster.security.composition import ComposedConverter, composed
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.payloads import PaymasterPayloadConverter
 from paymaster.security.team_codec import team_codec
 from paymaster.security.team_storage import storage_names, team_storage
 from paymaster.settings import ConfigurationError, Settings, load_settings_if_any
-
-
-def _with_paymaster_passed_through(runner: WorkflowRunner | None) -> WorkflowRunner:
-    """Paymaster's own modules are deterministic: importing them anew for each workflow run would only cost time."""
-    if runner is None:
-        runner = SandboxedWorkflowRunner()
-    if isinstance(runner, SandboxedWorkflowRunner):
-        return replace(runner, restrictions=runner.restrictions.with_passthrough_modules("paymaster"))
-    return runner
 
 
 class _TellsStorages(Interceptor):
@@ -47,9 +38,9 @@ class PaymasterPlugin(SimplePlugin):
     """Give it to `Client.connect(plugins=[PaymasterPlugin()])`; workers of that client have it too.
 
     It encrypts payloads where that is configured, keeps known keys out of failures, and lets workflow code import
-    `paymaster` without the sandbox's copy. What the client has stays: payload converter, codec, failure converter and
-    external storage, also those of other plugins, before or after this one. A client that has no payload converter of
-    its own gets Pydantic's.
+    `paymaster`, and the SDKs over it, without the sandbox's copy. What the client has stays: payload converter, codec,
+    failure converter and external storage, also those of other plugins, before or after this one. A client that has no
+    payload converter of its own gets Pydantic's.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -62,7 +53,7 @@ class PaymasterPlugin(SimplePlugin):
         self._encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
         self._codec = None if settings.encryption.codec is None else team_codec(settings.encryption.codec)
         self._storage = None if settings.payloads.storage is None else team_storage(settings.payloads.storage)
-        super().__init__("paymaster", workflow_runner=_with_paymaster_passed_through)
+        super().__init__("paymaster", workflow_runner=with_sandbox)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Also has a mistake in a request fail the agent that made it, whose task would be tried again for ever. Not

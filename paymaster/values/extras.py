@@ -21,6 +21,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bedrock": ("botocore",),
     "vertex": ("google.auth",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
+    "transport": ("httpx2",),
+    "openai": ("openai",),
+    "anthropic": ("anthropic",),
     "cli": ("platformdirs", "rich", "typer"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""

@@ -237,4 +237,4 @@ def _taken_apart(content: JsonValue, found: list[dict[str, JsonValue]]) -> JsonV
     return content
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/v1/messages",))
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/v1/messages",), sent_headers=sent_headers)

@@ -21,6 +21,16 @@ def measured(wire: Wire) -> Measured:
     return GRAMMARS[wire.dialect].measured(wire)
 
 
+def model_named(wire: Wire) -> str:
+    """The model of the request, without reading all of it. Raises ValueError."""
+    return GRAMMARS[wire.dialect].model_named(wire)
+
+
+def sent_headers(dialect: Dialect, headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of a caller's headers that a provider gets, by their names in lower case."""
+    return GRAMMARS[dialect].sent_headers(headers)
+
+
 def given_back(wire: Wire, stream: bytes) -> bytes:
     """The events of a stream as the caller asked for them."""
     return GRAMMARS[wire.dialect].given_back(wire.body, stream)

@@ -105,6 +105,11 @@ def asked_for(path: str | None) -> Asked:
     return Asked(model, method, ("alt", "sse") in parse_qsl(query))
 
 
+def model_named(wire: Wire) -> str:
+    """Raises BadBody."""
+    return asked_for(wire.path).model
+
+
 def wire_path(url_path: str, query: str) -> str:
     """The part of a URL that a Wire needs; the query without a key, which some callers write there."""
     sse = "?alt=sse" if ("alt", "sse") in parse_qsl(query) else ""
@@ -270,4 +275,10 @@ def _embed_needs(data: dict[str, JsonValue]) -> Iterator[str]:
         yield from unknown(_named(request), _FREE_TO_EMBED - {"requests"}, "requests.")
 
 
-GRAMMAR = Grammar(measured=measured, path_ends=tuple(f":{method}" for method in _METHODS), wire_path=wire_path)
+GRAMMAR = Grammar(
+    measured=measured,
+    path_ends=tuple(f":{method}" for method in _METHODS),
+    wire_path=wire_path,
+    sent_headers=sent_headers,
+    model_named=model_named,
+)

@@ -1,14 +1,20 @@
 """What is known of a dialect by whoever passes its bodies on without reading them."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paymaster.messages.wire import Wire
-from paymaster.wire.measured import Measured
+from paymaster.values.json_reading import object_of
+from paymaster.wire.measured import Measured, model_of
 
 
 def _as_it_came(asked: bytes, stream: bytes) -> bytes:
     return stream
+
+
+def _model_in_body(wire: Wire) -> str:
+    return model_of(object_of(json.loads(wire.body)))
 
 
 def _none(url_path: str, query: str) -> None:
@@ -22,6 +28,10 @@ class Grammar(NamedTuple):
     """What a request asks for. Raises BadBody."""
     path_ends: tuple[str, ...]
     """Of the URL paths that mean this dialect."""
+    sent_headers: Callable[[Mapping[str, str]], dict[str, str]]
+    """Those of a caller's headers that a provider gets, by their names in lower case. A key never is among them."""
+    model_named: Callable[[Wire], str] = _model_in_body
+    """The model that a request names. Raises ValueError."""
     wire_path: Callable[[str, str], str | None] = _none
     """`Wire.path` of a URL path and its query."""
     given_back: Callable[[bytes, bytes], bytes] = _as_it_came

@@ -235,4 +235,6 @@ def _without_bytes(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {**part, kind: reduced}
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/chat/completions",), given_back=given_back)
+GRAMMAR = Grammar(
+    measured=of_body(measured), path_ends=("/chat/completions",), given_back=given_back, sent_headers=sent_headers
+)

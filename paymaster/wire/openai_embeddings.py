@@ -65,4 +65,4 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return passed_on(headers, _HEADERS)
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/embeddings",))
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/embeddings",), sent_headers=sent_headers)

@@ -233,4 +233,4 @@ def _without_bytes(part: dict[str, JsonValue]) -> JsonValue:
     return without(part, _BYTES.get(kind_of(part), ""))
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/responses",))
+GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/responses",), sent_headers=sent_headers)

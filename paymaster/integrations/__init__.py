@@ -1,0 +1,1 @@
+"""The SDKs and frameworks that agents are built with, made durable and put under a budget: an extra each."""

@@ -1,0 +1,65 @@
+"""Which call an HTTP request belongs to: one of its own, or that of an earlier request which its SDK repeats.
+
+Two equal requests on purpose are two calls. A request that its SDK sends once more after a failure is one call, and so
+is that of an activity which is tried again: the number of a request among its equals decides, and an SDK says how often
+it has sent it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+
+REQUESTS_MAX = 10_000
+"""Different requests that are remembered."""
+EQUALS_MAX = 100
+"""Equal requests that have ended and are remembered."""
+
+
+@dataclass
+class _Sent:
+    call_id: str
+    repeats: int
+    """How often its SDK had sent it before, by its own word."""
+    waits: bool
+    """Whether its end is still waited for."""
+
+
+@dataclass
+class _Equals:
+    count: int = 0
+    sent: list[_Sent] = field(default_factory=list[_Sent])
+
+
+class RepeatedRequests:
+    """The requests of one caller, by their digests. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._equals: OrderedDict[str, _Equals] = OrderedDict()
+        self._changing = Lock()
+
+    def begin(self, digest: str, repeats: int, new_id: Callable[[int], str]) -> str:
+        """The id of this request's call. `new_id` makes one of how many equal requests were before it."""
+        with self._changing:
+            equals = self._equals.setdefault(digest, _Equals())
+            self._equals.move_to_end(digest)
+            if len(self._equals) > REQUESTS_MAX:
+                self._equals.popitem(last=False)
+            again = next((sent for sent in equals.sent if not sent.waits and sent.repeats < repeats), None)
+            if again is None:
+                again = _Sent(new_id(equals.count), repeats, waits=True)
+                equals.count += 1
+                equals.sent.append(again)
+            again.repeats, again.waits = repeats, True
+            return again.call_id
+
+    def end(self, digest: str, call_id: str) -> None:
+        """Its SDK has the answer, or its failure, and may send it once more."""
+        with self._changing:
+            equals = self._equals.get(digest, _Equals())
+            for sent in equals.sent:
+                if sent.call_id == call_id:
+                    sent.waits = False
+            ended = [sent for sent in equals.sent if not sent.waits]
+            if len(ended) > EQUALS_MAX:
+                equals.sent.remove(ended[0])

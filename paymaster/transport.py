@@ -1,0 +1,366 @@
+"""An HTTP transport by which an SDK's requests become calls of Paymaster: durable, and under a budget.
+
+It takes what the SDKs of OpenAI, Anthropic and Google send to an LLM, makes a call of it, and gives back the provider's
+answer as it came. Whatever else is sent through it is refused: nothing leaves this process but through Temporal, and no
+key of the caller does.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import cache
+from hashlib import sha256
+from typing import Literal, NamedTuple
+from uuid import uuid4
+
+import httpx2
+from temporalio import activity, workflow
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ChildWorkflowError
+from temporalio.service import RPCError
+
+import paymaster.agent
+import paymaster.client
+from paymaster.errors import AnswerGone, CallDenied, CallIdReused
+from paymaster.messages import LLMRequest, LLMResult, Outcome
+from paymaster.messages.wire import Dialect, Wire
+from paymaster.repeated_requests import RepeatedRequests
+from paymaster.values.money import nanos_to_usd
+from paymaster.wire.dialects import dialect_of, model_named, sent_headers
+from paymaster.wire.event_pieces import event_pieces
+from paymaster.wire.refusals import Told, told
+
+__all__ = ["PaymasterTransport", "SyncPaymasterTransport"]
+
+_REPEATS_HEADER = "x-stainless-retry-count"
+"""By which OpenAI's and Anthropic's SDKs say how often they have sent a request before."""
+_ID_HEADER = "idempotency-key"
+_KEY_LENGTH_MAX = 100
+"""Of a caller's key that is a call's id as it is."""
+_DIGITS_MAX = 3
+_ATTEMPTS_MAX = 1_000
+"""Attempts of activities in this process whose requests are remembered."""
+_CANCEL_WITHIN_S = 10.0
+
+
+class Terms(NamedTuple):
+    """What a request of a provider's format does not say."""
+
+    budget: str
+    route: str | None
+    priority: int
+    on_exhausted: Literal["wait", "fail"] | None
+    wait_at_most: timedelta | None
+    metadata: Mapping[str, str]
+
+
+class _Asked(NamedTuple):
+    """A request of an SDK."""
+
+    request: LLMRequest
+    dialect: Dialect
+    call_id: str | None
+    """That the caller chose. None: none."""
+    repeats: int
+    """How often its SDK has sent it before."""
+
+
+class PaymasterTransport(httpx2.AsyncBaseTransport):
+    """For an SDK's asynchronous client: `AsyncOpenAI(http_client=httpx2.AsyncClient(transport=PaymasterTransport(…)))`.
+
+    In a workflow each request is a child workflow. In an activity, and anywhere else, it is started by a client, and
+    found again by whoever sends it once more: an activity that is tried again, or an SDK that says that it does.
+    """
+
+    def __init__(
+        self,
+        budget: str,
+        *,
+        route: str | None = None,
+        priority: int = 0,
+        on_exhausted: Literal["wait", "fail"] | None = None,
+        wait_at_most: timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+        client: Client | None = None,
+    ) -> None:
+        """The arguments are fields of LLMRequest. `route` None: the model that a request names, which is a route or
+        `service/model`. `client` None: in an activity its worker's, elsewhere one of `paymaster.client.connect()`.
+        """
+        self._terms = Terms(budget, route, priority, on_exhausted, wait_at_most, metadata or {})
+        self._client = client
+        self._repeated = RepeatedRequests()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Raises httpx2.ConnectError where Temporal cannot be reached."""
+        asked = _asked(request, await request.aread(), self._terms)
+        if isinstance(asked, Told):
+            return _response(asked)
+        if workflow.in_workflow():
+            return _response(await _of_workflow(asked))
+        if self._client is None and activity.in_activity():
+            self._client = activity.client()
+        call = _call_of(asked, self._repeated)
+        try:
+            if self._client is None:
+                self._client = await _connected()
+            return _response(await _of_client(self._client, asked, call.id))
+        finally:
+            call.end()
+
+
+class SyncPaymasterTransport(httpx2.BaseTransport):
+    """For an SDK's synchronous client, outside workflows: in `def` activities, threads, and programs without a loop."""
+
+    def __init__(
+        self,
+        budget: str,
+        *,
+        route: str | None = None,
+        priority: int = 0,
+        on_exhausted: Literal["wait", "fail"] | None = None,
+        wait_at_most: timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+        client: Client | None = None,
+    ) -> None:
+        """The arguments of PaymasterTransport. `client` None: one of `paymaster.client.connect()`, also in an activity,
+        whose worker's client Temporal gives to `async def` activities only."""
+        self._terms = Terms(budget, route, priority, on_exhausted, wait_at_most, metadata or {})
+        self._client = client
+        self._repeated = RepeatedRequests()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Raises httpx2.ConnectError where Temporal cannot be reached, RuntimeError in a workflow."""
+        if workflow.in_workflow():
+            raise RuntimeError("a workflow must not block: use the SDK's async client, with PaymasterTransport")
+        asked = _asked(request, request.read(), self._terms)
+        if isinstance(asked, Told):
+            return _response(asked)
+        call = _call_of(asked, self._repeated)
+
+        async def answer() -> Told:
+            if self._client is None:
+                self._client = await _connected()
+            return await _of_client(self._client, asked, call.id)
+
+        future = asyncio.run_coroutine_threadsafe(answer(), _loop())
+        try:
+            return _response(future.result())
+        finally:
+            future.cancel()
+            call.end()
+
+
+# ------------------------------------------------------------ a request
+
+
+def _asked(request: httpx2.Request, body: bytes, terms: Terms) -> _Asked | Told:
+    """The request as one of ours, or why it is none."""
+    found = dialect_of(request.url.raw_path.decode("ascii", "replace")) if request.method == "POST" else None
+    if found is None:
+        detail = (
+            f"{request.method} {request.url.path} is no call of an LLM that Paymaster knows. It was not sent, since it "
+            "would be under no budget: use another client for it"
+        )
+        return _refusal("openai", "no_dialect", detail)
+    dialect, path = found
+    try:
+        wire = Wire(dialect=dialect, body=body, headers=sent_headers(dialect, request.headers), path=path)
+        made = LLMRequest(
+            route=terms.route or _route(wire),
+            budget=terms.budget,
+            priority=terms.priority,
+            on_exhausted=terms.on_exhausted,
+            wait_at_most=terms.wait_at_most,
+            metadata=dict(terms.metadata),
+            wire=wire,
+        )
+    except ValueError as error:
+        return _refusal(dialect, "bad_request", str(error))
+    repeats = request.headers.get(_REPEATS_HEADER, "")
+    return _Asked(
+        made,
+        dialect,
+        _call_id(request.headers.get(_ID_HEADER)),
+        int(repeats) if repeats.isdecimal() and len(repeats) <= _DIGITS_MAX else 0,
+    )
+
+
+def _route(wire: Wire) -> str:
+    try:
+        return model_named(wire)
+    except ValueError:
+        return "-"  # the call is denied, and says what is wrong with the body
+
+
+def _call_id(key: str | None) -> str | None:
+    """The caller's key as a call id, which may not be as long."""
+    if not key:
+        return None
+    return key if len(key) <= _KEY_LENGTH_MAX else f"key-{sha256(key.encode()).hexdigest()}"
+
+
+# ------------------------------------------------------------ its call
+
+
+class _Call(NamedTuple):
+    id: str
+    end: Callable[[], None]
+
+
+class _Attempts:
+    """The requests of the attempts of activities that run in this process."""
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[tuple[str, ...], RepeatedRequests] = OrderedDict()
+        self._changing = threading.Lock()
+
+    def requests(self, attempt: tuple[str, ...]) -> RepeatedRequests:
+        with self._changing:
+            requests = self._requests.setdefault(attempt, RepeatedRequests())
+            self._requests.move_to_end(attempt)
+            if len(self._requests) > _ATTEMPTS_MAX:
+                self._requests.popitem(last=False)
+            return requests
+
+
+_attempts = _Attempts()
+
+
+def _call_of(asked: _Asked, repeated: RepeatedRequests) -> _Call:
+    """In an activity its id depends on the activity and on the request, so that a retried activity finds it again."""
+    if asked.call_id is not None:
+        return _Call(asked.call_id, lambda: None)
+    digest = asked.request.digest()
+    if activity.in_activity():
+        info = activity.info()
+        scope = (info.namespace, info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
+        repeated = _attempts.requests((*scope, str(info.attempt)))
+
+        def new_id(before: int) -> str:
+            return "activity-" + sha256("\0".join((*scope, digest, str(before))).encode()).hexdigest()
+    else:
+
+        def new_id(before: int) -> str:
+            return str(uuid4())
+
+    call_id = repeated.begin(digest, asked.repeats, new_id)
+    return _Call(call_id, lambda: repeated.end(digest, call_id))
+
+
+async def _of_workflow(asked: _Asked) -> Told:
+    request = asked.request.model_copy(update={"call_id": asked.call_id})
+    try:
+        result = await paymaster.agent.try_generate(request)
+        return _answered(result, asked.dialect, await _body(result, paymaster.agent.answer_pieces))
+    except CallIdReused as error:
+        return _refusal(asked.dialect, "call_id_reused", error.message)
+    except AnswerGone as error:
+        return _refusal(asked.dialect, "answer_gone", error.message)
+    except ChildWorkflowError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # an SDK would take any other exception for a failure, and go on
+            raise asyncio.CancelledError from error
+        return _refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
+
+
+async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
+    """Raises httpx2.ConnectError."""
+    request = asked.request.model_copy(update={"call_id": call_id})
+    try:
+        result = await _result(client, request, keeps=asked.call_id is not None)
+        pieces = await _body(result, lambda found: paymaster.client.answer_pieces(client, found))
+        return _answered(result, asked.dialect, pieces)
+    except CallIdReused as error:
+        return _refusal(asked.dialect, "call_id_reused", error.message)
+    except AnswerGone as error:
+        return _refusal(asked.dialect, "answer_gone", error.message)
+    except WorkflowFailureError as error:
+        return _refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
+    except RPCError as error:
+        raise httpx2.ConnectError(f"Temporal cannot be reached: {error.message}") from error
+
+
+async def _result(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
+    """The call's result. Raises CallIdReused.
+
+    When nobody wants it any more the call is cancelled. One with an id that the caller chose goes on (`keeps`), as it
+    does when only this worker ends: whoever asks again finds it.
+    """
+    try:
+        handle = await paymaster.client.start(client, request)
+    except CallDenied as error:
+        return error.result
+    try:
+        result = await handle.result()
+    except asyncio.CancelledError:
+        details = activity.cancellation_details() if activity.in_activity() else None
+        if not keeps and (details is None or details.cancel_requested):
+            with suppress(TimeoutError, RPCError):
+                await asyncio.wait_for(handle.cancel(), _CANCEL_WITHIN_S)
+        raise
+    if result.request_digest != request.digest():
+        raise CallIdReused(request.call_id or "")
+    return result
+
+
+async def _body(result: LLMResult, pieces: Callable[[LLMResult], AsyncIterator[bytes]]) -> bytes:
+    if result.outcome is not Outcome.COMPLETED or result.wire is None:
+        return b""
+    return b"".join([piece async for piece in pieces(result)])
+
+
+# ------------------------------------------------------------ its response
+
+
+def _answered(result: LLMResult, dialect: Dialect, body: bytes) -> Told:
+    answer = told(result, dialect)
+    if result.outcome is Outcome.COMPLETED and result.wire is not None:
+        answer = Told(result.wire.status, result.wire.headers, body)
+    ours = {"x-paymaster-call-id": result.call_id, "x-paymaster-cost-usd": f"{nanos_to_usd(result.cost_nanos):f}"}
+    return answer._replace(headers={**answer.headers, **ours})
+
+
+def _refusal(dialect: Dialect, reason: str, detail: str) -> Told:
+    return told(LLMResult(outcome=Outcome.DENIED, call_id="", reason=reason, detail=detail), dialect)
+
+
+class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
+    """A body as it is read from a socket: a stream event by event, anything else at once."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def _response(answer: Told) -> httpx2.Response:
+    streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
+    pieces = event_pieces(answer.body) if streamed else [answer.body]
+    return httpx2.Response(answer.status, headers=answer.headers, stream=_Body(pieces))
+
+
+# ------------------------------------------------------------ outside workflows
+
+
+async def _connected() -> Client:
+    """Raises httpx2.ConnectError."""
+    try:
+        return await paymaster.client.connect()
+    except RuntimeError as error:
+        raise httpx2.ConnectError(f"Temporal cannot be reached: {error}") from error
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """On which the synchronous transports of this process wait, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="paymaster-transport", daemon=True).start()
+    return loop

@@ -1,0 +1,121 @@
+"""A call without an answer, told as an HTTP response in its dialect, so that an SDK raises its own typed error."""
+
+import json
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from paymaster.messages import LLMResult, Outcome
+from paymaster.messages.wire import Dialect
+
+
+class Told(NamedTuple):
+    """An HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Kind(NamedTuple):
+    """A kind of error, as each provider names it."""
+
+    status: int
+    openai: str
+    anthropic: str
+    google: str
+    retried: bool = False
+    """Whether an SDK may send the request again by itself, as it does for this status."""
+
+
+_MONEY = _Kind(402, "insufficient_quota", "billing_error", "RESOURCE_EXHAUSTED")
+_BUSY = _Kind(429, "rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTED", retried=True)
+_INVALID = _Kind(400, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT")
+_FORBIDDEN = _Kind(403, "permission_denied", "permission_error", "PERMISSION_DENIED")
+_NOT_FOUND = _Kind(404, "not_found", "not_found_error", "NOT_FOUND")
+_REUSED = _Kind(409, "conflict", "invalid_request_error", "ALREADY_EXISTS")
+_TOO_LARGE = _Kind(413, "request_too_large", "request_too_large", "INVALID_ARGUMENT")
+_FAILED = _Kind(502, "server_error", "api_error", "INTERNAL", retried=True)
+_UNAVAILABLE = _Kind(503, "server_error", "overloaded_error", "UNAVAILABLE", retried=True)
+_UNKNOWN = _Kind(504, "timeout", "timeout_error", "DEADLINE_EXCEEDED")
+
+_BY_REASON = {
+    "cap_reached": _MONEY,
+    "money_held": _BUSY,
+    "waited_too_long": _BUSY,
+    "queue_full": _BUSY,
+    "unknown_route": _NOT_FOUND,
+    "unknown_service": _NOT_FOUND,
+    "unknown_budget": _FORBIDDEN,
+    "bad_budget": _FORBIDDEN,
+    "plaintext": _FORBIDDEN,
+    "request_too_long": _TOO_LARGE,
+    "ledger_unreachable": _UNAVAILABLE,
+    "ledger_error": _UNAVAILABLE,
+    "breaker_open": _UNAVAILABLE,
+    "no_worker": _UNAVAILABLE,
+    "not_sent": _UNAVAILABLE,
+    "call_id_reused": _REUSED,
+    "call_ended": _UNKNOWN,
+    "answer_gone": _UNKNOWN,
+    "no_dialect": _NOT_FOUND,
+}
+"""Every other denial is of what the request asks for."""
+_RETRY_AFTER_S = 2
+_WITHHELD = "the answer has a key in it, which does not leave the worker; its text is in the result of the call"
+
+
+def told(result: LLMResult, dialect: Dialect) -> Told:
+    """What a caller gets for a call that ended without an answer, or with one that cannot be given back.
+
+    The last provider's refusal as it was; else an error of Paymaster's own in the dialect's form, with `paymaster` in
+    it: the reason, a detail, the call's id and what it cost.
+    """
+    if result.wire is not None and result.wire.stored is None:
+        final = {} if result.may_be_asked_again else {"x-should-retry": "false"}
+        return Told(result.wire.status, {**result.wire.headers, **final}, result.wire.body)
+    if result.outcome is Outcome.COMPLETED:
+        result = result.model_copy(update={"reason": "answer_withheld", "detail": _WITHHELD})
+    kind = _kind(result)
+    headers = {"content-type": "application/json"}
+    if not kind.retried:
+        headers["x-should-retry"] = "false"
+    if kind is _BUSY:
+        headers["retry-after"] = str(_RETRY_AFTER_S)
+    return Told(kind.status, headers, json.dumps(_body(result, kind, dialect), ensure_ascii=False).encode())
+
+
+def _kind(result: LLMResult) -> _Kind:
+    if not result.may_be_asked_again:  # it is paid for, or may be: the same request gets this end again
+        return _UNKNOWN
+    other = _INVALID if result.outcome is Outcome.DENIED else _FAILED
+    return _BY_REASON.get(result.reason or "", other)
+
+
+def _body(result: LLMResult, kind: _Kind, dialect: Dialect) -> dict[str, JsonValue]:
+    message = f"{result.reason}: {result.detail}"
+    ours: dict[str, JsonValue] = {
+        "reason": result.reason,
+        "detail": result.detail,
+        "call_id": result.call_id,
+        "cost_nanos": result.cost_nanos,
+    }
+    match dialect:
+        case "anthropic":
+            return {
+                "type": "error",
+                "error": {"type": kind.anthropic, "message": message},
+                "request_id": result.call_id,
+                "paymaster": ours,
+            }
+        case "gemini":
+            return {"error": {"code": kind.status, "message": message, "status": kind.google}, "paymaster": ours}
+        case "openai" | "openai-responses" | "openai-embeddings":
+            error: JsonValue = {
+                "message": message,
+                "type": kind.openai,
+                "param": None,
+                "code": kind.openai,
+                "paymaster": ours,
+            }
+            return {"error": error}

@@ -1,0 +1,188 @@
+"""Unmodified SDKs over PaymasterTransport: in sandboxed workflows, in activities, and in a program."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from counting_server import CountingServer, Reply
+from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from sdk_agents import (
+    BUDGET,
+    ChatsInActivity,
+    ChatsWith,
+    ChatsWithClaude,
+    ChatsWithOpenAI,
+    asked,
+    chat_in_activity,
+    sync_client,
+)
+from sdk_answers import CHAT_CHUNKS, MESSAGE, MESSAGE_EVENTS, RESPONSE, RESPONSE_EVENTS, VECTORS
+from temporalio.client import Client
+from temporalio.worker import Replayer, Worker
+
+import paymaster
+from paymaster.devstack import EmbeddedStack
+from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
+
+pytestmark = pytest.mark.timeout(40)
+QUEUE = "agents-of-sdks"
+WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity]
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+) -> AsyncIterator[Site]:
+    names = ("chat", "responses", "claude", "failing")
+    services = {name: server.service(name) for name in names}
+    tables = configuration(
+        list(services.values()),
+        routes={name: [service] for name, service in services.items()},
+        budgets={"acme": {"cap_usd": {"total": "1"}}, "poor": {"cap_usd": {"total": "0.000001"}}},
+        only={"responses": {"api": "openai-responses"}, "claude": {"api": "anthropic"}},
+    )
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def plain(site: Site) -> AsyncIterator[Client]:
+    """A client as any program makes it, with a worker that has Paymaster's sandbox and nothing else of Paymaster."""
+    client = await Client.connect(site.client.service_client.config.target_host, namespace=site.client.namespace)
+    worker = Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=WORKFLOWS,
+        activities=[chat_in_activity],
+        workflow_runner=paymaster.sandbox(),
+    )
+    async with worker:
+        yield client
+
+
+async def run(client: Client, workflow: Any, *args: Any) -> Any:
+    """The result; the history is replayed, in the sandbox."""
+    handle = await client.start_workflow(workflow.run, args=list(args), id=f"agent-{uuid4()}", task_queue=QUEUE)
+    result = await handle.result()
+    replayer = Replayer(workflows=WORKFLOWS, workflow_runner=paymaster.sandbox())
+    await replayer.replay_workflow(await handle.fetch_history())
+    return result
+
+
+async def test_openai_in_a_sandboxed_workflow(plain: Client, site: Site, server: CountingServer) -> None:
+    chat, responses = server.service("chat"), server.service("responses")
+    chat.script.extend([Reply(), Reply(stream=CHAT_CHUNKS), Reply(body=VECTORS)])
+    responses.script.extend([Reply(body=RESPONSE), Reply(stream=RESPONSE_EVENTS)])
+    said = await run(plain, ChatsWithOpenAI)
+    assert said["chunks"] == ["aé", None]
+    assert said["response"] == "é"
+    assert said["events"] == ["response.created", "response.completed"]
+    assert said["vectors"] == [[0.5], [-0.5]]
+    assert said["whole"]
+    await settled_books(site)
+
+
+async def test_claude_in_a_sandboxed_workflow(plain: Client, site: Site, server: CountingServer) -> None:
+    server.service("claude").script.extend([Reply(body=MESSAGE), Reply(stream=MESSAGE_EVENTS)])
+    said = await run(plain, ChatsWithClaude)
+    assert [block["text"] for block in said["whole"]] == ["é"]
+    assert (said["texts"], said["stop"]) == (["é"], "end_turn")
+    await settled_books(site)
+
+
+@pytest.mark.parametrize(
+    ("model", "budget", "error", "status", "reason"),
+    [
+        ("chat", "poor", "BadRequestError", 400, "bound_above_cap"),
+        ("nowhere", BUDGET, "NotFoundError", 404, "unknown_route"),
+        ("chat", "nobody", "PermissionDeniedError", 403, "unknown_budget"),
+    ],
+)
+async def test_a_denied_call_is_the_sdks_own_error(
+    plain: Client, model: str, budget: str, error: str, status: int, reason: str
+) -> None:
+    said = await run(plain, ChatsWith, model, budget)
+    assert (said["error"], said["status"], said["body"]["paymaster"]["reason"]) == (error, status, reason)
+    assert said["body"]["paymaster"]["call_id"]
+
+
+async def test_a_providers_refusal_is_raised_as_it_was(plain: Client, server: CountingServer) -> None:
+    refusal = b'{"error":{"message":"no such voice","type":"invalid_request_error","code":"voice","param":"voice"}}'
+    server.service("failing").script.append(Reply(400, body=refusal))
+    said = await run(plain, ChatsWith, "failing", BUDGET)
+    assert (said["error"], said["body"]) == ("BadRequestError", json.loads(refusal)["error"])
+
+
+async def test_an_activity_that_is_tried_again_pays_once(plain: Client, site: Site, server: CountingServer) -> None:
+    """Two equal requests on purpose are two, in each attempt the same two."""
+    service = server.service("chat")
+    before = service.count
+    said = await run(plain, ChatsInActivity, "chat", 2, 2)
+    assert len(said) == 2
+    assert service.count - before == 2
+    assert all(request.authorization == "" for request in service.requests)
+    await settled_books(site)
+
+
+async def test_what_an_sdk_sends_again_is_one_call(plain: Client, site: Site, server: CountingServer) -> None:
+    """Elsewhere: a 500 that was not billed is asked anew under the same id; equal requests are two calls."""
+    service = server.service("failing")
+    before = service.count
+    service.script.extend([Reply(429, headers={"retry-after": "0"})] * 3)
+    transport = PaymasterTransport(BUDGET, client=plain)
+    client = openai.AsyncOpenAI(api_key="sk-x", max_retries=2, http_client=httpx2.AsyncClient(transport=transport))
+    ids: list[str] = []
+    for _ in range(2):
+        answer = await client.chat.completions.with_raw_response.create(**asked("failing"))
+        ids.append(answer.headers["x-paymaster-call-id"])
+    assert ids[0].endswith("~g2")
+    assert "~" not in ids[1]
+    assert service.count - before == 5
+    await settled_books(site)
+
+
+async def test_a_key_of_the_caller_is_the_calls_id(plain: Client, server: CountingServer) -> None:
+    service, key = server.service("chat"), str(uuid4())
+    before = service.count
+    client = openai.AsyncOpenAI(
+        api_key="sk-x", http_client=httpx2.AsyncClient(transport=PaymasterTransport(BUDGET, client=plain))
+    )
+    for _ in range(2):
+        answer = await client.chat.completions.with_raw_response.create(
+            **asked("chat"), extra_headers={"Idempotency-Key": key}
+        )
+        assert answer.headers["x-paymaster-call-id"] == key
+    assert service.count - before == 1
+    with pytest.raises(openai.ConflictError):
+        await client.chat.completions.create(**asked("chat", seed=1), extra_headers={"Idempotency-Key": key})
+
+
+async def test_the_synchronous_sdk_in_a_thread(plain: Client, server: CountingServer) -> None:
+    client = sync_client(SyncPaymasterTransport(BUDGET, client=plain))
+    server.service("chat").script.append(Reply(stream=CHAT_CHUNKS))
+
+    def chat() -> list[str | None]:
+        chunks = client.chat.completions.create(**asked("chat", stream=True))
+        return [choice.delta.content for chunk in chunks for choice in chunk.choices]
+
+    assert await asyncio.to_thread(chat) == ["aé", None]
+
+
+async def test_what_is_no_call_is_not_sent(plain: Client) -> None:
+    client = openai.AsyncOpenAI(
+        api_key="sk-x", http_client=httpx2.AsyncClient(transport=PaymasterTransport(BUDGET, client=plain))
+    )
+    with pytest.raises(openai.NotFoundError, match="GET /v1/models is no call of an LLM"):
+        await client.models.list()
+    claude = anthropic.AsyncAnthropic(
+        api_key="sk-x", http_client=httpx2.AsyncClient(transport=PaymasterTransport("nobody", client=plain))
+    )
+    with pytest.raises(anthropic.PermissionDeniedError):
+        await claude.messages.create(**asked("claude", max_tokens=9))
