@@ -11,7 +11,17 @@ import pytest
 from counting_server import CountingServer, FakeService
 from disk_storage import FOLDER, on_disk
 from large_answers import USAGE, stream
-from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books
+from paymaster_process import (
+    MODEL,
+    PRICE,
+    ROOT,
+    Databases,
+    Site,
+    configuration,
+    running_site,
+    settled_books,
+    write_configuration,
+)
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, Plugin
@@ -185,3 +195,24 @@ async def test_what_was_put_away_is_refused_in_words_without_payloads(
         with_plugin = await connected(site, on_disk(folder), [PaymasterPlugin(PLAIN)])
         service.script.append(stream(10)[0])
         assert (await asked(with_plugin, "inline", 1_200_000))[0] == Outcome.COMPLETED
+
+
+async def test_a_worker_of_activities_without_payloads_sends_nothing(
+    stack: EmbeddedStack, database_url: str, service: FakeService, tmp_path: Path, folder: Path
+) -> None:
+    """And nothing is charged: the settings of one worker differ from those of another."""
+    own, environment = tables(service, storage="disk_storage:storage"), {"PYTHONPATH": SUPPORT, FOLDER: str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(folder))
+        async with running_site(
+            stack.temporal_address, database_url, tmp_path, own, workers=0, environment=environment
+        ) as site:
+            write_configuration(tmp_path / "other.toml", tables(service))
+            await site.start_workers(program=[ROOT / "worker.py", "--role", "workflows"])
+            program = [ROOT / "worker.py", "--role", "activities"]
+            await site.start_workers(program=program, file=tmp_path / "other.toml")
+            count = service.count
+            result = await try_generate(await connected(site, on_disk(folder)), request(len(TEXT)))
+            assert (result.outcome, result.reason, result.cost_nanos) == (Outcome.UNAVAILABLE, "not_sent", 0)
+            assert "set [payloads] storage" in str(result.detail)
+            assert service.count == count
