@@ -43,6 +43,8 @@ few of their own."""
 JSON_VALUES_MAX = 50_000
 """Values of one JSON text that passes through (an answer, an event of a stream, a tool's arguments, a schema): each
 becomes an object, and while they are made nothing else in the process runs."""
+TOKEN_LISTS_MAX = 400_000
+"""Values of a request for embeddings, whose texts may be lists of tokens; OpenAI takes 300,000 tokens at once."""
 LIKELIHOODS_MAX = 200_000
 """Values of an answer with log probabilities, which are passed on and not read."""
 WIRE_BYTES_MAX = 8_000_000

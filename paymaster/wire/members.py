@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paymaster.values.json_reading import check_levels, check_values
+from paymaster.values.limits import JSON_VALUES_MAX
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Numbers stay texts: nothing here needs their values, and to make integers of a million digits takes seconds.
@@ -26,11 +27,11 @@ class Member(NamedTuple):
     value_end: int
 
 
-def members(text: str) -> dict[str, Member]:
+def members(text: str, values_max: int = JSON_VALUES_MAX) -> dict[str, Member]:
     """The members of the object, by their names, in their order. Raises NotAnObject."""
     try:
         encoded = text.encode()
-        check_values(encoded)
+        check_values(encoded, values_max)
         check_levels(encoded)
         found, end = _members(text)
     except NotAnObject:
@@ -81,12 +82,12 @@ def value_text(text: str, member: Member) -> str:
     return text[member.value_begin : member.value_end]
 
 
-def with_values(text: str, values: Mapping[str, str]) -> str:
+def with_values(text: str, values: Mapping[str, str], values_max: int = JSON_VALUES_MAX) -> str:
     """The object with these values, each given as JSON: in the place of those it has, the others at its end.
 
     Raises NotAnObject. Every byte outside stays as it is.
     """
-    found = members(text)
+    found = members(text, values_max)
     changes = [
         (found[name].value_begin, found[name].value_end, value) for name, value in values.items() if name in found
     ]

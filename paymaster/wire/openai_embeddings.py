@@ -1,13 +1,15 @@
 """The dialect `openai-embeddings`: bodies of embeddings, as OpenAI's SDK and those of compatible servers write them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of
+from paymaster.values.limits import TOKEN_LISTS_MAX
 from paymaster.wire.grammar import Grammar, of_body, passed_on
-from paymaster.wire.measured import Measured, body_object, kind_of, model_of, once, seen_bytes, unknown
+from paymaster.wire.measured import BadBody, Measured, body_object, kind_of, model_of, once, seen_bytes, unknown
 from paymaster.wire.members import with_values
 
 _FREE = frozenset(
@@ -29,15 +31,21 @@ _FREE = frozenset(
     }
 )
 """Keys that cannot change what an answer may cost at most."""
+_TOKENS = re.compile(r"\[[0-9, \t\r\n]+\]")
+"""A list of tokens, of which only the length is read."""
 _HEADERS = frozenset({"openai-beta"})
 
 
 def measured(body: bytes) -> Measured:
-    """A token in a list is a number, which has more bytes than it has tokens. Raises BadBody."""
-    data = body_object(body)
+    """A token in a list is a number with a comma, so that there are more bytes than tokens. Raises BadBody."""
+    try:
+        shortened = _TOKENS.sub("[0]", body.decode()).encode()
+    except UnicodeDecodeError as error:
+        raise BadBody(f"the body is {error}") from None
+    data = body_object(shortened)
     return Measured(
         model=model_of(data),
-        input_bytes=seen_bytes(data.get("input")),
+        input_bytes=seen_bytes(data.get("input")) + max(0, len(body) - len(shortened)),
         max_output_tokens=None,
         outputs=0,
         images=0,
@@ -57,7 +65,7 @@ def _objects(given: JsonValue) -> Iterator[str]:
 
 def sent(body: bytes, *, model: str) -> bytes:
     """The body with its model; every other byte as it was."""
-    return with_values(body.decode(), {"model": json.dumps(model)}).encode()
+    return with_values(body.decode(), {"model": json.dumps(model)}, TOKEN_LISTS_MAX).encode()
 
 
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -91,7 +91,7 @@ class Verdict:
     """What genai-prices makes of the answer."""
     billing: Billing | None = None
     reasons: tuple[str, ...] = ()
-    """Why the charge may be above genai-prices' figure."""
+    """Why the charge may be another than genai-prices' figure."""
 
 
 def interactions(folder: Path) -> Iterator[Interaction]:
@@ -291,7 +291,7 @@ def _reasons(interaction: Interaction, reading: Reading) -> Iterator[str]:
     answer = final_answer(interaction)
     usage = answer.get("usage") or {}
     if reading.facts.cost_source == OWN_FIGURE:
-        yield "the service says itself what it charges"
+        yield OWN_FIGURE
     if any(each.get("type") != "message" for each in usage.get("iterations") or ()):
         yield "passes of the model that the totals leave out"
     if (usage.get("total_tokens") or 0) > sum(usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")):
@@ -397,6 +397,8 @@ def paid(verdict: Verdict) -> str:
         return "genai-prices has no figure"
     if verdict.charged == verdict.listed:
         return "equal"
+    if OWN_FIGURE in verdict.reasons:
+        return "what the service itself says, which is not genai-prices' figure"
     if verdict.charged < verdict.listed:
         return f"below: {verdict.charged} < {verdict.listed}"
     return (

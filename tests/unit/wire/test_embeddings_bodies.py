@@ -18,9 +18,18 @@ def test_a_plain_body_needs_nothing() -> None:
     assert found[:1] + found[2:] == ("finder", None, 0, 0, 0, False, (), ())
 
 
-@pytest.mark.parametrize("given", ["x" * 1_000, ["x" * 500, "y" * 500], [7] * 1_000, [[7] * 400, [123_456] * 600]])
+@pytest.mark.parametrize(
+    "given", ["x" * 1_000, "[1,2]" * 200, ["x" * 500, "y" * 500], [7] * 1_000, [[7] * 400, [123_456] * 600]]
+)
 def test_there_are_no_fewer_bytes_than_tokens(given: Any) -> None:
     assert 1_000 <= measure(input=given).input_bytes < 9_000
+
+
+def test_lists_of_very_many_tokens_are_taken() -> None:
+    """langchain makes them of texts; OpenAI takes 300,000 at once."""
+    body = json.dumps({"input": [[100_000] * 500] * 600, "model": "finder"}).encode()
+    assert 300_000 <= measured(body).input_bytes <= len(body) + 2_000
+    assert sent(body, model="m-1") == body.replace(b"finder", b"m-1")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +46,7 @@ def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ..
     assert measure(**fields).needs == needs
 
 
-@pytest.mark.parametrize("wrong", [b"", b"[]", b'{"input":"x"}', b'{"model":"a","model":"b"}'])
+@pytest.mark.parametrize("wrong", [b"", b"\xff", b"[]", b'{"input":"x"}', b'{"model":"a","model":"b"}'])
 def test_a_body_that_is_none_is_refused(wrong: bytes) -> None:
     with pytest.raises(BadBody):
         measured(wrong)
