@@ -71,7 +71,7 @@ class Wire(Message):
     """Beside the usual ones; only those that the dialect knows are sent, and never a key."""
     path: str | None = added(None)
     """Of the caller's URL, where it says what the body does not: `models/NAME:streamGenerateContent?alt=sse` of the
-    dialect "gemini". None, the default: the body says all."""
+    dialect "gemini", `deployments/NAME` of Azure's URLs. None, the default: the body says all."""
 
 
 class StoredBody(Message):

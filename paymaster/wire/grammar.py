@@ -47,6 +47,21 @@ def of_body(measured: Callable[[bytes], Measured]) -> Callable[[Wire], Measured]
     return of_wire
 
 
+def deployment_path(url_path: str, query: str) -> str | None:
+    """`deployments/NAME` of Azure's URLs below which a body need not name its model."""
+    name = url_path.partition("/deployments/")[2].partition("/")[0]
+    return f"deployments/{name}" if name else None
+
+
+def of_body_or_path(measured: Callable[[bytes, str | None], Measured]) -> Callable[[Wire], Measured]:
+    """For a dialect whose bodies may leave the model to the path."""
+
+    def of_wire(wire: Wire) -> Measured:
+        return measured(wire.body, wire.path)
+
+    return of_wire
+
+
 def passed_on(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
     """Those of the caller's headers that a provider gets, in lower case."""
     return {name.lower(): value for name, value in headers.items() if name.lower() in names}

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from pydantic import JsonValue
 
@@ -58,9 +59,10 @@ def _check_names(pairs: list[tuple[str, object]]) -> None:
         raise NotAnObject(f"no object that all readers agree on: the name {name[:50]!r} stands there twice")
 
 
-def model_of(data: Mapping[str, JsonValue]) -> str:
-    """Raises BadBody."""
-    model = data.get("model")
+def model_of(data: Mapping[str, JsonValue], path: str | None = None) -> str:
+    """That of the body, else of a path `deployments/NAME`. Raises BadBody."""
+    named = unquote(path.removeprefix("deployments/")) if path and path.startswith("deployments/") else None
+    model = named if data.get("model") is None else data["model"]
     if not isinstance(model, str) or not model:
         raise BadBody("the body has no model, which names a route, or a candidate as service/model")
     return model

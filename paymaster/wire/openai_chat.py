@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 from paymaster.wire.caching import kept_for
-from paymaster.wire.grammar import Grammar, of_body, passed_on
+from paymaster.wire.grammar import Grammar, deployment_path, of_body_or_path, passed_on
 from paymaster.wire.measured import (
     Measured,
     body_object,
@@ -107,13 +107,13 @@ _BYTES = {"image_url": "url", "file": "file_data"}
 _EVENT_ENDS = re.compile(r"(\r\n\r\n|\n\n|\r\r)")
 
 
-def measured(body: bytes) -> Measured:
+def measured(body: bytes, path: str | None = None) -> Measured:
     """Raises BadBody."""
     data = body_object(body)
     caps = [number_of(data, name) for name in _CAPS]
     parts = [part for message in objects_of(data, "messages") for part in _parts(message)]
     return Measured(
-        model=model_of(data),
+        model=model_of(data, path),
         input_bytes=seen_bytes(_without_media(data)),
         max_output_tokens=min((cap for cap in caps if cap is not None), default=None),
         outputs=number_of(data, "n", most=_OUTPUTS_MAX) or 1,
@@ -236,5 +236,9 @@ def _without_bytes(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 GRAMMAR = Grammar(
-    measured=of_body(measured), path_ends=("/chat/completions",), given_back=given_back, sent_headers=sent_headers
+    measured=of_body_or_path(measured),
+    path_ends=("/chat/completions",),
+    wire_path=deployment_path,
+    given_back=given_back,
+    sent_headers=sent_headers,
 )

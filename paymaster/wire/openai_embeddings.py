@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of
 from paymaster.values.limits import TOKEN_LISTS_MAX
-from paymaster.wire.grammar import Grammar, of_body, passed_on
+from paymaster.wire.grammar import Grammar, deployment_path, of_body_or_path, passed_on
 from paymaster.wire.measured import BadBody, Measured, body_object, kind_of, model_of, once, seen_bytes, unknown
 from paymaster.wire.members import with_values
 
@@ -36,7 +36,7 @@ _TOKENS = re.compile(r"\[[0-9, \t\r\n]+\]")
 _HEADERS = frozenset({"openai-beta"})
 
 
-def measured(body: bytes) -> Measured:
+def measured(body: bytes, path: str | None = None) -> Measured:
     """A token in a list is a number with a comma, so that there are more bytes than tokens. Raises BadBody."""
     try:
         shortened = _TOKENS.sub("[0]", body.decode()).encode()
@@ -44,7 +44,7 @@ def measured(body: bytes) -> Measured:
         raise BadBody(f"the body is {error}") from None
     data = body_object(shortened)
     return Measured(
-        model=model_of(data),
+        model=model_of(data, path),
         input_bytes=seen_bytes(data.get("input")) + max(0, len(body) - len(shortened)),
         max_output_tokens=None,
         outputs=0,
@@ -73,4 +73,6 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return passed_on(headers, _HEADERS)
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/embeddings",), sent_headers=sent_headers)
+GRAMMAR = Grammar(
+    measured=of_body_or_path(measured), path_ends=("/embeddings",), wire_path=deployment_path, sent_headers=sent_headers
+)

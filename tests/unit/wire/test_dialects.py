@@ -13,7 +13,8 @@ from paymaster.wire.measured import BadBody
     ("path", "found"),
     [
         ("/v1/chat/completions", ("openai", None)),
-        ("/openai/deployments/d/chat/completions?api-version=2024-10-21", ("openai", None)),
+        ("/openai/deployments/d/chat/completions?api-version=2024-10-21", ("openai", "deployments/d")),
+        ("/openai/deployments/d%20e/embeddings", ("openai-embeddings", "deployments/d%20e")),
         ("/v1/responses", ("openai-responses", None)),
         ("/v1/responses/resp_1", None),
         ("/v1/embeddings", ("openai-embeddings", None)),
@@ -68,3 +69,13 @@ def test_a_name_that_stands_twice_at_any_depth_is_refused(dialect: Dialect, memb
     path = "models/m:generateContent" if dialect == "gemini" else None
     with pytest.raises(BadBody, match="stands there twice"):
         measured(Wire(dialect=dialect, path=path, body=f'{{"model":"m",{member}}}'.encode()))
+
+
+@pytest.mark.parametrize("dialect", ["openai", "openai-embeddings"])
+def test_a_body_below_a_deployment_need_not_name_its_model(dialect: Dialect) -> None:
+    below = Wire(dialect=dialect, path="deployments/d%20e", body=b"{}")
+    assert measured(below).model == "d e"
+    assert measured(below.model_copy(update={"body": b'{"model":"m"}'})).model == "m"
+    for path in (None, "deployments/", "d"):
+        with pytest.raises(BadBody, match="the body has no model"):
+            measured(below.model_copy(update={"path": path}))
