@@ -13,7 +13,7 @@ from threading import Lock
 REQUESTS_MAX = 10_000
 """Different requests that are remembered."""
 EQUALS_MAX = 100
-"""Equal requests that have ended and are remembered."""
+"""Equal requests that failed and are remembered."""
 
 
 @dataclass
@@ -21,14 +21,20 @@ class _Sent:
     call_id: str
     repeats: int
     """How often its SDK had sent it before, by its own word."""
-    waits: bool
-    """Whether its end is still waited for."""
+    failed: bool
+    """Whether it has ended, and without an answer: only then is it sent once more."""
 
 
 @dataclass
 class _Equals:
     count: int = 0
     sent: list[_Sent] = field(default_factory=list[_Sent])
+
+
+def _repeated(sent: list[_Sent], repeats: int) -> _Sent | None:
+    """The newest that failed, was sent as often before, and so is sent once more now."""
+    failed = [each for each in reversed(sent) if each.failed and each.repeats < repeats]
+    return max(failed, key=lambda each: each.repeats, default=None)
 
 
 class RepeatedRequests:
@@ -45,21 +51,30 @@ class RepeatedRequests:
             self._equals.move_to_end(digest)
             if len(self._equals) > REQUESTS_MAX:
                 self._equals.popitem(last=False)
-            again = next((sent for sent in equals.sent if not sent.waits and sent.repeats < repeats), None)
+            again = _repeated(equals.sent, repeats)
             if again is None:
-                again = _Sent(new_id(equals.count), repeats, waits=True)
+                again = _Sent(new_id(equals.count), repeats, failed=False)
                 equals.count += 1
                 equals.sent.append(again)
-            again.repeats, again.waits = repeats, True
+            again.repeats, again.failed = repeats, False
             return again.call_id
 
-    def end(self, digest: str, call_id: str) -> None:
+    def end(self, digest: str, call_id: str, *, failed: bool) -> None:
         """Its SDK has the answer, or its failure, and may send it once more."""
         with self._changing:
             equals = self._equals.get(digest, _Equals())
-            for sent in equals.sent:
-                if sent.call_id == call_id:
-                    sent.waits = False
-            ended = [sent for sent in equals.sent if not sent.waits]
-            if len(ended) > EQUALS_MAX:
-                equals.sent.remove(ended[0])
+            ended = next((sent for sent in equals.sent if sent.call_id == call_id), None)
+            if ended is None:
+                return
+            ended.failed = failed
+            may_be_repeated = [sent for sent in equals.sent if sent.failed]
+            if not failed:
+                equals.sent.remove(ended)
+            elif len(may_be_repeated) > EQUALS_MAX:
+                equals.sent.remove(may_be_repeated[0])
+
+    @property
+    def remembered(self) -> int:
+        """How many requests, equal ones counted each."""
+        with self._changing:
+            return sum(len(equals.sent) for equals in self._equals.values())

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import httpx2
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ChildWorkflowError
 from temporalio.service import RPCError
 
@@ -41,9 +41,13 @@ _ID_HEADER = "idempotency-key"
 _KEY_LENGTH_MAX = 100
 """Of a caller's key that is a call's id as it is."""
 _DIGITS_MAX = 3
+_FAILED_FROM = 400
+"""Statuses of failures."""
 _ATTEMPTS_MAX = 1_000
 """Attempts of activities in this process whose requests are remembered."""
 _CANCEL_WITHIN_S = 10.0
+_EVENTS_IN_TASK = 1_000
+"""Of a stream that an SDK reads in one task of a workflow, which may take two seconds; OpenAI's takes 0.1 ms each."""
 
 
 class Terms(NamedTuple):
@@ -103,12 +107,15 @@ class PaymasterTransport(httpx2.AsyncBaseTransport):
         if self._client is None and activity.in_activity():
             self._client = activity.client()
         call = _call_of(asked, self._repeated)
+        failed = True
         try:
             if self._client is None:
                 self._client = await _connected()
-            return _response(await _of_client(self._client, asked, call.id))
+            answer = await _of_client(self._client, asked, call.id)
+            failed = answer.status >= _FAILED_FROM
+            return _response(answer)
         finally:
-            call.end()
+            call.end(failed=failed)
 
 
 class SyncPaymasterTransport(httpx2.BaseTransport):
@@ -146,11 +153,14 @@ class SyncPaymasterTransport(httpx2.BaseTransport):
             return await _of_client(self._client, asked, call.id)
 
         future = asyncio.run_coroutine_threadsafe(answer(), _loop())
+        failed = True
         try:
-            return _response(future.result())
+            found = future.result()
+            failed = found.status >= _FAILED_FROM
+            return _response(found)
         finally:
             future.cancel()
-            call.end()
+            call.end(failed=failed)
 
 
 # ------------------------------------------------------------ a request
@@ -207,7 +217,13 @@ def _call_id(key: str | None) -> str | None:
 
 class _Call(NamedTuple):
     id: str
-    end: Callable[[], None]
+    digest: str
+    among: RepeatedRequests | None
+    """The requests of its caller. None: it has an id that the caller chose."""
+
+    def end(self, *, failed: bool) -> None:
+        if self.among is not None:
+            self.among.end(self.digest, self.id, failed=failed)
 
 
 class _Attempts:
@@ -232,7 +248,7 @@ _attempts = _Attempts()
 def _call_of(asked: _Asked, repeated: RepeatedRequests) -> _Call:
     """In an activity its id depends on the activity and on the request, so that a retried activity finds it again."""
     if asked.call_id is not None:
-        return _Call(asked.call_id, lambda: None)
+        return _Call(asked.call_id, "", None)
     digest = asked.request.digest()
     if activity.in_activity():
         info = activity.info()
@@ -246,8 +262,7 @@ def _call_of(asked: _Asked, repeated: RepeatedRequests) -> _Call:
         def new_id(before: int) -> str:
             return str(uuid4())
 
-    call_id = repeated.begin(digest, asked.repeats, new_id)
-    return _Call(call_id, lambda: repeated.end(digest, call_id))
+    return _Call(repeated.begin(digest, asked.repeats, new_id), digest, repeated)
 
 
 async def _of_workflow(asked: _Asked) -> Told:
@@ -284,7 +299,7 @@ async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
 
 
 async def _result(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
-    """The call's result. Raises CallIdReused.
+    """The call's result. Raises CallIdReused, httpx2.ConnectError.
 
     When nobody wants it any more the call is cancelled. One with an id that the caller chose goes on (`keeps`), as it
     does when only this worker ends: whoever asks again finds it.
@@ -293,17 +308,32 @@ async def _result(client: Client, request: LLMRequest, *, keeps: bool) -> LLMRes
         handle = await paymaster.client.start(client, request)
     except CallDenied as error:
         return error.result
+    except RuntimeError as error:  # of a lazy client
+        raise httpx2.ConnectError(f"Temporal cannot be reached: {error}") from error
     try:
         result = await handle.result()
     except asyncio.CancelledError:
-        details = activity.cancellation_details() if activity.in_activity() else None
-        if not keeps and (details is None or details.cancel_requested):
-            with suppress(TimeoutError, RPCError):
-                await asyncio.wait_for(handle.cancel(), _CANCEL_WITHIN_S)
+        with suppress(TimeoutError, RPCError):
+            async with asyncio.timeout(_CANCEL_WITHIN_S):
+                if not keeps and not await _is_asked_again(client):
+                    await handle.cancel()
         raise
     if result.request_digest != request.digest():
         raise CallIdReused(request.call_id or "")
     return result
+
+
+async def _is_asked_again(client: Client) -> bool:
+    """Whether the activity that is cancelled is to be tried again, as when only its worker or its time ends."""
+    details = activity.cancellation_details() if activity.in_activity() else None
+    if details is None or details.cancel_requested:
+        return False
+    info = activity.info()
+    if not details.not_found or info.workflow_id is None:
+        return True
+    # Temporal knows no such attempt any more: it timed out and there is a newer one, or its workflow has ended.
+    asker = client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    return (await asker.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
 async def _body(result: LLMResult, pieces: Callable[[LLMResult], AsyncIterator[bytes]]) -> bytes:
@@ -337,7 +367,9 @@ class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
         yield from self._pieces
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
+        for number, piece in enumerate(self._pieces):
+            if number and number % _EVENTS_IN_TASK == 0 and workflow.in_workflow():
+                await workflow.sleep(timedelta(milliseconds=1), summary="a task for the next events of a long stream")
             yield piece
 
 

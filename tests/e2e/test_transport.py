@@ -12,19 +12,23 @@ import httpx2
 import openai
 import pytest
 from counting_server import CountingServer, Reply
-from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from large_answers import stream
+from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from sdk_agents import (
     BUDGET,
+    KEY,
     ChatsInActivity,
     ChatsWith,
     ChatsWithClaude,
     ChatsWithOpenAI,
+    StreamsFrom,
     asked,
     chat_in_activity,
     sync_client,
 )
 from sdk_answers import CHAT_CHUNKS, MESSAGE, MESSAGE_EVENTS, RESPONSE, RESPONSE_EVENTS, VECTORS
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import CancelledError
 from temporalio.worker import Replayer, Worker
 
 import paymaster
@@ -33,19 +37,23 @@ from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
 pytestmark = pytest.mark.timeout(40)
 QUEUE = "agents-of-sdks"
-WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity]
+WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity, StreamsFrom]
 
 
 @pytest.fixture(scope="module")
 async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
 ) -> AsyncIterator[Site]:
-    names = ("chat", "responses", "claude", "failing")
+    names = ("chat", "responses", "claude", "failing", "parking", "large")
     services = {name: server.service(name) for name in names}
     tables = configuration(
         list(services.values()),
         routes={name: [service] for name, service in services.items()},
-        budgets={"acme": {"cap_usd": {"total": "1"}}, "poor": {"cap_usd": {"total": "0.000001"}}},
+        budgets={
+            "acme": {"cap_usd": {"total": "1"}},
+            "poor": {"cap_usd": {"total": "0.000001"}},
+            "spent": {"cap_usd": {"total": "0.0026"}},
+        },
         only={"responses": {"api": "openai-responses"}, "claude": {"api": "anthropic"}},
     )
     async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
@@ -186,3 +194,67 @@ async def test_what_is_no_call_is_not_sent(plain: Client) -> None:
     )
     with pytest.raises(anthropic.PermissionDeniedError):
         await claude.messages.create(**asked("claude", max_tokens=9))
+
+
+@pytest.mark.parametrize("where", ["workflow", "activity"])
+async def test_what_is_cancelled_while_parked_leaves_the_queue(
+    plain: Client, site: Site, server: CountingServer, where: str
+) -> None:
+    """No SDK takes the cancellation for a failure that it may send again."""
+    service = server.service("parking")
+    before = service.count
+    service.hold()
+    first = asyncio.create_task(run(plain, ChatsWith, "parking", "spent"))
+    await until(lambda: service.held == 1, "the first is in flight, and its hold takes what the cap leaves")
+    kind, arguments = (ChatsWith, ["parking", "spent"]) if where == "workflow" else (ChatsInActivity, ["parking", 0, 1])
+    if where == "activity":
+        arguments = [*arguments, "spent"]
+    parked = await plain.start_workflow(kind.run, args=arguments, id=f"agent-{uuid4()}", task_queue=QUEUE)
+
+    async def is_parked() -> bool:
+        return (await site.ledger.status()).parked == 1
+
+    async def nothing_is_parked() -> bool:
+        return (await site.ledger.status()).parked == 0
+
+    await until(is_parked, "the second is parked")
+    await parked.cancel()
+    with pytest.raises(WorkflowFailureError) as failure:
+        await parked.result()
+    assert isinstance(failure.value.cause, CancelledError)
+    await until(nothing_is_parked, "nothing is parked behind its back")
+    service.release()
+    await first
+    assert service.count - before == 1
+    await settled_books(site)
+
+
+async def test_no_key_of_the_caller_leaves_its_process(plain: Client, site: Site, server: CountingServer) -> None:
+    await run(plain, ChatsInActivity, "chat", 0, 1)
+    calls = [each async for each in plain.list_workflows("WorkflowType = 'LLMCallWorkflow'")]
+    assert calls
+    for call in calls:
+        history = await plain.get_workflow_handle(call.id, run_id=call.run_id).fetch_history()
+        assert KEY not in history.to_json()
+    received = [request for name in ("chat", "failing") for request in server.service(name).requests]
+    assert not any(KEY in str(value) for request in received for value in request.headers.values())
+
+
+async def test_an_answer_too_large_for_temporal_is_read_in_pieces(plain: Client, server: CountingServer) -> None:
+    reply, body = stream(20_000)
+    server.service("large").script.append(reply)
+    said = await run(plain, StreamsFrom, "large")
+    texts = [json.loads(line[6:])["choices"] for line in body.decode().split("\n\n") if line.startswith("data: {")]
+    assert said["text"] == "".join(choice["delta"].get("content", "") for choices in texts for choice in choices)
+
+
+async def test_without_temporal_it_is_a_connection_error(plain: Client) -> None:
+    nowhere = await Client.connect("127.0.0.1:1", lazy=True)
+    client = openai.AsyncOpenAI(
+        api_key="sk-x",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(transport=PaymasterTransport(BUDGET, client=nowhere)),
+    )
+    with pytest.raises(openai.APIConnectionError) as raised:
+        await client.chat.completions.create(**asked("chat"))
+    assert "Temporal cannot be reached" in str(raised.value.__cause__)

@@ -15,6 +15,7 @@ from paymaster.integrations.openai import AsyncOpenAI
 from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
 BUDGET = "acme/sdk"
+KEY = "sk-the-key-of-the-caller"
 Said = dict[str, Any]
 
 
@@ -72,18 +73,35 @@ class ChatsWith:
         return {"text": answer.choices[0].message.content}
 
 
+@workflow.defn
+class StreamsFrom:
+    """The text of one stream."""
+
+    @workflow.run
+    async def run(self, model: str) -> Said:
+        chunks = await AsyncOpenAI(BUDGET).chat.completions.create(**asked(model, stream=True))
+        return {"text": "".join([choice.delta.content or "" async for chunk in chunks for choice in chunk.choices])}
+
+
 def told(error: openai.APIStatusError | anthropic.APIStatusError) -> Said:
     return {"error": type(error).__name__, "status": error.status_code, "body": error.body}
 
 
+async def heartbeats() -> None:
+    """By which an activity learns that it is cancelled."""
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(0.2)
+
+
 @activity.defn
-async def chat_in_activity(model: str, fails: int, times: int) -> list[str | None]:
+async def chat_in_activity(model: str, fails: int, times: int, budget: str = BUDGET) -> list[str | None]:
     """`times` equal chats on purpose; the first `fails` attempts fail after them."""
-    transport = PaymasterTransport(BUDGET)
-    client = openai.AsyncOpenAI(
-        api_key="sk-the-key-of-the-caller", max_retries=2, http_client=httpx2.AsyncClient(transport=transport)
-    )
+    transport = PaymasterTransport(budget)
+    client = openai.AsyncOpenAI(api_key=KEY, max_retries=2, http_client=httpx2.AsyncClient(transport=transport))
+    beats = asyncio.create_task(heartbeats())
     answers = await asyncio.gather(*(client.chat.completions.create(**asked(model)) for _ in range(times)))
+    beats.cancel()
     if activity.info().attempt <= fails:
         raise RuntimeError("the attempt fails behind its calls")
     return [answer.choices[0].message.content for answer in answers]
@@ -92,14 +110,15 @@ async def chat_in_activity(model: str, fails: int, times: int) -> list[str | Non
 @workflow.defn
 class ChatsInActivity:
     @workflow.run
-    async def run(self, model: str, fails: int, times: int) -> list[str | None]:
+    async def run(self, model: str, fails: int, times: int, budget: str = BUDGET) -> list[str | None]:
         return await workflow.execute_activity(
             chat_in_activity,
-            args=[model, fails, times],
+            args=[model, fails, times, budget],
             start_to_close_timeout=timedelta(seconds=30),
+            heartbeat_timeout=timedelta(seconds=5),
             retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
         )
 
 
 def sync_client(transport: SyncPaymasterTransport) -> openai.OpenAI:
-    return openai.OpenAI(api_key="sk-the-key-of-the-caller", http_client=httpx2.Client(transport=transport))
+    return openai.OpenAI(api_key=KEY, http_client=httpx2.Client(transport=transport))
