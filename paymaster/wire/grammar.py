@@ -14,7 +14,7 @@ def _as_it_came(asked: bytes, stream: bytes) -> bytes:
 
 
 def _model_in_body(wire: Wire) -> str:
-    return model_of(object_of(json.loads(wire.body)))
+    return model_of(object_of(json.loads(wire.body)), wire.path)
 
 
 def _none(url_path: str, query: str) -> None:

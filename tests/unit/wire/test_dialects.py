@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paymaster.messages.wire import Dialect, Wire
-from paymaster.wire.dialects import GRAMMARS, dialect_of, measured
+from paymaster.wire.dialects import GRAMMARS, dialect_of, measured, model_named
 from paymaster.wire.measured import BadBody
 
 
@@ -74,7 +74,7 @@ def test_a_name_that_stands_twice_at_any_depth_is_refused(dialect: Dialect, memb
 @pytest.mark.parametrize("dialect", ["openai", "openai-embeddings"])
 def test_a_body_below_a_deployment_need_not_name_its_model(dialect: Dialect) -> None:
     below = Wire(dialect=dialect, path="deployments/d%20e", body=b"{}")
-    assert measured(below).model == "d e"
+    assert measured(below).model == model_named(below) == "d e"
     assert measured(below.model_copy(update={"body": b'{"model":"m"}'})).model == "m"
     for path in (None, "deployments/", "d"):
         with pytest.raises(BadBody, match="the body has no model"):
