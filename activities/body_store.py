@@ -3,6 +3,7 @@
 import asyncio
 from base64 import b64decode
 from hashlib import sha256
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
@@ -24,6 +25,16 @@ AT_ONCE_MAX = 2
 """Bodies that one process stores at once, so that connections are left for its rows."""
 
 
+class Prepared(NamedTuple):
+    """An answer that is about to be stored."""
+
+    answer: WireAnswer
+    """With a reference in the place of its body."""
+    body: StoredBody
+    pieces: list[bytes]
+    """Of the compressed body."""
+
+
 class BodyStore:
     def __init__(self, client: Client, engine: AsyncEngine, ledger: str) -> None:
         self._client = client
@@ -31,26 +42,26 @@ class BodyStore:
         self._ledger = ledger
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
 
-    async def stored(self, answer: WireAnswer, workflow_id: str, attempt_id: str) -> WireAnswer:
-        """The answer with a reference in the place of its body, as soon as the database has that.
-
-        `attempt_id`: of the attempt that was answered. Raises CancelledError only.
-        """
-        pieces, digest = await asyncio.to_thread(_prepared, answer.body)
+    async def prepared(self, answer: WireAnswer, attempt_id: str) -> Prepared:
+        """What is to be stored of the answer to this attempt. Nothing else of it need be held meanwhile."""
+        pieces, digest = await asyncio.to_thread(_pieces, answer.body)
         # With the digest: a Temporal that was put back to an earlier time sends another request under the same id.
         body = StoredBody(
             reference=f"{attempt_id}/{digest[:16]}", pieces=len(pieces), size=len(answer.body), sha256=digest
         )
-        answer = answer.model_copy(update={"body": b"", "stored": body})
+        return Prepared(answer.model_copy(update={"body": b"", "stored": body}), body, pieces)
+
+    async def store(self, prepared: Prepared, workflow_id: str) -> None:
+        """Returns as soon as the database has it. Raises CancelledError only."""
         wait_s, wait_max_s = TRY_AGAIN_AFTER_S
         while True:
             try:
                 async with self._places:
-                    await self._store(body, pieces, workflow_id)
-                return answer
+                    await self._store(prepared.body, prepared.pieces, workflow_id)
+                return
             except Exception as error:  # whatever it is: the answer is paid for, and nowhere else
                 activity.logger.error(
-                    "an answer of %d bytes waits to be stored: %s: %s", body.size, type(error).__name__, error
+                    "an answer of %d bytes waits to be stored: %s: %s", prepared.body.size, type(error).__name__, error
                 )
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, wait_max_s)
@@ -77,7 +88,7 @@ class BodyStore:
         )
 
 
-def _prepared(body: bytes) -> tuple[list[bytes], str]:
+def _pieces(body: bytes) -> tuple[list[bytes], str]:
     """The pieces of the compressed body, and the digest of the body."""
     data = b64decode(packed(body))
     return [data[at : at + BODY_PIECE_BYTES] for at in range(0, len(data), BODY_PIECE_BYTES)], sha256(body).hexdigest()

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.body_store import BodyStore
+from activities.body_store import BodyStore, Prepared
 from paymaster.keys.api_key import ServiceKeys
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -97,7 +97,8 @@ class CallServiceActivities:
             by_storage = tried.completion is not None and not self._storages.isdisjoint(call.storages.split(","))
             if not by_storage and _too_large(tried) is not None:
                 beats.go_on()
-                tried = await self._without_large_body(tried, call)
+                tried, prepared = await self._prepared(tried, call)
+                tried = await self._stored(tried, prepared)
         await self._tell_of_outage(call)
         attempts = (*earlier, tried.attempt)
         if tried.completion is not None:
@@ -106,19 +107,31 @@ class CallServiceActivities:
         await self._report(call, tried)
         raise _failure(call, tried, attempts)
 
-    async def _without_large_body(self, tried: Tried, call: ServiceCall) -> Tried:
-        """That attempt when its answer is stored, or a failed one when this worker or the call ends before it is."""
+    async def _prepared(self, tried: Tried, call: ServiceCall) -> tuple[Tried, Prepared | None]:
+        """The attempt with a reference in the place of what the service wrote, and what is to be stored under it.
+
+        While that takes, only its compressed pieces are held: the database may be away for hours.
+        """
         answer = _too_large(tried)
         if answer is None or self._bodies is None:
-            return _not_stored(tried)
+            return _not_stored(tried), None
         try:
-            attempt_id = f"{call.grant.hold_id}/{tried.attempt.number}"
-            answer = await self._bodies.stored(answer, activity.info().workflow_id or "", attempt_id)
+            prepared = await self._bodies.prepared(answer, f"{call.grant.hold_id}/{tried.attempt.number}")
+        except asyncio.CancelledError:  # what it cost must reach the workflow all the same
+            return _not_stored(tried), None
+        if tried.completion is None:
+            return tried._replace(refusal=prepared.answer), prepared
+        return tried._replace(completion=tried.completion.model_copy(update={"wire": prepared.answer})), prepared
+
+    async def _stored(self, tried: Tried, prepared: Prepared | None) -> Tried:
+        """That attempt when its answer is stored, or a failed one when this worker or the call ends before it is."""
+        if prepared is None or self._bodies is None:
+            return tried
+        try:
+            await self._bodies.store(prepared, activity.info().workflow_id or "")
         except asyncio.CancelledError:
             return _not_stored(tried)
-        if tried.completion is None:
-            return tried._replace(refusal=answer)
-        return tried._replace(completion=tried.completion.model_copy(update={"wire": answer}))
+        return tried
 
     async def _report(self, call: ServiceCall, tried: Tried) -> None:
         """Lets the ledger pause or break the service at once, for all the other calls."""

@@ -8,19 +8,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import worker
-from activities.body_store import BodyStore
-from paymaster.messages import WireAnswer
+from activities.body_store import BodyStore, Prepared
 
-_stored = BodyStore.stored
+_store = BodyStore.store
 
 
-async def stored_and_dead(self: BodyStore, answer: WireAnswer, workflow_id: str, attempt_id: str) -> WireAnswer:
-    await _stored(self, answer, workflow_id, attempt_id)
+async def store_and_die(self: BodyStore, prepared: Prepared, workflow_id: str) -> None:
+    await _store(self, prepared, workflow_id)
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("unreachable")
 
 
-BodyStore.stored = stored_and_dead
+BodyStore.store = store_and_die
 
 if __name__ == "__main__":
     sys.exit(worker.main())

@@ -15,16 +15,14 @@ from temporalio.testing import ActivityEnvironment
 from wire import GRANT
 from wire_answers import ANSWERS, replaced, sse
 
-from activities.body_store import BodyStore
+from activities.body_store import BodyStore, Prepared
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.messages import (
     UNKNOWN_OUTCOME,
     Billing,
     CallRef,
     Completion,
-    StoredBody,
     UsageRecord,
-    WireAnswer,
 )
 from paymaster.settings import Api
 
@@ -164,11 +162,9 @@ class Stores(BodyStore):
     def __init__(self) -> None:
         self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
 
-    async def stored(self, answer: WireAnswer, workflow_id: str, attempt_id: str) -> WireAnswer:
+    async def store(self, prepared: Prepared, workflow_id: str) -> None:
         self.asked.set()
         await self.goes_on.wait()
-        body = StoredBody(reference=attempt_id, pieces=1, size=len(answer.body), sha256="0" * 64)
-        return answer.model_copy(update={"body": b"", "stored": body})
 
 
 async def test_an_answer_that_waits_to_be_stored_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +188,29 @@ async def test_an_answer_that_waits_to_be_stored_says_that_it_lives(monkeypatch:
     assert failure.reason == "answer_too_large"
     assert failure.wire is not None
     assert failure.wire.stored is not None
+
+
+@pytest.mark.parametrize("step", ["prepared", "store"])
+async def test_a_cancelled_call_says_what_its_large_answer_cost(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Else the workflow would take it for one that was never sent."""
+    answer = json.dumps({"choices": [{"message": {"content": "x" * 2_000_000}}], "usage": {"prompt_tokens": 1}})
+    environment, begun = ActivityEnvironment(), asyncio.Event()
+
+    async def takes_long(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with calling() as caller:
+        caller.bodies = Stores()
+        monkeypatch.setattr(BodyStore if step == "prepared" else Stores, step, takes_long)
+        caller.server.raw = f"HTTP/1.1 200 OK\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode()
+        call = asyncio.create_task(caller.call("openai", environment))
+        await begun.wait()
+        environment.cancel()
+        error = await call
+    assert isinstance(error, ApplicationError)
+    (attempt,) = failure_of(error).attempts
+    assert (failure_of(error).reason, attempt.http_status, error.non_retryable) == ("answer_not_stored", 200, True)
 
 
 async def test_an_attempt_that_hangs_stops_saying_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
