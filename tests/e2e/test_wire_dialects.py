@@ -48,7 +48,7 @@ class Case(NamedTuple):
         return f"{self.api}-{'stream' if self.streams else 'whole'}"
 
 
-CHAT_USAGE = '"usage":{"prompt_tokens":12, "completion_tokens":5}'
+LIMITS = {"anthropic-ratelimit-tokens-remaining": "7", "x-gemini-service-tier": "flex", "set-cookie": "secret"}
 RESPONSE = (
     '{ "id":"r","status":"completed","odd":1.10,"model":"m-1","output":[{"type":"message","content":[{"type":'
     '"output_text","text":"\\u00e9"}]}],"usage":{"input_tokens":12,"output_tokens":5} }'
@@ -211,7 +211,9 @@ async def call(site: Site, case: Case, **fields: Any) -> LLMResult:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.dialect}-{case.name}")
 async def test_it_is_passed_on_and_given_back_byte_for_byte(site: Site, server: CountingServer, case: Case) -> None:
     service = server.service(f"wire-{case.api}")
-    service.script.append(Reply(stream=case.chunks) if case.streams else Reply(body=case.answer.encode()))
+    service.script.append(
+        Reply(stream=case.chunks) if case.streams else Reply(body=case.answer.encode(), headers=LIMITS)
+    )
     result = await call(site, case, headers={"Authorization": "Bearer the caller's", "x-goog-api-key": "the caller's"})
     request = service.requests[-1]
     assert request.content.decode() == case.sent.replace('"M"', f'"{MODEL}"')
@@ -220,6 +222,7 @@ async def test_it_is_passed_on_and_given_back_byte_for_byte(site: Site, server: 
     assert result.outcome is Outcome.COMPLETED, result.detail
     assert result.wire is not None
     assert (result.wire.status, result.wire.body.decode()) == (200, "".join(case.chunks) or case.answer)
+    assert case.streams or {name: result.wire.headers.get(name) for name in LIMITS} == {**LIMITS, "set-cookie": None}
     assert (result.text, result.cost_nanos) == (case.text, case.input_tokens * IN + case.output_tokens * OUT)
     await settled_books(site)
 
