@@ -13,6 +13,7 @@ _SDKS: Mapping[str, tuple[str, ...]] = {
     "httpx2": ("httpcore2", "anyio._backends._asyncio"),
     "openai": ("openai.resources.chat.completions", "openai.resources.responses", "openai.resources.embeddings"),
     "anthropic": ("anthropic.resources.messages", "anthropic.resources.beta.messages"),
+    "google.genai": ("google.auth.aio.credentials",),
 }
 """By package, the parts that it or its users import only when they are first used, which in a workflow would take too
 long for its task."""
@@ -21,9 +22,11 @@ _PASSED = (
     *_SDKS,
     "anyio",
     "distro",
+    "google.auth",
     "httpcore2",
     "jiter",
     "sniffio",
+    "tenacity",
     "truststore",
 )
 

@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "transport": ("httpx2",),
     "openai": ("openai",),
     "anthropic": ("anthropic",),
+    "google-genai": ("google.genai",),
     "cli": ("platformdirs", "rich", "typer"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""

@@ -113,7 +113,7 @@ def model_named(wire: Wire) -> str:
 def wire_path(url_path: str, query: str) -> str:
     """The part of a URL that a Wire needs; the query without a key, which some callers write there."""
     sse = "?alt=sse" if ("alt", "sse") in parse_qsl(query) else ""
-    return f"models/{url_path.rpartition('models/')[2]}{sse}"
+    return f"models/{url_path.partition('/models/')[2]}{sse}"
 
 
 def measured(wire: Wire) -> Measured:

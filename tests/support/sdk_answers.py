@@ -65,3 +65,16 @@ MESSAGE_EVENTS = [
         {"type": "message_stop"},
     )
 ]
+_GENERATED: dict[str, Any] = {
+    "candidates": [{"content": {"role": "model", "parts": [{"text": "é"}]}, "finishReason": "STOP"}],
+    "modelVersion": "m-1",
+    "usageMetadata": {"promptTokenCount": 12, "candidatesTokenCount": 5},
+}
+GENERATED = json.dumps(_GENERATED).encode()
+GENERATED_EVENTS = [
+    _event({"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}]}}]}),
+    _event(_GENERATED),
+]
+GEMINI_VECTORS = json.dumps(
+    {"embeddings": [{"values": [0.5]}, {"values": [-0.5]}], "usageMetadata": {"promptTokenCount": 12}}
+).encode()

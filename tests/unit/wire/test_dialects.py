@@ -35,6 +35,10 @@ from paymaster.wire.measured import BadBody
             ("gemini", "models/m:generateContent"),
         ),
         ("/v1beta/models/two/m-1:embedContent", ("gemini", "models/two/m-1:embedContent")),
+        (
+            "/v1beta/models/two/accounts/x/models/m:generateContent",
+            ("gemini", "models/two/accounts/x/models/m:generateContent"),
+        ),
         ("/v1beta/models/m:batchEmbedContents", ("gemini", "models/m:batchEmbedContents")),
         ("/v1beta/models/m:countTokens", None),
         ("/v1/models", None),
