@@ -2,11 +2,12 @@
 
 import re
 
-_EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
+_EVENT_ENDS = re.compile(r"(\r\n\r\n|\n\n|\r\r)")
 
 
 def event_pieces(stream: bytes) -> list[bytes]:
     """The events with all their bytes; what stands behind the last one is a piece too."""
-    pieces = _EVENT.findall(stream)
-    rest = stream[sum(map(len, pieces)) :]
-    return [*pieces, rest] if rest else pieces
+    # Bytes as characters of the same numbers: whatever they are, they come back.
+    pieces = _EVENT_ENDS.split(stream.decode("latin-1"))
+    events = [event + end for event, end in zip(pieces[::2], [*pieces[1::2], ""], strict=True)]
+    return [event.encode("latin-1") for event in events if event]

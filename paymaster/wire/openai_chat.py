@@ -1,13 +1,13 @@
 """The dialect `openai`: bodies of chat completions, as OpenAI's SDK and those of compatible servers write them."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
 from paymaster.values.json_reading import list_of, object_of, read_json, text_of
 from paymaster.wire.caching import kept_for
+from paymaster.wire.event_pieces import event_pieces
 from paymaster.wire.grammar import Grammar, deployment_path, of_body_or_path, passed_on
 from paymaster.wire.measured import (
     Measured,
@@ -104,7 +104,6 @@ _HEADERS = frozenset({"openai-beta", "http-referer", "x-title"})
 """Of the caller, that are passed on. A key never is."""
 _BYTES = {"image_url": "url", "file": "file_data"}
 """By kind of part, its field that holds what is no text."""
-_EVENT_ENDS = re.compile(r"(\r\n\r\n|\n\n|\r\r)")
 
 
 def measured(body: bytes, path: str | None = None) -> Measured:
@@ -164,13 +163,7 @@ def _wants_usage(data: Mapping[str, JsonValue]) -> bool:
 
 
 def _without_usage(stream: bytes) -> bytes:
-    # Bytes as characters of the same numbers: whatever they are, they come back.
-    pieces = _EVENT_ENDS.split(stream.decode("latin-1"))
-    kept: list[str] = []
-    for event, end in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-        if not _is_usage_chunk(event):
-            kept += [event, end]
-    return "".join(kept).encode("latin-1")
+    return b"".join(event for event in event_pieces(stream) if not _is_usage_chunk(event.decode("latin-1")))
 
 
 def _is_usage_chunk(event: str) -> bool:

@@ -120,5 +120,15 @@ class ChatsInActivity:
         )
 
 
+@workflow.defn
+class Summarizes:
+    """Runs the activity of docs/transport.md."""
+
+    @workflow.run
+    async def run(self, text: str) -> str:
+        timeout = timedelta(seconds=20)
+        return await workflow.execute_activity("summary", text, start_to_close_timeout=timeout, result_type=str)
+
+
 def sync_client(transport: SyncPaymasterTransport) -> openai.OpenAI:
     return openai.OpenAI(api_key=KEY, http_client=httpx2.Client(transport=transport))

@@ -44,7 +44,7 @@ def test_one_that_is_still_waited_for_is_not_sent_once_more() -> None:
 
 
 def test_a_repeat_whose_first_sending_nobody_knows_is_the_first() -> None:
-    """As after a worker's death: the SDK of the next attempt begins anew."""
+    """After a worker's death the SDK of the next attempt begins anew."""
     assert RepeatedRequests().begin("a", 2, numbered) == "call-0"
 
 

@@ -10,7 +10,7 @@ import pytest
 from paymaster.messages import LLMResult, Outcome, WireAnswer
 from paymaster.messages.wire import Dialect
 from paymaster.wire.dialects import GRAMMARS
-from paymaster.wire.refusals import told
+from paymaster.wire.refusals import Told, told
 
 ENDS = [
     (Outcome.DENIED, "cap_reached", 0, 402, None, None),
@@ -36,13 +36,22 @@ def result(outcome: Outcome, reason: str | None, cost_nanos: int, wire: WireAnsw
     return LLMResult(outcome=outcome, reason=reason, detail="in words", call_id="id", cost_nanos=cost_nanos, wire=wire)
 
 
-def raised(status: int, headers: dict[str, str], body: bytes, dialect: Dialect) -> Exception:
-    """What the SDK of this dialect makes of a response."""
-    url = "https://a.test"
-    response = httpx2.Response(status, headers=headers, content=body, request=httpx2.Request("POST", url))
-    if dialect == "anthropic":
-        return anthropic.AsyncAnthropic(api_key="-")._make_status_error_from_response(response)  # pyright: ignore[reportPrivateUsage]
-    return openai.AsyncOpenAI(api_key="-")._make_status_error_from_response(response)  # pyright: ignore[reportPrivateUsage]
+def raised(answer: Told, dialect: Dialect) -> Exception:
+    """What the SDK of this dialect raises for a response."""
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.body)
+
+    http = httpx2.Client(transport=httpx2.MockTransport(respond))
+    try:
+        if dialect == "anthropic":
+            claude = anthropic.Anthropic(api_key="-", http_client=http, max_retries=0)
+            claude.messages.create(model="m", max_tokens=1, messages=[])
+        else:
+            openai.OpenAI(api_key="-", http_client=http, max_retries=0).chat.completions.create(model="m", messages=[])
+    except (openai.APIStatusError, anthropic.APIStatusError) as error:
+        return error
+    raise AssertionError("the SDK took it for an answer")
 
 
 @pytest.mark.parametrize(("outcome", "reason", "cost", "status", "of_openai", "of_anthropic"), ENDS)
@@ -65,7 +74,7 @@ def test_each_end_is_an_error_of_the_sdk(
         assert (ours["reason"], ours["call_id"], ours["cost_nanos"]) == (reason or "answer_withheld", "id", cost)
         wanted = of_anthropic if dialect == "anthropic" else of_openai
         if dialect != "gemini" and wanted is not None:
-            assert type(raised(*answer, dialect)) is wanted
+            assert type(raised(answer, dialect)) is wanted
 
 
 @pytest.mark.parametrize("cost", [0, 1])
