@@ -14,6 +14,8 @@ _SDKS: Mapping[str, tuple[str, ...]] = {
     "openai": ("openai.resources.chat.completions", "openai.resources.responses", "openai.resources.embeddings"),
     "anthropic": ("anthropic.resources.messages", "anthropic.resources.beta.messages"),
     "google.genai": ("google.auth.aio.credentials",),
+    "pydantic_ai": (),
+    "agents": (),
 }
 """By package, the parts that it or its users import only when they are first used, which in a workflow would take too
 long for its task."""
@@ -22,9 +24,15 @@ _PASSED = (
     *_SDKS,
     "anyio",
     "distro",
+    "genai_prices",
     "google.auth",
+    "griffe",
     "httpcore2",
     "jiter",
+    "logfire_api",
+    "mcp",
+    "opentelemetry",
+    "pydantic_graph",
     "sniffio",
     "tenacity",
     "truststore",

@@ -25,6 +25,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
     "google-genai": ("google.genai",),
+    "pydantic-ai": ("pydantic_ai",),
+    "openai-agents": ("agents",),
     "cli": ("platformdirs", "rich", "typer"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""
