@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import calls, desk, memory, reservations, usage, waiting, where_time_goes
+from benchmarks import calls, desk, memory, reservations, usage, waiting, where_time_goes, wire_calls
 from benchmarks.figures import Figure, as_data, table
 from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "steps": where_time_goes.steps_of_a_call,
     "reservations": reservations.per_second,
     "waiting": waiting.calls_at_once,
+    "wire": wire_calls.cost_of_the_format,
+    "transport": wire_calls.cost_of_the_transport,
     "memory": memory.growth,
 }
 LONG = {"memory"}
