@@ -72,12 +72,8 @@ class _Asked(NamedTuple):
     """How often its SDK has sent it before."""
 
 
-class PaymasterTransport(httpx2.AsyncBaseTransport):
-    """For an SDK's asynchronous client: `AsyncOpenAI(http_client=httpx2.AsyncClient(transport=PaymasterTransport(…)))`.
-
-    In a workflow each request is a child workflow. In an activity, and anywhere else, it is started by a client, and
-    found again by whoever sends it once more: an activity that is tried again, or an SDK that says that it does.
-    """
+class _Transport:
+    """What both transports have."""
 
     def __init__(
         self,
@@ -91,11 +87,31 @@ class PaymasterTransport(httpx2.AsyncBaseTransport):
         client: Client | None = None,
     ) -> None:
         """The arguments are fields of LLMRequest. `route` None: the model that a request names, which is a route or
-        `service/model`. `client` None: in an activity its worker's, elsewhere one of `paymaster.client.connect()`.
-        """
+        `service/model`. `client` None: in an `async def` activity that of its worker, elsewhere one of
+        `paymaster.client.connect()`."""
         self._terms = Terms(budget, route, priority, on_exhausted, wait_at_most, metadata or {})
         self._client = client
         self._repeated = RepeatedRequests()
+
+    async def _answer(self, asked: _Asked, call: "_Call", client: Client | None) -> Told:
+        """Outside workflows. `client` None: one that is connected now. Raises httpx2.ConnectError."""
+        failed = True
+        try:
+            if client is None:
+                client = self._client = await _connected()
+            answer = await _of_client(client, asked, call.id)
+            failed = answer.status >= _FAILED_FROM
+            return answer
+        finally:
+            call.end(failed=failed)
+
+
+class PaymasterTransport(_Transport, httpx2.AsyncBaseTransport):
+    """For an SDK's asynchronous client: `AsyncOpenAI(http_client=httpx2.AsyncClient(transport=PaymasterTransport(…)))`.
+
+    In a workflow each request is a child workflow. In an activity, and anywhere else, it is started by a client, and
+    found again by whoever sends it once more: an activity that is tried again, or an SDK that says that it does.
+    """
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises httpx2.ConnectError where Temporal cannot be reached."""
@@ -104,39 +120,14 @@ class PaymasterTransport(httpx2.AsyncBaseTransport):
             return _response(asked)
         if workflow.in_workflow():
             return _response(await _of_workflow(asked))
-        if self._client is None and activity.in_activity():
-            self._client = activity.client()
-        call = _call_of(asked, self._repeated)
-        failed = True
-        try:
-            if self._client is None:
-                self._client = await _connected()
-            answer = await _of_client(self._client, asked, call.id)
-            failed = answer.status >= _FAILED_FROM
-            return _response(answer)
-        finally:
-            call.end(failed=failed)
+        client = self._client
+        if client is None and activity.in_activity():
+            client = activity.client()
+        return _response(await self._answer(asked, _call_of(asked, self._repeated), client))
 
 
-class SyncPaymasterTransport(httpx2.BaseTransport):
+class SyncPaymasterTransport(_Transport, httpx2.BaseTransport):
     """For an SDK's synchronous client, outside workflows: in `def` activities, threads, and programs without a loop."""
-
-    def __init__(
-        self,
-        budget: str,
-        *,
-        route: str | None = None,
-        priority: int = 0,
-        on_exhausted: Literal["wait", "fail"] | None = None,
-        wait_at_most: timedelta | None = None,
-        metadata: Mapping[str, str] | None = None,
-        client: Client | None = None,
-    ) -> None:
-        """The arguments of PaymasterTransport. `client` None: one of `paymaster.client.connect()`, also in an activity,
-        whose worker's client Temporal gives to `async def` activities only."""
-        self._terms = Terms(budget, route, priority, on_exhausted, wait_at_most, metadata or {})
-        self._client = client
-        self._repeated = RepeatedRequests()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises httpx2.ConnectError where Temporal cannot be reached, RuntimeError in a workflow."""
@@ -145,22 +136,12 @@ class SyncPaymasterTransport(httpx2.BaseTransport):
         asked = _asked(request, request.read(), self._terms)
         if isinstance(asked, Told):
             return _response(asked)
-        call = _call_of(asked, self._repeated)
-
-        async def answer() -> Told:
-            if self._client is None:
-                self._client = await _connected()
-            return await _of_client(self._client, asked, call.id)
-
-        future = asyncio.run_coroutine_threadsafe(answer(), _loop())
-        failed = True
+        answering = self._answer(asked, _call_of(asked, self._repeated), self._client)
+        future = asyncio.run_coroutine_threadsafe(answering, _loop())
         try:
-            found = future.result()
-            failed = found.status >= _FAILED_FROM
-            return _response(found)
+            return _response(future.result())
         finally:
             future.cancel()
-            call.end(failed=failed)
 
 
 # ------------------------------------------------------------ a request
