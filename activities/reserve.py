@@ -34,6 +34,9 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 _NAMED_MAX = 3
 """Keys that are named at once where a call is refused for more: what a candidate says of itself has 500 characters."""
 _NAMED_CHARACTERS_MAX = 40
+_SEARCHES = "model.search"
+"""What a model needs that searches the web by itself, such as OpenAI's gpt-4o-search-preview and Perplexity's
+sonar-deep-research: the fees, and what was found, are in no bound."""
 _PLAIN = (
     "the request came in plain text, where everybody who reads Temporal's histories reads its prompt, and this worker "
     "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
@@ -162,6 +165,8 @@ class ReserveActivities:
             return f'the call is written in the format "{request.dialect}", which api = "{settings.api}" does not speak'
         unpriced_choices = unpriced(self._settings, service, model, datetime.now(UTC), request.chooses)
         needs = [*request.needs, *(choice.partition("=")[0] for choice in unpriced_choices)]
+        if self._searches_by_itself(request, service, model):
+            needs.append(_SEARCHES)
         unbound = [key for key in dict.fromkeys(needs) if key not in settings.allow]
         if not unbound:
             return None
@@ -171,6 +176,11 @@ class ReserveActivities:
             f"{', '.join(named)}{more}: whether it changes what the call can cost is not known; leave it out, or add "
             f"allow = {json.dumps(named)} under [services.{service}], at your own risk"
         )
+
+    def _searches_by_itself(self, request: ReserveRequest, service: str, model: str) -> bool:
+        """Whether a caller names, and not the configuration, what takes a fee for a search with each answer."""
+        is_ours = request.route in self._settings.routes or model in self._settings.services[service].models
+        return not is_ours and "search" in model.lower()
 
     def _model(self, name: str) -> ModelSettings:
         """What the configuration says about a candidate; all defaults when nothing."""

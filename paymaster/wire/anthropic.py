@@ -131,9 +131,9 @@ def measured(body: bytes) -> Measured:
     seen["messages"] = [
         {**message, "content": _taken_apart(message.get("content"), blocks)} for message in objects_of(data, "messages")
     ]
-    tools = objects_of(data, "tools")
+    tools = [*objects_of(data, "tools"), *_added_tools(blocks)]
     cap = number_of(data, _CAP, least=0)  # 0 fills the cache
-    own_tools = sum(_OWN_TOOLS.fullmatch(kind_of(tool)) is not None for tool in [*tools, *_added_tools(blocks)])
+    own_tools = sum(_OWN_TOOLS.fullmatch(kind_of(tool)) is not None for tool in tools)
     return Measured(
         model=model_of(data),
         input_bytes=seen_bytes(seen) + _OWN_TOOL_BYTES * own_tools,
@@ -142,7 +142,7 @@ def measured(body: bytes) -> Measured:
         images=sum(kind_of(block) == "image" for block in blocks),
         documents=sum(kind_of(block) == "document" and _source_kind(block) in ("base64", "url") for block in blocks),
         streams=data.get("stream") is True,
-        needs=once([*_needs(data), *_tool_needs([*tools, *_added_tools(blocks)]), *_block_needs(blocks)]),
+        needs=once([*_needs(data), *_tool_needs(tools), *_block_needs(blocks)]),
         chooses=once(_chooses(data, tools, blocks)),
     )
 

@@ -34,7 +34,6 @@ _FREE_IN_CONFIG = frozenset(
         "responseSchema",
         "responseJsonSchema",
         "_responseJsonSchema",
-        "responseFormat",
         "seed",
         "presencePenalty",
         "frequencyPenalty",
@@ -124,7 +123,7 @@ def measured(wire: Wire) -> Measured:
     config = _named(object_of(data.get("generationConfig")))
     parts = [each for content in contents for part in _parts(content) for each in (part, *_held(part))]
     kinds = [_media_kind(part) for part in parts]
-    tier = (text_of(data.get("serviceTier")) or "standard").lower().removeprefix("service_tier_")
+    tier = _tier(data.get("serviceTier"))
     return Measured(
         model=asked.model,
         input_bytes=seen_bytes(seen),
@@ -170,6 +169,13 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return passed_on(headers, _HEADERS)
 
 
+def _tier(given: JsonValue) -> str:
+    """In lower case. Google takes the number of a tier too, which nobody has a price for."""
+    if given is None or given == "":
+        return "standard"
+    return str(given).lower().removeprefix("service_tier_")
+
+
 def _camel(name: str) -> str:
     head, *rest = name.split("_") if not name.startswith("_") else [name]
     return head + "".join(each[:1].upper() + each[1:] for each in rest)
@@ -182,12 +188,25 @@ def _each(given: JsonValue) -> list[JsonValue]:
     return given if isinstance(given, list) else [given]
 
 
+def _objects(data: Mapping[str, JsonValue], name: str) -> list[dict[str, JsonValue]]:
+    """The objects of a list, or the one that stands there without a list.
+
+    Raises BadBody for anything else, such as a list in the list, which some server might read as if it were none.
+    """
+    each = _each(data.get(name))
+    objects = [item for item in each if isinstance(item, dict)]
+    if len(objects) < len(each):
+        raise BadBody(f"{name} has something in it that is no object")
+    return objects
+
+
 def _named(data: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The members by their names as Google writes them. Raises BadBody for one that has both of its names."""
-    named = {_camel(name): value for name, value in data.items()}
-    if len(named) < len(data):
-        twice = next(name for name in data if _camel(name) != name and _camel(name) in data)
-        raise BadBody(f"{twice} stands there in both of its names")
+    named: dict[str, JsonValue] = {}
+    for name, value in data.items():
+        if _camel(name) in named:
+            raise BadBody(f"{name[:50]} stands there in another of its names too")
+        named[_camel(name)] = value
     return named
 
 
@@ -222,7 +241,7 @@ def _requests(data: dict[str, JsonValue]) -> list[JsonValue]:
 
 
 def _parts(content: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    return [_named(object_of(part)) for part in _each(content.get("parts"))]
+    return [_named(part) for part in _objects(content, "parts")]
 
 
 def _held(part: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
@@ -260,10 +279,13 @@ def _part_needs(parts: list[dict[str, JsonValue]]) -> Iterator[str]:
 def _needs(data: dict[str, JsonValue], config: dict[str, JsonValue]) -> Iterator[str]:
     yield from unknown(data, _FREE | {"serviceTier"})
     for name in unknown(config, _FREE_IN_CONFIG):
-        if name != "responseModalities" or any(each not in _TEXT for each in _each(config[name])):
+        if name == "responseFormat":
+            for form in _objects(config, name):
+                yield from unknown(_named(form), ("text",), "generationConfig.responseFormat.")
+        elif name != "responseModalities" or any(each not in _TEXT for each in _each(config[name])):
             yield f"generationConfig.{name}"
-    for tool in _each(data.get("tools")):
-        for name, value in _named(object_of(tool)).items():
+    for tool in _objects(data, "tools"):
+        for name, value in _named(tool).items():
             if name not in _TOOLS and value is not None:
                 yield f"tools.{name}"
     yield from unknown(_named(object_of(data.get("toolConfig"))), _FREE_IN_TOOL_CONFIG, "toolConfig.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paymaster.messages.wire import Wire
-from paymaster.values.json_reading import object_of
+from paymaster.values.json_reading import NestedTooDeeply, object_of
 from paymaster.wire.measured import Measured, model_of
 
 
@@ -14,7 +14,10 @@ def _as_it_came(asked: bytes, stream: bytes) -> bytes:
 
 
 def _model_in_body(wire: Wire) -> str:
-    return model_of(object_of(json.loads(wire.body)), wire.path)
+    try:
+        return model_of(object_of(json.loads(wire.body)), wire.path)
+    except RecursionError:
+        raise NestedTooDeeply from None
 
 
 def _none(url_path: str, query: str) -> None:

@@ -117,7 +117,7 @@ def measured(body: bytes, path: str | None = None) -> Measured:
         max_output_tokens=min((cap for cap in caps if cap is not None), default=None),
         outputs=number_of(data, "n", most=_OUTPUTS_MAX) or 1,
         images=sum(part.get("type") == "image_url" for part in parts),
-        documents=sum("file_data" in object_of(part.get("file")) for part in parts),
+        documents=sum(_has_bytes(part) for part in parts),
         streams=data.get("stream") is True,
         needs=once(_needs(data, parts)),
         chooses=once(_chooses(data, parts)),
@@ -193,16 +193,23 @@ def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Ite
     for message in objects_of(data, "messages"):
         yield from unknown(message, _FREE_IN_MESSAGES, "messages.")
     for part in parts:
-        kind, has_bytes = part.get("type"), "file_data" in object_of(part.get("file"))
-        if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and has_bytes):
+        kind = part.get("type")
+        if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and _has_bytes(part)):
             yield f"messages.{kind_of(part)}"
+
+
+def _has_bytes(part: dict[str, JsonValue]) -> bool:
+    """Whether it is a file that stands there; what is behind an id nobody knows."""
+    file = object_of(part.get("file"))
+    return file.get("file_data") is not None and file.get("file_id") is None
 
 
 def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Iterator[str]:
     if data.get("service_tier") not in _USUAL_TIERS:
         yield f"service_tier={data['service_tier']}"
-    messages = objects_of(data, "messages")
-    yield from kept_for((data, *messages, *parts, *objects_of(data, "tools")))
+    messages, tools = objects_of(data, "messages"), objects_of(data, "tools")
+    functions = [object_of(tool.get("function")) for tool in tools]  # some gateways take a mark there
+    yield from kept_for((data, *messages, *parts, *tools, *functions))
 
 
 def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:

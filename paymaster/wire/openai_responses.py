@@ -212,8 +212,9 @@ def _parts(item: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     held = item.get("output" if _item_kind(item).endswith("_output") else "content")
     if isinstance(held, dict):  # a screenshot
         return [held]
-    # What a shell wrote has no kind.
-    return [object_of(part) for part in list_of(held) if "type" in object_of(part)]
+    # What a shell wrote has no kind; elsewhere some server might tell the kind by the other members.
+    shell = _item_kind(item) == "shell_call_output"
+    return [part for part in list_of(held) if isinstance(part, dict) and ("type" in part or not shell)]
 
 
 def _reduced(item: dict[str, JsonValue]) -> JsonValue:

@@ -35,8 +35,14 @@ SETTINGS = Settings.model_validate(
                 "base_url": "https://api.anthropic.com/v1",
                 "models": {"claude-opus-5": {"image_tokens_max": 5_000}},
             },
+            "searching": {
+                "api": "openai",
+                "base_url": "https://api.openai.com/v1",
+                "models": {"gpt-4o-mini-search-preview": {}},
+            },
             "google": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"},
-        }
+        },
+        "routes": {"searcher": ["openai/gpt-4o-search-preview"]},
     }
 )
 
@@ -83,6 +89,15 @@ def test_a_choice_without_a_known_price_needs_leave() -> None:
     assert "xxx" not in found.price.source
     found, _ = candidate("allowing/ours", web_search_options={}, plugins=[1])
     assert 'add allow = ["plugins"] under [services.allowing]' in (found.refused or "")
+
+
+def test_what_searches_by_itself_is_the_configurations_to_name() -> None:
+    """genai-prices has gpt-4o-mini's price for it, without the fee that each answer costs."""
+    for route in ("openai/gpt-4o-mini-search-preview", "openai/o3-Deep-Research"):
+        found, _ = candidate(route)
+        assert 'add allow = ["model.search"]' in (found.refused or "")
+    assert candidate("searching/gpt-4o-mini-search-preview")[0].refused is None
+    assert candidate("searcher")[0].refused is None
 
 
 def test_embeddings_are_held_by_their_input_alone() -> None:

@@ -110,6 +110,10 @@ def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ..
         ({"system": [{"type": "text", "text": "x", "cache_control": LONG}]}, ("cache_control.ttl=1h",)),
         ({"tools": [{"name": "f", "cache_control": LONG}]}, ("cache_control.ttl=1h",)),
         (
+            asked({"type": "tool_addition", "tool": {"definition": {"name": "f", "cache_control": LONG}}}),
+            ("cache_control.ttl=1h",),
+        ),
+        (
             asked({"type": "tool_result", "content": [{"type": "text", "text": "x", "cache_control": LONG}]}),
             ("cache_control.ttl=1h",),
         ),

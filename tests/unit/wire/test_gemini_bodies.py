@@ -76,6 +76,12 @@ def test_a_plain_body_needs_nothing(snake: bool) -> None:
             ("contents.audio",),
         ),
         ({"systemInstruction": {"parts": [{"odd": 1}]}}, ("contents.odd",)),
+        ({"generationConfig": {"responseFormat": [{"text": {"mimeType": "APPLICATION_JSON"}}]}}, ()),
+        (
+            {"generationConfig": {"response_format": [{"text": {}}, {"video": {}}]}},
+            ("generationConfig.responseFormat.video",),
+        ),
+        ({"generationConfig": {"responseFormat": {"image": {}}}}, ("generationConfig.responseFormat.image",)),
         (asked({"fileData": {"mimeType": "image/png", "fileUri": "u"}}), ()),
         (asked({"executableCode": {"code": "x"}}, {"codeExecutionResult": {"output": "x"}}), ()),
     ],
@@ -91,9 +97,11 @@ def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ..
         ("flex", ("service_tier=flex",)),
         ("standard", ()),
         (None, ()),
+        (3, ("service_tier=3",)),
+        ({"priority": 1}, ("service_tier={'priority': 1}",)),
     ],
 )
-def test_a_tier_chooses_a_price(tier: str | None, chooses: tuple[str, ...]) -> None:
+def test_a_tier_chooses_a_price(tier: Any, chooses: tuple[str, ...]) -> None:
     assert (measure(serviceTier=tier).chooses, measure(serviceTier=tier).needs) == (chooses, ())
 
 
@@ -153,6 +161,10 @@ def test_the_media_of_many_requests_are_counted() -> None:
         wire(generationConfig={"candidateCount": True}),
         wire(generationConfig={"maxOutputTokens": 5, "max_output_tokens": 6}),
         wire(generationConfig={}, generation_config={}),
+        wire(generationConfig={"max_output_tokens": 5, "max__output_tokens": 6}),
+        wire(tools=[[{"googleSearch": {}}]]),
+        wire(tools="googleSearch"),
+        wire(contents=[{"parts": [[{"fileData": {"mimeType": "video/mp4", "fileUri": "u"}}]]}]),
         wire(path="models/writer:batchEmbedContents", requests={"content": {}}),
         wire(path="models/writer:batchEmbedContents", requests=["x"]),
     ],

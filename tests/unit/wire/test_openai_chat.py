@@ -36,6 +36,14 @@ def test_a_plain_body_needs_nothing() -> None:
         ({"tools": [{"function": {"name": "f"}}, {"name": "g"}]}, ("tools.untyped",)),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, ("messages.input_audio",)),
         ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, ("messages.file",)),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "A", "file_id": "f"}}]}]},
+            ("messages.file",),
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": None}}]}]},
+            ("messages.file",),
+        ),
         ({"messages": [{"role": "user", "content": {"type": "input_audio"}}]}, ("messages.input_audio",)),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, ("messages.audio",)),
         ({"messages": [{"role": "user", "content": "x", "video": "https://a/b"}]}, ("messages.video",)),
@@ -57,6 +65,10 @@ def test_what_has_no_bound_is_named(fields: dict[str, Any], needs: tuple[str, ..
             ("cache_control.ttl=1h",),
         ),
         ({"messages": [{"role": "user", "content": "x", "cache_control": {"type": "ephemeral", "ttl": "5m"}}]}, ()),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "cache_control": {"ttl": "1h"}}}]},
+            ("cache_control.ttl=1h",),
+        ),
     ],
 )
 def test_what_chooses_a_price_is_named(fields: dict[str, Any], chooses: tuple[str, ...]) -> None:

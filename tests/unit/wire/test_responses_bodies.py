@@ -91,6 +91,8 @@ def test_a_plain_body_needs_nothing() -> None:
         ({"input": [{"type": "compaction_trigger"}]}, ("input.compaction_trigger",)),
         ({"input": [{"type": "odd"}]}, ("input.odd",)),
         (asked({"type": "input_audio", "input_audio": {}}), ("input.input_audio",)),
+        (asked({"image_url": "https://a/b"}), ("input.untyped",)),
+        ({"input": [{"type": "shell_call_output", "output": [{"stdout": "x"}]}]}, ()),
         (asked({"type": "input_image", "file_id": "f"}), ("input.input_image.file_id",)),
         (asked({"type": "input_file", "file_id": "f"}), ("input.input_file.file_id",)),
         (asked({"type": "input_file", "file_id": None, "file_url": "https://a/b"}), ()),
