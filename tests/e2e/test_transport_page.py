@@ -10,7 +10,7 @@ from counting_server import CountingServer, Reply
 from page_snippets import snippets
 from paymaster_process import Databases, Site, configuration, running_site, settled_books
 from sdk_agents import Summarizes
-from sdk_answers import RESPONSE
+from sdk_answers import GENERATED, RESPONSE
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -25,9 +25,9 @@ async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
 ) -> AsyncIterator[Site]:
     tables = configuration(
-        [server.service("writer"), server.service("summaries")],
+        [server.service(name) for name in ("writer", "summaries", "flash")],
         budgets={"acme/content": {"cap_usd": {"total": "1"}}},
-        only={"summaries": {"api": "openai-responses"}},
+        only={"summaries": {"api": "openai-responses"}, "flash": {"api": "gemini"}},
     )
     async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
         yield site
@@ -46,7 +46,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 async def test_the_snippets_of_the_page(
     site: Site, page: dict[str, Any], server: CountingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert page.keys() == {"haiku.py", "summary.py"}
+    assert page.keys() == {"haiku.py", "summary.py", "tide.py"}
     client = await Client.connect(site.temporal_address, namespace=site.namespace)
 
     async def connect(address: str) -> Client:
@@ -68,4 +68,11 @@ async def test_the_snippets_of_the_page(
     async with worker:
         said = await client.execute_workflow(Summarizes.run, "tides", id="summary", task_queue="summaries")
     assert said == "é"
+
+    async def connected() -> Client:
+        return client
+
+    monkeypatch.setattr("paymaster.client.connect", connected)
+    server.service("flash").script.append(Reply(body=GENERATED))
+    assert await page["tide.py"].tide("tides") == "é"
     await settled_books(site)
