@@ -46,8 +46,9 @@ _FAILED_FROM = 400
 _ATTEMPTS_MAX = 1_000
 """Attempts of activities in this process whose requests are remembered."""
 _CANCEL_WITHIN_S = 10.0
-_EVENTS_IN_TASK = 1_000
-"""Of a stream that an SDK reads in one task of a workflow, which may take two seconds; OpenAI's takes 0.1 ms each."""
+_EVENTS_IN_TASK = 300
+"""Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes a
+millisecond for each."""
 
 
 class Terms(NamedTuple):
@@ -342,13 +343,14 @@ class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
     """A body as it is read from a socket: a stream event by event, anything else at once."""
 
     def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
+        self._pieces = enumerate(pieces)  # read once, by whoever goes on
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._pieces
+        for _, piece in self._pieces:
+            yield piece
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for number, piece in enumerate(self._pieces):
+        for number, piece in self._pieces:
             if number and number % _EVENTS_IN_TASK == 0 and workflow.in_workflow():
                 await workflow.sleep(timedelta(milliseconds=1), summary="a task for the next events of a long stream")
             yield piece
@@ -357,7 +359,9 @@ class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 def _response(answer: Told) -> httpx2.Response:
     streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
     pieces = event_pieces(answer.body) if streamed else [answer.body]
-    return httpx2.Response(answer.status, headers=answer.headers, stream=_Body(pieces))
+    # Of HTTP/1.1 an SDK would read on behind the end of a stream, by a timer, to keep its connection; there is none.
+    extensions = {"http_version": b"HTTP/2"}
+    return httpx2.Response(answer.status, headers=answer.headers, stream=_Body(pieces), extensions=extensions)
 
 
 # ------------------------------------------------------------ outside workflows

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,13 +23,13 @@ from sdk_agents import (
     ChatsWith,
     ChatsWithClaude,
     ChatsWithOpenAI,
-    StreamsFrom,
+    Digests,
     asked,
     chat_in_activity,
     sync_client,
 )
 from sdk_answers import CHAT_CHUNKS, MESSAGE, MESSAGE_EVENTS, RESPONSE, RESPONSE_EVENTS, VECTORS
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import CancelledError
 from temporalio.worker import Replayer, Worker
 
@@ -37,7 +39,7 @@ from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
 pytestmark = pytest.mark.timeout(40)
 QUEUE = "agents-of-sdks"
-WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity, StreamsFrom]
+WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity, Digests]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,18 @@ async def run(client: Client, workflow: Any, *args: Any) -> Any:
     replayer = Replayer(workflows=WORKFLOWS, workflow_runner=paymaster.sandbox())
     await replayer.replay_workflow(await handle.fetch_history())
     return result
+
+
+async def newest_history(client: Client) -> WorkflowHistory:
+    """Of the agents of long answers."""
+    agents = [each async for each in client.list_workflows("WorkflowType = 'Digests'")]
+    newest = max(agents, key=lambda each: each.start_time)
+    return await client.get_workflow_handle(newest.id, run_id=newest.run_id).fetch_history()
+
+
+async def pieces_read(client: Client) -> int:
+    history = await newest_history(client)
+    return sum(event.HasField("activity_task_completed_event_attributes") for event in history.events)
 
 
 async def test_openai_in_a_sandboxed_workflow(plain: Client, site: Site, server: CountingServer) -> None:
@@ -241,11 +255,24 @@ async def test_no_key_of_the_caller_leaves_its_process(plain: Client, site: Site
 
 
 async def test_an_answer_too_large_for_temporal_is_read_in_pieces(plain: Client, server: CountingServer) -> None:
-    reply, body = stream(20_000)
+    text = random.Random(1).randbytes(2_500_000).hex()
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
+    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m-1", "choices": [choice], "usage": usage}
+    server.service("large").script.append(Reply(body=json.dumps(answer).encode()))
+    assert await run(plain, Digests, "large", False) == sha256(text.encode()).hexdigest()
+    assert await pieces_read(plain) > 1
+
+
+async def test_a_long_stream_is_read_in_tasks_of_their_own(plain: Client, server: CountingServer) -> None:
+    """An SDK takes longer for each event than a task of a workflow may last for all of them."""
+    reply, body = stream(1_100)
     server.service("large").script.append(reply)
-    said = await run(plain, StreamsFrom, "large")
-    texts = [json.loads(line[6:])["choices"] for line in body.decode().split("\n\n") if line.startswith("data: {")]
-    assert said["text"] == "".join(choice["delta"].get("content", "") for choices in texts for choice in choices)
+    events = [json.loads(line[6:]) for line in body.decode().split("\n\n") if line.startswith("data: {")]
+    text = "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
+    assert await run(plain, Digests, "large", True) == sha256(text.encode()).hexdigest()
+    history = await newest_history(plain)
+    assert sum(event.HasField("timer_started_event_attributes") for event in history.events) == 3
 
 
 async def test_without_temporal_it_is_a_connection_error(plain: Client) -> None:

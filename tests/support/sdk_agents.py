@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import anthropic
@@ -74,13 +75,18 @@ class ChatsWith:
 
 
 @workflow.defn
-class StreamsFrom:
-    """The text of one stream."""
+class Digests:
+    """What one long answer says, whole or streamed, as its SHA-256, since it is too long for a result."""
 
     @workflow.run
-    async def run(self, model: str) -> Said:
-        chunks = await AsyncOpenAI(BUDGET).chat.completions.create(**asked(model, stream=True))
-        return {"text": "".join([choice.delta.content or "" async for chunk in chunks for choice in chunk.choices])}
+    async def run(self, model: str, streams: bool) -> str:
+        chat = AsyncOpenAI(BUDGET).chat.completions
+        if streams:
+            chunks = await chat.create(**asked(model, stream=True))
+            text = "".join([choice.delta.content or "" async for chunk in chunks for choice in chunk.choices])
+        else:
+            text = (await chat.create(**asked(model))).choices[0].message.content or ""
+        return sha256(text.encode()).hexdigest()
 
 
 def told(error: openai.APIStatusError | anthropic.APIStatusError) -> Said:
