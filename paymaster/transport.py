@@ -47,8 +47,8 @@ _ATTEMPTS_MAX = 1_000
 """Attempts of activities in this process whose requests are remembered."""
 _CANCEL_WITHIN_S = 10.0
 _EVENTS_IN_TASK = 300
-"""Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes a
-millisecond for each."""
+"""Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes
+a millisecond for each."""
 
 
 class Terms(NamedTuple):
