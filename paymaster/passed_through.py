@@ -16,6 +16,8 @@ _SDKS: Mapping[str, tuple[str, ...]] = {
     "google.genai": ("google.auth.aio.credentials",),
     "pydantic_ai": (),
     "agents": (),
+    "langchain_core": (),
+    "langgraph": (),
 }
 """By package, the parts that it or its users import only when they are first used, which in a workflow would take too
 long for its task."""
@@ -29,13 +31,18 @@ _PASSED = (
     "griffe",
     "httpcore2",
     "jiter",
+    "langchain_protocol",
+    "langsmith",
     "logfire_api",
     "mcp",
     "opentelemetry",
+    "ormsgpack",
     "pydantic_graph",
     "sniffio",
     "tenacity",
     "truststore",
+    "uuid_utils",
+    "xxhash",
 )
 
 

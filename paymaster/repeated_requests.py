@@ -8,12 +8,21 @@ it has sent it.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from threading import Lock
+from typing import NamedTuple
+from uuid import uuid4
+
+from temporalio import activity
+
+from paymaster.messages import LLMRequest
 
 REQUESTS_MAX = 10_000
 """Different requests that are remembered."""
 EQUALS_MAX = 100
 """Equal requests that failed and are remembered."""
+ATTEMPTS_MAX = 1_000
+"""Attempts of activities in this process whose requests are remembered."""
 
 
 @dataclass
@@ -78,3 +87,59 @@ class RepeatedRequests:
         """How many requests, equal ones counted each."""
         with self._changing:
             return sum(len(equals.sent) for equals in self._equals.values())
+
+
+class SentCall(NamedTuple):
+    """The call of a request that is sent now."""
+
+    id: str
+    digest: str
+    among: RepeatedRequests | None
+    """The requests of its caller. None: it has an id that the caller chose."""
+
+    def end(self, *, failed: bool) -> None:
+        if self.among is not None:
+            self.among.end(self.digest, self.id, failed=failed)
+
+
+class _Attempts:
+    """The requests of the attempts of activities that run in this process."""
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[tuple[str, ...], RepeatedRequests] = OrderedDict()
+        self._changing = Lock()
+
+    def requests(self, attempt: tuple[str, ...]) -> RepeatedRequests:
+        with self._changing:
+            requests = self._requests.setdefault(attempt, RepeatedRequests())
+            self._requests.move_to_end(attempt)
+            if len(self._requests) > ATTEMPTS_MAX:
+                self._requests.popitem(last=False)
+            return requests
+
+
+_attempts = _Attempts()
+
+
+def call_of(request: LLMRequest, repeats: int, elsewhere: RepeatedRequests) -> SentCall:
+    """The call of a request that is sent outside workflows. `elsewhere`: the requests of a caller that is no activity.
+
+    In an activity its id depends on the activity and on the request, so that a retried activity finds it again.
+    """
+    if request.call_id is not None:
+        return SentCall(request.call_id, "", None)
+    digest = request.digest()
+    if activity.in_activity():
+        info = activity.info()
+        scope = (info.namespace, info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
+        requests = _attempts.requests((*scope, str(info.attempt)))
+
+        def new_id(before: int) -> str:
+            return "activity-" + sha256("\0".join((*scope, digest, str(before))).encode()).hexdigest()
+    else:
+        requests = elsewhere
+
+        def new_id(before: int) -> str:
+            return str(uuid4())
+
+    return SentCall(requests.begin(digest, repeats, new_id), digest, requests)

@@ -7,14 +7,12 @@ key of the caller does.
 
 import asyncio
 import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from hashlib import sha256
 from typing import Literal, NamedTuple
-from uuid import uuid4
 
 import httpx2
 from temporalio import activity, workflow
@@ -27,7 +25,7 @@ import paymaster.client
 from paymaster.errors import AnswerGone, CallDenied, CallIdReused
 from paymaster.messages import LLMRequest, LLMResult, Outcome
 from paymaster.messages.wire import Dialect, Wire
-from paymaster.repeated_requests import RepeatedRequests
+from paymaster.repeated_requests import RepeatedRequests, SentCall, call_of
 from paymaster.values.money import nanos_to_usd
 from paymaster.wire.dialects import dialect_of, model_named, sent_headers
 from paymaster.wire.event_pieces import event_pieces
@@ -43,8 +41,6 @@ _KEY_LENGTH_MAX = 100
 _DIGITS_MAX = 3
 _FAILED_FROM = 400
 """Statuses of failures."""
-_ATTEMPTS_MAX = 1_000
-"""Attempts of activities in this process whose requests are remembered."""
 _CANCEL_WITHIN_S = 10.0
 _EVENTS_IN_TASK = 300
 """Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes
@@ -94,7 +90,11 @@ class _Transport:
         self._client = client
         self._repeated = RepeatedRequests()
 
-    async def _answer(self, asked: _Asked, call: "_Call", client: Client | None) -> Told:
+    def _call(self, asked: _Asked) -> SentCall:
+        request = asked.request.model_copy(update={"call_id": asked.call_id})
+        return call_of(request, asked.repeats, self._repeated)
+
+    async def _answer(self, asked: _Asked, call: SentCall, client: Client | None) -> Told:
         """Outside workflows. `client` None: one that is connected now. Raises httpx2.ConnectError."""
         failed = True
         try:
@@ -124,7 +124,7 @@ class PaymasterTransport(_Transport, httpx2.AsyncBaseTransport):
         client = self._client
         if client is None and activity.in_activity():
             client = activity.client()
-        return _response(await self._answer(asked, _call_of(asked, self._repeated), client))
+        return _response(await self._answer(asked, self._call(asked), client))
 
 
 class SyncPaymasterTransport(_Transport, httpx2.BaseTransport):
@@ -137,7 +137,7 @@ class SyncPaymasterTransport(_Transport, httpx2.BaseTransport):
         asked = _asked(request, request.read(), self._terms)
         if isinstance(asked, Told):
             return _response(asked)
-        answering = self._answer(asked, _call_of(asked, self._repeated), self._client)
+        answering = self._answer(asked, self._call(asked), self._client)
         future = asyncio.run_coroutine_threadsafe(answering, _loop())
         try:
             return _response(future.result())
@@ -195,56 +195,6 @@ def _call_id(key: str | None) -> str | None:
 
 
 # ------------------------------------------------------------ its call
-
-
-class _Call(NamedTuple):
-    id: str
-    digest: str
-    among: RepeatedRequests | None
-    """The requests of its caller. None: it has an id that the caller chose."""
-
-    def end(self, *, failed: bool) -> None:
-        if self.among is not None:
-            self.among.end(self.digest, self.id, failed=failed)
-
-
-class _Attempts:
-    """The requests of the attempts of activities that run in this process."""
-
-    def __init__(self) -> None:
-        self._requests: OrderedDict[tuple[str, ...], RepeatedRequests] = OrderedDict()
-        self._changing = threading.Lock()
-
-    def requests(self, attempt: tuple[str, ...]) -> RepeatedRequests:
-        with self._changing:
-            requests = self._requests.setdefault(attempt, RepeatedRequests())
-            self._requests.move_to_end(attempt)
-            if len(self._requests) > _ATTEMPTS_MAX:
-                self._requests.popitem(last=False)
-            return requests
-
-
-_attempts = _Attempts()
-
-
-def _call_of(asked: _Asked, repeated: RepeatedRequests) -> _Call:
-    """In an activity its id depends on the activity and on the request, so that a retried activity finds it again."""
-    if asked.call_id is not None:
-        return _Call(asked.call_id, "", None)
-    digest = asked.request.digest()
-    if activity.in_activity():
-        info = activity.info()
-        scope = (info.namespace, info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
-        repeated = _attempts.requests((*scope, str(info.attempt)))
-
-        def new_id(before: int) -> str:
-            return "activity-" + sha256("\0".join((*scope, digest, str(before))).encode()).hexdigest()
-    else:
-
-        def new_id(before: int) -> str:
-            return str(uuid4())
-
-    return _Call(repeated.begin(digest, asked.repeats, new_id), digest, repeated)
 
 
 async def _of_workflow(asked: _Asked) -> Told:

@@ -27,6 +27,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "google-genai": ("google.genai",),
     "pydantic-ai": ("pydantic_ai",),
     "openai-agents": ("agents",),
+    "langchain": ("langchain_core",),
     "cli": ("platformdirs", "rich", "typer"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""

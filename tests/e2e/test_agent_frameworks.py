@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from agents import Span, Trace, TracingProcessor, set_trace_processors
 from counting_server import CountingServer, Reply
-from framework_agents import AgentOfOpenAI, AgentOfPydanticAI, ClaudeThinks, TracedAgent
+from framework_agents import AgentOfLangGraph, AgentOfOpenAI, AgentOfPydanticAI, ClaudeThinks, TracedAgent
 from framework_answers import USAGE, chat, claude, response
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from temporalio.client import Client, WorkflowHandle
@@ -20,12 +20,19 @@ from paymaster.messages import RaiseCap, WaitingCall
 
 pytestmark = pytest.mark.timeout(60)
 QUEUE = "agents-of-frameworks"
-WORKFLOWS = [AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]
+WORKFLOWS = [AgentOfLangGraph, AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]
 FORMATS = {"chat": "openai", "responses": "openai-responses", "claude": "anthropic"}
 CAP = "0.015"
 """One request of an agent fits under it, and behind its answer no other one."""
 COST_NANOS = USAGE.input_tokens * 1_000 + USAGE.output_tokens * 4_000
 """Of each answer."""
+USED = {
+    "input_tokens": USAGE.input_tokens,
+    "output_tokens": USAGE.output_tokens,
+    "total_tokens": USAGE.input_tokens + USAGE.output_tokens,
+    "input_token_details": {"cache_read": 0, "cache_creation": 0},
+    "output_token_details": {"reasoning": 0},
+}
 OSLO = {"city": "Oslo"}
 """With which the agents' tools are called."""
 
@@ -100,6 +107,24 @@ CASES: dict[str, tuple[Any, str, Sequence[Any], Sequence[Reply], Any]] = {
         ],
         "wind: 7, light",
     ),
+    "langgraph-chat": (
+        AgentOfLangGraph,
+        "chat",
+        [],
+        [chat(("degrees_in", OSLO)), chat("7"), chat(("Forecast", {**OSLO, "degrees": 7}))],
+        {"said": "7", "usage": USED, **OSLO, "degrees": 7},
+    ),
+    "langgraph-claude-thinks": (
+        AgentOfLangGraph,
+        "claude",
+        [],
+        [
+            claude(("degrees_in", OSLO), thought="where is Oslo"),
+            claude("7", thought="found"),
+            claude(("Forecast", {**OSLO, "degrees": 7})),
+        ],
+        {"said": "7", "usage": USED, **OSLO, "degrees": 7},
+    ),
     "claude-thinks": (
         ClaudeThinks,
         "claude",
@@ -146,6 +171,9 @@ async def test_an_agent_is_parked_and_ends(plain: Client, site: Site, server: Co
     await raise_cap(site, budget)
     assert await handle.result() == right
     assert service.count - before == len(replies)
+    if "thinks" in case:
+        thought = service.requests[before + 1].body["messages"][1]["content"][0]
+        assert thought == {"type": "thinking", "thinking": "where is Oslo", "signature": "signed where is Oslo"}
     assert (await site.balance(f"budget:{budget}")).posted_nanos == len(replies) * COST_NANOS
     await settled_books(site, service)
     await replays(handle)

@@ -6,10 +6,15 @@ import pydantic
 import pydantic_ai
 from agents import Agent, RunConfig, Runner, function_tool
 from anthropic.types import MessageParam, ToolParam
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]
+from langgraph.prebuilt import ToolNode, tools_condition
 from temporalio import workflow
 
 from paymaster.integrations import pydantic_ai as paymaster_pydantic_ai
 from paymaster.integrations.anthropic import AsyncAnthropic
+from paymaster.integrations.langchain import ChatPaymaster
 from paymaster.integrations.openai_agents import PaymasterModels
 
 
@@ -110,3 +115,31 @@ class ClaudeThinks:
                     ],
                 }
             )
+
+
+@workflow.defn
+class AgentOfLangGraph:
+    """A graph that asks, calls the tools that the model wants, and asks again; then for structured output."""
+
+    @workflow.run
+    async def run(self, model: str, budget: str) -> dict[str, Any]:
+        chat = ChatPaymaster(route=model, budget=budget)
+        tools = [tool(degrees_in), tool(wind_in)]
+        asking = chat.bind_tools(tools)
+
+        async def ask(state: MessagesState) -> dict[str, list[AnyMessage]]:
+            return {"messages": [await asking.ainvoke(state["messages"])]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("ask", ask)
+        graph.add_node("tools", ToolNode(tools))
+        graph.add_edge(START, "ask")
+        graph.add_conditional_edges("ask", tools_condition)
+        graph.add_edge("tools", "ask")
+        asked = MessagesState(messages=[SystemMessage("Be short."), HumanMessage("How warm is Oslo?")])
+        end = await graph.compile().ainvoke(asked)
+        said = end["messages"][-1]
+        assert isinstance(said, AIMessage)
+        forecast = await chat.with_structured_output(Forecast).ainvoke(said.text)
+        assert isinstance(forecast, Forecast)
+        return {"said": said.text, "usage": said.usage_metadata, **forecast.model_dump()}
