@@ -2,18 +2,25 @@
 
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import plugin_agents
 import pytest
-from counting_server import CountingServer, FakeService
+from agents import OpenAIProvider
+from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
-from plugin_agents import ANSWER, KEY, ROUTES, Route, model_reply
+from plugin_agents import ANSWER, KEY, NOWHERE, ROUTES, AgentsSDKAgent, Route, model_reply
+from pydantic_ai.durable_exec.temporal import PydanticAIPlugin
+from pydantic_plugin_agents import PlainAgents
+from sdk_answers import GENERATED, MESSAGE, RESPONSE
 from temporalio import activity
-from temporalio.client import WorkflowHandle
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Replayer
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowHistory
+from temporalio.exceptions import ActivityError, CancelledError, FailureError
+from temporalio.openai_agents import ModelActivityParameters, OpenAIAgentsPlugin
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Replayer, Worker
 
 import paymaster
 from paymaster.devstack import EmbeddedStack
@@ -25,6 +32,14 @@ from paymaster.values.money import TokenUsage, nanos_to_usd
 pytestmark = pytest.mark.timeout(90)
 TIMES = 3
 """That an agent asks its model."""
+PLAIN = {
+    "plain-chat": ("openai", None),
+    "plain-responses": ("openai-responses", RESPONSE),
+    "plain-claude": ("anthropic", MESSAGE),
+    "plain-gemini": ("gemini", GENERATED),
+}
+"""API and answer of services by the names of their models."""
+INTERCEPTED = [route for route in ROUTES.values() if route.intercepted]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +50,13 @@ async def site(
     for service in services.values():
         service.reply = model_reply
         service.usage = lambda request: TokenUsage(input_tokens=1_500, output_tokens=50)
+    plain = [server.service(name) for name in PLAIN]
     tables = configuration(
-        list(services.values()),
-        budgets={f"acme/{name}": {"cap_usd": {"total": "1"}} for name in ROUTES},
-        only={name: {"api": route.api} for name, route in ROUTES.items()},
+        [*services.values(), *plain],
+        budgets={f"acme/{name}": {"cap_usd": {"total": "1"}} for name in (*ROUTES, "models")}
+        | {"poor": {"cap_usd": {"total": "0.000001"}}},
+        only={name: {"api": api} for name, (api, _) in PLAIN.items()}
+        | {name: {"api": route.api} for name, route in ROUTES.items()},
     )
     async with running_site(stack.temporal_address, await databases.create(), module_folder, tables) as site:
         yield site
@@ -160,3 +178,107 @@ async def test_an_agent_under_way_stays_with_activities(site: Site, server: Coun
     assert service.count - before == TIMES
     assert await replays(route, handle, moved) == {"invoke_model_activity"}
     await settled_books(site)
+
+
+@pytest.fixture(scope="module")
+async def plain(site: Site) -> AsyncIterator[Client]:
+    """A client of pydantic-ai, with a worker whose model calls are ours."""
+    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[PydanticAIPlugin()])
+    worker = Worker(
+        client,
+        task_queue="plain-agents",
+        workflows=[PlainAgents],
+        interceptors=[ModelCalls("acme/models")],
+        workflow_runner=paymaster.sandbox(),
+    )
+    async with worker:
+        yield client
+
+
+async def run(plain: Client, name: str) -> tuple[str, WorkflowHistory]:
+    handle = await plain.start_workflow(PlainAgents.run, name, id=f"agent-{uuid4()}", task_queue="plain-agents")
+    return await handle.result(), await handle.fetch_history()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_each_class_of_model_is_moved(plain: Client, server: CountingServer, name: str) -> None:
+    service = server.service(name)
+    answer = PLAIN[name][1]
+    service.reply = lambda request: Reply(body=answer)
+    text, history = await run(plain, name.removeprefix("plain-"))
+    assert text == ("answer to Hello" if answer is None else "é")
+    assert service.count == 1
+    assert "the-key-of-the-caller" not in str(service.requests[-1].headers)
+    assert not any(event.HasField("activity_task_scheduled_event_attributes") for event in history.events)
+    replayer = Replayer(
+        workflows=[PlainAgents],
+        plugins=[PydanticAIPlugin()],
+        interceptors=[ModelCalls("acme/models")],
+        workflow_runner=paymaster.sandbox(),
+    )
+    await replayer.replay_workflow(history)
+
+
+async def test_a_model_that_is_not_moved_is_said_once(plain: Client, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        text, history = await run(plain, "of-nobody")
+        assert text == "é"
+        assert any(event.HasField("activity_task_scheduled_event_attributes") for event in history.events)
+    said = [record.message for record in caplog.records if "stays one" in record.message]
+    assert len(said) == 1
+    assert "a TestModel cannot be moved, only these: OpenAIChatModel" in said[0]
+
+
+@pytest.mark.parametrize("route", INTERCEPTED, ids=lambda route: route.name)
+async def test_an_agent_that_is_cancelled_leaves_no_call(site: Site, server: CountingServer, route: Route) -> None:
+    service, queue = server.service(route.name), f"queue-{uuid4()}"
+    before = service.count
+    await capped(site, route)
+    async with route.worker(await route.connected(site.temporal_address, site.namespace), queue):
+        handle = await started(site, route, queue)
+        await parked(site, service, before)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as failure:
+            await handle.result()
+    assert isinstance(failure.value.cause, CancelledError)
+    await raised(site, route)
+    await replays(route, handle)
+    await settled_books(site)
+    assert service.count - before == 1
+
+
+@pytest.mark.parametrize("route", INTERCEPTED, ids=lambda route: route.name)
+async def test_a_denied_request_fails_as_the_activity_would(site: Site, route: Route) -> None:
+    queue = f"queue-{uuid4()}"
+    client = await route.connected(site.temporal_address, site.namespace)
+    poor = Worker(
+        client,
+        task_queue=queue,
+        workflows=[route.agent],
+        interceptors=[ModelCalls("poor")],
+        workflow_runner=paymaster.sandbox(),
+    )
+    async with poor:
+        handle = await started(site, route, queue)
+        with pytest.raises(WorkflowFailureError) as failure:
+            await handle.result()
+    cause = failure.value.cause
+    assert isinstance(cause, ActivityError) is (route.agent is AgentsSDKAgent)
+    texts: list[str] = []
+    while isinstance(cause, FailureError):
+        texts.append(str(cause))
+        cause = cause.cause
+    assert "bound_above_cap" in texts[-1]
+
+
+async def test_a_model_asked_by_a_local_activity_is_moved(site: Site, server: CountingServer) -> None:
+    route, queue = ROUTES["agents-interceptor"], f"queue-{uuid4()}"
+    service = server.service(route.name)
+    before = service.count
+    params = ModelActivityParameters(use_local_activity=True, start_to_close_timeout=timedelta(seconds=5))
+    plugin = OpenAIAgentsPlugin(model_params=params, model_provider=OpenAIProvider(api_key=KEY, base_url=NOWHERE))
+    client = await Client.connect(site.temporal_address, namespace=site.namespace, plugins=[plugin])
+    async with route.worker(client, queue):
+        handle = await started(site, route, queue)
+        assert await handle.result() == ANSWER
+    assert service.count - before == TIMES

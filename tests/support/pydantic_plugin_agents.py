@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic_ai.durable_exec.temporal import PydanticAIWorkflow, TemporalDurability
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
+    from pydantic_models import AGENTS
     from weather_tools import PROMPT, celsius, fahrenheit
 
     from paymaster.integrations.openai import AsyncOpenAI
@@ -66,3 +67,14 @@ class PydanticByInterceptor(PydanticAIWorkflow):
     @workflow.run
     async def run(self, model: str) -> str:
         return (await by_interceptor.run(PROMPT)).output
+
+
+@workflow.defn
+class PlainAgents(PydanticAIWorkflow):
+    """An agent without tools, by its name."""
+
+    __pydantic_ai_agents__ = tuple(AGENTS.values())
+
+    @workflow.run
+    async def run(self, name: str) -> str:
+        return (await AGENTS[name].run("Hello")).output
