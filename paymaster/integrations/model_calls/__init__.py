@@ -110,7 +110,7 @@ def _known() -> list[Callable[[PaymasterTransport], Moves]]:
     for plugin, module in _PLUGINS.items():
         try:
             import_module(plugin)
-        except ModuleNotFoundError:
+        except ImportError:
             continue
         found.append(import_module(module).moves)
     return found
