@@ -1,6 +1,9 @@
 """Unmodified agents of frameworks in sandboxed workflows, parked in the middle until their cap is raised."""
 
-from collections.abc import AsyncIterator, Sequence
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,19 +11,27 @@ from uuid import uuid4
 import pytest
 from agents import Span, Trace, TracingProcessor, set_trace_processors
 from counting_server import CountingServer, Reply
-from framework_agents import AgentOfLangGraph, AgentOfOpenAI, AgentOfPydanticAI, ClaudeThinks, TracedAgent
+from framework_agents import (
+    WORKFLOWS,
+    AgentOfLangGraph,
+    AgentOfOpenAI,
+    AgentOfPydanticAI,
+    ClaudeThinks,
+    TracedAgent,
+)
 from framework_answers import USAGE, chat, claude, response
-from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
+from paymaster_process import MODEL, PRICE, ROOT, Databases, Site, configuration, running_site, settled_books, until
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Replayer, Worker
 
 import paymaster
 from paymaster.devstack import EmbeddedStack
+from paymaster.devstack.process import GuardedProcess
 from paymaster.messages import RaiseCap, WaitingCall
 
 pytestmark = pytest.mark.timeout(60)
 QUEUE = "agents-of-frameworks"
-WORKFLOWS = [AgentOfLangGraph, AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]
+WORKER = ROOT / "tests/support/worker_of_frameworks.py"
 FORMATS = {"chat": "openai", "responses": "openai-responses", "claude": "anthropic"}
 CAP = "0.015"
 """One request of an agent fits under it, and behind its answer no other one."""
@@ -133,6 +144,9 @@ CASES: dict[str, tuple[Any, str, Sequence[Any], Sequence[Reply], Any]] = {
         "7",
     ),
 }
+KILLED = {"killed-openai-agents": "openai-agents-responses", "killed-langgraph": "langgraph-chat"}
+"""The cases of agents whose worker is killed, and which cases they are otherwise."""
+CASES.update({killed: CASES[case] for killed, case in KILLED.items()})
 
 
 async def parked_call(site: Site) -> WaitingCall:
@@ -156,7 +170,7 @@ async def replays(handle: WorkflowHandle[Any, Any]) -> None:
     await replayer.replay_workflow(await handle.fetch_history())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in KILLED])
 async def test_an_agent_is_parked_and_ends(plain: Client, site: Site, server: CountingServer, case: str) -> None:
     """Each of its requests is billed once, and its history replays in the sandbox."""
     workflow, model, more, replies, right = CASES[case]
@@ -177,6 +191,41 @@ async def test_an_agent_is_parked_and_ends(plain: Client, site: Site, server: Co
     assert (await site.balance(f"budget:{budget}")).posted_nanos == len(replies) * COST_NANOS
     await settled_books(site, service)
     await replays(handle)
+
+
+@asynccontextmanager
+async def worker_process(site: Site, queue: str, log_file: Path) -> AsyncGenerator[GuardedProcess]:
+    """A worker of the agents in a process of its own, which takes work."""
+    command = [sys.executable, WORKER, site.temporal_address, site.namespace, queue]
+    path = os.pathsep.join([str(ROOT), str(WORKER.parent)])
+    async with GuardedProcess(command, env={**site.environment, "PYTHONPATH": path}, log_file=log_file) as process:
+        await until(lambda: "worker ready" in log_file.read_text(), "the worker of the agents is ready")
+        yield process
+
+
+@pytest.mark.parametrize("case", KILLED)
+async def test_its_worker_is_killed_while_it_is_parked(
+    site: Site, server: CountingServer, case: str, tmp_path: Path
+) -> None:
+    """The next worker goes on where it was: nothing is asked again."""
+    workflow, model, more, replies, right = CASES[case]
+    service, budget, queue = server.service(f"framework-{model}"), f"acme/{case}", f"agents-{case}"
+    before = service.count
+    service.script.extend(replies)
+    async with worker_process(site, queue, tmp_path / "first.log") as worker:
+        handle = await site.client.start_workflow(
+            workflow.run, args=[model, budget, *more], id=f"agent-{uuid4()}", task_queue=queue
+        )
+        await parked_call(site)
+        asked = service.count - before
+        worker.kill()
+        await worker.wait(timeout=10)
+    async with worker_process(site, queue, tmp_path / "second.log"):
+        await raise_cap(site, budget)
+        assert await handle.result() == right
+    assert 0 < asked < service.count - before == len(replies)
+    assert (await site.balance(f"budget:{budget}")).posted_nanos == len(replies) * COST_NANOS
+    await settled_books(site, service)
 
 
 class Traced(TracingProcessor):

@@ -143,3 +143,6 @@ class AgentOfLangGraph:
         forecast = await chat.with_structured_output(Forecast).ainvoke(said.text)
         assert isinstance(forecast, Forecast)
         return {"said": said.text, "usage": said.usage_metadata, **forecast.model_dump()}
+
+
+WORKFLOWS = [AgentOfLangGraph, AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]
