@@ -7,8 +7,7 @@ from temporalio.client import Client
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-from paymaster.generations import newest_id
-from paymaster.messages import call_workflow_id
+from paymaster.generations import newest_result
 from paymaster.security.payloads import STORAGE, PayloadUnreadable, read_raw, storages_of
 from paymaster.values.limits import INLINE_BYTES_MAX
 
@@ -24,14 +23,14 @@ class AwaitResultActivities:
         """Waits for as long as that call's newest generation takes. `message` is the call's id, or that of a later
         generation that exists; the result an LLMResult.
 
-        Raises WorkflowFailureError when the call failed or was cancelled, and a non-retryable ApplicationError for an
-        id that a codec has encoded which this worker lacks.
+        Raises a non-retryable ApplicationError when the call failed or was cancelled, and for an id that a codec has
+        encoded which this worker lacks.
         """
         try:
             call_id = read_raw(message, str)
         except PayloadUnreadable as error:
             raise ApplicationError(str(error), type="PayloadUnreadable", non_retryable=True) from error
-        result = asyncio.ensure_future(self._result_of(call_id))
+        result = asyncio.ensure_future(newest_result(self._client, call_id))
         try:
             while not result.done():
                 activity.heartbeat()
@@ -39,12 +38,6 @@ class AwaitResultActivities:
             return _for_asker(result.result(), storages_of(message))
         finally:
             result.cancel()
-
-    async def _result_of(self, generated_id: str) -> RawValue:
-        handle = self._client.get_workflow_handle(
-            call_workflow_id(await newest_id(self._client, generated_id)), result_type=RawValue
-        )
-        return await handle.result()
 
 
 def _for_asker(result: RawValue, storages: str) -> RawValue:

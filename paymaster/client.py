@@ -98,7 +98,8 @@ async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
 async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, LLMResult]:
     """Starts a call and does not wait for it; a call id that was used before gives that call.
 
-    A call that ended without an answer and unbilled is asked anew: it gives its next generation.
+    A call that ended without an answer and unbilled, or was cancelled before anything was sent, is asked anew: it gives
+    its next generation.
 
     Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`; CallIdReused where such
     a call asked for something else.
@@ -125,10 +126,10 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         except WorkflowAlreadyStartedError:
             generation = await latest_generation(client, call_id, known=generation)
         handle = CallHandle(client, generation_id(call_id, generation))
-        ended = await handle.result_if_completed()
-        if ended is None or not ended.may_be_asked_again:
+        unbilled = await handle.digest_if_unbilled()
+        if unbilled is None:
             return handle
-        if ended.request_digest != request.digest():
+        if unbilled != request.digest():
             raise CallIdReused(call_id)
         generation += 1
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import cast
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.messages import LLMResult, call_workflow_id
+from paymaster.messages import LLMRequest, LLMResult, call_workflow_id
 from paymaster.messages.temporal_names import first_generation, generation_id, generation_of
 from paymaster.security.payloads import read_raw
 
@@ -39,6 +40,26 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
         answer = await super().result(follow_runs=follow_runs, rpc_metadata=rpc_metadata or {}, rpc_timeout=rpc_timeout)
         return read_raw(cast(RawValue, answer), LLMResult)
 
+    async def digest_if_unbilled(self) -> str | None:
+        """Of its request, where it ended without an answer and nothing was billed, or may have been; else None."""
+        status = (await self.describe()).status
+        if status is WorkflowExecutionStatus.CANCELED:
+            return await self._digest_if_unsent()
+        result = await self.result() if status is WorkflowExecutionStatus.COMPLETED else None
+        return result.request_digest if result is not None and result.may_be_asked_again else None
+
+    async def _digest_if_unsent(self) -> str | None:
+        """None where an attempt was begun, whether it came to anything or not: an attempt is an activity."""
+        digest = None
+        async for event in self.fetch_history_events():
+            if event.HasField("activity_task_scheduled_event_attributes"):
+                return None
+            if event.HasField("workflow_execution_started_event_attributes"):
+                payloads = event.workflow_execution_started_event_attributes.input.payloads
+                [message] = await self._client.data_converter.decode(payloads, [RawValue])
+                digest = read_raw(cast(RawValue, message), LLMRequest).digest()
+        return digest
+
     async def result_if_completed(self) -> LLMResult | None:
         """None while it runs, and when it was cancelled, terminated or failed."""
         completed = (await self.describe()).status is WorkflowExecutionStatus.COMPLETED
@@ -59,11 +80,20 @@ async def latest_generation(client: Client, call_id: str, *, known: int = 1) -> 
     return found
 
 
-async def newest_id(client: Client, generated_id: str) -> str:
-    """The id of the newest generation of the call that this one, which exists, belongs to."""
+async def newest_result(client: Client, generated_id: str) -> RawValue:
+    """The result of the newest generation of the call that this one, which exists, belongs to.
+
+    Raises a non-retryable ApplicationError where it was cancelled or failed: it stays so, however often it is asked.
+    """
     call_id = first_generation(generated_id)
     known = generation_of(generated_id, call_id)
-    return generation_id(call_id, await latest_generation(client, call_id, known=known))
+    newest = generation_id(call_id, await latest_generation(client, call_id, known=known))
+    try:
+        return await client.get_workflow_handle(call_workflow_id(newest), result_type=RawValue).result()
+    except WorkflowFailureError as error:
+        ended = "was cancelled" if isinstance(error.cause, CancelledError) else f"failed: {error.cause}"
+        detail = f"the call {newest!r} {ended}: ask under another call id"
+        raise ApplicationError(detail, type="CallEnded", non_retryable=True) from error
 
 
 async def _exists(client: Client, call_id: str) -> bool:

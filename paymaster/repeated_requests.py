@@ -131,8 +131,10 @@ def call_of(request: LLMRequest, repeats: int, elsewhere: RepeatedRequests) -> S
     digest = request.digest()
     if activity.in_activity():
         info = activity.info()
-        scope = (info.namespace, info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
-        requests = _attempts.requests((*scope, str(info.attempt)))
+        run_id = info.workflow_run_id or info.activity_run_id or ""
+        scope = (info.namespace, info.workflow_id or "", run_id, info.activity_id)
+        # Attempts of an activity that was reset are counted anew; the token is each attempt's own.
+        requests = _attempts.requests((*scope, str(info.attempt), info.task_token.hex()))
 
         def new_id(before: int) -> str:
             return "activity-" + sha256("\0".join((*scope, digest, str(before))).encode()).hexdigest()

@@ -24,7 +24,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from paymaster.generations import newest_id
+from paymaster.generations import newest_result
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -34,7 +34,6 @@ from paymaster.messages import (
     Outcome,
     ToolCall,
     call_id_of,
-    call_workflow_id,
 )
 from paymaster.messages.base import Message
 from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL
@@ -215,8 +214,7 @@ async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[Scrip
     @activity.defn
     async def await_result(call_id: RawValue) -> RawValue:
         """The result of a call that was started before under this id."""
-        newest = call_workflow_id(await newest_id(client, read_raw(call_id, str)))
-        result = asyncio.ensure_future(client.get_workflow_handle(newest, result_type=RawValue).result())
+        result = asyncio.ensure_future(newest_result(client, read_raw(call_id, str)))
         try:
             while not result.done():
                 activity.heartbeat()

@@ -8,6 +8,7 @@ key of the caller does.
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import wait
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 import httpx2
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.exceptions import ChildWorkflowError
+from temporalio.exceptions import ActivityError, ChildWorkflowError
 from temporalio.service import RPCError
 
 import paymaster.agent
@@ -42,6 +43,7 @@ _DIGITS_MAX = 3
 _FAILED_FROM = 400
 """Statuses of failures."""
 _CANCEL_WITHIN_S = 10.0
+_LOOKS_EVERY_S = 1.0
 _EVENTS_IN_TASK = 300
 """Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes
 a millisecond for each."""
@@ -140,6 +142,8 @@ class SyncPaymasterTransport(_Transport, httpx2.BaseTransport):
         answering = self._answer(asked, self._call(asked), self._client)
         future = asyncio.run_coroutine_threadsafe(answering, _loop())
         try:
+            while not future.done():  # a cancelled activity's exception does not come to a thread that only waits
+                wait([future], timeout=_LOOKS_EVERY_S)
             return _response(future.result())
         finally:
             future.cancel()
@@ -188,10 +192,11 @@ def _route(wire: Wire) -> str:
 
 
 def _call_id(key: str | None) -> str | None:
-    """The caller's key as a call id, which may not be as long."""
+    """The caller's key as a call id, which may not be as long, and comes back in a header."""
     if not key:
         return None
-    return key if len(key) <= _KEY_LENGTH_MAX else f"key-{sha256(key.encode()).hexdigest()}"
+    fits = len(key) <= _KEY_LENGTH_MAX and key.isascii() and key.isprintable()
+    return key if fits else f"key-{sha256(key.encode()).hexdigest()}"
 
 
 # ------------------------------------------------------------ its call
@@ -206,7 +211,7 @@ async def _of_workflow(asked: _Asked) -> Told:
         return _refusal(asked.dialect, "call_id_reused", error.message)
     except AnswerGone as error:
         return _refusal(asked.dialect, "answer_gone", error.message)
-    except ChildWorkflowError as error:
+    except (ChildWorkflowError, ActivityError) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # an SDK would take any other exception for a failure, and go on
             raise asyncio.CancelledError from error
@@ -236,19 +241,18 @@ async def _result(client: Client, request: LLMRequest, *, keeps: bool) -> LLMRes
     When nobody wants it any more the call is cancelled. One with an id that the caller chose goes on (`keeps`), as it
     does when only this worker ends: whoever asks again finds it.
     """
+    starting = asyncio.ensure_future(paymaster.client.start(client, request))
     try:
-        handle = await paymaster.client.start(client, request)
+        result = await (await asyncio.shield(starting)).result()
     except CallDenied as error:
         return error.result
     except RuntimeError as error:  # of a lazy client
         raise httpx2.ConnectError(f"Temporal cannot be reached: {error}") from error
-    try:
-        result = await handle.result()
     except asyncio.CancelledError:
-        with suppress(TimeoutError, RPCError):
+        with suppress(TimeoutError, RPCError, RuntimeError, CallDenied, CallIdReused):
             async with asyncio.timeout(_CANCEL_WITHIN_S):
                 if not keeps and not await _is_asked_again(client):
-                    await handle.cancel()
+                    await (await starting).cancel()  # also when only its start was under way
         raise
     if result.request_digest != request.digest():
         raise CallIdReused(request.call_id or "")
@@ -311,7 +315,9 @@ def _response(answer: Told) -> httpx2.Response:
     pieces = event_pieces(answer.body) if streamed else [answer.body]
     # Of HTTP/1.1 an SDK would read on behind the end of a stream, by a timer, to keep its connection; there is none.
     extensions = {"http_version": b"HTTP/2"}
-    return httpx2.Response(answer.status, headers=answer.headers, stream=_Body(pieces), extensions=extensions)
+    # Latin-1, as HTTP has it, and not ASCII: an answer that is paid for is not lost for an odd header.
+    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
+    return httpx2.Response(answer.status, headers=headers, stream=_Body(pieces), extensions=extensions)
 
 
 # ------------------------------------------------------------ outside workflows

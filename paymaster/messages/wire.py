@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from paymaster.messages.base import Message, added
 from paymaster.values.limits import ANSWER_BODY_BYTES_MAX, BODY_PIECES_MAX, NAME_CHARACTERS_MAX, WIRE_BYTES_MAX
@@ -57,6 +57,14 @@ def packed(body: bytes) -> str:
     return body.packed() if isinstance(body, Body) else pack(body)
 
 
+def _header_value(value: str) -> str:
+    """What HTTP carries. Anything else costs the connection, and whether the request was billed nobody knows then."""
+    stripped = value.strip(" \t")
+    if not stripped.isascii() or not stripped.replace("\t", " ").isprintable():
+        raise ValueError("a header has something in it that is no printable ASCII character")
+    return stripped
+
+
 _AS_TEXT = PlainSerializer(packed, return_type=str, when_used="json")
 
 
@@ -67,7 +75,7 @@ class Wire(Message):
     body: Annotated[bytes, BeforeValidator(_request_body), _AS_TEXT] = Field(repr=False)
     """JSON. A service gets it with the candidate's model in the place of its own. In a message it is text: bytes
     compressed by zlib (RFC 1950) and written in base64 (RFC 4648, with padding), or simply the JSON as it is."""
-    headers: dict[str, str] = {}
+    headers: dict[str, Annotated[str, AfterValidator(_header_value)]] = {}
     """Beside the usual ones; only those that the dialect knows are sent, and never a key."""
     path: str | None = added(None)
     """Of the caller's URL, where it says what the body does not: `models/NAME:streamGenerateContent?alt=sse` of the

@@ -243,6 +243,31 @@ async def test_what_is_cancelled_while_parked_leaves_the_queue(
     await settled_books(site)
 
 
+async def test_what_was_cancelled_when_it_was_sent_is_not_paid_twice(
+    plain: Client, site: Site, server: CountingServer
+) -> None:
+    service, key = server.service("parking"), str(uuid4())
+    before = service.count
+    service.hold()
+    transport = PaymasterTransport(BUDGET, client=plain)
+    client = openai.AsyncOpenAI(api_key="sk-x", max_retries=0, http_client=httpx2.AsyncClient(transport=transport))
+
+    async def chat() -> None:
+        await client.chat.completions.create(**asked("parking"), extra_headers={"Idempotency-Key": key})
+
+    first = asyncio.create_task(chat())
+    await until(lambda: service.held == 1, "the call is in flight")
+    call = site.client.get_workflow_handle(f"call/{key}")
+    await call.cancel()
+    service.release()
+    for asking in (first, chat()):
+        with pytest.raises(openai.APIStatusError, match="call_ended") as failure:
+            await asking
+        assert failure.value.status_code == 504
+    assert service.count - before == 1
+    await settled_books(site)
+
+
 async def test_no_key_of_the_caller_leaves_its_process(plain: Client, site: Site, server: CountingServer) -> None:
     await run(plain, ChatsInActivity, "chat", 0, 1)
     calls = [each async for each in plain.list_workflows("WorkflowType = 'LLMCallWorkflow'")]

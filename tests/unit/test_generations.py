@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from temporalio import workflow
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ActivityError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -13,7 +16,7 @@ import paymaster.client
 from paymaster import CallIdReused, LLMRequest, LLMResult, Outcome, try_generate
 from paymaster.generations import latest_generation
 from paymaster.messages.temporal_names import generation_of
-from paymaster.testing import ScriptedCall, completed, denied, local_temporal, scripted_calls, unavailable
+from paymaster.testing import ScriptedCall, completed, denied, local_temporal, parked, scripted_calls, unavailable
 
 pytestmark = pytest.mark.stack
 QUEUE = "agents-of-generations"
@@ -69,6 +72,31 @@ async def test_what_may_have_been_billed_is_found_again(temporal: WorkflowEnviro
         results = [await paymaster.client.try_generate(client, a_request(call_id)) for _ in range(2)]
     assert [result.call_id for result in results] == [call_id] * 2
     assert len(calls.requests) == 1
+
+
+async def test_what_was_cancelled_unsent_is_asked_anew(temporal: WorkflowEnvironment) -> None:
+    """By an activity that gave up waiting, say, and is tried again. An agent is told in words, and is not stuck."""
+    client, call_id = temporal.client, str(uuid4())
+    script = [parked(timedelta(days=1)), completed("at last")]
+    async with scripted_calls(client, script) as calls, Worker(client, task_queue=QUEUE, workflows=[AsksAgain]):
+        first = await paymaster.client.start(client, a_request(call_id))
+        async with asyncio.timeout(20):
+            while not calls.requests:
+                await asyncio.sleep(0.01)
+        await first.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await first.result()
+        agent = await client.start_workflow(
+            AsksAgain.run, args=[a_request(call_id), 1], id=str(uuid4()), task_queue=QUEUE
+        )
+        with pytest.raises(WorkflowFailureError) as failure:
+            await agent.result()
+        assert isinstance(failure.value.cause, ActivityError)
+        assert "was cancelled: ask under another call id" in str(failure.value.cause.cause)
+        with pytest.raises(CallIdReused):
+            await paymaster.client.start(client, a_request(call_id, "Something else"))
+        second = await paymaster.client.try_generate(client, a_request(call_id))
+    assert (second.text, second.call_id) == ("at last", f"{call_id}~g2")
 
 
 async def test_a_new_generation_asks_for_the_same(temporal: WorkflowEnvironment) -> None:
