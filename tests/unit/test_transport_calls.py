@@ -71,10 +71,10 @@ async def test_an_activity_that_was_reset_finds_its_calls_again(temporal: Workfl
 async def test_each_run_of_an_activity_without_workflow_has_its_own(temporal: WorkflowEnvironment) -> None:
     ids = set[str]()
     async with scripted_calls(temporal.client, [answered()] * 2):
-        for run_id in ("run-1", "run-2"):
+        for attempt, run_id in enumerate(("run-1", "run-2"), 1):
             environment = ActivityEnvironment(temporal.client)
             of_none: dict[str, Any] = {"workflow_id": None, "workflow_run_id": None, "activity_run_id": run_id}
-            environment.info = replace(environment.info, activity_id="alone", task_token=run_id.encode(), **of_none)
+            environment.info = replace(environment.info, activity_id="alone", attempt=attempt, **of_none)
             ids.add((await environment.run(ask, temporal.client)).headers["x-paymaster-call-id"])
     assert len(ids) == 2
 
