@@ -120,12 +120,22 @@ class ReserveActivities:
     def _candidates(self, request: ReserveRequest, route: Sequence[str]) -> tuple[Candidate, ...]:
         candidates: list[Candidate] = []
         too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
-        for name in route:
+        for name in self._speakers(request, route):
             settings = self._model(name)
             if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
                 continue
             candidates.append(self._candidate(request, name, settings))
         return tuple(candidates)
+
+    def _speakers(self, request: ReserveRequest, route: Sequence[str]) -> Sequence[str]:
+        """The candidates that speak the format of a wire call; all, which then say why they do not, where none does."""
+        if request.dialect is None:
+            return route
+        services = self._settings.services
+        speakers = [
+            name for name in route if request.dialect in PROVIDERS[services[split_candidate(name)[0]].api].dialects
+        ]
+        return speakers or route
 
     def _candidate(self, request: ReserveRequest, name: str, settings: ModelSettings) -> Candidate:
         service, model = split_candidate(name)

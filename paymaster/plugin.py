@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from pydantic import ValidationError
 from temporalio.client import ClientConfig
 from temporalio.common import HeaderCodecBehavior
 from temporalio.converter import DataConverter, DefaultPayloadConverter
@@ -15,7 +14,7 @@ from temporalio.worker import Interceptor, ReplayerConfig, WorkerConfig, Workflo
 from paymaster.keys.ring import key_source
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
 from paymaster.messages.temporal_names import STORAGES_FUNCTION
-from paymaster.passed_through import with_sandbox
+from paymaster.passed_through import failure_types, with_sandbox
 from paymaster.security.composition import ComposedConverter, composed
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.payloads import PaymasterPayloadConverter
@@ -56,8 +55,9 @@ class PaymasterPlugin(SimplePlugin):
         super().__init__("paymaster", workflow_runner=with_sandbox)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Also has a mistake in a request fail the agent that made it, whose task would be tried again for ever. Not
-        where Paymaster's own workflows run: there it would be an error of ours, and nothing may be lost.
+        """Also has a mistake in a request, and an SDK's failed request, fail the agent that does not catch it: its task
+        would be tried again for ever. Not where Paymaster's own workflows run: there it would be an error of ours, and
+        nothing may be lost.
 
         Raises ConfigurationError where another plugin has taken the encryption out of the client.
         """
@@ -70,7 +70,7 @@ class PaymasterPlugin(SimplePlugin):
             config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
         if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
             types = config.get("workflow_failure_exception_types", ())
-            config["workflow_failure_exception_types"] = [*types, ValidationError]
+            config["workflow_failure_exception_types"] = [*types, *failure_types()]
         return config
 
     async def connect_service_client(

@@ -78,7 +78,8 @@ def told(result: LLMResult, dialect: Dialect) -> Told:
         result = result.model_copy(update={"reason": "answer_withheld", "detail": _WITHHELD})
     kind = _kind(result)
     headers = {"content-type": "application/json"}
-    if not kind.retried:
+    # Who has waited for as long as he wanted does not want to wait once more.
+    if not kind.retried or result.reason == "waited_too_long":
         headers["x-should-retry"] = "false"
     if kind is _BUSY:
         headers["retry-after"] = str(_RETRY_AFTER_S)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from paymaster_process import Databases, Site, configuration, running_site, sett
 from sdk_agents import (
     BUDGET,
     KEY,
+    CatchesNothing,
     ChatsInActivity,
     ChatsWith,
     ChatsWithClaude,
@@ -30,8 +32,9 @@ from sdk_agents import (
 )
 from sdk_answers import CHAT_CHUNKS, MESSAGE, MESSAGE_EVENTS, RESPONSE, RESPONSE_EVENTS, VECTORS
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
-from temporalio.exceptions import CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.worker import Replayer, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import paymaster
 from paymaster.devstack import EmbeddedStack
@@ -39,7 +42,7 @@ from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
 pytestmark = pytest.mark.timeout(40)
 QUEUE = "agents-of-sdks"
-WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity, Digests]
+WORKFLOWS = [ChatsWithOpenAI, ChatsWithClaude, ChatsWith, ChatsInActivity, Digests, CatchesNothing]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,23 @@ async def test_a_denied_call_is_the_sdks_own_error(
     said = await run(plain, ChatsWith, model, budget)
     assert (said["error"], said["status"], said["body"]["paymaster"]["reason"]) == (error, status, reason)
     assert said["body"]["paymaster"]["call_id"]
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.parametrize("with_plugin", [False, True])
+async def test_an_sdks_error_that_is_not_caught_fails_the_workflow(
+    plain: Client, site: Site, sdk: str, with_plugin: bool
+) -> None:
+    """Its task would be tried again for ever."""
+    queue, runner = (QUEUE, None) if not with_plugin else (f"{QUEUE}-of-plugin", SandboxedWorkflowRunner())
+    async with AsyncExitStack() as running:
+        if runner is not None:
+            worker = Worker(site.client, task_queue=queue, workflows=[CatchesNothing], workflow_runner=runner)
+            await running.enter_async_context(worker)
+        with pytest.raises(WorkflowFailureError) as failure:
+            await plain.execute_workflow(CatchesNothing.run, sdk, id=f"agent-{uuid4()}", task_queue=queue)
+    assert isinstance(failure.value.cause, ApplicationError)
+    assert failure.value.cause.type == "NotFoundError"
 
 
 async def test_a_providers_refusal_is_raised_as_it_was(plain: Client, server: CountingServer) -> None:

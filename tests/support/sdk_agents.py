@@ -75,6 +75,18 @@ class ChatsWith:
 
 
 @workflow.defn
+class CatchesNothing:
+    """One chat, or message, with a model that no route is named after."""
+
+    @workflow.run
+    async def run(self, sdk: str) -> None:
+        if sdk == "openai":
+            await AsyncOpenAI(BUDGET).chat.completions.create(**asked("nowhere"))
+        else:
+            await AsyncAnthropic(BUDGET).messages.create(**asked("nowhere", max_tokens=9))
+
+
+@workflow.defn
 class Digests:
     """What one long answer says, whole or streamed, as its SHA-256, since it is too long for a result."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _LOADED = ("worker", "paymaster", "workflows", "activities")
-_LEFT_OUT = ("paymaster.devstack", "paymaster.testing")
+_LEFT_OUT = ("paymaster.devstack", "paymaster.integrations", "paymaster.testing", "paymaster.transport")
 _TASKS = Path("/proc/self/task")
 
 

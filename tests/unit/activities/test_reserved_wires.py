@@ -42,7 +42,11 @@ SETTINGS = Settings.model_validate(
             },
             "google": {"api": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"},
         },
-        "routes": {"searcher": ["openai/gpt-4o-search-preview"]},
+        "routes": {
+            "searcher": ["openai/gpt-4o-search-preview"],
+            "mixed": ["google/gemini-3-pro", "claude/claude-opus-5", "openai/ours"],
+            "others": ["google/gemini-3-pro", "claude/claude-opus-5"],
+        },
     }
 )
 
@@ -125,3 +129,15 @@ def test_a_service_of_another_dialect_is_passed_over_in_words() -> None:
     assert found.refused == (
         'the call is written in the format "openai-responses", which api = "anthropic" does not speak'
     )
+
+
+def test_candidates_of_another_format_are_not_in_the_way() -> None:
+    """What keeps the others from being asked is told, and not that these speak another format."""
+    found, _ = candidate("mixed")
+    assert (found.service, found.refused) == ("openai", None)
+    text = json.dumps({"model": "m"}).encode()
+    command = reserve_of(SETTINGS, LLMRequest(route="others", budget="acme", wire=Wire(dialect="openai", body=text)))
+    assert [(each.service, "does not speak" in str(each.refused)) for each in command.candidates] == [
+        ("google", True),
+        ("claude", True),
+    ]
