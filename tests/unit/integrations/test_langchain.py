@@ -132,6 +132,6 @@ async def test_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CallDenied):
         await chat().ainvoke("Weather?")
     with pytest.raises(ValueError, match="extra"):
-        chat(temprature=0)
+        chat(warmth=0)
     with pytest.raises(NotImplementedError, match="use ainvoke"):
         chat().invoke("Weather?")
