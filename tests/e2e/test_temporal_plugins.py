@@ -142,6 +142,11 @@ async def raised(site: Site, route: Route) -> None:
     await site.ledger.raise_cap(change)
 
 
+def agent_running(site: Site, route: Route, queue: str, folder: Path) -> GuardedProcess:
+    program = [sys.executable, plugin_agents.__file__, route.name, site.temporal_address, site.namespace, queue]
+    return GuardedProcess(program, log_file=folder / "agent.log")
+
+
 async def test_an_agent_that_is_parked_and_killed_pays_once(
     site: Site, server: CountingServer, route: Route, tmp_path: Path
 ) -> None:
@@ -149,8 +154,7 @@ async def test_an_agent_that_is_parked_and_killed_pays_once(
     service, queue = server.service(route.name), f"queue-{uuid4()}"
     before = service.count
     await capped(site, route)
-    program = [sys.executable, plugin_agents.__file__, route.name, site.temporal_address, site.namespace, queue]
-    async with GuardedProcess(program, log_file=tmp_path / "agent.log") as agent:
+    async with agent_running(site, route, queue, tmp_path) as agent:
         handle = await started(site, route, queue)
         await parked(site, service, before)
         agent.kill()
@@ -162,17 +166,17 @@ async def test_an_agent_that_is_parked_and_killed_pays_once(
     await settled_books(site)
 
 
-async def test_an_agent_under_way_stays_with_activities(site: Site, server: CountingServer) -> None:
+async def test_an_agent_under_way_stays_with_activities(site: Site, server: CountingServer, tmp_path: Path) -> None:
     route = ROUTES["agents-activity"]
     service, queue = server.service(route.name), f"queue-{uuid4()}"
     before = service.count
     await capped(site, route)
-    client = await route.connected(site.temporal_address, site.namespace)
-    async with route.worker(client, queue):
+    # In a process of its own: what is left of an agent in the middle of its run complains when it is collected.
+    async with agent_running(site, route, queue, tmp_path):
         handle = await started(site, route, queue)
         await parked(site, service, before)
     moved = ModelCalls(f"acme/{route.name}")
-    async with route.worker(client, queue, moved):
+    async with route.worker(await route.connected(site.temporal_address, site.namespace), queue, moved):
         await raised(site, route)
         assert await handle.result() == ANSWER
     assert service.count - before == TIMES
