@@ -282,9 +282,10 @@ async def _body(result: LLMResult, pieces: Callable[[LLMResult], AsyncIterator[b
 
 
 def _answered(result: LLMResult, dialect: Dialect, body: bytes) -> Told:
-    answer = told(result, dialect)
     if result.outcome is Outcome.COMPLETED and result.wire is not None:
         answer = Told(result.wire.status, result.wire.headers, body)
+    else:
+        answer = told(result, dialect)
     ours = {"x-paymaster-call-id": result.call_id, "x-paymaster-cost-usd": f"{nanos_to_usd(result.cost_nanos):f}"}
     return answer._replace(headers={**answer.headers, **ours})
 

@@ -1,13 +1,12 @@
 """The payload codec of a team, as the worker and the commands use it: loaded by its name, and never in the way."""
 
-import importlib
 from collections.abc import Sequence
-from typing import cast
 
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DefaultPayloadConverter, PayloadCodec, SerializationContext, WithSerializationContext
 
 from paymaster.keys.api_key import KeyUnavailable
+from paymaster.security.named_objects import named_object
 from paymaster.security.payloads import REASON, unreadable
 from paymaster.settings import ConfigurationError
 
@@ -19,13 +18,7 @@ _SETTING = "encryption.codec"
 
 def team_codec(name: str) -> "TeamCodec":
     """The codec of this name, "module:object". Raises ConfigurationError, saying what is wrong with it."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        found: object = getattr(importlib.import_module(module_name), attribute)
-        codec = found if isinstance(found, PayloadCodec) else cast(object, found())  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-    except Exception as error:  # a team's module may raise anything while it is imported
-        problem = f"{type(error).__name__}: {error}"
-        raise ConfigurationError([f"{_SETTING}: {name} cannot be loaded: {problem}; is it on PYTHONPATH?"]) from error
+    codec = named_object(name, _SETTING, (PayloadCodec,))
     if not isinstance(codec, PayloadCodec):
         raise ConfigurationError(
             [f"{_SETTING}: {name} is a {type(codec).__name__}, and neither is nor makes a temporalio PayloadCodec"]

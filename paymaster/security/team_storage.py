@@ -4,11 +4,10 @@ Temporal's SDK stops a workflow for ever over a payload that somebody has put in
 """
 
 import asyncio
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import (
@@ -23,6 +22,7 @@ from temporalio.converter import (
 )
 
 from paymaster.messages.temporal_names import CALL_WORKFLOW, LEDGER_WORKFLOW, budget_workflow_id
+from paymaster.security.named_objects import named_object
 from paymaster.security.payloads import REASON, STORAGE, unreadable
 from paymaster.settings import ConfigurationError
 from paymaster.values.limits import INLINE_BYTES_MAX
@@ -38,14 +38,7 @@ _TRY_AGAIN_AFTER_S = (0.2, 1.0)
 
 def team_storage(name: str) -> ExternalStorage:
     """The storage of this name, "module:object". Raises ConfigurationError, saying what is wrong with it."""
-    module_name, _, attribute = name.partition(":")
-    kinds = (ExternalStorage, StorageDriver)
-    try:
-        found: object = getattr(importlib.import_module(module_name), attribute)
-        made = found if isinstance(found, kinds) else cast(object, found())  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-    except Exception as error:  # a team's module may raise anything while it is imported
-        problem = f"{type(error).__name__}: {error}"
-        raise ConfigurationError([f"{_SETTING}: {name} cannot be loaded: {problem}; is it on PYTHONPATH?"]) from error
+    made = named_object(name, _SETTING, (ExternalStorage, StorageDriver))
     if isinstance(made, StorageDriver):
         return ExternalStorage(drivers=[made])
     if not isinstance(made, ExternalStorage):

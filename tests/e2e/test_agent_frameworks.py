@@ -21,8 +21,9 @@ from framework_agents import (
 )
 from framework_answers import USAGE, chat, claude, response
 from paymaster_process import MODEL, PRICE, ROOT, Databases, Site, configuration, running_site, settled_books, until
+from sandboxed_agents import sandboxed_agents
 from temporalio.client import Client, WorkflowHandle
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Replayer
 
 import paymaster
 from paymaster.devstack import EmbeddedStack
@@ -71,9 +72,7 @@ async def site(
 
 @pytest.fixture(scope="module")
 async def plain(site: Site) -> AsyncIterator[Client]:
-    """A client as any program makes it, with a worker that has Paymaster's sandbox and nothing else of Paymaster."""
-    client = await Client.connect(site.temporal_address, namespace=site.client.namespace)
-    async with Worker(client, task_queue=QUEUE, workflows=WORKFLOWS, workflow_runner=paymaster.sandbox()):
+    async with sandboxed_agents(site, QUEUE, WORKFLOWS) as client:
         yield client
 
 

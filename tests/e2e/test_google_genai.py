@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 from counting_server import CountingServer, Reply
 from gemini_agents import BUDGET, AsksGemini, AsksGeminiInActivity, ChatsWithGemini, ask_gemini
 from paymaster_process import MODEL, Databases, Site, configuration, running_site, settled_books
+from sandboxed_agents import run_and_replay, sandboxed_agents
 from sdk_answers import GEMINI_VECTORS, GENERATED, GENERATED_EVENTS
 from temporalio.client import Client
-from temporalio.worker import Replayer, Worker
 
-import paymaster
 from paymaster.devstack import EmbeddedStack
 from paymaster.integrations import google_genai
 from paymaster.transport import PaymasterTransport
@@ -42,26 +40,11 @@ async def site(
 
 @pytest.fixture(scope="module")
 async def plain(site: Site) -> AsyncIterator[Client]:
-    """A client as any program makes it, with a worker that has Paymaster's sandbox and nothing else of Paymaster."""
-    client = await Client.connect(site.client.service_client.config.target_host, namespace=site.client.namespace)
-    worker = Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=WORKFLOWS,
-        activities=[ask_gemini],
-        workflow_runner=paymaster.sandbox(),
-    )
-    async with worker:
+    async with sandboxed_agents(site, QUEUE, WORKFLOWS, [ask_gemini]) as client:
         yield client
 
 
-async def run(client: Client, workflow: Any, *args: Any) -> Any:
-    """The result; the history is replayed, in the sandbox."""
-    handle = await client.start_workflow(workflow.run, args=list(args), id=f"agent-{uuid4()}", task_queue=QUEUE)
-    result = await handle.result()
-    replayer = Replayer(workflows=WORKFLOWS, workflow_runner=paymaster.sandbox())
-    await replayer.replay_workflow(await handle.fetch_history())
-    return result
+run = partial(run_and_replay, queue=QUEUE)
 
 
 @pytest.mark.parametrize("model", ["flash", "models/flash", f"gemini-sdk/{MODEL}"])

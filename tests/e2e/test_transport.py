@@ -5,9 +5,9 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import anthropic
@@ -17,6 +17,7 @@ import pytest
 from counting_server import CountingServer, Reply
 from large_answers import stream
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
+from sandboxed_agents import run_and_replay, sandboxed_agents
 from sdk_agents import (
     BUDGET,
     KEY,
@@ -33,10 +34,9 @@ from sdk_agents import (
 from sdk_answers import CHAT_CHUNKS, MESSAGE, MESSAGE_EVENTS, RESPONSE, RESPONSE_EVENTS, VECTORS
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError, CancelledError
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-import paymaster
 from paymaster.devstack import EmbeddedStack
 from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
@@ -67,26 +67,11 @@ async def site(
 
 @pytest.fixture(scope="module")
 async def plain(site: Site) -> AsyncIterator[Client]:
-    """A client as any program makes it, with a worker that has Paymaster's sandbox and nothing else of Paymaster."""
-    client = await Client.connect(site.client.service_client.config.target_host, namespace=site.client.namespace)
-    worker = Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=WORKFLOWS,
-        activities=[chat_in_activity],
-        workflow_runner=paymaster.sandbox(),
-    )
-    async with worker:
+    async with sandboxed_agents(site, QUEUE, WORKFLOWS, [chat_in_activity]) as client:
         yield client
 
 
-async def run(client: Client, workflow: Any, *args: Any) -> Any:
-    """The result; the history is replayed, in the sandbox."""
-    handle = await client.start_workflow(workflow.run, args=list(args), id=f"agent-{uuid4()}", task_queue=QUEUE)
-    result = await handle.result()
-    replayer = Replayer(workflows=WORKFLOWS, workflow_runner=paymaster.sandbox())
-    await replayer.replay_workflow(await handle.fetch_history())
-    return result
+run = partial(run_and_replay, queue=QUEUE)
 
 
 async def newest_history(client: Client) -> WorkflowHistory:

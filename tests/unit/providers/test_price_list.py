@@ -428,7 +428,7 @@ def rates_of(service: str, model: str, *chooses: str, **asked: bool) -> tuple[in
         ("anthropic", "claude-opus-5", ("cache_control.ttl=1h",), ("5", "25", "10")),
     ],
 )
-def test_what_is_chosen_is_bound_at_the_dearest_price_that_may_apply(
+def test_a_choice_is_bound_at_the_dearest_price_that_may_apply(
     service: str, model: str, chooses: tuple[str, ...], usd: tuple[str, str, str]
 ) -> None:
     assert unpriced(SETTINGS, service, model, NOON, chooses) == []
@@ -473,7 +473,7 @@ def test_embeddings_need_no_price_of_output(service: str, model: str, usd: str) 
     assert listed_cost(SETTINGS.services[service], ServiceAnswer(model=model, usage=put_out), NOON) is None
 
 
-def test_images_that_are_dearer_than_texts_are_bound_at_their_rate() -> None:
+def test_images_dearer_than_texts_are_bound_at_their_rate() -> None:
     """gemini-embedding-2: $0.20 for a million tokens of text, $0.45 of images."""
     assert rates_of("google", "gemini-embedding-2", embeds=True)[0] == mtok("0.2")
     assert rates_of("google", "gemini-embedding-2", embeds=True, has_media=True)[0] == mtok("0.45")

@@ -55,7 +55,7 @@ def requests_of_agents() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in requests_of_agents()])
-def test_what_command_line_agents_send_needs_no_more_than_it_says(name: str) -> None:
+def test_command_line_agents_need_no_more_than_they_say(name: str) -> None:
     request = dict(requests_of_agents())[name]
     found = dialect_of(request["path"])
     assert found is not None

@@ -118,7 +118,7 @@ def test_what_we_build_ourselves_is_taken_and_unchanged(
     assert again == {**built.body, **({} if api in ("vertex-claude", "gemini", "vertex-gemini") else model)}
 
 
-def test_claude_at_vertex_has_its_version_in_the_body_and_its_model_in_the_path() -> None:
+def test_claude_at_vertex_has_version_in_body_and_model_in_path() -> None:
     asked = wire("anthropic", b'{"model":"writer", "max_tokens":5,"stream":true}', **{"Anthropic-Version": "v"})
     found = sent("vertex-claude", asked)
     assert found.path == "/publishers/anthropic/models/the-model:streamRawPredict"

@@ -90,7 +90,7 @@ def test_agents_leave_inline_what_workers_may_not_find() -> None:
     assert agents_storage(none, with_calls=True).payload_size_threshold == 2_000_000
 
 
-def test_workers_put_away_only_what_is_read_there_or_fits_nowhere() -> None:
+def test_workers_store_only_what_is_read_there_or_fits_nowhere() -> None:
     storage = workers_storage(MADE)
     assert [chosen(storage, CALL, each) for each in (SMALL, READ_THERE, LARGE)] == [False, True, True]
     assert not chosen(workers_storage(None), CALL, LARGE)

@@ -75,7 +75,7 @@ def test_a_name_that_stands_twice_at_any_depth_is_refused(dialect: Dialect, memb
         measured(Wire(dialect=dialect, path=path, body=f'{{"model":"m",{member}}}'.encode()))
 
 
-def test_endless_nesting_is_no_surprise_to_who_looks_for_the_model() -> None:
+def test_endless_nesting_is_no_surprise_to_a_look_for_the_model() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         model_named(Wire(dialect="openai", body=b'{"model":"m","x":' + b"[" * 200_000))
 
