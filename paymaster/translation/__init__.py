@@ -1,0 +1,1 @@
+"""Wire calls in neutral words, for services that speak another format."""

@@ -1,0 +1,35 @@
+"""Which calls can be put into neutral words, and answers back into each dialect's."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue, ValidationError
+
+from paymaster.messages import LLMRequest
+from paymaster.messages.wire import Dialect, Wire, WireAnswer
+from paymaster.translation.neutral import NeutralAnswer, Translation, Untranslatable
+from paymaster.values.json_reading import object_of, read_json
+
+TRANSLATIONS: Mapping[Dialect, Translation] = {}
+
+
+def neutral_request(request: LLMRequest, wire: Wire) -> LLMRequest:
+    """The request whose `wire` this is, in neutral words. Raises Untranslatable."""
+    translation = TRANSLATIONS.get(wire.dialect)
+    if translation is None:
+        raise Untranslatable(wire.dialect)
+    around = request.model_dump(include={"route", "budget", "call_id", "metadata"})
+    try:
+        return LLMRequest(**around, **translation.asked(wire, _body(wire)))
+    except ValidationError as error:
+        raise Untranslatable(".".join(map(str, error.errors()[0]["loc"][:1])) or "messages") from None
+    except ValueError as error:
+        raise Untranslatable(str(error)) from None
+
+
+def told(wire: Wire, answer: NeutralAnswer) -> WireAnswer:
+    """The answer in the words in which that call was asked."""
+    return TRANSLATIONS[wire.dialect].answered(wire, _body(wire), answer)
+
+
+def _body(wire: Wire) -> dict[str, JsonValue]:
+    return object_of(read_json(wire.body))
