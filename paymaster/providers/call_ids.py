@@ -13,20 +13,6 @@ from paymaster.messages import ChatMessage
 
 MADE_ID_BYTES = 9
 """Of an id that is sent in place of another one; Mistral takes no other length."""
-MADE = "call-"
-"""What an id begins with that we gave to a call whose service gave none; a number follows."""
-NOT_MADE = re.compile(r"(?!call-[0-9]+$).+")
-"""An id that a service gave."""
-
-
-def made_id(number: int) -> str:
-    """For the call of this number in an answer without ids, so that its result can say to which it belongs."""
-    return f"{MADE}{number}"
-
-
-def is_made(call_id: str) -> bool:
-    """Whether no service gave the id."""
-    return NOT_MADE.fullmatch(call_id) is None
 
 
 def with_ids(

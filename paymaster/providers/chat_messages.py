@@ -6,8 +6,9 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Image, ToolCall
 from paymaster.providers.answer_parts import dumped
-from paymaster.providers.kept_state import UNSIGNED, Piece, WrittenPiece, kept, only
+from paymaster.providers.kept_state import Piece, WrittenPiece, kept, only
 from paymaster.values.json_reading import list_of, object_of, text_of
+from paymaster.wire.gemini import UNSIGNED
 
 _THOUGHTS = ("reasoning_details", "reasoning_content", "reasoning")
 """Where a message has what its model thought. Where a server writes it in two of them, the first one has most."""

@@ -9,10 +9,10 @@ from pydantic import JsonValue
 from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
 from paymaster.messages.wire import Wire
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
-from paymaster.providers.call_ids import NOT_MADE, is_made, made_id, with_ids
+from paymaster.providers.call_ids import with_ids
 from paymaster.providers.embeddings import without_vectors
 from paymaster.providers.event_stream import check_parts, event_object, stream_events
-from paymaster.providers.kept_state import UNSIGNED, Piece, WrittenPiece, is_own, kept, only, pieces_of
+from paymaster.providers.kept_state import Piece, WrittenPiece, is_own, kept, only, pieces_of
 from paymaster.providers.key_headers import key_header
 from paymaster.providers.provider import (
     HttpRequest,
@@ -28,6 +28,7 @@ from paymaster.providers.provider import (
 from paymaster.providers.schemas import GEMINI, said_or_refused
 from paymaster.settings import ServiceSettings
 from paymaster.values.json_reading import count_of, list_of, object_of, read_json, text_of
+from paymaster.values.made_ids import NOT_MADE, is_made, made_id
 from paymaster.wire import gemini as wire_gemini
 
 _FILTERED = {
@@ -315,7 +316,7 @@ def _said(message: ChatMessage, grant: Grant, service: ServiceSettings) -> list[
     parts = [part for part in parts if part and part != {"text": ""}]
     first = next((part for part in parts if "functionCall" in part), None)
     if first is not None and "thoughtSignature" not in first:
-        first["thoughtSignature"] = UNSIGNED
+        first["thoughtSignature"] = wire_gemini.UNSIGNED
     return list[JsonValue](parts)
 
 

@@ -30,10 +30,6 @@ _BOUND_TO: Mapping[str, tuple[str, ...]] = {
 account cannot read."""
 
 
-UNSIGNED = "skip_thought_signature_validator"
-"""What Google documents in place of the signature of a call that another model made: without one it is refused."""
-
-
 class WrittenPiece(NamedTuple):
     """A part of an answer: a text, a call by its number in the answer, or neither."""
 

@@ -1,7 +1,4 @@
-"""The dialect `gemini`: bodies of generateContent, streamGenerateContent, embedContent and batchEmbedContents.
-
-Names may be written as `maxOutputTokens` or as `max_output_tokens`: Google takes both.
-"""
+"""The dialect `gemini`: bodies of generateContent, streamGenerateContent, embedContent and batchEmbedContents."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,6 +9,7 @@ from pydantic import JsonValue
 
 from paymaster.messages.wire import Wire
 from paymaster.values.json_reading import object_of, text_of
+from paymaster.wire.google_json import camel, item_objects, items_of, named, parts_of
 from paymaster.wire.grammar import Grammar, passed_on
 from paymaster.wire.measured import BadBody, Measured, body_object, number_of, once, seen_bytes, unknown, without
 from paymaster.wire.members import members, value_text, with_each_item, with_values
@@ -73,6 +71,8 @@ _DOCUMENTS = ("application/pdf", "text/")
 _TEXT = ("TEXT", "text", "Text")
 _USUAL_TIERS = ("standard", "unspecified")
 _OUTPUTS_MAX = 128
+UNSIGNED = "skip_thought_signature_validator"
+"""What Google documents in place of the signature of a call that another model made: without one it is refused."""
 _HEADERS = frozenset({"x-goog-api-client"})
 """Of the caller, that are passed on. A key never is."""
 
@@ -118,10 +118,10 @@ def wire_path(url_path: str, query: str) -> str:
 def measured(wire: Wire) -> Measured:
     """Raises BadBody."""
     asked = asked_for(wire.path)
-    data = _named(body_object(wire.body))
+    data = named(body_object(wire.body))
     contents, seen = _contents(data, asked)
-    config = _named(object_of(data.get("generationConfig")))
-    parts = [each for content in contents for part in _parts(content) for each in (part, *_held(part))]
+    config = named(object_of(data.get("generationConfig")))
+    parts = [each for content in contents for part in parts_of(content) for each in (part, *_held(part))]
     kinds = [_media_kind(part) for part in parts]
     tier = _tier(data.get("serviceTier"))
     return Measured(
@@ -145,20 +145,20 @@ def sent(wire: Wire, *, model: str, cap: int) -> tuple[str, bytes]:
     asked, data, text = asked_for(wire.path), body_object(wire.body), wire.body.decode()
     path = f"/models/{quote(model, safe='')}:{asked.method}" + ("?alt=sse" if asked.sse else "")
     name = json.dumps(f"models/{model}")
-    names = {_camel(each): each for each in members(text)}
+    names = {camel(each): each for each in members(text)}
     if asked.embeds:
         if "model" in names:
             text = with_values(text, {"model": name})
         if "requests" in names:
             requests = value_text(text, members(text)["requests"])
-            named = with_each_item(requests, lambda each: with_values(each, {"model": name}))
-            text = with_values(text, {"requests": named})
+            all_named = with_each_item(requests, lambda each: with_values(each, {"model": name}))
+            text = with_values(text, {"requests": all_named})
         return path, text.encode()
     of_config = names.get("generationConfig", "generationConfig")
     given = object_of(data.get(of_config))
-    limit = number_of(_named(given), "maxOutputTokens")
+    limit = number_of(named(given), "maxOutputTokens")
     if limit is None or limit > cap:
-        of_limit = next((each for each in given if _camel(each) == "maxOutputTokens"), "maxOutputTokens")
+        of_limit = next((each for each in given if camel(each) == "maxOutputTokens"), "maxOutputTokens")
         config = value_text(text, members(text)[of_config]) if given else "{}"
         text = with_values(text, {of_config: with_values(config, {of_limit: str(cap)})})
     return path, text.encode()
@@ -176,40 +176,6 @@ def _tier(given: JsonValue) -> str:
     return str(given).lower().removeprefix("service_tier_")
 
 
-def _camel(name: str) -> str:
-    head, *rest = name.split("_") if not name.startswith("_") else [name]
-    return head + "".join(each[:1].upper() + each[1:] for each in rest)
-
-
-def _each(given: JsonValue) -> list[JsonValue]:
-    """The items of a list. Google takes one item without a list too."""
-    if given is None:
-        return []
-    return given if isinstance(given, list) else [given]
-
-
-def _objects(data: Mapping[str, JsonValue], name: str) -> list[dict[str, JsonValue]]:
-    """The objects of a list, or the one that stands there without a list.
-
-    Raises BadBody for anything else, such as a list in the list, which some server might read as if it were none.
-    """
-    each = _each(data.get(name))
-    objects = [item for item in each if isinstance(item, dict)]
-    if len(objects) < len(each):
-        raise BadBody(f"{name} has something in it that is no object")
-    return objects
-
-
-def _named(data: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """The members by their names as Google writes them. Raises BadBody for one that has both of its names."""
-    named: dict[str, JsonValue] = {}
-    for name, value in data.items():
-        if _camel(name) in named:
-            raise BadBody(f"{name[:50]} stands there in another of its names too")
-        named[_camel(name)] = value
-    return named
-
-
 def _contents(data: dict[str, JsonValue], asked: Asked) -> tuple[list[dict[str, JsonValue]], JsonValue]:
     """All contents, and what a tokenizer sees of the body."""
     found: list[dict[str, JsonValue]] = []
@@ -220,14 +186,14 @@ def _contents(data: dict[str, JsonValue], asked: Asked) -> tuple[list[dict[str, 
         if not isinstance(content, dict):
             return content
         found.append(content)
-        return {**content, "parts": [_without_bytes(part) for part in _parts(content)]}
+        return {**content, "parts": [_without_bytes(part) for part in parts_of(content)]}
 
     seen = dict(data)
     for name in ("contents", "systemInstruction", "content"):
         if name in seen:
             seen[name] = reduced(seen[name])
     if asked.embeds and seen.get("requests") is not None:
-        requests = [_named(object_of(each)) for each in _requests(data)]
+        requests = [named(object_of(each)) for each in _requests(data)]
         seen["requests"] = [{**each, "content": reduced(each.get("content"))} for each in requests]
     return found, seen
 
@@ -240,13 +206,9 @@ def _requests(data: dict[str, JsonValue]) -> list[JsonValue]:
     return requests
 
 
-def _parts(content: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    return [_named(part) for part in _objects(content, "parts")]
-
-
 def _held(part: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     """The parts that the result of a function has beside its data."""
-    return _parts(object_of(part.get("functionResponse")))
+    return parts_of(object_of(part.get("functionResponse")))
 
 
 def _without_bytes(part: dict[str, JsonValue]) -> JsonValue:
@@ -262,7 +224,7 @@ def _media_kind(part: dict[str, JsonValue]) -> str | None:
     name = next((name for name in _BYTES if part.get(name)), None)
     if name is None:
         return None
-    mime = text_of(_named(object_of(part[name])).get("mimeType")) or "untyped"
+    mime = text_of(named(object_of(part[name])).get("mimeType")) or "untyped"
     if mime.startswith("image/"):
         return "image"
     return "document" if mime.startswith(_DOCUMENTS) else mime.partition("/")[0]
@@ -280,21 +242,21 @@ def _needs(data: dict[str, JsonValue], config: dict[str, JsonValue]) -> Iterator
     yield from unknown(data, _FREE | {"serviceTier"})
     for name in unknown(config, _FREE_IN_CONFIG):
         if name == "responseFormat":
-            for form in _objects(config, name):
-                yield from unknown(_named(form), ("text",), "generationConfig.responseFormat.")
-        elif name != "responseModalities" or any(each not in _TEXT for each in _each(config[name])):
+            for form in item_objects(config, name):
+                yield from unknown(named(form), ("text",), "generationConfig.responseFormat.")
+        elif name != "responseModalities" or any(each not in _TEXT for each in items_of(config[name])):
             yield f"generationConfig.{name}"
-    for tool in _objects(data, "tools"):
-        for name, value in _named(tool).items():
+    for tool in item_objects(data, "tools"):
+        for name, value in named(tool).items():
             if name not in _TOOLS and value is not None:
                 yield f"tools.{name}"
-    yield from unknown(_named(object_of(data.get("toolConfig"))), _FREE_IN_TOOL_CONFIG, "toolConfig.")
+    yield from unknown(named(object_of(data.get("toolConfig"))), _FREE_IN_TOOL_CONFIG, "toolConfig.")
 
 
 def _embed_needs(data: dict[str, JsonValue]) -> Iterator[str]:
     yield from unknown(data, _FREE_TO_EMBED)
     for request in map(object_of, _requests(data)):
-        yield from unknown(_named(request), _FREE_TO_EMBED - {"requests"}, "requests.")
+        yield from unknown(named(request), _FREE_TO_EMBED - {"requests"}, "requests.")
 
 
 GRAMMAR = Grammar(
