@@ -100,7 +100,10 @@ def message_data(text: bytes | str) -> JsonValue:
     encoded = text.encode() if isinstance(text, str) else text  # raises for half a surrogate pair
     check_values(encoded)
     check_levels(encoded)
-    return from_json(encoded, allow_inf_nan=False)
+    data = from_json(encoded, allow_inf_nan=False)
+    if b"Infinity" in to_json(data, inf_nan_mode="constants"):  # as the reader takes 1e400
+        json.dumps(data, allow_nan=False)  # raises for it, and not for a text with that word
+    return data
 
 
 def check_nesting(data: JsonValue) -> None:

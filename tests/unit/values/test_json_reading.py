@@ -44,6 +44,17 @@ def test_an_empty_list_is_a_level_too() -> None:
         message_data("[" * (NESTING_MAX + 1) + "]" * (NESTING_MAX + 1))
 
 
+@pytest.mark.parametrize("text", ["1e400", "[-1E+999]", '{"a": 1' + "0" * 310 + ".0}"])
+def test_a_number_without_an_end_is_no_data(text: str) -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        message_data(text)
+
+
+def test_numbers_that_are_only_large_are_data() -> None:
+    text = '["-Infinity", 1e100, 1e-400, ' + "9" * 400 + "]"
+    assert message_data(text) == ["-Infinity", 1e100, 0.0, int("9" * 400)]
+
+
 @pytest.mark.parametrize("text", ["", "[", "]", "1],[2", "1,2", "NaN", '"\\ud800"', "[" * 300, "]" * 300, "9" * 5_000])
 def test_what_no_message_can_carry_is_no_data(text: str) -> None:
     with pytest.raises(ValueError, match=r"line 1 column|nested"):
