@@ -193,9 +193,9 @@ def _needs(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> Ite
     for message in objects_of(data, "messages"):
         yield from unknown(message, _FREE_IN_MESSAGES, "messages.")
     for part in parts:
-        kind = part.get("type")
+        kind = kind_of(part)
         if kind not in _TEXTS and kind != "image_url" and not (kind == "file" and _has_bytes(part)):
-            yield f"messages.{kind_of(part)}"
+            yield f"messages.{kind}"
 
 
 def _has_bytes(part: dict[str, JsonValue]) -> bool:

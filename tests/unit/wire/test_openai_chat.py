@@ -45,6 +45,7 @@ def test_a_plain_body_needs_nothing() -> None:
             ("messages.file",),
         ),
         ({"messages": [{"role": "user", "content": {"type": "input_audio"}}]}, ("messages.input_audio",)),
+        ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, ("messages.untyped",)),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, ("messages.audio",)),
         ({"messages": [{"role": "user", "content": "x", "video": "https://a/b"}]}, ("messages.video",)),
         ({"messages": [{"role": "assistant", "content": None, "refusal": None, "tool_calls": []}]}, ()),
