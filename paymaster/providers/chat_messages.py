@@ -31,7 +31,8 @@ def asked(message: ChatMessage, mark: Mapping[str, JsonValue]) -> JsonValue:
     files: list[JsonValue] = [
         {"type": "file", "file": {"filename": each.name, "file_data": document_url(each)}} for each in message.documents
     ]
-    return {**head, "content": [*images, *files, {"type": "text", "text": message.content, **marked}]}
+    texts: list[JsonValue] = [{"type": "text", "text": message.content, **marked}] if message.content else []
+    return {**head, "content": [*images, *files, *texts]}
 
 
 def said(message: ChatMessage, pieces: Sequence[Piece], *, wants_thoughts: bool, wants_signature: bool) -> JsonValue:

@@ -217,7 +217,8 @@ def _asked(message: ChatMessage, mark: dict[str, JsonValue]) -> JsonValue:
         {"type": "input_image", "image_url": image_url(image), "detail": "auto"} for image in message.images
     ]
     media = [*images, *map(_file, message.documents)]
-    return {"role": message.role, "content": [*media, text] if media or mark else message.content}
+    texts = [text] if message.content else []
+    return {"role": message.role, "content": [*media, *texts] if media or mark else message.content}
 
 
 def _file(document: Document) -> JsonValue:

@@ -105,6 +105,14 @@ def test_who_does_not_take_it_is_passed_over(api: Api, base_url: str | None, doc
     assert refused.value.parameter == "documents"
 
 
+@pytest.mark.parametrize("api", ["openai", "openai-responses"])
+def test_no_empty_text_stands_beside_it(api: Api) -> None:
+    request = ask(prompt=None, messages=(ChatMessage(role="user", content="", documents=(PDF,)),))
+    body: dict[str, Any] = build(request, api).body
+    [message] = body["messages" if api == "openai" else "input"]
+    assert [part["type"] for part in message["content"]] == ["file" if api == "openai" else "input_file"]
+
+
 @pytest.mark.parametrize("fields", [{}, {"url": "https://x", "data": "eA=="}])
 def test_a_document_is_one_of_both(fields: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="url or data"):
