@@ -10,14 +10,16 @@ from paymaster.messages.wire import Wire, WireAnswer
 from paymaster.values.money import TokenUsage
 from paymaster.wire.measured import unknown
 
+_KEY_CHARACTERS_MAX = 200
+
 
 class Untranslatable(Exception):
     """A wire call has something that the neutral request does not know."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-        """Its name, as `logprobs` or `messages.input_audio`."""
+        super().__init__(key[:_KEY_CHARACTERS_MAX])
+        self.key = key[:_KEY_CHARACTERS_MAX]
+        """Its name, as `logprobs` or `messages.input_audio`; a very long one is cut."""
 
 
 class NeutralFields(TypedDict, total=False):

@@ -17,7 +17,6 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
@@ -299,7 +298,7 @@ class Site:
         return True
 
     def price(self, service: FakeService) -> Price:
-        price = self.settings.services[service.name].models[MODEL].price_at(datetime.now(UTC), "configuration")
+        price = self.settings.services[service.name].models[MODEL].price_of("configuration")
         assert price is not None
         return price
 

@@ -1,0 +1,251 @@
+"""The dialect `openai-responses`: calls of the Responses API in neutral words, and an answer as a response."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+
+from paymaster.messages import ChatMessage, Document, Tool, ToolCall
+from paymaster.messages.wire import Wire
+from paymaster.translation.neutral import NeutralFields, Translation, Untranslatable, only
+from paymaster.translation.openai_parts import (
+    MARKS,
+    UserPart,
+    check_arguments,
+    document_of,
+    effort_of,
+    image_of,
+    is_marked,
+    messages_of,
+    number_at,
+    object_at,
+    parts_of,
+    schema_of,
+    text_of_part,
+    tool_call_of,
+    tool_choice_of,
+    tool_of,
+    with_different_names,
+    without_usual,
+)
+from paymaster.translation.openai_responses_answers import answered
+from paymaster.values.json_reading import object_of
+from paymaster.wire.measured import kind_of, number_of, objects_of, without
+
+_ASKED = frozenset(
+    {
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "text",
+        "temperature",
+        "top_p",
+        "reasoning",
+        "tools",
+        "tool_choice",
+        "include",
+    }
+)
+"""Keys that have a neutral word, or members that have one."""
+_LET_GO = frozenset(
+    {
+        "model",
+        "stream",
+        "stream_options",
+        "store",
+        "user",
+        "safety_identifier",
+        "metadata",
+        "client_metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+    }
+)
+"""Keys that cannot change what is answered."""
+_USUAL: Mapping[str, tuple[JsonValue, ...]] = {
+    "background": (False,),
+    "parallel_tool_calls": (True,),
+    "service_tier": ("auto", "default"),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
+"""By key, the values at which it changes nothing."""
+_INCLUDED = "reasoning.encrypted_content"
+"""Of what may be included: that of thoughts, which an answer need not have."""
+_TEXTS = ("text", "input_text", "output_text")
+_OF_ITEMS = frozenset({"type", "id", "status"}) | MARKS
+"""Members of an item that say how it came about, and marks."""
+
+
+# ---------------------------------------------------------------- what a call says
+
+
+def _asked(wire: Wire, body: dict[str, JsonValue]) -> NeutralFields:
+    only(without_usual(body, _USUAL), _ASKED | _LET_GO)
+    _check_included(body.get("include"))
+    text = without_usual(object_at(body, "text") or {}, {"verbosity": ("medium",)})
+    only(text, {"format"}, "text.")
+    reasoning = object_at(body, "reasoning") or {}
+    only(reasoning, {"effort"}, "reasoning.")  # a summary is asked of the answer, which has none in neutral words
+    tools = with_different_names(map(_tool, objects_of(body, "tools")))
+    choice = body.get("tool_choice")
+    return {
+        "messages": (*_instructions(body.get("instructions")), *_conversation(body)),
+        "json_schema": _schema(object_at(text, "format", "text.")),
+        "temperature": number_at(body, "temperature"),
+        "top_p": number_at(body, "top_p"),
+        "max_output_tokens": number_of(body, "max_output_tokens"),
+        "reasoning_effort": effort_of(reasoning.get("effort"), "reasoning.effort"),
+        "tools": tools,
+        "tool_choice": tool_choice_of(choice, object_of(choice).get("name"), tools),
+    }
+
+
+def _check_included(include: JsonValue) -> None:
+    for included in include if isinstance(include, list) else [] if include is None else [include]:
+        if included != _INCLUDED:
+            raise Untranslatable(f"include.{included}" if isinstance(included, str) else "include")
+
+
+def _schema(asked: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    return None if asked is None else schema_of(kind_of(asked), asked, "text.format")
+
+
+def _tool(tool: dict[str, JsonValue]) -> Tool:
+    if tool.get("type") != "function":
+        raise Untranslatable(f"tools.{kind_of(tool)}")
+    return tool_of(without_usual(without(tool, "type"), {"async": (False,), "defer_loading": (False,)}))
+
+
+def _instructions(instructions: JsonValue) -> Iterator[ChatMessage]:
+    if isinstance(instructions, str):
+        yield ChatMessage(role="system", content=instructions)
+    elif instructions is not None:
+        raise Untranslatable("instructions")
+
+
+# ---------------------------------------------------------------- its conversation
+
+
+class _Said(NamedTuple):
+    """What an item of an assistant's turn is: a text or a call."""
+
+    text: str = ""
+    call: ToolCall | None = None
+    cache: bool = False
+
+
+def _conversation(body: dict[str, JsonValue]) -> list[ChatMessage]:
+    if isinstance(body.get("input"), str):
+        return [ChatMessage(role="user", content=str(body["input"]))]
+    items = objects_of(body, "input")
+    check_arguments(item.get("arguments") for item in items)
+    found: list[ChatMessage] = []
+    for item in items:
+        match _kind(item), item.get("role"):
+            case ("message", "user"):
+                found += _told("user", item)
+            case ("message", "system" | "developer"):
+                found += _told("system", item)
+            case ("message", "assistant"):
+                _add(found, _text(item))
+            case ("function_call", _):
+                _add(found, _called(item))
+            case ("function_call_output", _):
+                found.append(_result(item))
+            case ("reasoning", _):
+                continue  # for the provider alone that wrote it, as the states of neutral messages are
+            case ("message", role):
+                raise Untranslatable(f"input.{role}" if isinstance(role, str) else "input.role")
+            case (kind, _):
+                raise Untranslatable(f"input.{kind}")
+    return found
+
+
+def _kind(item: dict[str, JsonValue]) -> str:
+    """A message need not say that it is one."""
+    return "message" if item.get("type") is None and "role" in item else kind_of(item)
+
+
+def _add(found: list[ChatMessage], said: _Said) -> None:
+    """Calls of one turn are in one message, since the results of all of them come after it; a text after a call is too.
+
+    Its texts are then one, as `output_text` of the SDKs has them.
+    """
+    last = found[-1] if found and found[-1].role == "assistant" else None
+    if last is None or (said.call is None and not last.tool_calls):
+        last = ChatMessage(role="assistant", content="")
+    else:
+        found.pop()
+    calls = (*last.tool_calls, said.call) if said.call else last.tool_calls
+    content, cache = last.content + said.text, last.cache or said.cache
+    found.append(ChatMessage(role="assistant", content=content, tool_calls=calls, cache=cache))
+
+
+def _told(role: str, item: dict[str, JsonValue]) -> Iterator[ChatMessage]:
+    only(item, _OF_ITEMS | {"role", "content"}, "input.")
+    parts = parts_of(item.get("content"), "input")
+    read = [_user_part(part) if role == "user" else _text_part(part) for part in parts]
+    return messages_of(role, read, cache=is_marked(item))
+
+
+def _text(item: dict[str, JsonValue]) -> _Said:
+    only(item, _OF_ITEMS | {"role", "content", "phase"}, "input.")  # a phase says no more than the item's place does
+    parts = parts_of(item["content"], "input") if item.get("content") else []
+    texts = [text_of_part(part, (*_TEXTS, "refusal"), "input") for part in parts]
+    return _Said(text="".join(texts), cache=is_marked(item, *parts))
+
+
+def _called(item: dict[str, JsonValue]) -> _Said:
+    named = without_usual(item, {"async": (False,)})
+    only(named, _OF_ITEMS | {"call_id", "name", "arguments"}, "input.function_call.")
+    call = tool_call_of(item.get("call_id"), item.get("name"), item.get("arguments"), "input.function_call")
+    return _Said(call=call, cache=is_marked(item))
+
+
+def _result(item: dict[str, JsonValue]) -> ChatMessage:
+    only(item, _OF_ITEMS | {"call_id", "output"}, "input.function_call_output.")
+    call_id, parts = item.get("call_id"), parts_of(item.get("output"), "input.function_call_output")
+    if not isinstance(call_id, str):
+        raise Untranslatable("input.function_call_output.call_id")
+    text = "".join(text_of_part(part, _TEXTS, "input.function_call_output") for part in parts)
+    return ChatMessage(role="tool", content=text, tool_call_id=call_id, cache=is_marked(item, *parts))
+
+
+def _user_part(part: dict[str, JsonValue]) -> UserPart:
+    kind, cache = kind_of(part), is_marked(part)
+    if kind not in ("input_image", "input_file"):
+        return _text_part(part)
+    held = without_usual(part, {"detail": ("auto",)})
+    if kind == "input_image":
+        only(held, {"type", "image_url"} | MARKS, "input.input_image.")
+        return UserPart(image_of(part.get("image_url"), "input.input_image"), cache)
+    only(held, {"type", "filename", "file_data", "file_url"} | MARKS, "input.input_file.")
+    return UserPart(_document(part), cache)
+
+
+def _document(part: dict[str, JsonValue]) -> Document:
+    url, data = part.get("file_url"), part.get("file_data")
+    if url is None:
+        return document_of(data, part.get("filename"), "input.input_file")
+    # Services ask what kind of file it is, which only its name tells.
+    if data is not None or not isinstance(url, str) or not _is_pdf(url):
+        raise Untranslatable("input.input_file.file_url")
+    return Document(url=url)
+
+
+def _is_pdf(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return False
+    return address.scheme in ("https", "http") and address.path.lower().endswith(".pdf")
+
+
+def _text_part(part: dict[str, JsonValue]) -> UserPart:
+    return UserPart(text_of_part(part, _TEXTS, "input"), is_marked(part))
+
+
+TRANSLATION = Translation(asked=_asked, answered=answered)
