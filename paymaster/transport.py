@@ -9,7 +9,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import wait
-from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from hashlib import sha256
@@ -17,13 +16,13 @@ from typing import Literal, NamedTuple
 
 import httpx2
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ChildWorkflowError
 from temporalio.service import RPCError
 
 import paymaster.agent
 import paymaster.client
-from paymaster.errors import AnswerGone, CallDenied, CallIdReused
+from paymaster.errors import AnswerGone, CallIdReused
 from paymaster.messages import LLMRequest, LLMResult, Outcome
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.repeated_requests import RepeatedRequests, SentCall, call_of
@@ -31,6 +30,7 @@ from paymaster.values.money import nanos_to_usd
 from paymaster.wire.dialects import dialect_of, model_named, sent_headers
 from paymaster.wire.event_pieces import event_pieces
 from paymaster.wire.refusals import Told, told
+from paymaster.withdrawal import result_while_wanted
 
 __all__ = ["PaymasterTransport", "SyncPaymasterTransport"]
 
@@ -42,7 +42,6 @@ _KEY_LENGTH_MAX = 100
 _DIGITS_MAX = 3
 _FAILED_FROM = 400
 """Statuses of failures."""
-_CANCEL_WITHIN_S = 10.0
 _LOOKS_EVERY_S = 1.0
 _EVENTS_IN_TASK = 300
 """Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes
@@ -222,7 +221,7 @@ async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
     """Raises httpx2.ConnectError."""
     request = asked.request.model_copy(update={"call_id": call_id})
     try:
-        result = await _result(client, request, keeps=asked.call_id is not None)
+        result = await result_while_wanted(client, request, keeps=asked.call_id is not None)
         pieces = await _body(result, lambda found: paymaster.client.answer_pieces(client, found))
         return _answered(result, asked.dialect, pieces)
     except CallIdReused as error:
@@ -233,43 +232,8 @@ async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
         return _refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
     except RPCError as error:
         raise httpx2.ConnectError(f"Temporal cannot be reached: {error.message}") from error
-
-
-async def _result(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
-    """The call's result. Raises CallIdReused, httpx2.ConnectError.
-
-    When nobody wants it any more the call is cancelled. One with an id that the caller chose goes on (`keeps`), as it
-    does when only this worker ends: whoever asks again finds it.
-    """
-    starting = asyncio.ensure_future(paymaster.client.start(client, request))
-    try:
-        result = await (await asyncio.shield(starting)).result()
-    except CallDenied as error:
-        return error.result
     except RuntimeError as error:  # of a lazy client
         raise httpx2.ConnectError(f"Temporal cannot be reached: {error}") from error
-    except asyncio.CancelledError:
-        with suppress(TimeoutError, RPCError, RuntimeError, CallDenied, CallIdReused):
-            async with asyncio.timeout(_CANCEL_WITHIN_S):
-                if not keeps and not await _is_asked_again(client):
-                    await (await starting).cancel()  # also when only its start was under way
-        raise
-    if result.request_digest != request.digest():
-        raise CallIdReused(request.call_id or "")
-    return result
-
-
-async def _is_asked_again(client: Client) -> bool:
-    """Whether the activity that is cancelled is to be tried again, as when only its worker or its time ends."""
-    details = activity.cancellation_details() if activity.in_activity() else None
-    if details is None or details.cancel_requested:
-        return False
-    info = activity.info()
-    if not details.not_found or info.workflow_id is None:
-        return True
-    # Temporal knows no such attempt any more: it timed out and there is a newer one, or its workflow has ended.
-    asker = client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-    return (await asker.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
 async def _body(result: LLMResult, pieces: Callable[[LLMResult], AsyncIterator[bytes]]) -> bytes:

@@ -27,10 +27,12 @@ from temporalio.client import Client
 
 import paymaster.agent
 import paymaster.client
+from paymaster.errors import completed_or_raise
 from paymaster.messages import ChatMessage, Document, Image, LLMRequest, LLMResult, Tool, ToolCall
 from paymaster.messages.requests import ReasoningEffort
 from paymaster.repeated_requests import RepeatedRequests, call_of
 from paymaster.values.money import TokenUsage
+from paymaster.withdrawal import result_while_wanted
 
 __all__ = ["ChatPaymaster"]
 
@@ -124,9 +126,11 @@ class ChatPaymaster(BaseChatModel):
         call = call_of(request, 0, self._repeated)
         failed = True
         try:
-            result = await paymaster.client.generate(client, request.model_copy(update={"call_id": call.id}))
+            identified = request.model_copy(update={"call_id": call.id})
+            result = await result_while_wanted(client, identified, keeps=request.call_id is not None)
+            answer = completed_or_raise(result)
             failed = False
-            return result
+            return answer
         finally:
             call.end(failed=failed)
 

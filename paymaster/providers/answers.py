@@ -177,8 +177,9 @@ def _billed(
 ) -> tuple[Facts, Billing]:
     """The facts with what was used and what it cost, and whether that is known."""
     asked_at = datetime.fromtimestamp(started_at_ms / 1000, UTC)
-    cost = known_cost(call.grant.price, found.cost_nanos, partial(listed_cost, service, found, asked_at))
-    configured = found.usage is not None and call.grant.price.source == CONFIGURATION
+    granted = call.grant.price
+    cost = known_cost(granted, found.cost_nanos, partial(listed_cost, service, found, asked_at, granted))
+    configured = found.usage is not None and granted.source == CONFIGURATION
     counts = {} if found.usage is None else counted_kinds(found.usage)
     billing = Billing.BILLED if cost is not None or found.is_plain or configured else Billing.UNKNOWN
     return facts._replace(
@@ -186,7 +187,7 @@ def _billed(
         model_answered=None if found.model is None else _word(redact(found.model)),
         cost_nanos=None if cost is None else cost.nanos,
         cost_source=None if cost is None else cost.source,
-        paid_for=paid_for(call.grant.price, cost, found.usage, counts),
+        paid_for=paid_for(granted, cost, found.usage, counts),
     ), billing
 
 

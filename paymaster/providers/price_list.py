@@ -7,30 +7,27 @@ call. What it does not cover (per-call fees of a provider's own tools) is never 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from fractions import Fraction
-from importlib.metadata import version
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 from genai_prices import Usage
-from genai_prices.data_snapshot import get_snapshot
+from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
 from paymaster.calls.cost import CONFIGURATION, Cost
 from paymaster.providers.counted_kinds import counted_kinds
+from paymaster.providers.listings import factor_in, listing_of, newest, priced_by
 from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.cost_lines import Kind, Part, add_up
 from paymaster.values.money import AT_CHOICE, NANOS_PER_USD, Price, PriceTier
 
-LIST_DATES = {"0.2.3": "2026-11-10"}
-"""When these versions of genai-prices were published, by PyPI: the list does not say it itself."""
-
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
-_ONCE = Decimal(1)
+_ONCE = Fraction(1)
 _KEPT_LONG = "cache_control.ttl=1h"
 """The choice to have the cache keep what is written for an hour, at a price of its own."""
 _CACHED = ("cached_input_tokens", "cached_audio_tokens", "cached_image_tokens", "cached_video_tokens")
@@ -57,17 +54,19 @@ def price_of(settings: Settings, service: str, model: str, at: datetime, asked: 
     call may wait before it is sent, and a service may serve it otherwise than it was asked to.
     """
     settings_of_service = settings.services[service]
-    configured = settings_of_service.models.get(model)
-    own = configured.price_of(CONFIGURATION) if configured else None
+    own = _configured(settings_of_service, model, at)
     if own is not None:
         return own
-    found = _find(settings_of_service, model)
+    listing = newest()
+    found = _find(settings_of_service, model, listing.snapshot)
     if found is None:
         return None
     provider, info = found
     unknown = unpriced(settings, service, model, at, asked.chooses)
     chosen = [choice for choice in asked.chooses if choice not in unknown]
-    source = AT_CHOICE.join([f"{_list_name()}: {provider.id}/{info.id}", *chosen])
+    source = AT_CHOICE.join(
+        [f"{priced_by(listing, settings_of_service.price_factor)}: {provider.id}/{info.id}", *chosen]
+    )
     factor = _factor(settings_of_service, model) * _chosen_factor(settings_of_service, chosen)
     contexts = [{}, *({name: word} for name, word in _words(chosen)), dict(_words(chosen))]
     prices = [
@@ -80,9 +79,8 @@ def price_of(settings: Settings, service: str, model: str, at: datetime, asked: 
 
 def unpriced(settings: Settings, service: str, model: str, at: datetime, chooses: Sequence[str]) -> list[str]:
     """What of these choices nobody knows a price for. Beside a price of the configuration that is all of them."""
-    configured = settings.services[service].models.get(model)
-    own = configured.price_of(CONFIGURATION) if configured else None
-    found = _find(settings.services[service], model)
+    own = _configured(settings.services[service], model, at)
+    found = _find(settings.services[service], model, newest().snapshot)
     if own is not None or found is None:
         return list(chooses)
     provider, info = found
@@ -94,49 +92,55 @@ def unpriced(settings: Settings, service: str, model: str, at: datetime, chooses
     return [choice for choice in chooses if choice not in known]
 
 
+def _configured(service: ServiceSettings, model: str, at: datetime) -> Price | None:
+    configured = service.models.get(model)
+    return configured.price_at(at, CONFIGURATION) if configured else None
+
+
 def _words(chooses: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, word) for name, _, word in (choice.partition("=") for choice in chooses)]
 
 
-def _chosen_factor(service: ServiceSettings, chooses: Sequence[str]) -> Decimal:
+def _chosen_factor(service: ServiceSettings, chooses: Sequence[str]) -> Fraction:
     """Never below 1: a wish need not be granted."""
     factors = PROVIDERS[service.api].chosen_factors
-    found = (max(factors[choice], Fraction(1)) for choice in chooses if choice in factors)
-    product = prod(found, start=Fraction(1))
-    return Decimal(product.numerator) / product.denominator
+    return prod((max(factors[choice], _ONCE) for choice in chooses if choice in factors), start=_ONCE)
 
 
-def listed_cost(service: ServiceSettings, bill: Billed, at: datetime) -> Cost | None:
+def listed_cost(service: ServiceSettings, bill: Billed, at: datetime, granted: Price | None = None) -> Cost | None:
     """The cost of an answer that was asked for at that time, by what genai-prices has for the models and the tier that
-    answered; None where it has nothing, or where the service names a factor that nobody knows."""
+    answered; None where it has nothing, or where the service names a factor that nobody knows.
+
+    `granted`: the price of its grant, whose list decides, and which decides itself (None) where the configuration has
+    another factor since. A list that this process does not have is taken for the newest. Default: the newest list.
+    """
     if bill.usage is None or bill.model is None or bill.factor is None:
         return None
+    if granted is not None and factor_in(granted.source) != service.price_factor:
+        return None
+    listing = (None if granted is None else listing_of(granted.source)) or newest()
+    by = priced_by(listing, service.price_factor)
     context = {"service_tier": bill.service_tier, "speed": bill.speed}
-    total, sources, parts = Decimal(0), dict[str, None](), list[Part]()
+    total, sources, parts = Fraction(0), dict[str, None](), list[Part]()
     for model, usage in bill.passes or ((bill.model, bill.usage),):
-        found = _listed(service, model, usage, {name: word for name, word in context.items() if word}, at)
+        found = _listed(
+            service, listing.snapshot, model, usage, {name: word for name, word in context.items() if word}, at
+        )
         if found is None:
             return None
-        total += found.usd * _factor(service, model)
+        factor = bill.factor * _factor(service, model)
+        total += Fraction(found.usd) * factor
         sources[found.name] = None
-        factor = bill.factor * PROVIDERS[service.api].price_factor(service, model)
         parts += (part if part.price is None else part._replace(price=part.price * factor) for part in found.parts)
-    nanos = _nanos(total * Decimal(bill.factor.numerator) / bill.factor.denominator)
+    nanos = _nanos(total)
     if not bill.passes:
         parts = [part._replace(model=None) for part in parts]
-    return Cost(nanos, f"{_list_name()}: {', '.join(sources)}", add_up(parts, nanos))
+    return Cost(nanos, f"{by}: {', '.join(sources)}", add_up(parts, nanos))
 
 
-def _factor(service: ServiceSettings, model: str) -> Decimal:
-    factor = PROVIDERS[service.api].price_factor(service, model)
-    return Decimal(factor.numerator) / factor.denominator
-
-
-def _list_name() -> str:
-    """The price list with its date, as far as it is known."""
-    snapshot, listed = get_snapshot(), version("genai-prices")
-    day = f"{snapshot.timestamp:%Y-%m-%d}" if snapshot.from_auto_update else LIST_DATES.get(listed)
-    return f"genai-prices {listed}" if day is None else f"genai-prices {listed} of {day}"
+def _factor(service: ServiceSettings, model: str) -> Fraction:
+    """By which the listed prices of a model are multiplied here: by what its address costs, and by the contract."""
+    return PROVIDERS[service.api].price_factor(service, model) * Fraction(service.price_factor)
 
 
 class _Listed(NamedTuple):
@@ -149,10 +153,15 @@ class _Listed(NamedTuple):
 
 
 def _listed(
-    service: ServiceSettings, model: str, usage: WireUsage, context: dict[str, str], at: datetime
+    service: ServiceSettings,
+    snapshot: DataSnapshot,
+    model: str,
+    usage: WireUsage,
+    context: dict[str, str],
+    at: datetime,
 ) -> _Listed | None:
     """None also for a speed that has no price here: the usual one is lower."""
-    found = _find(service, model)
+    found = _find(service, model, snapshot)
     if found is None:
         return None
     provider, info = found
@@ -221,11 +230,10 @@ def _reached(rate: Decimal | TieredPrices, input_tokens: int) -> Decimal:
     return next((tier.price for tier in reversed(rate.tiers) if input_tokens > tier.start), rate.base)
 
 
-def _find(service: ServiceSettings, model: str) -> tuple[Provider, ModelInfo] | None:
+def _find(service: ServiceSettings, model: str, snapshot: DataSnapshot) -> tuple[Provider, ModelInfo] | None:
     """By the service's address, and never by the model's name alone: others serve it at other prices."""
     if len(model) > WORD_LENGTH_MAX:  # no model's, and to search for it takes long
         return None
-    snapshot = get_snapshot()
     try:
         provider = snapshot.find_provider(None, None, service.base_url)
     except LookupError:
@@ -244,7 +252,7 @@ def _rates_of_a_day(info: ModelInfo, at: datetime, context: dict[str, str] | Non
     return [info.get_prices(at, context), *daily]
 
 
-def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE, asked: Asked = PLAIN) -> Price | None:
+def _price(rates: ModelPrice, source: str, factor: Fraction = _ONCE, asked: Asked = PLAIN) -> Price | None:
     """Exact rates, times the factor; None where the one for input is missing, or for output that there is."""
     dearer_input = ("input_image_mtok",) if asked.has_media else ()
     written = ("cache_write_1h_mtok", "cache_write_mtok") if _KEPT_LONG in asked.chooses else ("cache_write_mtok",)
@@ -271,22 +279,23 @@ def _price(rates: ModelPrice, source: str, factor: Decimal = _ONCE, asked: Asked
     return Price(
         **tier(0).model_dump(exclude={"above_input_tokens"}),
         tiers=tuple(map(tier, starts)),
-        request_nanos=_nanos(fee * factor / 1_000) if isinstance(fee, Decimal) else 0,
+        request_nanos=_nanos(Fraction(fee) * factor / 1_000) if isinstance(fee, Decimal) else 0,
         source=source,
     )
 
 
-def _tiers(rate: Decimal | TieredPrices | None, factor: Decimal) -> list[tuple[int, int]]:
+def _tiers(rate: Decimal | TieredPrices | None, factor: Fraction) -> list[tuple[int, int]]:
     """Pairs of the input tokens above which a rate holds, and the rate; the first pair begins at 0. Empty: no rate."""
     if rate is None:
         return []
     if isinstance(rate, TieredPrices):
-        return [(0, _nanos(rate.base * factor)), *((tier.start, _nanos(tier.price * factor)) for tier in rate.tiers)]
-    return [(0, _nanos(rate * factor))]
+        starts = [(0, rate.base), *((tier.start, tier.price) for tier in rate.tiers)]
+        return [(start, _nanos(Fraction(price) * factor)) for start, price in starts]
+    return [(0, _nanos(Fraction(rate) * factor))]
 
 
-def _nanos(usd: Decimal) -> int:
-    return int(usd.scaleb(9).to_integral_value(rounding=ROUND_CEILING))
+def _nanos(usd: Fraction) -> int:
+    return ceil(usd * NANOS_PER_USD)
 
 
 def _usage(usage: WireUsage) -> Usage:

@@ -3,7 +3,8 @@
 import ipaddress
 import re
 from base64 import b64decode
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ _LEDGER_NAME = r"[a-z0-9-]{1,64}"
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _ENDPOINT_NAME = r"[A-Za-z][A-Za-z0-9-]{0,198}[A-Za-z0-9]"  # as Temporal has them
 _ADMIN_NAME = r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}"
+_FACTOR = r"[0-9]{1,3}(\.[0-9]{1,9})?"
+_FACTOR_MAX = 100
 
 _UNITS = {
     "d": timedelta(days=1),
@@ -79,6 +82,38 @@ def _duration_from_input(value: object) -> timedelta:
     if not isinstance(value, str):
         raise ValueError('write a duration as text with its unit, like "30s"')
     return parse_duration(value)
+
+
+def format_factor(factor: Decimal) -> str:
+    """Exact text, which is read as this factor again."""
+    return f"{factor:f}"
+
+
+def _factor_from_input(value: object) -> Decimal:
+    """Floats are refused: 0.85 has no exact binary form. 0 would take every cap away."""
+    written = format_factor(value) if isinstance(value, Decimal) else str(value) if isinstance(value, str | int) else ""
+    if not re.fullmatch(_FACTOR, written, re.ASCII) or not 0 < Decimal(written) <= _FACTOR_MAX:
+        raise ValueError(
+            f'not a factor; write it as text, like "0.85": more than 0, at most {_FACTOR_MAX}, at most nine decimals'
+        )
+    return Decimal(written)
+
+
+def _instant_from_input(value: object) -> datetime:
+    """A date is its first moment in UTC. Raises ValueError for a time without a zone."""
+    try:
+        if isinstance(value, str):
+            value = date.fromisoformat(value) if len(value) == len("2026-12-01") else datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a time; {_HOW_INSTANTS_ARE_WRITTEN}") from None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime.combine(value, time(), UTC)
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(f"the time's zone is missing; {_HOW_INSTANTS_ARE_WRITTEN}")
+    return value.astimezone(UTC)
+
+
+_HOW_INSTANTS_ARE_WRITTEN = "write 2026-12-01 (from midnight UTC on) or 2026-12-01T08:00:00+01:00"
 
 
 def not_a_boolean(value: object) -> object:
@@ -279,6 +314,22 @@ Duration = Annotated[
     _text(_DURATION),
 ]
 """Written as text with a unit ("500ms", "30s", "15m", "24h", "7d"): more than zero, at most 366d."""
+
+Factor = Annotated[
+    Decimal,
+    BeforeValidator(_factor_from_input),
+    PlainSerializer(format_factor, return_type=str, when_used="json"),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": f"^{_FACTOR}$", "minimum": 1}, mode="serialization"),
+]
+"""Written as exact text ("0.85"): more than 0, at most 100, at most nine decimals."""
+
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant_from_input),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({}, mode="serialization"),  # TOML's own dates and times, and text
+]
+"""A date, or a time with its zone; held in UTC."""
 
 LedgerName = Annotated[str, AfterValidator(_check_ledger_name), _text(_LEDGER_NAME)]
 

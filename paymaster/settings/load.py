@@ -147,10 +147,12 @@ def _known_keys(location: Location) -> list[str]:
     table: type[BaseModel] = Settings
     is_name = False  # of a service, a model or a budget: its table is the one already found
     for part in location[:-1]:
+        if isinstance(part, int):
+            continue  # one of the tables of a list
         if is_name:
             is_name = False
             continue
-        annotation = table.model_fields[str(part)].annotation
+        annotation = table.model_fields[part].annotation
         is_name = get_origin(annotation) is dict
         table = next(kind for kind in (annotation, *get_args(annotation)) if is_table(kind))
-    return list(table.model_fields)
+    return [field.alias or name for name, field in table.model_fields.items()]

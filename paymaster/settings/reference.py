@@ -49,7 +49,9 @@ def _tables(parent: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str
         here = (*path, key)
         if table is not None and get_origin(field.annotation) is dict:
             here = (*here, _NAMES[key])
-        title = f"{'###' if path else '##'} `[{'.'.join(here)}]`\n"
+        name = f"[{'.'.join(here)}]"
+        written = f"[{name}]" if get_origin(field.annotation) is tuple else name
+        title = f"{'###' if path else '##'} `{written}`\n"
         if table is not None:
             yield title
             yield f"{_words(table.__doc__)}\n"
@@ -63,8 +65,9 @@ def _tables(parent: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str
 def _keys(table: type[BaseModel]) -> Iterator[str]:
     for name, field in table.model_fields.items():
         # What a table within the table means is said there; here only that there is one.
-        kind = " (table)" if _table_of(field.annotation) else ""
-        yield f"- `{name}`{kind}: {_words(field.description)}"
+        several = get_origin(field.annotation) is tuple
+        kind = "" if _table_of(field.annotation) is None else " (tables)" if several else " (table)"
+        yield f"- `{field.alias or name}`{kind}: {_words(field.description)}"
 
 
 def _table_of(annotation: object) -> type[BaseModel] | None:

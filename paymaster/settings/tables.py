@@ -1,7 +1,9 @@
 """The tables of `paymaster.toml`."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
@@ -36,6 +38,8 @@ from paymaster.settings.kinds import (
     Candidates,
     Duration,
     EndpointName,
+    Factor,
+    Instant,
     KeyName,
     LedgerName,
     ModelName,
@@ -138,6 +142,48 @@ class PriceSettings(_Table):
     cache_write: UsdAsNanos | None = None
     """Input written to the provider's cache. None, the default: billed like `input`."""
 
+    def price(self, source: str) -> Price:
+        """These rates, with the source to store beside them."""
+        return Price(
+            input_nanos=self.input,
+            output_nanos=self.output,
+            cached_input_nanos=self.cached_input,
+            cache_write_nanos=self.cache_write,
+            source=source,
+        )
+
+
+class DatedPriceSettings(PriceSettings):
+    """A price that begins or ends at a time. A time is a date, which is its midnight in UTC, or has its zone:
+    2027-01-01T00:00:00+01:00."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    begins: Instant | None = Field(default=None, alias="from")
+    """When it begins. None, the default: it was always so."""
+    ends: Instant | None = Field(default=None, alias="until")
+    """When it ends; at that moment it does not hold any more. None, the default: never."""
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> Self:
+        if self.begins is None and self.ends is None:
+            raise ValueError("neither `from` nor `until` is set; set one, or write the price as `price`")
+        if self.begins is not None and self.ends is not None and self.begins >= self.ends:
+            raise ValueError("`from` is not before `until`, so that it would never hold")
+        return self
+
+    def is_in_force(self, at: datetime) -> bool:
+        return (self.begins is None or self.begins <= at) and (self.ends is None or at < self.ends)
+
+
+def _one_at_a_time(prices: tuple[DatedPriceSettings, ...]) -> tuple[DatedPriceSettings, ...]:
+    in_order = sorted(prices, key=lambda price: (price.begins is not None, price.begins))
+    for earlier, later in pairwise(in_order):
+        if earlier.ends is None or later.begins is None or later.begins < earlier.ends:
+            first, second = prices.index(earlier) + 1, prices.index(later) + 1
+            raise ValueError(f"prices {first} and {second} hold at the same time; end one where the other one begins")
+    return prices
+
 
 class ModelSettings(_Table):
     """Adds to or overrides what is known of a model."""
@@ -155,18 +201,15 @@ class ModelSettings(_Table):
     refused, because they would have no bound."""
     price: PriceSettings | None = None
     """None, the default: what genai-prices knows; where that is nothing, calls to the model are refused."""
+    prices: Annotated[tuple[DatedPriceSettings, ...], AfterValidator(_one_at_a_time)] = ()
+    """Prices that begin or end at a time, a table like `price` each, with `from`, `until` or both; the one in force
+    when a call asks for its hold decides, and where none is in force, `price`. Default []."""
 
-    def price_of(self, source: str) -> Price | None:
-        """The price set here, with the source to store beside it. None: none is set here."""
-        if self.price is None:
-            return None
-        return Price(
-            input_nanos=self.price.input,
-            output_nanos=self.price.output,
-            cached_input_nanos=self.price.cached_input,
-            cache_write_nanos=self.price.cache_write,
-            source=source,
-        )
+    def price_at(self, at: datetime, source: str) -> Price | None:
+        """The price set here for that time, with the source to store beside it. None: none is."""
+        dated = next((price for price in self.prices if price.is_in_force(at)), None)
+        found = self.price if dated is None else dated
+        return None if found is None else found.price(source)
 
 
 class ServiceSettings(AccountSettings):
@@ -236,6 +279,10 @@ class ServiceSettings(AccountSettings):
     """Keys of wire calls that are sent although they make the cost unknown beforehand (`previous_response_id`,
     `web_search_options`, `tools.web_search`), at the owner's risk: what is billed above the bound is an overage.
     Default []: a call with another key than those that are known to be free is refused by its name."""
+    price_factor: Factor = Decimal(1)
+    """By which listed prices are multiplied, such as "0.85" where your contract takes 15% off: what genai-prices says
+    of a model. A price that you write yourself is what you pay, and stays as it is, and so does a cost that the service
+    itself names. More than 0, at most 100, as exact text. Default "1"."""
     models: dict[ModelName, ModelSettings] = Field(default_factory=dict[str, ModelSettings])
     """What is added to or overrides what is known of single models. Any model may be called. Default {}."""
 

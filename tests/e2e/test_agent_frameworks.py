@@ -16,12 +16,14 @@ from framework_agents import (
     AgentOfLangGraph,
     AgentOfOpenAI,
     AgentOfPydanticAI,
+    ChatsInRetriedActivity,
     ClaudeThinks,
     TracedAgent,
+    chat_in_activity,
 )
 from framework_answers import USAGE, chat, claude, response
 from paymaster_process import MODEL, PRICE, ROOT, Databases, Site, configuration, running_site, settled_books, until
-from sandboxed_agents import sandboxed_agents
+from sandboxed_agents import run_and_replay, sandboxed_agents
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Replayer
 
@@ -61,6 +63,7 @@ async def site(
         routes={name: [server.service(f"framework-{name}")] for name in FORMATS},
         budgets={
             "acme": {"cap_usd": {"total": "100"}},
+            "acme/activity": {"cap_usd": {"total": "1"}},
             **{f"acme/{case}": {"cap_usd": {"total": CAP}} for case in CASES},
         },
         service={"models": models},
@@ -72,7 +75,7 @@ async def site(
 
 @pytest.fixture(scope="module")
 async def plain(site: Site) -> AsyncIterator[Client]:
-    async with sandboxed_agents(site, QUEUE, WORKFLOWS) as client:
+    async with sandboxed_agents(site, QUEUE, WORKFLOWS, [chat_in_activity]) as client:
         yield client
 
 
@@ -224,6 +227,19 @@ async def test_its_worker_is_killed_while_it_is_parked(
         assert await handle.result() == right
     assert 0 < asked < service.count - before == len(replies)
     assert (await site.balance(f"budget:{budget}")).posted_nanos == len(replies) * COST_NANOS
+    await settled_books(site, service)
+
+
+async def test_langchains_model_in_a_retried_activity_pays_once(
+    plain: Client, site: Site, server: CountingServer
+) -> None:
+    """Two equal questions on purpose are two, in each attempt the same two."""
+    service = server.service("framework-chat")
+    before = service.count
+    service.script.extend([chat("7"), chat("8")])
+    assert await run_and_replay(plain, ChatsInRetriedActivity, "chat", "acme/activity", 2, queue=QUEUE) == "7, 8"
+    assert service.count - before == 2
+    assert (await site.balance("budget:acme/activity")).posted_nanos == 2 * COST_NANOS
     await settled_books(site, service)
 
 

@@ -27,7 +27,7 @@ def test_page_and_schema_are_current(command: str, file: Path) -> None:
 def keys(table: type[BaseModel]) -> Iterator[str]:
     for name, field in table.model_fields.items():
         if table is not Settings:
-            yield name
+            yield field.alias or name
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 yield from keys(kind)
@@ -36,7 +36,8 @@ def keys(table: type[BaseModel]) -> Iterator[str]:
 def test_every_key_is_on_the_page_with_what_it_means() -> None:
     page = PAGE.read_text()
     for name in keys(Settings):
-        lines = [line for line in page.splitlines() if line.startswith((f"- `{name}`:", f"- `{name}` (table):"))]
+        begins = tuple(f"- `{name}`{kind}:" for kind in ("", " (table)", " (tables)"))
+        lines = [line for line in page.splitlines() if line.startswith(begins)]
         assert lines, name
         for line in lines:
             assert len(line.partition(": ")[2]) > 20, line

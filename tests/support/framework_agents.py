@@ -1,5 +1,6 @@
 """Agents of frameworks as their pages show them, in workflows: each has tools and asks several times."""
 
+from datetime import timedelta
 from typing import Any
 
 import pydantic
@@ -10,7 +11,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]
 from langgraph.prebuilt import ToolNode, tools_condition
-from temporalio import workflow
+from temporalio import activity, workflow
+from temporalio.common import RetryPolicy
 
 from paymaster.integrations import pydantic_ai as paymaster_pydantic_ai
 from paymaster.integrations.anthropic import AsyncAnthropic
@@ -145,4 +147,26 @@ class AgentOfLangGraph:
         return {"said": said.text, "usage": said.usage_metadata, **forecast.model_dump()}
 
 
-WORKFLOWS = [AgentOfLangGraph, AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]
+@activity.defn
+async def chat_in_activity(model: str, budget: str, fails: int) -> str:
+    """Two equal questions on purpose; the first `fails` attempts fail behind them."""
+    chat = ChatPaymaster(route=model, budget=budget)
+    answers = [await chat.ainvoke("How warm is Oslo?") for _ in range(2)]
+    if activity.info().attempt <= fails:
+        raise RuntimeError("the attempt fails behind its calls")
+    return ", ".join(answer.text for answer in answers)
+
+
+@workflow.defn
+class ChatsInRetriedActivity:
+    @workflow.run
+    async def run(self, model: str, budget: str, fails: int) -> str:
+        return await workflow.execute_activity(
+            chat_in_activity,
+            args=[model, budget, fails],
+            start_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
+        )
+
+
+WORKFLOWS = [ChatsInRetriedActivity, AgentOfLangGraph, AgentOfPydanticAI, AgentOfOpenAI, ClaudeThinks, TracedAgent]

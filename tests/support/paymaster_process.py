@@ -17,6 +17,7 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
@@ -298,7 +299,7 @@ class Site:
         return True
 
     def price(self, service: FakeService) -> Price:
-        price = self.settings.services[service.name].models[MODEL].price_of("configuration")
+        price = self.settings.services[service.name].models[MODEL].price_at(datetime.now(UTC), "configuration")
         assert price is not None
         return price
 

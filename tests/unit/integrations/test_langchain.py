@@ -1,16 +1,22 @@
-"""ChatPaymaster's messages: what a model is asked, and what its answer says, without a call."""
+"""ChatPaymaster's messages: what a model is asked, and what its answer says, without a call; and a call withdrawn."""
 
+import asyncio
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import CancelledError
 
 import paymaster.client
 from paymaster.errors import CallDenied
+from paymaster.integrations import langchain
 from paymaster.integrations.langchain import ChatPaymaster
 from paymaster.messages import LLMRequest, LLMResult, Outcome, ToolCall
 from paymaster.messages.requests import ProviderState
+from paymaster.testing import local_temporal, parked, scripted_calls
 from paymaster.values.money import TokenUsage
 
 STATE = ProviderState(api="anthropic", host="h", service="s", model="m", data=[{"signature": "x"}])
@@ -25,16 +31,14 @@ class Scripted:
         self.requests: list[LLMRequest] = []
         self.result = result
 
-        async def generate(client: Client, request: LLMRequest) -> LLMResult:
+        async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
             self.requests.append(request)
-            if self.result.outcome is not Outcome.COMPLETED:
-                raise CallDenied(self.result)
             return self.result
 
         async def connect() -> Any:
             return object()
 
-        monkeypatch.setattr(paymaster.client, "generate", generate)
+        monkeypatch.setattr(langchain, "result_while_wanted", result_while_wanted)
         monkeypatch.setattr(paymaster.client, "connect", connect)
 
 
@@ -135,3 +139,26 @@ async def test_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
         chat(warmth=0)
     with pytest.raises(NotImplementedError, match="use ainvoke"):
         chat().invoke("Weather?")
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(40)
+async def test_its_call_is_cancelled_with_it_but_for_a_chosen_id() -> None:
+    """Who asks again under that id finds it."""
+    async with local_temporal() as temporal, scripted_calls(temporal.client, [parked(timedelta(days=1))] * 2) as calls:
+        for number, chosen in enumerate(({}, {"call_id": str(uuid4())}), 1):
+            asking = asyncio.create_task(chat(client=temporal.client).bind(**chosen).ainvoke("Weather?"))
+            async with asyncio.timeout(20):
+                while len(calls.requests) < number:
+                    await asyncio.sleep(0.01)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            call = temporal.client.get_workflow_handle(f"call/{calls.requests[-1].call_id}")
+            if chosen:
+                assert (await call.describe()).status is WorkflowExecutionStatus.RUNNING
+                await call.terminate()
+            else:
+                with pytest.raises(WorkflowFailureError) as failure:
+                    await call.result()
+                assert isinstance(failure.value.cause, CancelledError)

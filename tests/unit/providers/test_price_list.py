@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paymaster_process import ROOT
 
-from paymaster.providers.price_list import LIST_DATES, Asked, listed_cost, price_of, unpriced
+from paymaster.providers.listings import LIST_DATES
+from paymaster.providers.price_list import Asked, listed_cost, price_of, unpriced
 from paymaster.providers.provider import Pass, ServiceAnswer, WireUsage
 from paymaster.settings import ServiceSettings, Settings
 from paymaster.values.cost_lines import INPUT, OUTPUT, Kind
@@ -388,7 +389,7 @@ def test_passes_of_several_models_have_lines_of_their_own() -> None:
 
 
 def test_the_source_of_a_price_has_the_date_of_its_list() -> None:
-    """The locked version's, as PyPI says it; a list that was fetched has the day on which it was."""
+    """The locked version's, as PyPI says it; a list that was fetched has the time at which it was."""
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (package,) = (each for each in locked if each["name"] == "genai-prices")
     day = package["wheels"][0]["upload-time"][:10]
@@ -402,7 +403,7 @@ def test_the_source_of_a_price_has_the_date_of_its_list() -> None:
     finally:
         set_custom_snapshot(None)
     assert fetched is not None
-    assert fetched.source == f"genai-prices {package['version']} of 2026-11-22: openai/gpt-5.6-sol"
+    assert fetched.source == f"genai-prices {package['version']} of 2026-11-22T12:00:00Z: openai/gpt-5.6-sol"
 
 
 # ---------------------------------------------------------------- what a call chooses

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -38,6 +39,7 @@ from paymaster.settings import (
 )
 from paymaster.values.money import Price
 
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 FULL = """
 [ledger]
 name = "default"
@@ -62,6 +64,7 @@ breaker = { failures = 5, cooldown = "30s" }
 [services.openai.models."gpt-5.6-luna"]
 max_output_tokens = 4096
 price = { input = "0.20", cached_input = "0.02", output = "1.20" }
+prices = [{ input = "0.10", output = "1.20", until = 2026-01-01 }]
 
 [services.local]
 api = "openai"
@@ -88,6 +91,13 @@ LOCAL = '[services.local]\napi = "openai"\nbase_url = "http://localhost:8080/v1"
 BEDROCK = '[services.bedrock]\napi = "bedrock"\nbase_url = "https://bedrock.example"\n'
 OPENAI = '[services.openai]\napi = "openai"\nbase_url = "https://api.openai.com/v1"\n'
 SENTINEL = "hunter2SENTINEL"
+DATED = "services.openai.models.x.prices[0]"
+
+
+def dated(*times: str) -> str:
+    """Prices of a model, each with these times; the number of the price is what a million tokens cost."""
+    prices = (f'{{ {time}{", " if time else ""}input = "{n}", output = "{n}" }}' for n, time in enumerate(times, 1))
+    return f"[services.openai.models.x]\nprices = [{', '.join(prices)}]"
 
 
 def load(tmp_path: Path, text: str, **environ: str) -> Settings:
@@ -149,14 +159,39 @@ def test_what_is_not_written_has_the_documented_default(tmp_path: Path) -> None:
 
 def test_a_price_is_exact_and_knows_its_source(tmp_path: Path) -> None:
     model = load(tmp_path, FULL).services["openai"].models["gpt-5.6-luna"]
-    assert model.price_of("paymaster.toml") == Price(
+    assert model.price_at(NOON, "paymaster.toml") == Price(
         input_nanos=200_000_000, output_nanos=1_200_000_000, cached_input_nanos=20_000_000, source="paymaster.toml"
     )
 
 
 def test_a_model_without_a_price_of_its_own_gets_none_and_not_zero(tmp_path: Path) -> None:
     model = load(tmp_path, OPENAI + "models.x = { max_output_tokens = 5 }").services["openai"].models["x"]
-    assert model.price_of("paymaster.toml") is None
+    assert model.price_at(NOON, "paymaster.toml") is None
+
+
+def test_a_price_begins_and_ends_to_the_moment(tmp_path: Path) -> None:
+    text = dated("until = 2026-12-01", "from = 2026-12-01, until = 2026-12-24T18:00:00+01:00", 'from = "2027-01-01"')
+    model = load(tmp_path, OPENAI + text + '\nprice = { input = "9", output = "9" }').services["openai"].models["x"]
+    moments = {
+        "2020-01-01T00:00:00Z": 1,
+        "2026-11-30T23:59:59.999999Z": 1,
+        "2026-12-01T00:00:00Z": 2,
+        "2026-12-24T16:59:59Z": 2,
+        "2026-12-24T17:00:00Z": 9,
+        "2026-12-31T23:59:59Z": 9,
+        "2027-01-01T00:00:00Z": 3,
+    }
+    for moment, usd in moments.items():
+        price = model.price_at(datetime.fromisoformat(moment), "f")
+        assert price == Price(input_nanos=usd * 10**9, output_nanos=usd * 10**9, source="f"), moment
+
+
+def test_a_factor_is_held_exactly(tmp_path: Path) -> None:
+    """No rounding, and 1 where none is written."""
+    written = {"0.85": "0.85", "1.000000001": "1.000000001", "100": "100"}
+    for text, factor in written.items():
+        assert load(tmp_path, OPENAI + f'price_factor = "{text}"').services["openai"].price_factor == Decimal(factor)
+    assert load(tmp_path, OPENAI).services["openai"].price_factor == 1
 
 
 def test_thresholds_are_sorted_and_each_is_there_once(tmp_path: Path) -> None:
@@ -376,6 +411,24 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (AZURE + 'auth = "entra"\nkey = "x"', "services.azure.key", "take one of them out"),
         (AZURE + 'entra_scope = "https://x/.default"', "services.azure.entra_scope", 'only for auth = "entra"'),
         (AZURE + 'auth = "entra"\nentra_scope = "x"', "services.azure.entra_scope", "write it like"),
+        # prices
+        (OPENAI + "price_factor = 0.85", "services.openai.price_factor", 'write it as text, like "0.85"'),
+        (OPENAI + 'price_factor = "0"', "services.openai.price_factor", "more than 0"),
+        (OPENAI + 'price_factor = "100.1"', "services.openai.price_factor", "at most 100"),
+        (OPENAI + 'price_factor = "1e-1"', "services.openai.price_factor", "not a factor"),
+        (OPENAI + dated("from = 2026-12-01T00:00:00"), DATED + ".from", "the time's zone is missing"),
+        (OPENAI + dated('from = "tomorrow"'), DATED + ".from", "write 2026-12-01 (from midnight UTC on)"),
+        (OPENAI + dated("from = 1764547200"), DATED + ".from", "write 2026-12-01 (from midnight UTC on)"),
+        (
+            OPENAI + dated("since = 2026-12-01, until = 2027-01-01"),
+            DATED + ".since",
+            "known here: cache_write, cached_input, from, ",
+        ),
+        (OPENAI + dated("from = 2026-12-01, untl = 2027-01-01"), DATED + ".untl", "did you mean until?"),
+        (OPENAI + dated(""), DATED, "neither `from` nor `until` is set"),
+        (OPENAI + dated("from = 2026-12-01, until = 2026-12-01"), DATED, "`from` is not before `until`"),
+        (OPENAI + dated("from = 2026-12-01", "from = 2027-01-01"), DATED[:-3], "prices 1 and 2 hold at the same time"),
+        (OPENAI + dated("until = 2027-01-02", "until = 2027-01-01"), DATED[:-3], "hold at the same time"),
         # routes
         (LOCAL + "[routes]\nwriter = []", "routes.writer", 'name at least one "service/model"'),
         (LOCAL + '[routes]\nwriter = ["local"]', "routes.writer", 'write "service/model"'),
@@ -772,6 +825,7 @@ def test_settings_need_neither_workflows_nor_activities() -> None:
 
 def test_the_examples_in_the_page_on_services_are_valid_together(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "services.md").read_text()
-    first, retries = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    settings = load(tmp_path, first.replace("[services.openai]\n", retries, 1))
+    first, prices, retries = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    factor, models = prices.split("[services.openai]\n")[1].split("\n\n", 1)
+    settings = load(tmp_path, first.replace("[services.openai]\n", f"{retries}\n{factor}\n", 1) + models)
     assert {service.api for service in settings.services.values()} == set(get_args(Api))

@@ -14,13 +14,13 @@ from agents import (
     Runner,
     function_tool,
 )
-from neutral_answers import Scripted
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.openai import OpenAIResponsesModel as PydanticResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from translated_openai import Scripted
 
 from paymaster.messages import ToolCall
 from paymaster.messages.wire import Dialect

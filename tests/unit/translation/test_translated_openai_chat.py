@@ -5,14 +5,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from changed_bodies import changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neutral_answers import Scripted, answers, assert_read_alike, in_neutral_words
-from neutral_answers import wire as wire_of
+from odd_bodies import changed
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
 from searches import examples
+from translated_openai import Scripted, answers, assert_read_alike, in_neutral_words
+from translated_openai import wire as wire_of
 from wire import WEATHER, build, service
 
 from paymaster.messages import ChatMessage, Document, Image, LLMRequest, ToolCall
