@@ -18,6 +18,7 @@ _STOP_REASONS: dict[Ending, str] = {
     "tools": "tool_use",
     "refused": "refusal",
 }
+"""`stop_sequence` is missing: which one ended an answer only Anthropic says."""
 _CALL_ID = re.compile("[a-zA-Z0-9_-]+")
 """What Anthropic takes when the call goes back to it."""
 _INVALID = "INVALID_JSON"

@@ -23,8 +23,9 @@ _Object = dict[str, JsonValue]
 
 def system(content: _Object) -> list[ChatMessage]:
     """A message for each part."""
-    found: list[ChatMessage] = []
-    for name, part in _data_of(named(content), "systemInstruction"):
+    content, found = named(content), list[ChatMessage]()
+    only(content, ("role", "parts"), "systemInstruction.")
+    for name, part in _data_of(content, "systemInstruction"):
         if name != "text":
             raise Untranslatable(f"systemInstruction.{name}")
         found.append(ChatMessage(role="system", content=a_text(part[name], "systemInstruction.text")))

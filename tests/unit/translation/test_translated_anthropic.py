@@ -165,6 +165,19 @@ def test_a_body_is_said_in_neutral_words() -> None:
             {"messages": (ChatMessage(role="tool", content="No such city", tool_call_id="t"),)},
         ),
         (
+            blocks({"type": "image", "source": PNG}, {"type": "tool_result", "tool_use_id": "t"}),
+            {
+                "messages": (
+                    user(images=(Image(data="iVBO", media_type="image/png"),)),
+                    ChatMessage(role="tool", content="", tool_call_id="t"),
+                )
+            },
+        ),
+        (
+            blocks({"type": "document", "source": {"type": "url", "url": "https://a/b"}, **MARK}),
+            {"messages": (user(documents=(Document(url="https://a/b"),), cache=True),)},
+        ),
+        (
             {"cache_control": {"type": "ephemeral"}},
             {"messages": (user("Hello", cache=True),)},
         ),
@@ -377,7 +390,8 @@ def test_arguments_that_are_no_object_are_not_lost() -> None:
 
 
 def test_events_are_named_and_framed_as_anthropics() -> None:
-    given = told(wire(stream=True), answer(text="a\u2028b"))
+    usage = TokenUsage(input_tokens=9, cached_input_tokens=4, output_tokens=5)
+    given = told(wire(stream=True), answer(text="a\u2028b", usage=usage))
     names = [line.removeprefix(b"event: ") for line in given.body.split(b"\n") if line.startswith(b"event: ")]
     assert names == [
         b"message_start",
@@ -389,3 +403,5 @@ def test_events_are_named_and_framed_as_anthropics() -> None:
     ]
     assert given.headers == {"content-type": "text/event-stream; charset=utf-8"}
     assert given.body.isascii()
+    begun = json.loads(given.body.split(b"\n")[1].removeprefix(b"data: "))["message"]["usage"]
+    assert (begun["input_tokens"], begun["cache_read_input_tokens"], begun["output_tokens"]) == (5, 4, 0)

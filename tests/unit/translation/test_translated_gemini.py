@@ -252,6 +252,18 @@ def test_googles_schemas_become_json_schemas(given: dict[str, Any], expected: di
         (config(responseMimeType="application/json"), "generationConfig.responseMimeType"),
         (config(responseMimeType="text/x.enum", responseSchema={}), "generationConfig.responseMimeType"),
         (config(responseSchema={"type": "OBJECT"}), "generationConfig.responseMimeType"),
+        (
+            config(responseMimeType="application/json", responseSchema={}, responseJsonSchema={}),
+            "generationConfig.responseSchema",
+        ),
+        (
+            config(thinkingConfig={"thinkingBudget": 0, "thinkingLevel": "LOW"}),
+            "generationConfig.thinkingConfig.thinkingBudget",
+        ),
+        (
+            {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {}, "parametersJsonSchema": {}}]}]},
+            "tools.functionDeclarations.parameters",
+        ),
         (config(responseModalities=["IMAGE"]), "generationConfig.responseModalities"),
         (config(thinkingConfig={"thinkingBudget": 512}), "generationConfig.thinkingConfig.thinkingBudget"),
         (config(thinkingConfig={"include_thoughts": True}), "generationConfig.thinkingConfig.includeThoughts"),
@@ -277,6 +289,7 @@ def test_googles_schemas_become_json_schemas(given: dict[str, Any], expected: di
         (tools(mode="ANY"), "toolConfig.functionCallingConfig.mode"),
         ({"toolConfig": {"retrievalConfig": {"languageCode": "no"}}}, "toolConfig.retrievalConfig"),
         ({"systemInstruction": {"parts": [PNG]}}, "systemInstruction.inlineData"),
+        ({"systemInstruction": {"parts": [], "cached": True}}, "systemInstruction.cached"),
         (asked({"executableCode": {"code": "x"}}), "contents.executableCode"),
         (asked({"text": "x", "videoMetadata": {"fps": 9}}), "contents.videoMetadata"),
         (asked({"text": "x", **PNG}), "contents.inlineData"),
