@@ -45,7 +45,7 @@ def conversation(contents: Iterable[_Object]) -> list[ChatMessage]:
             case "user" | "function":
                 found += _asked(parts, waiting)
             case "model":
-                waiting = _said(parts, found) or waiting
+                waiting = _said(parts, found)
             case _:
                 raise Untranslatable("contents.role")
     if role == "model":
