@@ -1,6 +1,5 @@
 """Which calls can be put into neutral words, and answers back into each dialect's."""
 
-import json
 from collections.abc import Mapping
 
 from pydantic import JsonValue, ValidationError
@@ -9,7 +8,7 @@ from paymaster.messages import LLMRequest
 from paymaster.messages.wire import Dialect, Wire, WireAnswer
 from paymaster.translation import anthropic, gemini, openai_chat, openai_responses
 from paymaster.translation.neutral import NeutralAnswer, Translation, Untranslatable
-from paymaster.values.json_reading import object_of, read_json
+from paymaster.values.json_reading import message_data, object_of
 
 TRANSLATIONS: Mapping[Dialect, Translation] = {
     "anthropic": anthropic.TRANSLATION,
@@ -26,7 +25,7 @@ def neutral_request(request: LLMRequest, wire: Wire) -> LLMRequest:
         raise Untranslatable(wire.dialect)
     around = request.model_dump(include={"route", "budget", "call_id", "metadata"})
     try:
-        return LLMRequest(**around, **translation.asked(wire, _carried(_body(wire))))
+        return LLMRequest(**around, **translation.asked(wire, _body(wire)))
     except ValidationError as error:
         raise Untranslatable(".".join(map(str, error.errors()[0]["loc"][:1])) or "messages") from None
     except ValueError as error:
@@ -39,10 +38,4 @@ def told(wire: Wire, answer: NeutralAnswer) -> WireAnswer:
 
 
 def _body(wire: Wire) -> dict[str, JsonValue]:
-    return object_of(read_json(wire.body))
-
-
-def _carried(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The body. Raises ValueError for half a surrogate pair and for an endless number, which no message can carry."""
-    json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    return body
+    return object_of(message_data(wire.body))
