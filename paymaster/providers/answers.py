@@ -24,7 +24,7 @@ from paymaster.providers.http_errors import (
 )
 from paymaster.providers.kept_state import state_of
 from paymaster.providers.price_list import listed_cost
-from paymaster.providers.provider import WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
+from paymaster.providers.provider import EVENT_STREAM, WORD_LENGTH_MAX, MalformedAnswer, ServiceAnswer, ServiceError
 from paymaster.providers.registry import PROVIDERS, wire_format
 from paymaster.providers.schema_check import schema_problem
 from paymaster.providers.tool_names import with_given_names
@@ -43,6 +43,7 @@ _GIVEN_BACK = re.compile(
 """Headers that a wire call gets back."""
 _ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
 """A sign of ASCII, as JSON can write it."""
+_EVENT_BEGINS = (b"data:", b"event:")
 ERROR_LENGTH_MAX = 500
 """Of what is told of an error."""
 HEADER_LENGTH_MAX = 1_000
@@ -121,7 +122,7 @@ def read_answer(
     """The meaning of an answer. Keys are taken out before anything is cut to length: half a key is no longer found."""
     headers = _headers_read(answer.headers)
     provider = PROVIDERS[service.api]
-    streamed = headers.get("content-type", "").startswith(provider.stream_type)
+    streamed = _is_streamed(headers.get("content-type", ""), answer.body, provider.stream_type)
     body = redact_bytes(provider.as_server_sent_events(answer.body) if streamed else answer.body)
     facts = Facts(http_status=answer.status, provider_request_id=_word(request_id(headers, body)))
 
@@ -157,6 +158,11 @@ def read_answer(
     reading = failed(completion, billing)
     too_large = completion.error_class == TOO_LARGE and clean == found
     return reading._replace(refusal=_paid_for_in_vain(answer, body)) if too_large else reading
+
+
+def _is_streamed(content_type: str, body: bytes, stream_type: str) -> bool:
+    """Also where a server does not say so: no other answer begins as an event does."""
+    return content_type.startswith(stream_type) or (stream_type == EVENT_STREAM and body.startswith(_EVENT_BEGINS))
 
 
 def _parsed_answer(

@@ -12,6 +12,8 @@ from paymaster.messages.wire import Dialect, Wire
 from paymaster.settings import Api, ServiceSettings
 from paymaster.values.money import TokenUsage
 
+EVENT_STREAM = "text/event-stream"
+"""The content type of server-sent events."""
 WORD_LENGTH_MAX = 200
 """Characters of what a service names: a model, a reason, a request."""
 
@@ -205,7 +207,7 @@ class Provider:
     """What the body of a 2xx says."""
     parse_stream: Parse
     """What a whole stream says. Raises MalformedAnswer when it ended without the format's last event."""
-    stream_type: str = "text/event-stream"
+    stream_type: str = EVENT_STREAM
     """The content type of a stream."""
     as_server_sent_events: Callable[[bytes], bytes] = _as_it_is
     """A stream in the form that `parse_stream` gets; of one that was cut, the whole events."""

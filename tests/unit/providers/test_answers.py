@@ -64,6 +64,26 @@ def test_too_many_values_are_not_called_no_json() -> None:
     assert reading.error.message.startswith("JSON may have 50,000 values; this begins with")
 
 
+# ---------------------------------------------------------------- streams
+
+CHUNKS = b"".join(
+    b"data: %s\n\n" % json.dumps(chunk).encode()
+    for chunk in (
+        {"model": "m", "choices": [{"delta": {"content": "Snow"}, "finish_reason": "stop"}]},
+        {"model": "m", "choices": [], "usage": USAGE},
+    )
+)
+
+
+@pytest.mark.parametrize("headers", [[], [(b"Content-Type", b"text/plain")]])
+@pytest.mark.parametrize("begin", [b"", b"event: chunk\n"])
+def test_a_stream_that_is_not_called_one_is_read(headers: list[tuple[bytes, bytes]], begin: bytes) -> None:
+    """The SDKs read it too, whatever its content type is."""
+    reading = read(begin + CHUNKS + b"data: [DONE]\n\n", headers=headers)
+    assert reading.completion is not None
+    assert (reading.completion.text, reading.billing) == ("Snow", Billing.BILLED)
+
+
 # ---------------------------------------------------------------- compressed
 
 
