@@ -14,8 +14,8 @@ from langchain_core.messages import (
     InvalidToolCall,
     SystemMessage,
     ToolMessage,
-    UsageMetadata,
 )
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
