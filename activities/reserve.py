@@ -28,6 +28,7 @@ from paymaster.providers.price_list import Asked, price_of, unpriced
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ModelSettings, Settings, split_candidate
 from paymaster.values.collection import EndedRequests
+from paymaster.values.limits import COUNT_MAX
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
@@ -153,10 +154,18 @@ class ReserveActivities:
             max_output_tokens=max(1, output_each * request.outputs),
             price=price_of(self._settings, service, model, datetime.now(UTC), asked),
             context_tokens=_context_tokens(request, settings, output_each),
-            media_tokens=sum(count * (most or 0) for count, most in media.values()),
+            media_tokens=self._thought_tokens(request, service, settings)
+            + sum(count * (most or 0) for count, most in media.values()),
             refused=self._untaken(request, service, model)
             or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
         )
+
+    def _thought_tokens(self, request: ReserveRequest, service: str, settings: ModelSettings) -> int:
+        """The most that what was thought before can be: each time an answer at the largest cap of the service's models,
+        whichever it was, and together no more than a context."""
+        models = (settings, *self._settings.services[service].models.values())
+        each = max(model.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS for model in models)
+        return min(request.kept_thoughts * each, settings.context_tokens or COUNT_MAX)
 
     def _route(self, request: ReserveRequest) -> Sequence[str] | None:
         """The route's candidates. A wire call names one of them too, as any program names a model."""

@@ -47,6 +47,8 @@ class ReserveRequest(Message):
     """What makes the cost of a wire call unknown beforehand, by name."""
     chooses: tuple[str, ...] = added(())
     """What in a wire call chooses its price, as `service_tier=priority`."""
+    kept_thoughts: int = added(0)
+    """How many thoughts of earlier answers the provider reads again; the bytes do not count them."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 

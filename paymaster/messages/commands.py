@@ -30,7 +30,7 @@ class Candidate(Message):
     context_tokens: int | None = None
     """The most tokens of input and output together. None: unknown, not checked."""
     media_tokens: int = 0
-    """The most input tokens that the request's images can be, which its bytes do not say."""
+    """The most input tokens of images, documents and kept thoughts, which the bytes of the request do not say."""
     refused: str | None = None
     """Why no bound can be given for this request here, with the line to add. None: one can."""
 

@@ -25,6 +25,7 @@ class Facts(NamedTuple):
     outputs: int = 1
     needs: tuple[str, ...] = ()
     chooses: tuple[str, ...] = ()
+    kept_thoughts: int = 0
 
 
 def facts_of(request: LLMRequest) -> Facts:
@@ -40,6 +41,7 @@ def facts_of(request: LLMRequest) -> Facts:
             asked.outputs,
             asked.needs,
             asked.chooses,
+            asked.kept_thoughts,
         )
     return Facts(
         input_bytes(request),

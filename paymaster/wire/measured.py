@@ -37,6 +37,8 @@ class Measured(NamedTuple):
     """What makes its cost unknown beforehand, by name: it is sent where the service's `allow` has it."""
     chooses: tuple[str, ...] = ()
     """What chooses its price, as `service_tier=priority`: it is sent where that price is known, or allowed."""
+    kept_thoughts: int = 0
+    """How many thoughts of earlier answers are not in the body: the provider has them, and reads them again."""
 
 
 def body_object(body: bytes) -> dict[str, JsonValue]:

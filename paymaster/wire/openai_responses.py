@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from paymaster.values.json_reading import list_of, object_of
+from paymaster.values.json_reading import list_of, object_of, text_of
 from paymaster.wire.caching import kept_for
 from paymaster.wire.grammar import Grammar, of_body, passed_on
 from paymaster.wire.measured import (
@@ -138,6 +138,7 @@ def measured(body: bytes) -> Measured:
         streams=data.get("stream") is True,
         needs=once(_needs(data, items, parts)),
         chooses=once(_chooses(data, items, parts)),
+        kept_thoughts=sum(_is_kept_thought(item) for item in items),
     )
 
 
@@ -198,6 +199,11 @@ def _tool_needs(tools: list[dict[str, JsonValue]]) -> Iterator[str]:
             yield f"tools.{kind}"
         if kind == "namespace":
             yield from _tool_needs(objects_of(tool, "tools"))
+
+
+def _is_kept_thought(item: dict[str, JsonValue]) -> bool:
+    """Whether the provider finds by its id what was thought; a summary is not what counts."""
+    return kind_of(item) == "reasoning" and not text_of(item.get("encrypted_content")) and item.get("id") is not None
 
 
 def _item_kind(item: dict[str, JsonValue]) -> str:

@@ -29,7 +29,14 @@ SETTINGS = Settings.model_validate(
                 "allow": ["service_tier", "web_search_options"],
                 "models": {"ours": {"price": {"input": "1", "output": "4"}}},
             },
-            "responses": {"api": "openai-responses", "base_url": "https://api.openai.com/v1"},
+            "responses": {
+                "api": "openai-responses",
+                "base_url": "https://api.openai.com/v1",
+                "models": {
+                    "thinks": {"max_output_tokens": 20_000, "context_tokens": 30_000},
+                    "small": {"max_output_tokens": 500},
+                },
+            },
             "claude": {
                 "api": "anthropic",
                 "base_url": "https://api.anthropic.com/v1",
@@ -122,6 +129,14 @@ def test_outputs_and_media_are_held_all_together() -> None:
     document = {**image, "type": "document"}
     found, _ = candidate("claude/claude-opus-5", "anthropic", messages=[{"role": "user", "content": [document]}])
     assert "document_tokens_max" in (found.refused or "")
+
+
+def test_a_kept_thought_may_be_the_longest_answer_of_its_service() -> None:
+    """And all of them together no more than a context."""
+    for model, count, tokens in (("small", 0, 0), ("small", 2, 40_000), ("thinks", 1, 20_000), ("thinks", 2, 30_000)):
+        thoughts = [{"type": "reasoning", "id": f"r{number}", "summary": []} for number in range(count)]
+        found, _ = candidate(f"responses/{model}", "openai-responses", input=thoughts)
+        assert (found.refused, found.media_tokens) == (None, tokens)
 
 
 def test_a_service_of_another_dialect_is_passed_over_in_words() -> None:

@@ -48,7 +48,7 @@ def test_a_plain_body_needs_nothing() -> None:
         inference_geo=None,
         mcp_servers=[],
     )
-    assert found[:1] + found[2:] == ("writer", 50, 1, 0, 0, True, (), ())
+    assert found[:1] + found[2:] == ("writer", 50, 1, 0, 0, True, (), (), 0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def measure(**fields: Any) -> Measured:
 
 def test_a_plain_body_needs_nothing() -> None:
     found = measure(input=["a", "b"], encoding_format="base64", dimensions=256, user="u")
-    assert found[:1] + found[2:] == ("finder", None, 0, 0, 0, False, (), ())
+    assert found[:1] + found[2:] == ("finder", None, 0, 0, 0, False, (), (), 0)
 
 
 @pytest.mark.parametrize(

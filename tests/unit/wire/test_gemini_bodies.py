@@ -44,7 +44,7 @@ def test_a_plain_body_needs_nothing(snake: bool) -> None:
             "tools": [{"functionDeclarations": [{"name": "f"}]}],
         },
     )
-    assert found[:1] + found[2:] == ("writer", 50, 2, 0, 0, True, (), ())
+    assert found[:1] + found[2:] == ("writer", 50, 2, 0, 0, True, (), (), 0)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_only_looks_like_media_is_counted(hidden: dict[str, Any]) -> None:
 def test_embeddings_put_nothing_out(method: str, fields: dict[str, Any]) -> None:
     asked_for = Wire(dialect="gemini", path=f"models/writer:{method}", body=json.dumps(fields).encode())
     found = measured(asked_for)
-    assert found[:1] + found[2:] == ("writer", None, 0, 0, 0, False, (), ())
+    assert found[:1] + found[2:] == ("writer", None, 0, 0, 0, False, (), (), 0)
     assert 100 < found.input_bytes < 300
     odd = json.dumps(fields | {"odd": 1}).encode()
     assert measured(asked_for.model_copy(update={"body": odd})).needs == ("odd",)

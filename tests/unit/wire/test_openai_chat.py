@@ -21,7 +21,7 @@ def measure(**fields: Any) -> Measured:
 
 def test_a_plain_body_needs_nothing() -> None:
     asked = measure(temperature=0, max_tokens=50, stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
-    assert asked[:1] + asked[2:] == ("writer", 50, 1, 0, 0, True, (), ())
+    assert asked[:1] + asked[2:] == ("writer", 50, 1, 0, 0, True, (), (), 0)
 
 
 @pytest.mark.parametrize(

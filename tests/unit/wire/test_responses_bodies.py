@@ -58,7 +58,7 @@ def test_a_plain_body_needs_nothing() -> None:
             {"type": "additional_tools", "tools": [{"type": "custom", "name": "g"}]},
         ],
     )
-    assert found[:1] + found[2:] == ("writer", 50, 1, 0, 0, True, (), ())
+    assert found[:1] + found[2:] == ("writer", 50, 1, 0, 0, True, (), (), 0)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,22 @@ def test_media_are_counted_one_by_one_wherever_they_stand() -> None:
 )
 def test_what_only_looks_like_media_is_counted(hidden: dict[str, Any]) -> None:
     assert measure(input=[hidden]).input_bytes > 10_000
+
+
+@pytest.mark.parametrize(
+    ("item", "kept"),
+    [
+        ({"id": "r", "summary": [{"type": "summary_text", "text": "so"}]}, 1),
+        ({"id": "r", "summary": [], "encrypted_content": None}, 1),
+        ({"id": "r", "summary": [], "encrypted_content": ""}, 1),
+        ({"id": "r", "summary": [], "encrypted_content": "x"}, 0),
+        ({"summary": []}, 0),
+    ],
+)
+def test_a_thought_that_is_not_there_is_counted(item: dict[str, Any], kept: int) -> None:
+    """OpenAI finds it by its id, and it is input again."""
+    found = measure(input=[{"type": "reasoning", **item}, {"type": "message", "id": "m", "content": "x"}])
+    assert (found.kept_thoughts, found.needs) == (kept, ())
 
 
 @pytest.mark.parametrize(
