@@ -9,16 +9,12 @@ from paymaster.messages.wire import Wire, WireAnswer
 from paymaster.translation.neutral import Ending, NeutralAnswer, NeutralFields, Translation, Untranslatable, only
 from paymaster.translation.openai_parts import (
     MARKS,
-    UserPart,
     check_arguments,
     document_of,
     effort_of,
     event,
     image_of,
     is_marked,
-    messages_of,
-    number_at,
-    object_at,
     parts_of,
     schema_of,
     streamed,
@@ -27,10 +23,11 @@ from paymaster.translation.openai_parts import (
     tool_choice_of,
     tool_of,
     whole,
-    with_different_names,
     without_usual,
     written_arguments,
 )
+from paymaster.translation.reading import a_number, a_whole, object_or_none, with_different_names
+from paymaster.translation.user_turns import UserTurns
 from paymaster.values.json_reading import object_of
 from paymaster.values.money import TokenUsage
 from paymaster.wire.measured import kind_of, number_of, objects_of
@@ -100,15 +97,15 @@ _FINISH_REASONS: Mapping[Ending, str] = {
 def _asked(wire: Wire, body: dict[str, JsonValue]) -> NeutralFields:
     only(without_usual(body, _USUAL), _ASKED | _LET_GO)
     caps = [cap for name in _CAPS if (cap := number_of(body, name)) is not None]
-    tools = with_different_names(map(_tool, objects_of(body, "tools")))
+    tools = with_different_names(map(_tool, objects_of(body, "tools")), "tools.name")
     choice = body.get("tool_choice")
     return {
         "messages": tuple(_messages(objects_of(body, "messages"))),
-        "json_schema": _schema(object_at(body, "response_format")),
-        "temperature": number_at(body, "temperature"),
-        "top_p": number_at(body, "top_p"),
+        "json_schema": _schema(object_or_none(body.get("response_format"), "response_format")),
+        "temperature": a_number(body.get("temperature"), "temperature"),
+        "top_p": a_number(body.get("top_p"), "top_p"),
         "stop": _stop(body.get("stop")),
-        "seed": _seed(body.get("seed")),
+        "seed": a_whole(body.get("seed"), "seed", least=-(2**63)),
         "max_output_tokens": min(caps, default=None),
         "reasoning_effort": effort_of(body.get("reasoning_effort"), "reasoning_effort"),
         "tools": tools,
@@ -122,9 +119,9 @@ def _messages(messages: list[dict[str, JsonValue]]) -> Iterator[ChatMessage]:
     for message in messages:
         match message.get("role"):
             case "system" | "developer":
-                yield from _told("system", message)
+                yield from _told(message)
             case "user":
-                yield from _told("user", message)
+                yield from _user(message)
             case "assistant":
                 yield _said(message)
             case "tool":
@@ -133,28 +130,37 @@ def _messages(messages: list[dict[str, JsonValue]]) -> Iterator[ChatMessage]:
                 raise Untranslatable(f"messages.{role}" if isinstance(role, str) else "messages.role")
 
 
-def _told(role: str, message: dict[str, JsonValue]) -> Iterator[ChatMessage]:
+def _told(message: dict[str, JsonValue]) -> Iterator[ChatMessage]:
+    """A message for each text: joined they would be another one."""
     only(message, _OF_MESSAGES, "messages.")
     parts = parts_of(message.get("content"), "messages")
-    read = [_user_part(part) if role == "user" else _text_part(part) for part in parts]
-    return messages_of(role, read, cache=is_marked(message))
+    for part in parts:
+        cache = is_marked(part) or (part is parts[-1] and is_marked(message))
+        yield ChatMessage(role="system", content=text_of_part(part, {"text"}, "messages"), cache=cache)
 
 
-def _user_part(part: dict[str, JsonValue]) -> UserPart:
-    kind, cache = kind_of(part), is_marked(part)
+def _user(message: dict[str, JsonValue]) -> list[ChatMessage]:
+    only(message, _OF_MESSAGES, "messages.")
+    turns, parts = UserTurns(), parts_of(message.get("content"), "messages")
+    for part in parts:
+        _add(turns, part, cache=is_marked(part) or (part is parts[-1] and is_marked(message)))
+    return turns.messages()
+
+
+def _add(turns: UserTurns, part: dict[str, JsonValue], *, cache: bool) -> None:
+    kind = kind_of(part)
     if kind not in ("image_url", "file"):
-        return _text_part(part)
+        turns.add_text(text_of_part(part, {"text"}, "messages"), cache=cache)
+        return
     only(part, {"type", kind} | MARKS, f"messages.{kind}.")
     held = without_usual(object_of(part.get(kind)), {"detail": ("auto",)})
     if kind == "image_url":
         only(held, {"url"}, "messages.image_url.")
-        return UserPart(image_of(held.get("url"), "messages.image_url"), cache)
-    only(held, {"filename", "file_data"}, "messages.file.")
-    return UserPart(document_of(held.get("file_data"), held.get("filename"), "messages.file"), cache)
-
-
-def _text_part(part: dict[str, JsonValue]) -> UserPart:
-    return UserPart(text_of_part(part, {"text"}, "messages"), is_marked(part))
+        turns.add_image(image_of(held.get("url"), "messages.image_url"), cache=cache)
+    else:
+        only(held, {"filename", "file_data"}, "messages.file.")
+        document = document_of(held.get("file_data"), held.get("filename"), "messages.file")
+        turns.add_document(document, cache=cache)
 
 
 def _said(message: dict[str, JsonValue]) -> ChatMessage:
@@ -200,13 +206,8 @@ def _schema(asked: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
     if asked is None:
         return None
     only(asked, {"type", "json_schema"}, "response_format.")
-    return schema_of(kind_of(asked), object_at(asked, "json_schema", "response_format."), "response_format")
-
-
-def _seed(seed: JsonValue) -> int | None:
-    if isinstance(seed, bool) or not isinstance(seed, int | None):
-        raise Untranslatable("seed")
-    return seed
+    described = object_or_none(asked.get("json_schema"), "response_format.json_schema")
+    return schema_of(kind_of(asked), described, "response_format")
 
 
 def _stop(stop: JsonValue) -> tuple[str, ...]:

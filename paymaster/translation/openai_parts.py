@@ -1,14 +1,15 @@
 """What OpenAI's two formats say alike: parts of messages, tools and their calls, and how an answer is framed."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, get_args
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import get_args
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
-from paymaster.messages import ChatMessage, Document, Image, ReasoningEffort, Tool, ToolCall
+from paymaster.messages import Document, Image, ReasoningEffort, Tool, ToolCall
 from paymaster.messages.wire import WireAnswer
 from paymaster.translation.neutral import Untranslatable, only
+from paymaster.translation.reading import WORDS, a_tool, chosen, object_or_none
 from paymaster.values.json_reading import check_values, message_data
 from paymaster.wire.measured import kind_of
 
@@ -19,51 +20,10 @@ _OF_TEXTS = frozenset({"type", "text", "refusal", "annotations", "logprobs"}) | 
 _OF_FUNCTIONS = frozenset({"name", "description", "parameters", "strict", "cache_control"})
 """Of a tool. `strict` is let go: each service keeps to a schema as well as it can, and the caller's own check decides.
 A mark changes the price alone."""
-_WORDS = ("auto", "none", "required")
 _DATA, _BASE64 = "data:", ";base64"
 
 
-class UserPart(NamedTuple):
-    """A part of what a user says."""
-
-    content: str | Image | Document
-    cache: bool = False
-    """Whether the conversation up to here is to be cached."""
-
-
 # ---------------------------------------------------------------- messages
-
-
-def messages_of(role: str, parts: Sequence[UserPart], *, cache: bool = False) -> Iterator[ChatMessage]:
-    """The messages of a user's or a system's parts, in their order.
-
-    A message is read as its images, its documents and its text, so a part that comes in another order begins the next
-    one. So does a text after a text: joined they would be another text, and every service takes several messages of one
-    role. `cache`: of the whole.
-    """
-    groups = list(_groups(parts))
-    for number, group in enumerate(groups, 1):
-        yield ChatMessage.model_validate(
-            {
-                "role": role,
-                "content": next((part.content for part in group if isinstance(part.content, str)), ""),
-                "images": tuple(part.content for part in group if isinstance(part.content, Image)),
-                "documents": tuple(part.content for part in group if isinstance(part.content, Document)),
-                "cache": any(part.cache for part in group) or (cache and number == len(groups)),
-            }
-        )
-
-
-def _groups(parts: Sequence[UserPart]) -> Iterator[list[UserPart]]:
-    group: list[UserPart] = []
-    for part in parts:
-        last = group[-1].content if group else None
-        if isinstance(last, str) or (isinstance(last, Document) and isinstance(part.content, Image)):
-            yield group
-            group = []
-        group.append(part)
-    if group:
-        yield group
 
 
 def parts_of(content: JsonValue, where: str) -> list[dict[str, JsonValue]]:
@@ -126,33 +86,22 @@ def _data_url(url: JsonValue, name: str) -> tuple[str, str]:
 def tool_of(function: Mapping[str, JsonValue]) -> Tool:
     """Raises Untranslatable."""
     only(function, _OF_FUNCTIONS, "tools.")
-    fields = {name: function[name] for name in ("name", "description", "parameters") if function.get(name) is not None}
-    try:
-        return Tool.model_validate(fields, strict=True)
-    except ValidationError as error:
-        raise Untranslatable(f"tools.{error.errors()[0]['loc'][0]}") from None
+    parameters = object_or_none(function.get("parameters"), "tools.parameters")
+    return a_tool(function.get("name"), function.get("description"), parameters, "tools.")
 
 
 def tool_choice_of(choice: JsonValue, named: JsonValue, tools: Sequence[Tool]) -> str | None:
     """`named`: the tool that a choice of one names. Raises Untranslatable."""
-    if choice is None or (choice in ("auto", "none") and not tools):  # without tools it says nothing
+    if choice is None:
         return None
     if isinstance(choice, dict):
-        names = {tool.name for tool in tools}.difference(_WORDS)  # a tool of such a name cannot be chosen
-        if choice.get("type") == "function" and isinstance(named, str) and named in names:
-            return named
-        raise Untranslatable(f"tool_choice.{kind_of(choice)}")
-    if isinstance(choice, str) and choice in _WORDS and tools:
-        return choice
-    raise Untranslatable("tool_choice")
-
-
-def with_different_names(tools: Iterable[Tool]) -> tuple[Tool, ...]:
-    """The tools. Raises Untranslatable where two have the same name."""
-    found = tuple(tools)
-    if len({tool.name for tool in found}) < len(found):
-        raise Untranslatable("tools.name")
-    return found
+        key = f"tool_choice.{kind_of(choice)}"
+        if choice.get("type") != "function":
+            raise Untranslatable(key)
+        return chosen(None, named, tools, key)
+    if not isinstance(choice, str) or choice not in WORDS:
+        raise Untranslatable("tool_choice")
+    return chosen(choice, None, tools, "tool_choice")
 
 
 def tool_call_of(call_id: JsonValue, name: JsonValue, arguments: JsonValue, where: str) -> ToolCall:
@@ -187,22 +136,6 @@ def written_arguments(call: ToolCall) -> str:
 def without_usual(data: Mapping[str, JsonValue], usual: Mapping[str, Collection[JsonValue]]) -> dict[str, JsonValue]:
     """The members but those at whose values they change nothing."""
     return {name: value for name, value in data.items() if value not in usual.get(name, ())}
-
-
-def object_at(data: Mapping[str, JsonValue], name: str, prefix: str = "") -> dict[str, JsonValue] | None:
-    """Raises Untranslatable for what is no object."""
-    value = data.get(name)
-    if value is None or isinstance(value, dict):
-        return value
-    raise Untranslatable(f"{prefix}{name}")
-
-
-def number_at(data: Mapping[str, JsonValue], name: str) -> float | None:
-    """Raises Untranslatable for what is no number."""
-    number = data.get(name)
-    if isinstance(number, bool) or not isinstance(number, int | float | None):
-        raise Untranslatable(name)
-    return number
 
 
 def effort_of(effort: JsonValue, name: str) -> ReasoningEffort | None:

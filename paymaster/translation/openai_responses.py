@@ -11,25 +11,22 @@ from paymaster.messages.wire import Wire
 from paymaster.translation.neutral import NeutralFields, Translation, Untranslatable, only
 from paymaster.translation.openai_parts import (
     MARKS,
-    UserPart,
     check_arguments,
     document_of,
     effort_of,
     image_of,
     is_marked,
-    messages_of,
-    number_at,
-    object_at,
     parts_of,
     schema_of,
     text_of_part,
     tool_call_of,
     tool_choice_of,
     tool_of,
-    with_different_names,
     without_usual,
 )
 from paymaster.translation.openai_responses_answers import answered
+from paymaster.translation.reading import a_number, an_object, object_or_none, with_different_names
+from paymaster.translation.user_turns import UserTurns
 from paymaster.values.json_reading import object_of
 from paymaster.wire.measured import kind_of, number_of, objects_of, without
 
@@ -85,17 +82,17 @@ _OF_ITEMS = frozenset({"type", "id", "status"}) | MARKS
 def _asked(wire: Wire, body: dict[str, JsonValue]) -> NeutralFields:
     only(without_usual(body, _USUAL), _ASKED | _LET_GO)
     _check_included(body.get("include"))
-    text = without_usual(object_at(body, "text") or {}, {"verbosity": ("medium",)})
+    text = without_usual(an_object(body.get("text"), "text"), {"verbosity": ("medium",)})
     only(text, {"format"}, "text.")
-    reasoning = object_at(body, "reasoning") or {}
+    reasoning = an_object(body.get("reasoning"), "reasoning")
     only(reasoning, {"effort"}, "reasoning.")  # a summary is asked of the answer, which has none in neutral words
-    tools = with_different_names(map(_tool, objects_of(body, "tools")))
+    tools = with_different_names(map(_tool, objects_of(body, "tools")), "tools.name")
     choice = body.get("tool_choice")
     return {
         "messages": (*_instructions(body.get("instructions")), *_conversation(body)),
-        "json_schema": _schema(object_at(text, "format", "text.")),
-        "temperature": number_at(body, "temperature"),
-        "top_p": number_at(body, "top_p"),
+        "json_schema": _schema(object_or_none(text.get("format"), "text.format")),
+        "temperature": a_number(body.get("temperature"), "temperature"),
+        "top_p": a_number(body.get("top_p"), "top_p"),
         "max_output_tokens": number_of(body, "max_output_tokens"),
         "reasoning_effort": effort_of(reasoning.get("effort"), "reasoning.effort"),
         "tools": tools,
@@ -146,9 +143,9 @@ def _conversation(body: dict[str, JsonValue]) -> list[ChatMessage]:
     for item in items:
         match _kind(item), item.get("role"):
             case ("message", "user"):
-                found += _told("user", item)
+                found += _user(item)
             case ("message", "system" | "developer"):
-                found += _told("system", item)
+                found += _told(item)
             case ("message", "assistant"):
                 _add(found, _text(item))
             case ("function_call", _):
@@ -184,11 +181,34 @@ def _add(found: list[ChatMessage], said: _Said) -> None:
     found.append(ChatMessage(role="assistant", content=content, tool_calls=calls, cache=cache))
 
 
-def _told(role: str, item: dict[str, JsonValue]) -> Iterator[ChatMessage]:
+def _told(item: dict[str, JsonValue]) -> Iterator[ChatMessage]:
+    """A message for each text: joined they would be another one."""
     only(item, _OF_ITEMS | {"role", "content"}, "input.")
     parts = parts_of(item.get("content"), "input")
-    read = [_user_part(part) if role == "user" else _text_part(part) for part in parts]
-    return messages_of(role, read, cache=is_marked(item))
+    for part in parts:
+        cache = is_marked(part) or (part is parts[-1] and is_marked(item))
+        yield ChatMessage(role="system", content=text_of_part(part, _TEXTS, "input"), cache=cache)
+
+
+def _user(item: dict[str, JsonValue]) -> list[ChatMessage]:
+    only(item, _OF_ITEMS | {"role", "content"}, "input.")
+    turns, parts = UserTurns(), parts_of(item.get("content"), "input")
+    for part in parts:
+        _add_part(turns, part, cache=is_marked(part) or (part is parts[-1] and is_marked(item)))
+    return turns.messages()
+
+
+def _add_part(turns: UserTurns, part: dict[str, JsonValue], *, cache: bool) -> None:
+    held = without_usual(part, {"detail": ("auto",)})
+    match kind_of(part):
+        case "input_image":
+            only(held, {"type", "image_url"} | MARKS, "input.input_image.")
+            turns.add_image(image_of(part.get("image_url"), "input.input_image"), cache=cache)
+        case "input_file":
+            only(held, {"type", "filename", "file_data", "file_url"} | MARKS, "input.input_file.")
+            turns.add_document(_document(part), cache=cache)
+        case _:
+            turns.add_text(text_of_part(part, _TEXTS, "input"), cache=cache)
 
 
 def _text(item: dict[str, JsonValue]) -> _Said:
@@ -214,18 +234,6 @@ def _result(item: dict[str, JsonValue]) -> ChatMessage:
     return ChatMessage(role="tool", content=text, tool_call_id=call_id, cache=is_marked(item, *parts))
 
 
-def _user_part(part: dict[str, JsonValue]) -> UserPart:
-    kind, cache = kind_of(part), is_marked(part)
-    if kind not in ("input_image", "input_file"):
-        return _text_part(part)
-    held = without_usual(part, {"detail": ("auto",)})
-    if kind == "input_image":
-        only(held, {"type", "image_url"} | MARKS, "input.input_image.")
-        return UserPart(image_of(part.get("image_url"), "input.input_image"), cache)
-    only(held, {"type", "filename", "file_data", "file_url"} | MARKS, "input.input_file.")
-    return UserPart(_document(part), cache)
-
-
 def _document(part: dict[str, JsonValue]) -> Document:
     url, data = part.get("file_url"), part.get("file_data")
     if url is None:
@@ -242,10 +250,6 @@ def _is_pdf(url: str) -> bool:
     except ValueError:
         return False
     return address.scheme in ("https", "http") and address.path.lower().endswith(".pdf")
-
-
-def _text_part(part: dict[str, JsonValue]) -> UserPart:
-    return UserPart(text_of_part(part, _TEXTS, "input"), is_marked(part))
 
 
 TRANSLATION = Translation(asked=_asked, answered=answered)

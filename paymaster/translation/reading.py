@@ -7,7 +7,7 @@ from pydantic import JsonValue, ValidationError
 from paymaster.messages import Tool
 from paymaster.translation.neutral import Untranslatable
 
-_WORDS = ("auto", "none", "required")
+WORDS = ("auto", "none", "required")
 """Choices of a tool that name none."""
 
 
@@ -92,7 +92,7 @@ def chosen(word: str | None, named: JsonValue, tools: Sequence[Tool], key: str) 
     cannot be chosen.
     """
     if word is None:
-        names = {tool.name for tool in tools} - set(_WORDS)
+        names = {tool.name for tool in tools} - set(WORDS)
         if a_text(named, key) not in names:
             raise Untranslatable(key)
         return a_text(named, key)
