@@ -49,6 +49,7 @@ from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.ledger.joining import join_ledger
+from paymaster.ledger.price_lists import KeptPrices
 from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.messages import (
@@ -155,10 +156,13 @@ async def _run(
     ready = asyncio.Event()
     try:
         await check_schema(engine)
+        prices = KeptPrices(engine, settings.ledger.name)
+        await prices.try_to_look()
         findable = role != "activities" and await _is_findable(client)
         workers = workers_of(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
+            running.callback(asyncio.create_task(prices.follow()).cancel)
             if settings.worker.health_address is not None:
                 from paymaster.observability.health import HealthServer  # here: it takes a tenth of a start to import
 

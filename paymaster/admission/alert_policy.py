@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 from paymaster.admission import alert_texts
 from paymaster.admission.books import Crossed, Hold, Ledger
 from paymaster.admission.breaker import Breaker
-from paymaster.admission.configuration import in_words, price_differences
+from paymaster.admission.configuration import in_words
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.price_changes import price_changes, price_differences, rates_of
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.state import DeskState
 from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, Settle, Window
@@ -50,22 +51,25 @@ class AlertPolicy:
         self._outbox.alert_once(now_ms, "queue_full", text, str(now_ms // 60_000))
 
     def price(self, grant: Grant) -> None:
-        """A price decides as much as a cap, and each worker has its own: what falls by more than half is told.
+        """A price decides as much as a cap, and each worker has its own: every change is told, once a day each.
 
         A price that the call has chosen (`service_tier`) says nothing of the others.
         """
         if AT_CHOICE in grant.price.source:
             return
         prices, name = self._state.prices, f"{grant.service}/{grant.model}"
-        now, before = (grant.price.input_nanos, grant.price.output_nanos), prices.get(name)
+        now, before = rates_of(grant.price), prices.get(name)
         if now == before:
             return
         if before is None and len(prices) >= PRICES_MAX:
             del prices[next(iter(prices))]
         prices[name] = now
-        if before is not None and any(2 * new < old for old, new in zip(before, now, strict=True)):
+        changes = [] if before is None else price_changes(before, now)
+        if before is not None and changes:
+            fell = any(change.by_more_than_half for change in changes)
             said = in_words(price_differences({name: before}, {name: now}))
-            self._once_a_day("price_fell", alert_texts.price_fell(said, grant), f"{name} {before} {now}")
+            text = alert_texts.price_fell(said, grant) if fell else alert_texts.price_changed(said, grant)
+            self._once_a_day("price_fell" if fell else "price_changed", text, f"{name} {before} {now}")
 
     def settlement(self, command: Settle, hold: Hold) -> None:
         grant = hold.grant
@@ -173,7 +177,7 @@ class AlertPolicy:
             self._outbox.alert(self._state.now_ms, what, text, account, window)
 
     def _once_a_day(
-        self, what: Literal["price_fell", "key_source_down", "service_refuses"], text: str, about: str
+        self, what: Literal["price_fell", "price_changed", "key_source_down", "service_refuses"], text: str, about: str
     ) -> None:
         today = window_start_ms("day", self._state.now_ms)
         self._outbox.alert_once(self._state.now_ms, what, text, f"{about} {today}")

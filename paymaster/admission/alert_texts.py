@@ -47,6 +47,10 @@ def price_fell(said: str, grant: Grant) -> str:
     return f"a price fell by more than half: {said}, says a worker ({grant.price.source}); {grant.hold_id}"
 
 
+def price_changed(said: str, grant: Grant) -> str:
+    return f"a price changed: {said}, says a worker ({grant.price.source}); {grant.hold_id}"
+
+
 # ---------------------------------------------------------------- what is stored
 
 

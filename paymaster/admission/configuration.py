@@ -41,21 +41,6 @@ def account_differences(key: str, before: AccountConfig | None, after: AccountCo
     return tuple(_account(key, before, after, {}))
 
 
-Rates = tuple[int, int]
-"""The price of a model: nano-dollars per million tokens of input, and of output."""
-
-
-def price_differences(before: Mapping[str, Rates], after: Mapping[str, Rates]) -> tuple[Difference, ...]:
-    """What other prices there are, by `service/model`; models that only one side knows are left out."""
-    found: list[Difference] = []
-    for name in sorted(before.keys() & after.keys()):
-        for what, old, new in zip(("input", "output"), before[name], after[name], strict=True):
-            if old != new:
-                text = f"{name} price {what} {format_usd(old)} → {format_usd(new)} per million tokens"
-                found.append(Difference(text, loosens=new < old))
-    return tuple(found)
-
-
 def without_removals(before: DeskConfig, after: DeskConfig) -> DeskConfig:
     """`after` with all budgets, services and caps that only `before` has: what a worker's start leads to."""
     budgets = {path: _with_caps_of(before.budgets.get(path), account) for path, account in after.budgets.items()}

@@ -107,8 +107,8 @@ class DeskState:
     tells them, and no later one."""
     early: list[CapChange] = field(default_factory=list[CapChange])
     """Changes of caps from before that, to be made again after those of earlier epochs."""
-    prices: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """By `service/model`, the rates of the last grant, to notice when they fall."""
+    prices: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    """By `service/model`, the rates of the last grant (price_changes), to notice when they change."""
     outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
     refused_this_minute: int = 0

@@ -19,6 +19,7 @@ from paymaster.cli import (
     doctor,
     keys,
     migrate,
+    prices,
     reconcile,
     services,
     unconfirmed,
@@ -67,6 +68,7 @@ app.command()(reconcile.reconcile)
 app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(clock.app, name="clock")
 app.add_typer(config.app, name="config")
+app.add_typer(prices.app, name="prices")
 app.add_typer(admin.app, name="admin")
 app.command()(codec.codec)
 app.add_typer(keys.app, name="keys")

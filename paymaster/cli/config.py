@@ -1,7 +1,6 @@
 """`paymaster config`: compare the file with the ledger's configuration; bring it; print what can be configured."""
 
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from paymaster.cli.connection import (
 )
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_line, print_styled
+from paymaster.cli.prices import use_stored_list
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
@@ -124,18 +124,16 @@ def _wanted(settings: "Settings") -> "DeskConfig":
 
 async def _differences(settings: "Settings", wanted: "DeskConfig") -> "tuple[Configuration, Sequence[Difference]]":
     """What is in force, and what the file changes; prices of models that the ledger has granted a call to."""
-    from paymaster.admission.configuration import differences, price_differences
-    from paymaster.providers.price_list import price_of
-    from paymaster.settings import split_candidate
+    from paymaster.admission.configuration import differences
+    from paymaster.admission.price_changes import price_differences
+    from paymaster.providers.price_list import rates_now
 
     ledger = await connect_ledger(settings)
     with admin_errors():
         in_force = await ledger.configuration()
-    prices: dict[str, tuple[int, int]] = {}
-    for name in {name for route in settings.routes.values() for name in route} & in_force.prices.keys():
-        price = price_of(settings, *split_candidate(name), datetime.now(UTC))
-        if price is not None:
-            prices[name] = price.input_nanos, price.output_nanos
+    await use_stored_list(settings)
+    routed = {name for route in settings.routes.values() for name in route}
+    prices = rates_now(settings, routed & in_force.prices.keys())
     found = differences(in_force.config, wanted, in_force.admin_caps_nanos)
     return in_force, sorted((*found, *price_differences(in_force.prices, prices)), key=_is_ordinary)
 

@@ -19,6 +19,7 @@ from paymaster.cli.connection import (
 )
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_checks, print_json
+from paymaster.cli.prices import use_stored_list
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings
@@ -66,6 +67,7 @@ async def _checks(config: Path | None) -> list[Check]:
     if checks[-1].ok:
         checks.append(await _check("database pooler", _pooler, settings))
         checks.append(await _check("database grants", _grants, settings))
+        checks.append(await _check("price list", _price_list, settings))
     checks.extend([check async for check in _keys(settings)])
     checks.extend(_bundles(settings))
     checks.extend(_proxies(settings))
@@ -117,6 +119,14 @@ async def _pooler(settings: "Settings") -> str:
     if shares:
         return "a pooler in transaction mode, which the URL says: nothing is prepared, and jit stays as it is"
     return "none that shares connections between transactions"
+
+
+async def _price_list(settings: "Settings") -> str:
+    """What workers look prices up in; the checks of prices that follow do so too."""
+    from paymaster.providers.listings import newest
+
+    await use_stored_list(settings)
+    return newest().name
 
 
 async def _grants(settings: "Settings") -> str:

@@ -65,6 +65,7 @@ AlertKind = Literal[
     "config_kept",
     "empty_books",
     "price_fell",
+    "price_changed",
 ]
 
 

@@ -135,8 +135,9 @@ class Configuration(Message):
     """Its digest is that of the file that came last."""
     admin_caps_nanos: dict[str, dict[Window, int]] = {}
     """By account, the caps that an admin changed since the file's value came into force."""
-    prices: dict[str, tuple[int, int]] = {}
-    """By `service/model`, nano-dollars per million tokens of input and output that the last call was granted with."""
+    prices: dict[str, tuple[int, ...]] = {}
+    """By `service/model`, the rates that the last call was granted with, as paymaster/admission/price_changes has
+    them."""
     who: str = ""
     """Who brought it."""
 

@@ -5,8 +5,8 @@ rate counts as zero, and a name that it cannot place is an error; all of these a
 call. What it does not cover (per-call fees of a provider's own tools) is never asked for by us.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, prod
@@ -16,17 +16,19 @@ from genai_prices import Usage
 from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
 
+from paymaster.admission.price_changes import Rates, rates_of
 from paymaster.calls.cost import CONFIGURATION, Cost
 from paymaster.providers.counted_kinds import counted_kinds
 from paymaster.providers.listings import factor_in, listing_of, newest, priced_by
 from paymaster.providers.provider import WORD_LENGTH_MAX, Billed, WireUsage
 from paymaster.providers.registry import PROVIDERS
-from paymaster.settings import ServiceSettings, Settings
+from paymaster.settings import ServiceSettings, Settings, split_candidate
 from paymaster.values.cost_lines import Kind, Part, add_up
 from paymaster.values.money import AT_CHOICE, NANOS_PER_USD, Price, PriceTier
 
 _DEARER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Rates of what a model may answer besides text: the bound of a call is at the dearest."""
+_IMAGES = "input_image_mtok"
 _ONCE = Fraction(1)
 _KEPT_LONG = "cache_control.ttl=1h"
 """The choice to have the cache keep what is written for an hour, at a price of its own."""
@@ -58,7 +60,7 @@ def price_of(settings: Settings, service: str, model: str, at: datetime, asked: 
     if own is not None:
         return own
     listing = newest()
-    found = _find(settings_of_service, model, listing.snapshot)
+    found = find_listed(settings_of_service, model, listing.snapshot)
     if found is None:
         return None
     provider, info = found
@@ -77,10 +79,22 @@ def price_of(settings: Settings, service: str, model: str, at: datetime, asked: 
     return max(known, key=lambda price: price.bound_nanos(10**6, 10**6)) if len(known) == len(prices) else None
 
 
+def rates_now(settings: Settings, names: Iterable[str]) -> dict[str, Rates]:
+    """The rates of each `service/model` that has a price now."""
+    now, found = datetime.now(UTC), dict[str, Rates]()
+    for name in names:
+        service, model = split_candidate(name)
+        if service in settings.services:
+            plain, embeds = (price_of(settings, service, model, now, asked) for asked in (PLAIN, Asked(embeds=True)))
+            if price := plain or embeds:
+                found[name] = rates_of(price)
+    return found
+
+
 def unpriced(settings: Settings, service: str, model: str, at: datetime, chooses: Sequence[str]) -> list[str]:
     """What of these choices nobody knows a price for. Beside a price of the configuration that is all of them."""
     own = _configured(settings.services[service], model, at)
-    found = _find(settings.services[service], model, newest().snapshot)
+    found = find_listed(settings.services[service], model, newest().snapshot)
     if own is not None or found is None:
         return list(chooses)
     provider, info = found
@@ -161,7 +175,7 @@ def _listed(
     at: datetime,
 ) -> _Listed | None:
     """None also for a speed that has no price here: the usual one is lower."""
-    found = _find(service, model, snapshot)
+    found = find_listed(service, model, snapshot)
     if found is None:
         return None
     provider, info = found
@@ -230,7 +244,7 @@ def _reached(rate: Decimal | TieredPrices, input_tokens: int) -> Decimal:
     return next((tier.price for tier in reversed(rate.tiers) if input_tokens > tier.start), rate.base)
 
 
-def _find(service: ServiceSettings, model: str, snapshot: DataSnapshot) -> tuple[Provider, ModelInfo] | None:
+def find_listed(service: ServiceSettings, model: str, snapshot: DataSnapshot) -> tuple[Provider, ModelInfo] | None:
     """By the service's address, and never by the model's name alone: others serve it at other prices."""
     if len(model) > WORD_LENGTH_MAX:  # no model's, and to search for it takes long
         return None
@@ -254,7 +268,7 @@ def _rates_of_a_day(info: ModelInfo, at: datetime, context: dict[str, str] | Non
 
 def _price(rates: ModelPrice, source: str, factor: Fraction = _ONCE, asked: Asked = PLAIN) -> Price | None:
     """Exact rates, times the factor; None where the one for input is missing, or for output that there is."""
-    dearer_input = ("input_image_mtok",) if asked.has_media else ()
+    dearer_input = (_IMAGES,) if asked.has_media else ()
     written = ("cache_write_1h_mtok", "cache_write_mtok") if _KEPT_LONG in asked.chooses else ("cache_write_mtok",)
     names = ("input_mtok", "output_mtok", "cache_read_mtok", *dearer_input, *written, *_DEARER_OUTPUT)
     prices = {name: _tiers(rates.__dict__.get(name), factor) for name in names}

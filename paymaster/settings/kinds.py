@@ -297,6 +297,10 @@ def check_scope(scope: str) -> str:
     return scope
 
 
+def check_list_url(url: str) -> str:
+    return check_http_url(url, allow_http=False)
+
+
 def check_webhook_url(url: SecretText) -> SecretText:
     return SecretText(check_http_url(url.get_secret_value(), allow_http=False))
 

@@ -53,6 +53,7 @@ from paymaster.settings.kinds import (
     check_collector_url,
     check_database_url,
     check_http_url,
+    check_list_url,
     check_object_name,
     check_origins,
     check_scope,
@@ -344,6 +345,18 @@ class ServiceSettings(AccountSettings):
         return self.retry.maximum_attempts * self.timeout + (self.retry.maximum_attempts - 1) * wait_max * (1 + JITTER)
 
 
+class PriceListSettings(_Table):
+    """The list of prices that `paymaster prices` brings. Workers look prices up in what was brought last, else in the
+    list of their package genai-prices."""
+
+    list_url: Annotated[str, AfterValidator(check_list_url)] | None = None
+    """Where the list is, as JSON in the form of genai-prices' data: https:// (http:// to this machine), such as a copy
+    in your own network. None, the default: where genai-prices publishes it, on raw.githubusercontent.com."""
+    ask_at_fall: Annotated[float, BeforeValidator(not_a_boolean), Field(ge=0, le=1)] = 0.5
+    """A price that falls by more than this part is not taken before somebody agrees, and neither is one that falls to
+    zero. Default 0.5."""
+
+
 class BudgetSettings(AccountSettings):
     """Caps and limits for everything at and below this path."""
 
@@ -580,6 +593,7 @@ class Settings(BaseSettings):
     """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
     budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
+    prices: PriceListSettings = PriceListSettings()
     nexus: NexusSettings = NexusSettings()
     keys: KeysSettings = KeysSettings()
     encryption: EncryptionSettings = EncryptionSettings()

@@ -16,6 +16,7 @@ _NEEDED = {
     "call_bodies": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "configurations": ("SELECT", "INSERT"),
     "paymaster_schema": ("SELECT",),
+    "price_lists": ("SELECT", "INSERT"),
 }
 """Of a worker and the commands; migrating needs more: see `grant_for`."""
 UNSAID_POOLER = (

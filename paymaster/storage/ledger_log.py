@@ -1,12 +1,12 @@
 """Who changed caps and configurations of a ledger, read from the database."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.admission.configuration import Difference, account_differences
 from paymaster.messages import AccountConfig
@@ -21,6 +21,15 @@ _CAP_CHANGES = text(
 _CONFIGURATIONS = text(
     """
     SELECT id, at, who, changes FROM configurations WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit
+    """
+)
+_PRICE_LISTS = text(
+    "SELECT at, who, source, changes FROM price_lists WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit"
+)
+_PRICES = text(
+    """
+    SELECT at, text FROM alerts WHERE ledger = :ledger AND what IN ('price_changed', 'price_fell')
+    ORDER BY at DESC LIMIT :limit
     """
 )
 # One more than is shown: the oldest is what the next one is compared with.
@@ -50,6 +59,7 @@ async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, 
         if account is None:
             rows = (await connection.execute(_CONFIGURATIONS, values)).mappings().all()
             found += [LoggedChange(row["at"], row["who"], row["changes"] or _FIRST, "configuration") for row in rows]
+            found += await _prices(connection, values)
         else:
             kind, _, name = account.partition(":")
             values = {"ledger": ledger, "kind": f"{kind}s", "name": name, "limit": limit}
@@ -58,6 +68,15 @@ async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, 
     return sorted(found)[-limit:]
 
 
+async def _prices(connection: AsyncConnection, values: Mapping[str, object]) -> list[LoggedChange]:
+    """The lists of prices that were brought, and the prices that the ledger saw change."""
+    lists = (await connection.execute(_PRICE_LISTS, values)).mappings().all()
+    prices = (await connection.execute(_PRICES, values)).mappings().all()
+    brought = [LoggedChange(row["at"], row["who"], row["changes"] or _NO_PRICE, row["source"]) for row in lists]
+    return brought + [LoggedChange(row["at"], "a worker", row["text"], "price") for row in prices]
+
+
+_NO_PRICE = "a list of prices, which changes none of these services"
 _FIRST = "the configuration that is stored first"
 
 

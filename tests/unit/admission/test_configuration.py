@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from searches import examples
 
+from paymaster.admission.price_changes import price_changes
 from paymaster.messages import AccountConfig, CapChange, ConfigChange, Delivery, DeskConfig, LoadedSpend, Window
 from paymaster.values.limits import PRICES_MAX
-from paymaster.values.money import Price
+from paymaster.values.money import Price, PriceTier
 
 pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 PATHS = ("acme", "acme/team", "other", "renamed")
@@ -271,10 +272,11 @@ def test_a_configuration_that_removes_waits_until_the_stored_one_is_known() -> N
 
 
 def test_a_price_that_falls_by_more_than_half_is_told() -> None:
-    """It decides as much as a cap, and needs no signature; a smaller step and a rise are ordinary."""
+    """It decides as much as a cap, and needs no signature; a smaller step and a rise are told as changes."""
     site = Site(config(budgets={"acme": capped(day=10**6)}))
-    fell = ["price_fell"]
-    for rate, told in ((1_000, []), (501, []), (250, fell), (0, fell), (1_000, []), (0, fell), (1_000, []), (0, [])):
+    fell, changed = ["price_fell"], ["price_changed"]
+    steps = [(1_000, []), (501, changed), (250, fell), (0, fell), (1_000, changed), (0, fell), (1_000, []), (0, [])]
+    for rate, told in steps:
         price = Price(input_nanos=0, output_nanos=rate * USD, source="a file")
         site.settle(site.granted(candidate(price=price)))
         assert site.new_alerts() == told, rate
@@ -284,6 +286,44 @@ def test_a_price_that_falls_by_more_than_half_is_told() -> None:
         site.settle(site.granted(candidate(price=Price(input_nanos=0, output_nanos=rate * USD, source="a file"))))
     (alert,) = site.alerts("price_fell")
     assert "s/m price output $1,000.00 → $0.00 per million tokens, says a worker (a file)" in alert.text
+
+
+def test_every_rate_of_a_price_is_looked_at() -> None:
+    site = Site(config(budgets={"acme": capped(day=10**6)}))
+    price = Price(input_nanos=8 * USD, output_nanos=9 * USD, source="a list")
+    tier = PriceTier(
+        above_input_tokens=200_000, input_nanos=16 * USD, output_nanos=18 * USD, cached_input_nanos=4 * USD
+    )
+    cheaper = tier.model_copy(update={"cached_input_nanos": USD})
+    steps: list[tuple[dict[str, object], list[str]]] = [
+        ({"cached_input_nanos": 4 * USD}, ["cached input $8.00 → $4.00"]),
+        ({"cache_write_nanos": 10 * USD}, ["cache writes $8.00 → $10.00"]),
+        ({"request_nanos": 5}, ["request $0.00 → $0.000000005 each"]),
+        ({"tiers": (tier,)}, [f"{each} above 200,000 tokens $" for each in ("input", "output", "cache writes")]),
+        ({"tiers": (cheaper,)}, ["cached input above 200,000 tokens $4.00 → $1.00"]),
+        (
+            {"tiers": (cheaper.model_copy(update={"above_input_tokens": 100_000}),)},
+            ["input above 100,000 tokens $8.00 → $16.00", "output above 100,000 tokens $9.00 → $18.00"],
+        ),
+        ({"tiers": ()}, ["input above 100,000 tokens $16.00 → $8.00", "cached input above 100,000 tokens $1.00 → $4"]),
+    ]
+    site.settle(site.granted(candidate(price=price)))
+    assert site.new_alerts() == []
+    for step, expected in steps:
+        price = price.model_copy(update=step)
+        site.settle(site.granted(candidate(price=price)))
+        (alert,) = site.alerts()
+        for each in expected:
+            assert f"s/m price {each}" in alert.text
+        assert alert.what == ("price_fell" if "→ $1.00" in alert.text else "price_changed")
+        site.new_alerts()
+        site.cut()
+
+
+def test_what_was_remembered_of_input_and_output_alone_is_still_known() -> None:
+    assert [str(each) for each in price_changes((8 * USD, 9 * USD), (8 * USD, 3 * USD, 1, 2, 3, 4, 5, 6, 7, 8))] == [
+        "output $9.00 → $3.00 per million tokens"
+    ]
 
 
 def test_a_price_that_a_call_chose_says_nothing_of_the_others() -> None:

@@ -1,0 +1,202 @@
+"""`paymaster prices`: what a newer list of prices would change, and bringing it to the workers."""
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from paymaster.cli.connection import (
+    ConfigOption,
+    admin,
+    admin_errors,
+    command_settings,
+    connect_ledger,
+    open_database,
+    run_async,
+    tell_if_slow,
+)
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from genai_prices.types import Provider
+    from pydantic import JsonValue
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from paymaster.admission.configuration import Difference
+    from paymaster.providers.list_changes import ListChange
+    from paymaster.settings import Settings
+
+app = typer.Typer(help="The list of prices that workers look models up in.", no_args_is_help=True)
+_WORDS_MAX_BYTES = 20_000
+"""What is kept of the changes that a list brought."""
+
+
+class _Newer(NamedTuple):
+    """A list that was fetched, and what it would change."""
+
+    url: str
+    data: bytes
+    is_in_force: bool
+    changes: "Sequence[ListChange]"
+
+
+@app.callback()
+def prices() -> None:
+    """The list of prices that workers look models up in."""
+
+
+@app.command()
+def diff(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """What a newer list would change, and which prices the ledger granted last that are others now. Exit code 1:
+    something."""
+    settings = command_settings(config)
+    newer, granted = run_async(_differences(settings))
+    if as_json:
+        print_json({"url": newer.url, "list": _document(newer.changes), "ledger": [each.text for each in granted]})
+    else:
+        _print(settings, newer.changes)
+        for difference in granted:
+            print_styled((f"the ledger's last grant: {difference.text}", "red" if difference.loosens else ""))
+    if newer.changes or granted:
+        raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+def refresh(
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask where a price falls to zero or by a large part.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Bring the newest list: running workers look prices up in it within seconds, without a restart.
+
+    Where a price falls to zero, or by more than `prices.ask_at_fall`, somebody has to agree.
+    """
+    settings = command_settings(config)
+    newer = run_async(_fetched(settings))
+    if not as_json:
+        _print(settings, newer.changes)
+    brings = not newer.is_in_force
+    if brings:
+        if any(change.needs_consent for change in newer.changes) and not yes:
+            _ask(as_json=as_json)
+        run_async(_store(settings, newer))
+    if as_json:
+        print_json({"url": newer.url, "brought": brings, "list": _document(newer.changes)})
+    else:
+        print_line("brought: workers take it within seconds" if brings else "nothing to do: this list is in force")
+
+
+async def use_stored_list(settings: "Settings") -> None:
+    """Looks prices up where the workers do, as far as the database says it."""
+    if settings.database.url is not None:
+        try:
+            async with open_database(settings) as engine:
+                await _look(settings, engine)
+        except CommandError as error:
+            print_note(f"prices are those of this package's own list: {error}")
+
+
+async def _look(settings: "Settings", engine: "AsyncEngine") -> None:
+    from paymaster.ledger.price_lists import KeptPrices
+
+    await KeptPrices(engine, settings.ledger.name).look()
+
+
+async def _differences(settings: "Settings") -> "tuple[_Newer, Sequence[Difference]]":
+    from paymaster.admission.price_changes import price_differences
+    from paymaster.providers.price_list import rates_now
+
+    ledger = await connect_ledger(settings)
+    with admin_errors():
+        granted = (await ledger.configuration()).prices
+    newer = await _fetched(settings, granted)
+    return newer, price_differences(granted, rates_now(settings, granted))
+
+
+async def _fetched(settings: "Settings", granted: "Iterable[str]" = ()) -> _Newer:
+    """The list at its address, beside the one in force. Raises CommandError."""
+    from hashlib import sha256
+
+    from genai_prices.data_snapshot import DataSnapshot
+
+    from paymaster.providers.list_changes import list_changes
+    from paymaster.providers.list_fetching import ListUnavailable, fetch_list, list_url
+    from paymaster.providers.listings import list_version, newest
+    from paymaster.storage.price_lists import newest_price_list
+
+    url = list_url(settings)
+    async with open_database(settings) as engine:
+        stored = await newest_price_list(engine, settings.ledger.name)
+        await _look(settings, engine)
+    try:
+        async with tell_if_slow(f"fetching {url}"):
+            data = await fetch_list(url)
+    except ListUnavailable as error:
+        raise CommandError(str(error)) from None
+    after = DataSnapshot(_read(url, data), from_auto_update=True)
+    changes = list_changes(settings, newest().snapshot, after, datetime.now(UTC), granted)
+    known = stored is not None and (stored.sha256, stored.read_by) == (sha256(data).hexdigest(), list_version())
+    return _Newer(url, data, known, changes)
+
+
+def _read(url: str, data: bytes) -> "list[Provider]":
+    from paymaster.providers.list_reading import UnusableList, read_list
+
+    try:
+        return read_list(data)
+    except UnusableList as error:
+        raise CommandError(f"the list at {url} cannot be used: {error}") from None
+
+
+async def _store(settings: "Settings", newer: _Newer) -> None:
+    from paymaster.admission.configuration import Difference, in_words
+    from paymaster.providers.listings import list_version
+    from paymaster.storage.price_lists import store_price_list
+
+    said = in_words((Difference(change.text, change.needs_consent) for change in newer.changes), _WORDS_MAX_BYTES)
+    async with open_database(settings) as engine:
+        await store_price_list(
+            engine,
+            settings.ledger.name,
+            newer.data,
+            who=f"{admin()}, prices refresh",
+            source=newer.url,
+            read_by=list_version(),
+            changes=said,
+        )
+
+
+def _print(settings: "Settings", changes: "Sequence[ListChange]") -> None:
+    """Those of models that the configuration names, and whatever somebody has to agree to."""
+    from paymaster.providers.list_changes import used_models
+
+    used = used_models(settings)
+    shown = [change for change in changes if change.needs_consent or change.name in used]
+    for change in shown:
+        print_styled((change.text, "red" if change.needs_consent else ""))
+    others = len(changes) - len(shown)
+    if others:
+        print_line(f"and {others:,} changes of models that the configuration does not name (--json has them)")
+    elif not shown:
+        print_line("the list changes no price of these services")
+
+
+def _document(changes: "Iterable[ListChange]") -> "list[JsonValue]":
+    return [{"model": each.name, "text": each.text, "needs_consent": each.needs_consent} for each in changes]
+
+
+def _ask(*, as_json: bool) -> None:
+    """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
+    if as_json or not sys.stdin.isatty():
+        raise CommandError(
+            "a price falls to zero or by a large part, and nobody can be asked here: look at `paymaster prices diff`, "
+            "then give --yes"
+        )
+    if not typer.confirm("A price falls to zero or by a large part. Take the list?", err=True):
+        raise typer.Exit(EXIT_NO)
