@@ -61,6 +61,9 @@ _BY_REASON = {
     "no_dialect": _NOT_FOUND,
 }
 """Every other denial is of what the request asks for."""
+_SENT_AGAIN_BY_GOOGLE = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses that Google's SDK sends again where it has `retry_options`: it does not read `x-should-retry`."""
+_FAILED_DEPENDENCY = 424
 _RETRY_AFTER_S = 2
 _WITHHELD = "the answer has a key in it, which does not leave the worker; its text is in the result of the call"
 
@@ -72,8 +75,10 @@ def told(result: LLMResult, dialect: Dialect) -> Told:
     it: the reason, a detail, the call's id and what it cost.
     """
     if result.wire is not None and result.wire.stored is None:
-        final = {} if result.may_be_asked_again else {"x-should-retry": "false"}
-        return Told(result.wire.status, {**result.wire.headers, **final}, result.wire.body)
+        if result.may_be_asked_again:
+            return Told(result.wire.status, result.wire.headers, result.wire.body)
+        headers = {**result.wire.headers, "x-should-retry": "false"}
+        return Told(_final(result.wire.status, dialect), headers, result.wire.body)
     if result.outcome is Outcome.COMPLETED:
         result = result.model_copy(update={"reason": "answer_withheld", "detail": _WITHHELD})
     kind = _kind(result)
@@ -81,9 +86,15 @@ def told(result: LLMResult, dialect: Dialect) -> Told:
     # Who has waited for as long as he wanted does not want to wait once more.
     if not kind.retried or result.reason == "waited_too_long":
         headers["x-should-retry"] = "false"
-    if kind is _BUSY:
+        kind = kind._replace(status=_final(kind.status, dialect))
+    if kind.status == _BUSY.status:
         headers["retry-after"] = str(_RETRY_AFTER_S)
     return Told(kind.status, headers, json.dumps(_body(result, kind, dialect), ensure_ascii=False).encode())
+
+
+def _final(status: int, dialect: Dialect) -> int:
+    """The status of what must not be sent again by itself."""
+    return _FAILED_DEPENDENCY if dialect == "gemini" and status in _SENT_AGAIN_BY_GOOGLE else status
 
 
 def _kind(result: LLMResult) -> _Kind:

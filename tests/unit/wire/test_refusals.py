@@ -1,11 +1,15 @@
 """A call without an answer, as an HTTP response from which each SDK makes its own typed error."""
 
 import json
+from itertools import count
 
 import anthropic
+import google.genai
+import google.genai.errors
 import httpx2
 import openai
 import pytest
+from google.genai.types import HttpOptions, HttpRetryOptions
 
 from paymaster.messages import LLMResult, Outcome, WireAnswer
 from paymaster.messages.wire import Dialect
@@ -65,7 +69,8 @@ def test_each_end_is_an_error_of_the_sdk(
 ) -> None:
     for dialect in GRAMMARS:
         answer = told(result(outcome, reason, cost), dialect)
-        assert answer.status == status
+        googles = 424 if status == 504 or reason == "waited_too_long" else status
+        assert answer.status == (googles if dialect == "gemini" else status)
         # An SDK sends 429 and 5xx once more, where that may end otherwise; what is paid for, or has waited, never.
         may_be_sent_again = status in (429, 502, 503) and reason != "waited_too_long"
         assert (answer.headers.get("x-should-retry") == "false") is not may_be_sent_again
@@ -75,6 +80,41 @@ def test_each_end_is_an_error_of_the_sdk(
         wanted = of_anthropic if dialect == "anthropic" else of_openai
         if dialect != "gemini" and wanted is not None:
             assert type(raised(answer, dialect)) is wanted
+
+
+def raised_by_google(answer: Told) -> tuple[google.genai.errors.APIError, int]:
+    """And how often its SDK has sent the request, which may be sent twice."""
+    sent = count()
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        next(sent)
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.body)
+
+    http = httpx2.Client(transport=httpx2.MockTransport(respond))
+    retries = HttpRetryOptions(attempts=2, initial_delay=0.001, max_delay=0.001, jitter=0.001)
+    options = HttpOptions(httpx_client=http, retry_options=retries)
+    client = google.genai.Client(vertexai=False, api_key="-", http_options=options)
+    with pytest.raises(google.genai.errors.APIError) as error:
+        client.models.generate_content(model="m", contents="x")
+    return error.value, next(sent)
+
+
+@pytest.mark.parametrize(("outcome", "reason", "cost"), [end[:3] for end in ENDS])
+def test_google_sends_nothing_again_that_ends_the_same_way(outcome: Outcome, reason: str | None, cost: int) -> None:
+    answer = told(result(outcome, reason, cost), "gemini")
+    error, sent = raised_by_google(answer)
+    assert sent == (1 if "x-should-retry" in answer.headers else 2)
+    assert isinstance(
+        error, google.genai.errors.ClientError if answer.status < 500 else google.genai.errors.ServerError
+    )
+    assert (error.code, json.loads(answer.body)["error"]["code"]) == (answer.status, answer.status)
+
+
+@pytest.mark.parametrize(("cost", "status", "sent"), [(0, 503, 2), (1, 424, 1)])
+def test_googles_refusal_is_sent_again_where_nothing_was_paid(cost: int, status: int, sent: int) -> None:
+    refusal = WireAnswer(status=503, headers={}, body=b'{"error":{"code":503,"message":"m","status":"UNAVAILABLE"}}')
+    error, sent_by_it = raised_by_google(told(result(Outcome.UNAVAILABLE, "overloaded", cost, refusal), "gemini"))
+    assert (error.code, error.status, sent_by_it) == (status, "UNAVAILABLE", sent)
 
 
 @pytest.mark.parametrize("cost", [0, 1])
