@@ -74,8 +74,12 @@ class Account:
     def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
         """When the first of the windows ends that are in the way of this bound; None if none does."""
         for window, end_ms in window_ends_ms(now_ms):  # when a ledger begins a run, each account is asked
-            b = self.balances[window]
-            if b.cap_nanos is not None and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos:
+            b = self.balances.get(window)
+            if (
+                b is not None
+                and b.cap_nanos is not None
+                and b.posted_nanos + b.pending_nanos + bound_nanos > b.cap_nanos
+            ):
                 return end_ms
         return None
 

@@ -5,8 +5,9 @@ windows in which it was made: what is settled after midnight is charged to yeste
 kept even when it has no cap, so that the books can always be compared with the stored entries.
 """
 
+import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, KeysView, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
 from paymaster.values.budget_path import accounts_charged
-from paymaster.values.windows import WINDOWS, window_start_ms
+from paymaster.values.windows import WINDOWS, window_end_ms, window_start_ms
 
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
@@ -56,6 +57,7 @@ class LedgerState:
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
     holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
     window_starts_ms: dict[Window, int] = field(default_factory=lambda: dict.fromkeys(WINDOWS, 0))
+    """Of the windows that these books know, in their order."""
 
 
 class Crossed(NamedTuple):
@@ -96,11 +98,6 @@ def _why_short(balance: Balance, cap_nanos: int, amount_nanos: int) -> Literal["
     return "exhausted" if balance.posted_nanos + amount_nanos > cap_nanos else "held"
 
 
-def _lasts(shortfall: Shortfall) -> tuple[int, int]:
-    """Orders reasons: of two that are the same, the one in the longer window lasts longer."""
-    return _SEVERITY.index(shortfall.kind), WINDOWS.index(shortfall.balance.window)
-
-
 class _Lines(NamedTuple):
     """What a set of accounts consists of, looked up once."""
 
@@ -125,6 +122,11 @@ class Ledger:
         """The holds that were not settled yet, in the order of their grants."""
         self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
 
+    @property
+    def windows(self) -> KeysView[Window]:
+        """Those in which money is counted, in their order."""
+        return self._window_starts_ms.keys()
+
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
         rolled: set[str] = set()
@@ -145,7 +147,8 @@ class Ledger:
 
     def ended_windows(self, now_ms: int) -> tuple[Window, ...]:
         """The windows that are over at this time, and whose balances were not begun anew yet."""
-        return tuple(window for window in WINDOWS if window_start_ms(window, now_ms) > self._window_starts_ms[window])
+        starts = self._window_starts_ms.items()
+        return tuple(window for window, start_ms in starts if window_start_ms(window, now_ms) > start_ms)
 
     def configure(
         self, key: str, config: AccountConfig, *, all_of_them: bool = False
@@ -213,7 +216,9 @@ class Ledger:
     def open_accounts(self, keys: Sequence[str]) -> None:
         """New accounts, in one pass over the holds."""
         for key in keys:
-            self.accounts[key] = Account(key, (), {window: Balance(key, window) for window in WINDOWS}, loading=True)
+            self.accounts[key] = Account(
+                key, (), {window: Balance(key, window) for window in self.windows}, loading=True
+            )
         self._charged.clear()
         new = set(keys)
         for hold in self.holds.values() if new else ():
@@ -248,7 +253,7 @@ class Ledger:
 
     def go_back(self, now_ms: int) -> None:
         """Makes the windows around an earlier time the open ones. Every account must be loaded anew."""
-        for window in WINDOWS:
+        for window in self.windows:
             self._window_starts_ms[window] = window_start_ms(window, now_ms)
         self.start_loading(self.accounts.keys())
 
@@ -319,9 +324,16 @@ class Ledger:
             if cap is None or balance.posted_nanos + balance.pending_nanos + amount_nanos <= cap:
                 continue
             found = Shortfall(_why_short(balance, cap, amount_nanos), balance)
-            if worst is None or _lasts(found) > _lasts(worst):
+            if worst is None or self._lasts(found) > self._lasts(worst):
                 worst = found
         return worst
+
+    def _lasts(self, shortfall: Shortfall) -> tuple[int, float, int]:
+        """Orders reasons: of two that are the same, the one whose window ends later lasts longer. A week may end after
+        its month."""
+        window = shortfall.balance.window
+        end_ms = window_end_ms(window, self._window_starts_ms[window])
+        return _SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
 
     def hold(self, hold: Hold) -> None:
         """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment."""

@@ -38,8 +38,8 @@ class Caps:
         account = self._ledger.accounts.get(change.account)
         if account is None:
             raise no_such_account(self._ledger, change.account)
-        balance = account.balances[change.window]
-        if balance.cap_nanos is None:
+        balance = account.balances.get(change.window)
+        if balance is None or balance.cap_nanos is None:
             capped = ", ".join(w for w, b in account.balances.items() if b.cap_nanos is not None) or "none"
             raise ValueError(f"{change.account} has no cap for {change.window!r}; capped windows: {capped}")
         by = usd_to_nanos(change.by)
@@ -57,6 +57,8 @@ class Caps:
         to = usd_to_nanos(change.to)
         if to < 0:
             raise ValueError(f"a cap is not negative: {change.to}")
+        if change.window not in self._ledger.windows:
+            raise ValueError(f"the ledger still runs by the rules of version 0.1.0, which know no {change.window}")
         return self._set(self._account(change.account), change, to, None, 0)
 
     def _set(

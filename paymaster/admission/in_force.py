@@ -12,7 +12,7 @@ from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.signed_commands import changes_money
-from paymaster.admission.state import DeskState
+from paymaster.admission.state import DeskState, begin_new_windows
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 from paymaster.values.windows import window_start_ms
@@ -57,11 +57,21 @@ class InForce:
         """Why a configuration cannot be put in force now, and what to do about it. None: it can."""
         before = self._state.config
         if self._state.rules < 2:
-            return None
+            return self._not_in_rules_1(config)
         wanted = self._wanted(config, may_remove=may_remove)
         if not may_remove and not before.budgets.keys() <= config.budgets.keys() and (why := config_too_large(wanted)):
             return f"with what would stay in force {why}; `paymaster config apply` removes what the file lacks"
         return self._too_many_end(wanted)
+
+    def _not_in_rules_1(self, config: DeskConfig) -> str | None:
+        accounts = (*config.budgets.values(), *config.services.values())
+        unknown = {window for account in accounts for window in account.caps_nanos} - self._ledger.windows
+        if not unknown:
+            return None
+        return (
+            f"the ledger still runs by the rules of version 0.1.0, which know no {', '.join(sorted(unknown))}: "
+            "run `paymaster upgrade` when no older worker runs any more, then apply it again"
+        )
 
     def _too_many_end(self, wanted: DeskConfig) -> str | None:
         """Each cap that it ends is a change that waits for the database, and none of those is ever dropped."""
@@ -215,7 +225,9 @@ class InForce:
             if not change.account.startswith("budget:") or change.by_file:
                 return None  # a service that the configuration does not have any more
             account = self._ledger.open_account(change.account)
-        balance = account.balances[change.window]
+        balance = account.balances.get(change.window)
+        if balance is None:
+            return None  # rules 1 do not know the window
         lapsed = change.until_window_end and change.at_ms < window_start_ms(change.window, self._state.now_ms)
         if change.by_file or change.to_nanos is None:
             self._ledger.uncap(balance)
@@ -233,6 +245,8 @@ class InForce:
         """Begins to decide by these rules, in a run that nobody else has begun."""
         state, before = self._state, self._state.rules
         state.rules = rules
+        if before < 2 <= rules:
+            begin_new_windows(state)
         if before < 2 <= rules and state.began:
             self.close_unnamed()
             self._outbox.config_changed(state.now_ms, state.config.digest, state.config_by, "")

@@ -14,7 +14,7 @@ from paymaster.messages import AcceptLower, CorrectSpend, LoadedSpend, LoadSpend
 from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
-from paymaster.values.windows import WINDOWS, window_start_ms
+from paymaster.values.windows import window_start_ms
 
 _AHEAD_MS = 86_400_000
 """How far ahead of the ledger's time a row may be and count as its newest: clocks differ, and were put back."""
@@ -41,7 +41,9 @@ class SpendLoading:
             if not accounts:
                 return None
             self._ledger.start_loading(accounts)
-            starts: dict[Window, int] = {window: window_start_ms(window, state.now_ms) for window in WINDOWS}
+            starts: dict[Window, int] = {
+                window: window_start_ms(window, state.now_ms) for window in self._ledger.windows
+            }
             number = self._outbox.next_sequence()
             wanted = set(accounts)
             holds = tuple(
@@ -74,7 +76,9 @@ class SpendLoading:
         if loading is None or loading.number != spend.number:  # a reload was asked for meanwhile
             return
         open_windows: list[Window] = [
-            window for window in WINDOWS if loading.window_starts_ms[window] == window_start_ms(window, state.now_ms)
+            window
+            for window, start_ms in loading.window_starts_ms.items()
+            if start_ms == window_start_ms(window, state.now_ms)
         ]
         missing: list[Missing] = []
         for key in loading.accounts:

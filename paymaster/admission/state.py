@@ -20,7 +20,7 @@ from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.messages import CapChange, Denied, DeskConfig, Window
 from paymaster.values.limits import STATE_JSON_BYTES_MAX
 from paymaster.values.packed import pack, unpack
-from paymaster.values.windows import WINDOWS, window_start_ms
+from paymaster.values.windows import WINDOWS, WINDOWS_OF_RULES_1, window_start_ms
 
 RULES = 2
 """The newest rules: the form of the state, what the desk decides, and the commands that the ledger gives to Temporal.
@@ -130,6 +130,11 @@ class DeskState:
     answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
     """What the latest commands of admins got, by command id."""
 
+    def __post_init__(self) -> None:
+        if self.rules == 1:
+            starts = self.books.window_starts_ms
+            self.books.window_starts_ms = {window: starts[window] for window in WINDOWS_OF_RULES_1 if window in starts}
+
 
 _STATE = TypeAdapter(DeskState)
 _OUTBOX = TypeAdapter(OutboxState)
@@ -195,26 +200,31 @@ def _rules_of(dumped: str) -> tuple[int, str]:
 
 def upgrade(state: DeskState) -> DeskState:
     """Fills in what an older version's state does not say and no default can."""
-    if state.rules >= 2 and any(not call.waits for call in state.parked.values()):
-        state.look_from = FIRST
-    _begin_new_windows(state)
+    if state.rules >= 2:
+        if any(not call.waits for call in state.parked.values()):
+            state.look_from = FIRST
+        begin_new_windows(state)
     return state
 
 
-def _begin_new_windows(state: DeskState) -> None:
+def begin_new_windows(state: DeskState) -> None:
     """What was spent in a window that the state does not know is read from the database, and until then nothing is
     granted: a balance of zero would be a promise that nobody can keep.
 
-    A run that began without the window must replay as it was, and asked the database nothing: whoever adds one gives it
-    newer rules, and begins it with the run that follows them.
+    A run that began without the window must replay as it was, and asked the database nothing: a window begins with the
+    run that follows the rules which brought it.
     """
-    new: list[Window] = [window for window in WINDOWS if window not in state.books.window_starts_ms]
-    if not new:
+    starts = state.books.window_starts_ms
+    if starts.keys() >= set(WINDOWS):
         return
-    for window in new:
-        state.books.window_starts_ms[window] = window_start_ms(window, state.now_ms)
+    known = starts.copy()
+    starts.clear()
+    for window in WINDOWS:
+        starts[window] = known[window] if window in known else window_start_ms(window, state.now_ms)
     for key, account in state.books.accounts.items():
-        known = account.balances
-        account.balances = {window: known[window] if window in known else Balance(key, window) for window in WINDOWS}
+        balances = account.balances
+        account.balances = {
+            window: balances[window] if window in balances else Balance(key, window) for window in WINDOWS
+        }
         account.loading = True
     state.loading = None  # its question lacks the new windows

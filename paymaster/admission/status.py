@@ -20,7 +20,7 @@ from paymaster.messages import (
     WindowStatus,
 )
 from paymaster.values.limits import PAGE_BYTES_MAX, STATE_BYTES_MAX, UNCONFIRMED_SHOWN
-from paymaster.values.windows import WINDOWS, window_end_ms
+from paymaster.values.windows import window_end_ms
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
@@ -121,9 +121,9 @@ def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
 
 def _windows(account: Account, now_ms: int, ended: Collection[Window]) -> tuple[WindowStatus, ...]:
     return tuple(
-        _window(account.balances[window], now_ms, ended=window in ended)
-        for window in WINDOWS
-        if window == "total" or account.balances[window].cap_nanos is not None
+        _window(balance, now_ms, ended=window in ended)
+        for window, balance in account.balances.items()
+        if window == "total" or balance.cap_nanos is not None
     )
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,29 +14,34 @@ from paymaster.storage.charging import charged
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
-from paymaster.values.windows import WINDOWS
+from paymaster.values.windows import Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER_MS = 253_402_300_799_000
 """The end of the year 9999."""
 
-# Grouped by budget and service first: there are few of them, and many entries. Windows are words of the code.
-_SPENT = text(
-    f"""
+
+@lru_cache
+def _spent(windows: tuple[Window, ...]) -> TextClause:
+    """Grouped by budget and service first: there are few of them, and many entries. Windows are words of the code."""
+    sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in windows)
+    query = f"""
     WITH spent AS (
-        SELECT budget, service,
-               {", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in WINDOWS)},
+        SELECT budget, service, {sums},
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
         FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
         GROUP BY budget, service
-    ), charged AS ({charged("spent", [*WINDOWS, "unconfirmed", "unconfirmed_usd"])})
-    SELECT account, {", ".join(f"sum({name}) AS {name}" for name in WINDOWS)},
+    ), charged AS ({charged("spent", [*windows, "unconfirmed", "unconfirmed_usd"])})
+    SELECT account, {", ".join(f"sum({name}) AS {name}" for name in windows)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """  # noqa: S608
-).bindparams(bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
+    lists = (bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
+    return text(query).bindparams(*lists)
+
+
 # In the order of storing, which is that of the desk's outbox; the desk's time may be put back. What came before the
 # file's value was in force again is over, and so is what came before a cap was set beside the same value of the file.
 _CAP_CHANGES = text(
@@ -101,18 +107,19 @@ _INSERT_CONFIGURATION = text(
 
 async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     """What the accounts have spent in each window, exactly, without the holds that the desk counts itself."""
-    starts: dict[str, datetime] = {window: _time(wanted.window_starts_ms[window]) for window in WINDOWS}
+    windows = tuple(wanted.window_starts_ms)
+    starts: dict[str, datetime] = {window: _time(start_ms) for window, start_ms in wanted.window_starts_ms.items()}
     # Granted while the server's clock was ahead: it counts as granted when the clock came back.
     latest_ms = _NEVER_MS if wanted.latest_ms is None else wanted.latest_ms
     ahead_ms = latest_ms if wanted.returned_at_ms is None else wanted.returned_at_ms
     starts |= {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
     values = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
     async with engine.connect() as connection:
-        spent = (await connection.execute(_SPENT, values | starts)).mappings().all()
+        spent = (await connection.execute(_spent(windows), values | starts)).mappings().all()
         found = LoadedSpend(
             number=wanted.number,
             posted_nanos={
-                row["account"]: {window: _nanos(row[window]) for window in WINDOWS if row[window]} for row in spent
+                row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
             },
             unconfirmed={
                 row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
@@ -160,7 +167,7 @@ async def _other_ledgers(connection: AsyncConnection, ledger: str) -> tuple[str,
 async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[CapChange, ...]:
     values = {"ledger": wanted.ledger, "epoch": wanted.epoch}
     rows = (await connection.execute(_CAP_CHANGES, values)).mappings().all()
-    return tuple(
+    return tuple(  # a ledger of older rules asks for fewer windows, and its worker cannot read the others
         CapChange(
             sequence=row["sequence"],
             at_ms=(row["at"] - _EPOCH) // timedelta(milliseconds=1),
@@ -176,6 +183,7 @@ async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[
             by_file=row["by_file"],
         )
         for row in rows
+        if row["window"] in wanted.window_starts_ms
     )
 
 

@@ -110,7 +110,7 @@ BUDGETS_MAX = 10_000
 """Budgets of a configuration."""
 CONFIG_PLAIN_BYTES_MAX = 256 * 1024
 """A configuration up to this size is written as it is, so that version 0.1.0 can read it. A larger one is compressed:
-10,000 budgets with caps in five windows are 2.6 MB."""
+10,000 budgets with caps in six windows are 2.9 MB."""
 CONFIG_BYTES_MAX = 8 * 1024 * 1024
 """A compressed configuration holds no more than this."""
 CONFIG_PACKED_BYTES_MAX = 1_500 * 1024
@@ -236,9 +236,9 @@ ALERT_PARTS_MAX = 20
 """Parts of its caps at which an account alerts."""
 CONFIG_ACCOUNTS_MAX = 2 * BUDGETS_MAX
 """Budgets of a configuration before it is read: 0.1.0 had no bound of its own, and ours is kept by who sends it."""
-CONFIG_VALUES_MAX = 145_000
-"""Values of a configuration, and strings, of which each key is one: 10,000 budgets with caps in five windows have
-140,000 and 110,000."""
+CONFIG_VALUES_MAX = 155_000
+"""Values of a configuration, and strings, of which each key is one: 10,000 budgets with caps in six windows have
+150,000 and 120,000."""
 TIME_MS_MAX = 4_102_444_800_000
 """The latest time that a message may name, in milliseconds: the year 2100."""
 DURATION_MS_MAX = 366 * 86_400_000
@@ -252,6 +252,6 @@ NAME_CHARACTERS_MAX = 1_000
 SERVICES_MAX = 1_000
 """Services of a configuration, and items of the lists in it."""
 WINDOWS_MAX = 100
-"""Caps of one account; there are five windows."""
+"""Caps of one account; there are six windows."""
 ERRORS_TOLD_MAX = 100
 """Errors in one message that are told one by one; of more, only how many."""

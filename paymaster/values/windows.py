@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-Window = Literal["minute", "hour", "day", "month", "total"]
-"""Calendar windows, UTC; `total` never ends."""
+Window = Literal["minute", "hour", "day", "week", "month", "total"]
+"""Calendar windows, UTC; a week begins on Monday, and `total` never ends."""
 
 
 class _Calendar(NamedTuple):
@@ -16,11 +16,17 @@ class _Calendar(NamedTuple):
     end: Callable[[int], int | None]
 
 
-def _every(length_ms: int) -> _Calendar:
-    """Windows of one length, of which one began with the epoch."""
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+_FIRST_MONDAY_MS = 4 * _DAY_MS
+"""The epoch was a Thursday."""
+
+
+def _every(length_ms: int, one_began_ms: int = 0) -> _Calendar:
+    """Windows of one length, of which one began then."""
 
     def start(now_ms: int) -> int:
-        return now_ms - now_ms % length_ms
+        return now_ms - (now_ms - one_began_ms) % length_ms
 
     def end(now_ms: int) -> int:
         return start(now_ms) + length_ms
@@ -47,13 +53,16 @@ def _never(now_ms: int) -> None:
 
 
 _CALENDARS: dict[Window, _Calendar] = {
-    "minute": _every(60_000),
-    "hour": _every(3_600_000),
-    "day": _every(86_400_000),
+    "minute": _every(_MINUTE_MS),
+    "hour": _every(60 * _MINUTE_MS),
+    "day": _every(_DAY_MS),
+    "week": _every(7 * _DAY_MS, _FIRST_MONDAY_MS),
     "month": _Calendar(_month_start_ms, _month_end_ms),
     "total": _Calendar(_always, _never),
 }
 WINDOWS: tuple[Window, ...] = tuple(_CALENDARS)
+WINDOWS_OF_RULES_1: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+"""Those that version 0.1.0 can read."""
 
 
 def window_start_ms(window: Window, now_ms: int) -> int:

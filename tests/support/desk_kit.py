@@ -38,6 +38,7 @@ from paymaster.messages import (
     Withdrawn,
 )
 from paymaster.values.money import Price
+from paymaster.values.windows import WINDOWS
 
 USD = 1_000_000_000
 SECOND = 1_000
@@ -62,8 +63,7 @@ def candidate(service: str = "s", usd: int = 1, price: Price | None = DOLLAR_PER
 
 def usd_caps(**caps: int) -> dict[Window, int]:
     """`usd_caps(day=5)`: the nano-dollars by window."""
-    windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
-    return {window: caps[window] * USD for window in windows if window in caps}
+    return {window: caps[window] * USD for window in WINDOWS if window in caps}
 
 
 def capped(**caps: int) -> AccountConfig:

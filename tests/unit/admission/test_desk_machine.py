@@ -286,8 +286,11 @@ class Model:
 
 
 def window_name(window: Window, at_ms: int) -> str:
+    at = datetime.fromtimestamp(at_ms // 1000, UTC)
+    if window == "week":
+        return at.strftime("%G-W%V")
     letters = {"minute": 16, "hour": 13, "day": 10, "month": 7, "total": 0}[window]
-    return datetime.fromtimestamp(at_ms // 1000, UTC).isoformat()[:letters]
+    return at.isoformat()[:letters]
 
 
 def charged(budget: str, service: str) -> tuple[str, ...]:
@@ -313,6 +316,8 @@ def next_end_ms(window: Window, now_ms: int) -> int:
             end = now.replace(minute=0, second=0) + timedelta(hours=1)
         case "day":
             end = now.replace(hour=0, minute=0, second=0) + timedelta(days=1)
+        case "week":
+            end = now.replace(hour=0, minute=0, second=0) + timedelta(days=8 - now.isoweekday())
         case "month" | "total":
             first = now.replace(day=1, hour=0, minute=0, second=0)
             end = first.replace(month=now.month % 12 + 1, year=now.year + now.month // 12)

@@ -425,11 +425,12 @@ def test_a_state_of_the_first_version_is_looked_at_as_a_whole() -> None:
     site = Site(config(), rules=1)
     site.settle(site.granted(candidate(usd=10)), 10)
     waiting = [site.parked(candidate(usd=1)) for _ in range(3)]
+    site.desk.follow(2)
     state = site.desk.state
-    state.rules = 2
     for call in state.parked.values():
         call.waits = ()
     site.desk = Desk(read(written(state)[0])[0])
+    site.load()
     site.wait(SECOND)
     site.raise_cap("2")
     assert site.served() == waiting[:2]

@@ -22,6 +22,7 @@ from paymaster.messages import (
     Delivery,
     Denied,
     Granted,
+    LoadedSpend,
     Parked,
     PauseService,
     RaiseCap,
@@ -38,6 +39,7 @@ from paymaster.values.limits import (
     STATE_BYTES_SLACK,
     UNCONFIRMED_MAX,
 )
+from paymaster.values.windows import WINDOWS
 
 pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 PAYLOAD_MAX = 2 * 1024 * 1024
@@ -372,6 +374,14 @@ def test_a_state_too_large_for_the_old_form_goes_on_in_the_new() -> None:
         site.desk = Desk.load(site.desk.handed_on(1))
     assert site.desk.state.rules == RULES
     assert site.desk.ledger.unconfirmed == UNCONFIRMED_MAX
+    wanted, folded = site.desk.to_load(), {key: site.desk.ledger.accounts[key] for key in posted}
+    assert wanted is not None
+    stored_then = LoadedSpend(
+        number=wanted.number,
+        posted_nanos={key: dict.fromkeys(WINDOWS, account.folded_nanos) for key, account in folded.items()},
+        unconfirmed={key: (account.folded, account.folded_nanos) for key, account in folded.items()},
+    )
+    site.desk.loaded(stored_then, site.now_ms)
     assert {key: site.balance(key).posted_nanos for key in posted} == posted
     assert site.desk.status(StatusRequest()).unconfirmed == 1_600
     assert any("no worker of 0.1.0" in alert.text for alert in site.alerts())

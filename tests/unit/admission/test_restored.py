@@ -31,7 +31,7 @@ def test_what_was_posted_stays_when_the_database_has_less() -> None:
     site = with_spending(8)
     site.desk.reload(site.now_ms)
     site.load(spent(3))
-    assert [site.posted(window=window) for window in WINDOWS] == [8] * 5
+    assert [site.posted(window=window) for window in WINDOWS] == [8] * 6
     (alert,) = site.alerts()
     assert (alert.what, alert.window) == ("spending_missing", "total")
     assert "paymaster reconcile --accept-lower all" in alert.text

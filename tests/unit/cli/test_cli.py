@@ -191,7 +191,7 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
         ),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
-        (["budget", "raise", "acme", "--window", "week", "--by", "5", "--reason", "r"], "'day'"),
+        (["budget", "raise", "acme", "--window", "year", "--by", "5", "--reason", "r"], "'day'"),
         (["budget", "raise", "acme", "--window", "day", "--by", "five", "--reason", "r"], 'write it like "12.50"'),
         (["budget", "raise", "acme", "--window", "day", "--by", "0", "--reason", "r"], "more than zero"),
         (["budget", "raise", "acme", "--window", "day", "--by", "-1", "--reason", "r"], "more than zero"),

@@ -43,7 +43,7 @@ MISTAKES = {
     "float_for_money": ('day = "5.00"', "day = 5.1"),
     "money_with_sign": ('day = "5.00"', 'day = "$5"'),
     "negative_money": ('day = "5.00"', 'day = "-5"'),
-    "unknown_window": ("day =", "week ="),
+    "unknown_window": ("day =", "year ="),
     "unknown_api": ('api = "openai"', 'api = "open-ai"'),
     "name_in_capitals": ("services.openai]", "services.OpenAI]"),
     "missing_address": ('base_url = "https://api.openai.com/v1"', ""),

@@ -68,11 +68,14 @@ def test_a_window_is_around_its_time_and_has_no_gap_to_the_next(now_ms: int) -> 
 @ANY
 @given(now_ms=TIMES)
 def test_no_longer_window_ends_within_a_shorter_one(now_ms: int) -> None:
-    """A month begins with a day, a day with an hour, an hour with a minute."""
-    starts = [window_start_ms(window, now_ms) for window in WINDOWS]
-    assert starts == sorted(starts, reverse=True)
-    for shorter, longer in pairwise(WINDOWS):
-        assert window_start_ms(shorter, window_start_ms(longer, now_ms)) == window_start_ms(longer, now_ms)
+    """A month and a week begin with a day, a day with an hour, an hour with a minute."""
+    every: list[Window] = [window for window in WINDOWS if window != "week"]  # which may end after its month
+    to_week: list[Window] = ["day", "week"]
+    for nested in (every, to_week):
+        starts = [window_start_ms(window, now_ms) for window in nested]
+        assert starts == sorted(starts, reverse=True)
+        for shorter, longer in pairwise(nested):
+            assert window_start_ms(shorter, window_start_ms(longer, now_ms)) == window_start_ms(longer, now_ms)
 
 
 def test_months_follow_the_calendar_through_leap_years_and_year_ends() -> None:
@@ -95,6 +98,8 @@ def test_windows_are_those_of_a_calendar_in_utc(now_ms: int) -> None:
     assert window_start_ms("hour", now_ms) == at(now.year, now.month, now.day, now.hour)
     assert window_start_ms("day", now_ms) == at(now.year, now.month, now.day)
     assert window_start_ms("month", now_ms) == at(now.year, now.month)
+    monday = datetime.fromisocalendar(*now.isocalendar()[:2], 1)
+    assert window_start_ms("week", now_ms) == at(monday.year, monday.month, monday.day)
 
 
 # ---------------------------------------------------------------- when a window ends
@@ -106,6 +111,8 @@ ENDS: list[tuple[Window, int]] = [
     ("day", at(2027, 3, 11)),
     ("day", at(2028, 2, 29)),
     ("day", at(2028, 3, 1)),
+    ("week", at(2027, 3, 15)),
+    ("week", at(2029, 1, 1)),
     ("month", at(2028, 3, 1)),
     ("month", at(2027, 3, 1)),
     ("month", at(2028, 1, 1)),
@@ -275,16 +282,28 @@ def test_a_lowered_cap_is_whole_in_the_next_window() -> None:
 
 
 def test_of_several_caps_that_are_used_up_the_one_that_lasts_longest_is_named() -> None:
-    """Minute, hour, day, month and total on one account: raising the shorter one would help nobody."""
-    site = Site(config(budgets={"acme": capped(minute=1, hour=2, day=3, month=4, total=5)}))
+    """From minute to total on one account: raising the shorter one would help nobody."""
+    site = Site(config(budgets={"acme": capped(minute=1, hour=2, day=3, week=4, month=5, total=6)}))
     named: list[str] = []
-    for waits in (MINUTE, HOUR, DAY, 31 * DAY, 31 * DAY):
+    for waits in (MINUTE, HOUR, DAY, 7 * DAY, 31 * DAY, 31 * DAY):
         site.settle(site.granted(), 1)
         named.append(site.denied().detail.split("(")[1].split(")")[0])
         site.wait(waits)
     assert named == list(WINDOWS)
     assert [alert.window for alert in site.alerts("exhausted")] == list(WINDOWS)
     assert "(total)" in site.denied().detail
+
+
+def test_of_a_week_and_a_month_the_one_that_ends_later_is_named() -> None:
+    """The 30th of March is a Tuesday: its week ends in April."""
+    budgets = {"acme": capped(week=1, month=1)}
+    for now_ms, named in ((at(2027, 3, 10), "month"), (at(2027, 3, 30), "week"), (at(2027, 3, 31, 23, 59), "week")):
+        site = Site(config(budgets=budgets), now_ms)
+        site.settle(site.granted(), 1)
+        assert f"({named})" in site.denied().detail
+    site = Site(config(budgets=budgets), at(2026, 5, 30))
+    site.settle(site.granted(), 1)
+    assert "(month)" in site.denied().detail, "both end on Monday, the first of June"
 
 
 def test_a_free_call_goes_on_in_a_budget_that_is_above_its_cap() -> None:
@@ -330,7 +349,7 @@ def test_an_account_without_caps_keeps_its_books_all_the_same() -> None:
     """So that a cap that is put on it is exact from its first moment."""
     site = Site(config(budgets={"acme": capped(), "acme/team": capped()}))
     site.settle(site.granted(candidate(usd=5), budget="acme/team"), 4)
-    assert [site.posted("budget:acme", window) for window in WINDOWS] == [4] * 5
+    assert [site.posted("budget:acme", window) for window in WINDOWS] == [4] * 6
     assert site.set_cap("5", window="month") == 5 * USD
     assert site.denied(candidate(usd=2), budget="acme/team").reason == "cap_reached"
     site.granted(candidate(usd=1), budget="acme/team")
