@@ -43,6 +43,7 @@ _PLAIN = (
     "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
     "allow_plaintext = true under [encryption] for the workers"
 )
+_OTHER_FORMAT = 'the call is written in the format "{dialect}", which api = "{api}" does not speak{why}'
 _NO_BOUND = (
     "the request has {thing}s, whose tokens nobody knows beforehand; add {thing}_tokens_max = … (the most "
     'of one {thing}) under [services.{service}.models."{model}"]'
@@ -129,14 +130,17 @@ class ReserveActivities:
         return tuple(candidates)
 
     def _speakers(self, request: ReserveRequest, route: Sequence[str]) -> Sequence[str]:
-        """The candidates that speak the format of a wire call; all, which then say why they do not, where none does."""
-        if request.dialect is None:
-            return route
-        services = self._settings.services
+        """The candidates that can be asked what a wire call asks; all, which then say why not, where none can."""
         speakers = [
-            name for name in route if request.dialect in PROVIDERS[services[split_candidate(name)[0]].api].dialects
+            name
+            for name in route
+            if request.translated_bytes is not None or self._speaks(split_candidate(name)[0], request)
         ]
         return speakers or route
+
+    def _speaks(self, service: str, request: ReserveRequest) -> bool:
+        """Whether the service takes the call in the format that it is written in; of a neutral call always."""
+        return request.dialect is None or request.dialect in PROVIDERS[self._settings.services[service].api].dialects
 
     def _candidate(self, request: ReserveRequest, name: str, settings: ModelSettings) -> Candidate:
         service, model = split_candidate(name)
@@ -147,14 +151,16 @@ class ReserveActivities:
         unbound = next((thing for thing, (count, most) in media.items() if count and most is None), None)
         output_max = settings.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
         output_each = min(request.max_output_tokens or output_max, output_max)
-        asked = Asked(request.chooses, embeds=request.outputs == 0, has_media=bool(request.images or request.documents))
+        speaks, has_media = self._speaks(service, request), bool(request.images or request.documents)
+        asked = Asked(request.chooses if speaks else (), embeds=request.outputs == 0, has_media=has_media)
+        longer_by = 0 if speaks else max(0, (request.translated_bytes or 0) - request.input_bytes)
         return Candidate(
             service=service,
             model=model,
             max_output_tokens=max(1, output_each * request.outputs),
             price=price_of(self._settings, service, model, datetime.now(UTC), asked),
             context_tokens=_context_tokens(request, settings, output_each),
-            media_tokens=self._thought_tokens(request, service, settings)
+            media_tokens=(self._thought_tokens(request, service, settings) if speaks else longer_by)
             + sum(count * (most or 0) for count, most in media.values()),
             refused=self._untaken(request, service, model)
             or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
@@ -176,14 +182,17 @@ class ReserveActivities:
         return (request.route,) if model and service in self._settings.services else None
 
     def _untaken(self, request: ReserveRequest, service: str, model: str) -> str | None:
-        """Why this service does not take a wire call as it is. None: it takes it, or it is none."""
+        """Why this service does not take a wire call. None: it takes it, or it is none."""
         if request.dialect is None:
             return None
-        settings = self._settings.services[service]
-        if request.dialect not in PROVIDERS[settings.api].dialects:
-            return f'the call is written in the format "{request.dialect}", which api = "{settings.api}" does not speak'
-        unpriced_choices = unpriced(self._settings, service, model, datetime.now(UTC), request.chooses)
-        needs = [*request.needs, *(choice.partition("=")[0] for choice in unpriced_choices)]
+        settings, needs = self._settings.services[service], list[str]()
+        if self._speaks(service, request):
+            unpriced_choices = unpriced(self._settings, service, model, datetime.now(UTC), request.chooses)
+            needs += [*request.needs, *(choice.partition("=")[0] for choice in unpriced_choices)]
+        elif request.translated_bytes is None:
+            key = (request.untranslatable or "")[:_NAMED_CHARACTERS_MAX]
+            why = f", and {key} cannot be said in another" if key else ""
+            return _OTHER_FORMAT.format(dialect=request.dialect, api=settings.api, why=why)
         if self._searches_by_itself(request, service, model):
             needs.append(_SEARCHES)
         unbound = [key for key in dict.fromkeys(needs) if key not in settings.allow]

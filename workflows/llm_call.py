@@ -383,7 +383,8 @@ class LLMCallWorkflow:
 
     def _denied(self, denied: Denied) -> LLMResult:
         if denied.reason == "no_candidate" and self._last_failure is not None:
-            return self._unavailable(self._last_failure)
+            unavailable = self._unavailable(self._last_failure)
+            return unavailable.model_copy(update={"detail": f"{unavailable.detail}; {denied.detail}"})
         outcome = Outcome.UNAVAILABLE if denied.reason in UNAVAILABLE_REASONS else Outcome.DENIED
         return self._result(outcome, denied.reason, denied.detail)
 

@@ -49,6 +49,10 @@ class ReserveRequest(Message):
     """What in a wire call chooses its price, as `service_tier=priority`."""
     kept_thoughts: int = added(0)
     """How many thoughts of earlier answers the provider reads again; the bytes do not count them."""
+    translated_bytes: int | None = added(None)
+    """Of a wire call: its `input_bytes` in neutral words, for a candidate of another format. None: it has none."""
+    untranslatable: str | None = added(None)
+    """The first key of a wire call that the neutral request does not know. None: each is known."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 

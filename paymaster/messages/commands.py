@@ -30,7 +30,8 @@ class Candidate(Message):
     context_tokens: int | None = None
     """The most tokens of input and output together. None: unknown, not checked."""
     media_tokens: int = 0
-    """The most input tokens of images, documents and kept thoughts, which the bytes of the request do not say."""
+    """The most input tokens beside those that the bytes of the request say: of images, documents and kept thoughts, and
+    of other words for it."""
     refused: str | None = None
     """Why no bound can be given for this request here, with the line to add. None: one can."""
 

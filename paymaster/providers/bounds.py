@@ -6,6 +6,8 @@ from typing import NamedTuple
 from paymaster.messages import LLMRequest
 from paymaster.messages.wire import Dialect
 from paymaster.providers.call_ids import MADE_ID_BYTES
+from paymaster.translation.dialects import neutral_request
+from paymaster.translation.neutral import Untranslatable
 from paymaster.values.normalised import normalised_bytes, utf8_length
 from paymaster.wire.dialects import measured
 
@@ -26,12 +28,15 @@ class Facts(NamedTuple):
     needs: tuple[str, ...] = ()
     chooses: tuple[str, ...] = ()
     kept_thoughts: int = 0
+    translated_bytes: int | None = None
+    untranslatable: str | None = None
 
 
 def facts_of(request: LLMRequest) -> Facts:
     """Raises BadBody."""
     if request.wire is not None:
         asked = measured(request.wire)
+        translated_bytes, untranslatable = _translated(request)
         return Facts(
             asked.input_bytes,
             asked.max_output_tokens,
@@ -42,6 +47,8 @@ def facts_of(request: LLMRequest) -> Facts:
             asked.needs,
             asked.chooses,
             asked.kept_thoughts,
+            translated_bytes,
+            untranslatable,
         )
     return Facts(
         input_bytes(request),
@@ -49,6 +56,14 @@ def facts_of(request: LLMRequest) -> Facts:
         images=sum(len(message.images) for message in request.messages),
         documents=sum(len(message.documents) for message in request.messages),
     )
+
+
+def _translated(request: LLMRequest) -> tuple[int | None, str | None]:
+    """The size of a wire call in neutral words, or the key that cannot be said in them."""
+    try:
+        return input_bytes(neutral_request(request)), None
+    except Untranslatable as error:
+        return None, error.key
 
 
 def input_bytes(request: LLMRequest) -> int:

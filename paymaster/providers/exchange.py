@@ -26,6 +26,7 @@ from paymaster.providers.kept_state import has_states
 from paymaster.providers.provider import Outgoing, UnsupportedParameter, WrittenRequest
 from paymaster.providers.registry import PROVIDERS, streams, wire_format
 from paymaster.providers.tool_names import with_sent_names
+from paymaster.providers.translated_calls import as_answered, as_asked
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import ANSWER_BODY_BYTES_MAX
@@ -73,6 +74,8 @@ class Tried(NamedTuple):
 class _Built(NamedTuple):
     """A request of this attempt, before it is authenticated."""
 
+    call: ServiceCall
+    """In the words that the service takes."""
     request: WrittenRequest
     streams: bool
     """Whether the answer is asked for as a stream."""
@@ -131,7 +134,8 @@ class Exchange:
         try:
             service = self._service(call)
             key = None if service.key_name is None else await self._key(service.key_name)
-            request = self._request(call, service, key, sending, await self._built(call, service))
+            built = await self._built(call, service)
+            request = self._request(call, service, key, sending, built)
             answer = await self._send(call, service, request, sending)
         except _Failed as failed:
             return begun.failed(failed.error_class, str(failed))
@@ -140,9 +144,7 @@ class Exchange:
                 raise
             return begun.failed(NOT_SENT, f"nothing was sent: {type(error).__name__}")  # its text may hold anything
         reading = await self._read(
-            partial(
-                _read_held, call, service, answer, started_at_ms=begun.started_at_ms, now_ms=int(time.time() * 1000)
-            ),
+            partial(_read_held, call, built.call, service, answer, begun),
             at_once=len(answer.held) <= READ_AT_ONCE_MAX and _asks_shortly(call.request),
         )
         error = reading.error
@@ -151,7 +153,7 @@ class Exchange:
         error_class = error.error_class
         if error_class.name == AUTH.name and not answer.is_success and key is not None and service.key_name is not None:
             error_class = await self._after_refusal(service.key_name, key, error_class)
-        if error_class == INVALID_REQUEST and self._learns(call, service, error.message):
+        if error_class == INVALID_REQUEST and self._learns(built.call, service, error.message):
             error_class = ASKED_OTHERWISE
         if error_class.name == STATE_REFUSED.name and error_class.billing is Billing.NOT_BILLED:
             # The next attempt is another request, whatever the service says of this one.
@@ -285,10 +287,12 @@ class Exchange:
 
 
 def _read_held(
-    call: ServiceCall, service: ServiceSettings, answer: _Answered, *, started_at_ms: int, now_ms: int
+    call: ServiceCall, asked: ServiceCall, service: ServiceSettings, answer: _Answered, begun: "_Begun"
 ) -> Reading:
     whole = HttpAnswer(answer.status, answer.headers, answer.held.whole(), answer.unreadable)
-    reading = read_answer(call, service, whole, started_at_ms=started_at_ms, now_ms=now_ms)
+    now_ms = int(time.time() * 1000)
+    reading = read_answer(asked, service, whole, started_at_ms=begun.started_at_ms, now_ms=now_ms)
+    reading = as_answered(call, asked, reading, begun.number, begun.started_at_ms)
     wire = reading.refusal if reading.completion is None else reading.completion.wire
     if wire is not None:
         packed(wire.body)  # here, where it takes nobody's time; it is kept
@@ -350,13 +354,15 @@ def _asks_shortly(request: LLMRequest) -> bool:
 
 def _built(call: ServiceCall, service: ServiceSettings) -> _Built:
     """Raises UnsupportedParameter, BadBody."""
+    call = as_asked(call, service)
     provider, wire = PROVIDERS[service.api], call.request.wire
     if wire is not None:
         asked = measured(wire)
-        return _Built(wire_format(wire, service).build(wire, call.grant, service, asked.outputs), asked.streams)
+        written = wire_format(wire, service).build(wire, call.grant, service, asked.outputs)
+        return _Built(call, written, asked.streams)
     stream = streams(service)
     built = provider.build_request(with_sent_names(call.request), call.grant, service, stream)
-    return _Built(WrittenRequest(built.path, to_json(built.body), built.headers), stream)
+    return _Built(call, WrittenRequest(built.path, to_json(built.body), built.headers), stream)
 
 
 def _timeout(service: ServiceSettings, *, streams: bool) -> httpx.Timeout:

@@ -18,8 +18,10 @@ TRANSLATIONS: Mapping[Dialect, Translation] = {
 }
 
 
-def neutral_request(request: LLMRequest, wire: Wire) -> LLMRequest:
-    """The request whose `wire` this is, in neutral words. Raises Untranslatable."""
+def neutral_request(request: LLMRequest) -> LLMRequest:
+    """A wire call in neutral words. Raises Untranslatable."""
+    wire = request.wire
+    assert wire is not None
     translation = TRANSLATIONS.get(wire.dialect)
     if translation is None:
         raise Untranslatable(wire.dialect)

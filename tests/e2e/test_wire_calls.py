@@ -131,12 +131,13 @@ async def test_what_has_no_bound_is_refused_by_its_name(site: Site, server: Coun
 
 
 async def test_a_service_of_another_format_is_passed_over(site: Site, server: CountingServer) -> None:
-    result = await call(site, "other", {"model": "other"})
+    """With a key that only one format knows."""
+    result = await call(site, "other", {"model": "other", "logprobs": True})
     assert (result.outcome, result.service) == (Outcome.COMPLETED, "second")
     assert server.service("claude").count == 0
-    result = await call(site, f"claude/{MODEL}", {"model": "other"})
+    result = await call(site, f"claude/{MODEL}", {"model": "other", "logprobs": True})
     assert (result.outcome, result.reason) == (Outcome.DENIED, "no_bound")
-    assert 'api = "anthropic" does not speak' in str(result.detail)
+    assert 'api = "anthropic" does not speak, and logprobs cannot' in str(result.detail)
 
 
 async def test_a_body_that_is_none_is_denied_in_words(site: Site) -> None:

@@ -44,7 +44,7 @@ class Scripted:
 
 
 def in_neutral_words(wire: Wire) -> LLMRequest:
-    return neutral_request(LLMRequest(route="writer", budget="acme", wire=wire), wire)
+    return neutral_request(LLMRequest(route="writer", budget="acme", wire=wire))
 
 
 def wire(dialect: Dialect, **fields: Any) -> Wire:

@@ -10,6 +10,7 @@ from paymaster.admission.routing import bound_nanos
 from paymaster.messages import Candidate, LLMRequest
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.settings import Settings
+from paymaster.translation.dialects import neutral_request
 
 SETTINGS = Settings.model_validate(
     {
@@ -139,16 +140,31 @@ def test_a_kept_thought_may_be_the_longest_answer_of_its_service() -> None:
         assert (found.refused, found.media_tokens) == (None, tokens)
 
 
-def test_a_service_of_another_dialect_is_passed_over_in_words() -> None:
-    found, _ = candidate("claude/claude-opus-5", "openai-responses")
+def test_a_key_that_no_other_format_has_is_named() -> None:
+    found, _ = candidate("claude/claude-opus-5", "openai-responses", input="x", top_logprobs=2)
     assert found.refused == (
-        'the call is written in the format "openai-responses", which api = "anthropic" does not speak'
+        'the call is written in the format "openai-responses", which api = "anthropic" does not speak, and '
+        "top_logprobs cannot be said in another"
     )
+
+
+def test_services_of_other_formats_are_asked_in_neutral_words() -> None:
+    """In the route's order, held as such a call would be."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = [{"role": "assistant", "tool_calls": [call] * 9}, {"role": "user", "content": "x"}]
+    text = json.dumps({"model": "m", "messages": said, "service_tier": "auto"}).encode()
+    asked = LLMRequest(route="mixed", budget="acme", wire=Wire(dialect="openai", body=text))
+    command, neutral = reserve_of(SETTINGS, asked), reserve_of(SETTINGS, neutral_request(asked))
+    assert [each.service for each in command.candidates] == ["google", "claude", "openai"]
+    assert [each.refused for each in command.candidates] == [None, None, None]
+    google, claude, own = command.candidates
+    assert bound_nanos(command, claude) == bound_nanos(neutral, neutral.candidates[1])
+    assert google.media_tokens == claude.media_tokens > own.media_tokens == 0
 
 
 def test_candidates_of_another_format_are_not_in_the_way() -> None:
     """What keeps the others from being asked is told, and not that these speak another format."""
-    found, _ = candidate("mixed")
+    found, _ = candidate("mixed", logit_bias={})
     assert (found.service, found.refused) == ("openai", None)
     text = json.dumps({"model": "m"}).encode()
     command = reserve_of(SETTINGS, LLMRequest(route="others", budget="acme", wire=Wire(dialect="openai", body=text)))

@@ -40,7 +40,7 @@ def wire(body: bytes | None = None, **fields: Any) -> Wire:
 
 
 def neutral(asked: Wire) -> LLMRequest:
-    return neutral_request(LLMRequest(route="writer", budget="acme", wire=asked), asked)
+    return neutral_request(LLMRequest(route="writer", budget="acme", wire=asked))
 
 
 def blocks(*content: Any, role: str = "user") -> dict[str, Any]:

@@ -40,7 +40,7 @@ def wire(body: bytes | None = None, path: str = GENERATE, **fields: Any) -> Wire
 
 
 def neutral(asked: Wire) -> LLMRequest:
-    return neutral_request(LLMRequest(route="writer", budget="acme", wire=asked), asked)
+    return neutral_request(LLMRequest(route="writer", budget="acme", wire=asked))
 
 
 def asked(*parts: Any) -> dict[str, Any]:
