@@ -10,6 +10,7 @@ from pydantic import PlainSerializer
 from paymaster.admission.limiter import Limiter
 from paymaster.messages import Window
 from paymaster.values.money import NANOS_MAX
+from paymaster.values.time_zones import UTC_NAME, Zone
 from paymaster.values.windows import window_ends_ms
 
 UNCAPPED = 2**63
@@ -50,6 +51,8 @@ class Account:
     alert_at: tuple[float, ...]
     balances: dict[Window, Balance]
     limiter: Limiter = field(default_factory=Limiter)
+    time_zone: str = UTC_NAME
+    """In which its days, weeks and months begin."""
     loading: bool = False
     """What was spent before is being read from the database; until then nothing is granted."""
     folded: int = 0
@@ -71,9 +74,9 @@ class Account:
         caps = ((b.cap_nanos, b) for b in self.balances.values())
         return min((cap - b.posted_nanos - b.pending_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
 
-    def next_end_ms(self, bound_nanos: int, now_ms: int) -> int | None:
+    def next_end_ms(self, bound_nanos: int, now_ms: int, zone: Zone) -> int | None:
         """When the first of the windows ends that are in the way of this bound; None if none does."""
-        for window, end_ms in window_ends_ms(now_ms):  # when a ledger begins a run, each account is asked
+        for window, end_ms in window_ends_ms(now_ms, zone):  # when a ledger begins a run, each account is asked
             b = self.balances.get(window)
             if (
                 b is not None

@@ -7,16 +7,18 @@ kept even when it has no cap, so that the books can always be compared with the 
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, KeysView, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from paymaster.admission.accounts import Account, Balance, next_threshold, reached
+from paymaster.admission.calendars import Calendars
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
 from paymaster.values.budget_path import accounts_charged
-from paymaster.values.windows import WINDOWS, window_end_ms, window_start_ms
+from paymaster.values.time_zones import UTC_NAME, Offsets
+from paymaster.values.windows import LOCAL_WINDOWS, WINDOWS
 
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
@@ -58,6 +60,8 @@ class LedgerState:
     holds: dict[str, Hold] = field(default_factory=dict[str, Hold])
     window_starts_ms: dict[Window, int] = field(default_factory=lambda: dict.fromkeys(WINDOWS, 0))
     """Of the windows that these books know, in their order."""
+    zone_starts_ms: dict[str, dict[Window, int]] = field(default_factory=dict[str, dict[Window, int]])
+    """By time zone, those that do not begin in UTC."""
 
 
 class Crossed(NamedTuple):
@@ -110,30 +114,29 @@ class _Lines(NamedTuple):
 class Ledger:
     """Accounts and holds. Every method is all or nothing."""
 
-    def __init__(self, state: LedgerState) -> None:
+    def __init__(self, state: LedgerState, time_zones: Mapping[str, Offsets]) -> None:
+        """`time_zones` are those of the configuration in force."""
         self.accounts = state.accounts
         self.holds = state.holds
         self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
         """Of the holds here."""
-        self._window_starts_ms = state.window_starts_ms
+        self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
+        self.calendars.know(time_zones)
         self._lines: dict[tuple[str, ...], _Lines] = {}
         self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
         self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
         """The holds that were not settled yet, in the order of their grants."""
         self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
 
-    @property
-    def windows(self) -> KeysView[Window]:
-        """Those in which money is counted, in their order."""
-        return self._window_starts_ms.keys()
-
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
         rolled: set[str] = set()
         lapsed = False
-        for window in self.ended_windows(now_ms):
-            self._window_starts_ms[window] = window_start_ms(window, now_ms)
-            for account in self.accounts.values():
+        if not (ended := self.calendars.ended(now_ms)):
+            return Rolled(rolled, lapsed)
+        self.calendars.begin(now_ms)
+        for account in self.accounts.values():
+            for window in ended.get(account.time_zone, ()):
                 balance = account.balances[window]
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
                 balance.kept_nanos = balance.missing_nanos = 0
@@ -145,10 +148,20 @@ class Ledger:
                     rolled.add(account.key)
         return Rolled(rolled, lapsed)
 
-    def ended_windows(self, now_ms: int) -> tuple[Window, ...]:
-        """The windows that are over at this time, and whose balances were not begun anew yet."""
-        starts = self._window_starts_ms.items()
-        return tuple(window for window, start_ms in starts if window_start_ms(window, now_ms) > start_ms)
+    def end_ms(self, balance: Balance, now_ms: int) -> int | None:
+        """When the balance's window around this time ends; None for `total`."""
+        return self.calendars.end_ms(self.accounts[balance.account].time_zone, balance.window, now_ms)
+
+    def move(self, zones: Mapping[str, str]) -> None:
+        """Gives accounts, by their keys, other time zones: what was spent in other days, weeks and months is loaded."""
+        for key, time_zone in zones.items():
+            self.accounts[key].time_zone = time_zone
+        self.start_loading(zones.keys())
+        for key in zones:
+            for window, balance in self.accounts[key].balances.items():
+                if window in LOCAL_WINDOWS:
+                    balance.kept_nanos = balance.missing_nanos = balance.alert_from_nanos = 0
+                    balance.alerted = frozenset()
 
     def configure(
         self, key: str, config: AccountConfig, *, all_of_them: bool = False
@@ -217,7 +230,7 @@ class Ledger:
         """New accounts, in one pass over the holds."""
         for key in keys:
             self.accounts[key] = Account(
-                key, (), {window: Balance(key, window) for window in self.windows}, loading=True
+                key, (), {window: Balance(key, window) for window in self.calendars.windows}, loading=True
             )
         self._charged.clear()
         new = set(keys)
@@ -247,14 +260,14 @@ class Ledger:
     def accept_less(self, account: Account, less_nanos: int | None, made_at_ms: int = 0) -> None:
         """Lets what is loaded next be lower than the books by so much (None: by any amount), in the windows around
         `made_at_ms` that have not ended (0: in all)."""
+        starts = self.calendars.starts_ms(account.time_zone)
         for window, balance in account.balances.items():
-            if not made_at_ms or made_at_ms >= self._window_starts_ms[window]:
+            if not made_at_ms or made_at_ms >= starts[window]:
                 balance.kept_nanos = 0 if less_nanos is None else max(0, balance.kept_nanos - less_nanos)
 
     def go_back(self, now_ms: int) -> None:
         """Makes the windows around an earlier time the open ones. Every account must be loaded anew."""
-        for window in self.windows:
-            self._window_starts_ms[window] = window_start_ms(window, now_ms)
+        self.calendars.begin(now_ms)
         self.start_loading(self.accounts.keys())
 
     def _restate(self, keys: Set[str]) -> None:
@@ -265,8 +278,10 @@ class Ledger:
         for hold in self.holds.values() if keys else ():
             for key in hold.accounts:
                 if key in keys:
-                    for window, balance in self.accounts[key].balances.items():
-                        if hold.grant.granted_at_ms >= self._window_starts_ms[window]:
+                    account = self.accounts[key]
+                    starts = self.calendars.starts_ms(account.time_zone)
+                    for window, balance in account.balances.items():
+                        if hold.grant.granted_at_ms >= starts[window]:
                             balance.posted_nanos += hold.posted_nanos
                             balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
         for balance, posted_nanos in zip(balances, before, strict=True):
@@ -331,8 +346,9 @@ class Ledger:
     def _lasts(self, shortfall: Shortfall) -> tuple[int, float, int]:
         """Orders reasons: of two that are the same, the one whose window ends later lasts longer. A week may end after
         its month."""
-        window = shortfall.balance.window
-        end_ms = window_end_ms(window, self._window_starts_ms[window])
+        balance, window = shortfall.balance, shortfall.balance.window
+        starts = self.calendars.starts_ms(self.accounts[balance.account].time_zone)
+        end_ms = self.end_ms(balance, starts[window])
         return _SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
 
     def hold(self, hold: Hold) -> None:
@@ -432,8 +448,9 @@ class Ledger:
         for line in lines:
             line.folded -= 1
             line.folded_nanos -= posted_nanos
+            starts = self.calendars.starts_ms(line.time_zone)
             for window, balance in line.balances.items():
-                if granted_at_ms >= self._window_starts_ms[window]:
+                if granted_at_ms >= starts[window]:
                     balance.posted_nanos += cost_nanos - posted_nanos
         return True
 
@@ -452,10 +469,11 @@ class Ledger:
     def _open_lines(self, hold: Hold) -> Iterable[Balance]:
         """The balances that the hold is part of: those of windows that have not ended since it was made."""
         lines = self._lines_of(hold.accounts).all
-        made_at_ms, starts = hold.grant.granted_at_ms, self._window_starts_ms
-        if made_at_ms >= starts["minute"]:  # no longer window ends before the minute does
+        made_at_ms, accounts = hold.grant.granted_at_ms, self.accounts
+        if made_at_ms >= self.calendars.starts_ms(UTC_NAME)["minute"]:  # no longer window ends before the minute does
             return lines
-        return [balance for balance in lines if made_at_ms >= starts[balance.window]]
+        starts = {key: self.calendars.starts_ms(accounts[key].time_zone) for key in hold.accounts}
+        return [balance for balance in lines if made_at_ms >= starts[balance.account][balance.window]]
 
     def _newly_crossed(self, balance: Balance) -> tuple[float, ...]:
         """The thresholds that are reached and were not before; each is told once per window."""

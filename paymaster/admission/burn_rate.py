@@ -23,7 +23,8 @@ def burn_nanos_per_hour(window: "WindowStatus", now_ms: int) -> int | None:
     """What is spent in an hour, on average since the window began. None: it has no beginning, or has just begun."""
     if window.ends_at_ms is None:
         return None
-    began_ms = window_start_ms(window.window, window.ends_at_ms - 1)
+    # A ledger of an older version says only when it ends.
+    began_ms = window.began_at_ms or window_start_ms(window.window, window.ends_at_ms - 1)
     elapsed_ms = min(now_ms, window.ends_at_ms) - began_ms
     return None if elapsed_ms <= 0 else window.posted_nanos * _HOUR_MS // elapsed_ms
 

@@ -12,7 +12,6 @@ from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
-from paymaster.values.windows import window_start_ms
 
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
@@ -57,7 +56,7 @@ class Caps:
         to = usd_to_nanos(change.to)
         if to < 0:
             raise ValueError(f"a cap is not negative: {change.to}")
-        if change.window not in self._ledger.windows:
+        if change.window not in self._ledger.calendars.windows:
             raise ValueError(f"the ledger still runs by the rules of version 0.1.0, which know no {change.window}")
         return self._set(self._account(change.account), change, to, None, 0)
 
@@ -93,11 +92,11 @@ class Caps:
         """Takes back the latest grants until what is left fits under a cap that was lowered."""
         balance = account.balances[window]
         above = balance.posted_nanos + balance.pending_nanos - (balance.cap_nanos or 0)
+        start_ms = self._ledger.calendars.starts_ms(account.time_zone)[window]
         for hold in reversed(self._ledger.pending.values()):
             if above <= 0:
                 return
-            counts = hold.grant.granted_at_ms >= window_start_ms(window, self._state.now_ms)
-            if counts and account.key in hold.accounts:
+            if hold.grant.granted_at_ms >= start_ms and account.key in hold.accounts:
                 self._outbox.withdraw(hold, f"the cap of {account.key} ({window}) was lowered")
                 above -= hold.grant.bound_nanos
 

@@ -32,7 +32,10 @@ def differences(before: DeskConfig, after: DeskConfig, admin_caps: AdminCaps | N
     for key in sorted(old.keys() | new.keys()):
         found += _account(key, old.get(key), new.get(key), by_admin.get(key, {}))
     found += _admin(before.admin, after.admin)
-    found += _fields("the ledger's", before, after, {"digest", "budgets", "services", "admin"})
+    found += _fields("the ledger's", before, after, {"digest", "budgets", "services", "admin", "time_zones"})
+    for zone in sorted(before.time_zones.keys() & after.time_zones.keys()):
+        if before.time_zones[zone] != after.time_zones[zone]:
+            found.append(Difference(f"the clocks of {zone} change at other times", loosens=False))
     return tuple(found)
 
 
@@ -45,8 +48,14 @@ def without_removals(before: DeskConfig, after: DeskConfig) -> DeskConfig:
     """`after` with all budgets, services and caps that only `before` has: what a worker's start leads to."""
     budgets = {path: _with_caps_of(before.budgets.get(path), account) for path, account in after.budgets.items()}
     services = {name: _with_caps_of(before.services.get(name), account) for name, account in after.services.items()}
+    both = {**before.budgets, **budgets}
+    zones, named = {**before.time_zones, **after.time_zones}, {budget.time_zone for budget in both.values()}
     return after.model_copy(
-        update={"budgets": {**before.budgets, **budgets}, "services": {**before.services, **services}}
+        update={
+            "budgets": both,
+            "services": {**before.services, **services},
+            "time_zones": {name: offsets for name, offsets in zones.items() if name in named},
+        }
     )
 
 

@@ -79,7 +79,7 @@ _FIRST_PAGE = StatusRequest()
 class Desk:
     def __init__(self, state: DeskState) -> None:
         self.state = state
-        self.ledger = Ledger(state.books)
+        self.ledger = Ledger(state.books, state.config.time_zones)
         self.outbox = Outbox(state.outbox, state.rules)
         self.answers = CommandAnswers(state.answers, state.rules)
         self.in_force = InForce(state, self.ledger, self.outbox)

@@ -15,7 +15,6 @@ from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState, begin_new_windows
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
-from paymaster.values.windows import window_start_ms
 
 Place = tuple[str, Window]
 """A cap: its account and its window."""
@@ -65,7 +64,8 @@ class InForce:
 
     def _not_in_rules_1(self, config: DeskConfig) -> str | None:
         accounts = (*config.budgets.values(), *config.services.values())
-        unknown = {window for account in accounts for window in account.caps_nanos} - self._ledger.windows
+        unknown = {*(window for account in accounts for window in account.caps_nanos), *config.time_zones}
+        unknown -= {*self._ledger.calendars.windows}
         if not unknown:
             return None
         return (
@@ -167,9 +167,11 @@ class InForce:
     def _put(self, config: DeskConfig, who: str) -> set[Place]:
         state, ended = self._state, set[Place]()
         wanted, all_of_them = self._configs(config), self._ends_all()
+        begun_anew = self._ledger.calendars.bring(config.time_zones, state.now_ms)
         state.config, state.config_by = config, who
         named = account_configs(config)
         self._ledger.open_accounts([key for key in named if key not in self._ledger.accounts])
+        self._move({key: account.time_zone for key, account in wanted.items()}, begun_anew)
         for key, account in wanted.items():
             of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
@@ -181,6 +183,14 @@ class InForce:
             gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
         state.freed |= self._ledger.accounts.keys()
         return ended
+
+    def _move(self, zones: dict[str, str], begun_anew: set[str]) -> None:
+        """Accounts to the time zones that the configuration says, also where those have other clocks than before."""
+        accounts = self._ledger.accounts
+        moved = {key: zone for key, zone in zones.items() if accounts[key].time_zone != zone or zone in begun_anew}
+        if moved:
+            self._ledger.move(moved)
+            self._state.loading = None  # its question was for other days
 
     def _end_by_file(self, balance: Balance, from_nanos: int | None) -> None:
         """An admin's cap ended: kept with the cap changes, so that new books do not bring it back."""
@@ -228,7 +238,8 @@ class InForce:
         balance = account.balances.get(change.window)
         if balance is None:
             return None  # rules 1 do not know the window
-        lapsed = change.until_window_end and change.at_ms < window_start_ms(change.window, self._state.now_ms)
+        starts = self._ledger.calendars.starts_at(account.time_zone, self._state.now_ms)
+        lapsed = change.until_window_end and change.at_ms < starts[change.window]
         if change.by_file or change.to_nanos is None:
             self._ledger.uncap(balance)
         elif lapsed or (not in_order and balance.file_cap_nanos != change.file_nanos):

@@ -14,7 +14,7 @@ from paymaster.messages import AcceptLower, CorrectSpend, LoadedSpend, LoadSpend
 from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
-from paymaster.values.windows import window_start_ms
+from paymaster.values.time_zones import UTC_NAME
 
 _AHEAD_MS = 86_400_000
 """How far ahead of the ledger's time a row may be and count as its newest: clocks differ, and were put back."""
@@ -41,9 +41,7 @@ class SpendLoading:
             if not accounts:
                 return None
             self._ledger.start_loading(accounts)
-            starts: dict[Window, int] = {
-                window: window_start_ms(window, state.now_ms) for window in self._ledger.windows
-            }
+            starts = self._ledger.calendars.starts_at(self._ledger.accounts[accounts[0]].time_zone, state.now_ms)
             number = self._outbox.next_sequence()
             wanted = set(accounts)
             holds = tuple(
@@ -66,8 +64,10 @@ class SpendLoading:
         )
 
     def _next_piece(self) -> tuple[str, ...]:
-        """Accounts to read next: no more than fit into a question and its answer."""
-        accounts = sorted(key for key, account in self._ledger.accounts.items() if account.loading)
+        """Accounts of one time zone to read next: no more than fit into a question and its answer."""
+        loading = [account for account in self._ledger.accounts.values() if account.loading]
+        zone = min((account.time_zone for account in loading), default=UTC_NAME)
+        accounts = sorted(account.key for account in loading if account.time_zone == zone)
         return tuple(accounts if self._state.rules == 1 else accounts[:LOADED_AT_ONCE])
 
     def loaded(self, spend: LoadedSpend) -> None:
@@ -75,11 +75,9 @@ class SpendLoading:
         state, loading = self._state, self._state.loading
         if loading is None or loading.number != spend.number:  # a reload was asked for meanwhile
             return
-        open_windows: list[Window] = [
-            window
-            for window, start_ms in loading.window_starts_ms.items()
-            if start_ms == window_start_ms(window, state.now_ms)
-        ]
+        starts = self._ledger.calendars.starts_at(self._ledger.accounts[loading.accounts[0]].time_zone, state.now_ms)
+        asked_for = loading.window_starts_ms.items()
+        open_windows: list[Window] = [window for window, at_ms in asked_for if at_ms == starts[window]]
         missing: list[Missing] = []
         for key in loading.accounts:
             account, posted = self._ledger.accounts[key], spend.posted_nanos.get(key, {})

@@ -7,7 +7,6 @@ from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Le
 from paymaster.admission.breaker import Gate
 from paymaster.messages import Candidate, Reserve, Window
 from paymaster.values.money import format_usd
-from paymaster.values.windows import window_end_ms
 
 BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has
@@ -78,7 +77,7 @@ def _consider(
         return Obstacle("transient", "loading", f"{loading}: what was spent before is being loaded", loading)
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
-        return _short(candidate, shortfall, bound, now_ms)
+        return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance, now_ms))
     gate = gates[candidate.service]
     shut = _shut(candidate.service, gate, now_ms) or _model_paused(candidate, gate, now_ms)
     if shut is not None:
@@ -133,7 +132,7 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
     return None
 
 
-def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) -> Obstacle:
+def _short(candidate: Candidate, shortfall: Shortfall, bound: int, ends_ms: int | None) -> Obstacle:
     kind, balance = shortfall
     cap = f"{balance.account} has a cap of {format_usd(balance.cap_nanos or 0)} ({balance.window})"
     in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
@@ -142,7 +141,6 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, now_ms: int) 
         detail = f"{_name(candidate)}: {cap}, and {needed}"
         return Obstacle("impossible", "bound_above_cap", detail, balance.account)
     detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
-    ends_ms = window_end_ms(balance.window, now_ms)
     if kind == "exhausted":
         return Obstacle("exhausted", "cap_reached", detail, balance.account, ends_ms, balance.window)
     return Obstacle("transient", "money_held", detail, balance.account, ends_ms, balance.window)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from paymaster.admission.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
 from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, Signature, Window
+from paymaster.values.time_zones import UTC_NAME
 
 REMEMBER_USED = 200
 """So many used signatures are remembered however old they are."""
@@ -73,8 +74,8 @@ def _check_time(signature: Signature, now_ms: int) -> None:
 
 
 def changes_money(before: DeskConfig, after: DeskConfig) -> bool:
-    """Whether a configuration changes who may raise caps, any cap, or which budgets there are."""
-    return before.admin != after.admin or _caps(before) != _caps(after)
+    """Whether a configuration changes who may raise caps, any cap, its time zone, or which budgets there are."""
+    return before.admin != after.admin or _caps(before) != _caps(after) or _zones(before) != _zones(after)
 
 
 def _caps(config: DeskConfig) -> dict[str, dict[Window, int]]:
@@ -82,6 +83,10 @@ def _caps(config: DeskConfig) -> dict[str, dict[Window, int]]:
     return {f"budget:{path}": budget.caps_nanos for path, budget in config.budgets.items()} | {
         f"service:{name}": service.caps_nanos for name, service in config.services.items() if service.caps_nanos
     }
+
+
+def _zones(config: DeskConfig) -> dict[str, str]:
+    return {path: budget.time_zone for path, budget in config.budgets.items() if budget.time_zone != UTC_NAME}
 
 
 def utc(at_ms: int) -> str:

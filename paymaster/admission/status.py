@@ -1,10 +1,9 @@
 """The desk's state as operators see it."""
 
-from collections.abc import Collection
-
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
+from paymaster.admission.calendars import Ended
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.state import DeskState
@@ -16,11 +15,11 @@ from paymaster.messages import (
     UnconfirmedHold,
     UnconfirmedHolds,
     WaitingCall,
-    Window,
     WindowStatus,
 )
 from paymaster.values.limits import PAGE_BYTES_MAX, STATE_BYTES_MAX, UNCONFIRMED_SHOWN
-from paymaster.values.windows import window_end_ms
+from paymaster.values.time_zones import Zone
+from paymaster.values.windows import window_end_ms, window_start_ms
 
 WAITING_SHOWN = 20
 """Parked calls in a status; the whole queue can be too large for an answer."""
@@ -73,7 +72,7 @@ def account_statuses(
     """One page of accounts, and whether there are more."""
     after = sorted(key for key in ledger.accounts if key > page.after)
     keys = after[: page.limit]
-    ended = ledger.ended_windows(now_ms)
+    ended = ledger.calendars.ended(now_ms)
     accounts = tuple(
         AccountStatus(
             account=key,
@@ -81,7 +80,8 @@ def account_statuses(
             loading=ledger.accounts[key].loading,
             folded=ledger.accounts[key].folded,
             folded_nanos=ledger.accounts[key].folded_nanos,
-            windows=_windows(ledger.accounts[key], now_ms, ended),
+            windows=_windows(ledger, ledger.accounts[key], now_ms, ended),
+            time_zone=ledger.accounts[key].time_zone,
             limits=ledger.accounts[key].limiter.in_use(now_ms),
         )
         for key in keys
@@ -119,15 +119,16 @@ def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
     return tuple(map(_waiting, queue.first(WAITING_SHOWN)))
 
 
-def _windows(account: Account, now_ms: int, ended: Collection[Window]) -> tuple[WindowStatus, ...]:
+def _windows(ledger: Ledger, account: Account, now_ms: int, ended: Ended) -> tuple[WindowStatus, ...]:
+    zone, over = ledger.calendars.zone(account.time_zone), ended.get(account.time_zone, ())
     return tuple(
-        _window(balance, now_ms, ended=window in ended)
+        _window(balance, now_ms, zone, ended=window in over)
         for window, balance in account.balances.items()
         if window == "total" or balance.cap_nanos is not None
     )
 
 
-def _window(balance: Balance, now_ms: int, *, ended: bool) -> WindowStatus:
+def _window(balance: Balance, now_ms: int, zone: Zone, *, ended: bool) -> WindowStatus:
     """`ended`: nothing happened here since the window ended, and the next one has begun with nothing in it."""
     lapsed = balance.lapsing_nanos if ended else 0
     return WindowStatus(
@@ -136,7 +137,8 @@ def _window(balance: Balance, now_ms: int, *, ended: bool) -> WindowStatus:
         cap_from="admin" if balance.by_admin else "file",
         posted_nanos=0 if ended else balance.posted_nanos,
         pending_nanos=0 if ended else balance.pending_nanos,
-        ends_at_ms=window_end_ms(balance.window, now_ms),
+        began_at_ms=window_start_ms(balance.window, now_ms, zone),
+        ends_at_ms=window_end_ms(balance.window, now_ms, zone),
         missing_nanos=0 if ended else balance.missing_nanos,
     )
 

@@ -120,7 +120,8 @@ class Waits:
         if not files or account is None or account.loading:
             return None
         spending = [files[kind].highest or 0 for kind in _BY_SPENDING if kind in files]
-        first_ms = account.next_end_ms(max(spending), now_ms) if spending else None
+        zone = self._ledger.calendars.zone(account.time_zone)
+        first_ms = account.next_end_ms(max(spending), now_ms, zone) if spending else None
         if files.keys().isdisjoint(_BY_TIME):
             return first_ms
         times: list[int | None] = [first_ms]

@@ -77,7 +77,8 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
     """For people: two lines for each account and window, and how the ledger as a whole stands."""
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     for each in accounts:
-        print_line(f"{each.account}{f', {each.parked} parked' if each.parked else ''}")
+        zone = "" if each.time_zone == "UTC" else f" ({each.time_zone})"
+        print_line(f"{each.account}{zone}{f', {each.parked} parked' if each.parked else ''}")
         for window in each.windows:
             first, second = _described(window, now_ms)
             print_styled(f"  {window.window:<6} ", (terminal_bar(window), colour(window) or ""), f" {first}")
@@ -246,4 +247,9 @@ def _document(account: "AccountStatus") -> "JsonValue":
                 "cap_reached_at": utc(cap_reached_at_ms(window, now_ms)),
             }
         )
-    return {"account": account.account, "parked": account.parked, "windows": windows}
+    return {
+        "account": account.account,
+        "time_zone": account.time_zone,
+        "parked": account.parked,
+        "windows": windows,
+    }

@@ -229,22 +229,28 @@ async def _stored(engine: "AsyncEngine", status: "DeskStatus") -> "dict[str, dic
     from paymaster.admission.clock import JUMP_MS
     from paymaster.messages import LoadSpend
     from paymaster.storage.ledger_state_rows import load_spend
-    from paymaster.values.windows import WINDOWS, window_start_ms
+    from paymaster.values.windows import window_start_ms
 
-    ends = {window.window: window.ends_at_ms for account in status.accounts for window in account.windows}
-    starts: dict[Window, int] = {
-        window: 0 if (end_ms := ends.get(window)) is None else window_start_ms(window, end_ms - 1) for window in WINDOWS
-    }
-    wanted = LoadSpend(
-        number=0,
-        ledger=status.ledger,
-        accounts=tuple(account.account for account in status.accounts),
-        known_holds=(),
-        with_cap_changes=False,
-        window_starts_ms=starts,
-        latest_ms=status.now_ms + JUMP_MS if status.now_ms else None,
-    )
-    return (await load_spend(engine, wanted)).posted_nanos
+    stored: dict[str, dict[Window, int]] = {}
+    for zone in {account.time_zone for account in status.accounts}:
+        accounts = [account for account in status.accounts if account.time_zone == zone]
+        starts: dict[Window, int] = {}
+        for window in (window for account in accounts for window in account.windows):
+            end_ms = window.ends_at_ms  # a ledger of an older version says only when it ends
+            starts[window.window] = window.began_at_ms or (
+                0 if end_ms is None else window_start_ms(window.window, end_ms - 1)
+            )
+        wanted = LoadSpend(
+            number=0,
+            ledger=status.ledger,
+            accounts=tuple(account.account for account in accounts),
+            known_holds=(),
+            with_cap_changes=False,
+            window_starts_ms=starts,
+            latest_ms=status.now_ms + JUMP_MS if status.now_ms else None,
+        )
+        stored |= (await load_spend(engine, wanted)).posted_nanos
+    return stored
 
 
 async def _accept_lower(settings: "Settings", account: str, reason: str, who: str, sign_with: Path | None) -> None:

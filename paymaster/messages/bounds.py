@@ -5,6 +5,7 @@ and not by the messages' types, because a ledger must also be able to load a sta
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pydantic import BaseModel
 
@@ -56,6 +57,7 @@ from paymaster.values.limits import (
     TIME_MS_MAX,
 )
 from paymaster.values.money import NANOS_MAX, Price
+from paymaster.values.time_zones import UTC_NAME, Offsets
 
 _OF_ANYBODY = (
     AttemptReports,
@@ -103,14 +105,30 @@ def check_config(config: DeskConfig) -> None:
     for path, account in config.budgets.items():
         _text("a budget's path", path, NAME_CHARACTERS_MAX)
         _check_account(f"budget {path}", account)
+        if account.time_zone != UTC_NAME and account.time_zone not in config.time_zones:
+            raise ValueError(f"budget {path}: {account.time_zone} is not among the time zones")
     for name, service in config.services.items():
         _text("a service's name", name, NAME_CHARACTERS_MAX)
         _check_account(f"service {name}", service)
         _check_service(f"service {name}", service)
+    if UTC_NAME in config.time_zones:
+        raise ValueError(f"{UTC_NAME} is a time zone of itself")
+    for name, offsets in config.time_zones.items():
+        _check_zone(name, offsets)
     _within("the number of admins", len(config.admin.keys), 0, SERVICES_MAX)
     for name, key in config.admin.keys.items():
         _text("an admin's name", name, NAME_CHARACTERS_MAX)
         _text("an admin's key", key, NAME_CHARACTERS_MAX)
+
+
+def _check_zone(name: str, offsets: Offsets) -> None:
+    _text("a time zone's name", name, NAME_CHARACTERS_MAX)
+    _within("the changes of a time zone", len(offsets), 1, COUNT_MAX)
+    for minute, ahead in offsets:
+        _within("a minute of a time zone", minute, 0, TIME_MS_MAX // 60_000)
+        _within("minutes ahead of UTC", ahead, -24 * 60, 24 * 60)
+    if any(before >= after for (before, _), (after, _) in pairwise(offsets)):
+        raise ValueError(f"the changes of {name} are not in the order of time")
 
 
 def check_batch(batch: CommandBatch) -> None:

@@ -6,10 +6,11 @@ from pydantic import (
     TypeAdapter,
 )
 
-from paymaster.messages.base import Message
+from paymaster.messages.base import Message, added
 from paymaster.messages.packing import packs
 from paymaster.values.limits import BUDGETS_MAX, CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 from paymaster.values.packed import pack
+from paymaster.values.time_zones import Offsets
 from paymaster.values.windows import Window
 
 
@@ -34,6 +35,8 @@ class AccountConfig(Message):
     tokens_per_minute: int | None = None
     max_concurrent: int | None = None
     """Calls at once. None, here as above: no limit."""
+    time_zone: str = added("UTC")
+    """Of `time_zones`, or UTC: where its days, weeks and months begin."""
 
     def limits(self) -> dict[LimitName, int | None]:
         return {name: getattr(self, name) for name in LIMITS}
@@ -65,6 +68,8 @@ class DeskConfig(Message):
     hold_expires_after_ms: int = 900_000
     max_parked: int = 2_000
     admin: AdminConfig = AdminConfig()
+    time_zones: dict[str, Offsets] = added({})
+    """By name, those that budgets have, but for UTC."""
 
 
 def config_too_large(config: DeskConfig) -> str | None:

@@ -77,6 +77,8 @@ class WindowStatus(Message):
     pending_nanos: int
     ends_at_ms: int | None
     """None: never."""
+    began_at_ms: int = added(0)
+    """0: with the ledger."""
     missing_nanos: int = added(0)
     """Part of what is posted that no stored row has."""
 
@@ -97,6 +99,8 @@ class AccountStatus(Message):
     limits: tuple[LimitStatus, ...] = ()
     loading: bool = False
     """What was spent before is being read from the database; its calls wait."""
+    time_zone: str = added("UTC")
+    """In which its days, weeks and months begin."""
     folded: int = added(0)
     """Unconfirmed attempts that the ledger keeps only as a sum; `paymaster unconfirmed list` has each."""
     folded_nanos: int = added(0)

@@ -13,7 +13,9 @@ from paymaster.messages import (
     ServiceConfig,
     config_too_large,
 )
-from paymaster.settings import AccountSettings, ConfigurationError, ServiceSettings, Settings
+from paymaster.settings import AccountSettings, BudgetSettings, ConfigurationError, ServiceSettings, Settings
+from paymaster.settings.time_zones import offsets_of
+from paymaster.values.time_zones import UTC_NAME
 
 
 def desk_config(settings: Settings) -> DeskConfig:
@@ -23,8 +25,9 @@ def desk_config(settings: Settings) -> DeskConfig:
     """
     config = DeskConfig(
         digest="",
-        budgets={path: _account(budget) for path, budget in sorted(settings.budgets.items())},
+        budgets={path: _budget(budget) for path, budget in sorted(settings.budgets.items())},
         services={name: _service(service) for name, service in sorted(settings.services.items())},
+        time_zones={zone: offsets_of(zone) for zone in sorted(_zones(settings))},
         hold_expires_after_ms=_ms(settings.ledger.hold_expires_after),
         max_parked=settings.ledger.max_parked,
         admin=AdminConfig(
@@ -40,6 +43,14 @@ def _account(account: AccountSettings) -> AccountConfig:
     limits: dict[LimitName, int | None] = {name: getattr(account, name) for name in LIMITS}
     caps = dict(sorted(account.cap_usd.items()))
     return AccountConfig(caps_nanos=caps, alert_at=account.alert_at, **limits)
+
+
+def _budget(budget: BudgetSettings) -> AccountConfig:
+    return _account(budget).model_copy(update={"time_zone": budget.time_zone})
+
+
+def _zones(settings: Settings) -> set[str]:
+    return {budget.time_zone for budget in settings.budgets.values()} - {UTC_NAME}
 
 
 def _service(service: ServiceSettings) -> ServiceConfig:

@@ -17,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from paymaster.settings.time_zones import check_time_zone
 from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
 from paymaster.values.key_name import KEY_NAME, check_key_name
 from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
@@ -362,6 +363,9 @@ Candidates = Annotated[
     AfterValidator(_check_candidates),
     Field(json_schema_extra={"maxItems": CANDIDATES_MAX}),
 ]
+
+TimeZone = Annotated[str, AfterValidator(check_time_zone), _text(r"[A-Za-z0-9_+/-]{1,60}")]
+"""A name of the tz database."""
 
 AtLeastOne = Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)]
 

@@ -47,6 +47,7 @@ from paymaster.settings.kinds import (
     RouteName,
     SecretText,
     ServiceName,
+    TimeZone,
     WireKey,
     check_address,
     check_azure_url,
@@ -96,7 +97,7 @@ class AccountSettings(_Table):
     """What any account may have: caps, thresholds and rate limits."""
 
     cap_usd: dict[Window, UsdAsNanos] = Field(default_factory=dict[Window, int])
-    """The most money per window (minute, hour, day, week, month, total; calendar, UTC; a week begins on Monday), US
+    """The most money per window (minute, hour, day, week, month, total; of the calendar; a week begins on Monday), US
     dollars as exact text; held as nano-dollars. "0" blocks. Default {}: no cap, but those of the other accounts of the
     call count."""
     alert_at: AlertParts = (0.5, 0.8, 0.95)
@@ -360,6 +361,10 @@ class PriceListSettings(_Table):
 
 class BudgetSettings(AccountSettings):
     """Caps and limits for everything at and below this path."""
+
+    time_zone: TimeZone = "UTC"
+    """Where the days, weeks and months of its caps begin at midnight: "Europe/Oslo". Minutes and hours are those of UTC
+    everywhere. It holds for this budget alone, not for those below it. Default "UTC"."""
 
 
 class KeysSettings(_Table):

@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "pydantic_ai",
         "sqlalchemy",
         "structlog",
+        "tzdata",
     ),
     "azure": ("azure",),
     "bedrock": ("botocore",),
@@ -28,7 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "pydantic-ai": ("pydantic_ai",),
     "openai-agents": ("agents",),
     "langchain": ("langchain_core",),
-    "cli": ("platformdirs", "rich", "typer"),
+    "cli": ("platformdirs", "rich", "typer", "tzdata"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""
 

@@ -1,16 +1,23 @@
-"""The calendar windows in which money is counted, all in UTC: ONE table, in the order of their lengths."""
+"""The calendar windows in which money is counted: ONE table, in the order of their lengths.
+
+Days, weeks and months begin at midnight in a time zone, minutes and hours with those of UTC everywhere. Where the
+clocks skip midnight, a day begins when they first show a later time; where they are put back over midnight, the day
+that has begun goes on.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from paymaster.values.time_zones import UTC_ZONE, Zone
+
 Window = Literal["minute", "hour", "day", "week", "month", "total"]
-"""Calendar windows, UTC; a week begins on Monday, and `total` never ends."""
+"""A week begins on Monday, and `total` never ends."""
 
 
 class _Calendar(NamedTuple):
-    """When the window around a time began, and when it ends; both in milliseconds since the epoch."""
+    """When the window around a time began, and when it ends, in UTC; both in milliseconds since the epoch."""
 
     start: Callable[[int], int]
     end: Callable[[int], int | None]
@@ -60,28 +67,47 @@ _CALENDARS: dict[Window, _Calendar] = {
     "month": _Calendar(_month_start_ms, _month_end_ms),
     "total": _Calendar(_always, _never),
 }
+LOCAL_WINDOWS = frozenset[Window](("day", "week", "month"))
+"""They begin at midnight in a time zone."""
 WINDOWS: tuple[Window, ...] = tuple(_CALENDARS)
 WINDOWS_OF_RULES_1: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
 """Those that version 0.1.0 can read."""
 
 
-def window_start_ms(window: Window, now_ms: int) -> int:
-    """When the calendar window (UTC) around `now_ms` began; 0 for `total`."""
-    return _CALENDARS[window].start(now_ms)
+@lru_cache(maxsize=64)
+def window_start_ms(window: Window, now_ms: int, zone: Zone = UTC_ZONE) -> int:
+    """When the calendar window around `now_ms` began; 0 for `total`."""
+    if zone is UTC_ZONE or window not in LOCAL_WINDOWS:
+        return _CALENDARS[window].start(now_ms)
+    return zone.first_ms(_on_its_clocks_ms(window, now_ms, zone)[0])
 
 
 @lru_cache(maxsize=64)
-def window_end_ms(window: Window, now_ms: int) -> int | None:
+def window_end_ms(window: Window, now_ms: int, zone: Zone = UTC_ZONE) -> int | None:
     """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
-    return _CALENDARS[window].end(now_ms)
+    if zone is UTC_ZONE or window not in LOCAL_WINDOWS:
+        return _CALENDARS[window].end(now_ms)
+    return zone.first_ms(_on_its_clocks_ms(window, now_ms, zone)[1])
 
 
-@lru_cache(maxsize=8)
-def window_ends_ms(now_ms: int) -> tuple[tuple[Window, int], ...]:
+def _on_its_clocks_ms(window: Window, now_ms: int, zone: Zone) -> tuple[int, int]:
+    """What the clocks of the zone show when the window begins and ends: the latest one that has begun."""
+    calendar = _CALENDARS[window]
+    start_ms = calendar.start(zone.local_ms(now_ms))
+    while True:
+        end_ms = calendar.end(start_ms)
+        assert end_ms is not None
+        if zone.first_ms(end_ms) > now_ms:
+            return start_ms, end_ms
+        start_ms = end_ms
+
+
+@lru_cache(maxsize=64)
+def window_ends_ms(now_ms: int, zone: Zone = UTC_ZONE) -> tuple[tuple[Window, int], ...]:
     """The windows around `now_ms` that end, the first to end first, each with when the next begins."""
     found: list[tuple[Window, int]] = []
     for window in WINDOWS:
-        end_ms = window_end_ms(window, now_ms)
+        end_ms = window_end_ms(window, now_ms, zone)
         if end_ms is not None:
             found.append((window, end_ms))
     return tuple(sorted(found, key=lambda each: each[1]))

@@ -1,6 +1,6 @@
 """At the bounds of docs/limits.md, all at once, no activation of the ledger takes longer than 500 ms.
 
-10,000 budgets with five windows each, 10,000 parked calls, 100,000 unconfirmed holds. Processor time.
+10,000 budgets with six windows each, 10,000 parked calls, 100,000 unconfirmed holds. Processor time.
 """
 
 import random

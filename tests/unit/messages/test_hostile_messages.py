@@ -26,7 +26,6 @@ from paymaster.messages import (
     StatusRequest,
     Tool,
     ToolCall,
-    Window,
 )
 from paymaster.messages.bounds import check_text
 from paymaster.messages.config_reading import read_configure
@@ -34,6 +33,7 @@ from paymaster.security.payloads import OwnWorkflowsPayloadConverter, PaymasterP
 from paymaster.values.json_reading import exact_json
 from paymaster.values.limits import CONFIG_VALUES_MAX, JSON_VALUES_MAX
 from paymaster.values.packed import pack
+from paymaster.values.windows import WINDOWS
 
 pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 BYTES = 1_900_000
@@ -175,10 +175,9 @@ def test_no_configuration_holds_the_process(what: str) -> None:
 
 
 def test_the_largest_configuration_is_read_in_time() -> None:
-    """10,000 budgets with five windows each, as 0.1.0 writes them and as we do."""
-    windows: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+    """10,000 budgets with every window, as 0.1.0 writes them and as we do."""
     budgets = {
-        f"company-{n % 10}/team-{n % 90}/agent-{n}": AccountConfig(caps_nanos=dict.fromkeys(windows, 10**9 + n))
+        f"company-{n % 10}/team-{n % 90}/agent-{n}": AccountConfig(caps_nanos=dict.fromkeys(WINDOWS, 10**9 + n))
         for n in range(BUDGETS_MAX)
     }
     config = DeskConfig(digest="d", budgets=budgets)
