@@ -8,7 +8,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 from paymaster.generations import newest_result
-from paymaster.security.payloads import STORAGE, PayloadUnreadable, read_raw, storages_of
+from paymaster.security.payloads import PLAIN, STORAGE, PayloadUnreadable, read_raw, storages_of
 from paymaster.values.limits import INLINE_BYTES_MAX
 
 HEARTBEAT_EVERY_S = 10.0
@@ -23,14 +23,14 @@ class AwaitResultActivities:
         """Waits for as long as that call's newest generation takes. `message` is the call's id, or that of a later
         generation that exists; the result an LLMResult.
 
-        Raises a non-retryable ApplicationError when the call failed or was cancelled, and for an id that a codec has
-        encoded which this worker lacks.
+        Raises a non-retryable ApplicationError when the call failed, or was cancelled when it had been sent, and for an
+        id that a codec has encoded which this worker lacks.
         """
         try:
             call_id = read_raw(message, str)
         except PayloadUnreadable as error:
             raise ApplicationError(str(error), type="PayloadUnreadable", non_retryable=True) from error
-        result = asyncio.ensure_future(newest_result(self._client, call_id))
+        result = asyncio.ensure_future(newest_result(self._client, call_id, plain=PLAIN in message.payload.metadata))
         try:
             while not result.done():
                 activity.heartbeat()

@@ -52,8 +52,7 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
             generated_id = generation_id(call_id, generation)
             if await _digest_of(client.client, generated_id) != request.digest():
                 raise refusal("CONFLICT", CallIdReused(request.call_id or "").message)
-            ended = await CallHandle(client.client, generated_id).result_if_completed()
-            if ended is None or not ended.may_be_asked_again:
+            if await CallHandle(client.client, generated_id).unbilled_end() is None:
                 return await _attach(client, request, message, generated_id)
             generation += 1
 

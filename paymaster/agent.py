@@ -37,7 +37,8 @@ async def generate(request: LLMRequest, output: type[Output] | None = None) -> L
     fit is repaired once, by a call of its own.
 
     May take as long as the request may wait for money. Cancelling it leaves no hold behind. The same `call_id` again
-    gives the stored result and costs nothing; a call that ended without an answer and unbilled is asked anew.
+    gives the stored result and costs nothing; a call that ended without an answer and unbilled, or was cancelled before
+    anything was sent, is asked anew.
 
     Raises CallDenied (budget, limit, configuration), CallUnavailable (every allowed service failed), CallIdReused, and
     with `output` OutputInvalid.

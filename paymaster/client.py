@@ -126,10 +126,10 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         except WorkflowAlreadyStartedError:
             generation = await latest_generation(client, call_id, known=generation)
         handle = CallHandle(client, generation_id(call_id, generation))
-        unbilled = await handle.digest_if_unbilled()
+        unbilled = await handle.unbilled_end()
         if unbilled is None:
             return handle
-        if unbilled != request.digest():
+        if unbilled.request_digest != request.digest():
             raise CallIdReused(call_id)
         generation += 1
 

@@ -12,9 +12,9 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.messages import LLMRequest, LLMResult, call_workflow_id
+from paymaster.messages import LLMRequest, LLMResult, Outcome, call_id_of, call_workflow_id
 from paymaster.messages.temporal_names import first_generation, generation_id, generation_of
-from paymaster.security.payloads import read_raw
+from paymaster.security.payloads import as_raw, in_plain_text, read_raw
 
 
 class CallHandle(WorkflowHandle[object, LLMResult]):
@@ -40,17 +40,20 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
         answer = await super().result(follow_runs=follow_runs, rpc_metadata=rpc_metadata or {}, rpc_timeout=rpc_timeout)
         return read_raw(cast(RawValue, answer), LLMResult)
 
-    async def digest_if_unbilled(self) -> str | None:
-        """Of its request, where it ended without an answer and nothing was billed, or may have been; else None."""
+    async def unbilled_end(self) -> LLMResult | None:
+        """Its result, where it ended without an answer and nothing was billed, or may have been: its call id is free.
+
+        A call that was cancelled before anything was sent has none of its own: one that says so.
+        """
         status = (await self.describe()).status
         if status is WorkflowExecutionStatus.CANCELED:
-            return await self._digest_if_unsent()
+            return await self._end_unsent()
         result = await self.result() if status is WorkflowExecutionStatus.COMPLETED else None
-        return result.request_digest if result is not None and result.may_be_asked_again else None
+        return result if result is not None and result.may_be_asked_again else None
 
-    async def _digest_if_unsent(self) -> str | None:
+    async def _end_unsent(self) -> LLMResult | None:
         """None where an attempt was begun, whether it came to anything or not: an attempt is an activity."""
-        digest = None
+        digest = ""
         async for event in self.fetch_history_events():
             if event.HasField("activity_task_scheduled_event_attributes"):
                 return None
@@ -58,12 +61,13 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
                 payloads = event.workflow_execution_started_event_attributes.input.payloads
                 [message] = await self._client.data_converter.decode(payloads, [RawValue])
                 digest = read_raw(cast(RawValue, message), LLMRequest).digest()
-        return digest
-
-    async def result_if_completed(self) -> LLMResult | None:
-        """None while it runs, and when it was cancelled, terminated or failed."""
-        completed = (await self.describe()).status is WorkflowExecutionStatus.COMPLETED
-        return await self.result() if completed else None
+        return LLMResult(
+            outcome=Outcome.UNAVAILABLE,
+            call_id=call_id_of(self.id),
+            reason="cancelled",
+            detail="the call was cancelled before anything was sent",
+            request_digest=digest,
+        )
 
 
 async def latest_generation(client: Client, call_id: str, *, known: int = 1) -> int:
@@ -80,10 +84,11 @@ async def latest_generation(client: Client, call_id: str, *, known: int = 1) -> 
     return found
 
 
-async def newest_result(client: Client, generated_id: str) -> RawValue:
+async def newest_result(client: Client, generated_id: str, *, plain: bool = False) -> RawValue:
     """The result of the newest generation of the call that this one, which exists, belongs to.
 
-    Raises a non-retryable ApplicationError where it was cancelled or failed: it stays so, however often it is asked.
+    `plain`: whoever asks reads plain text only. Raises a non-retryable ApplicationError where it failed, or was
+    cancelled when it had been sent: it stays so, however often it is asked.
     """
     call_id = first_generation(generated_id)
     known = generation_of(generated_id, call_id)
@@ -91,6 +96,8 @@ async def newest_result(client: Client, generated_id: str) -> RawValue:
     try:
         return await client.get_workflow_handle(call_workflow_id(newest), result_type=RawValue).result()
     except WorkflowFailureError as error:
+        if (unsent := await CallHandle(client, newest).unbilled_end()) is not None:
+            return in_plain_text(unsent) if plain else as_raw(unsent)
         ended = "was cancelled" if isinstance(error.cause, CancelledError) else f"failed: {error.cause}"
         detail = f"the call {newest!r} {ended}: ask under another call id"
         raise ApplicationError(detail, type="CallEnded", non_retryable=True) from error

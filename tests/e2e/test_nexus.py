@@ -262,9 +262,27 @@ async def test_cancelling_the_operation_cancels_the_call(callers: Client, site: 
     assert isinstance(failed.value.cause, CancelledError)
     call = await site.client.get_workflow_handle("call/content/cancelled").describe()
     assert (call.status, await parked(site)) == (WorkflowExecutionStatus.CANCELED, [])
-    again = {"route": "paused", "prompt": "x", "call_id": "cancelled"}
-    refusal = await error_of(callers, "content", again)
-    assert refusal == "the call 'content/cancelled' was cancelled: ask under another call id"
+    again = await start(callers, "content", EndpointRequest(route="paused", prompt="x", call_id="cancelled"))
+    await until(partial(parked, site), "nothing was sent, so it is asked anew")
+    await site.ledger.resume_service(ResumeService(service="paused"))
+    assert (await again.result()).call_id == "content/cancelled~g2"
+
+
+async def test_a_call_that_was_cancelled_when_it_was_sent_is_refused(
+    callers: Client, site: Site, server: CountingServer
+) -> None:
+    other = server.service("other")
+    other.hold()
+    caller = await start(callers, "content", EndpointRequest(route="other", prompt="x", call_id="sent"))
+    await until(lambda: other.held, "the call is in flight")
+    await caller.cancel()
+    call = site.client.get_workflow_handle("call/content/sent")
+    await until(partial(cancel_requested, call), "the call is told")
+    other.release()
+    with pytest.raises(WorkflowFailureError):
+        await caller.result()
+    refusal = await error_of(callers, "content", {"route": "other", "prompt": "x", "call_id": "sent"})
+    assert refusal == "the call 'content/sent' was cancelled: ask under another call id"
 
 
 async def test_the_books_agree(callers: Client, site: Site, service: FakeService, server: CountingServer) -> None:
@@ -273,6 +291,11 @@ async def test_the_books_agree(callers: Client, site: Site, service: FakeService
 
 async def parked(site: Site) -> list[str]:
     return [call.workflow_id for call in (await site.ledger.status()).waiting]
+
+
+async def cancel_requested(call: WorkflowHandle[Any, Any]) -> bool:
+    events = (await call.fetch_history()).events
+    return any(event.HasField("workflow_execution_cancel_requested_event_attributes") for event in events)
 
 
 async def has_begun(caller: WorkflowHandle[Asks, LLMResult]) -> bool:

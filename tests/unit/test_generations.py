@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowFailureError
+from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
@@ -15,7 +16,7 @@ from temporalio.worker import Worker
 import paymaster.client
 from paymaster import CallIdReused, LLMRequest, LLMResult, Outcome, try_generate
 from paymaster.generations import latest_generation
-from paymaster.messages.temporal_names import generation_of
+from paymaster.messages.temporal_names import CALL_WORKFLOW, CALLS_TASK_QUEUE, generation_of
 from paymaster.testing import ScriptedCall, completed, denied, local_temporal, parked, scripted_calls, unavailable
 
 pytestmark = pytest.mark.stack
@@ -74,29 +75,61 @@ async def test_what_may_have_been_billed_is_found_again(temporal: WorkflowEnviro
     assert len(calls.requests) == 1
 
 
-async def test_what_was_cancelled_unsent_is_asked_anew(temporal: WorkflowEnvironment) -> None:
-    """By an activity that gave up waiting, say, and is tried again. An agent is told in words, and is not stuck."""
+@pytest.mark.parametrize("asks", ["agent", "client"])
+async def test_what_was_cancelled_unsent_is_asked_anew(temporal: WorkflowEnvironment, asks: str) -> None:
+    """By an agent that waits for it meanwhile too."""
     client, call_id = temporal.client, str(uuid4())
     script = [parked(timedelta(days=1)), completed("at last")]
     async with scripted_calls(client, script) as calls, Worker(client, task_queue=QUEUE, workflows=[AsksAgain]):
         first = await paymaster.client.start(client, a_request(call_id))
-        async with asyncio.timeout(20):
-            while not calls.requests:
-                await asyncio.sleep(0.01)
-        await first.cancel()
-        with pytest.raises(WorkflowFailureError):
-            await first.result()
         agent = await client.start_workflow(
             AsksAgain.run, args=[a_request(call_id), 1], id=str(uuid4()), task_queue=QUEUE
         )
-        with pytest.raises(WorkflowFailureError) as failure:
-            await agent.result()
-        assert isinstance(failure.value.cause, ActivityError)
-        assert "was cancelled: ask under another call id" in str(failure.value.cause.cause)
-        with pytest.raises(CallIdReused):
-            await paymaster.client.start(client, a_request(call_id, "Something else"))
-        second = await paymaster.client.try_generate(client, a_request(call_id))
+        async with asyncio.timeout(20):
+            while not calls.requests:
+                await asyncio.sleep(0.01)
+        if asks == "client":
+            await agent.terminate()
+        await first.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await first.result()
+        if asks == "client":
+            with pytest.raises(CallIdReused):
+                await paymaster.client.start(client, a_request(call_id, "Something else"))
+            second = await paymaster.client.try_generate(client, a_request(call_id))
+        else:
+            [second] = await agent.result()
     assert (second.text, second.call_id) == ("at last", f"{call_id}~g2")
+
+
+@workflow.defn(name=CALL_WORKFLOW.name, sandboxed=False)
+class CallInFlight:
+    """Has begun its attempt, which no worker ever takes."""
+
+    @workflow.run
+    async def run(self, message: RawValue) -> None:
+        await workflow.execute_activity("attempt", task_queue="nobody", start_to_close_timeout=timedelta(days=1))
+
+
+async def test_what_was_cancelled_when_it_was_sent_stays_so(temporal: WorkflowEnvironment) -> None:
+    client, call_id = temporal.client, str(uuid4())
+    async with Worker(client, task_queue=CALLS_TASK_QUEUE, workflows=[CallInFlight]):
+        call = await paymaster.client.start(client, a_request(call_id))
+        async with asyncio.timeout(20):
+            while not (await call.describe()).raw_description.pending_activities:
+                await asyncio.sleep(0.01)
+        await call.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await call.result()
+    async with scripted_calls(client, []), Worker(client, task_queue=QUEUE, workflows=[AsksAgain]):
+        with pytest.raises(WorkflowFailureError):
+            await paymaster.client.try_generate(client, a_request(call_id))
+        with pytest.raises(WorkflowFailureError) as failure:
+            await client.execute_workflow(
+                AsksAgain.run, args=[a_request(call_id), 1], id=str(uuid4()), task_queue=QUEUE
+            )
+    assert isinstance(failure.value.cause, ActivityError)
+    assert "was cancelled: ask under another call id" in str(failure.value.cause.cause)
 
 
 async def test_a_new_generation_asks_for_the_same(temporal: WorkflowEnvironment) -> None:
