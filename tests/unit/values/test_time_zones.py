@@ -277,7 +277,10 @@ def test_an_answer_for_the_days_of_another_zone_is_not_taken() -> None:
     assert asked is not None
     site.desk.configure(zoned(digest="second"), now_ms, may_remove=True)
     site.desk.loaded(LoadedSpend(number=asked.number, posted_nanos={"budget:acme": {"day": 9 * USD}}), now_ms)
+    starts: dict[str, int] = {}
     while (wanted := site.desk.to_load()) is not None:
         assert wanted.number != asked.number
+        starts |= dict.fromkeys(wanted.accounts, wanted.window_starts_ms["day"])
         site.load()
+    assert starts["budget:acme"] == at(2027, 3, 10, 23)
     assert site.posted() == 0
