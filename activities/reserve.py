@@ -86,6 +86,7 @@ class ReserveActivities:
             hold_id=request.hold_id,
             call=request.call,
             budget=request.budget,
+            further_budgets=request.further_budgets,
             candidates=self._candidates(request, route),
             input_bytes=request.input_bytes,
             on_exhausted=request.on_exhausted or ledger.on_exhausted,

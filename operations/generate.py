@@ -67,11 +67,12 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
 
 def _through(endpoint: str, settings: EndpointSettings, request: EndpointRequest) -> LLMRequest:
     """The request with its budget, when the endpoint gives it."""
-    if request.budget and not is_within(request.budget, settings.budget):
+    other = next((budget for budget in request.budgets if budget and not is_within(budget, settings.budget)), None)
+    if other is not None:
         raise refusal(
             "UNAUTHORIZED",
             f"the endpoint {endpoint!r} gives the budget {settings.budget!r} and those below it, not "
-            f"{request.budget!r}: name one of these, or none",
+            f"{other!r}: name one of these, or none",
         )
     if settings.routes is not None and request.route not in settings.routes:
         raise refusal(

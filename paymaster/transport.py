@@ -23,7 +23,7 @@ from temporalio.service import RPCError
 import paymaster.agent
 import paymaster.client
 from paymaster.errors import AnswerGone, CallIdReused
-from paymaster.messages import LLMRequest, LLMResult, Outcome
+from paymaster.messages import Budgets, LLMRequest, LLMResult, Outcome
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.repeated_requests import RepeatedRequests, SentCall, call_of
 from paymaster.values.money import nanos_to_usd
@@ -51,7 +51,7 @@ a millisecond for each."""
 class Terms(NamedTuple):
     """What a request of a provider's format does not say."""
 
-    budget: str
+    budget: Budgets
     route: str | None
     priority: int
     on_exhausted: Literal["wait", "fail"] | None
@@ -75,7 +75,7 @@ class _Transport:
 
     def __init__(
         self,
-        budget: str,
+        budget: Budgets,
         *,
         route: str | None = None,
         priority: int = 0,

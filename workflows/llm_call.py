@@ -202,7 +202,8 @@ class LLMCallWorkflow:
                     hold_id=hold_id,
                     call=self._call,
                     route=request.route,
-                    budget=request.budget,
+                    budget=request.budgets[0],
+                    further_budgets=request.budgets[1:],
                     **facts_of(request)._asdict(),
                     on_exhausted=request.on_exhausted,
                     wait_at_most_ms=_duration_ms(request.wait_at_most),
@@ -350,7 +351,7 @@ class LLMCallWorkflow:
     def _make_findable(self, outcome: str) -> None:
         """One event, in the same task as what it tells of; none where the attributes are not registered."""
         if self._findable:
-            budget, cost = self._request.budget, self._cost_nanos
+            budget, cost = self._request.budgets[0], self._cost_nanos
             workflow.upsert_search_attributes(call_attributes(budget, outcome, self._grant, cost))
 
     def live_details(self) -> str:

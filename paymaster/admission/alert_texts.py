@@ -14,6 +14,11 @@ APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
 OTHERS_SHOWN_MAX = 10
 """Names of other ledgers in a sentence."""
 
+SEVERAL_BUDGETS_NEED_RULES = (
+    "the ledger still runs by the rules of version 0.1.0, by which a call has one budget: `paymaster upgrade`, when no "
+    "older worker runs any more"
+)
+
 # ---------------------------------------------------------------- money
 
 

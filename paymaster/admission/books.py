@@ -123,7 +123,7 @@ class Ledger:
         self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
         self.calendars.know(time_zones)
         self._lines: dict[tuple[str, ...], _Lines] = {}
-        self._charged: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._charged: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
         self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
         """The holds that were not settled yet, in the order of their grants."""
         self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
@@ -235,7 +235,7 @@ class Ledger:
         self._charged.clear()
         new = set(keys)
         for hold in self.holds.values() if new else ():
-            charged = self.charged_accounts(hold.grant.budget, hold.grant.service)
+            charged = self.charged_accounts(hold.grant.budgets, hold.grant.service)
             hold.accounts = (*hold.accounts, *(key for key in charged if key in new))
         self._restate(new)
 
@@ -300,14 +300,14 @@ class Ledger:
         balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
         self._lines.clear()
 
-    def charged_accounts(self, budget: str, service: str) -> tuple[str, ...]:
-        """The accounts that a call charges: the service, and of the budget and its ancestors those that exist."""
-        found = self._charged.get((budget, service))
+    def charged_accounts(self, budgets: tuple[str, ...], service: str) -> tuple[str, ...]:
+        """The accounts that a call charges: the service, and of the budgets and their ancestors those that exist."""
+        found = self._charged.get((budgets, service))
         if found is None:
-            found = tuple(key for key in accounts_charged(budget, service) if key in self.accounts)
+            found = tuple(key for key in accounts_charged(budgets, service) if key in self.accounts)
             if len(self._charged) >= CHARGED_MAX:
                 self._charged.clear()
-            self._charged[budget, service] = found
+            self._charged[budgets, service] = found
         return found
 
     def is_loading(self, accounts: tuple[str, ...]) -> str | None:

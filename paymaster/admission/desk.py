@@ -392,9 +392,12 @@ class Desk:
         if request.asked_at_ms < self.state.forgotten_until_ms:
             return Ended(hold_id=hold_id)
         try:
-            check_budget_path(request.budget)
+            for budget in request.budgets:
+                check_budget_path(budget)
         except ValueError as error:
             return self._granting.deny(hold_id, "bad_budget", str(error))
+        if request.further_budgets and self.state.rules < 2:
+            return self._granting.deny(hold_id, "bad_budget", alert_texts.SEVERAL_BUDGETS_NEED_RULES)
         if not request.candidates:
             return self._granting.deny(hold_id, "no_candidate", "no candidate of the route is left")
         if self.state.full:

@@ -21,6 +21,7 @@ class Granting:
         grant = Grant(
             hold_id=request.hold_id,
             budget=request.budget,
+            further_budgets=request.further_budgets,
             service=candidate.service,
             model=candidate.model,
             price=candidate.price,

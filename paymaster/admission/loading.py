@@ -146,7 +146,7 @@ class SpendLoading:
         if change.hold_id in self._ledger.holds:
             raise ValueError(f"the ledger has the hold {change.hold_id}: settle it instead")
         less_nanos = max(0, usd_to_nanos(change.from_usd) - usd_to_nanos(change.to_usd))
-        accounts = self._ledger.charged_accounts(change.budget, change.service)
+        accounts = self._ledger.charged_accounts(change.budgets, change.service)
         self._read_again(accounts)
         for key in accounts:
             self._ledger.accept_less(self._ledger.accounts[key], less_nanos, change.granted_at_ms)

@@ -121,7 +121,7 @@ def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]
 
 def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
     calls = list(parked.values())
-    candidates, budgets, modes = _Candidates(), _Table[str](), _Table[str]()
+    candidates, budgets, modes = _Candidates(), _Table[str | tuple[str, ...]](), _Table[str]()
     waits = _Table[tuple[object, ...]]()
     rows: list[_Row] = []
     parked_at_ms = sequence = 0
@@ -129,7 +129,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
         asked, at_ms = call.reserve, call.parked_at_ms
         row = _Row(
             candidates=candidates.number(asked.candidates),
-            budget=budgets.number(asked.budget),
+            budget=budgets.number(asked.budgets if asked.further_budgets else asked.budget),
             mode=modes.number(asked.on_exhausted),
             waits=waits.number((tuple(sorted(call.waits_for)), tuple(sorted(call.keeps)), call.waits)),
             priority=asked.priority,
@@ -186,7 +186,8 @@ def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
 def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
     """Validated all at once, and the candidates of a table only once."""
     candidates = _lists_of_candidates(columns)
-    budgets, modes = columns["budgets"], columns["modes"]
+    modes = columns["modes"]
+    budgets = [(each, ()) if isinstance(each, str) else (each[0], each[1:]) for each in columns["budgets"]]
     ids = zip(ids_of(columns["run_ids"]), ids_of(columns["workflow_ids"]), columns["holds"], strict=True)
     reserves: list[dict[str, Any]] = []
     parked_at_ms = 0
@@ -197,7 +198,8 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
                 "hold_id": hold if isinstance(hold, str) else f"{run_id}/{hold}",
                 "call": {"workflow_id": workflow_id, "run_id": run_id},
                 "candidates": candidates[row.candidates],
-                "budget": budgets[row.budget],
+                "budget": budgets[row.budget][0],
+                "further_budgets": budgets[row.budget][1],
                 "on_exhausted": modes[row.mode],
                 "priority": row.priority,
                 "input_bytes": row.input_bytes,

@@ -14,6 +14,7 @@ from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.timers import NEVER_MS, Timers
 from paymaster.admission.waits import Waits
+from paymaster.values.budget_path import is_within
 
 _EVERYBODY = ""
 """In a round, instead of an account: the calls that are looked at whatever they wait for."""
@@ -95,7 +96,7 @@ class ParkedQueue:
     def file_below(self, path: str) -> None:
         """Files those anew that are charged to this budget, which has an account since now."""
         for call in self._order:
-            if f"{call.reserve.budget}/".startswith(f"{path}/"):
+            if any(is_within(budget, path) for budget in call.reserve.budgets):
                 self._waits.file(call)
 
     # ------------------------------------------------------------ what is due

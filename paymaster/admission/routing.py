@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger, Shortfall
 from paymaster.admission.breaker import Gate
 from paymaster.messages import Candidate, Reserve, Window
+from paymaster.values.budget_path import budget_ancestors, budgets_charged
 from paymaster.values.money import format_usd
 
 BYTES_PER_TOKEN_MAX = 8
@@ -67,7 +68,7 @@ def _consider(
     candidate: Candidate, request: Reserve, ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
 ) -> Choice | Obstacle:
     """What can never be comes first, then the money, then what clears by itself."""
-    accounts = ledger.charged_accounts(request.budget, candidate.service)
+    accounts = ledger.charged_accounts(request.budgets, candidate.service)
     impossible = _impossible(candidate, request, ledger, accounts)
     if impossible is not None:
         return impossible
@@ -120,16 +121,23 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
         return Obstacle("impossible", "no_price", detail)
     if candidate.refused is not None:
         return Obstacle("impossible", "no_bound", f"{name}: {candidate.refused}")
-    if len(accounts) < 2:  # only the service
-        detail = (
-            f'budget {request.budget!r}: neither it nor an ancestor is configured; add [budgets."{request.budget}"]'
-        )
+    unknown = _unknown_budget(request, ledger, accounts)
+    if unknown is not None:
+        detail = f'budget {unknown!r}: neither it nor an ancestor is configured; add [budgets."{unknown}"]'
         return Obstacle("impossible", "unknown_budget", detail)
     tokens_min = request.input_bytes // BYTES_PER_TOKEN_MAX + candidate.max_output_tokens
     if candidate.context_tokens is not None and tokens_min > candidate.context_tokens:
         detail = f"{name}: at least {tokens_min} tokens do not fit its context of {candidate.context_tokens}"
         return Obstacle("impossible", "context_too_small", detail)
     return None
+
+
+def _unknown_budget(request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> str | None:
+    """The first of the request's budgets that nothing would count against."""
+    if not request.further_budgets:
+        return request.budget if len(accounts) < 2 else None  # only the service
+    counted = {path for path in budgets_charged(request.budgets) if f"budget:{path}" in ledger.accounts}
+    return next((budget for budget in request.budgets if counted.isdisjoint(budget_ancestors(budget))), None)
 
 
 def _short(candidate: Candidate, shortfall: Shortfall, bound: int, ends_ms: int | None) -> Obstacle:

@@ -67,7 +67,7 @@ class Settling:
         return UnknownHold(hold_id=command.hold_id)
 
     def _correct_folded(self, command: Settle, entry: UnconfirmedEntry) -> bool:
-        accounts = self._ledger.charged_accounts(entry.budget, entry.service)
+        accounts = self._ledger.charged_accounts(entry.budgets, entry.service)
         if not self._ledger.correct_folded(accounts, entry.granted_at_ms, entry.posted_nanos, command.cost_nanos):
             return False
         self._state.freed.update(accounts)

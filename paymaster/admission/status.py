@@ -147,6 +147,7 @@ def _waiting(call: ParkedCall) -> WaitingCall:
     return WaitingCall(
         workflow_id=call.reserve.call.workflow_id,
         budget=call.reserve.budget,
+        further_budgets=call.reserve.further_budgets,
         parked_at_ms=call.parked_at_ms,
         deadline_at_ms=call.reserve.deadline_at_ms,
         detail=call.detail,

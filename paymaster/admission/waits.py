@@ -207,7 +207,7 @@ class Waits:
             if filed_under not in entries or need < entries[filed_under]:
                 entries[filed_under] = need
             if kind not in _HAS_LOST:
-                for key in self._ledger.charged_accounts(request.budget, candidate.service):
+                for key in self._ledger.charged_accounts(request.budgets, candidate.service):
                     if bound > entries.get((key, "has_money"), -1):
                         entries[key, "has_money"] = bound
         return entries

@@ -97,7 +97,7 @@ def _long_name(request: LLMRequest) -> tuple[str, str] | None:
     """Route and budget are in every command to the ledger."""
     for name, value, bytes_max, reason in (
         ("route", request.route, ROUTE_BYTES_MAX, "unknown_route"),
-        ("budget", request.budget, BUDGET_BYTES_MAX, "bad_budget"),
+        *(("budget", budget, BUDGET_BYTES_MAX, "bad_budget") for budget in request.budgets),
     ):
         if (size := len(value.encode())) > bytes_max:
             return reason, f"the {name} has {size:,} bytes and may have {bytes_max:,}"

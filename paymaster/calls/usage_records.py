@@ -82,6 +82,7 @@ def _entry(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
         ledger=ledger,
         epoch=grant.epoch,
         budget=grant.budget,
+        further_budgets=grant.further_budgets,
         service=grant.service,
         model=grant.model,
         granted_at_ms=grant.granted_at_ms,

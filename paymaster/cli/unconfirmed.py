@@ -170,12 +170,8 @@ async def _post(
     try:
         if before.state == "unconfirmed" and before.epoch == await ledger.epoch():
             # The hold's other attempts were certainly not billed: their cost is zero.
-            entry = UnconfirmedEntry(
-                budget=before.budget,
-                service=before.service,
-                granted_at_ms=before.granted_at_ms,
-                posted_nanos=before.cost_nanos,
-            )
+            said = before.model_dump(include={"budget", "further_budgets", "service", "granted_at_ms"})
+            entry = UnconfirmedEntry(**said, posted_nanos=before.cost_nanos)
             settle = Settle(hold_id=new.hold_id, cost_nanos=cost_nanos, epoch=new.epoch, corrects=entry)
             (answer,) = await ledger.send([settle])
             if answer.kind == "settled":
@@ -187,6 +183,7 @@ async def _post(
         {
             "hold_id": before.hold_id,
             "budget": before.budget,
+            "further_budgets": before.further_budgets,
             "service": before.service,
             "granted_at_ms": max(1, before.granted_at_ms),
             "from_usd": usd(before.cost_nanos),

@@ -97,6 +97,7 @@ from paymaster.messages.notices import (
     Withdrawn,
 )
 from paymaster.messages.requests import (
+    Budgets,
     ChatMessage,
     Document,
     EndpointRequest,
@@ -199,6 +200,7 @@ __all__ = [
     "Billing",
     "BodyPiece",
     "BudgetNotice",
+    "Budgets",
     "CallMessage",
     "CallMessages",
     "CallRef",

@@ -10,6 +10,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.config import CarriedConfig
+from paymaster.values.limits import BUDGETS_OF_CALL_MAX
 from paymaster.values.windows import Window
 
 
@@ -94,6 +95,13 @@ class CorrectSpend(AdminMessage):
     from_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
     """What the rows said before."""
     to_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+    further_budgets: tuple[Annotated[str, Field(max_length=300)], ...] = added((), max_length=BUDGETS_OF_CALL_MAX - 1)
+    """Others that the hold counts for."""
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class Upgrade(AdminMessage):

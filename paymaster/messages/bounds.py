@@ -40,6 +40,7 @@ from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
     ADMIN_MESSAGE_BYTES_MAX,
     ALERT_PARTS_MAX,
+    BUDGETS_OF_CALL_MAX,
     CANDIDATES_MAX,
     CANDIDATES_OF_UPDATE_MAX,
     COMMANDS_MAX,
@@ -175,7 +176,8 @@ def check_report(report: AttemptReport) -> None:
 def check_grant(grant: Grant) -> None:
     """Raises ValueError with the field, what it has and what it may have."""
     _text("hold_id", grant.hold_id, ID_CHARACTERS_MAX)
-    _names(grant.service, grant.model, grant.budget)
+    _names(grant.service, grant.model)
+    _check_budgets(grant.budgets)
     _text("epoch", grant.epoch, ID_CHARACTERS_MAX)
     _check_price(grant.price)
     _within("max_output_tokens", grant.max_output_tokens, 1, COUNT_MAX)
@@ -242,7 +244,7 @@ def _check_retry(name: str, retry: RetrySettings) -> None:
 
 def _check_reserve(command: Reserve) -> None:
     _check_call(command.call)
-    _text("budget", command.budget, NAME_CHARACTERS_MAX)
+    _check_budgets(command.budgets)
     _within("input_bytes", command.input_bytes, 0, 100 * REQUEST_BYTES_MAX)
     _within("deadline_at_ms", command.deadline_at_ms, 0, TIME_MS_MAX)
     _within("asked_at_ms", command.asked_at_ms, 0, TIME_MS_MAX)
@@ -285,6 +287,12 @@ def _check_price(price: Price) -> None:
 def _check_call(call: CallRef) -> None:
     _text("workflow_id", call.workflow_id, NAME_CHARACTERS_MAX)
     _text("run_id", call.run_id, ID_CHARACTERS_MAX)
+
+
+def _check_budgets(budgets: Sequence[str]) -> None:
+    _within("the number of budgets", len(budgets), 1, BUDGETS_OF_CALL_MAX)
+    for budget in budgets:
+        _text("a budget", budget, NAME_CHARACTERS_MAX)
 
 
 def _names(*names: str) -> None:

@@ -53,6 +53,8 @@ class ReserveRequest(Message):
     """Of a wire call: its `input_bytes` in neutral words, for a candidate of another format. None: it has none."""
     untranslatable: str | None = added(None)
     """The first key of a wire call that the neutral request does not know. None: each is known."""
+    further_budgets: tuple[str, ...] = added(())
+    """Others that the call counts for."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 
@@ -154,6 +156,13 @@ class UsageEntry(Message):
     """Lines that add up to `cost_nanos`. None: not recorded, as of all entries of versions before there were lines."""
     dialect: str | None = added(None)
     """Of a wire call: the format that it was written in. None: of none, or of a hold that expired."""
+    further_budgets: tuple[str, ...] = added(())
+    """Others that it counts for."""
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class UsageRecord(Message):

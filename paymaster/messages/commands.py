@@ -43,6 +43,13 @@ class UnconfirmedEntry(Message):
     service: str
     granted_at_ms: int
     posted_nanos: int = Field(ge=0)
+    further_budgets: tuple[str, ...] = added(())
+    """Others that it counts for."""
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class Settle(Message):
@@ -83,6 +90,13 @@ class Reserve(Message):
     asked_at_ms: int
     """A time before which this hold id cannot have been used."""
     priority: int = 0
+    further_budgets: tuple[str, ...] = added(())
+    """Others that it counts for."""
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class Void(Message):
@@ -140,6 +154,13 @@ class Grant(Message):
     retry: RetrySettings
     max_retry_after_ms: int
     max_unconfirmed: int
+    further_budgets: tuple[str, ...] = added(())
+    """Others that it counts for."""
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class Granted(Message):

@@ -16,6 +16,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.wire import Wire
+from paymaster.values.limits import BUDGETS_OF_CALL_MAX
 
 
 class Image(Message):
@@ -138,6 +139,10 @@ class Tool(Message):
     """The JSON schema of its arguments."""
 
 
+Budgets = str | tuple[str, ...]
+"""A budget's path (`acme/content/writer`), or up to four that a call counts for all at once, its own first. Every
+configured ancestor is charged too."""
+
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -165,8 +170,7 @@ class LLMRequest(BaseModel):
 
     route: str
     """A route of the configuration: an ordered list of `service/model`."""
-    budget: str
-    """The budget's path (`acme/content/writer`). Every configured ancestor is charged too."""
+    budget: Budgets
     prompt: str | None = None
     """The last user message. A request has a prompt, messages or both."""
     messages: tuple[ChatMessage, ...] = ()
@@ -200,6 +204,12 @@ class LLMRequest(BaseModel):
     """The request in a provider's own format, instead of everything here that says what is asked."""
 
     @model_validator(mode="after")
+    def _names_few_budgets(self) -> Self:
+        if not 0 < len(self.budgets) <= BUDGETS_OF_CALL_MAX:
+            raise ValueError(f"a request names 1 to {BUDGETS_OF_CALL_MAX} budgets, and this one {len(self.budgets)}")
+        return self
+
+    @model_validator(mode="after")
     def _has_content(self) -> Self:
         if self.wire is None and self.prompt is None and not self.messages:
             raise ValueError("a request needs a prompt, messages or both")
@@ -222,6 +232,11 @@ class LLMRequest(BaseModel):
             raise ValueError(f"tool_choice {self.tool_choice!r} is neither a tool of this request nor one of its words")
         return self
 
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it names."""
+        return (self.budget,) if isinstance(self.budget, str) else self.budget
+
     def conversation(self) -> tuple[ChatMessage, ...]:
         """System message, messages and prompt in the order in which a model reads them."""
         system = () if self.system is None else (ChatMessage(role="system", content=self.system),)
@@ -241,5 +256,5 @@ class LLMRequest(BaseModel):
 class EndpointRequest(LLMRequest):
     """What a caller of another namespace asks for through a Nexus endpoint, which has a budget of its own."""
 
-    budget: str = ""
+    budget: Budgets = ""
     """The endpoint's budget, or one below it. Default: the endpoint's."""

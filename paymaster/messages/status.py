@@ -130,6 +130,8 @@ class WaitingCall(Message):
     deadline_at_ms: int
     detail: str
     """What is in its way."""
+    further_budgets: tuple[str, ...] = added(())
+    """Others that it counts for."""
 
 
 class Configuration(Message):

@@ -23,12 +23,12 @@ def summary(text: str) -> str:
 
 
 def call_summary(request: LLMRequest) -> str:
-    return summary(f"{request.route} for {request.budget}")
+    return summary(f"{request.route} for {', '.join(request.budgets)}")
 
 
 def call_details(request: LLMRequest) -> str:
     """What was asked for, and by whom: nothing of the prompt."""
-    rows = [("route", request.route), ("budget", request.budget), *sorted(request.metadata.items())]
+    rows = [("route", request.route), ("budget", ", ".join(request.budgets)), *sorted(request.metadata.items())]
     return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
 
 
@@ -79,7 +79,12 @@ def ledger_details(status: DeskStatus) -> str:
     )
     if status.waiting:
         rows = [
-            (_cell(call.workflow_id), _cell(call.budget), _utc(call.deadline_at_ms), _cell(call.detail))
+            (
+                _cell(call.workflow_id),
+                _cell(", ".join((call.budget, *call.further_budgets))),
+                _utc(call.deadline_at_ms),
+                _cell(call.detail),
+            )
             for call in status.waiting
         ]
         parts.append(_table(("parked call", "budget", "until", "waits for"), rows))

@@ -68,14 +68,14 @@ async def kinds_report(
     )
     unrecorded = counted_usage.c.paid_for.is_(None)
     kind = func.coalesce(line.c.kind, NOT_RECORDED)
-    keys = [dimension_key(counted_usage, name).cast(Text).label(f"key_{number}") for number, name in enumerate(by)]
-    cost = func.coalesce(func.sum(line.c.cost_nanos), 0)
+    dimensions = [dimension_key(counted_usage, name, budget).cast(Text) for name in by]
+    keys = [dimension.label(f"key_{number}") for number, dimension in enumerate(dimensions)]
     query = (
         select(
             *keys,
             kind.label(KIND),
             func.sum(line.c.quantity).label("quantity"),
-            cost.label("cost_nanos"),
+            func.coalesce(func.sum(line.c.cost_nanos), 0).label("cost_nanos"),
             func.coalesce(func.sum(counted_usage.c.cost_usd).filter(unrecorded), 0).label("unrecorded_usd"),
         )
         .select_from(counted_usage.outerjoin(line, true()))

@@ -20,14 +20,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.storage.charging import counts_for_budget
+from paymaster.storage.charging import budget_within, counts_for_budget
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
 
 Dimension = Literal["service", "model", "budget", "day", "status", "dialect"]
-"""What `usage_report` can group by, beside the metadata. `budget` is the one that the call named; `day` is the UTC day
-of the grant; `dialect` is the format of calls in a provider's own."""
+"""What `usage_report` can group by, beside the metadata. `budget` is the one that the call named, of several the first,
+or the first within the budget that the report is on; `day` is the UTC day of the grant; `dialect` is the format of
+calls in a provider's own."""
 
 METADATA = "metadata."
 """Before a key, it makes a dimension of what callers wrote there: `metadata.team`."""
@@ -94,10 +95,11 @@ async def usage_report_with_total(
     budget: str | None = None,
 ) -> tuple[list[UsageRow], UsageRow]:
     """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
-    keys = [key.label(f"key_{number}") for number, key in enumerate(dimension_key(counted_usage, name) for name in by)]
+    dimensions = [dimension_key(counted_usage, name, budget) for name in by]
+    keys = [dimension.label(f"key_{number}") for number, dimension in enumerate(dimensions)]
     in_report = rows_in_report(counted_usage, ledger, since, until, budget)
     earlier = usage_table.alias("earlier")
-    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by)
+    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by, budget)
     # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
     # are counted, and those taken off that are not the first of their call there: only later attempts can be.
     query, later = _sums(keys, in_report), _later_attempts(keys, in_report, found)
@@ -147,10 +149,16 @@ def _later_attempts(
     )
 
 
-def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str]) -> FromClause:
+def _earlier_attempts(
+    earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str], budget: str | None
+) -> FromClause:
     """For a row, whether its call has one in the report that is earlier, and whether one is in the row's group."""
     same_group = and_(
-        true(), *(dimension_key(earlier, name).is_not_distinct_from(dimension_key(counted_usage, name)) for name in by)
+        true(),
+        *(
+            dimension_key(earlier, name, budget).is_not_distinct_from(dimension_key(counted_usage, name, budget))
+            for name in by
+        ),
     )
     return (
         select(func.bool_or(same_group).label("in_group"))
@@ -163,8 +171,10 @@ def _earlier_attempts(earlier: FromClause, in_report: Sequence[ColumnElement[boo
     )
 
 
-def dimension_key(rows: FromClause, name: str) -> ColumnElement[Any]:
-    """The column or expression of a dimension."""
+def dimension_key(rows: FromClause, name: str, budget: str | None) -> ColumnElement[Any]:
+    """The column or expression of a dimension, in a report on this budget (None: on all)."""
+    if name == "budget" and budget is not None:
+        return budget_within(rows, budget)
     if name.startswith(METADATA):
         return rows.c.metadata[name.removeprefix(METADATA)].astext
     return func.timezone("UTC", rows.c.granted_at).cast(Date) if name == "day" else rows.c[name]
@@ -179,7 +189,7 @@ def rows_in_report(
     if until is not None:
         conditions.append(rows.c.granted_at < until)
     if budget is not None:
-        conditions.append(counts_for_budget(rows.c.budget, budget))
+        conditions.append(counts_for_budget(rows, budget))
     return conditions
 
 

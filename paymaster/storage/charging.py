@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, text
+from sqlalchemy import ColumnElement, FromClause, Text, column, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.storage.usage_rows import nanos_of
@@ -11,9 +11,9 @@ from paymaster.storage.usage_rows import nanos_of
 def charged(spent: str, sums: Iterable[str]) -> str:
     """A query for `account` and the sums, a row for each account that a row of `spent` counts for.
 
-    `spent` is a table with budget, service and the sums. There are fewer such rows than entries when it is grouped by
-    both. A budget is charged to its ancestors segment by segment, so that no character in a name acts as a wildcard.
-    Names are words of the code, never values.
+    `spent` is a table with budget, charged_budgets, service and the sums. There are fewer such rows than entries when
+    it is grouped by these. A budget is charged to its ancestors segment by segment, so that no character in a name acts
+    as a wildcard. Names are words of the code, never values.
     """
     names = ", ".join(sums)
     return f"""
@@ -21,19 +21,32 @@ def charged(spent: str, sums: Iterable[str]) -> str:
         UNION ALL
         SELECT 'budget:' || array_to_string(segments[1 : depth], '/'), {names}
         FROM {spent}, string_to_array(budget, '/') AS segments, generate_series(1, cardinality(segments)) AS depth
+        WHERE charged_budgets IS NULL
+        UNION ALL
+        SELECT 'budget:' || path, {names} FROM {spent}, unnest(charged_budgets) AS path
     """  # noqa: S608
 
 
-def counts_for_budget(row_budget: ColumnElement[str], budget: str) -> ColumnElement[bool]:
+def counts_for_budget(rows: FromClause, budget: str) -> ColumnElement[bool]:
     """Whether a row counts for this budget: it names it or one below it."""
-    return (row_budget == budget) | row_budget.startswith(budget + "/", autoescape=True)
+    own = rows.c.budget
+    return (own == budget) | own.startswith(budget + "/", autoescape=True) | rows.c.charged_budgets.contains([budget])
+
+
+def budget_within(rows: FromClause, budget: str) -> ColumnElement[str]:
+    """Of the budgets that a row names, the first one that is this budget or below it; there is one."""
+    paths = func.unnest(rows.c.charged_budgets).table_valued(column("path", Text), with_ordinality="number")
+    paths = paths.render_derived("paths")
+    inside = (paths.c.path == budget) | paths.c.path.startswith(budget + "/", autoescape=True)
+    first = select(paths.c.path).where(inside).order_by(paths.c.number).limit(1).correlate(rows)
+    return func.coalesce(first.scalar_subquery(), rows.c.budget)
 
 
 _POSTED_BY_ACCOUNT = text(
     f"""
     WITH spent AS (
-        SELECT budget, service, sum(cost_usd) AS usd
-        FROM api_usage_counted WHERE ledger = :ledger GROUP BY budget, service
+        SELECT budget, charged_budgets, service, sum(cost_usd) AS usd
+        FROM api_usage_counted WHERE ledger = :ledger GROUP BY budget, charged_budgets, service
     ), charged AS ({charged("spent", ["usd"])})
     SELECT account, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """  # noqa: S608

@@ -27,12 +27,12 @@ def _spent(windows: tuple[Window, ...]) -> TextClause:
     sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in windows)
     query = f"""
     WITH spent AS (
-        SELECT budget, service, {sums},
+        SELECT budget, charged_budgets, service, {sums},
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
         FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
         WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
-        GROUP BY budget, service
+        GROUP BY budget, charged_budgets, service
     ), charged AS ({charged("spent", [*windows, "unconfirmed", "unconfirmed_usd"])})
     SELECT account, {", ".join(f"sum({name}) AS {name}" for name in windows)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd

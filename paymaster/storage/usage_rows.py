@@ -24,11 +24,12 @@ from sqlalchemy import (
     Text,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import WORKER_LOST, UsageEntry
+from paymaster.values.budget_path import budgets_charged, budgets_named
 from paymaster.values.cost_lines import CostLine, adding_up_to
 from paymaster.values.money import NANOS_MAX, TokenUsage, nanos_to_usd
 
@@ -81,6 +82,7 @@ def _table(name: str) -> Table:
         Column("recorded_at", DateTime(timezone=True), server_default=FetchedValue()),
         Column("paid_for", JSONB(none_as_null=True)),
         Column("dialect", Text),
+        Column("charged_budgets", ARRAY(Text)),
     )
 
 
@@ -158,7 +160,12 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
         "metadata": {storable(name): storable(value) for name, value in entry.metadata.items()},
         "paid_for": None if entry.paid_for is None else _stored_lines(entry.paid_for, cost_nanos),
         "dialect": _storable_or_none(entry.dialect),
+        "charged_budgets": _charged_budgets(entry),
     }
+
+
+def _charged_budgets(entry: UsageEntry) -> list[str] | None:
+    return [storable(path) for path in budgets_charged(entry.budgets)] if entry.further_budgets else None
 
 
 def _stored_lines(lines: Sequence[CostLine], cost_nanos: int) -> list[dict[str, Any]]:
@@ -232,6 +239,7 @@ def entry_of(row: RowMapping) -> UsageEntry:
     said = {name: row[name] for name in TokenUsage.model_fields if row[name] is not None}
     return UsageEntry(
         **{name: row[name] for name in UsageEntry.model_fields if name in row},
+        further_budgets=tuple(each for each in budgets_named(row["charged_budgets"] or ()) if each != row["budget"]),
         granted_at_ms=_milliseconds(row["granted_at"]),
         started_at_ms=None if row["started_at"] is None else _milliseconds(row["started_at"]),
         usage=TokenUsage(**said) if said else None,

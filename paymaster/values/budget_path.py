@@ -1,6 +1,7 @@
 """Budget paths: `acme/content/writer` charges `acme/content/writer`, `acme/content` and `acme`."""
 
 import re
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 PATH_LENGTH_MAX = 200
@@ -38,7 +39,18 @@ def is_within(path: str, budget: str) -> bool:
     return budget in budget_ancestors(path)
 
 
-def accounts_charged(budget: str, service: str) -> tuple[str, ...]:
-    """The accounts that a call to the service counts for, those that do not exist included: the service's, then the
-    budget's and its ancestors', nearest first. `storage/charging` is this rule in SQL."""
-    return (f"service:{service}", *(f"budget:{path}" for path in budget_ancestors(budget)))
+def budgets_charged(budgets: Iterable[str]) -> tuple[str, ...]:
+    """The budgets that a call counts for: those that it names, each with its ancestors after it, and each once."""
+    return tuple(dict.fromkeys(path for budget in budgets for path in budget_ancestors(budget)))
+
+
+def budgets_named(charged: Collection[str]) -> tuple[str, ...]:
+    """The shortest list of budgets by which these are charged, in their order: those that have no other one below."""
+    ancestors = {path for budget in charged for path in budget_ancestors(budget)[1:]}
+    return tuple(budget for budget in charged if budget not in ancestors)
+
+
+def accounts_charged(budgets: Iterable[str], service: str) -> tuple[str, ...]:
+    """The accounts that a call to the service counts for, those that do not exist included: the service's, then those
+    of its budgets and their ancestors, nearest first. `storage/charging` is this rule in SQL."""
+    return (f"service:{service}", *(f"budget:{path}" for path in budgets_charged(budgets)))

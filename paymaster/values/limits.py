@@ -35,6 +35,8 @@ METADATA_KEYS_MAX = 100
 """Keys of a request's metadata."""
 ROUTE_BYTES_MAX = 1_000
 """A request's route, as UTF-8; the configuration allows names of 64 characters."""
+BUDGETS_OF_CALL_MAX = 4
+"""Budgets that one call names."""
 BUDGET_BYTES_MAX = 1_000
 """A request's budget, as UTF-8, before its path is checked, which may have 200 characters."""
 NESTING_MAX = 100

@@ -108,7 +108,7 @@ def config(
 class Asked(TypedDict, total=False):
     """What a call may say of itself; see `Site.request` for the rest."""
 
-    budget: str
+    budget: str | tuple[str, ...]
     mode: Literal["wait", "fail"]
     wait_ms: int
     priority: int
@@ -150,7 +150,7 @@ class Site:
     def request(
         self,
         *candidates: Candidate,
-        budget: str = "acme",
+        budget: str | tuple[str, ...] = "acme",
         mode: Literal["wait", "fail"] = "wait",
         wait_ms: int = 24 * HOUR,
         priority: int = 0,
@@ -159,10 +159,12 @@ class Site:
     ) -> Reserve:
         self.calls += 1
         hold_id = hold_id or f"run-{self.calls}/1"
+        budgets = (budget,) if isinstance(budget, str) else budget
         return Reserve(
             hold_id=hold_id,
             call=CallRef(workflow_id=f"call/{hold_id}", run_id=hold_id),
-            budget=budget,
+            budget=budgets[0],
+            further_budgets=budgets[1:],
             candidates=candidates or (candidate(),),
             input_bytes=input_bytes,
             on_exhausted=mode,

@@ -10,7 +10,7 @@ that has tests of its own.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -199,11 +199,12 @@ class Model:
     # ------------------------------------------------------------ decisions
 
     def verdict(self, request: Reserve, candidate: Candidate) -> Verdict:
-        accounts = charged(request.budget, candidate.service)
-        budget_is_a_path = all(request.budget.split("/"))
-        if candidate.price is None or candidate.service not in SERVICES or not budget_is_a_path:
+        accounts = charged(request.budgets, candidate.service)
+        all_are_paths = all(all(budget.split("/")) for budget in request.budgets)
+        if candidate.price is None or candidate.service not in SERVICES or not all_are_paths:
             return "never"
-        if len(accounts) < 2:  # until everything stored is known, there may be such a budget
+        if any(len(charged((budget,), candidate.service)) < 2 for budget in request.budgets):
+            # Until everything stored is known, there may be such a budget.
             return "never" if self.began else "held"
         if self.loading:
             return "held"
@@ -238,10 +239,10 @@ class Model:
     def is_in_the_way_of(self, ahead: Waiting, other: Candidate, request: Reserve, candidate: Candidate) -> bool:
         """Whether this call could take money that the one ahead needs for its own candidate."""
         both_bounds = bound_of(ahead.request, other) + bound_of(request, candidate)
-        wanted = charged(request.budget, candidate.service)
+        wanted = charged(request.budgets, candidate.service)
         return any(
             self.posted(account, window) + self.pending(account, window) + both_bounds > cap
-            for account, window, cap in self.capped(charged(ahead.request.budget, other.service))
+            for account, window, cap in self.capped(charged(ahead.request.budgets, other.service))
             if account in wanted
         )
 
@@ -293,8 +294,8 @@ def window_name(window: Window, at_ms: int) -> str:
     return at.isoformat()[:letters]
 
 
-def charged(budget: str, service: str) -> tuple[str, ...]:
-    inside = [path for path in BUDGETS if budget == path or budget.startswith(path + "/")]
+def charged(budgets: Sequence[str], service: str) -> tuple[str, ...]:
+    inside = [path for path in BUDGETS if any(f"{budget}/".startswith(f"{path}/") for budget in budgets)]
     return (*(f"budget:{path}" for path in inside), f"service:{service}")
 
 
@@ -355,6 +356,9 @@ odd_candidates = st.builds(
     price=st.sampled_from([WHOLE, None]),
 )
 modes = st.sampled_from(["wait", "fail"])
+one_budget = st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo"])
+usual_budgets = st.one_of(st.tuples(one_budget), st.tuples(one_budget, one_budget))
+odd_budgets = st.sampled_from([("acme",), ("nowhere",), ("acmeteam",), ("acme/team/",), ("acme", "nowhere")])
 
 
 def configuration(
@@ -407,13 +411,15 @@ class DeskMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------ calls
 
     @rule(
-        budget=st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo"]),
+        budget=usual_budgets,
         wanted=st.lists(usual_candidates, min_size=1, max_size=2),
         mode=modes,
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR, 48 * HOUR]),
     )
-    def new_call(self, budget: str, wanted: list[Candidate], mode: Mode, priority: int, wait_ms: int) -> None:
+    def new_call(
+        self, budget: tuple[str, ...], wanted: list[Candidate], mode: Mode, priority: int, wait_ms: int
+    ) -> None:
         self.send(self.request(budget, wanted, mode, priority, wait_ms))
 
     @rule(
@@ -429,13 +435,13 @@ class DeskMachine(RuleBasedStateMachine):
     ) -> None:
         """Calls compete for one budget, and another comes later: most of what can go wrong begins like this."""
         for wanted in first:
-            self.send(self.request("acme", [wanted], mode))
-        self.send(self.request("acme", [large], mode, wait_ms=wait_ms))
+            self.send(self.request(["acme"], [wanted], mode))
+        self.send(self.request(["acme"], [large], mode, wait_ms=wait_ms))
         self.advance_to(self.clock_ms + jump)
-        self.send(self.request("acme/team", [then], mode))
+        self.send(self.request(["acme/team"], [then], mode))
 
     @rule(
-        budget=st.sampled_from(["acme", "acme", "nowhere", "acmeteam", "acme/team/"]),
+        budget=odd_budgets,
         wanted=st.lists(st.one_of(usual_candidates, odd_candidates), max_size=3),
         mode=modes,
         wait_ms=st.sampled_from([0, 30 * SECOND, 2 * HOUR]),
@@ -443,7 +449,13 @@ class DeskMachine(RuleBasedStateMachine):
         void_first=st.booleans(),
     )
     def unusual_call(
-        self, budget: str, wanted: list[Candidate], mode: Mode, wait_ms: int, input_bytes: int, void_first: bool
+        self,
+        budget: tuple[str, ...],
+        wanted: list[Candidate],
+        mode: Mode,
+        wait_ms: int,
+        input_bytes: int,
+        void_first: bool,
     ) -> None:
         request = self.request(budget, wanted, mode, 0, wait_ms, input_bytes)
         if void_first:
@@ -452,7 +464,7 @@ class DeskMachine(RuleBasedStateMachine):
 
     def request(
         self,
-        budget: str,
+        budgets: Sequence[str],
         wanted: list[Candidate],
         mode: Mode,
         priority: int = 0,
@@ -463,7 +475,8 @@ class DeskMachine(RuleBasedStateMachine):
         return Reserve(
             hold_id=f"run-{self.calls}/1",
             call=CallRef(workflow_id=f"call/{self.calls}", run_id=f"run-{self.calls}"),
-            budget=budget,
+            budget=budgets[0],
+            further_budgets=tuple(budgets[1:]),
             candidates=tuple(wanted),
             input_bytes=input_bytes,
             on_exhausted=mode,
@@ -868,11 +881,11 @@ class DeskMachine(RuleBasedStateMachine):
         )
         assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
         assert not [n for n in model.open_candidates(request, arrival) if n < chosen], "an earlier candidate fitted"
-        self.nothing_kept_was_taken(request, arrival, charged(request.budget, grant.service))
+        self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service))
         assert grant.bound_nanos == bound_of(request, request.candidates[chosen])
         assert grant.granted_at_ms == model.now_ms
         assert grant.expires_at_ms == model.now_ms + HOLD_EXPIRES_AFTER_MS
-        hold = HeldMoney(grant, charged(request.budget, grant.service))
+        hold = HeldMoney(grant, charged(request.budgets, grant.service))
         model.holds[grant.hold_id] = hold
         assert not model.loading, "granted before it was known what had been spent"
         for account, window, cap in model.capped(hold.accounts):
@@ -1039,8 +1052,8 @@ def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_
     machine.spend_arrives()
     machine.almost_an_hour_passes()  # into the next day
     machine.rush([small], small, "wait", 2 * HOUR, SECOND, small)
-    machine.send(machine.request("acme", [large], "wait"))
-    machine.send(machine.request("acme", [small], "wait"))
+    machine.send(machine.request(["acme"], [large], "wait"))
+    machine.send(machine.request(["acme"], [small], "wait"))
     machine.advance_to(machine.clock_ms + CLAIM_AFTER_MS)
     machine.send(Void(hold_id="run-1/1"))
     machine.almost_an_hour_passes()
@@ -1131,7 +1144,7 @@ def a_few_steps() -> None:
     look()
     machine.spend_arrives()
     for _ in range(3):
-        machine.send(machine.request("acme/team", [call], "wait"))
+        machine.send(machine.request(["acme/team"], [call], "wait"))
         look()
     assert (len(machine.in_state("pending")), len(machine.model.queue)) == (2, 1)
     machine.send(Settle(hold_id="run-1/1", cost_nanos=UNIT // 2, epoch="this run"))

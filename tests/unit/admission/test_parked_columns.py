@@ -49,6 +49,7 @@ reserves = st.builds(
     hold_id=ids,
     call=st.builds(CallRef, workflow_id=ids, run_id=ids),
     budget=texts,
+    further_budgets=st.lists(texts, max_size=2).map(tuple),
     candidates=st.lists(candidates, max_size=3).map(tuple),
     input_bytes=times,
     on_exhausted=st.sampled_from(["wait", "fail"]),

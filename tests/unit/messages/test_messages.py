@@ -76,6 +76,8 @@ def request(**fields: Any) -> LLMRequest:
         ({"wait_at_most": timedelta(microseconds=999)}, "wait_at_most"),
         ({"wait_at_most": timedelta.max}, "wait_at_most"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"budget": ()}, "names 1 to 4 budgets, and this one 0"),
+        ({"budget": ["a", "b", "c", "d", "e"]}, "names 1 to 4 budgets, and this one 5"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -102,6 +104,7 @@ def test_the_digest_tells_requests_apart_by_what_they_ask_for() -> None:
         request(max_output_tokens=5),
         request(json_schema={}),
         request(budget="acme/content"),
+        request(budget=("acme", "acme/content")),
         request(temperature=0),
     ]
     assert len({asked.digest() for asked in (request(), *others)}) == len(others) + 1

@@ -17,13 +17,15 @@ from paymaster.storage.charging import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import load_spend
 from paymaster.storage.usage_rows import insert_entries
-from paymaster.values.budget_path import accounts_charged, budget_ancestors
+from paymaster.values.budget_path import accounts_charged, budget_ancestors, budgets_charged
 from paymaster.values.windows import WINDOWS
 
 NUMBERS = itertools.count(1)
 SEGMENTS = st.sampled_from(["a", "A", "a_", "ab", "a.b", "-", "_"])
 BUDGETS = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join)
-SPENT = st.lists(st.tuples(BUDGETS, st.sampled_from(["a", "ab", "a-b"]), st.integers(0, 10**12)), max_size=10)
+Spent = tuple[tuple[str, ...], str, int]
+NAMED = st.lists(BUDGETS, min_size=1, max_size=4).map(tuple)
+SPENT = st.lists(st.tuples(NAMED, st.sampled_from(["a", "ab", "a-b"]), st.integers(0, 10**12)), max_size=10)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def entry(ledger: str, number: int, budget: str, service: str, cost_nanos: int) -> UsageEntry:
+def entry(ledger: str, number: int, budgets: tuple[str, ...], service: str, cost_nanos: int) -> UsageEntry:
     run = f"{ledger}-{number}"
     return UsageEntry(
         attempt_id=f"{run}/1/1",
@@ -45,7 +47,8 @@ def entry(ledger: str, number: int, budget: str, service: str, cost_nanos: int) 
         run_id=run,
         ledger=ledger,
         epoch="epoch",
-        budget=budget,
+        budget=budgets[0],
+        further_budgets=budgets[1:],
         service=service,
         model="model",
         granted_at_ms=1_000,
@@ -57,12 +60,12 @@ def entry(ledger: str, number: int, budget: str, service: str, cost_nanos: int) 
 
 @given(spent=SPENT)
 @settings(max_examples=examples(60), deadline=None)
-async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: list[tuple[str, str, int]]) -> None:
+async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: list[Spent]) -> None:
     ledger = f"ledger-{next(NUMBERS)}"
     await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(spent)])
     charged: Counter[str] = Counter()
-    for budget, service, nanos in spent:
-        charged.update(dict.fromkeys(accounts_charged(budget, service), nanos))
+    for budgets, service, nanos in spent:
+        charged.update(dict.fromkeys(accounts_charged(budgets, service), nanos))
     # Those too that no row counts for, but whose names are alike.
     accounts = [
         *charged,
@@ -81,6 +84,8 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
     )
     loaded = (await load_spend(engine, wanted)).posted_nanos
     assert {name: loaded.get(name, {}).get("total", 0) for name in accounts} == expected
-    for path in {ancestor for budget, _, _ in spent for ancestor in budget_ancestors(budget)}:
+    for path in {path for budgets, _, _ in spent for path in budgets_charged(budgets)}:
         [row] = await usage_report(engine, ledger=ledger, by=(), budget=path)
-        assert row.cost_nanos == expected[f"budget:{path}"]
+        rows = await usage_report(engine, ledger=ledger, by=("budget",), budget=path)
+        assert row.cost_nanos == sum(each.cost_nanos for each in rows) == expected[f"budget:{path}"]
+        assert all(path in budget_ancestors(each.budget or "") for each in rows)

@@ -207,10 +207,11 @@ async def test_a_stored_entry_comes_back_as_it_was(engine: AsyncEngine) -> None:
         cost_nanos=12_345_678_901_234_567_891,
         metadata={"team": "a", "Wörter": "ja 👍"},
     )
+    several = entry(call_id="c", budget="acme/a", further_budgets=("customers/42", "acme/b"))
     bare = entry(call_id="c", started_at_ms=None, duration_ms=None, usage=None, cost_nanos=0)
     zero = entry(call_id="c", usage=TokenUsage())
-    await insert_entries(engine, [full, bare, zero])
-    assert await entries_of_call(engine, "c") == [full, bare, zero]
+    await insert_entries(engine, [full, several, bare, zero])
+    assert await entries_of_call(engine, "c") == [full, several, bare, zero]
 
 
 async def test_inserting_twice_changes_nothing_even_with_other_content(engine: AsyncEngine) -> None:
