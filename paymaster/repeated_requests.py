@@ -121,6 +121,13 @@ class _Attempts:
 _attempts = _Attempts()
 
 
+def _scheduled(info: activity.Info) -> str:
+    """When Temporal was first asked for the activity, which is the same in all its attempts, and tells two apart to
+    which a workflow gave one id. Empty: a local activity may be asked for anew when its worker is lost; one without a
+    workflow has a run of its own."""
+    return "" if info.is_local or info.workflow_run_id is None else info.scheduled_time.isoformat()
+
+
 def call_of(request: LLMRequest, repeats: int, elsewhere: RepeatedRequests) -> SentCall:
     """The call of a request that is sent outside workflows. `elsewhere`: the requests of a caller that is no activity.
 
@@ -132,7 +139,7 @@ def call_of(request: LLMRequest, repeats: int, elsewhere: RepeatedRequests) -> S
     if activity.in_activity():
         info = activity.info()
         run_id = info.workflow_run_id or info.activity_run_id or ""
-        scope = (info.namespace, info.workflow_id or "", run_id, info.activity_id)
+        scope = (info.namespace, info.workflow_id or "", run_id, info.activity_id, _scheduled(info))
         # Attempts of an activity that was reset are counted anew; the token is each attempt's own.
         requests = _attempts.requests((*scope, str(info.attempt), info.task_token.hex()))
 

@@ -9,9 +9,12 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import CancelledError
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
+from temporalio.worker import Worker
 
 import paymaster.client
 from paymaster import LLMRequest, LLMResult, Outcome
@@ -66,6 +69,40 @@ async def test_an_activity_that_was_reset_finds_its_calls_again(temporal: Workfl
                 ids.append(found.headers["x-paymaster-call-id"])
     assert ids[:2] == ids[2:]
     assert ids[0] != ids[1]
+
+
+@activity.defn
+async def fails_behind_its_calls() -> list[str]:
+    """The ids of two equal calls, at the third attempt."""
+    found = [await ask(activity.client()) for _ in range(2)]
+    if activity.info().attempt < 3:
+        raise RuntimeError("the attempt fails behind its calls")
+    return [each.headers["x-paymaster-call-id"] for each in found]
+
+
+@workflow.defn(sandboxed=False)
+class GivesOneIdTwice:
+    @workflow.run
+    async def run(self) -> list[list[str]]:
+        return [
+            await workflow.execute_activity(
+                fails_behind_its_calls,
+                activity_id="the-only-id",
+                start_to_close_timeout=timedelta(seconds=20),
+                retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=3),
+            )
+            for _ in range(2)
+        ]
+
+
+async def test_activities_with_one_id_share_no_calls(temporal: WorkflowEnvironment) -> None:
+    """The attempts of each do."""
+    client, queue = temporal.client, "gives-one-id-twice"
+    worker = Worker(client, task_queue=queue, workflows=[GivesOneIdTwice], activities=[fails_behind_its_calls])
+    async with scripted_calls(client, [answered()] * 4) as calls, worker:
+        found = await client.execute_workflow(GivesOneIdTwice.run, id=str(uuid4()), task_queue=queue)
+    assert {each for ids in found for each in ids} == {request.call_id for request in calls.requests}
+    assert len(calls.requests) == 4
 
 
 async def test_each_run_of_an_activity_without_workflow_has_its_own(temporal: WorkflowEnvironment) -> None:
