@@ -10,6 +10,7 @@ from paymaster.translation.dialects import neutral_request
 from paymaster.translation.neutral import Untranslatable
 from paymaster.values.normalised import normalised_bytes, utf8_length
 from paymaster.wire.dialects import measured
+from paymaster.wire.measured import Measured
 
 FILLED_IN_BYTES = 100
 """What a message with calls of another model gets beside them, where a service refuses it without: a word in place of
@@ -36,7 +37,7 @@ def facts_of(request: LLMRequest) -> Facts:
     """Raises BadBody."""
     if request.wire is not None:
         asked = measured(request.wire)
-        translated_bytes, untranslatable = _translated(request)
+        translated_bytes, untranslatable = _translated(request, asked)
         return Facts(
             asked.input_bytes,
             asked.max_output_tokens,
@@ -58,12 +59,15 @@ def facts_of(request: LLMRequest) -> Facts:
     )
 
 
-def _translated(request: LLMRequest) -> tuple[int | None, str | None]:
+def _translated(request: LLMRequest, asked: Measured) -> tuple[int | None, str | None]:
     """The size of a wire call in neutral words, or the key that cannot be said in them."""
     try:
-        return input_bytes(neutral_request(request)), None
+        neutral = neutral_request(request)
     except Untranslatable as error:
         return None, error.key
+    documents = sum(len(message.documents) for message in neutral.messages)
+    # A text that becomes a document is in none of its counts, but in the size that the call has as it stands.
+    return input_bytes(neutral) + (asked.input_bytes if documents > asked.documents else 0), None
 
 
 def input_bytes(request: LLMRequest) -> int:

@@ -113,8 +113,11 @@ def without(data: dict[str, JsonValue], *names: str) -> dict[str, JsonValue]:
 
 
 def once(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name once, in their order; long ones are cut, and of very many the last says "…", which nobody can allow."""
-    found = list(dict.fromkeys(name[: _NAME_CHARACTERS + 1] for name in names))
+    """Each name once, in their order; long ones are cut, and of very many the last says "…", which nobody can allow.
+
+    Half a surrogate pair, which JSON can name and no message can carry, becomes U+FFFD.
+    """
+    found = list(dict.fromkeys(text_of(name[: _NAME_CHARACTERS + 1]) or "" for name in names))
     return (*found[:_NAMES_MAX], "…") if len(found) > _NAMES_MAX else tuple(found)
 
 

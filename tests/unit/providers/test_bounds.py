@@ -13,7 +13,8 @@ from wire import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.messages import ChatMessage, Document, Image, LLMRequest
-from paymaster.providers.bounds import input_bytes
+from paymaster.messages.wire import Wire
+from paymaster.providers.bounds import Facts, facts_of, input_bytes
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 from paymaster.values.money import Price, TokenUsage
@@ -65,3 +66,27 @@ def test_images_and_documents_do_not_count_as_text() -> None:
         sizes.append(input_bytes(LLMRequest(route="r", budget="acme", messages=(media,))))
     assert sizes[0] == sizes[1]
     assert 500 < sizes[0] - input_bytes(LLMRequest(route="r", budget="acme", messages=(text,))) < 600
+
+
+def test_a_text_that_becomes_a_document_stays_in_the_bound() -> None:
+    """Beside all that is in the neutral request, and not instead of it."""
+
+    def facts(size: int) -> Facts:
+        source = {"type": "text", "media_type": "text/plain", "data": "x" * size}
+        call = {"type": "tool_use", "id": "c", "name": "f", "input": {"number": 1e20}}
+        content = [{"type": "document", "source": source}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": [call] * 100}]
+        body = {"model": "m", "max_tokens": 5, "messages": [*messages, {"role": "user", "content": "?"}]}
+        wire = Wire(dialect="anthropic", body=json.dumps(body).encode())
+        return facts_of(LLMRequest(route="r", budget="acme", wire=wire))
+
+    assert (facts(10).translated_bytes or 0) + 50_000 <= (facts(50_010).translated_bytes or 0)
+
+
+@pytest.mark.parametrize("fields", [r'"\ud800": 1', r'"service_tier": "\ud800"'])
+def test_facts_of_half_a_surrogate_pair_can_be_sent(fields: str) -> None:
+    """A workflow that could not send them would be stuck for ever."""
+    wire = Wire(dialect="openai", body=f'{{"model": "m", "messages": [], {fields}}}'.encode())
+    facts = facts_of(LLMRequest(route="r", budget="acme", wire=wire))
+    assert any("\ufffd" in name for name in (*facts.needs, *facts.chooses))
+    json.dumps(facts, ensure_ascii=False).encode()
