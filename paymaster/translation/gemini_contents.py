@@ -1,6 +1,7 @@
 """Contents of Google's generateContent as neutral messages."""
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
@@ -35,7 +36,8 @@ def system(content: _Object) -> list[ChatMessage]:
 def conversation(contents: Iterable[_Object]) -> list[ChatMessage]:
     """Raises Untranslatable, and BadBody for a content that is none."""
     found: list[ChatMessage] = []
-    waiting: list[ToolCall] = []
+    waiting = _Waiting(())
+    said = list[tuple[str, _Object]]()
     role: JsonValue = None
     for content in map(named, contents):
         only(content, ("role", "parts"), "contents.")
@@ -43,9 +45,13 @@ def conversation(contents: Iterable[_Object]) -> list[ChatMessage]:
         parts = _data_of(content, "contents")
         match role:
             case "user" | "function":
+                if said and parts:
+                    turn, said = _said(said), []
+                    waiting = _Waiting(call for message in turn for call in message.tool_calls)
+                    found += turn
                 found += _asked(parts, waiting)
-            case "model":
-                waiting = _said(parts, found)
+            case "model":  # a turn may come in several contents, as of a stream
+                said += parts
             case _:
                 raise Untranslatable("contents.role")
     if role == "model":
@@ -69,7 +75,28 @@ def _data_of(content: Mapping[str, JsonValue], key: str) -> list[tuple[str, _Obj
 # ---------------------------------------------------------------- the user's
 
 
-def _asked(parts: Iterable[tuple[str, _Object]], waiting: list[ToolCall]) -> list[ChatMessage]:
+class _Waiting:
+    """The calls of a turn that have no result yet."""
+
+    def __init__(self, calls: Iterable[ToolCall]) -> None:
+        self._calls = dict(enumerate(calls))
+        self._by_id = defaultdict[str, deque[int]](deque)
+        self._by_name = defaultdict[str, deque[int]](deque)
+        for number, call in self._calls.items():
+            self._by_id[call.id].append(number)
+            self._by_name[call.name].append(number)
+
+    def answered(self, call_id: str, name: str) -> str | None:
+        """The id of the call that such a result belongs to: that of its id, or without one the first of its name."""
+        numbers = self._by_id[call_id] if call_id else self._by_name[name]
+        while numbers:
+            call = self._calls.pop(numbers.popleft(), None)
+            if call is not None:
+                return call.id
+        return None
+
+
+def _asked(parts: Iterable[tuple[str, _Object]], waiting: _Waiting) -> list[ChatMessage]:
     turns = UserTurns()
     for name, part in parts:
         match name:
@@ -114,15 +141,15 @@ def _url(media: _Object) -> str:
     return url
 
 
-def _answered_call(response: _Object, waiting: list[ToolCall]) -> str:
-    """The id of the call whose result it is: that of its id, or else the first one of its name."""
+def _answered_call(response: _Object, waiting: _Waiting) -> str:
+    """The id of the call whose result it is."""
     key = "contents.functionResponse."
     only(response, ("id", "name", "response"), key)
-    call_id, name = response.get("id"), a_text(response.get("name"), f"{key}name")
-    for at, call in enumerate(waiting):
-        if call.id == call_id if call_id else call.name == name:
-            return waiting.pop(at).id
-    raise Untranslatable(f"{key}{'id' if call_id else 'name'}")
+    given, name = a_text(response.get("id") or "", f"{key}id"), a_text(response.get("name"), f"{key}name")
+    call_id = waiting.answered(given, name)
+    if call_id is None:
+        raise Untranslatable(f"{key}{'id' if given else 'name'}")
+    return call_id
 
 
 def _result(response: _Object) -> str:
@@ -138,11 +165,9 @@ def _result(response: _Object) -> str:
 # ---------------------------------------------------------------- the model's
 
 
-def _said(parts: Iterable[tuple[str, _Object]], found: list[ChatMessage]) -> list[ToolCall]:
-    """Adds what the model said to its turn, which may come in several contents, as of a stream. Its calls so far."""
-    earlier = found.pop() if found and found[-1].role == "assistant" else None
-    texts = [] if earlier is None else [earlier.content]
-    calls = [] if earlier is None else list(earlier.tool_calls)
+def _said(parts: Iterable[tuple[str, _Object]]) -> list[ChatMessage]:
+    """What the model said in its turn, as one message; none for nothing."""
+    texts, calls = list[str](), list[ToolCall]()
     for name, part in parts:
         match name:
             case "text":
@@ -152,9 +177,7 @@ def _said(parts: Iterable[tuple[str, _Object]], found: list[ChatMessage]) -> lis
             case _:
                 raise Untranslatable(f"contents.{name}")
     text = "".join(texts)
-    if text or calls:
-        found.append(ChatMessage(role="assistant", content=text, tool_calls=tuple(calls)))
-    return calls
+    return [ChatMessage(role="assistant", content=text, tool_calls=tuple(calls))] if text or calls else []
 
 
 def _call(function: _Object, number: int) -> ToolCall:

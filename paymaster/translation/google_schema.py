@@ -66,7 +66,7 @@ def _type(value: JsonValue, key: str) -> _Schema:
 def _properties(given: Mapping[str, JsonValue], schema: Mapping[str, JsonValue], key: str) -> _Schema:
     """In the order in which they shall be written."""
     ordering = texts(schema.get("propertyOrdering"), f"{key}.propertyOrdering")
-    order = [*(name for name in ordering if name in given), *(name for name in given if name not in ordering)]
+    order = dict.fromkeys([*(name for name in ordering if name in given), *given])
     return {name: json_schema(given[name], key) for name in order}
 
 

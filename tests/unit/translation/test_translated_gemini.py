@@ -1,6 +1,7 @@
 """Calls of generateContent for services that speak another format, and their answers as Google would give them."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -524,3 +525,33 @@ def test_arguments_that_are_no_object_are_told_and_not_called(ending: Any, reaso
     [candidate] = json.loads(told(wire(), given).body)["candidates"]
     message = 'Malformed function call: weather({"city": "Rom"}), weather({"city": "Os)'
     assert candidate["finishMessage"] == message
+
+
+MANY = range(6_000)
+CALLED = [{"functionCall": {"id": f"c{number}", "name": "f"}} for number in MANY]
+RESULTS = [{"functionResponse": {"id": f"c{number}", "name": "f"}} for number in reversed(MANY)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "contents": [
+                *[{"role": "model", "parts": {"functionCall": {"name": "f"}}}] * 9_000,
+                {"parts": {"text": "?"}},
+            ]
+        },
+        {"contents": [{"role": "model", "parts": CALLED}, {"parts": RESULTS}]},
+        config(
+            responseMimeType="application/json",
+            responseSchema={"properties": {f"p{n}": {} for n in range(16_000)}, "propertyOrdering": ["q"] * 16_000},
+        ),
+    ],
+    ids=["turn in pieces", "results in another order", "ordering"],
+)
+def test_many_parts_take_no_long_time(fields: dict[str, Any]) -> None:
+    """All of them are read where a workflow's task must end within two seconds."""
+    asked = wire(**fields)
+    begun = time.process_time()
+    assert neutral(asked).messages
+    assert time.process_time() - begun < 0.8
