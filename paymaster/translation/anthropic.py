@@ -174,11 +174,13 @@ def _block_text(block: dict[str, JsonValue], key: str) -> str:
 
 
 def _result(block: dict[str, JsonValue]) -> str:
-    # Whether it is an error the text says too.
     only(block, ("type", "tool_use_id", "content", "is_error", "cache_control"), "messages.tool_result.")
     # Blocks are apart: without a space "1" and "2" would be 12.
     parts = _blocks(block.get("content"), "messages.tool_result.content")
-    return "\n\n".join(_block_text(part, "messages.tool_result") for part in parts)
+    text = "\n\n".join(_block_text(part, "messages.tool_result") for part in parts)
+    if not text and block.get("is_error") is True:  # else the text says it too
+        raise Untranslatable("messages.tool_result.is_error")
+    return text
 
 
 def _call(block: dict[str, JsonValue]) -> ToolCall:

@@ -9,6 +9,7 @@ from paymaster.messages.wire import Wire, WireAnswer
 from paymaster.translation.neutral import Ending, NeutralAnswer, NeutralFields, Translation, Untranslatable, only
 from paymaster.translation.openai_parts import (
     MARKS,
+    calls_of,
     check_arguments,
     document_of,
     effort_of,
@@ -226,7 +227,7 @@ def _answered(wire: Wire, body: dict[str, JsonValue], answer: NeutralAnswer) -> 
         return streamed(_events(answer, wants_usage=object_of(body.get("stream_options")).get("include_usage") is True))
     message: dict[str, JsonValue] = {"role": "assistant", **_text(answer), "annotations": []}
     if answer.tool_calls:
-        message["tool_calls"] = [_written(call, written_arguments(call)) for call in answer.tool_calls]
+        message["tool_calls"] = [_written(call, written_arguments(call)) for call in calls_of(answer)]
     choice = _choice({"message": message}, _FINISH_REASONS[answer.ending])
     return whole(_head(answer, "chat.completion") | {"choices": [choice]} | _usage(answer.usage))
 
@@ -248,7 +249,7 @@ def _deltas(answer: NeutralAnswer) -> Iterator[dict[str, JsonValue]]:
     for name, text in said.items():
         if text:
             yield {name: text}
-    for index, call in enumerate(answer.tool_calls):
+    for index, call in enumerate(calls_of(answer)):
         begun: JsonValue = {"index": index, **_written(call, "")}
         yield {"tool_calls": [begun]}
         arguments: JsonValue = {"index": index, "function": {"arguments": written_arguments(call)}}

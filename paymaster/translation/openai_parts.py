@@ -8,9 +8,10 @@ from pydantic import JsonValue
 
 from paymaster.messages import Document, Image, ReasoningEffort, Tool, ToolCall
 from paymaster.messages.wire import WireAnswer
-from paymaster.translation.neutral import Untranslatable, only
+from paymaster.translation.neutral import NeutralAnswer, Untranslatable, only
 from paymaster.translation.reading import WORDS, a_tool, chosen, object_or_none
 from paymaster.values.json_reading import check_values, message_data
+from paymaster.values.made_ids import is_made
 from paymaster.wire.measured import kind_of
 
 MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
@@ -164,6 +165,16 @@ def schema_of(kind: str, described: Mapping[str, JsonValue] | None, where: str) 
 
 
 # ---------------------------------------------------------------- answers
+
+
+def calls_of(answer: NeutralAnswer) -> list[ToolCall]:
+    """The calls of an answer, with ids that no other call has: OpenAI's SDKs keep calls apart by them."""
+    found: dict[str, ToolCall] = {}
+    for number, call in enumerate(answer.tool_calls):
+        is_its_own = call.id and call.id not in found and not is_made(call.id)
+        call_id = call.id if is_its_own else f"call_{answer.id}-{number}"
+        found[call_id] = call.model_copy(update={"id": call_id})
+    return list(found.values())
 
 
 def whole(data: Mapping[str, JsonValue]) -> WireAnswer:

@@ -1,6 +1,6 @@
 """The dialect `openai-responses`: calls of the Responses API in neutral words, and an answer as a response."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -134,51 +134,86 @@ class _Said(NamedTuple):
     cache: bool = False
 
 
+class _Turn:
+    """An assistant's message in the making.
+
+    Calls of one turn are in one message, since the results of all of them come after it; a text after a call is too.
+    Its texts are then one, as `output_text` of the SDKs has them.
+    """
+
+    def __init__(self) -> None:
+        self._said: list[_Said] = []
+        self._has_calls = False
+
+    def takes(self, said: _Said) -> bool:
+        """Whether it belongs to this turn."""
+        return not self._said or said.call is not None or self._has_calls
+
+    def add(self, said: _Said) -> None:
+        self._said.append(said)
+        self._has_calls = self._has_calls or said.call is not None
+
+    def end(self) -> Iterator[ChatMessage]:
+        """Its message, if anything was said; what comes then is another turn."""
+        if self._said:
+            yield ChatMessage(
+                role="assistant",
+                content="".join(said.text for said in self._said),
+                tool_calls=tuple(said.call for said in self._said if said.call is not None),
+                cache=any(said.cache for said in self._said),
+            )
+        self._said, self._has_calls = [], False
+
+
 def _conversation(body: dict[str, JsonValue]) -> list[ChatMessage]:
     if isinstance(body.get("input"), str):
         return [ChatMessage(role="user", content=str(body["input"]))]
     items = objects_of(body, "input")
     check_arguments(item.get("arguments") for item in items)
     found: list[ChatMessage] = []
+    turn = _Turn()
     for item in items:
-        match _kind(item), item.get("role"):
-            case ("message", "user"):
-                found += _user(item)
-            case ("message", "system" | "developer"):
-                found += _told(item)
-            case ("message", "assistant"):
-                _add(found, _text(item))
-            case ("function_call", _):
-                _add(found, _called(item))
-            case ("function_call_output", _):
-                found.append(_result(item))
-            case ("reasoning", _):
-                continue  # for the provider alone that wrote it, as the states of neutral messages are
-            case ("message", role):
-                raise Untranslatable(f"input.{role}" if isinstance(role, str) else "input.role")
-            case (kind, _):
-                raise Untranslatable(f"input.{kind}")
-    return found
+        if _kind(item) == "reasoning":
+            continue  # for the provider alone that wrote it, as the states of neutral messages are
+        said = _said(item)
+        if said is None or not turn.takes(said):
+            found += turn.end()
+        if said is None:
+            found += _asked_by_others(item)
+        else:
+            turn.add(said)
+    return [*found, *turn.end()]
+
+
+def _said(item: dict[str, JsonValue]) -> _Said | None:
+    """What an item of the assistant's is; None for anything else."""
+    match _kind(item), item.get("role"):
+        case ("message", "assistant"):
+            return _text(item)
+        case ("function_call", _):
+            return _called(item)
+        case _:
+            return None
+
+
+def _asked_by_others(item: dict[str, JsonValue]) -> Iterable[ChatMessage]:
+    """What an item of anybody else is."""
+    match _kind(item), item.get("role"):
+        case ("message", "user"):
+            return _user(item)
+        case ("message", "system" | "developer"):
+            return _told(item)
+        case ("function_call_output", _):
+            return (_result(item),)
+        case ("message", role):
+            raise Untranslatable(f"input.{role}" if isinstance(role, str) else "input.role")
+        case (kind, _):
+            raise Untranslatable(f"input.{kind}")
 
 
 def _kind(item: dict[str, JsonValue]) -> str:
     """A message need not say that it is one."""
     return "message" if item.get("type") is None and "role" in item else kind_of(item)
-
-
-def _add(found: list[ChatMessage], said: _Said) -> None:
-    """Calls of one turn are in one message, since the results of all of them come after it; a text after a call is too.
-
-    Its texts are then one, as `output_text` of the SDKs has them.
-    """
-    last = found[-1] if found and found[-1].role == "assistant" else None
-    if last is None or (said.call is None and not last.tool_calls):
-        last = ChatMessage(role="assistant", content="")
-    else:
-        found.pop()
-    calls = (*last.tool_calls, said.call) if said.call else last.tool_calls
-    content, cache = last.content + said.text, last.cache or said.cache
-    found.append(ChatMessage(role="assistant", content=content, tool_calls=calls, cache=cache))
 
 
 def _told(item: dict[str, JsonValue]) -> Iterator[ChatMessage]:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from paymaster.messages import ToolCall
 from paymaster.messages.wire import Wire, WireAnswer
 from paymaster.translation.neutral import NeutralAnswer
-from paymaster.translation.openai_parts import event, streamed, whole, written_arguments
+from paymaster.translation.openai_parts import calls_of, event, streamed, whole, written_arguments
 from paymaster.values.json_reading import list_of, object_of
 from paymaster.values.money import TokenUsage
 
@@ -29,11 +29,17 @@ _ECHOED: _Object = {
     "user": None,
 }
 """What a response says again of its call beside tools and format, with what it says where the call says nothing."""
+_SAID_AGAIN_BYTES_MAX = 1_000_000
+"""A longer call is not said again: a stream has it three times, in ASCII, and with the longest answer that is carried
+it would be more than the body of an answer may have."""
 
 
 def answered(wire: Wire, body: _Object, answer: NeutralAnswer) -> WireAnswer:
     """A response, or its stream of events where the call asks for that."""
-    return streamed(_numbered(_events(body, answer))) if body.get("stream") is True else whole(_ended(body, answer))
+    said_again = body if len(wire.body) <= _SAID_AGAIN_BYTES_MAX else {}
+    if body.get("stream") is True:
+        return streamed(_numbered(_events(said_again, answer)))
+    return whole(_ended(said_again, answer))
 
 
 # ---------------------------------------------------------------- the response
@@ -87,7 +93,7 @@ def _stopped_by(answer: NeutralAnswer) -> str | None:
 def _output(answer: NeutralAnswer) -> list[_Object]:
     has_text = answer.text or (answer.ending == "stop" and not answer.tool_calls)
     message = [_message(answer, "completed" if _stopped_by(answer) is None else "incomplete", [_part(answer)])]
-    calls = [_call(answer, number, call, "completed") for number, call in enumerate(answer.tool_calls)]
+    calls = [_call(answer, number, call, "completed") for number, call in enumerate(calls_of(answer))]
     return [*(message if has_text else []), *calls]
 
 

@@ -246,6 +246,7 @@ def test_each_part_has_its_word(fields: dict[str, Any], expected: dict[str, Any]
             blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": PNG}]}),
             "messages.tool_result.image",
         ),
+        (blocks({"type": "tool_result", "tool_use_id": "t", "is_error": True}), "messages.tool_result.is_error"),
         (blocks({"type": "server_tool_use", "id": "s"}, role="assistant"), "messages.server_tool_use"),
         (
             blocks({"type": "tool_use", "id": "t", "name": "f", "caller": {"type": "code"}}, role="assistant"),

@@ -21,7 +21,7 @@ from paymaster.messages import ChatMessage, Document, Image, LLMRequest, ToolCal
 from paymaster.messages.wire import Wire
 from paymaster.providers import openai as provider
 from paymaster.providers.bounds import input_bytes
-from paymaster.providers.provider import UnsupportedParameter
+from paymaster.providers.provider import ServiceAnswer, UnsupportedParameter
 from paymaster.translation.dialects import told
 from paymaster.translation.neutral import NeutralAnswer, Untranslatable
 from paymaster.values.money import TokenUsage
@@ -366,3 +366,18 @@ def test_usage_is_streamed_where_it_is_asked_for() -> None:
         assert [choice.delta.content for chunk in read for choice in chunk.choices] == ["", "Hi.", None]
     unknown = told(wire(stream=True, stream_options={"include_usage": True}), ANSWER._replace(usage=None))
     assert b"total_tokens" not in unknown.body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_two_calls_have_one_id(stream: bool) -> None:
+    """Also not in two turns: a service that gives none has the same made ones in each."""
+    calls = tuple(ToolCall(id=call_id, name="f") for call_id in ("c", "c", "call-1", ""))
+    ids: list[str] = []
+    for turn in "12":
+        given = answer(id=f"a-{turn}", tool_calls=calls, ending="tools")
+        body = told(wire(stream=stream), given).body
+        found = (provider.parse_stream if stream else provider.parse_response)(body, service("openai"))
+        assert isinstance(found, ServiceAnswer)
+        ids += [call.id for call in found.tool_calls]
+    assert ids[0] == ids[4] == "c"  # of a service: it stays
+    assert len(set(ids)) == 7

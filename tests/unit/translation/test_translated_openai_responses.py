@@ -1,6 +1,7 @@
 """Calls of the Responses API in neutral words: what is asked stays what it is, and OpenAI's SDK reads the answer."""
 
 import json
+import time
 from typing import Any
 
 import httpx2
@@ -25,6 +26,7 @@ from paymaster.providers.bounds import input_bytes
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.translation.dialects import told
 from paymaster.translation.neutral import NeutralAnswer, Untranslatable
+from paymaster.values.limits import ANSWER_BODY_BYTES_MAX
 from paymaster.values.money import TokenUsage
 from paymaster.wire.dialects import measured
 from paymaster.wire.measured import BadBody
@@ -415,3 +417,37 @@ def test_a_response_says_again_what_was_asked() -> None:
     assert found.text.format is not None
     assert (found.text.verbosity, found.text.format.type) == ("medium", "text")
     assert [tool.to_dict() for tool in found.tools] == [TOOL]
+
+
+def test_a_long_call_is_not_said_again() -> None:
+    """A body of an answer beyond its limit could be read by nobody, and would be paid for."""
+    answer = NeutralAnswer("a-1", 1_700_000_000, "m-1", "é" * 950_000, (), "stop", None)
+    for size in (450_000, 3_900_000):
+        asked = wire(instructions="é" * size, stream=True)
+        asked = asked.model_copy(update={"body": json.dumps(json.loads(asked.body), ensure_ascii=False).encode()})
+        assert len(told(asked, answer).body) < ANSWER_BODY_BYTES_MAX
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_two_calls_have_one_id(stream: bool) -> None:
+    """Also not in two turns: a service that gives none has the same made ones in each."""
+    calls = tuple(ToolCall(id=call_id, name="f") for call_id in ("c", "c", "call-1", ""))
+    script = Scripted("openai-responses", *(answer(id=f"a-{turn}", tool_calls=calls) for turn in "12"))
+    ids: list[str] = []
+    for _ in range(2):
+        if stream:
+            with client(script).responses.stream(model="writer", input="Hello") as events:
+                found = events.get_final_response()
+        else:
+            found = client(script).responses.create(model="writer", input="Hello")
+        ids += [item.call_id for item in found.output if item.type == "function_call"]
+    assert ids[0] == ids[4] == "c"  # of a service: it stays
+    assert len(set(ids)) == 7
+
+
+def test_many_calls_take_no_long_time() -> None:
+    """All of them are read where a workflow's task must end within two seconds."""
+    begun = time.process_time()
+    items = [{"type": "function_call", "call_id": f"c{number}", "name": "f"} for number in range(9_000)]
+    assert len(conversation(*items)[0].tool_calls) == 9_000
+    assert time.process_time() - begun < 0.8
