@@ -59,6 +59,10 @@ _BY_REASON = {
     "call_ended": _UNKNOWN,
     "answer_gone": _UNKNOWN,
     "no_dialect": _NOT_FOUND,
+    # Of a service of another format, whose refusal is not told as it was: it would say the same once more.
+    "invalid_request": _INVALID,
+    "unsupported_parameter": _INVALID,
+    "context_too_long": _INVALID,
 }
 """Every other denial is of what the request asks for."""
 _SENT_AGAIN_BY_GOOGLE = frozenset({408, 429, 500, 502, 503, 504})

@@ -33,6 +33,9 @@ ENDS = [
     (Outcome.UNAVAILABLE, "timeout", 1, 504, openai.InternalServerError, None),
     (Outcome.DENIED, "cap_reached", 1, 504, openai.InternalServerError, None),
     (Outcome.COMPLETED, None, 1, 504, openai.InternalServerError, None),
+    (Outcome.UNAVAILABLE, "invalid_request", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
+    (Outcome.UNAVAILABLE, "unsupported_parameter", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
+    (Outcome.UNAVAILABLE, "context_too_long", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
 ]
 
 
