@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
@@ -41,7 +42,7 @@ from paymaster.messages.bounds import check_grant
 from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
-from paymaster.providers.bounds import facts_of
+from paymaster.providers.bounds import Facts, facts_of
 from paymaster.security.payloads import PLAIN, for_reader, in_plain_text, storages_of
 from paymaster.values.json_reading import read_json
 from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX, TEMPORAL_PAYLOAD_BYTES
@@ -93,6 +94,11 @@ class LLMCallWorkflow:
         self._grant: Grant | None = None
         self._parked: Parked | None = None
         self._findable = False
+
+    @cached_property
+    def _facts(self) -> Facts:
+        """Kept, because to look at a long request takes a good part of the time that a workflow task may take."""
+        return facts_of(self._request)
 
     @workflow.run
     async def run(self, message: RawValue) -> RawValue:
@@ -204,7 +210,7 @@ class LLMCallWorkflow:
                     route=request.route,
                     budget=request.budgets[0],
                     further_budgets=request.budgets[1:],
-                    **facts_of(request)._asdict(),
+                    **self._facts._asdict(),
                     on_exhausted=request.on_exhausted,
                     wait_at_most_ms=_duration_ms(request.wait_at_most),
                     started_at_ms=_ms(workflow.info().start_time),

@@ -228,7 +228,7 @@ def _answered(wire: Wire, body: dict[str, JsonValue], answer: NeutralAnswer) -> 
     message: dict[str, JsonValue] = {"role": "assistant", **_text(answer), "annotations": []}
     if answer.tool_calls:
         message["tool_calls"] = [_written(call, written_arguments(call)) for call in calls_of(answer)]
-    choice = _choice({"message": message}, _FINISH_REASONS[answer.ending])
+    choice = _choice({"message": message}, _finish_reason(answer))
     return whole(_head(answer, "chat.completion") | {"choices": [choice]} | _usage(answer.usage))
 
 
@@ -237,7 +237,7 @@ def _events(answer: NeutralAnswer, *, wants_usage: bool) -> Iterator[str]:
     head = _head(answer, "chat.completion.chunk") | ({"usage": None} if wants_usage else {})
     for delta in _deltas(answer):
         yield event(head | {"choices": [_choice({"delta": delta}, None)]})
-    yield event(head | {"choices": [_choice({"delta": {}}, _FINISH_REASONS[answer.ending])]})
+    yield event(head | {"choices": [_choice({"delta": {}}, _finish_reason(answer))]})
     if wants_usage and answer.usage is not None:
         yield event(head | {"choices": []} | _usage(answer.usage))
     yield "data: [DONE]\n\n"
@@ -260,6 +260,11 @@ def _text(answer: NeutralAnswer) -> dict[str, JsonValue]:
     if answer.ending == "refused":
         return {"content": None, "refusal": answer.text or None}
     return {"content": None if answer.tool_calls and not answer.text else answer.text, "refusal": None}
+
+
+def _finish_reason(answer: NeutralAnswer) -> str:
+    """A refusal in words stops as any answer does; SDKs raise an error for one that a filter ended."""
+    return "stop" if answer.ending == "refused" and answer.text else _FINISH_REASONS[answer.ending]
 
 
 def _head(answer: NeutralAnswer, kind: str) -> dict[str, JsonValue]:

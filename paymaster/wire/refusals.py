@@ -59,7 +59,9 @@ _BY_REASON = {
     "call_ended": _UNKNOWN,
     "answer_gone": _UNKNOWN,
     "no_dialect": _NOT_FOUND,
-    # Of a service of another format, whose refusal is not told as it was: it would say the same once more.
+    # Of a service of another format, whose refusal is not told as it was.
+    "rate_limited": _BUSY,
+    "overloaded": _UNAVAILABLE,
     "invalid_request": _INVALID,
     "unsupported_parameter": _INVALID,
     "context_too_long": _INVALID,

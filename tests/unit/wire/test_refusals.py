@@ -30,6 +30,8 @@ ENDS = [
     (Outcome.DENIED, "request_too_long", 0, 413, None, anthropic.RequestTooLargeError),
     (Outcome.UNAVAILABLE, "server_error", 0, 502, openai.InternalServerError, anthropic.InternalServerError),
     (Outcome.UNAVAILABLE, "ledger_unreachable", 0, 503, openai.InternalServerError, None),
+    (Outcome.UNAVAILABLE, "rate_limited", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
+    (Outcome.UNAVAILABLE, "overloaded", 0, 503, openai.InternalServerError, None),
     (Outcome.UNAVAILABLE, "timeout", 1, 504, openai.InternalServerError, None),
     (Outcome.DENIED, "cap_reached", 1, 504, openai.InternalServerError, None),
     (Outcome.COMPLETED, None, 1, 504, openai.InternalServerError, None),
