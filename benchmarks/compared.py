@@ -65,7 +65,7 @@ def _granted_to_everybody(run_id: str, request: LLMRequest) -> Grant:
     """`call_service` wants one; here nobody has decided anything."""
     return Grant(
         hold_id=f"{run_id}/1",
-        budget=request.budget,
+        budget=request.budgets[0],
         service=request.route,
         model="bench-model",
         price=Price(input_nanos=1_000, output_nanos=4_000, source="bench"),
