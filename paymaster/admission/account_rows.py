@@ -77,7 +77,7 @@ def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Acco
             continue
         threshold = 0 if cap is None or not posted else NANOS_MAX if part is None else int(part * cap)
         balances[window] = Balance(key, window, cap, cap, 0, False, posted, 0, alerted, threshold)
-    account = Account(key, alert_at, balances, time_zone=config.time_zone)
+    account = Account(key, alert_at, balances, time_zone=config.time_zone, enforced=config.enforce)
     for name, value in other.items():
         if name == "limiter":
             account.limiter = _LIMITER.validate_python(value)
@@ -128,7 +128,7 @@ def _default(each: Field[Any]) -> Any:
 
 
 _NO_LIMITER = Limiter()
-_ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter", "time_zone"})
+_ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter", "time_zone", "enforced"})
 _BALANCE = _defaults(
     Balance, {"account", "window", "cap_nanos", "file_cap_nanos", "posted_nanos", "alerted", "alert_from_nanos"}
 )

@@ -1,5 +1,6 @@
 """An account: its caps and its money in each window, and the thresholds at which it alerts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -41,6 +42,8 @@ class Balance:
     """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
     missing_nanos: int = 0
     """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
+    let_through: int = 0
+    """Calls that were granted although this cap, which is watched only, had no room for them."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class Account:
     limiter: Limiter = field(default_factory=Limiter)
     time_zone: str = UTC_NAME
     """In which its days, weeks and months begin."""
+    enforced: bool = True
+    """False: its caps and limits are watched only."""
     loading: bool = False
     """What was spent before is being read from the database; until then nothing is granted."""
     folded: int = 0
@@ -60,18 +65,21 @@ class Account:
     folded_nanos: int = 0
     """At what they are posted, of all windows."""
 
+    def _binding(self) -> Iterable[Balance]:
+        return self.balances.values() if self.enforced else ()
+
     def lowest_cap_nanos(self) -> int:
         """No bound above it fits, ever."""
-        return min((b.cap_nanos for b in self.balances.values() if b.cap_nanos is not None), default=UNCAPPED)
+        return min((b.cap_nanos for b in self._binding() if b.cap_nanos is not None), default=UNCAPPED)
 
     def unspent_nanos(self) -> int:
         """No bound above it fits before a window ends or a cap is raised; below 0 when more than a cap is spent."""
-        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        caps = ((b.cap_nanos, b) for b in self._binding())
         return min((cap - b.posted_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
 
     def headroom_nanos(self) -> int:
         """A bound above it does not fit now."""
-        caps = ((b.cap_nanos, b) for b in self.balances.values())
+        caps = ((b.cap_nanos, b) for b in self._binding())
         return min((cap - b.posted_nanos - b.pending_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
 
     def next_end_ms(self, bound_nanos: int, now_ms: int, zone: Zone) -> int | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from paymaster.admission import alert_texts
-from paymaster.admission.books import Crossed, Hold, Ledger
+from paymaster.admission.accounts import Balance
+from paymaster.admission.books import Crossed, Hold, Ledger, LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.configuration import in_words
 from paymaster.admission.outbox import Outbox
@@ -44,6 +45,17 @@ class AlertPolicy:
         if deciding.kind == "exhausted" and deciding.account and deciding.window:
             text = alert_texts.calls_are_parked(deciding.detail)
             self._in_window("parked", deciding.account, deciding.window, text)
+
+    def let_through(self, over: Iterable[Balance], grant: Grant) -> None:
+        """Once a window: a cap that is watched only has no room for a call, which goes on."""
+        for balance in over:
+            self._in_window("watched", balance.account, balance.window, alert_texts.let_through(balance, grant))
+
+    def watched(self, ended: Iterable[LetThrough]) -> None:
+        """How many calls it were, when the window has ended."""
+        for each in ended:
+            text = alert_texts.would_have_held_up(each)
+            self._outbox.alert(self._state.now_ms, "watched", text, each.account, each.window)
 
     def queue_full(self, text: str) -> None:
         """Once a minute."""
@@ -170,7 +182,9 @@ class AlertPolicy:
     def clock_back(self, before_ms: int, to_ms: int) -> None:
         self._outbox.alert(to_ms, "clock_jumped", alert_texts.clock_back(before_ms, to_ms))
 
-    def _in_window(self, what: Literal["exhausted", "parked"], account: str, window: Window, text: str) -> None:
+    def _in_window(
+        self, what: Literal["exhausted", "parked", "watched"], account: str, window: Window, text: str
+    ) -> None:
         balance = self._ledger.accounts[account].balances[window]
         if what not in balance.alerted:
             balance.alerted |= {what}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from paymaster.admission.accounts import Balance
+from paymaster.admission.books import LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc
@@ -29,6 +30,19 @@ def threshold(balance: Balance, part: float) -> str:
 
 def calls_are_parked(detail: str) -> str:
     return f"calls are parked: {detail}"
+
+
+def let_through(balance: Balance, grant: Grant) -> str:
+    cap = f"its cap of {format_usd(balance.cap_nanos or 0)} ({balance.window})"
+    return (
+        f"{balance.account} is watched only: {cap} has no room for a call of {grant.budget} that can cost "
+        f"{format_usd(grant.bound_nanos)}, which goes on; so will others"
+    )
+
+
+def would_have_held_up(ended: LetThrough) -> str:
+    over = f"its cap of {format_usd(ended.cap_nanos)} would have held up {ended.calls:,} calls"
+    return f"{ended.account} is watched only: in the {ended.window} that ended, {over}"
 
 
 def overage(grant: Grant, cost_nanos: int) -> str:

@@ -76,11 +76,22 @@ class Posted(NamedTuple):
     crossed: tuple[Crossed, ...]
 
 
+class LetThrough(NamedTuple):
+    """How many calls a cap, which is watched only, would have held up in a window that has ended."""
+
+    account: str
+    window: Window
+    cap_nanos: int
+    calls: int
+
+
 class Rolled(NamedTuple):
     """Windows ended and others began."""
 
     accounts: set[str]
     """Of which a capped window ended."""
+    let_through: list[LetThrough]
+    """What was watched in the windows that ended."""
     lapsed: bool
     """A raise lapsed with its window: what waits for something else may have become impossible."""
 
@@ -107,8 +118,12 @@ class _Lines(NamedTuple):
 
     all: tuple[Balance, ...]
     capped: tuple[Balance, ...]
+    """Those whose caps bind."""
+    watched: tuple[Balance, ...]
+    """Those whose caps are watched only."""
     limits: tuple[tuple[str, Limiter], ...]
     """Of the accounts that have any."""
+    binding_limits: tuple[tuple[str, Limiter], ...]
 
 
 class Ledger:
@@ -131,13 +146,16 @@ class Ledger:
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
         rolled: set[str] = set()
-        lapsed = False
+        lapsed, let_through = False, list[LetThrough]()
         if not (ended := self.calendars.ended(now_ms)):
-            return Rolled(rolled, lapsed)
+            return Rolled(rolled, let_through, lapsed)
         self.calendars.begin(now_ms)
         for account in self.accounts.values():
             for window in ended.get(account.time_zone, ()):
                 balance = account.balances[window]
+                if balance.let_through:
+                    let_through.append(LetThrough(account.key, window, balance.cap_nanos or 0, balance.let_through))
+                    balance.let_through = 0
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
                 balance.kept_nanos = balance.missing_nanos = 0
                 balance.alerted = frozenset()
@@ -146,7 +164,7 @@ class Ledger:
                     balance.cap_nanos -= balance.lapsing_nanos
                     balance.lapsing_nanos = 0
                     rolled.add(account.key)
-        return Rolled(rolled, lapsed)
+        return Rolled(rolled, let_through, lapsed)
 
     def end_ms(self, balance: Balance, now_ms: int) -> int | None:
         """When the balance's window around this time ends; None for `total`."""
@@ -173,7 +191,7 @@ class Ledger:
         """
         ended = self.caps_that_end(key, config, all_of_them=all_of_them)
         account = self.accounts.get(key) or self.open_account(key)
-        account.alert_at = config.alert_at
+        account.alert_at, account.enforced = config.alert_at, config.enforce
         account.limiter.configure(config.limits())
         for window, balance in account.balances.items():
             file_cap = config.caps_nanos.get(window)
@@ -317,7 +335,7 @@ class Ledger:
     def full_or_wait_ms(self, accounts: tuple[str, ...], tokens: int, now_ms: int) -> tuple[str, int | None] | None:
         """The account whose limits are in the way longest, and for how long (None: until one of its calls ends)."""
         worst: tuple[str, int | None] | None = None
-        for key, limiter in self._lines_of(accounts).limits:
+        for key, limiter in self._lines_of(accounts).binding_limits:
             if limiter.is_full:
                 return key, None
             wait_ms = limiter.wait_ms(tokens, now_ms)
@@ -351,8 +369,11 @@ class Ledger:
         end_ms = self.end_ms(balance, starts[window])
         return _SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
 
-    def hold(self, hold: Hold) -> None:
-        """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment."""
+    def hold(self, hold: Hold) -> list[Balance]:
+        """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment.
+
+        Returns the balances that have no room for it and are watched only.
+        """
         self.holds[hold.grant.hold_id] = self.pending[hold.grant.hold_id] = hold
         self._expiries.set(hold.grant.hold_id, hold.grant.expires_at_ms)
         lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
@@ -360,6 +381,10 @@ class Ledger:
             balance.pending_nanos += bound
         for _, limiter in lines.limits:
             limiter.start(hold.tokens, now_ms)
+        over = [b for b in lines.watched if bound and b.posted_nanos + b.pending_nanos > (b.cap_nanos or 0)]
+        for balance in over:
+            balance.let_through += 1
+        return over
 
     def next_expiry_ms(self) -> int:
         """When the first hold expires; NEVER_MS if none is pending."""
@@ -458,10 +483,14 @@ class Ledger:
         lines = self._lines.get(accounts)
         if lines is None:
             every = tuple(balance for key in accounts for balance in self.accounts[key].balances.values())
+            capped = [balance for balance in every if balance.cap_nanos is not None]
+            limits = tuple((key, self.accounts[key].limiter) for key in accounts if self.accounts[key].limiter.limits)
             lines = _Lines(
                 every,
-                tuple(balance for balance in every if balance.cap_nanos is not None),
-                tuple((key, self.accounts[key].limiter) for key in accounts if self.accounts[key].limiter.limits),
+                tuple(balance for balance in capped if self.accounts[balance.account].enforced),
+                tuple(balance for balance in capped if not self.accounts[balance.account].enforced),
+                limits,
+                tuple(each for each in limits if self.accounts[each[0]].enforced),
             )
             self._lines[accounts] = lines
         return lines

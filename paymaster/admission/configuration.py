@@ -93,7 +93,13 @@ def _account(
             if before.caps_nanos.get(window) != after.caps_nanos.get(window):
                 now, then = _cap(before, window, by_admin), _cap(after, window, {})
                 yield Difference(f"{name} {window} {now} → {then}", loosens=window not in after.caps_nanos)
-        yield from _fields(name, before, after, {"caps_nanos"})
+        if before.enforce != after.enforce:
+            yield Difference(f"{name} {_binds(before)} → {_binds(after)}", loosens=before.enforce)
+        yield from _fields(name, before, after, {"caps_nanos", "enforce"})
+
+
+def _binds(account: AccountConfig) -> str:
+    return "enforced" if account.enforce else "watched only"
 
 
 def _caps(account: AccountConfig | None, by_admin: Mapping[Window, int]) -> str:

@@ -142,6 +142,7 @@ class Desk:
         if now_ms >= self._minute_ends_ms:
             rolled = self.ledger.roll_windows(now_ms)
             state.freed |= rolled.accounts
+            self._alerts.watched(rolled.let_through)
             if rolled.lapsed:
                 self._parking.look_at_everybody()
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000

@@ -38,7 +38,8 @@ class Granting:
         state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
         if state.rules >= 2:
             self._alerts.price(grant)
-        self._ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
+        over = self._ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
+        self._alerts.let_through(over, grant)
         state.gates[candidate.service].breaker.started(request.hold_id)
         return Granted(grant=grant)
 

@@ -66,6 +66,7 @@ class InForce:
         accounts = (*config.budgets.values(), *config.services.values())
         unknown = {*(window for account in accounts for window in account.caps_nanos), *config.time_zones}
         unknown -= {*self._ledger.calendars.windows}
+        unknown |= {"enforce = false" for account in accounts if not account.enforce}
         if not unknown:
             return None
         return (

@@ -74,8 +74,17 @@ def _check_time(signature: Signature, now_ms: int) -> None:
 
 
 def changes_money(before: DeskConfig, after: DeskConfig) -> bool:
-    """Whether a configuration changes who may raise caps, any cap, its time zone, or which budgets there are."""
-    return before.admin != after.admin or _caps(before) != _caps(after) or _zones(before) != _zones(after)
+    """Whether a configuration changes who may raise caps, any cap, whether it binds, its time zone, or which budgets
+    there are."""
+    return any(said(before) != said(after) for said in (_admin, _caps, _zones, _watched))
+
+
+def _admin(config: DeskConfig) -> AdminConfig:
+    return config.admin
+
+
+def _watched(config: DeskConfig) -> set[str]:
+    return {path for path, budget in config.budgets.items() if not budget.enforce}
 
 
 def _caps(config: DeskConfig) -> dict[str, dict[Window, int]]:

@@ -82,6 +82,7 @@ def account_statuses(
             folded_nanos=ledger.accounts[key].folded_nanos,
             windows=_windows(ledger, ledger.accounts[key], now_ms, ended),
             time_zone=ledger.accounts[key].time_zone,
+            enforced=ledger.accounts[key].enforced,
             limits=ledger.accounts[key].limiter.in_use(now_ms),
         )
         for key in keys
@@ -140,6 +141,7 @@ def _window(balance: Balance, now_ms: int, zone: Zone, *, ended: bool) -> Window
         began_at_ms=window_start_ms(balance.window, now_ms, zone),
         ends_at_ms=window_end_ms(balance.window, now_ms, zone),
         missing_nanos=0 if ended else balance.missing_nanos,
+        let_through=0 if ended else balance.let_through,
     )
 
 

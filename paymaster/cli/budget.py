@@ -78,7 +78,8 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     for each in accounts:
         zone = "" if each.time_zone == "UTC" else f" ({each.time_zone})"
-        print_line(f"{each.account}{zone}{f', {each.parked} parked' if each.parked else ''}")
+        watched = "" if each.enforced else ", watched only"
+        print_line(f"{each.account}{zone}{watched}{f', {each.parked} parked' if each.parked else ''}")
         for window in each.windows:
             first, second = _described(window, now_ms)
             print_styled(f"  {window.window:<6} ", (terminal_bar(window), colour(window) or ""), f" {first}")
@@ -212,6 +213,8 @@ def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
     first = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}{by_admin}{held}"
     until = "" if window.ends_at_ms is None else f" until {_minute(window.ends_at_ms)} UTC"
     parts = [f"{format_usd(left)} left{until}"]
+    if window.let_through:
+        parts.append(f"would have held up {window.let_through:,} calls")
     if rate := burn_nanos_per_hour(window, now_ms):
         reached_ms = cap_reached_at_ms(window, now_ms)
         lasts = "enough" if reached_ms is None else f"reached {_minute(reached_ms)}"
@@ -243,6 +246,7 @@ def _document(account: "AccountStatus") -> "JsonValue":
                 "pending_usd": usd(window.pending_nanos),
                 "available_usd": None if left is None else usd(left),
                 "ends_at": utc(window.ends_at_ms),
+                "let_through": window.let_through,
                 "burn_usd_per_hour": None if rate is None else usd(rate),
                 "cap_reached_at": utc(cap_reached_at_ms(window, now_ms)),
             }
@@ -250,6 +254,7 @@ def _document(account: "AccountStatus") -> "JsonValue":
     return {
         "account": account.account,
         "time_zone": account.time_zone,
+        "enforced": account.enforced,
         "parked": account.parked,
         "windows": windows,
     }

@@ -37,6 +37,8 @@ class AccountConfig(Message):
     """Calls at once. None, here as above: no limit."""
     time_zone: str = added("UTC")
     """Of `time_zones`, or UTC: where its days, weeks and months begin."""
+    enforce: bool = added(True)
+    """False: its caps and limits are watched only, and hold up no call."""
 
     def limits(self) -> dict[LimitName, int | None]:
         return {name: getattr(self, name) for name in LIMITS}

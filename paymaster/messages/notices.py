@@ -66,6 +66,7 @@ AlertKind = Literal[
     "empty_books",
     "price_fell",
     "price_changed",
+    "watched",
 ]
 
 

@@ -81,6 +81,8 @@ class WindowStatus(Message):
     """0: with the ledger."""
     missing_nanos: int = added(0)
     """Part of what is posted that no stored row has."""
+    let_through: int = added(0)
+    """Calls that went on although this cap, which is watched only, had no room for them."""
 
 
 class LimitStatus(Message):
@@ -101,6 +103,8 @@ class AccountStatus(Message):
     """What was spent before is being read from the database; its calls wait."""
     time_zone: str = added("UTC")
     """In which its days, weeks and months begin."""
+    enforced: bool = added(True)
+    """False: its caps and limits are watched only."""
     folded: int = added(0)
     """Unconfirmed attempts that the ledger keeps only as a sum; `paymaster unconfirmed list` has each."""
     folded_nanos: int = added(0)

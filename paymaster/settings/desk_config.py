@@ -46,7 +46,7 @@ def _account(account: AccountSettings) -> AccountConfig:
 
 
 def _budget(budget: BudgetSettings) -> AccountConfig:
-    return _account(budget).model_copy(update={"time_zone": budget.time_zone})
+    return _account(budget).model_copy(update={"time_zone": budget.time_zone, "enforce": budget.enforce})
 
 
 def _zones(settings: Settings) -> set[str]:

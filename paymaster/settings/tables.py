@@ -365,6 +365,9 @@ class BudgetSettings(AccountSettings):
     time_zone: TimeZone = "UTC"
     """Where the days, weeks and months of its caps begin at midnight: "Europe/Oslo". Minutes and hours are those of UTC
     everywhere. It holds for this budget alone, not for those below it. Default "UTC"."""
+    enforce: bool = True
+    """false: its caps and limits are watched only. Calls for which they have no room go on, and alerts say how many it
+    were. Default true."""
 
 
 class KeysSettings(_Table):
