@@ -8,16 +8,11 @@ from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
 
 from paymaster.calls.cost import cost_nanos
-from paymaster.calls.request_limits import denial_of
-from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     BAD_SAMPLE,
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
-    WORKER_LOST,
-    Attempt,
-    Billing,
     CallRef,
     Completion,
     Denied,
@@ -25,7 +20,6 @@ from paymaster.messages import (
     Failure,
     Grant,
     Granted,
-    LLMRequest,
     LLMResult,
     Outcome,
     Parked,
@@ -44,25 +38,19 @@ from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
 from paymaster.security.payloads import PLAIN, for_reader, in_plain_text, storages_of
-from paymaster.values.json_reading import read_json
-from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX, TEMPORAL_PAYLOAD_BYTES
-from workflows.signals import decoded, message_of, tolerate_any_payload_count
+from workflows.call_failures import failure_of
+from workflows.call_requests import request_of
+from workflows.signals import message_of, tolerate_any_payload_count
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
 SEND_MARGIN = timedelta(seconds=10)
 """The HTTP timeout must come first: it knows whether anything was sent."""
-UNREAD_ARGUMENTS = "Failed decoding arguments"
-"""What the SDK says of an activity that did not begin: this worker lacks a key, a codec or a storage."""
 STORING_MAX = timedelta(days=7)
 """How much longer an attempt may take whose answer is too large to be carried, while the database does not take it. An
 attempt that hangs ends sooner: its heartbeats do."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
-
-
-_NO_REQUEST = LLMRequest(route="-", budget="-", prompt="")
-"""Stands in for a message that cannot be read as a request."""
 
 
 # Without a sandbox, here and in the ledger: it took two fifths of the worker's time. tests/e2e/test_sandbox.py has one.
@@ -72,7 +60,7 @@ class LLMCallWorkflow:
     def __init__(self, message: RawValue) -> None:
         """Decodes the request here: the SDK fails the workflow's task for ever with one that it cannot decode."""
         info = workflow.info()
-        self._request, self._denial = _request_of(message)
+        self._request, self._denial = request_of(message)
         self._came_plain = PLAIN in message.payload.metadata
         self._storages = storages_of(message)
         self._asked = False
@@ -308,7 +296,7 @@ class LLMCallWorkflow:
         try:
             return await self._sending
         except exceptions.ActivityError as error:
-            return _failure(error)
+            return failure_of(error, _now_ms())
         finally:
             self._sending = None
 
@@ -410,60 +398,6 @@ class LLMCallWorkflow:
             waited_ms=self._waited_ms,
             request_digest=self._request.digest(),
         )
-
-
-def _request_of(message: RawValue) -> tuple[LLMRequest, Denied | None]:
-    """The request, and why nothing is reserved for it; an empty one in place of what is no request.
-
-    Raises KeyUnavailable: the task is tried again until a worker has the key.
-    """
-    try:
-        request = decoded(message, LLMRequest)
-    except KeyUnavailable:
-        raise
-    except Exception as error:  # converters raise whatever they like
-        try:  # Python's own reader takes what is nested more deeply, so that the denial can name it
-            request = LLMRequest.model_validate(read_json(message.payload.data))
-        except ValueError:
-            detail = str(error)[:1_000].encode(errors="backslashreplace").decode()
-            return _NO_REQUEST, Denied(hold_id="", reason="bad_request", detail=detail)
-    # More than a payload has can only have come through external storage.
-    by_storage = storages_of(message) or len(message.payload.data) > TEMPORAL_PAYLOAD_BYTES
-    denied = denial_of(request, STORED_REQUEST_BYTES_MAX if by_storage else REQUEST_BYTES_MAX)
-    if denied is None:
-        return request, None
-    return request, Denied(hold_id="", reason=denied.reason or "", detail=denied.detail or "")
-
-
-def _failure(error: exceptions.ActivityError) -> Failure:
-    """What the activity said before it failed, or what it last reported. When in doubt something was sent."""
-    cause = error.cause
-    if isinstance(cause, exceptions.ApplicationError) and cause.details:
-        return Failure.model_validate(cause.details[0])
-    if (
-        isinstance(cause, exceptions.ApplicationError)
-        and cause.message == UNREAD_ARGUMENTS
-        and workflow.patched("what-cannot-be-read-is-not-sent")  # version 0.1.0 charged it
-    ):
-        return Failure(attempts=(), reason="not_sent", detail=f"a worker cannot read the call: {cause.cause}")
-    if isinstance(cause, exceptions.CancelledError):
-        # Before any worker took it, or while it waited to be retried: nothing was sent since the last report.
-        return Failure(attempts=(), reason="not_sent", detail=str(cause))
-    earlier: tuple[Attempt, ...] = ()
-    if isinstance(cause, exceptions.TimeoutError):
-        earlier = tuple(Attempt.model_validate(attempt) for attempt in cause.last_heartbeat_details)
-        if cause.type == exceptions.TimeoutType.SCHEDULE_TO_START:
-            return Failure(attempts=earlier, reason="no_worker", detail="no worker took the call in time")
-    lost = Attempt(
-        number=len(earlier) + 1,
-        started_at_ms=_now_ms(),
-        duration_ms=0,
-        billing=Billing.UNKNOWN,
-        error_class=WORKER_LOST,
-        error=str(cause),
-    )
-    detail = "the worker was lost during the call, which may have been billed"
-    return Failure(attempts=(*earlier, lost), reason=WORKER_LOST, detail=detail, unknown=True)
 
 
 def _now_ms() -> int:
