@@ -5,9 +5,11 @@ from typing import Literal, NamedTuple
 
 from paymaster.admission import alert_texts
 from paymaster.admission.accounts import Balance
-from paymaster.admission.books import Crossed, Hold, Ledger, LetThrough
+from paymaster.admission.book_changes import Crossed, LetThrough
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.configuration import in_words
+from paymaster.admission.holds import Hold
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.price_changes import price_changes, price_differences, rates_of
 from paymaster.admission.routing import Obstacle

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from paymaster.admission.accounts import Balance
-from paymaster.admission.books import LetThrough
+from paymaster.admission.book_changes import LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc

@@ -9,13 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from paymaster.admission.accounts import Account, Balance, next_threshold, reached
+from paymaster.admission.book_changes import SEVERITY, Crossed, LetThrough, Posted, Rolled, Shortfall, why_short
 from paymaster.admission.calendars import Calendars
+from paymaster.admission.holds import Hold
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
-from paymaster.messages import AccountConfig, BudgetNotice, CallRef, Grant, Window
+from paymaster.messages import AccountConfig, BudgetNotice, Window
 from paymaster.values.budget_path import accounts_charged
 from paymaster.values.time_zones import UTC_NAME, Offsets
 from paymaster.values.windows import LOCAL_WINDOWS, WINDOWS
@@ -35,24 +37,6 @@ TOKENS_NOT_ESTIMATED_MAX = INPUT_OVERHEAD_TOKENS + BYTES_PER_TOKEN - 1
 
 
 @dataclass(slots=True)
-class Hold:
-    call: CallRef
-    grant: Grant
-    accounts: tuple[str, ...]
-    """What it was charged to, even if the configuration names other accounts later."""
-    tokens: int = 0
-    """The estimate that its rate limits were charged with."""
-    state: Literal["pending", "unconfirmed"] = "pending"
-    posted_nanos: int = 0
-    """When unconfirmed: at what it is posted until somebody knows better."""
-    expired: bool = False
-    running: bool = True
-    """It has a place among the calls at once; an expired hold keeps it until somebody settles it."""
-    failures_told: int = 0
-    """Failed attempts that the breaker knows of."""
-
-
-@dataclass(slots=True)
 class LedgerState:
     """What continue-as-new carries."""
 
@@ -62,55 +46,6 @@ class LedgerState:
     """Of the windows that these books know, in their order."""
     zone_starts_ms: dict[str, dict[Window, int]] = field(default_factory=dict[str, dict[Window, int]])
     """By time zone, those that do not begin in UTC."""
-
-
-class Crossed(NamedTuple):
-    """A threshold that posted money reached for the first time in a window."""
-
-    balance: Balance
-    part: float
-
-
-class Posted(NamedTuple):
-    notices: tuple[BudgetNotice, ...]
-    crossed: tuple[Crossed, ...]
-
-
-class LetThrough(NamedTuple):
-    """How many calls a cap, which is watched only, would have held up in a window that has ended."""
-
-    account: str
-    window: Window
-    cap_nanos: int
-    calls: int
-
-
-class Rolled(NamedTuple):
-    """Windows ended and others began."""
-
-    accounts: set[str]
-    """Of which a capped window ended."""
-    let_through: list[LetThrough]
-    """What was watched in the windows that ended."""
-    lapsed: bool
-    """A raise lapsed with its window: what waits for something else may have become impossible."""
-
-
-class Shortfall(NamedTuple):
-    """Why an amount does not fit into an account now."""
-
-    kind: Literal["impossible", "exhausted", "held"]
-    """impossible: above the cap itself. exhausted: posted money is in the way. held: only pending holds are."""
-    balance: Balance
-
-
-_SEVERITY = ("held", "exhausted", "impossible")
-
-
-def _why_short(balance: Balance, cap_nanos: int, amount_nanos: int) -> Literal["impossible", "exhausted", "held"]:
-    if amount_nanos > cap_nanos:
-        return "impossible"
-    return "exhausted" if balance.posted_nanos + amount_nanos > cap_nanos else "held"
 
 
 class _Lines(NamedTuple):
@@ -356,7 +291,7 @@ class Ledger:
             cap = balance.cap_nanos
             if cap is None or balance.posted_nanos + balance.pending_nanos + amount_nanos <= cap:
                 continue
-            found = Shortfall(_why_short(balance, cap, amount_nanos), balance)
+            found = Shortfall(why_short(balance, cap, amount_nanos), balance)
             if worst is None or self._lasts(found) > self._lasts(worst):
                 worst = found
         return worst
@@ -367,7 +302,7 @@ class Ledger:
         balance, window = shortfall.balance, shortfall.balance.window
         starts = self.calendars.starts_ms(self.accounts[balance.account].time_zone)
         end_ms = self.end_ms(balance, starts[window])
-        return _SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
+        return SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
 
     def hold(self, hold: Hold) -> list[Balance]:
         """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment.

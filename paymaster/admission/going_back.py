@@ -5,8 +5,8 @@ yet happens as soon as it would have without the jump.
 """
 
 from paymaster.admission.accounts import Account
-from paymaster.admission.books import Hold
 from paymaster.admission.breaker import Gate
+from paymaster.admission.holds import Hold
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.state import DeskState
 

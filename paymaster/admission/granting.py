@@ -1,7 +1,8 @@
 """How a call gets its hold, or its denial."""
 
 from paymaster.admission.alert_policy import AlertPolicy
-from paymaster.admission.books import Hold, Ledger
+from paymaster.admission.books import Ledger
+from paymaster.admission.holds import Hold
 from paymaster.admission.routing import Choice
 from paymaster.admission.state import DeskState, EndedHold
 from paymaster.messages import Denied, Grant, Granted, Reserve, ServiceConfig

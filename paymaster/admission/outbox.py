@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from paymaster.admission.books import Hold
+from paymaster.admission.holds import Hold
 from paymaster.messages import (
     Alert,
     AlertKind,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger, Shortfall
+from paymaster.admission.book_changes import Shortfall
+from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.messages import Candidate, Reserve, Window
 from paymaster.values.budget_path import budget_ancestors, budgets_charged

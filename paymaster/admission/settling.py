@@ -1,7 +1,8 @@
 """How holds end: settled, given back, expired; and what that says about their services."""
 
 from paymaster.admission.alert_policy import AlertPolicy
-from paymaster.admission.books import Hold, Ledger
+from paymaster.admission.books import Ledger
+from paymaster.admission.holds import Hold
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking

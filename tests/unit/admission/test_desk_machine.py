@@ -51,9 +51,11 @@ from hypothesis.stateful import (
 from searches import examples
 
 from paymaster.admission.accounts import Balance
-from paymaster.admission.books import Hold, Ledger, Shortfall
+from paymaster.admission.book_changes import Shortfall
+from paymaster.admission.books import Ledger
 from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
 from paymaster.admission.desk import Desk
+from paymaster.admission.holds import Hold
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (

@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 from desk_kit import DAY, MINUTE, USD, Site, at, candidate, capped, config
 
-from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
+from paymaster.admission.holds import Hold
 from paymaster.admission.pressure import estimated_bytes
 from paymaster.messages import (
     AccountConfig,

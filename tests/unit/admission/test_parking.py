@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from searches import examples
 
 from paymaster.admission import parking, routing
-from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
 from paymaster.admission.first_fit import FIRST
+from paymaster.admission.holds import Hold
 from paymaster.admission.queue import Round
 from paymaster.admission.rules_1 import due_by_scan
 from paymaster.admission.state import read, written

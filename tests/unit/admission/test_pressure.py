@@ -10,8 +10,8 @@ import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import alert_policy, state_size
-from paymaster.admission.books import Hold
 from paymaster.admission.desk import Desk
+from paymaster.admission.holds import Hold
 from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.admission.state import RULES, read

@@ -1,0 +1,24 @@
+"""A hold: money that is set aside for one call until it is known what it did cost."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from paymaster.messages import CallRef, Grant
+
+
+@dataclass(slots=True)
+class Hold:
+    call: CallRef
+    grant: Grant
+    accounts: tuple[str, ...]
+    """What it was charged to, even if the configuration names other accounts later."""
+    tokens: int = 0
+    """The estimate that its rate limits were charged with."""
+    state: Literal["pending", "unconfirmed"] = "pending"
+    posted_nanos: int = 0
+    """When unconfirmed: at what it is posted until somebody knows better."""
+    expired: bool = False
+    running: bool = True
+    """It has a place among the calls at once; an expired hold keeps it until somebody settles it."""
+    failures_told: int = 0
+    """Failed attempts that the breaker knows of."""
