@@ -2,7 +2,9 @@
 
 import asyncio
 import importlib
+import itertools
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from paymaster.values.money import TokenUsage, nanos_to_usd
 
 pytestmark = pytest.mark.timeout(200)
 TEAMS, CUSTOMERS = 5, 20
+NUMBERS: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+"""By the name of a test."""
 CAPS = random.Random(18)
 """Alike in every run."""
 
@@ -55,8 +59,9 @@ def at_random(request: Received) -> Reply:
 
 
 @pytest.fixture
-def service(server: CountingServer) -> FakeService:
-    service = server.service("several")
+def service(server: CountingServer, request: pytest.FixtureRequest) -> FakeService:
+    """One for each test, whose bill is compared with the rows."""
+    service = server.service(f"several-{NUMBERS[request.node.name]}")
     service.reply = at_random
     service.usage = lambda request: TokenUsage(
         input_tokens=1_000, output_tokens=random.Random(request.prompt).randint(10, 100)

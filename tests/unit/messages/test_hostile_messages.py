@@ -38,6 +38,8 @@ from paymaster.values.windows import WINDOWS
 pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 BYTES = 1_900_000
 HELD_S = 0.05
+CONFIG_HELD_S = 0.08
+"""Of a configuration, which may have three times as many values as another message."""
 QUIET_S = 0.00154
 """For the sum of 100,000 numbers on the quiet machine on which docs/limits.md was measured."""
 MESSAGES: list[type[BaseModel]] = [AttemptReports, CommandBatch, LLMRequest, ParkedAnswer, RaiseCap]
@@ -170,7 +172,7 @@ def test_no_configuration_holds_the_process(what: str) -> None:
     """A plain one may be larger than other messages, because 0.1.0 sends it. What is said of its errors is short."""
     text = (HOSTILE | HOSTILE_CONFIGURATIONS)[what]
     assert refused(Configure, text)
-    assert seconds(lambda: refused(Configure, text)) < HELD_S
+    assert seconds(lambda: refused(Configure, text)) < CONFIG_HELD_S
     assert len(refusal(text)) < 10_000
 
 
@@ -187,7 +189,7 @@ def test_the_largest_configuration_is_read_in_time() -> None:
     for text in (plain, ours):
         assert read_configure(text).config == config
         # Both are 2.4 MB when they are read, one after decompression: the bound of inputs of more than 2 MB.
-        assert seconds(lambda text=text: read_configure(text)) < 2 * HELD_S
+        assert seconds(lambda text=text: read_configure(text)) < 2 * CONFIG_HELD_S
 
 
 def unread(hint: object, text: bytes) -> bool:

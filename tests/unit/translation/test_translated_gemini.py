@@ -532,6 +532,7 @@ CALLED = [{"functionCall": {"id": f"c{number}", "name": "f"}} for number in MANY
 RESULTS = [{"functionResponse": {"id": f"c{number}", "name": "f"}} for number in reversed(MANY)]
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 @pytest.mark.parametrize(
     "fields",
     [

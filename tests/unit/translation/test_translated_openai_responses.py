@@ -445,6 +445,7 @@ def test_no_two_calls_have_one_id(stream: bool) -> None:
     assert len(set(ids)) == 7
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 def test_many_calls_take_no_long_time() -> None:
     """All of them are read where a workflow's task must end within two seconds."""
     begun = time.process_time()
