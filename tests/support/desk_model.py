@@ -1,6 +1,7 @@
 """What must be true of a desk, kept in lists and added up from scratch: it can be checked by eye.
 
-Written without the desk's code, which it is compared with (tests/unit/admission/test_desk_machine.py).
+Written without the desk's code, which it is compared with (tests/unit/admission/test_desk_machine.py), but for two of
+its times: after how long a call claims, and for how long ends are remembered.
 """
 
 from collections.abc import Iterable, Sequence

@@ -320,7 +320,7 @@ def test_every_rate_of_a_price_is_looked_at() -> None:
         site.cut()
 
 
-def test_what_was_remembered_of_input_and_output_alone_is_still_known() -> None:
+def test_rates_of_input_and_output_alone_are_still_known() -> None:
     assert [str(each) for each in price_changes((8 * USD, 9 * USD), (8 * USD, 3 * USD, 1, 2, 3, 4, 5, 6, 7, 8))] == [
         "output $9.00 → $3.00 per million tokens"
     ]

@@ -79,7 +79,7 @@ def test_it_goes_on_past_a_minute_and_answers_the_status(rules: int) -> None:
     assert site.granted(budget="opened").budget == "opened"
 
 
-def test_under_its_own_rules_it_gets_no_window_that_0_1_0_cannot_read() -> None:
+def test_its_own_rules_give_it_no_window_unknown_to_0_1_0() -> None:
     """No question for it, no cap in it, no configuration with one; newer rules begin it with their first run."""
     site = restored(restored().desk.dump())
     site.load()

@@ -38,7 +38,7 @@ def test_calls_go_on_and_are_counted() -> None:
     assert let_through(site) == 3, "a free one always fits"
 
 
-def test_it_is_told_at_the_first_one_and_when_the_window_has_ended() -> None:
+def test_it_is_told_at_the_first_one_and_when_the_window_ends() -> None:
     site = a_site()
     for _ in range(4):
         site.granted(candidate(usd=3), budget="acme/new")

@@ -105,7 +105,7 @@ def put_back() -> Any:
 
 
 @pytest.mark.usefixtures("put_back")
-def test_the_list_of_the_grant_decides_when_a_newer_one_came_since() -> None:
+def test_the_list_of_the_grant_decides_though_a_newer_came() -> None:
     """So that no answer costs more than its bound because a list came while it was on its way."""
     answer = ServiceAnswer(model="gpt-5", usage=WireUsage(input_tokens=1_000, output_tokens=1_000))
     service, dearer = settings().services["openai"], settings("2")
