@@ -8,7 +8,7 @@ from pydantic import (
     Field,
 )
 
-from paymaster.messages.base import Message, added
+from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import CarriedConfig
 from paymaster.values.limits import BUDGETS_OF_CALL_MAX
 from paymaster.values.windows import Window
@@ -85,7 +85,7 @@ class AcceptLower(AdminMessage):
     """`budget:acme/content`, `service:openai`, or `all`."""
 
 
-class CorrectSpend(AdminMessage):
+class CorrectSpend(CountsForBudgets, AdminMessage):
     """`correct_spend`: the rows of a hold that the ledger does not have any more were corrected by a person."""
 
     hold_id: str = Field(max_length=600)
@@ -97,11 +97,6 @@ class CorrectSpend(AdminMessage):
     to_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
     further_budgets: tuple[Annotated[str, Field(max_length=300)], ...] = added((), max_length=BUDGETS_OF_CALL_MAX - 1)
     """Others that the hold counts for."""
-
-    @property
-    def budgets(self) -> tuple[str, ...]:
-        """All that it counts for, besides their ancestors; the first one is its own."""
-        return (self.budget, *self.further_budgets)
 
 
 class Upgrade(AdminMessage):

@@ -1,6 +1,6 @@
 """What every message is made of: its base class, and fields that were added later."""
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,19 @@ def added(default: DefaultT, **constraints: Any) -> DefaultT:
     (`RULES` in paymaster/admission/state.py).
     """
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
+
+
+class CountsForBudgets:
+    """A message about money that counts for a budget and perhaps for others."""
+
+    if TYPE_CHECKING:  # the fields are each message's own, in its own order
+        budget: str
+        further_budgets: tuple[str, ...]
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All that it counts for, besides their ancestors; the first one is its own."""
+        return (self.budget, *self.further_budgets)
 
 
 class Message(BaseModel):

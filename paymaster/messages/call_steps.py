@@ -7,7 +7,7 @@ from pydantic import (
     JsonValue,
 )
 
-from paymaster.messages.base import Message, added
+from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
@@ -126,7 +126,7 @@ class BodySweep(Message):
     ledger: str
 
 
-class UsageEntry(Message):
+class UsageEntry(CountsForBudgets, Message):
     """One immutable row of `api_usage`: an attempt as it ended, or (`unconfirmed`) as it may have ended."""
 
     attempt_id: str
@@ -158,11 +158,6 @@ class UsageEntry(Message):
     """Of a wire call: the format that it was written in. None: of none, or of a hold that expired."""
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
-
-    @property
-    def budgets(self) -> tuple[str, ...]:
-        """All that it counts for, besides their ancestors; the first one is its own."""
-        return (self.budget, *self.further_budgets)
 
 
 class UsageRecord(Message):

@@ -7,7 +7,7 @@ from pydantic import (
     Field,
 )
 
-from paymaster.messages.base import Message, added
+from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import RetrySettings
 from paymaster.messages.results import BudgetNotice
 from paymaster.values.limits import BATCH_ITEMS_MAX
@@ -36,7 +36,7 @@ class Candidate(Message):
     """Why no bound can be given for this request here, with the line to add. None: one can."""
 
 
-class UnconfirmedEntry(Message):
+class UnconfirmedEntry(CountsForBudgets, Message):
     """The stored entry that a settlement supersedes, for a desk that does not keep its hold any more."""
 
     budget: str
@@ -45,11 +45,6 @@ class UnconfirmedEntry(Message):
     posted_nanos: int = Field(ge=0)
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
-
-    @property
-    def budgets(self) -> tuple[str, ...]:
-        """All that it counts for, besides their ancestors; the first one is its own."""
-        return (self.budget, *self.further_budgets)
 
 
 class Settle(Message):
@@ -74,7 +69,7 @@ class Settle(Message):
     """The id of the attempt of which nobody knows whether it was billed, for whoever resolves it."""
 
 
-class Reserve(Message):
+class Reserve(CountsForBudgets, Message):
     """Asks for a hold on the first candidate that may be called now."""
 
     kind: Literal["reserve"] = "reserve"
@@ -92,11 +87,6 @@ class Reserve(Message):
     priority: int = 0
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
-
-    @property
-    def budgets(self) -> tuple[str, ...]:
-        """All that it counts for, besides their ancestors; the first one is its own."""
-        return (self.budget, *self.further_budgets)
 
 
 class Void(Message):
@@ -135,7 +125,7 @@ class AttemptReports(Message):
     reports: Annotated[tuple[AttemptReport, ...], Field(max_length=BATCH_ITEMS_MAX), FailFast()]
 
 
-class Grant(Message):
+class Grant(CountsForBudgets, Message):
     """Everything needed to make one call under one hold."""
 
     hold_id: str
@@ -156,11 +146,6 @@ class Grant(Message):
     max_unconfirmed: int
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
-
-    @property
-    def budgets(self) -> tuple[str, ...]:
-        """All that it counts for, besides their ancestors; the first one is its own."""
-        return (self.budget, *self.further_budgets)
 
 
 class Granted(Message):

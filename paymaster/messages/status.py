@@ -6,7 +6,7 @@ from pydantic import (
     Field,
 )
 
-from paymaster.messages.base import Message, added
+from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.commands import CallRef, Grant
 from paymaster.messages.config import CarriedConfig, LimitName
 from paymaster.values.windows import Window
@@ -125,7 +125,7 @@ class ServiceStatus(Message):
     """Models of it that are paused, because their limit was reached."""
 
 
-class WaitingCall(Message):
+class WaitingCall(CountsForBudgets, Message):
     """A parked call, for operators."""
 
     workflow_id: str

@@ -81,7 +81,7 @@ def ledger_details(status: DeskStatus) -> str:
         rows = [
             (
                 _cell(call.workflow_id),
-                _cell(", ".join((call.budget, *call.further_budgets))),
+                _cell(", ".join(call.budgets)),
                 _utc(call.deadline_at_ms),
                 _cell(call.detail),
             )

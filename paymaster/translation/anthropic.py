@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import get_args
 
 from pydantic import JsonValue
 
@@ -15,6 +14,7 @@ from paymaster.translation.reading import (
     a_text,
     a_tool,
     a_whole,
+    an_effort,
     an_object,
     chosen,
     object_or_none,
@@ -277,9 +277,7 @@ def _schema(given: JsonValue) -> dict[str, JsonValue] | None:
 def _effort(thinking: JsonValue, given: JsonValue) -> ReasoningEffort | None:
     """Thoughts are no part of a neutral answer: whether they would be shown matters only where somebody wants them."""
     config = an_object(thinking, "thinking")
-    effort = next((word for word in get_args(ReasoningEffort) if word == given), None)
-    if given is not None and effort is None:
-        raise Untranslatable("output_config.effort")
+    effort = an_effort(given, "output_config.effort")
     if thinking is None:
         return effort
     if kind_of(config) == "enabled":

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ToolCall
 from paymaster.messages.wire import Wire, WireAnswer
-from paymaster.translation.neutral import Ending, NeutralAnswer
+from paymaster.translation.neutral import Ending, NeutralAnswer, in_ascii
 from paymaster.values.made_ids import is_made
 from paymaster.values.money import TokenUsage
 
@@ -29,7 +29,7 @@ _Block = dict[str, JsonValue]
 
 def answered(wire: Wire, body: dict[str, JsonValue], answer: NeutralAnswer) -> WireAnswer:
     if body.get("stream") is not True:
-        return WireAnswer(status=200, headers={"content-type": "application/json"}, body=_json(_message(answer)))
+        return WireAnswer(status=200, headers={"content-type": "application/json"}, body=in_ascii(_message(answer)))
     events = b"".join(_event(event) for event in _events(answer))
     return WireAnswer(status=200, headers={"content-type": "text/event-stream; charset=utf-8"}, body=events)
 
@@ -99,9 +99,4 @@ def _in_two(block: _Block) -> tuple[_Block, _Block]:
 
 
 def _event(data: _Block) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (str(data["type"]).encode(), _json(data))
-
-
-def _json(data: _Block) -> bytes:
-    """All in ASCII: some readers of events take U+2028 for the end of a line."""
-    return json.dumps(data).encode()
+    return b"event: %b\ndata: %b\n\n" % (str(data["type"]).encode(), in_ascii(data))

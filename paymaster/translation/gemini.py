@@ -1,7 +1,6 @@
 """The dialect `gemini` in neutral words: what a body of generateContent asks for."""
 
 from collections.abc import Mapping
-from typing import get_args
 
 from pydantic import JsonValue
 
@@ -16,6 +15,7 @@ from paymaster.translation.reading import (
     a_text,
     a_tool,
     a_whole,
+    an_effort,
     an_object,
     chosen,
     object_or_none,
@@ -121,9 +121,7 @@ def _effort(given: JsonValue) -> ReasoningEffort | None:
     only(config, ("thinkingLevel", "thinkingBudget", "includeThoughts"), f"{key}.")
     only_usual(config, {"includeThoughts": (False,), "thinkingBudget": (0, -1)}, f"{key}.")  # -1: as the model likes
     level = a_text(config.get("thinkingLevel") or _UNSPECIFIED[1], f"{key}.thinkingLevel")
-    effort = next((word for word in get_args(ReasoningEffort) if word == level.lower()), None)
-    if effort is None and level.upper() not in _UNSPECIFIED:
-        raise Untranslatable(f"{key}.thinkingLevel")
+    effort = None if level.upper() in _UNSPECIFIED else an_effort(level.lower(), f"{key}.thinkingLevel")
     if config.get("thinkingBudget") == 0 and effort is not None:
         raise Untranslatable(f"{key}.thinkingBudget")
     return "none" if config.get("thinkingBudget") == 0 else effort

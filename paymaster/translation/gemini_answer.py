@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ToolCall
 from paymaster.messages.wire import Wire, WireAnswer
-from paymaster.translation.neutral import Ending, NeutralAnswer
+from paymaster.translation.neutral import Ending, NeutralAnswer, in_ascii
 from paymaster.values.made_ids import is_made
 from paymaster.values.money import TokenUsage
 from paymaster.wire.gemini import UNSIGNED, asked_for
@@ -20,11 +20,12 @@ def answered(wire: Wire, body: dict[str, JsonValue], answer: NeutralAnswer) -> W
     """Whole, as server-sent events, or as one array of the chunks that these would be."""
     asked = asked_for(wire.path)
     if not asked.streams:
-        return _json_answer(_json(_response(answer, _parts(answer), is_last=True)))
+        return _json_answer(in_ascii(_response(answer, _parts(answer), is_last=True)))
     parts = _parts(answer)
     pieces = [[part] for part in parts] or [parts]
     chunks = [
-        _json(_response(answer, piece, is_last=number == len(pieces))) for number, piece in enumerate(pieces, start=1)
+        in_ascii(_response(answer, piece, is_last=number == len(pieces)))
+        for number, piece in enumerate(pieces, start=1)
     ]
     if not asked.sse:
         return _json_answer(b"[%b]" % b",\n".join(chunks))
@@ -91,8 +92,3 @@ def _usage(usage: TokenUsage) -> _Object:
         "totalTokenCount": usage.input_tokens + usage.output_tokens,
     }
     return {"promptTokenCount": usage.input_tokens, **{name: count for name, count in counts.items() if count}}
-
-
-def _json(data: _Object) -> bytes:
-    """All in ASCII: some readers of events take U+2028 for the end of a line."""
-    return json.dumps(data).encode()

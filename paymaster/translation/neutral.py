@@ -1,5 +1,6 @@
 """What a translation is made of: the fields of a neutral request, and an answer that a dialect can be written from."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal, NamedTuple, TypedDict
 
@@ -61,6 +62,11 @@ def only(data: Mapping[str, JsonValue], known: Collection[str], prefix: str = ""
     """Raises Untranslatable for the first member that is not known, but for those that are null or an empty list."""
     for name in unknown(data, known, prefix):
         raise Untranslatable(name)
+
+
+def in_ascii(data: Mapping[str, JsonValue]) -> bytes:
+    """JSON of an answer. Escaped, because some readers of events take U+2028 for the end of a line."""
+    return json.dumps(data).encode()
 
 
 class Translation(NamedTuple):

@@ -12,10 +12,10 @@ from paymaster.translation.openai_parts import (
     calls_of,
     check_arguments,
     document_of,
-    effort_of,
     event,
     image_of,
     is_marked,
+    marked_parts,
     parts_of,
     schema_of,
     streamed,
@@ -27,7 +27,7 @@ from paymaster.translation.openai_parts import (
     without_usual,
     written_arguments,
 )
-from paymaster.translation.reading import a_number, a_whole, object_or_none, with_different_names
+from paymaster.translation.reading import a_number, a_whole, an_effort, object_or_none, with_different_names
 from paymaster.translation.user_turns import UserTurns
 from paymaster.values.json_reading import object_of
 from paymaster.values.money import TokenUsage
@@ -108,7 +108,7 @@ def _asked(wire: Wire, body: dict[str, JsonValue]) -> NeutralFields:
         "stop": _stop(body.get("stop")),
         "seed": a_whole(body.get("seed"), "seed", least=-(2**63)),
         "max_output_tokens": min(caps, default=None),
-        "reasoning_effort": effort_of(body.get("reasoning_effort"), "reasoning_effort"),
+        "reasoning_effort": an_effort(body.get("reasoning_effort"), "reasoning_effort"),
         "tools": tools,
         "tool_choice": tool_choice_of(choice, object_of(object_of(choice).get("function")).get("name"), tools),
     }
@@ -134,17 +134,15 @@ def _messages(messages: list[dict[str, JsonValue]]) -> Iterator[ChatMessage]:
 def _told(message: dict[str, JsonValue]) -> Iterator[ChatMessage]:
     """A message for each text: joined they would be another one."""
     only(message, _OF_MESSAGES, "messages.")
-    parts = parts_of(message.get("content"), "messages")
-    for part in parts:
-        cache = is_marked(part) or (part is parts[-1] and is_marked(message))
+    for part, cache in marked_parts(message, "messages"):
         yield ChatMessage(role="system", content=text_of_part(part, {"text"}, "messages"), cache=cache)
 
 
 def _user(message: dict[str, JsonValue]) -> list[ChatMessage]:
     only(message, _OF_MESSAGES, "messages.")
-    turns, parts = UserTurns(), parts_of(message.get("content"), "messages")
-    for part in parts:
-        _add(turns, part, cache=is_marked(part) or (part is parts[-1] and is_marked(message)))
+    turns = UserTurns()
+    for part, cache in marked_parts(message, "messages"):
+        _add(turns, part, cache=cache)
     return turns.messages()
 
 

@@ -1,12 +1,11 @@
 """What OpenAI's two formats say alike: parts of messages, tools and their calls, and how an answer is framed."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from paymaster.messages import Document, Image, ReasoningEffort, Tool, ToolCall
+from paymaster.messages import Document, Image, Tool, ToolCall
 from paymaster.messages.wire import WireAnswer
 from paymaster.translation.neutral import NeutralAnswer, Untranslatable, only
 from paymaster.translation.reading import WORDS, a_tool, chosen, object_or_none
@@ -53,6 +52,14 @@ def text_of_part(part: Mapping[str, JsonValue], kinds: Collection[str], where: s
 def is_marked(*marked: Mapping[str, JsonValue]) -> bool:
     """Whether the conversation up to one of them is to be cached."""
     return any(each.get(mark) for each in marked for mark in MARKS)
+
+
+def marked_parts(holder: Mapping[str, JsonValue], where: str) -> Iterator[tuple[dict[str, JsonValue], bool]]:
+    """Each part of a message's content, with whether the conversation up to it is to be cached: a message's own mark is
+    that of its last part. Raises Untranslatable."""
+    parts = parts_of(holder.get("content"), where)
+    for part in parts:
+        yield part, is_marked(part) or (part is parts[-1] and is_marked(holder))
 
 
 def image_of(url: JsonValue, name: str) -> Image:
@@ -137,16 +144,6 @@ def written_arguments(call: ToolCall) -> str:
 def without_usual(data: Mapping[str, JsonValue], usual: Mapping[str, Collection[JsonValue]]) -> dict[str, JsonValue]:
     """The members but those at whose values they change nothing."""
     return {name: value for name, value in data.items() if value not in usual.get(name, ())}
-
-
-def effort_of(effort: JsonValue, name: str) -> ReasoningEffort | None:
-    """Raises Untranslatable, with that name, for one that the neutral request does not know."""
-    if effort is None:
-        return None
-    for known in get_args(ReasoningEffort):
-        if effort == known:
-            return known
-    raise Untranslatable(name)
 
 
 def schema_of(kind: str, described: Mapping[str, JsonValue] | None, where: str) -> dict[str, JsonValue] | None:

@@ -13,9 +13,9 @@ from paymaster.translation.openai_parts import (
     MARKS,
     check_arguments,
     document_of,
-    effort_of,
     image_of,
     is_marked,
+    marked_parts,
     parts_of,
     schema_of,
     text_of_part,
@@ -25,7 +25,7 @@ from paymaster.translation.openai_parts import (
     without_usual,
 )
 from paymaster.translation.openai_responses_answers import answered
-from paymaster.translation.reading import a_number, an_object, object_or_none, with_different_names
+from paymaster.translation.reading import a_number, an_effort, an_object, object_or_none, with_different_names
 from paymaster.translation.user_turns import UserTurns
 from paymaster.values.json_reading import object_of
 from paymaster.wire.measured import kind_of, number_of, objects_of, without
@@ -94,7 +94,7 @@ def _asked(wire: Wire, body: dict[str, JsonValue]) -> NeutralFields:
         "temperature": a_number(body.get("temperature"), "temperature"),
         "top_p": a_number(body.get("top_p"), "top_p"),
         "max_output_tokens": number_of(body, "max_output_tokens"),
-        "reasoning_effort": effort_of(reasoning.get("effort"), "reasoning.effort"),
+        "reasoning_effort": an_effort(reasoning.get("effort"), "reasoning.effort"),
         "tools": tools,
         "tool_choice": tool_choice_of(choice, object_of(choice).get("name"), tools),
     }
@@ -219,17 +219,15 @@ def _kind(item: dict[str, JsonValue]) -> str:
 def _told(item: dict[str, JsonValue]) -> Iterator[ChatMessage]:
     """A message for each text: joined they would be another one."""
     only(item, _OF_ITEMS | {"role", "content"}, "input.")
-    parts = parts_of(item.get("content"), "input")
-    for part in parts:
-        cache = is_marked(part) or (part is parts[-1] and is_marked(item))
+    for part, cache in marked_parts(item, "input"):
         yield ChatMessage(role="system", content=text_of_part(part, _TEXTS, "input"), cache=cache)
 
 
 def _user(item: dict[str, JsonValue]) -> list[ChatMessage]:
     only(item, _OF_ITEMS | {"role", "content"}, "input.")
-    turns, parts = UserTurns(), parts_of(item.get("content"), "input")
-    for part in parts:
-        _add_part(turns, part, cache=is_marked(part) or (part is parts[-1] and is_marked(item)))
+    turns = UserTurns()
+    for part, cache in marked_parts(item, "input"):
+        _add_part(turns, part, cache=cache)
     return turns.messages()
 
 

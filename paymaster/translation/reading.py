@@ -1,10 +1,11 @@
 """Members of a wire call's body, read as what they must be: anything else cannot be said in neutral words."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from pydantic import JsonValue, ValidationError
 
-from paymaster.messages import Tool
+from paymaster.messages import ReasoningEffort, Tool
 from paymaster.translation.neutral import Untranslatable
 
 WORDS = ("auto", "none", "required")
@@ -58,6 +59,16 @@ def objects(value: JsonValue, key: str) -> list[dict[str, JsonValue]]:
     if not all(isinstance(each, dict) for each in found):
         raise Untranslatable(key)
     return [an_object(each, key) for each in found]
+
+
+def an_effort(value: JsonValue, key: str) -> ReasoningEffort | None:
+    """None for null."""
+    if value is None:
+        return None
+    for known in get_args(ReasoningEffort):
+        if value == known:
+            return known
+    raise Untranslatable(key)
 
 
 def only_usual(data: Mapping[str, JsonValue], usual: Mapping[str, Sequence[JsonValue]], prefix: str = "") -> None:

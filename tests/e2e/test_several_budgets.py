@@ -112,7 +112,7 @@ async def test_each_tree_is_exact_and_every_report_is_the_rows(site: Site, servi
         status = await site.ledger.status()
         room = room_in(status)
         for call in status.waiting:
-            charged = budgets_charged((call.budget, *call.further_budgets))
+            charged = budgets_charged(call.budgets)
             assert min(room[f"budget:{path}"] for path in charged if f"budget:{path}" in room) < BOUND_NANOS
         for account in room:
             await site.ledger.raise_cap(RaiseCap(account=account, window="total", by=usd(2 * count), reason="more"))
