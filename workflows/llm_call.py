@@ -1,7 +1,7 @@
 """LLMCallWorkflow: reserve → call → record and settle, falling back, until a service has answered or none is left."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 
 from temporalio import exceptions, workflow
@@ -16,31 +16,26 @@ from paymaster.messages import (
     CallRef,
     Completion,
     Denied,
-    Ended,
     Failure,
     Grant,
-    Granted,
     LLMResult,
     Outcome,
-    Parked,
-    ParkedAnswer,
     RecordAnswer,
     ReserveRequest,
     ServiceCall,
     Settled,
     UsageRecord,
-    Withdrawn,
     call_id_of,
 )
-from paymaster.messages.bounds import check_grant
-from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE, RESERVE, VOID
+from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
 from paymaster.security.payloads import PLAIN, for_reader, in_plain_text, storages_of
 from workflows.call_failures import failure_of
 from workflows.call_requests import request_of
-from workflows.signals import message_of, tolerate_any_payload_count
+from workflows.holds import Holds, duration_ms, ms_of, now_ms
+from workflows.signals import tolerate_any_payload_count
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
 """Denials that are not about money or limits: services or the ledger do not work."""
@@ -63,14 +58,9 @@ class LLMCallWorkflow:
         self._request, self._denial = request_of(message)
         self._came_plain = PLAIN in message.payload.metadata
         self._storages = storages_of(message)
-        self._asked = False
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
-        self._holds = 0
-        self._answers: dict[str, Granted | Denied] = {}
-        self._withdrawn: set[str] = set()
-        self._recalled = False
+        self._holds = Holds(self._question, on_parked=lambda: self._make_findable("parked"))
         self._sending: workflow.ActivityHandle[Completion] | None = None
-        self._cancelled = False
         self._failed: list[str] = []
         self._too_long_for: list[str] = []
         self._last_failure: Failure | None = None
@@ -78,10 +68,7 @@ class LLMCallWorkflow:
         self._paused: dict[str, int] = {}
         self._attempts = 0
         self._cost_nanos = 0
-        self._waited_ms = 0
         self._grant: Grant | None = None
-        self._parked: Parked | None = None
-        self._findable = False
 
     @cached_property
     def _facts(self) -> Facts:
@@ -112,7 +99,7 @@ class LLMCallWorkflow:
         try:
             return await asyncio.shield(attempts)
         except asyncio.CancelledError:
-            self._cancelled = True
+            self._holds.cancelled = True
             if self._sending is not None:
                 # The SDK would drop an answer that came in this task: the condition is looked at when it has been
                 # taken. Not patched: where one came, version 0.1.0 ended, so no such call is under way.
@@ -123,16 +110,16 @@ class LLMCallWorkflow:
 
     async def _run_attempts(self) -> LLMResult:
         while True:
-            answer = await self._reserve()
+            answer = await self._holds.reserve()
             if isinstance(answer, Denied):
                 return self._denied(answer)
-            if answer.grant.hold_id in self._withdrawn:
-                await self._void(answer.grant.hold_id)
+            if self._holds.is_withdrawn(answer.grant.hold_id):
+                await self._holds.void(answer.grant.hold_id)
                 continue
             self._grant = answer.grant
             ended = await self._send(answer.grant)
             settled = await self._record(answer.grant, ended)
-            if self._cancelled:
+            if self._holds.cancelled:
                 raise asyncio.CancelledError
             if isinstance(ended, Completion):
                 return self._completed(answer.grant, ended, settled)
@@ -144,126 +131,39 @@ class LLMCallWorkflow:
     @tolerate_any_payload_count
     def budget_answer(self, signal: RawValue) -> None:
         """The ledger ends a parking. Which hold it is about says the answer itself, so that twice is harmless."""
-        if message := message_of(signal, ParkedAnswer):
-            answer = message.answer
-            if isinstance(answer, Granted):
-                try:
-                    check_grant(answer.grant)
-                except ValueError as error:
-                    workflow.logger.error("a grant that is out of bounds is ignored: %s", error)
-                    return
-            self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
+        self._holds.take_answer(signal)
 
     @workflow.signal
     @tolerate_any_payload_count
     def budget_withdrawn(self, signal: RawValue) -> None:
         """An admin takes a grant back. What was sent already is sent."""
-        if message := message_of(signal, Withdrawn):
-            self._withdrawn.add(message.hold_id)
+        self._holds.take_withdrawal(signal)
 
     @workflow.signal
     def ledger_began(self) -> None:
         """The ledger restarted from the stored entries and knows of no parked call: a parked one asks again."""
-        self._recalled = True
+        self._holds.ledger_began()
 
     # ------------------------------------------------------------ reserve
 
-    async def _reserve(self) -> Granted | Denied:
-        """A hold for the next attempt, after as much parking as it takes. When cancelled meanwhile, leaves none."""
-        asked_at_ms = _ms(workflow.info().start_time) if self._holds == 0 else _now_ms()
-        while True:
-            self._holds += 1
-            hold_id = f"{self._call.run_id}/{self._holds}"
-            answer = await self._ask(hold_id, asked_at_ms)
-            while isinstance(answer, Parked):
-                answer = await self._wait(answer) or await self._ask(hold_id, asked_at_ms)
-            if self._cancelled:
-                await self._void(hold_id)
-                raise asyncio.CancelledError
-            if isinstance(answer, Ended):  # too old to be told from one that was used before: ask under a new id
-                await self._confirm_task_ownership("the hold has ended")
-                asked_at_ms = _now_ms()
-                continue
-            return answer
-
-    async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | Ended:
+    def _question(self, hold_id: str, asked_at_ms: int) -> ReserveRequest:
         request = self._request
-        self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost
-        try:
-            reservation = await workflow.execute_local_activity(
-                RESERVE.name,
-                ReserveRequest(
-                    hold_id=hold_id,
-                    call=self._call,
-                    route=request.route,
-                    budget=request.budgets[0],
-                    further_budgets=request.budgets[1:],
-                    **self._facts._asdict(),
-                    on_exhausted=request.on_exhausted,
-                    wait_at_most_ms=_duration_ms(request.wait_at_most),
-                    started_at_ms=_ms(workflow.info().start_time),
-                    asked_at_ms=asked_at_ms,
-                    priority=request.priority,
-                    excluded=tuple(self._failed),
-                    too_long_for=tuple(self._too_long_for),
-                    # A call that has asked goes on, also if encryption is turned on meanwhile.
-                    plain=self._came_plain and not self._asked,
-                ),
-                result_type=RESERVE.result,
-                start_to_close_timeout=timedelta(minutes=1),
-                retry_policy=RetryPolicy(maximum_attempts=3),
-            )
-            self._asked = True
-            self._findable = reservation.findable
-            return reservation.answer
-        except exceptions.FailureError as error:
-            await self._confirm_task_ownership("the ledger did not answer")
-            await self._void(hold_id)  # it may have been granted all the same
-            return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
-
-    async def _wait(self, parked: Parked) -> Granted | Denied | None:
-        """Parked: costs nothing until the ledger's signal comes. None: the ledger restarted, ask again.
-
-        One of the two always comes, unless the ledger was lost and did not begin again, or the server's clock jumped
-        over the deadline, which the ledger does not believe at once. Then it is asked.
-        """
-        since_ms = _now_ms()
-        self._parked = parked
-        self._make_findable("parked")
-        patience = timedelta(milliseconds=max(0, parked.deadline_at_ms - since_ms)) + timedelta(minutes=5)
-        asks = False
-        try:
-            await workflow.wait_condition(
-                lambda: parked.hold_id in self._answers or self._cancelled or self._recalled,
-                timeout=patience,
-                timeout_summary=summary(f"parked: {parked.detail}"),
-            )
-        except TimeoutError:
-            asks = workflow.patched("ask-when-no-answer-comes")  # version 0.1.0 gave up
-            if not asks:
-                await self._void(parked.hold_id)
-        self._parked = None
-        self._waited_ms += _now_ms() - since_ms
-        if parked.hold_id in self._answers:
-            return self._answers[parked.hold_id]
-        if (self._recalled or asks) and not self._cancelled:
-            return None
-        return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)
-
-    async def _confirm_task_ownership(self, why: str) -> None:
-        """Yields until Temporal accepts this task; a worker that lost it never continues.
-
-        What a local activity answered is known to this worker alone until Temporal takes its workflow task, which it
-        does not from a worker that lost it. To act on the answer before that would undo what the other one does.
-        """
-        await workflow.sleep(timedelta(milliseconds=1), summary=summary(f"{why}: has another worker this call?"))
-
-    async def _void(self, hold_id: str) -> None:
-        await workflow.execute_local_activity(
-            VOID.name,
-            VOID.takes(hold_id),
-            start_to_close_timeout=timedelta(minutes=1),
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        return ReserveRequest(
+            hold_id=hold_id,
+            call=self._call,
+            route=request.route,
+            budget=request.budgets[0],
+            further_budgets=request.budgets[1:],
+            **self._facts._asdict(),
+            on_exhausted=request.on_exhausted,
+            wait_at_most_ms=duration_ms(request.wait_at_most),
+            started_at_ms=ms_of(workflow.info().start_time),
+            asked_at_ms=asked_at_ms,
+            priority=request.priority,
+            excluded=tuple(self._failed),
+            too_long_for=tuple(self._too_long_for),
+            # A call that has asked goes on, also if encryption is turned on meanwhile.
+            plain=self._came_plain and not self._holds.asked,
         )
 
     # ------------------------------------------------------------ call
@@ -296,7 +196,7 @@ class LLMCallWorkflow:
         try:
             return await self._sending
         except exceptions.ActivityError as error:
-            return failure_of(error, _now_ms())
+            return failure_of(error, now_ms())
         finally:
             self._sending = None
 
@@ -344,14 +244,14 @@ class LLMCallWorkflow:
 
     def _make_findable(self, outcome: str) -> None:
         """One event, in the same task as what it tells of; none where the attributes are not registered."""
-        if self._findable:
+        if self._holds.findable:
             budget, cost = self._request.budgets[0], self._cost_nanos
             workflow.upsert_search_attributes(call_attributes(budget, outcome, self._grant, cost))
 
     def live_details(self) -> str:
         """Where the call is now, for whoever looks at it in the Temporal UI."""
         sending = self._grant if self._sending else None
-        return state_of_call(self._parked, sending, self._attempts, self._cost_nanos, self._failed)
+        return state_of_call(self._holds.parked, sending, self._attempts, self._cost_nanos, self._failed)
 
     # ------------------------------------------------------------ results
 
@@ -395,18 +295,6 @@ class LLMCallWorkflow:
             call_id=call_id_of(self._call.workflow_id),
             attempts=self._attempts,
             cost_nanos=self._cost_nanos,
-            waited_ms=self._waited_ms,
+            waited_ms=self._holds.waited_ms,
             request_digest=self._request.digest(),
         )
-
-
-def _now_ms() -> int:
-    return workflow.time_ns() // 1_000_000
-
-
-def _duration_ms(duration: timedelta | None) -> int | None:
-    return None if duration is None else duration // timedelta(milliseconds=1)
-
-
-def _ms(time: datetime) -> int:
-    return int(time.timestamp() * 1000)

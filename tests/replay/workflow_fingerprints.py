@@ -31,7 +31,8 @@ _NAMELESS = {"sleep", "timeout", "wait_for", "continue_as_new", "upsert_search_a
 
 
 def fingerprints(sources: Iterable[str]) -> dict[str, list[str]]:
-    """By function, what it issues. Another function that issues something is there too where it is used, as → NAME."""
+    """By function, what it issues. Another function that issues something is there too where it is used, as → NAME,
+    also one of a part: `self._holds.reserve` is Holds.reserve."""
     functions = [found for source in sources for found in _functions(ast.parse(source), "")]
     issuing: set[str] = set()
     while True:  # until nothing is found that uses what was found last
@@ -114,6 +115,10 @@ def _use(node: ast.AST, its_class: str, issuing: set[str]) -> str | None:
     match node:
         case ast.Attribute(value=ast.Name(id="self"), attr=name) if f"{its_class}.{name}" in issuing:
             return f"→ {name}"
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="self"), attr=part), attr=name) if (
+            f"{part.strip('_').title()}.{name}" in issuing
+        ):
+            return f"→ {part.strip('_').title()}.{name}"
         case ast.Name(id=name) if name in issuing:
             return f"→ {name}"
         case _:
