@@ -14,7 +14,17 @@ if TYPE_CHECKING:
         OutputInvalid,
         PaymasterError,
     )
-    from paymaster.messages import ChatMessage, Document, Image, LLMRequest, LLMResult, Outcome, Tool, ToolCall
+    from paymaster.messages import (
+        ChatMessage,
+        Document,
+        Image,
+        LLMRequest,
+        LLMResult,
+        Outcome,
+        RunLimits,
+        Tool,
+        ToolCall,
+    )
     from paymaster.passed_through import sandbox
     from paymaster.plugin import PaymasterPlugin
 
@@ -33,6 +43,7 @@ __all__ = [
     "OutputInvalid",
     "PaymasterError",
     "PaymasterPlugin",
+    "RunLimits",
     "Tool",
     "ToolCall",
     "answer_pieces",
@@ -54,6 +65,7 @@ _HOME = {
     "ToolCall": "messages",
     "LLMRequest": "messages",
     "LLMResult": "messages",
+    "RunLimits": "messages",
     "Outcome": "messages",
     "PaymasterPlugin": "plugin",
     "sandbox": "passed_through",

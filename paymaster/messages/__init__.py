@@ -115,6 +115,11 @@ from paymaster.messages.results import (
     LLMResult,
     Outcome,
 )
+from paymaster.messages.runs import (
+    RunLimits,
+    RunPart,
+    RunTerms,
+)
 from paymaster.messages.status import (
     AccountStatus,
     CapState,
@@ -260,6 +265,9 @@ __all__ = [
     "ReserveRequest",
     "ResumeService",
     "RetrySettings",
+    "RunLimits",
+    "RunPart",
+    "RunTerms",
     "ServiceCall",
     "ServiceConfig",
     "ServiceState",

@@ -11,6 +11,7 @@ from pydantic import (
 from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import CarriedConfig
 from paymaster.values.limits import BUDGETS_OF_CALL_MAX
+from paymaster.values.run_path import RUN_LENGTH_MAX
 from paymaster.values.windows import Window
 
 
@@ -97,6 +98,8 @@ class CorrectSpend(CountsForBudgets, AdminMessage):
     to_usd: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
     further_budgets: tuple[Annotated[str, Field(max_length=300)], ...] = added((), max_length=BUDGETS_OF_CALL_MAX - 1)
     """Others that the hold counts for."""
+    run: Annotated[str, Field(max_length=RUN_LENGTH_MAX)] | None = added(None)
+    """The path of the run that it counts for. None: none."""
 
 
 class Upgrade(AdminMessage):

@@ -24,11 +24,12 @@ def added(default: DefaultT, **constraints: Any) -> DefaultT:
 
 
 class CountsForBudgets:
-    """A message about money that counts for a budget and perhaps for others."""
+    """A message about money that counts for a budget, and perhaps for others and for a run."""
 
     if TYPE_CHECKING:  # the fields are each message's own, in its own order
         budget: str
         further_budgets: tuple[str, ...]
+        run: str | None
 
     @property
     def budgets(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from paymaster.messages import (
     PieceEnded,
     Reserve,
     RetrySettings,
+    RunTerms,
     ServiceConfig,
     Settle,
     StatusRequest,
@@ -58,6 +59,7 @@ from paymaster.values.limits import (
     TIME_MS_MAX,
 )
 from paymaster.values.money import NANOS_MAX, Price
+from paymaster.values.run_path import check_run_path
 from paymaster.values.time_zones import UTC_NAME, Offsets
 
 _OF_ANYBODY = (
@@ -155,6 +157,8 @@ def check_command(command: Command) -> None:
             _within_or_none("tokens", command.tokens, 0, COUNT_MAX)
             _within("failures", command.failures, 0, COUNT_MAX)
             _text("epoch", command.epoch, ID_CHARACTERS_MAX)
+            if command.corrects is not None:
+                _check_run(command.corrects.run, ())
         case Reserve():
             _check_reserve(command)
 
@@ -178,6 +182,7 @@ def check_grant(grant: Grant) -> None:
     _text("hold_id", grant.hold_id, ID_CHARACTERS_MAX)
     _names(grant.service, grant.model)
     _check_budgets(grant.budgets)
+    _check_run(grant.run, ())
     _text("epoch", grant.epoch, ID_CHARACTERS_MAX)
     _check_price(grant.price)
     _within("max_output_tokens", grant.max_output_tokens, 1, COUNT_MAX)
@@ -224,6 +229,8 @@ def _check_account(name: str, account: AccountConfig) -> None:
         _within(f"{name}: alert_at", part, 0, 1)
     for limit, most in account.limits().items():
         _within_or_none(f"{name}: {limit}", most, 1, COUNT_MAX)
+    if account.per_run is not None:
+        _check_terms(f"{name}: per_run", account.per_run)
 
 
 def _check_service(name: str, service: ServiceConfig) -> None:
@@ -245,6 +252,7 @@ def _check_retry(name: str, retry: RetrySettings) -> None:
 def _check_reserve(command: Reserve) -> None:
     _check_call(command.call)
     _check_budgets(command.budgets)
+    _check_run(command.run, command.run_terms)
     _within("input_bytes", command.input_bytes, 0, 100 * REQUEST_BYTES_MAX)
     _within("deadline_at_ms", command.deadline_at_ms, 0, TIME_MS_MAX)
     _within("asked_at_ms", command.asked_at_ms, 0, TIME_MS_MAX)
@@ -293,6 +301,21 @@ def _check_budgets(budgets: Sequence[str]) -> None:
     _within("the number of budgets", len(budgets), 1, BUDGETS_OF_CALL_MAX)
     for budget in budgets:
         _text("a budget", budget, NAME_CHARACTERS_MAX)
+
+
+def _check_run(run: str | None, terms: Sequence[RunTerms | None]) -> None:
+    if run is not None:
+        check_run_path(run)
+    _within("the number of run_terms", len(terms), 0, 0 if run is None else run.count("/") + 1)
+    for each in terms:
+        if each is not None:
+            _check_terms("run_terms", each)
+
+
+def _check_terms(name: str, terms: RunTerms) -> None:
+    _within_or_none(f"{name}: usd_nanos", terms.usd_nanos, 0, NANOS_MAX)
+    _within_or_none(f"{name}: calls", terms.calls, 0, COUNT_MAX)
+    _within_or_none(f"{name}: lasts_ms", terms.lasts_ms, 1, DURATION_MS_MAX)
 
 
 def _names(*names: str) -> None:

@@ -158,6 +158,8 @@ class UsageEntry(CountsForBudgets, Message):
     """Of a wire call: the format that it was written in. None: of none, or of a hold that expired."""
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
+    run: str | None = added(None)
+    """The path of the run that it counts for. None: none."""
 
 
 class UsageRecord(Message):

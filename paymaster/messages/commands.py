@@ -10,6 +10,7 @@ from pydantic import (
 from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import RetrySettings
 from paymaster.messages.results import BudgetNotice
+from paymaster.messages.runs import RunTerms
 from paymaster.values.limits import BATCH_ITEMS_MAX
 from paymaster.values.money import Price
 
@@ -45,6 +46,8 @@ class UnconfirmedEntry(CountsForBudgets, Message):
     posted_nanos: int = Field(ge=0)
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
+    run: str | None = added(None)
+    """The path of the run that it counts for. None: none."""
 
 
 class Settle(Message):
@@ -87,6 +90,11 @@ class Reserve(CountsForBudgets, Message):
     priority: int = 0
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
+    run: str | None = added(None)
+    """The path of the run that it counts for. None: none."""
+    run_terms: tuple[RunTerms | None, ...] = added(())
+    """What the request asks for its run and for each part below it, outermost first. None: nothing, and nothing for
+    those that are not named."""
 
 
 class Void(Message):
@@ -146,6 +154,8 @@ class Grant(CountsForBudgets, Message):
     max_unconfirmed: int
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
+    run: str | None = added(None)
+    """The path of the run that it counts for. None: none."""
 
 
 class Granted(Message):

@@ -8,6 +8,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.packing import packs
+from paymaster.messages.runs import RunTerms
 from paymaster.values.limits import BUDGETS_MAX, CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 from paymaster.values.packed import pack
 from paymaster.values.time_zones import Offsets
@@ -39,6 +40,8 @@ class AccountConfig(Message):
     """Of `time_zones`, or UTC: where its days, weeks and months begin."""
     enforce: bool = added(True)
     """False: its caps and limits are watched only, and hold up no call."""
+    per_run: RunTerms | None = added(None)
+    """Of a budget: the most that each run may take of it, and of those below it. None: no limit."""
 
     def limits(self) -> dict[LimitName, int | None]:
         return {name: getattr(self, name) for name in LIMITS}

@@ -15,8 +15,10 @@ from pydantic import (
 )
 
 from paymaster.messages.base import Message, added
+from paymaster.messages.runs import RunId, RunLimits, RunPart
 from paymaster.messages.wire import Wire
 from paymaster.values.limits import BUDGETS_OF_CALL_MAX
+from paymaster.values.run_path import check_run_path
 
 
 class Image(Message):
@@ -163,6 +165,16 @@ _ASKED = (
 """The fields of a request that a wire call has in its body."""
 
 
+_NOT_ASKED: dict[str, bool | set[str]] = {
+    "call_id": True,
+    "wire": {"body"},
+    "run": True,
+    "run_limits": True,
+    "run_parts": True,
+}
+"""The fields of a request that do not change what is asked, and one that is looked at as it was before compression."""
+
+
 class LLMRequest(BaseModel):
     """One thing that an agent wants from a model. Unknown fields are refused, never dropped."""
 
@@ -202,11 +214,22 @@ class LLMRequest(BaseModel):
     """Stored with every attempt, for reports."""
     wire: Wire | None = added(None)
     """The request in a provider's own format, instead of everything here that says what is asked."""
+    run: RunId | None = added(None)
+    """The id of the run that it counts for. None: the run of the workflow that asks, with all its sub-agents."""
+    run_limits: RunLimits | None = added(None)
+    """The most that the run may take. None: what its first call named, and its budgets' `per_run`."""
+    run_parts: tuple[RunPart, ...] = added(())
+    """The part of the run that it counts for too, below those that it is in, outermost first."""
 
     @model_validator(mode="after")
     def _names_few_budgets(self) -> Self:
         if not 0 < len(self.budgets) <= BUDGETS_OF_CALL_MAX:
             raise ValueError(f"a request names 1 to {BUDGETS_OF_CALL_MAX} budgets, and this one {len(self.budgets)}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_in_a_run_that_can_be_named(self) -> Self:
+        check_run_path("/".join((self.run or "-", *(part.name for part in self.run_parts))))
         return self
 
     @model_validator(mode="after")
@@ -247,7 +270,8 @@ class LLMRequest(BaseModel):
         """Tells whether two requests with the same call id ask for the same thing."""
         # Without defaults, so that a field which a later version adds does not change it; with sorted keys, so that the
         # order in which a dict was filled does not either.
-        asked = json.loads(self.model_dump_json(exclude={"call_id": True, "wire": {"body"}}, exclude_defaults=True))
+        # Without the run, because another run may ask for a stored answer.
+        asked = json.loads(self.model_dump_json(exclude=_NOT_ASKED, exclude_defaults=True))
         if self.wire is not None:  # compressed it may look otherwise tomorrow
             asked["wire"]["body"] = sha256(self.wire.body).hexdigest()
         return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

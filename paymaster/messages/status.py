@@ -136,6 +136,8 @@ class WaitingCall(CountsForBudgets, Message):
     """What is in its way."""
     further_budgets: tuple[str, ...] = added(())
     """Others that it counts for."""
+    run: str | None = added(None)
+    """The path of the run that it counts for. None: none."""
 
 
 class Configuration(Message):

@@ -20,8 +20,6 @@ from paymaster.settings.kinds import (
     RouteName,
     SecretText,
     ServiceName,
-    format_duration,
-    parse_duration,
     split_candidate,
 )
 from paymaster.settings.load import (
@@ -53,6 +51,7 @@ from paymaster.settings.tables import (
     TelemetrySettings,
     WorkerSettings,
 )
+from paymaster.values.durations import format_duration, parse_duration
 
 __all__ = [
     "CONFIG_FILE_DEFAULT",

@@ -19,6 +19,7 @@ from pydantic import (
 
 from paymaster.settings.time_zones import check_time_zone
 from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
+from paymaster.values.durations import DURATION, duration_from_input, format_duration
 from paymaster.values.key_name import KEY_NAME, check_key_name
 from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
 
@@ -29,42 +30,14 @@ GOOGLE_TOKENS = "google://"
 service account's file, or nothing for who we are where it runs."""
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 
-_DURATION_MAX = timedelta(days=366)
-
 _PUBLIC_KEY_BYTES = 32  # of Ed25519
 
-_DURATION = r"([0-9]{1,12})(ms|s|m|h|d)"
 _LEDGER_NAME = r"[a-z0-9-]{1,64}"
 _NAME = r"[a-z0-9][a-z0-9-]{0,63}"
 _ENDPOINT_NAME = r"[A-Za-z][A-Za-z0-9-]{0,198}[A-Za-z0-9]"  # as Temporal has them
 _ADMIN_NAME = r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}"
 _FACTOR = r"[0-9]{1,3}(\.[0-9]{1,9})?"
 _FACTOR_MAX = 100
-
-_UNITS = {
-    "d": timedelta(days=1),
-    "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
-    "s": timedelta(seconds=1),
-    "ms": timedelta(milliseconds=1),
-}
-
-
-def parse_duration(text: str) -> timedelta:
-    """The duration written as a whole number and a unit: "500ms", "30s", "15m", "24h", "7d". Raises ValueError."""
-    written = re.fullmatch(_DURATION, text)
-    if written is None:
-        raise ValueError(f'{text!r} is not a duration; write a whole number and a unit, like "500ms", "30s" or "24h"')
-    number, unit = int(written[1]), _UNITS[written[2]]
-    if not 0 < number <= _DURATION_MAX // unit:
-        raise ValueError(f"{text!r} is out of range; a duration is more than zero and at most {_DURATION_MAX.days}d")
-    return number * unit
-
-
-def format_duration(duration: timedelta) -> str:
-    """A duration as text in the largest unit that divides it, which `parse_duration` reads."""
-    unit = next((unit for unit, length in _UNITS.items() if duration % length == timedelta(0)), "ms")
-    return f"{duration // _UNITS[unit]}{unit}"
 
 
 def split_candidate(candidate: str) -> tuple[str, str]:
@@ -73,16 +46,6 @@ def split_candidate(candidate: str) -> tuple[str, str]:
     if not (service and slash and model):
         raise ValueError(f'{candidate!r} names no model; write "service/model"')
     return service, model
-
-
-def _duration_from_input(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        if not timedelta(0) < value <= _DURATION_MAX or value % _UNITS["ms"]:
-            raise ValueError(f"a duration is whole milliseconds, more than zero and at most {_DURATION_MAX.days}d")
-        return value
-    if not isinstance(value, str):
-        raise ValueError('write a duration as text with its unit, like "30s"')
-    return parse_duration(value)
 
 
 def format_factor(factor: Decimal) -> str:
@@ -314,9 +277,9 @@ def _text(pattern: str, **more: object) -> WithJsonSchema:
 
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_duration_from_input),
+    BeforeValidator(duration_from_input),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    _text(_DURATION),
+    _text(DURATION),
 ]
 """Written as text with a unit ("500ms", "30s", "15m", "24h", "7d"): more than zero, at most 366d."""
 

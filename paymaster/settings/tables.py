@@ -60,13 +60,13 @@ from paymaster.settings.kinds import (
     check_scope,
     check_webhook_url,
     each_once,
-    format_duration,
     is_loopback,
     not_a_boolean,
     region_of,
 )
 from paymaster.settings.problems import Location, did_you_mean, raise_at
 from paymaster.values.choices import AlertForm
+from paymaster.values.durations import format_duration
 from paymaster.values.money import Price, UsdAsNanos
 from paymaster.values.retries import JITTER
 
