@@ -83,6 +83,7 @@ def _entry(grant: Grant, call: CallRef, ledger: str) -> UsageEntry:
         epoch=grant.epoch,
         budget=grant.budget,
         further_budgets=grant.further_budgets,
+        run=grant.run,
         service=grant.service,
         model=grant.model,
         granted_at_ms=grant.granted_at_ms,

@@ -170,7 +170,7 @@ async def _post(
     try:
         if before.state == "unconfirmed" and before.epoch == await ledger.epoch():
             # The hold's other attempts were certainly not billed: their cost is zero.
-            said = before.model_dump(include={"budget", "further_budgets", "service", "granted_at_ms"})
+            said = before.model_dump(include={"budget", "further_budgets", "run", "service", "granted_at_ms"})
             entry = UnconfirmedEntry(**said, posted_nanos=before.cost_nanos)
             settle = Settle(hold_id=new.hold_id, cost_nanos=cost_nanos, epoch=new.epoch, corrects=entry)
             (answer,) = await ledger.send([settle])
@@ -184,6 +184,7 @@ async def _post(
             "hold_id": before.hold_id,
             "budget": before.budget,
             "further_budgets": before.further_budgets,
+            "run": before.run,
             "service": before.service,
             "granted_at_ms": max(1, before.granted_at_ms),
             "from_usd": usd(before.cost_nanos),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from paymaster.reports.usage import UsageRow
+    from paymaster.reports.usage import Scope, UsageRow
     from paymaster.settings import Settings
 
 _LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
@@ -29,8 +29,8 @@ def usage(
         list[str] | None,
         typer.Option(
             metavar="LIST",
-            help="Of service, model, budget, day, status, dialect, metadata.KEY and kind (what was paid for: input, "
-            "cached_input, output …), in this order; may be repeated. Default: service,model.",
+            help="Of service, model, budget, run, day, status, dialect, metadata.KEY and kind (what was paid for: "
+            "input, cached_input, output …), in this order; may be repeated. Default: service,model.",
         ),
     ] = None,
     since: Annotated[
@@ -40,6 +40,7 @@ def usage(
         str | None, typer.Option(metavar="1d|2026-02-28", help="Granted before then; a day is included. Default: now.")
     ] = None,
     budget: Annotated[str | None, typer.Option(help="Only this budget and what is below it.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="PATH", help="Only this run, or this part of one.")] = None,
     as_json: JsonOption = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="For finance: exact US dollars, and integer nano-dollars beside them.")
@@ -53,16 +54,17 @@ def usage(
     settings = command_settings(config)
     dimensions = _dimensions(by or ["service,model"])
     start, end = _span(since, until)
+    scope: Scope = {"since": start, "until": end, "budget": budget, "run": run}
     if html is not None:
-        _write_html(settings, html, start, end, budget)
+        _write_html(settings, html, scope)
         return
     asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "by": list(dimensions)}
-    asked |= {"since": iso(start), "until": iso(end), "budget": budget}
+    asked |= {"since": iso(start), "until": iso(end), "budget": budget, "run": run}
     if "kind" in dimensions:
-        kinds = run_async(kinds_of(settings, dimensions, start, end, budget))
+        kinds = run_async(kinds_of(settings, dimensions, scope))
         print_kinds(asked, dimensions, kinds, as_json=as_json, as_csv=as_csv)
         return
-    rows, total = run_async(_report(settings, dimensions, start, end, budget))
+    rows, total = run_async(_report(settings, dimensions, scope))
     if as_json:
         found: list[JsonValue] = [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows]
         print_json({**asked, "rows": found, "total": _figures(total)})
@@ -82,14 +84,12 @@ def _span(since: str | None, until: str | None) -> tuple[datetime | None, dateti
     return start, end
 
 
-def _write_html(
-    settings: "Settings", file: Path, since: datetime | None, until: datetime | None, budget: str | None
-) -> None:
+def _write_html(settings: "Settings", file: Path, scope: "Scope") -> None:
     if not file.absolute().parent.is_dir():
         raise CommandError(f"--html {file}: there is no such folder")
     from paymaster.cli.usage_page import write_page
 
-    run_async(write_page(settings, file, since=since, until=until, budget=budget))
+    run_async(write_page(settings, file, scope))
     print_line(f"wrote {file}")
 
 
@@ -100,7 +100,7 @@ def _dimensions(by: "Sequence[str]") -> list[str]:
     parts = (part for each in by for part in re.split(r"(?<!\\),", each))
     names = [name for part in parts if (name := part.strip().replace("\\,", ","))]
     if wrong := [name for name in names if not is_dimension(name) and name != "kind"]:
-        known = "service, model, budget, day, status, dialect, kind, metadata.KEY"
+        known = "service, model, budget, run, day, status, dialect, kind, metadata.KEY"
         raise CommandError(f"--by {', '.join(wrong)}: write some of {known}")
     return list(dict.fromkeys(names))
 
@@ -122,19 +122,15 @@ def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
     return day if not whole_day else day + timedelta(days=1) if day < _LAST_DAY else datetime.max.replace(tzinfo=UTC)
 
 
-async def _report(
-    settings: "Settings", by: "Sequence[str]", since: datetime | None, until: datetime | None, budget: str | None
-) -> "tuple[list[UsageRow], UsageRow]":
+async def _report(settings: "Settings", by: "Sequence[str]", scope: "Scope") -> "tuple[list[UsageRow], UsageRow]":
     from paymaster.reports.usage import usage_report_with_total
 
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
-        return await usage_report_with_total(
-            engine, ledger=settings.ledger.name, by=by, since=since, until=until, budget=budget
-        )
+        return await usage_report_with_total(engine, ledger=settings.ledger.name, by=by, **scope)
 
 
 def _value(row: "UsageRow", dimension: str) -> str | None:
-    """None: the calls have no such key in their metadata, or no dialect."""
+    """None: the calls have no such key in their metadata, no dialect or no run."""
     from paymaster.reports.usage import METADATA
 
     if dimension.startswith(METADATA):

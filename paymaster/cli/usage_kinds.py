@@ -7,29 +7,21 @@ from paymaster.cli.present import csv_text, print_csv, print_json, print_line, p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from pydantic import JsonValue
 
     from paymaster.reports.kinds import KindRow
+    from paymaster.reports.usage import Scope
     from paymaster.settings import Settings
 
 
-async def kinds_of(
-    settings: "Settings",
-    by: "Sequence[str]",
-    since: "datetime | None",
-    until: "datetime | None",
-    budget: str | None,
-) -> "list[KindRow]":
+async def kinds_of(settings: "Settings", by: "Sequence[str]", scope: "Scope") -> "list[KindRow]":
     """`by` names the dimensions of the report, the kind among them."""
     from paymaster.reports.kinds import KIND, kinds_report
 
     others = [name for name in by if name != KIND]
     async with open_database(settings) as engine, tell_if_slow("summing up what the stored attempts were paid for"):
-        return await kinds_report(
-            engine, ledger=settings.ledger.name, by=others, since=since, until=until, budget=budget
-        )
+        return await kinds_report(engine, ledger=settings.ledger.name, by=others, **scope)
 
 
 def print_kinds(

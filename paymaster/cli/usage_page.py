@@ -11,12 +11,11 @@ from paymaster.cli.present import print_note
 
 if TYPE_CHECKING:
     from paymaster.messages import AccountStatus
+    from paymaster.reports.usage import Scope
     from paymaster.settings import Settings
 
 
-async def write_page(
-    settings: "Settings", file: Path, *, since: datetime | None, until: datetime | None, budget: str | None
-) -> None:
+async def write_page(settings: "Settings", file: Path, scope: "Scope") -> None:
     """Raises CommandError when the database cannot be used, or the file not be written."""
     from paymaster.reports.page import render
     from paymaster.reports.trends import usage_trends
@@ -24,20 +23,18 @@ async def write_page(
 
     ledger = settings.ledger.name
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
-        models, total = await usage_report_with_total(
-            engine, ledger=ledger, by=["service", "model"], since=since, until=until, budget=budget
-        )
-        budgets = await usage_report(engine, ledger=ledger, by=["budget"], since=since, until=until, budget=budget)
-        trends = await usage_trends(engine, ledger=ledger, since=since, until=until, budget=budget)
+        models, total = await usage_report_with_total(engine, ledger=ledger, by=["service", "model"], **scope)
+        budgets = await usage_report(engine, ledger=ledger, by=["budget"], **scope)
+        trends = await usage_trends(engine, ledger=ledger, **scope)
     page = render(
         title=f"Usage of ledger {ledger}",
-        covers=_covers(since, until, budget),
+        covers=_covers(scope),
         made_at=datetime.now(UTC),
         total=total,
         models=models,
         budgets=budgets,
         trends=trends,
-        accounts=await _accounts(settings, budget),
+        accounts=await _accounts(settings, scope["budget"]),
     )
     try:
         await asyncio.to_thread(file.write_text, page, encoding="utf-8")
@@ -57,11 +54,13 @@ async def _accounts(settings: "Settings", budget: str | None) -> "tuple[AccountS
     return tuple(each for each in accounts if f"{each.account}/".startswith(f"budget:{budget}/"))
 
 
-def _covers(since: datetime | None, until: datetime | None, budget: str | None) -> str:
+def _covers(scope: "Scope") -> str:
+    since, until = scope["since"], scope["until"]
     times = (
         "all time"
         if since is None and until is None
         else f"{'the beginning' if since is None else f'{since:%Y-%m-%d %H:%M}'} to "
         f"{'now' if until is None else f'{until:%Y-%m-%d %H:%M}'} (UTC)"
     )
-    return times if budget is None else f"{times}, budget {budget} and below"
+    within = [f"{name} {of} and below" for name, of in (("budget", scope["budget"]), ("run", scope["run"])) if of]
+    return ", ".join([times, *within])

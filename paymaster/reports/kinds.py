@@ -55,6 +55,7 @@ async def kinds_report(
     since: datetime | None = None,
     until: datetime | None = None,
     budget: str | None = None,
+    run: str | None = None,
 ) -> list[KindRow]:
     """A row for each kind and combination of the other dimensions, in their order, the kinds in that of `Kind`.
 
@@ -79,7 +80,7 @@ async def kinds_report(
             func.coalesce(func.sum(counted_usage.c.cost_usd).filter(unrecorded), 0).label("unrecorded_usd"),
         )
         .select_from(counted_usage.outerjoin(line, true()))
-        .where(*rows_in_report(counted_usage, ledger, since, until, budget), line.c.kind.is_not(None) | unrecorded)
+        .where(*rows_in_report(counted_usage, ledger, since, until, budget, run), line.c.kind.is_not(None) | unrecorded)
         .group_by(*keys, kind)
         .order_by(*keys, func.array_position(_order(), kind), kind)
     )

@@ -68,9 +68,10 @@ async def usage_trends(
     since: datetime | None = None,
     until: datetime | None = None,
     budget: str | None = None,
+    run: str | None = None,
 ) -> UsageTrends:
     """Cost over time, failures and latencies; the interval follows from how much time the entries cover."""
-    in_report = rows_in_report(counted_usage, ledger, since, until, budget)
+    in_report = rows_in_report(counted_usage, ledger, since, until, budget, run)
     names = (counted_usage.c.service, counted_usage.c.model)
     async with engine.connect() as connection:
         connection = await connection.execution_options(isolation_level="REPEATABLE READ")

@@ -1,8 +1,8 @@
-"""Usage summed up by service, model, budget, day, status, dialect or metadata."""
+"""Usage summed up by service, model, budget, run, day, status, dialect or metadata."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
@@ -20,18 +20,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.storage.charging import budget_within, counts_for_budget
+from paymaster.storage.charging import budget_within, counts_for_budget, counts_for_run
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
 
-Dimension = Literal["service", "model", "budget", "day", "status", "dialect"]
+Dimension = Literal["service", "model", "budget", "day", "status", "dialect", "run"]
 """What `usage_report` can group by, beside the metadata. `budget` is the one that the call named, of several the first,
 or the first within the budget that the report is on; `day` is the UTC day of the grant; `dialect` is the format of
-calls in a provider's own."""
+calls in a provider's own; `run` is the path of the run, or of the part of one."""
 
 METADATA = "metadata."
 """Before a key, it makes a dimension of what callers wrote there: `metadata.team`."""
+
+
+class Scope(TypedDict):
+    """Which entries a report is made of, as the functions here take it."""
+
+    since: datetime | None
+    until: datetime | None
+    budget: str | None
+    run: str | None
 
 
 class UsageRow(BaseModel):
@@ -48,6 +57,7 @@ class UsageRow(BaseModel):
     day: date | None = None
     status: str | None = None
     dialect: str | None = None
+    run: str | None = None
     metadata: dict[str, str | None] = {}
     """What the report groups by of the metadata. None: the calls have no such key."""
     calls: int
@@ -75,13 +85,16 @@ async def usage_report(
     since: datetime | None = None,
     until: datetime | None = None,
     budget: str | None = None,
+    run: str | None = None,
 ) -> list[UsageRow]:
     """Calls, attempts, tokens and cost for each combination of the dimensions, in their order; one row without any.
 
     `by`: names of `Dimension`, and keys of the metadata after `METADATA`. `since`, `until`: entries granted at this
-    time or later, and before that time (None: all). `budget`: entries of this budget or below it.
+    time or later, and before that time (None: all). `budget`, `run`: entries of this one or below it.
     """
-    rows, total = await usage_report_with_total(engine, ledger=ledger, by=by, since=since, until=until, budget=budget)
+    rows, total = await usage_report_with_total(
+        engine, ledger=ledger, by=by, since=since, until=until, budget=budget, run=run
+    )
     return rows if by else [total]
 
 
@@ -93,13 +106,14 @@ async def usage_report_with_total(
     since: datetime | None = None,
     until: datetime | None = None,
     budget: str | None = None,
+    run: str | None = None,
 ) -> tuple[list[UsageRow], UsageRow]:
     """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
     dimensions = [dimension_key(counted_usage, name, budget) for name in by]
     keys = [dimension.label(f"key_{number}") for number, dimension in enumerate(dimensions)]
-    in_report = rows_in_report(counted_usage, ledger, since, until, budget)
+    in_report = rows_in_report(counted_usage, ledger, since, until, budget, run)
     earlier = usage_table.alias("earlier")
-    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget), by, budget)
+    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget, run), by, budget)
     # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
     # are counted, and those taken off that are not the first of their call there: only later attempts can be.
     query, later = _sums(keys, in_report), _later_attempts(keys, in_report, found)
@@ -181,7 +195,12 @@ def dimension_key(rows: FromClause, name: str, budget: str | None) -> ColumnElem
 
 
 def rows_in_report(
-    rows: FromClause, ledger: str, since: datetime | None, until: datetime | None, budget: str | None
+    rows: FromClause,
+    ledger: str,
+    since: datetime | None,
+    until: datetime | None,
+    budget: str | None,
+    run: str | None = None,
 ) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [rows.c.ledger == ledger]
     if since is not None:
@@ -190,6 +209,8 @@ def rows_in_report(
         conditions.append(rows.c.granted_at < until)
     if budget is not None:
         conditions.append(counts_for_budget(rows, budget))
+    if run is not None:
+        conditions.append(counts_for_run(rows, run))
     return conditions
 
 

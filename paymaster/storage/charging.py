@@ -33,6 +33,16 @@ def counts_for_budget(rows: FromClause, budget: str) -> ColumnElement[bool]:
     return (own == budget) | own.startswith(budget + "/", autoescape=True) | rows.c.charged_budgets.contains([budget])
 
 
+def counts_for_run(rows: FromClause, run: str) -> ColumnElement[bool]:
+    """Whether a row counts for this run, or this part of one: it names it or one below it.
+
+    The column is in the order of bytes, in which "0" comes after "/": an index finds the range, in which there may be
+    some whose names only begin alike.
+    """
+    own = rows.c.run
+    return (own >= run) & (own < f"{run}0") & ((own == run) | (own >= f"{run}/"))
+
+
 def budget_within(rows: FromClause, budget: str) -> ColumnElement[str]:
     """Of the budgets that a row names, the first one that is this budget or below it; there is one."""
     paths = func.unnest(rows.c.charged_budgets).table_valued(column("path", Text), with_ordinality="number")

@@ -83,6 +83,7 @@ def _table(name: str) -> Table:
         Column("paid_for", JSONB(none_as_null=True)),
         Column("dialect", Text),
         Column("charged_budgets", ARRAY(Text)),
+        Column("run", Text(collation="C")),
     )
 
 
@@ -161,6 +162,7 @@ def _row(entry: UsageEntry) -> dict[str, Any]:
         "paid_for": None if entry.paid_for is None else _stored_lines(entry.paid_for, cost_nanos),
         "dialect": _storable_or_none(entry.dialect),
         "charged_budgets": _charged_budgets(entry),
+        "run": _storable_or_none(entry.run),
     }
 
 

@@ -68,6 +68,16 @@ def test_the_settlement_is_the_sum_of_the_rows(record: UsageRecord) -> None:
 
 
 @given(record=records())
+def test_every_row_says_what_its_hold_counts_for(record: UsageRecord) -> None:
+    """Also those of holds that expired."""
+    counts_for = {"budget": "acme/a", "further_budgets": ("customers/42",), "run": "pr-17/researcher"}
+    grant = GRANT.model_copy(update=counts_for)
+    rows = entries_of(record.model_copy(update={"grant": grant}), "default")
+    for row in (*rows, expiry_entry(grant, CALL, "default"), expiry_correction(grant, CALL, "default")):
+        assert row.model_dump(include=set(counts_for)) == counts_for
+
+
+@given(record=records())
 def test_the_lines_of_each_row_add_up_to_its_cost(record: UsageRecord) -> None:
     """Whatever a worker or a forger says of them; only an older worker's charge by usage has none."""
     for attempt, entry in zip(record.attempts, entries_of(record, "default"), strict=True):

@@ -187,7 +187,7 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
     [
         (
             ["usage", "--by", "service,colour"],
-            "--by colour: write some of service, model, budget, day, status, dialect, kind, metadata.KEY",
+            "--by colour: write some of service, model, budget, run, day, status, dialect, kind, metadata.KEY",
         ),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
