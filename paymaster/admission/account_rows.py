@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from paymaster.admission.accounts import Account, Balance, first_ahead, next_threshold
 from paymaster.admission.limiter import Limiter
 from paymaster.messages import AccountConfig, DeskConfig, Window
+from paymaster.values.budget_path import is_template, template_of
 from paymaster.values.money import NANOS_MAX
 from paymaster.values.windows import WINDOWS
 
@@ -29,21 +30,37 @@ _NEW = AccountConfig(alert_at=())
 
 
 def account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
-    """What a configuration says of accounts, by their keys."""
+    """What a configuration says of accounts, by their keys; those of templates end in `*`."""
     return {f"budget:{path}": account for path, account in config.budgets.items()} | {
         f"service:{name}": account for name, account in config.services.items()
     }
 
 
+def config_of(key: str, configs: Mapping[str, AccountConfig]) -> AccountConfig | None:
+    """What these say of an account: by its own name, or by a template."""
+    return configs.get(key) or configs.get(template_key(key))
+
+
+def template_key(key: str) -> str:
+    """The key of the template that would stand for this account."""
+    kind, _, name = key.partition(":")
+    return f"{kind}:{template_of(name)}"
+
+
+def named_accounts(configs: Mapping[str, AccountConfig]) -> dict[str, AccountConfig]:
+    """Those that are there before anybody uses them: all but templates."""
+    return {key: config for key, config in configs.items() if not is_template(key.partition(":")[2])}
+
+
 def account_rows(accounts: Mapping[str, Account], config: DeskConfig) -> list[Row]:
     configs = account_configs(config)
-    return [_row(account, configs.get(key, _NEW)) for key, account in accounts.items()]
+    return [_row(account, config_of(key, configs) or _NEW) for key, account in accounts.items()]
 
 
 def accounts_of(rows: Sequence[Row], config: DeskConfig, windows: Sequence[Window]) -> dict[str, Account]:
     """`windows`: of which each row has a balance, in this order."""
     configs = account_configs(config)
-    return {row[0]: _account(row, configs.get(row[0], _NEW), windows) for row in rows}
+    return {row[0]: _account(row, config_of(row[0], configs) or _NEW, windows) for row in rows}
 
 
 def _row(account: Account, config: AccountConfig) -> Row:

@@ -64,6 +64,19 @@ class Account:
     """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
     folded_nanos: int = 0
     """At what they are posted, of all windows."""
+    fresh: bool = False
+    """It was opened at its first use and has never been loaded: no hold is charged to it."""
+    used_minute: int = 0
+    """When a call asked for it last, in minutes since 1970, where it is forgotten when nobody does."""
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Opened at its first use."""
+        return self.used_minute > 0
+
+    @property
+    def is_changed_by_admin(self) -> bool:
+        return any(balance.by_admin for balance in self.balances.values())
 
     def _binding(self) -> Iterable[Balance]:
         return self.balances.values() if self.enforced else ()

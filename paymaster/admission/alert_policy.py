@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from paymaster.admission import alert_texts
+from paymaster.admission.account_rows import template_key
 from paymaster.admission.accounts import Balance
 from paymaster.admission.book_changes import Crossed, LetThrough
 from paymaster.admission.books import Ledger
@@ -63,6 +64,11 @@ class AlertPolicy:
         """Once a minute."""
         now_ms = self._state.now_ms
         self._outbox.alert_once(now_ms, "queue_full", text, str(now_ms // 60_000))
+
+    def accounts_full(self, text: str) -> None:
+        """Once a minute: calls wait because their budgets' accounts have no room."""
+        now_ms = self._state.now_ms
+        self._outbox.alert_once(now_ms, "accounts_full", text, str(now_ms // 60_000))
 
     def price(self, grant: Grant) -> None:
         """A price decides as much as a cap, and each worker has its own: every change is told, once a day each.
@@ -188,9 +194,15 @@ class AlertPolicy:
         self, what: Literal["exhausted", "parked", "watched"], account: str, window: Window, text: str
     ) -> None:
         balance = self._ledger.accounts[account].balances[window]
-        if what not in balance.alerted:
-            balance.alerted |= {what}
+        if what in balance.alerted:
+            return
+        balance.alerted |= {what}
+        if not self._ledger.accounts[account].is_on_demand:
             self._outbox.alert(self._state.now_ms, what, text, account, window)
+            return
+        template = template_key(account)
+        about = f"{template} {window_start_ms('hour', self._state.now_ms)}"
+        self._outbox.alert_once(self._state.now_ms, what, alert_texts.first_of_template(text, template), about)
 
     def _once_a_day(
         self, what: Literal["price_fell", "price_changed", "key_source_down", "service_refuses"], text: str, about: str

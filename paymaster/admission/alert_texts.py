@@ -123,6 +123,10 @@ def state_size(size: int, accounts: int, holds: int, parked: int, ended: int) ->
     )
 
 
+def first_of_template(text: str, template: str) -> str:
+    return f"{text} (the first account of {template} in this hour; of others nothing is said)"
+
+
 def calls_parked(count: int) -> str:
     return f"{count} calls are parked"
 

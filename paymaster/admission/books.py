@@ -19,12 +19,16 @@ from paymaster.admission.limiter import Limiter
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, Window
 from paymaster.values.budget_path import accounts_charged
+from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.time_zones import UTC_NAME, Offsets
 from paymaster.values.windows import LOCAL_WINDOWS, WINDOWS
 
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
 
+
+LOOK_FOR_ROOM_MS = 1_000
+"""Between two looks for accounts that can be forgotten: each looks at all of them."""
 
 BYTES_PER_TOKEN = 4
 """For the estimate that rate limits are charged with before the call: English text has about 4.5 bytes a token. What it
@@ -46,6 +50,8 @@ class LedgerState:
     """Of the windows that these books know, in their order."""
     zone_starts_ms: dict[str, dict[Window, int]] = field(default_factory=dict[str, dict[Window, int]])
     """By time zone, those that do not begin in UTC."""
+    looked_for_room_ms: int = 0
+    """When accounts were looked for last that could be forgotten, because there was no room for new ones."""
 
 
 class _Lines(NamedTuple):
@@ -66,6 +72,7 @@ class Ledger:
 
     def __init__(self, state: LedgerState, time_zones: Mapping[str, Offsets]) -> None:
         """`time_zones` are those of the configuration in force."""
+        self._state = state
         self.accounts = state.accounts
         self.holds = state.holds
         self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
@@ -192,12 +199,44 @@ class Ledger:
             hold.accounts = (*hold.accounts, *(key for key in charged if key in new))
         self._restate(new)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for accounts that are made at their first use."""
+        return len(self.accounts) >= ACCOUNTS_MAX
+
+    @property
+    def may_have_room_ms(self) -> int:
+        """When it is worth another look whether accounts can be forgotten."""
+        return self._state.looked_for_room_ms + LOOK_FOR_ROOM_MS
+
+    def may_have_room(self, now_ms: int) -> bool:
+        return not self.is_full or now_ms >= self.may_have_room_ms
+
+    def looks_for_room(self, now_ms: int) -> None:
+        self._state.looked_for_room_ms = now_ms
+
+    def open_on_demand(self, key: str, config: AccountConfig) -> Account:
+        """An account at its first use. No hold is charged to it: those that would be keep theirs in the books."""
+        account = Account(
+            key,
+            config.alert_at,
+            {window: Balance(key, window, cap, cap) for window in WINDOWS for cap in [config.caps_nanos.get(window)]},
+            time_zone=config.time_zone,
+            enforced=config.enforce,
+            loading=True,
+            fresh=True,
+        )
+        account.limiter.configure(config.limits())
+        self.accounts[key] = account
+        self._charged.clear()
+        return account
+
     def start_loading(self, keys: Collection[str]) -> None:
         """Sets aside what is posted in these accounts, but for what the holds here say, until `loaded` brings what is
         stored."""
         for key in keys:
             self.accounts[key].loading = True
-        self._restate(set(keys))
+        self._restate({key for key in keys if not self.accounts[key].fresh})  # no hold is charged to a fresh one
 
     def loaded(self, key: str, window: Window, posted_nanos: int) -> int:
         """Adds what was spent in this window under holds that were not here when the loading began.
@@ -209,6 +248,12 @@ class Ledger:
         balance.posted_nanos += posted_nanos + missing
         balance.kept_nanos, balance.missing_nanos = 0, missing
         return max(0, missing - before)
+
+    def tell_no_more(self, account: Account) -> None:
+        """What was spent before the account came back into the books has been told then."""
+        for balance in account.balances.values():
+            if balance.cap_nanos is not None:
+                self._newly_crossed(balance)
 
     def accept_less(self, account: Account, less_nanos: int | None, made_at_ms: int = 0) -> None:
         """Lets what is loaded next be lower than the books by so much (None: by any amount), in the windows around

@@ -35,6 +35,8 @@ class Caps:
         self._in_force.check_cap_changes()
         change = signed(self._state, RAISE_CAP.name, change)
         account = self._ledger.accounts.get(change.account)
+        if account is None and self._parking.on_demand.stands_for(change.account):
+            account = self._account(change.account)
         if account is None:
             raise no_such_account(self._ledger, change.account)
         balance = account.balances.get(change.window)
@@ -114,6 +116,8 @@ class Caps:
                 f"the ledger has {count:,} accounts and may have {ACCOUNTS_MAX:,}: give a cap to a "
                 "budget of the configuration, or remove some from it"
             )
+        if self._parking.on_demand.stands_for(key):
+            return self._parking.on_demand.open(key)
         account = self._ledger.open_account(key)
         self._parking.account_opened(path)
         return account

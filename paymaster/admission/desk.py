@@ -147,6 +147,7 @@ class Desk:
                 self._parking.look_at_everybody()
             self._minute_ends_ms = window_start_ms("minute", now_ms) + 60_000
             self._settling.forget_ended()
+            self._parking.on_demand.forget()
             self._settling.fold_unconfirmed()
             self._alerts.minute_ended()
             self._size.look()

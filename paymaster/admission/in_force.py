@@ -4,8 +4,10 @@ Rules 1, those of version 0.1.0, let every configuration remove what it lacks, l
 and told nobody.
 """
 
+from collections.abc import Iterable
+
 from paymaster.admission import alert_texts
-from paymaster.admission.account_rows import account_configs
+from paymaster.admission.account_rows import account_configs, config_of, named_accounts
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker, Gate
@@ -14,6 +16,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState, begin_new_windows
 from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
+from paymaster.values.budget_path import budgets_charged, is_template
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 
 Place = tuple[str, Window]
@@ -67,6 +70,7 @@ class InForce:
         unknown = {*(window for account in accounts for window in account.caps_nanos), *config.time_zones}
         unknown -= {*self._ledger.calendars.windows}
         unknown |= {"enforce = false" for account in accounts if not account.enforce}
+        unknown |= {f"template {path}" for path in config.budgets if is_template(path)}
         if not unknown:
             return None
         return (
@@ -97,9 +101,15 @@ class InForce:
 
     def _configs(self, wanted: DeskConfig) -> dict[str, AccountConfig]:
         """What is wanted of all accounts; of those that only the configuration in force names, nothing."""
-        configs = account_configs(wanted)
-        gone = sorted(account_configs(self._state.config).keys() - configs.keys())
-        return {key: AccountConfig() for key in gone} | configs
+        configs, in_force = account_configs(wanted), account_configs(self._state.config)
+        named = named_accounts(configs)
+        gone = sorted(named_accounts(in_force).keys() - named.keys())
+        others = {key: AccountConfig() for key in gone}
+        for key, account in self._ledger.accounts.items():
+            config = config_of(key, configs)
+            if key not in named and (config or account.is_on_demand):
+                others[key] = config or AccountConfig()
+        return others | named
 
     def _ends_all(self) -> bool:
         """Before the stored changes are known, any of the caps may be an admin's."""
@@ -140,11 +150,11 @@ class InForce:
 
     def close_unnamed(self) -> None:
         """Takes out what neither the configuration nor an admin names: a call there gets the answer of new books."""
-        state, named = self._state, account_configs(self._state.config).keys()
+        state, configs = self._state, account_configs(self._state.config)
         closed: set[str] = set()
         for key, account in list(self._ledger.accounts.items()):
             is_budget = key.startswith("budget:")
-            if key not in named and not (is_budget and _by_admin(account)):
+            if config_of(key, configs) is None and not (is_budget and _by_admin(account)):
                 for balance in _by_admin(account):
                     self._end_by_file(balance, balance.cap_nanos)
                 closed.add(key)
@@ -167,14 +177,15 @@ class InForce:
 
     def _put(self, config: DeskConfig, who: str) -> set[Place]:
         state, ended = self._state, set[Place]()
+        named = named_accounts(account_configs(config))
+        self._ledger.open_accounts(self._missing(config, named))
         wanted, all_of_them = self._configs(config), self._ends_all()
         begun_anew = self._ledger.calendars.bring(config.time_zones, state.now_ms)
         state.config, state.config_by = config, who
-        named = account_configs(config)
-        self._ledger.open_accounts([key for key in named if key not in self._ledger.accounts])
         self._move({key: account.time_zone for key, account in wanted.items()}, begun_anew)
         for key, account in wanted.items():
             of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
+            self._ledger.accounts[key].used_minute = 0 if key in named else state.now_ms // 60_000
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
                 self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
                 ended.add((key, window))
@@ -184,6 +195,16 @@ class InForce:
             gate.breaker.failures_max, gate.breaker.cooldown_ms = service.breaker_failures, service.breaker_cooldown_ms
         state.freed |= self._ledger.accounts.keys()
         return ended
+
+    def _missing(self, config: DeskConfig, named: Iterable[str]) -> list[str]:
+        """Accounts that it names, and those of its templates to which holds count that are here."""
+        accounts, wanted = self._ledger.accounts, dict.fromkeys(named)
+        if any(map(is_template, config.budgets)):
+            configs = account_configs(config)
+            for hold in self._ledger.holds.values():
+                charged = [f"budget:{path}" for path in budgets_charged(hold.grant.budgets)]
+                wanted |= dict.fromkeys(key for key in charged if config_of(key, configs))
+        return [key for key in wanted if key not in accounts]
 
     def _move(self, zones: dict[str, str], begun_anew: set[str]) -> None:
         """Accounts to the time zones that the configuration says, also where those have other clocks than before."""
@@ -236,6 +257,9 @@ class InForce:
             if not change.account.startswith("budget:") or change.by_file:
                 return None  # a service that the configuration does not have any more
             account = self._ledger.open_account(change.account)
+            if found := config_of(change.account, account_configs(self._state.config)):
+                self._ledger.configure(change.account, found)
+                account.used_minute = self._state.now_ms // 60_000
         balance = account.balances.get(change.window)
         if balance is None:
             return None  # rules 1 do not know the window

@@ -92,6 +92,10 @@ class Limiter:
     def is_full(self) -> bool:
         return self.concurrent_max is not None and self.running >= self.concurrent_max
 
+    def is_idle(self, now_ms: int) -> bool:
+        """Whether a limiter that is made anew would decide in the same way."""
+        return self.running == 0 and not any(bucket.used(now_ms) for bucket in self.buckets)
+
     def wait_ms(self, tokens: int, now_ms: int) -> int:
         """How long until one request with so many tokens may be sent, as far as the rates go."""
         wait_ms = 0 if self.requests is None else self.requests.wait_ms(1, now_ms)

@@ -59,13 +59,21 @@ class SpendLoading:
             with_cap_changes=not state.began,
             window_starts_ms=loading.window_starts_ms,
             latest_ms=loading.latest_ms,
+            by_account=all(self._ledger.accounts[key].fresh for key in loading.accounts),
             returned_at_ms=state.clock.returned_at_ms,
             epoch=state.epoch if state.rules >= 2 else "",
         )
 
+    def counts_holds(self) -> bool:
+        """Whether holds are left out of what is being read now: they must stay until it is here."""
+        loading = self._state.loading
+        return loading is not None and not all(self._ledger.accounts[key].fresh for key in loading.accounts)
+
     def _next_piece(self) -> tuple[str, ...]:
         """Accounts of one time zone to read next: no more than fit into a question and its answer."""
         loading = [account for account in self._ledger.accounts.values() if account.loading]
+        fresh = all(account.fresh for account in loading)
+        loading = [account for account in loading if account.fresh == fresh]
         zone = min((account.time_zone for account in loading), default=UTC_NAME)
         accounts = sorted(account.key for account in loading if account.time_zone == zone)
         return tuple(accounts if self._state.rules == 1 else accounts[:LOADED_AT_ONCE])
@@ -89,14 +97,16 @@ class SpendLoading:
             for window in open_windows:
                 if lost := self._ledger.loaded(key, window, posted.get(window, 0)):
                     missing.append(Missing(lost, key, window))
-            account.loading = False
+            if account.fresh:
+                self._ledger.tell_no_more(account)
+            account.loading = account.fresh = False
             account.folded, account.folded_nanos = folded, folded_nanos
         self._alerts.missing(missing)
         if not state.began:
             self._in_force.restore(spend)
             self._parking.file_again()
         state.loading = None
-        if not any(account.loading for account in self._ledger.accounts.values()):
+        if not any(account.loading and not account.fresh for account in self._ledger.accounts.values()):
             state.rows_of_pending = state.settled_late = False
         state.freed.update(loading.accounts)
 

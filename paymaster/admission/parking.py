@@ -5,6 +5,7 @@ from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
+from paymaster.admission.on_demand import OnDemand
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.queue import ParkedQueue
@@ -33,6 +34,7 @@ class Parking:
     ) -> None:
         self._state, self._ledger, self._outbox = state, ledger, outbox
         self._alerts, self._granting = alerts, granting
+        self.on_demand = OnDemand(state, ledger, alerts, lambda: (call.reserve for call in self.queue))
         self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
@@ -59,6 +61,8 @@ class Parking:
     def choose(self, request: Reserve, place: Place) -> Choice | list[Obstacle]:
         """What a call at this place in the queue gets now, or what is in the way of each of its candidates."""
         state = self._state
+        if (full := self.on_demand.open_for(request)) is not None:
+            return [full] * len(request.candidates)
         found = choose(
             request,
             self._ledger,

@@ -113,7 +113,7 @@ class Settling:
         """The oldest unconfirmed holds leave the books once their entries are stored: else the state would grow with
         every timeout that nobody resolves."""
         state = self._state
-        if state.rules == 1 or state.loading is not None:  # it counts the holds that were asked about
+        if state.rules == 1 or self._loading.counts_holds():
             return
         if self._ledger.unconfirmed >= UNCONFIRMED_MAX + FOLDED_AT_ONCE:
             waiting = {n.grant.hold_id for n in state.outbox.notices if isinstance(n, ExpiredHold)}

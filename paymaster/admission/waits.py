@@ -25,13 +25,15 @@ Kind = Literal[
     "model_paused",
     "loading",
     "claimed",
+    "full",
     "has_money",
 ]
 """What an obstacle waits for, and the need that it is filed with.
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
-works; when the call has waited for long enough. loading, probing, claimed: 0. has_money: no obstacle, but the highest
+works; when the call has waited for long enough. loading, probing, claimed: 0. full:
+room for the account that it needs; 0. has_money: no obstacle, but the highest
 bound of a call that may lose its money in this account to others.
 """
 
@@ -47,16 +49,17 @@ _KINDS: dict[str, Kind] = {
     "breaker_open": "breaker_open",
     "loading": "loading",
     "claimed": "claimed",
+    "accounts_full": "full",
 }
 _BY_BOUND = frozenset[Kind](("held", "exhausted", "impossible"))
 _BY_SPENDING: tuple[Kind, ...] = ("held", "exhausted")
 """They may fit when a window ends."""
-_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading"))
+_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full"))
 """Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
-_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused"))
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "full"))
 """Who is filed so waits for a time, or for the gate of a service."""
 
 Entries = dict[tuple[str, Kind], int]
@@ -129,6 +132,8 @@ class Waits:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
         if "model_paused" in files:
             times.append(files["model_paused"].lowest)
+        if "full" in files:
+            times.append(self._ledger.may_have_room_ms)
         gate = self._gate(key)
         if gate is not None:
             times += [gate.paused_until_ms, gate.breaker.open_until_ms]
@@ -149,6 +154,8 @@ class Waits:
             case "claimed":
                 first, claim = entries.first, self._first_claim(account.key)
                 return first if first is None or claim is None or first <= claim else None
+            case "full":
+                return entries.first if self._ledger.may_have_room(now_ms) else None
             case "model_paused":  # also when an admin ended all pauses
                 gate = self._gate(account.key)
                 return entries.first_at_most(now_ms) if gate and gate.models_paused_until_ms else entries.first

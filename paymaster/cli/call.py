@@ -10,6 +10,7 @@ import typer
 from paymaster.cli.connection import ConfigOption, command_settings, connect_temporal, run_async
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd
+from paymaster.values.budget_path import is_template
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -78,8 +79,9 @@ def _request(**fields: object) -> "LLMRequest":
 
 
 def _only_budget(settings: "Settings") -> str:
-    if len(settings.budgets) == 1:
-        return next(iter(settings.budgets))
+    budgets = [path for path in settings.budgets if not is_template(path)]
+    if len(budgets) == 1:
+        return budgets[0]
     raise CommandError(f"name a budget with --budget; configured: {', '.join(settings.budgets) or 'none'}")
 
 

@@ -49,6 +49,8 @@ class LoadSpend(Message):
     """Rows granted after this time are of a clock that was ahead. None: they count as they say."""
     returned_at_ms: int | None = added(None)
     """When that clock was put back; those rows count as granted then. None: now."""
+    by_account: bool = added(False)
+    """The accounts are few of many, and each is looked up by itself."""
     epoch: str = added("")
     """The books that ask: cap changes and configurations of their own are left out."""
 

@@ -67,6 +67,7 @@ AlertKind = Literal[
     "price_fell",
     "price_changed",
     "watched",
+    "accounts_full",
 ]
 
 

@@ -15,6 +15,7 @@ from paymaster.messages import (
 )
 from paymaster.settings import AccountSettings, BudgetSettings, ConfigurationError, ServiceSettings, Settings
 from paymaster.settings.time_zones import offsets_of
+from paymaster.values.budget_path import is_template
 from paymaster.values.time_zones import UTC_NAME
 
 
@@ -25,7 +26,7 @@ def desk_config(settings: Settings) -> DeskConfig:
     """
     config = DeskConfig(
         digest="",
-        budgets={path: _budget(budget) for path, budget in sorted(settings.budgets.items())},
+        budgets={path: _budget(path, budget) for path, budget in sorted(settings.budgets.items())},
         services={name: _service(service) for name, service in sorted(settings.services.items())},
         time_zones={zone: offsets_of(zone) for zone in sorted(_zones(settings))},
         hold_expires_after_ms=_ms(settings.ledger.hold_expires_after),
@@ -45,8 +46,12 @@ def _account(account: AccountSettings) -> AccountConfig:
     return AccountConfig(caps_nanos=caps, alert_at=account.alert_at, **limits)
 
 
-def _budget(budget: BudgetSettings) -> AccountConfig:
-    return _account(budget).model_copy(update={"time_zone": budget.time_zone, "enforce": budget.enforce})
+def _budget(path: str, budget: BudgetSettings) -> AccountConfig:
+    """Of the many accounts of a template no threshold is told that nobody asked for."""
+    account = _account(budget).model_copy(update={"time_zone": budget.time_zone, "enforce": budget.enforce})
+    if is_template(path) and "alert_at" not in budget.model_fields_set:
+        return account.model_copy(update={"alert_at": ()})
+    return account
 
 
 def _zones(settings: Settings) -> set[str]:

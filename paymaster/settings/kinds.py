@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from paymaster.settings.time_zones import check_time_zone
-from paymaster.values.budget_path import BUDGET_PATH, check_budget_path
+from paymaster.values.budget_path import BUDGET_PATH, BUDGET_TABLE, check_budget_path, check_budget_table
 from paymaster.values.durations import DURATION, duration_from_input, format_duration
 from paymaster.values.key_name import KEY_NAME, check_key_name
 from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
@@ -312,6 +312,9 @@ ModelName = Annotated[str, AfterValidator(_check_model), _text(r"\S(.*\S)?")]
 WireKey = Annotated[str, _text(r"[A-Za-z0-9_.-]{1,100}")]
 
 BudgetPath = Annotated[str, AfterValidator(check_budget_path), _text(BUDGET_PATH)]
+
+BudgetTable = Annotated[str, AfterValidator(check_budget_table), _text(BUDGET_TABLE)]
+"""A budget path, or a template for all budgets at one place."""
 
 KeyName = Annotated[str, AfterValidator(check_key_name), _text(KEY_NAME)]
 

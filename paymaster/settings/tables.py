@@ -35,6 +35,7 @@ from paymaster.settings.kinds import (
     AtLeastOne,
     AzureName,
     BudgetPath,
+    BudgetTable,
     Candidates,
     Duration,
     EndpointName,
@@ -600,7 +601,7 @@ class Settings(BaseSettings):
     """By name."""
     routes: dict[RouteName, Candidates] = Field(default_factory=dict[str, tuple[str, ...]])
     """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
-    budgets: dict[BudgetPath, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
+    budgets: dict[BudgetTable, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
     prices: PriceListSettings = PriceListSettings()
     nexus: NexusSettings = NexusSettings()

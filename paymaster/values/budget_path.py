@@ -1,4 +1,7 @@
-"""Budget paths: `acme/content/writer` charges `acme/content/writer`, `acme/content` and `acme`."""
+"""Budget paths: `acme/content/writer` charges `acme/content/writer`, `acme/content` and `acme`.
+
+A template, `acme/users/*`, stands for every path that has one more segment than what is before its `*`.
+"""
 
 import re
 from collections.abc import Collection, Iterable
@@ -10,6 +13,9 @@ LEVELS_MAX = 16
 _SEGMENT = "[A-Za-z0-9._-]+"
 BUDGET_PATH = f"{_SEGMENT}(/{_SEGMENT})*"
 """What a budget path looks like, as a regular expression; its length is limited besides."""
+_ANY = "*"
+BUDGET_TABLE = rf"({BUDGET_PATH}/)?({_SEGMENT}|\*)"
+"""What a configuration may name: a budget path or a template."""
 
 
 @lru_cache(maxsize=10_000)
@@ -26,6 +32,23 @@ def check_budget_path(path: str) -> str:
                 "write segments of letters, digits, '.', '_' and '-', joined by '/', like acme/content"
             )
     return path
+
+
+def is_template(path: str) -> bool:
+    return path.rpartition("/")[2] == _ANY
+
+
+def template_of(path: str) -> str:
+    """The template that would stand for this budget path."""
+    above, slash, _ = path.rpartition("/")
+    return f"{above}{slash}{_ANY}"
+
+
+def check_budget_table(path: str) -> str:
+    """The path or template itself. Raises ValueError with the reason when a configuration cannot name it."""
+    if is_template(path):
+        return template_of(check_budget_path(f"{path[:-1]}any"))
+    return check_budget_path(path)
 
 
 def budget_ancestors(path: str) -> tuple[str, ...]:

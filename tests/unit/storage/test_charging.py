@@ -84,6 +84,12 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
     )
     loaded = (await load_spend(engine, wanted)).posted_nanos
     assert {name: loaded.get(name, {}).get("total", 0) for name in accounts} == expected
+    budgets_alone = tuple(name for name in accounts if name.startswith("budget:"))
+    by_account = wanted.model_copy(update={"accounts": budgets_alone, "by_account": True})
+    found = (await load_spend(engine, by_account)).posted_nanos
+    assert {name: found.get(name, {}).get("total", 0) for name in budgets_alone} == {
+        name: nanos for name, nanos in expected.items() if name.startswith("budget:")
+    }
     for path in {path for budgets, _, _ in spent for path in budgets_charged(budgets)}:
         [row] = await usage_report(engine, ledger=ledger, by=(), budget=path)
         rows = await usage_report(engine, ledger=ledger, by=("budget",), budget=path)
