@@ -93,6 +93,7 @@ class ReserveActivities:
             deadline_at_ms=request.started_at_ms + wait_at_most_ms,
             asked_at_ms=request.asked_at_ms,
             priority=request.priority,
+            granted_before=request.granted_before,
         )
         try:
             answer = await self._commits.submit(command)

@@ -41,14 +41,17 @@ from paymaster.messages import (
     Denied,
     DeskConfig,
     DeskStatus,
+    EndRun,
     LedgerStart,
     Notices,
     PauseService,
     RaiseCap,
+    RaiseRun,
     ReadAgain,
     Refused,
     Reserve,
     ResumeService,
+    RunState,
     ServiceState,
     SetCap,
     StatusRequest,
@@ -64,10 +67,12 @@ from paymaster.messages.temporal_names import (
     ANSWER_CALLS,
     CONFIGURE,
     CORRECT_SPEND,
+    END_RUN,
     LEDGER_WORKFLOW,
     LOAD_SPEND,
     PAUSE_SERVICE,
     RAISE_CAP,
+    RAISE_RUN,
     RECALL_PARKED,
     REPORT_ATTEMPTS,
     RESUME_SERVICE,
@@ -92,7 +97,17 @@ PAUSE_AFTER_FAILURE = timedelta(seconds=10)
 GRACE = timedelta(seconds=1)
 """For an activity that is under way when the run ends, so that little is done twice. In that time come far fewer
 updates than the run still takes: Temporal suggests a new one at 1,800 of 2,000."""
-SIGNALS = (RAISE_CAP, SET_CAP, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, ACCEPT_LOWER, REPORT_ATTEMPTS)
+SIGNALS = (
+    RAISE_CAP,
+    SET_CAP,
+    RAISE_RUN,
+    END_RUN,
+    PAUSE_SERVICE,
+    RESUME_SERVICE,
+    TAKE_CLOCK,
+    ACCEPT_LOWER,
+    REPORT_ATTEMPTS,
+)
 
 
 @workflow.defn(name=LEDGER_WORKFLOW.name, sandboxed=False)
@@ -338,6 +353,26 @@ class BudgetWorkflow:
     @with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
         return self._messages.answered(SET_CAP, self._desk.set_cap, change)
+
+    @workflow.signal(name=RAISE_RUN.name)
+    @tolerate_any_payload_count
+    def raise_run_signal(self, message: RawValue) -> None:
+        self._messages.signalled(RAISE_RUN, self._desk.raise_run, message)
+
+    @workflow.signal(name=END_RUN.name)
+    @tolerate_any_payload_count
+    def end_run_signal(self, message: RawValue) -> None:
+        self._messages.signalled(END_RUN, self._desk.end_run, message)
+
+    @workflow.update(name=RAISE_RUN.name)
+    @with_one_message
+    def raise_run_update(self, change: RaiseRun) -> RunState:
+        return self._messages.answered(RAISE_RUN, self._desk.raise_run, change)
+
+    @workflow.update(name=END_RUN.name)
+    @with_one_message
+    def end_run_update(self, change: EndRun) -> RunState:
+        return self._messages.answered(END_RUN, self._desk.end_run, change)
 
     @workflow.update(name=PAUSE_SERVICE.name)
     @with_one_message

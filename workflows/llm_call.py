@@ -162,6 +162,7 @@ class LLMCallWorkflow:
             priority=request.priority,
             excluded=tuple(self._failed),
             too_long_for=tuple(self._too_long_for),
+            granted_before=self._grant is not None,
             # A call that has asked goes on, also if encryption is turned on meanwhile.
             plain=self._came_plain and not self._holds.asked,
         )

@@ -4,7 +4,7 @@ A row is a key, the balances of the windows in their order, and what else differ
 configuration. A balance is the money that is posted, or, where anything else differs, its fields that do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from paymaster.admission.accounts import Account, Balance, first_ahead, next_threshold
 from paymaster.admission.limiter import Limiter
-from paymaster.messages import AccountConfig, DeskConfig, Window
+from paymaster.admission.runs import Run
+from paymaster.messages import AccountConfig, DeskConfig, RunTerms, Window
 from paymaster.values.budget_path import is_template, template_of
 from paymaster.values.money import NANOS_MAX
 from paymaster.values.windows import WINDOWS
@@ -25,6 +26,7 @@ _NOTHING = frozenset[str]()
 _ALERTED = {"posted_nanos", "alerted"}
 """Of a balance, what is written where no more than an alert differs."""
 _LIMITER = TypeAdapter(Limiter)
+_RUN = TypeAdapter(Run)
 _NEW = AccountConfig(alert_at=())
 """What the configuration says of an account that it does not name."""
 
@@ -39,6 +41,12 @@ def account_configs(config: DeskConfig) -> dict[str, AccountConfig]:
 def config_of(key: str, configs: Mapping[str, AccountConfig]) -> AccountConfig | None:
     """What these say of an account: by its own name, or by a template."""
     return configs.get(key) or configs.get(template_key(key))
+
+
+def per_run_of(keys: Iterable[str], configs: Mapping[str, AccountConfig]) -> list[RunTerms]:
+    """What these accounts of budgets allow each run."""
+    found = (config_of(key, configs) for key in keys)
+    return [config.per_run for config in found if config is not None and config.per_run is not None]
 
 
 def template_key(key: str) -> str:
@@ -71,6 +79,8 @@ def _row(account: Account, config: AccountConfig) -> Row:
         other["alert_at"] = account.alert_at
     if account.limiter != _NO_LIMITER:
         other["limiter"] = asdict(account.limiter)
+    if account.run is not None:
+        other["run"] = _RUN.dump_python(account.run, mode="json", exclude_defaults=True)
     other |= {name: value for name, new in _ACCOUNT if (value := getattr(account, name)) != new}
     return [account.key, balances, other] if other else [account.key, balances]
 
@@ -98,6 +108,8 @@ def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Acco
     for name, value in other.items():
         if name == "limiter":
             account.limiter = _LIMITER.validate_python(value)
+        elif name == "run":
+            account.run = _RUN.validate_python(value)
         elif name != "alert_at":
             setattr(account, name, value)
     return account
@@ -145,7 +157,7 @@ def _default(each: Field[Any]) -> Any:
 
 
 _NO_LIMITER = Limiter()
-_ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter", "time_zone", "enforced"})
+_ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter", "time_zone", "enforced", "run"})
 _BALANCE = _defaults(
     Balance, {"account", "window", "cap_nanos", "file_cap_nanos", "posted_nanos", "alerted", "alert_from_nanos"}
 )

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import PlainSerializer
 
 from paymaster.admission.limiter import Limiter
+from paymaster.admission.runs import Run
 from paymaster.messages import Window
 from paymaster.values.money import NANOS_MAX
 from paymaster.values.time_zones import UTC_NAME, Zone
@@ -64,6 +65,8 @@ class Account:
     """Unconfirmed attempts that are posted here and are no holds any more: their entries keep each of them."""
     folded_nanos: int = 0
     """At what they are posted, of all windows."""
+    run: Run | None = None
+    """Of a run, or of a part of one: what no budget has."""
     fresh: bool = False
     """It was opened at its first use and has never been loaded: no hold is charged to it."""
     used_minute: int = 0
@@ -76,7 +79,8 @@ class Account:
 
     @property
     def is_changed_by_admin(self) -> bool:
-        return any(balance.by_admin for balance in self.balances.values())
+        by_admin = any(balance.by_admin for balance in self.balances.values())
+        return by_admin or (self.run is not None and self.run.is_changed_by_admin)
 
     def _binding(self) -> Iterable[Balance]:
         return self.balances.values() if self.enforced else ()

@@ -70,6 +70,10 @@ class AlertPolicy:
         now_ms = self._state.now_ms
         self._outbox.alert_once(now_ms, "accounts_full", text, str(now_ms // 60_000))
 
+    def run_changed(self, text: str, account: str) -> None:
+        """An admin gave a run more, or ended it."""
+        self._outbox.alert(self._state.now_ms, "run_changed", text, account)
+
     def price(self, grant: Grant) -> None:
         """A price decides as much as a cap, and each worker has its own: every change is told, once a day each.
 

@@ -7,7 +7,7 @@ from paymaster.admission.book_changes import LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc
-from paymaster.messages import AdminMessage, Grant, Settle, Window
+from paymaster.messages import AdminMessage, EndRun, Grant, RaiseRun, Settle, Window
 from paymaster.values.limits import STATE_BYTES_MAX
 from paymaster.values.money import format_usd
 
@@ -17,6 +17,10 @@ OTHERS_SHOWN_MAX = 10
 
 SEVERAL_BUDGETS_NEED_RULES = (
     "the ledger still runs by the rules of version 0.1.0, by which a call has one budget: `paymaster upgrade`, when no "
+    "older worker runs any more"
+)
+RUNS_NEED_RULES = (
+    "the ledger still runs by the rules of version 0.1.0, which know no limits of a run: `paymaster upgrade`, when no "
     "older worker runs any more"
 )
 
@@ -121,6 +125,19 @@ def state_size(size: int, accounts: int, holds: int, parked: int, ended: int) ->
         f"the ledger's state has {size // 1024} KiB of {STATE_BYTES_MAX // 1024}: {accounts} accounts, {holds} holds, "
         f"{parked} parked calls, {ended} ended holds; see docs/limits.md"
     )
+
+
+def run_raised(change: RaiseRun) -> str:
+    more = [
+        f"{change.by} USD" if change.by is not None else "",
+        f"{change.calls} calls" if change.calls else "",
+        f"{change.lasts_ms / 1000:g} s" if change.lasts_ms else "",
+    ]
+    return f"{by_whom(change)} gave run {change.run} {', '.join(filter(None, more))} more"
+
+
+def run_ended(change: EndRun) -> str:
+    return f"{by_whom(change)} ended run {change.run}: none of its calls gets a grant any more"
 
 
 def first_of_template(text: str, template: str) -> str:

@@ -16,8 +16,10 @@ from paymaster.admission.book_changes import SEVERITY, Crossed, LetThrough, Post
 from paymaster.admission.calendars import Calendars
 from paymaster.admission.holds import Hold
 from paymaster.admission.limiter import Limiter
+from paymaster.admission.runs import Run
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, Window
+from paymaster.messages.base import CountsForBudgets
 from paymaster.values.budget_path import accounts_charged
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.time_zones import UTC_NAME, Offsets
@@ -80,7 +82,7 @@ class Ledger:
         self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
         self.calendars.know(time_zones)
         self._lines: dict[tuple[str, ...], _Lines] = {}
-        self._charged: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
+        self._charged: dict[tuple[tuple[str, ...], str, str | None], tuple[str, ...]] = {}
         self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
         """The holds that were not settled yet, in the order of their grants."""
         self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
@@ -195,7 +197,7 @@ class Ledger:
         self._charged.clear()
         new = set(keys)
         for hold in self.holds.values() if new else ():
-            charged = self.charged_accounts(hold.grant.budgets, hold.grant.service)
+            charged = self.charged_accounts(hold.grant, hold.grant.service)
             hold.accounts = (*hold.accounts, *(key for key in charged if key in new))
         self._restate(new)
 
@@ -231,6 +233,23 @@ class Ledger:
         self._charged.clear()
         return account
 
+    def open_run(self, key: str, run: Run, config: AccountConfig) -> Account:
+        """The account of a run. Calls of it may be on hold that came before it had any limit."""
+        path = key.removeprefix("run:")
+        held = any(
+            of == path or of.startswith(f"{path}/")
+            for hold in self.holds.values()
+            if (of := hold.grant.run) is not None
+        )
+        if held:
+            self.configure(key, config)
+        else:
+            self.open_on_demand(key, config)
+        account = self.accounts[key]
+        account.run = run
+        self._restate({key} if held else set())
+        return account
+
     def start_loading(self, keys: Collection[str]) -> None:
         """Sets aside what is posted in these accounts, but for what the holds here say, until `loaded` brings what is
         stored."""
@@ -248,6 +267,13 @@ class Ledger:
         balance.posted_nanos += posted_nanos + missing
         balance.kept_nanos, balance.missing_nanos = 0, missing
         return max(0, missing - before)
+
+    def loaded_run(self, key: str, calls: int, began_ms: int) -> None:
+        """Adds the calls of which rows are stored; `began_ms`: when the first of them was granted."""
+        run = self.accounts[key].run
+        if run is not None and calls:
+            run.calls += calls
+            run.began_ms = min(run.began_ms or began_ms, began_ms)
 
     def tell_no_more(self, account: Account) -> None:
         """What was spent before the account came back into the books has been told then."""
@@ -284,6 +310,9 @@ class Ledger:
                             balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
         for balance, posted_nanos in zip(balances, before, strict=True):
             balance.kept_nanos += max(0, posted_nanos - balance.posted_nanos)
+        for key in keys:
+            if (run := self.accounts[key].run) is not None:
+                run.calls = sum(hold.is_first for hold in self.holds.values() if key in hold.accounts)
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.
@@ -298,14 +327,16 @@ class Ledger:
         balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
         self._lines.clear()
 
-    def charged_accounts(self, budgets: tuple[str, ...], service: str) -> tuple[str, ...]:
-        """The accounts that a call charges: the service, and of the budgets and their ancestors those that exist."""
-        found = self._charged.get((budgets, service))
+    def charged_accounts(self, counted: CountsForBudgets, service: str) -> tuple[str, ...]:
+        """The accounts that a call charges: the service, and of its run, its budgets and their ancestors those that
+        exist."""
+        named = counted.budgets, service, counted.run
+        found = self._charged.get(named)
         if found is None:
-            found = tuple(key for key in accounts_charged(budgets, service) if key in self.accounts)
+            found = tuple(key for key in accounts_charged(*named) if key in self.accounts)
             if len(self._charged) >= CHARGED_MAX:
                 self._charged.clear()
-            self._charged[budgets, service] = found
+            self._charged[named] = found
         return found
 
     def is_loading(self, accounts: tuple[str, ...]) -> str | None:
@@ -361,10 +392,22 @@ class Ledger:
             balance.pending_nanos += bound
         for _, limiter in lines.limits:
             limiter.start(hold.tokens, now_ms)
+        for run in self._runs_of(hold):
+            run.granted(now_ms, another_call=hold.is_first)
         over = [b for b in lines.watched if bound and b.posted_nanos + b.pending_nanos > (b.cap_nanos or 0)]
         for balance in over:
             balance.let_through += 1
         return over
+
+    def _runs_of(self, hold: Hold) -> list[Run]:
+        if hold.grant.run is None:
+            return []
+        return [run for key in hold.accounts if (run := self.accounts[key].run) is not None]
+
+    def takes_back(self, hold: Hold) -> None:
+        """The call of this hold sent nothing under its first grant: none of its runs has had it."""
+        for run in self._runs_of(hold) if hold.is_first else ():
+            run.calls -= 1
 
     def next_expiry_ms(self) -> int:
         """When the first hold expires; NEVER_MS if none is pending."""

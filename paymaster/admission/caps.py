@@ -32,8 +32,11 @@ class Caps:
 
     def raise_cap(self, change: RaiseCap) -> CapState:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
+        return self.carry_out(signed(self._state, RAISE_CAP.name, change))
+
+    def carry_out(self, change: RaiseCap) -> CapState:
+        """Adds to a cap, on a command that was signed as it must be. Raises as `raise_cap`."""
         self._in_force.check_cap_changes()
-        change = signed(self._state, RAISE_CAP.name, change)
         account = self._ledger.accounts.get(change.account)
         if account is None and self._parking.on_demand.stands_for(change.account):
             account = self._account(change.account)

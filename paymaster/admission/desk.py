@@ -20,6 +20,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
+from paymaster.admission.run_commands import RunCommands
 from paymaster.admission.settling import Settling
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import RULES, DeskState, read
@@ -40,6 +41,7 @@ from paymaster.messages import (
     DeskConfig,
     DeskStatus,
     Ended,
+    EndRun,
     Granted,
     LoadedSpend,
     LoadSpend,
@@ -47,9 +49,11 @@ from paymaster.messages import (
     ParkedAnswer,
     PauseService,
     RaiseCap,
+    RaiseRun,
     ReadAgain,
     Reserve,
     ResumeService,
+    RunState,
     ServiceState,
     SetCap,
     Settle,
@@ -89,6 +93,7 @@ class Desk:
         self._granting = Granting(state, self.ledger, self._alerts)
         self._parking = Parking(state, self.ledger, self.outbox, self._alerts, self._granting)
         self._caps = Caps(state, self.ledger, self.outbox, self.in_force, self._parking)
+        self._runs = RunCommands(state, self.ledger, self.outbox, self._alerts, self._caps, self._parking)
         self._loading = SpendLoading(state, self.ledger, self.outbox, self._alerts, self.in_force, self._parking)
         self._settling = Settling(state, self.ledger, self.outbox, self._alerts, self._parking, self._loading)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
@@ -284,6 +289,20 @@ class Desk:
         self.advance(self.state.now_ms)
         return answer
 
+    def raise_run(self, change: RaiseRun, now_ms: int) -> RunState:
+        """Gives a run more than its limits. Raises ValueError for a run or a limit that is not there."""
+        self.advance(now_ms)
+        answer = self._runs.raise_run(change)
+        self.advance(self.state.now_ms)
+        return answer
+
+    def end_run(self, change: EndRun, now_ms: int) -> RunState:
+        """Lets no further call of a run begin. Raises ValueError for what is no run's path."""
+        self.advance(now_ms)
+        answer = self._runs.end_run(change)
+        self.advance(self.state.now_ms)
+        return answer
+
     def pause_service(self, change: PauseService, now_ms: int) -> ServiceState:
         """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
         self.advance(now_ms)
@@ -400,6 +419,10 @@ class Desk:
             return self._granting.deny(hold_id, "bad_budget", str(error))
         if request.further_budgets and self.state.rules < 2:
             return self._granting.deny(hold_id, "bad_budget", alert_texts.SEVERAL_BUDGETS_NEED_RULES)
+        if request.run is not None and self.state.rules < 2:
+            if any(request.run_terms):
+                return self._granting.deny(hold_id, "bad_run", alert_texts.RUNS_NEED_RULES)
+            request = request.model_copy(update={"run": None})
         if not request.candidates:
             return self._granting.deny(hold_id, "no_candidate", "no candidate of the route is left")
         if self.state.full:

@@ -20,6 +20,9 @@ def put_back(state: DeskState, to_ms: int) -> None:
         _put_hold_back(hold, to_ms, state.config.hold_expires_after_ms)
     for account in state.books.accounts.values():
         _put_limits_back(account, to_ms)
+        account.used_minute = min(account.used_minute, to_ms // 60_000)
+        if account.run is not None:
+            account.run.began_ms = min(account.run.began_ms, to_ms)
     for gate in state.gates.values():
         _put_gate_back(gate, to_ms)
     for call in state.parked.values():

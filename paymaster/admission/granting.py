@@ -23,6 +23,7 @@ class Granting:
             hold_id=request.hold_id,
             budget=request.budget,
             further_budgets=request.further_budgets,
+            run=request.run,
             service=candidate.service,
             model=candidate.model,
             price=candidate.price,
@@ -39,7 +40,9 @@ class Granting:
         state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
         if state.rules >= 2:
             self._alerts.price(grant)
-        over = self._ledger.hold(Hold(request.call, grant, choice.accounts, choice.tokens))
+        over = self._ledger.hold(
+            Hold(request.call, grant, choice.accounts, choice.tokens, is_first=not request.granted_before)
+        )
         self._alerts.let_through(over, grant)
         state.gates[candidate.service].breaker.started(request.hold_id)
         return Granted(grant=grant)

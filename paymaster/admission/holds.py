@@ -20,5 +20,7 @@ class Hold:
     expired: bool = False
     running: bool = True
     """It has a place among the calls at once; an expired hold keeps it until somebody settles it."""
+    is_first: bool = True
+    """Its call had no grant before."""
     failures_told: int = 0
     """Failed attempts that the breaker knows of."""

@@ -7,15 +7,16 @@ and told nobody.
 from collections.abc import Iterable
 
 from paymaster.admission import alert_texts
-from paymaster.admission.account_rows import account_configs, config_of, named_accounts
+from paymaster.admission.account_rows import account_configs, config_of, named_accounts, per_run_of
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.runs import Run, run_config, run_terms
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState, begin_new_windows
-from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
+from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, RunTerms, Window, config_too_large
 from paymaster.values.budget_path import budgets_charged, is_template
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 
@@ -70,6 +71,7 @@ class InForce:
         unknown = {*(window for account in accounts for window in account.caps_nanos), *config.time_zones}
         unknown -= {*self._ledger.calendars.windows}
         unknown |= {"enforce = false" for account in accounts if not account.enforce}
+        unknown |= {"per_run" for account in accounts if account.per_run is not None}
         unknown |= {f"template {path}" for path in config.budgets if is_template(path)}
         if not unknown:
             return None
@@ -106,10 +108,14 @@ class InForce:
         gone = sorted(named_accounts(in_force).keys() - named.keys())
         others = {key: AccountConfig() for key in gone}
         for key, account in self._ledger.accounts.items():
-            config = config_of(key, configs)
+            run = account.run
+            config = config_of(key, configs) if run is None else run_config(self._terms(run, configs))
             if key not in named and (config or account.is_on_demand):
                 others[key] = config or AccountConfig()
         return others | named
+
+    def _terms(self, run: Run, configs: dict[str, AccountConfig]) -> RunTerms:
+        return run_terms(run, per_run_of(run.budgets, configs))
 
     def _ends_all(self) -> bool:
         """Before the stored changes are known, any of the caps may be an admin's."""
@@ -153,6 +159,8 @@ class InForce:
         state, configs = self._state, account_configs(self._state.config)
         closed: set[str] = set()
         for key, account in list(self._ledger.accounts.items()):
+            if account.run is not None:
+                continue
             is_budget = key.startswith("budget:")
             if config_of(key, configs) is None and not (is_budget and _by_admin(account)):
                 for balance in _by_admin(account):
@@ -177,7 +185,8 @@ class InForce:
 
     def _put(self, config: DeskConfig, who: str) -> set[Place]:
         state, ended = self._state, set[Place]()
-        named = named_accounts(account_configs(config))
+        configs = account_configs(config)
+        named = named_accounts(configs)
         self._ledger.open_accounts(self._missing(config, named))
         wanted, all_of_them = self._configs(config), self._ends_all()
         begun_anew = self._ledger.calendars.bring(config.time_zones, state.now_ms)
@@ -185,7 +194,11 @@ class InForce:
         self._move({key: account.time_zone for key, account in wanted.items()}, begun_anew)
         for key, account in wanted.items():
             of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
-            self._ledger.accounts[key].used_minute = 0 if key in named else state.now_ms // 60_000
+            opened = self._ledger.accounts[key]
+            of_template = key not in named and config_of(key, configs) is not None
+            opened.used_minute = state.now_ms // 60_000 if of_template or opened.run is not None else 0
+            if opened.run is not None:
+                opened.run.limit(self._terms(opened.run, configs))
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
                 self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
                 ended.add((key, window))

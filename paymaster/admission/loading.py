@@ -59,7 +59,7 @@ class SpendLoading:
             with_cap_changes=not state.began,
             window_starts_ms=loading.window_starts_ms,
             latest_ms=loading.latest_ms,
-            by_account=all(self._ledger.accounts[key].fresh for key in loading.accounts),
+            by_account=all(self._ledger.accounts[key].is_on_demand for key in loading.accounts),
             returned_at_ms=state.clock.returned_at_ms,
             epoch=state.epoch if state.rules >= 2 else "",
         )
@@ -72,8 +72,8 @@ class SpendLoading:
     def _next_piece(self) -> tuple[str, ...]:
         """Accounts of one time zone to read next: no more than fit into a question and its answer."""
         loading = [account for account in self._ledger.accounts.values() if account.loading]
-        fresh = all(account.fresh for account in loading)
-        loading = [account for account in loading if account.fresh == fresh]
+        on_demand = all(account.is_on_demand for account in loading)
+        loading = [account for account in loading if account.is_on_demand == on_demand]
         zone = min((account.time_zone for account in loading), default=UTC_NAME)
         accounts = sorted(account.key for account in loading if account.time_zone == zone)
         return tuple(accounts if self._state.rules == 1 else accounts[:LOADED_AT_ONCE])
@@ -97,6 +97,7 @@ class SpendLoading:
             for window in open_windows:
                 if lost := self._ledger.loaded(key, window, posted.get(window, 0)):
                     missing.append(Missing(lost, key, window))
+            self._ledger.loaded_run(key, *spend.runs.get(key, (0, 0)))
             if account.fresh:
                 self._ledger.tell_no_more(account)
             account.loading = account.fresh = False
@@ -156,7 +157,7 @@ class SpendLoading:
         if change.hold_id in self._ledger.holds:
             raise ValueError(f"the ledger has the hold {change.hold_id}: settle it instead")
         less_nanos = max(0, usd_to_nanos(change.from_usd) - usd_to_nanos(change.to_usd))
-        accounts = self._ledger.charged_accounts(change.budgets, change.service)
+        accounts = self._ledger.charged_accounts(change, change.service)
         self._read_again(accounts)
         for key in accounts:
             self._ledger.accept_less(self._ledger.accounts[key], less_nanos, change.granted_at_ms)

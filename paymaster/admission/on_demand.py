@@ -1,4 +1,4 @@
-"""Accounts of templates: made at their first use, and forgotten when nobody has used them for a while.
+"""Accounts of templates and of runs: made at their first use, and forgotten when nobody has used them for a while.
 
 What a forgotten account has spent is in the stored rows, and is read from them when its name comes back. Memory follows
 who is active, and not who exists.
@@ -7,14 +7,15 @@ who is active, and not who exists.
 from collections.abc import Callable, Iterable, Set
 from operator import attrgetter
 
-from paymaster.admission.account_rows import account_configs, template_key
+from paymaster.admission.account_rows import account_configs, per_run_of, template_key
 from paymaster.admission.accounts import Account
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
 from paymaster.admission.routing import Obstacle
+from paymaster.admission.runs import Run, run_config, run_levels, run_terms
 from paymaster.admission.state import DeskState
-from paymaster.messages import AccountConfig, DeskConfig, Reserve
-from paymaster.values.budget_path import budgets_charged, is_template
+from paymaster.messages import AccountConfig, DeskConfig, Reserve, RunTerms
+from paymaster.values.budget_path import accounts_charged, budgets_charged, is_template
 from paymaster.values.limits import ACCOUNTS_MAX
 
 FORGOTTEN_AFTER_MINUTES = 10
@@ -34,22 +35,73 @@ class OnDemand:
         self._state, self._ledger, self._alerts, self._parked = state, ledger, alerts, parked
         self._of: DeskConfig | None = None
         self._configs: dict[str, AccountConfig] = {}
-        self._has_templates = False
+        self._has_templates = self._limits_runs = False
 
     def open_for(self, request: Reserve) -> Obstacle | None:
-        """Opens the accounts that a call needs and that templates stand for. Says why that cannot be now."""
+        """Opens the accounts that a call needs and that nobody has named. Says why that cannot be now."""
         self._take_config()
-        if not self._has_templates:
-            return None
+        in_the_way = self._open_budgets(request) if self._has_templates else None
+        if in_the_way is None and request.run is not None:
+            return self._open_runs(request, request.run)
+        return in_the_way
+
+    def _open_budgets(self, request: Reserve) -> Obstacle | None:
         for path in budgets_charged(request.budgets):
             key = f"budget:{path}"
             account = self._ledger.accounts.get(key)
             if account is None and self.stands_for(key):
                 if not self._has_room(request):
-                    return self._full(path, request)
+                    return self._full(key, request)
                 account = self.open(key)
             if account is not None and account.is_on_demand:
                 account.used_minute = self._minute()
+        return None
+
+    def _open_runs(self, request: Reserve, path: str) -> Obstacle | None:
+        """The accounts of the run and its parts, as far as anything limits them."""
+        limiting = self._limiting(request)
+        for level, asked in run_levels(path, request.run_terms):
+            key, accounts = f"run:{level}", self._ledger.accounts
+            if key not in accounts and (asked is not None or limiting):
+                if not self._has_room(request):
+                    return self._full(key, request)
+                self.open_run(key, Run(asked, limiting))
+            elif key in accounts and (differs := self._named_anew(accounts[key], asked, limiting)):
+                return differs
+            if key in accounts:
+                accounts[key].used_minute = self._minute()
+            limiting = ()  # of the run as a whole
+        return None
+
+    def _limiting(self, request: Reserve) -> tuple[str, ...]:
+        """The accounts of budgets that limit each run below them."""
+        if not self._limits_runs:
+            return ()
+        keys = [f"budget:{path}" for path in budgets_charged(request.budgets)]
+        return tuple(key for key in keys if per_run_of([key], self._configs))
+
+    def open_run(self, key: str, run: Run) -> Account:
+        """Opens the account of a run that has none."""
+        self._take_config()
+        terms = run_terms(run, per_run_of(run.budgets, self._configs))
+        run.limit(terms)
+        account = self._ledger.open_run(key, run, run_config(terms))
+        account.used_minute = self._minute()
+        return account
+
+    def _named_anew(self, account: Account, asked: RunTerms | None, limiting: tuple[str, ...]) -> Obstacle | None:
+        """The first limits that a request names stand, and each budget that limits its runs may lower them."""
+        run = account.run
+        assert run is not None  # the key says it
+        if asked is not None and run.asked is not None and asked != run.asked:
+            detail = f"{account.key} has had other limits since its first call; `paymaster runs raise` gives it more"
+            return Obstacle("impossible", "run_limits_differ", detail, account.key)
+        more = tuple(key for key in limiting if key not in run.budgets)
+        if more or (asked is not None and run.asked is None):
+            run.asked, run.budgets = asked or run.asked, (*run.budgets, *more)
+            terms = run_terms(run, per_run_of(run.budgets, self._configs))
+            run.limit(terms)
+            self._ledger.configure(account.key, run_config(terms))
         return None
 
     def open(self, key: str) -> Account:
@@ -95,14 +147,14 @@ class OnDemand:
 
     def _needed(self, requests: Iterable[Reserve]) -> Set[str]:
         held = {key for hold in self._ledger.holds.values() for key in hold.accounts}
-        return held | {f"budget:{path}" for request in requests for path in budgets_charged(request.budgets)}
+        return held.union(*(accounts_charged(each.budgets, "", each.run) for each in requests))
 
     def _forget(self, accounts: Iterable[Account]) -> None:
         if gone := {account.key for account in accounts}:
             self._ledger.close_accounts(gone)
 
-    def _full(self, path: str, request: Reserve) -> Obstacle:
-        detail = f"budget {path!r}: the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten"
+    def _full(self, key: str, request: Reserve) -> Obstacle:
+        detail = f"{key}: the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten"
         self._alerts.accounts_full(detail)
         until_ms = self._ledger.may_have_room_ms
         return Obstacle("transient", "accounts_full", detail, f"service:{request.candidates[0].service}", until_ms)
@@ -115,6 +167,7 @@ class OnDemand:
         if self._of is not config:
             self._of, self._configs = config, account_configs(config)
             self._has_templates = any(map(is_template, config.budgets))
+            self._limits_runs = any(budget.per_run is not None for budget in config.budgets.values())
 
 
 def _is_at_rest(account: Account, now_ms: int) -> bool:

@@ -149,6 +149,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
         "workflow_ids": uuid_column([call.reserve.call.workflow_id for call in calls]),
         "holds": [_hold(call.reserve) for call in calls],
         "details": [call.detail for call in calls],
+        "runs": [_run_row(call.reserve) for call in calls] if any(map(_run_row, (c.reserve for c in calls))) else [],
         "rows": list(zip(*rows, strict=True)),
         **candidates.columns(),
         "budgets": budgets.values(),
@@ -188,10 +189,11 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
     candidates = _lists_of_candidates(columns)
     modes = columns["modes"]
     budgets = [(each, ()) if isinstance(each, str) else (each[0], each[1:]) for each in columns["budgets"]]
-    ids = zip(ids_of(columns["run_ids"]), ids_of(columns["workflow_ids"]), columns["holds"], strict=True)
+    runs: list[Columns] = columns.get("runs") or [{}] * len(rows)
+    ids = zip(ids_of(columns["run_ids"]), ids_of(columns["workflow_ids"]), columns["holds"], runs, strict=True)
     reserves: list[dict[str, Any]] = []
     parked_at_ms = 0
-    for row, (run_id, workflow_id, hold) in zip(rows, ids, strict=True):
+    for row, (run_id, workflow_id, hold, run) in zip(rows, ids, strict=True):
         parked_at_ms += row.parked_ms
         reserves.append(
             {
@@ -205,9 +207,15 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
                 "input_bytes": row.input_bytes,
                 "asked_at_ms": parked_at_ms + row.asked_ms,
                 "deadline_at_ms": parked_at_ms + row.deadline_ms,
+                **run,
             }
         )
     return _RESERVES.validate_python(reserves)
+
+
+def _run_row(reserve: Reserve) -> Columns:
+    """What a call says of its run. Empty: nothing."""
+    return reserve.model_dump(mode="json", include={"run", "run_terms", "granted_before"})
 
 
 def _hold(reserve: Reserve) -> int | str:

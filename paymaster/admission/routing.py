@@ -69,7 +69,7 @@ def _consider(
     candidate: Candidate, request: Reserve, ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
 ) -> Choice | Obstacle:
     """What can never be comes first, then the money, then what clears by itself."""
-    accounts = ledger.charged_accounts(request.budgets, candidate.service)
+    accounts = ledger.charged_accounts(request, candidate.service)
     impossible = _impossible(candidate, request, ledger, accounts)
     if impossible is not None:
         return impossible
@@ -77,6 +77,9 @@ def _consider(
     loading = ledger.is_loading(accounts)
     if loading is not None:
         return Obstacle("transient", "loading", f"{loading}: what was spent before is being loaded", loading)
+    over = _run_over(request, ledger, accounts, now_ms)
+    if over is not None:
+        return over
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
         return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance, now_ms))
@@ -95,6 +98,23 @@ def _consider(
             "transient", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until
         )
     return Choice(candidate, accounts, bound, tokens)
+
+
+def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_ms: int) -> Obstacle | None:
+    """Why its run, or the nearest part of it, gets nothing more, whatever money is left."""
+    if request.run is None:
+        return None
+    for key in accounts:
+        run = ledger.accounts[key].run
+        over = None if run is None else run.over(now_ms, another_call=not request.granted_before)
+        if run is None or over is None:
+            continue
+        if over == "run_ended":
+            return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
+        what = f"{run.calls} calls" if over == "run_calls_exhausted" else "its time"
+        detail = f"{key} has used up {what}; `paymaster runs raise {key.removeprefix('run:')}` gives it more"
+        return Obstacle("exhausted", over, detail, key, window="total")
+    return None
 
 
 def bound_nanos(request: Reserve, candidate: Candidate) -> int:
@@ -136,7 +156,7 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
 def _unknown_budget(request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> str | None:
     """The first of the request's budgets that nothing would count against."""
     if not request.further_budgets:
-        return request.budget if len(accounts) < 2 else None  # only the service
+        return None if any(key.startswith("budget:") for key in accounts) else request.budget
     counted = {path for path in budgets_charged(request.budgets) if f"budget:{path}" in ledger.accounts}
     return next((budget for budget in request.budgets if counted.isdisjoint(budget_ancestors(budget))), None)
 
@@ -151,7 +171,8 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, ends_ms: int 
         return Obstacle("impossible", "bound_above_cap", detail, balance.account)
     detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
     if kind == "exhausted":
-        return Obstacle("exhausted", "cap_reached", detail, balance.account, ends_ms, balance.window)
+        reason = "run_budget_exhausted" if balance.account.startswith("run:") else "cap_reached"
+        return Obstacle("exhausted", reason, detail, balance.account, ends_ms, balance.window)
     return Obstacle("transient", "money_held", detail, balance.account, ends_ms, balance.window)
 
 

@@ -31,8 +31,7 @@ def _may_be_gone(call: ParkedCall, ledger: Ledger, freed: set[str]) -> bool:
     """Whether a call that does not wait for money, but for a paused service, say, may have lost its money."""
     request = call.reserve
     return request.on_exhausted == "fail" and any(
-        not freed.isdisjoint(ledger.charged_accounts(request.budgets, candidate.service))
-        for candidate in request.candidates
+        not freed.isdisjoint(ledger.charged_accounts(request, candidate.service)) for candidate in request.candidates
     )
 
 

@@ -68,7 +68,7 @@ class Settling:
         return UnknownHold(hold_id=command.hold_id)
 
     def _correct_folded(self, command: Settle, entry: UnconfirmedEntry) -> bool:
-        accounts = self._ledger.charged_accounts(entry.budgets, entry.service)
+        accounts = self._ledger.charged_accounts(entry, entry.service)
         if not self._ledger.correct_folded(accounts, entry.granted_at_ms, entry.posted_nanos, command.cost_nanos):
             return False
         self._state.freed.update(accounts)
@@ -79,6 +79,8 @@ class Settling:
         """Gives back what nobody will use, or takes a parked call out of the queue."""
         hold = self._ledger.holds.get(command.hold_id)
         if hold is not None:
+            if not hold.failures_told:
+                self._ledger.takes_back(hold)
             self._ledger.post(command.hold_id, 0, confirmed=True)
             self._ledger.release(hold, 0, self._state.now_ms)
             self._state.freed.update(hold.accounts)

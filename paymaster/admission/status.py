@@ -10,6 +10,7 @@ from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountStatus,
     DeskStatus,
+    RunState,
     ServiceStatus,
     StatusRequest,
     UnconfirmedHold,
@@ -84,11 +85,27 @@ def account_statuses(
             time_zone=ledger.accounts[key].time_zone,
             enforced=ledger.accounts[key].enforced,
             limits=ledger.accounts[key].limiter.in_use(now_ms),
+            run=None if ledger.accounts[key].run is None else run_state(ledger.accounts[key]),
         )
         for key in keys
     )
     accounts = _within_bytes(accounts)
     return accounts, len(after) > len(accounts)
+
+
+def run_state(account: Account) -> RunState:
+    """Of the account of a run."""
+    run = account.run
+    assert run is not None
+    return RunState(
+        run=account.key.removeprefix("run:"),
+        cap_nanos=account.balances["total"].cap_nanos,
+        calls=run.calls,
+        calls_max=None if run.calls_max is None else run.calls_max + run.more_calls,
+        began_at_ms=run.began_ms,
+        ends_at_ms=run.ends_ms,
+        ended_by=run.ended_by,
+    )
 
 
 def _within_bytes(accounts: tuple[AccountStatus, ...]) -> tuple[AccountStatus, ...]:

@@ -42,11 +42,14 @@ from paymaster.messages import (
     CorrectSpend,
     DeskConfig,
     DeskStatus,
+    EndRun,
     LedgerStart,
     PauseService,
     RaiseCap,
+    RaiseRun,
     ReadAgain,
     ResumeService,
+    RunState,
     ServiceState,
     SetCap,
     Signature,
@@ -66,9 +69,11 @@ from paymaster.messages.temporal_names import (
     CONFIGURATION,
     CONFIGURE,
     CORRECT_SPEND,
+    END_RUN,
     LEDGER_WORKFLOW,
     PAUSE_SERVICE,
     RAISE_CAP,
+    RAISE_RUN,
     RELOAD,
     REPORT_ATTEMPTS,
     RESUME_SERVICE,
@@ -140,6 +145,14 @@ class Ledger:
     async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
         """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
         return await self._command(SET_CAP, change, command_id)
+
+    async def raise_run(self, change: RaiseRun, command_id: str | None = None) -> RunState:
+        """Gives a run more than its limits. Raises AdminRefused and LedgerNotFound."""
+        return await self._command(RAISE_RUN, change, command_id)
+
+    async def end_run(self, change: EndRun, command_id: str | None = None) -> RunState:
+        """Lets no further call of a run begin. Raises AdminRefused and LedgerNotFound."""
+        return await self._command(END_RUN, change, command_id)
 
     async def pause_service(self, change: PauseService, command_id: str | None = None) -> ServiceState:
         """Sends nothing more to a service. Raises AdminRefused and LedgerNotFound."""

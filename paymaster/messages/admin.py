@@ -10,7 +10,7 @@ from pydantic import (
 
 from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import CarriedConfig
-from paymaster.values.limits import BUDGETS_OF_CALL_MAX
+from paymaster.values.limits import BUDGETS_OF_CALL_MAX, COUNT_MAX, DURATION_MS_MAX
 from paymaster.values.run_path import RUN_LENGTH_MAX
 from paymaster.values.windows import Window
 
@@ -58,6 +58,22 @@ class SetCap(AdminMessage):
     account: str = Field(max_length=300)
     window: Window
     to: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
+
+
+class RaiseRun(AdminMessage):
+    """`raise_run`: gives a run, or a part of one, more than its limits."""
+
+    run: str = Field(max_length=RUN_LENGTH_MAX)
+    by: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)] | None = None
+    """US dollars as exact text. None: no money."""
+    calls: int = Field(default=0, ge=0, le=COUNT_MAX)
+    lasts_ms: int = Field(default=0, ge=0, le=DURATION_MS_MAX)
+
+
+class EndRun(AdminMessage):
+    """`end_run`: no further call of a run, or of a part of one, gets a grant."""
+
+    run: str = Field(max_length=RUN_LENGTH_MAX)
 
 
 class PauseService(AdminMessage):

@@ -55,6 +55,8 @@ class ReserveRequest(Message):
     """The first key of a wire call that the neutral request does not know. None: each is known."""
     further_budgets: tuple[str, ...] = added(())
     """Others that the call counts for."""
+    granted_before: bool = added(False)
+    """The call had a grant already; this is for a further attempt."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
 

@@ -60,6 +60,8 @@ class LoadedSpend(Message):
     """Of the LoadSpend that this answers."""
     posted_nanos: dict[str, dict[Window, int]]
     """By account and window; what is missing is zero."""
+    runs: dict[str, tuple[int, int]] = added({})
+    """By account of a run, how many calls of it have stored entries, and when the first of them was granted."""
     unconfirmed: dict[str, tuple[int, int]] = added({})
     """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
     cap_changes: Annotated[tuple[CapChange, ...], *_PACKS_CHANGES] = ()

@@ -68,6 +68,7 @@ AlertKind = Literal[
     "price_changed",
     "watched",
     "accounts_full",
+    "run_changed",
 ]
 
 

@@ -63,6 +63,25 @@ class CapState(Message):
     cap_nanos: int
 
 
+class RunState(Message):
+    """How a run, or a part of one, stands besides its money, and the answer to `raise_run` and `end_run`."""
+
+    run: str
+    """Its path."""
+    cap_nanos: int | None
+    """None: its money is not limited."""
+    calls: int
+    """That got a grant."""
+    calls_max: int | None
+    """None: not limited."""
+    began_at_ms: int
+    """When its first call was granted; 0: none was."""
+    ends_at_ms: int | None
+    """None: never, or not known before its first call."""
+    ended_by: str = ""
+    """The admin who ended it."""
+
+
 class ServiceState(Message):
     service: str
     paused: bool
@@ -109,6 +128,8 @@ class AccountStatus(Message):
     """Unconfirmed attempts that the ledger keeps only as a sum; `paymaster unconfirmed list` has each."""
     folded_nanos: int = added(0)
     """At what they are posted."""
+    run: RunState | None = added(None)
+    """Of a run. None: it is a budget's or a service's."""
 
 
 class ServiceStatus(Message):

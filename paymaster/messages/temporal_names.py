@@ -13,8 +13,10 @@ from paymaster.messages.admin import (
     ConfigState,
     Configure,
     CorrectSpend,
+    EndRun,
     PauseService,
     RaiseCap,
+    RaiseRun,
     ResumeService,
     SetCap,
     TakeClock,
@@ -42,6 +44,7 @@ from paymaster.messages.status import (
     Configuration,
     DeskStatus,
     ReadAgain,
+    RunState,
     ServiceState,
     StatusRequest,
     StoredRows,
@@ -222,6 +225,8 @@ CORRECT_SPEND = UpdateName("correct_spend", CorrectSpend, ReadAgain)
 # The following are signals too, for whoever needs no answer.
 RAISE_CAP = UpdateName("raise_cap", RaiseCap, CapState)
 SET_CAP = UpdateName("set_cap", SetCap, CapState)
+RAISE_RUN = UpdateName("raise_run", RaiseRun, RunState)
+END_RUN = UpdateName("end_run", EndRun, RunState)
 PAUSE_SERVICE = UpdateName("pause_service", PauseService, ServiceState)
 RESUME_SERVICE = UpdateName("resume_service", ResumeService, ServiceState)
 TAKE_CLOCK = UpdateName("take_clock", TakeClock, ClockState)

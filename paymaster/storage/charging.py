@@ -27,6 +27,33 @@ def charged(spent: str, sums: Iterable[str]) -> str:
     """  # noqa: S608
 
 
+def rows_of_accounts(columns: str, its_own: str) -> str:
+    """A FROM clause with a row for each entry that counts for one of `:accounts`, by indexes: `account`, and `columns`.
+
+    For budgets and runs. `its_own` is a condition for the entries. In the order of bytes "0" comes after "/".
+    """
+    return f"""
+        unnest(CAST(:accounts AS text[])) AS account,
+        LATERAL (
+            SELECT CASE WHEN account LIKE 'budget:%' THEN substr(account, length('budget:') + 1) END AS path,
+                   CASE WHEN account LIKE 'run:%' THEN substr(account, length('run:') + 1) END AS run_path
+        ) AS named,
+        LATERAL (
+            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets IS NULL AND budget = path
+            UNION ALL
+            SELECT {columns} FROM api_usage_counted
+            WHERE {its_own} AND charged_budgets IS NULL AND budget ~>=~ (path || '/') AND budget ~<~ (path || '0')
+            UNION ALL
+            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets @> ARRAY[path]
+            UNION ALL
+            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND run = run_path
+            UNION ALL
+            SELECT {columns} FROM api_usage_counted
+            WHERE {its_own} AND run >= (run_path || '/') AND run < (run_path || '0')
+        ) AS entries
+    """  # noqa: S608
+
+
 def counts_for_budget(rows: FromClause, budget: str) -> ColumnElement[bool]:
     """Whether a row counts for this budget: it names it or one below it."""
     own = rows.c.budget
@@ -52,6 +79,9 @@ def budget_within(rows: FromClause, budget: str) -> ColumnElement[str]:
     return func.coalesce(first.scalar_subquery(), rows.c.budget)
 
 
+_POSTED_BY_RUN = text(
+    f"SELECT account, sum(cost_usd) FROM {rows_of_accounts('cost_usd', 'ledger = :ledger')} GROUP BY account"  # noqa: S608
+)
 _POSTED_BY_ACCOUNT = text(
     f"""
     WITH spent AS (
@@ -66,12 +96,15 @@ _POSTED_BY_ACCOUNT = text(
 async def posted_by_account(engine: AsyncEngine, ledger: str, accounts: Sequence[str]) -> dict[str, int]:
     """What the entries of a ledger charge to each of the accounts, in nano-dollars, exactly; zero where there are none.
 
-    `budget:acme/content` is charged by the entries of that budget and of every budget below it, `service:openai` by the
-    entries of that service.
+    `budget:acme/content` is charged by the entries of that budget and of every budget below it, `run:nightly` likewise,
+    `service:openai` by the entries of that service.
     """
     posted = dict.fromkeys(accounts, 0)
-    async with engine.connect() as connection:  # one pass over the ledger, however many accounts
-        rows = await connection.execute(_POSTED_BY_ACCOUNT, {"ledger": ledger, "accounts": list(posted)})
-        for account, usd in rows:
-            posted[account] = nanos_of(usd)
+    runs = [account for account in posted if account.startswith("run:")]
+    others = [account for account in posted if not account.startswith("run:")]
+    async with engine.connect() as connection:
+        # One pass over the ledger, however many budgets and services; there are too many runs for that.
+        for query, wanted in ((_POSTED_BY_ACCOUNT, others), (_POSTED_BY_RUN, runs)):
+            for account, usd in await connection.execute(query, {"ledger": ledger, "accounts": wanted}):
+                posted[account] = nanos_of(usd)
     return posted

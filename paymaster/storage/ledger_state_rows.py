@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend
-from paymaster.storage.charging import charged
+from paymaster.storage.charging import charged, rows_of_accounts
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
@@ -44,22 +44,16 @@ def _spent(windows: tuple[Window, ...]) -> TextClause:
 
 @lru_cache
 def _spent_by(windows: tuple[Window, ...]) -> TextClause:
-    """The sums of `_spent` for a few budgets of many, each looked up by indexes; `charged` has the rule."""
+    """The sums of `_spent` for a few budgets and runs of many, each looked up by indexes; `charged` has the rule."""
     sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in windows)
-    columns = "cost_usd, granted_at, state"
-    its_own = "ledger = :ledger AND hold_id <> ALL(:known_holds)"
+    entries = rows_of_accounts(
+        "cost_usd, granted_at, state, run_id", "ledger = :ledger AND hold_id <> ALL(:known_holds)"
+    )
     query = f"""
     SELECT account, {sums}, count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
-           coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
-    FROM unnest(:accounts) AS account, LATERAL (SELECT substr(account, length('budget:') + 1) AS path) AS named,
-    LATERAL (
-        SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets IS NULL AND budget = path
-        UNION ALL
-        SELECT {columns} FROM api_usage_counted
-        WHERE {its_own} AND charged_budgets IS NULL AND budget ~>=~ (path || '/') AND budget ~<~ (path || '0')
-        UNION ALL
-        SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets @> ARRAY[path]
-    ) AS rows, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
+           coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd,
+           count(DISTINCT run_id) AS calls, min(granted_at) AS began_at
+    FROM {entries}, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
     GROUP BY account
     """  # noqa: S608
     lists = (bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
@@ -151,6 +145,11 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
                 for row in spent
                 if row["unconfirmed"]
             },
+            runs={
+                row["account"]: (int(row["calls"]), _milliseconds(row["began_at"]))
+                for row in spent
+                if row["account"].startswith("run:")
+            },
         )
         if wanted.with_cap_changes:
             found = found.model_copy(update=await _configured(connection, wanted))
@@ -161,7 +160,7 @@ async def latest_granted_ms(engine: AsyncEngine, ledger: str) -> int:
     """When the newest stored entry of the ledger was granted; 0 without any."""
     async with engine.connect() as connection:
         latest = await connection.scalar(_LATEST, {"ledger": ledger})
-    return 0 if latest is None else (latest - _EPOCH) // timedelta(milliseconds=1)
+    return 0 if latest is None else _milliseconds(latest)
 
 
 async def _configured(connection: AsyncConnection, wanted: LoadSpend) -> dict[str, object]:
@@ -195,7 +194,7 @@ async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[
     return tuple(  # a ledger of older rules asks for fewer windows, and its worker cannot read the others
         CapChange(
             sequence=row["sequence"],
-            at_ms=(row["at"] - _EPOCH) // timedelta(milliseconds=1),
+            at_ms=_milliseconds(row["at"]),
             account=row["account"],
             window=row["window"],
             from_nanos=_nanos_or_none(row["from_usd"]),
@@ -266,6 +265,10 @@ async def insert_configurations(
 
 def _common(ledger: str, epoch: str, notice: Alert | CapChange | ConfigChange) -> dict[str, object]:
     return {"ledger": ledger, "epoch": epoch, "sequence": notice.sequence, "at": _time(notice.at_ms)}
+
+
+def _milliseconds(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _time(at_ms: int) -> datetime:

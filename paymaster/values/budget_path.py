@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 
+from paymaster.values.run_path import run_ancestors
+
 PATH_LENGTH_MAX = 200
 LEVELS_MAX = 16
 """Segments of a path: each may have an account, which every call below it looks at and is charged to."""
@@ -73,7 +75,13 @@ def budgets_named(charged: Collection[str]) -> tuple[str, ...]:
     return tuple(budget for budget in charged if budget not in ancestors)
 
 
-def accounts_charged(budgets: Iterable[str], service: str) -> tuple[str, ...]:
+def accounts_charged(budgets: Iterable[str], service: str, run: str | None = None) -> tuple[str, ...]:
     """The accounts that a call to the service counts for, those that do not exist included: the service's, then those
-    of its budgets and their ancestors, nearest first. `storage/charging` is this rule in SQL."""
-    return (f"service:{service}", *(f"budget:{path}" for path in budgets_charged(budgets)))
+    of its run and what that is a part of, then those of its budgets and their ancestors, each nearest first.
+    `storage/charging` is this rule in SQL."""
+    runs = () if run is None else run_ancestors(run)
+    return (
+        f"service:{service}",
+        *(f"run:{path}" for path in runs),
+        *(f"budget:{path}" for path in budgets_charged(budgets)),
+    )

@@ -29,6 +29,7 @@ from paymaster.messages import (
     ParkedAnswer,
     RaiseCap,
     Reserve,
+    RunTerms,
     ServiceConfig,
     SetCap,
     Settle,
@@ -114,6 +115,9 @@ class Asked(TypedDict, total=False):
     priority: int
     input_bytes: int
     hold_id: str | None
+    run: str | None
+    run_terms: tuple[RunTerms | None, ...]
+    granted_before: bool
 
 
 class Site:
@@ -156,6 +160,9 @@ class Site:
         priority: int = 0,
         input_bytes: int = 0,
         hold_id: str | None = None,
+        run: str | None = None,
+        run_terms: tuple[RunTerms | None, ...] = (),
+        granted_before: bool = False,
     ) -> Reserve:
         self.calls += 1
         hold_id = hold_id or f"run-{self.calls}/1"
@@ -171,6 +178,9 @@ class Site:
             deadline_at_ms=self.now_ms + wait_ms,
             asked_at_ms=self.now_ms,
             priority=priority,
+            run=run,
+            run_terms=run_terms,
+            granted_before=granted_before,
         )
 
     def reserve(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Answer:

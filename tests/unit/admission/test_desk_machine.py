@@ -904,8 +904,8 @@ def charge_only_one_account(monkeypatch: pytest.MonkeyPatch) -> None:
 def charge_only_the_first_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = Ledger.charged_accounts
 
-    def wrong(self: Ledger, budgets: tuple[str, ...], service: str) -> tuple[str, ...]:
-        return accounts(self, budgets[:1], service)
+    def wrong(self: Ledger, counted: Reserve | Grant, service: str) -> tuple[str, ...]:
+        return accounts(self, counted.model_copy(update={"further_budgets": ()}), service)
 
     monkeypatch.setattr(Ledger, "charged_accounts", wrong)
 

@@ -18,14 +18,18 @@ from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import load_spend
 from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.budget_path import accounts_charged, budget_ancestors, budgets_charged
+from paymaster.values.run_path import run_ancestors
 from paymaster.values.windows import WINDOWS
 
 NUMBERS = itertools.count(1)
 SEGMENTS = st.sampled_from(["a", "A", "a_", "ab", "a.b", "-", "_"])
 BUDGETS = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join)
-Spent = tuple[tuple[str, ...], str, int]
+Spent = tuple[tuple[str, ...], str, str | None, int]
 NAMED = st.lists(BUDGETS, min_size=1, max_size=4).map(tuple)
-SPENT = st.lists(st.tuples(NAMED, st.sampled_from(["a", "ab", "a-b"]), st.integers(0, 10**12)), max_size=10)
+RUNS = st.one_of(
+    st.none(), st.lists(st.sampled_from(["a@1", "a@", "a", "0", ":"]), min_size=1, max_size=3).map("/".join)
+)
+SPENT = st.lists(st.tuples(NAMED, st.sampled_from(["a", "ab", "a-b"]), RUNS, st.integers(0, 10**12)), max_size=10)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,9 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def entry(ledger: str, number: int, budgets: tuple[str, ...], service: str, cost_nanos: int) -> UsageEntry:
+def entry(
+    ledger: str, number: int, budgets: tuple[str, ...], service: str, run_path: str | None, cost_nanos: int
+) -> UsageEntry:
     run = f"{ledger}-{number}"
     return UsageEntry(
         attempt_id=f"{run}/1/1",
@@ -49,6 +55,7 @@ def entry(ledger: str, number: int, budgets: tuple[str, ...], service: str, cost
         epoch="epoch",
         budget=budgets[0],
         further_budgets=budgets[1:],
+        run=run_path,
         service=service,
         model="model",
         granted_at_ms=1_000,
@@ -64,12 +71,16 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
     ledger = f"ledger-{next(NUMBERS)}"
     await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(spent)])
     charged: Counter[str] = Counter()
-    for budgets, service, nanos in spent:
-        charged.update(dict.fromkeys(accounts_charged(budgets, service), nanos))
+    for budgets, service, run, nanos in spent:
+        charged.update(dict.fromkeys(accounts_charged(budgets, service, run), nanos))
     # Those too that no row counts for, but whose names are alike.
     accounts = [
         *charged,
-        *(name for name in ("budget:b", "budget:a/b", "budget:%", "service:b") if name not in charged),
+        *(
+            name
+            for name in ("budget:b", "budget:a/b", "budget:%", "run:b", "run:a@", "service:b")
+            if name not in charged
+        ),
     ]
     expected = {account: charged[account] for account in accounts}
 
@@ -77,20 +88,23 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
     wanted = LoadSpend(
         number=0,
         ledger=ledger,
-        accounts=tuple(accounts),
+        accounts=tuple(name for name in accounts if not name.startswith("run:")),
         known_holds=(),
         with_cap_changes=False,
         window_starts_ms=dict.fromkeys(WINDOWS, 0),
     )
     loaded = (await load_spend(engine, wanted)).posted_nanos
-    assert {name: loaded.get(name, {}).get("total", 0) for name in accounts} == expected
-    budgets_alone = tuple(name for name in accounts if name.startswith("budget:"))
-    by_account = wanted.model_copy(update={"accounts": budgets_alone, "by_account": True})
-    found = (await load_spend(engine, by_account)).posted_nanos
-    assert {name: found.get(name, {}).get("total", 0) for name in budgets_alone} == {
-        name: nanos for name, nanos in expected.items() if name.startswith("budget:")
+    assert {name: loaded.get(name, {}).get("total", 0) for name in wanted.accounts} == {
+        name: expected[name] for name in wanted.accounts
     }
-    for path in {path for budgets, _, _ in spent for path in budgets_charged(budgets)}:
+    looked_up = tuple(name for name in accounts if not name.startswith("service:"))
+    found = await load_spend(engine, wanted.model_copy(update={"accounts": looked_up, "by_account": True}))
+    assert {name: found.posted_nanos.get(name, {}).get("total", 0) for name in looked_up} == {
+        name: expected[name] for name in looked_up
+    }
+    of_runs = Counter(f"run:{path}" for _, _, run, _ in spent if run is not None for path in run_ancestors(run))
+    assert found.runs == {name: (calls, 1_000) for name, calls in of_runs.items()}
+    for path in {path for budgets, *_ in spent for path in budgets_charged(budgets)}:
         [row] = await usage_report(engine, ledger=ledger, by=(), budget=path)
         rows = await usage_report(engine, ledger=ledger, by=("budget",), budget=path)
         assert row.cost_nanos == sum(each.cost_nanos for each in rows) == expected[f"budget:{path}"]

@@ -1,0 +1,75 @@
+"""Runs that admins give more than their limits, or end."""
+
+from paymaster.admission import alert_texts
+from paymaster.admission.accounts import Account
+from paymaster.admission.alert_policy import AlertPolicy
+from paymaster.admission.authority import signed
+from paymaster.admission.books import Ledger
+from paymaster.admission.caps import Caps
+from paymaster.admission.outbox import Outbox
+from paymaster.admission.parking import Parking
+from paymaster.admission.runs import Run
+from paymaster.admission.state import DeskState
+from paymaster.admission.status import run_state
+from paymaster.messages import EndRun, RaiseCap, RaiseRun, RunState
+from paymaster.messages.temporal_names import END_RUN, RAISE_RUN
+from paymaster.values.run_path import check_run_path
+
+
+class RunCommands:
+    def __init__(
+        self,
+        state: DeskState,
+        ledger: Ledger,
+        outbox: Outbox,
+        alerts: AlertPolicy,
+        caps: Caps,
+        parking: Parking,
+    ) -> None:
+        self._state, self._ledger, self._outbox = state, ledger, outbox
+        self._alerts, self._caps, self._parking = alerts, caps, parking
+
+    def raise_run(self, change: RaiseRun) -> RunState:
+        """Gives a run more than its limits. Raises ValueError, which says why, where it has no such limit."""
+        change = signed(self._state, RAISE_RUN.name, change)
+        account, run = self._known(change.run)
+        if change.by is None and not change.calls and not change.lasts_ms:
+            raise ValueError("a run is given more money, calls or time: name at least one")
+        if change.calls and run.calls_max is None:
+            raise ValueError(f"the calls of run {change.run} are not limited")
+        if change.lasts_ms and run.lasts_ms is None:
+            raise ValueError(f"the time of run {change.run} is not limited")
+        if change.by is not None:
+            raised = RaiseCap(account=account.key, window="total", by=change.by, who=change.who, reason=change.reason)
+            self._caps.carry_out(raised)
+        run.more_calls += change.calls
+        run.more_ms += change.lasts_ms
+        self._alerts.run_changed(alert_texts.run_raised(change), account.key)
+        self._state.freed.add(account.key)
+        return run_state(account)
+
+    def end_run(self, change: EndRun) -> RunState:
+        """Lets no further call of a run begin; those that wait are denied, and grants that were not used are taken
+        back."""
+        change = signed(self._state, END_RUN.name, change)
+        if self._state.rules < 2:
+            raise ValueError(alert_texts.RUNS_NEED_RULES)
+        check_run_path(change.run)
+        key = f"run:{change.run}"
+        account = self._ledger.accounts.get(key) or self._parking.on_demand.open_run(key, Run())
+        assert account.run is not None  # the key says it
+        account.run.ended_by = alert_texts.by_whom(change)
+        for hold in self._ledger.pending.values():
+            if key in hold.accounts:
+                self._outbox.withdraw(hold, f"{key} was ended by {account.run.ended_by}")
+        self._alerts.run_changed(alert_texts.run_ended(change), key)
+        self._parking.look_at_everybody()
+        return run_state(account)
+
+    def _known(self, path: str) -> tuple[Account, Run]:
+        account = self._ledger.accounts.get(f"run:{path}")
+        if account is None or account.run is None:
+            raise ValueError(
+                f"the ledger has no limited run {path!r} now; `paymaster runs list` shows those that it has"
+            )
+        return account, account.run
