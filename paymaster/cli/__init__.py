@@ -21,6 +21,7 @@ from paymaster.cli import (
     migrate,
     prices,
     reconcile,
+    runs,
     services,
     unconfirmed,
     upgrade,
@@ -62,6 +63,7 @@ app.command()(dev.dev)
 app.command()(worker.worker)
 app.command()(call.call)
 app.add_typer(budget.app, name="budget")
+app.add_typer(runs.app, name="runs")
 app.add_typer(services.app, name="services")
 app.command()(usage.usage)
 app.command()(reconcile.reconcile)

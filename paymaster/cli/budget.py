@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         WindowStatus,
     )
 
+SHOWN_MAX = 20
+"""Of the accounts that there are, where one is asked for that is not there."""
+
 app = typer.Typer(help="Show the accounts, raise or set a cap, see who did.", no_args_is_help=True)
 
 app.command()(log)
@@ -55,7 +58,8 @@ def show(
 ) -> None:
     """Caps, posted and pending money, what is available, and parked calls."""
     status = run_async(ledger_status(command_settings(config)))
-    accounts = status.accounts if account is None else (_find(status, account),)
+    others = tuple(each for each in status.accounts if each.run is None)  # `paymaster runs list` has the runs
+    accounts = others if account is None else (_find(status, account),)
     if as_json:
         print_json(
             {
@@ -197,8 +201,12 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
     for each in status.accounts:
         if each.account == _full_name(account):
             return each
-    known = ", ".join(each.account for each in status.accounts)
-    raise CommandError(f"the ledger has no account {_full_name(account)}; it has {known or 'none'}")
+    known = sorted(each.account for each in status.accounts)
+    more = f" and {len(known) - SHOWN_MAX} more" if len(known) > SHOWN_MAX else ""
+    raise CommandError(
+        f"the ledger has no account {_full_name(account)}; it has {', '.join(known[:SHOWN_MAX]) or 'none'}{more}. A "
+        f"template's is there while somebody uses it: `paymaster usage --budget {account}` shows what it has spent"
+    )
 
 
 def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:

@@ -32,7 +32,7 @@ async def tell_ledger(
 ) -> AnswerT:
     """The ledger's answer to what an admin commands. Raises CommandError, also for what the ledger refuses."""
     from paymaster.errors import LedgerNotFound
-    from paymaster.messages.temporal_names import RAISE_CAP
+    from paymaster.messages.temporal_names import RAISE_CAP, RAISE_RUN
 
     ledger = await connect_ledger(settings)
     with admin_errors():
@@ -46,7 +46,7 @@ async def tell_ledger(
             if error.command_id is None:
                 raise
             again = "to give it again does no harm"
-            if action == RAISE_CAP.name:
+            if action in (RAISE_CAP.name, RAISE_RUN.name):
                 again = f"give it again with --command-id {error.command_id}, and it is carried out once"
             raise CommandError(f"{error}\nNobody knows whether the command was carried out; {again}.") from None
 
