@@ -1,0 +1,380 @@
+"""Two desks that get the same commands, one of them cut before each, and a model that judges what they answer."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from desk_model import (
+    HOLD_EXPIRES_AFTER_MS,
+    START_MS,
+    HeldMoney,
+    Model,
+    Place,
+    T,
+    Waiting,
+    bound_of,
+    charged,
+    window_name,
+)
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
+from paymaster.admission.desk import Desk
+from paymaster.admission.parked_call import CLAIM_AFTER_MS
+from paymaster.admission.state import DeskState
+from paymaster.messages import (
+    Answer,
+    CallMessage,
+    Command,
+    Denied,
+    Ended,
+    ExpiredHold,
+    Grant,
+    Granted,
+    LoadedSpend,
+    Notice,
+    Parked,
+    ParkedAnswer,
+    Reserve,
+    Settle,
+    Settled,
+    UnknownHold,
+    Void,
+    Window,
+    Withdrawn,
+)
+from paymaster.values.windows import WINDOWS
+
+
+class DeskJudge(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock_ms = START_MS
+        self.model = Model()
+        self.desk = Desk(DeskState(ledger="default", epoch="this run"))
+        self.cut_desk = Desk.load(self.desk.dump())
+        self.messages: dict[int, CallMessage] = {}
+        self.notices: dict[int, Notice] = {}
+        self.last_sequence = 0
+        self.sent: list[Command] = []
+        self.calls = 0
+        self.configurations = 0
+        self.spend: LoadedSpend | None = None
+        """What was read from the database and has not arrived yet."""
+        self.looked = False
+        """The desk has looked at the queue since something was freed last."""
+
+    # ------------------------------------------------------------ both desks, and what they say
+
+    def in_doubt(self) -> bool:
+        """Time jumped by more than an hour, and what was due meanwhile gets some minutes more."""
+        doubted_until_ms = self.desk.state.clock.doubted_until_ms
+        assert doubted_until_ms <= self.model.now_ms + DOUBT_MS
+        return self.model.now_ms < doubted_until_ms
+
+    def in_state(self, state: str) -> list[HeldMoney]:
+        return [hold for hold in self.model.holds.values() if hold.state == state]
+
+    def voidable(self) -> list[str]:
+        """What a call voids: a hold that it got and did not use, in time or late, and its place in the queue."""
+        held = [hold.grant.hold_id for hold in self.model.holds.values() if hold.runs]
+        return held + [waiting.request.hold_id for waiting in self.model.queue]
+
+    def both(self, do: Callable[[Desk], T]) -> T:
+        """Acts on the desk, and on the one that is cut and restored first; both must give one answer."""
+        self.cut_desk = Desk.load(self.cut_desk.dump())
+        answer, cut_answer = do(self.desk), do(self.cut_desk)
+        assert answer == cut_answer, "a desk that was cut and restored answers otherwise"
+        now_ms = self.desk.state.now_ms
+        if now_ms < self.model.now_ms:
+            assert now_ms == self.clock_ms <= self.model.now_ms - BEHIND_MS, "the desk's time goes back without need"
+            self.model.go_back(now_ms)
+        assert now_ms == max(self.model.now_ms, self.clock_ms)
+        self.model.now_ms = now_ms
+        return answer
+
+    def let_time_pass(self) -> None:
+        self.both(lambda desk: desk.advance(self.clock_ms))
+        self.after_a_look()
+
+    def after_a_look(self) -> None:
+        """The desk has let time pass and looked at the queue."""
+        self.take_in_outbox()
+        self.check_queue()
+        self.looked = True
+
+    def send(self, command: Command) -> None:
+        self.let_time_pass()
+        self.sent.append(command)
+        answer = self.both(lambda desk: desk.handle(command, self.clock_ms))
+        match command:
+            case Reserve():
+                self.judge_reserve(command, answer)
+            case Settle():
+                self.judge_settle(command, answer)
+            case Void():
+                self.judge_void(command, answer)
+        self.take_in_outbox()
+        self.looked = isinstance(command, Reserve)
+
+    def take_in_gates(self) -> None:
+        self.model.gates = {service.service: service for service in self.desk.status().services}
+
+    def take_in_outbox(self) -> None:
+        """Whom the desk answered by itself, and which holds it gave up."""
+        outbox = self.desk.state.outbox
+        new = [item for item in (*outbox.messages, *outbox.notices) if item.sequence > self.last_sequence]
+        for item in sorted(new, key=lambda item: item.sequence):
+            assert item.sequence > self.last_sequence, "two items of the outbox have one number"
+            self.last_sequence = item.sequence
+            if isinstance(item, ParkedAnswer | Withdrawn):
+                self.messages[item.sequence] = item
+            else:
+                self.notices[item.sequence] = item
+            match item:
+                case ExpiredHold(settled=True):
+                    hold = self.model.holds[item.grant.hold_id]
+                    assert hold.expired, f"{item.grant.hold_id} never expired"
+                    assert hold.state != "pending", f"{item.grant.hold_id} is corrected, and still {hold.state}"
+                case ExpiredHold():
+                    hold = self.model.holds[item.grant.hold_id]
+                    assert hold.state == "pending", f"{item.grant.hold_id} expired after it was {hold.state}"
+                    assert item.grant == hold.grant
+                    assert hold.grant.expires_at_ms <= self.model.now_ms, "expired too early"
+                    hold.state, hold.posted_nanos, hold.expired = "unconfirmed", hold.grant.bound_nanos, True
+                case ParkedAnswer(answer=Granted() as granted):
+                    waiting = self.leave_queue(granted.grant.hold_id)
+                    assert item.call == waiting.request.call
+                    for other in self.model.queue:
+                        if other.is_ahead_of(waiting.request, waiting.arrival):
+                            assert not self.model.open_candidates(other.request, other.arrival), (
+                                f"{granted.grant.hold_id} was served before {other.request.hold_id}, which is ahead"
+                            )
+                    self.judge_grant(waiting.request, waiting.arrival, granted.grant)
+                case ParkedAnswer(answer=Denied() as denied):
+                    waiting = self.leave_queue(denied.hold_id)
+                    assert item.call == waiting.request.call
+                    self.judge_denial(waiting.request, waiting.arrival, denied, waited=True)
+                case Withdrawn():
+                    assert self.model.holds[item.hold_id].state == "pending", "withdrawn after its end"
+                case _:
+                    pass  # what is only said, and moves no money
+
+    def leave_queue(self, hold_id: str) -> Waiting:
+        waiting = next(w for w in self.model.queue if w.request.hold_id == hold_id)
+        self.model.queue.remove(waiting)
+        return waiting
+
+    # ------------------------------------------------------------ judging answers
+
+    def judge_reserve(self, request: Reserve, answer: Answer) -> None:
+        model, hold_id = self.model, request.hold_id
+        if hold := model.holds.get(hold_id):
+            if hold.state == "pending":
+                assert answer == Granted(grant=hold.grant), "a repeated reserve gets the same grant"
+            else:
+                assert answer == Ended(hold_id=hold_id), f"{hold_id} is over and was answered {answer.kind}"
+            return
+        if waiting := next((w for w in model.queue if w.request.hold_id == hold_id), None):
+            assert isinstance(answer, Parked)
+            assert answer.deadline_at_ms == waiting.request.deadline_at_ms
+            return
+        if hold_id in model.over:
+            at_ms, denied = model.over[hold_id]
+            same = denied or Ended(hold_id=hold_id)
+            assert answer == same or (not model.is_recent(at_ms) and isinstance(answer, Ended)), (
+                f"{hold_id} is over and was answered {answer.kind}"
+            )
+            return
+        arrival = model.arrivals = model.arrivals + 1
+        match answer:
+            case Granted():
+                self.judge_grant(request, arrival, answer.grant)
+            case Denied():
+                self.judge_denial(request, arrival, answer, waited=False)
+            case Parked():
+                assert answer.deadline_at_ms == request.deadline_at_ms
+                assert len(model.queue) < model.max_parked, "parked in a full queue"
+                model.queue.append(Waiting(request, arrival, model.now_ms))
+                model.queue.sort(key=lambda w: (-w.request.priority, w.arrival))
+                self.check_queue()
+            case _:
+                assert isinstance(answer, Ended)
+                assert not model.is_recent(request.asked_at_ms), "a fresh id is refused only when it may be forgotten"
+
+    def judge_grant(self, request: Reserve, arrival: int, grant: Grant) -> None:
+        model = self.model
+        assert grant.hold_id == request.hold_id
+        assert grant.hold_id not in model.holds, f"{grant.hold_id} was granted twice"
+        assert grant.hold_id not in model.over, f"{grant.hold_id} was granted after it had ended"
+        chosen = next(
+            number
+            for number, c in enumerate(request.candidates)
+            if (c.service, c.model, c.price, c.max_output_tokens)
+            == (grant.service, grant.model, grant.price, grant.max_output_tokens)
+        )
+        assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
+        assert not [n for n in model.open_candidates(request, arrival) if n < chosen], "an earlier candidate fitted"
+        self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service))
+        assert grant.bound_nanos == bound_of(request, request.candidates[chosen])
+        assert grant.granted_at_ms == model.now_ms
+        assert grant.expires_at_ms == model.now_ms + HOLD_EXPIRES_AFTER_MS
+        hold = HeldMoney(grant, charged(request.budgets, grant.service))
+        model.holds[grant.hold_id] = hold
+        assert not model.loading, "granted before it was known what had been spent"
+        for account, window, cap in model.capped(hold.accounts):
+            held = model.posted(account, window) + model.pending(account, window)
+            assert held <= cap, f"a grant took {account} ({window}) over its cap"
+        for account, most in model.limited(hold.accounts):
+            assert model.running(account) <= most, f"too many calls at once in {account}"
+
+    def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
+        """One ahead whose money was spent meanwhile waits for that, and nothing is kept for it any more."""
+        for ahead in self.model.queue:
+            if ahead.is_ahead_of(request, arrival) and self.model.busy_candidates(ahead.request):
+                kept = ahead.kept.intersection(accounts)
+                assert not kept, f"{request.hold_id} took what was kept in {kept} for {ahead.request.hold_id}"
+
+    def judge_denial(self, request: Reserve, arrival: int, denied: Denied, *, waited: bool) -> None:
+        model, verdicts = self.model, set(self.model.verdicts(request))
+        assert denied.hold_id == request.hold_id
+        # The clock may have jumped over a deadline and over the window's end after it: then the call came too late.
+        too_late = waited and denied.reason == "waited_too_long"
+        assert too_late or not model.open_candidates(request, arrival), (
+            f"denied ({denied.reason}) though a candidate fits"
+        )
+        match denied.reason:
+            case "cap_reached":
+                assert request.on_exhausted == "fail"
+                assert not verdicts & {"held", "fits"}, "denied while only holds are in the way"
+                assert "gone" in verdicts
+            case "breaker_open":
+                assert not verdicts & {"held", "fits", "gone"}, "denied though waiting would help"
+                assert "open" in verdicts
+            case "queue_full":
+                assert len(model.queue) >= model.max_parked
+            case "waited_too_long":
+                assert request.deadline_at_ms <= model.now_ms, "denied before its deadline"
+            case _:
+                assert verdicts <= {"never"}, f"denied ({denied.reason}) though waiting would help"
+        model.over[request.hold_id] = (model.now_ms, denied)
+
+    def judge_settle(self, command: Settle, answer: Answer) -> None:
+        self.take_in_gates()
+        hold = self.model.holds.get(command.hold_id)
+        if hold is None and command.epoch == "another run":
+            assert answer == Settled(hold_id=command.hold_id), "its entries are stored: they will be read"
+            self.model.loading = True
+            return
+        if hold is None or hold.state == "voided":
+            at_ms = self.model.over.get(command.hold_id, (None, None))[0] if hold is None else hold.ended_at_ms
+            if at_ms is not None and self.model.is_recent(at_ms):
+                assert answer == UnknownHold(hold_id=command.hold_id), f"nothing to settle, answered {answer.kind}"
+            elif answer == Settled(hold_id=command.hold_id):  # unknown or forgotten: its entries tell what is right
+                self.model.loading = True
+            else:
+                assert at_ms is not None, f"nobody knows {command.hold_id}, answered {answer.kind}"
+            return
+        if hold.state == "posted" and not self.model.is_recent(hold.ended_at_ms):
+            self.model.loading = any(account.loading for account in self.desk.ledger.accounts.values())
+        assert isinstance(answer, Settled), f"a {hold.state} hold was settled, answered {answer.kind}"
+        if hold.state != "posted":
+            hold.posted_nanos, hold.settled = command.cost_nanos, True
+            hold.state, hold.ended_at_ms = "posted" if command.confirmed else "unconfirmed", self.model.now_ms
+        if not self.model.loading:
+            for notice in answer.notices:
+                posted = self.model.posted(notice.account, notice.window)
+                pending = self.model.pending(notice.account, notice.window)
+                assert (notice.posted_nanos, notice.pending_nanos) == (posted, pending), "the notice is wrong"
+
+    def judge_void(self, command: Void, answer: Answer) -> None:
+        self.take_in_gates()
+        model, hold_id = self.model, command.hold_id
+        assert isinstance(answer, Settled), f"void was answered {answer.kind}"
+        hold = model.holds.get(hold_id)
+        if hold is None:
+            if any(waiting.request.hold_id == hold_id for waiting in model.queue):
+                self.leave_queue(hold_id)
+            model.over.setdefault(hold_id, (model.now_ms, None))
+        elif hold.state in ("pending", "unconfirmed"):
+            hold.state, hold.posted_nanos, hold.ended_at_ms = "voided", 0, model.now_ms
+
+    # ------------------------------------------------------------ what holds after every step
+
+    def check_queue(self) -> None:
+        """After the desk has let time pass and looked at the queue."""
+        model = self.model
+        in_doubt = self.in_doubt()
+        for hold in self.in_state("pending"):
+            is_over = hold.grant.expires_at_ms <= model.now_ms
+            assert in_doubt or not is_over, f"{hold.grant.hold_id} is pending after its time"
+        for waiting in model.queue:
+            request, verdicts = waiting.request, set(model.verdicts(waiting.request))
+            assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
+            assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
+            assert verdicts != {"never"}, f"{request.hold_id} is parked though it can never fit"
+            if not model.busy_candidates(request):
+                waiting.busy_since_ms, waiting.kept = None, frozenset()
+                assert request.on_exhausted == "wait", f"{request.hold_id} is to fail on exhausted and waits for money"
+            elif model.loading or model.may_be_shut(request):
+                waiting.busy_since_ms, waiting.kept = None, frozenset()
+            elif waiting.busy_since_ms is None:
+                waiting.busy_since_ms = model.now_ms
+            elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
+                parked = self.desk.queue.get(request.hold_id)
+                assert parked is not None
+                assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
+                assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
+                waiting.kept = parked.keeps
+
+    @invariant()
+    def books_agree_with_the_model(self) -> None:
+        self.take_in_gates()
+        self.read_what_was_spent()
+        model, status = self.model, self.desk.status()
+        seen: set[Place] = set()
+        for account in status.accounts:
+            assert account.loading == model.loading
+            for line in account.windows:
+                place = account.account, line.window
+                seen.add(place)
+                assert line.cap_nanos == model.cap(place), f"cap of {place}"
+                assert line.pending_nanos == model.pending(*place), f"pending in {place}"
+                assert model.loading or line.posted_nanos == model.posted(*place), f"posted in {place}"
+            for limit in account.limits:
+                assert limit.used == model.running(account.account), f"calls at once in {account.account}"
+        assert seen >= model.caps.keys(), "a capped account is not shown"
+        assert status.holds == len(self.in_state("pending"))
+        assert status.unconfirmed == len(self.in_state("unconfirmed"))
+        assert status.parked == len(model.queue)
+        assert status.outbox == len(self.messages) + len(self.notices)
+
+    @invariant()
+    def a_cut_changes_nothing(self) -> None:
+        if self.desk.dump() != self.cut_desk.dump():
+            names = [f.name for f in fields(DeskState)]
+            other = [name for name in names if getattr(self.desk.state, name) != getattr(self.cut_desk.state, name)]
+            raise AssertionError(f"a desk that was cut and restored has another state: {other or 'in another order'}")
+
+    # ------------------------------------------------------------ the database
+
+    def read_what_was_spent(self) -> None:
+        """Reads like the activity all that is stored, but for the holds that the desk counts itself."""
+        wanted = self.both(lambda desk: desk.to_load())
+        assert (wanted is not None) == self.model.loading
+        if wanted is None or (self.spend is not None and self.spend.number == wanted.number):
+            return
+        known = [self.model.holds[hold_id] for hold_id in wanted.known_holds]
+        posted: dict[str, dict[Window, int]] = {
+            account: {
+                window: self.model.posted(account, window)
+                - sum(
+                    hold.posted_nanos
+                    for hold in known
+                    if account in hold.accounts
+                    and window_name(window, hold.grant.granted_at_ms) == window_name(window, self.model.now_ms)
+                )
+                for window in WINDOWS
+            }
+            for account in wanted.accounts
+        }
+        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted)

@@ -1,0 +1,377 @@
+"""The commands that a desk gets, in any order and any number of times, with the clock jumping over window ends and
+backwards; `DeskJudge` says what must be true after each."""
+
+import sys
+from collections.abc import Sequence
+
+import pytest
+from desk_drawn import (
+    caps,
+    configuration,
+    limits,
+    modes,
+    odd_budgets,
+    odd_candidates,
+    places,
+    tight,
+    usual_budgets,
+    usual_candidates,
+)
+from desk_judge import DeskJudge
+from desk_model import (
+    BUDGETS,
+    HOUR,
+    MINUTE,
+    SECOND,
+    SERVICES,
+    START_MS,
+    UNIT,
+    Cap,
+    Mode,
+    Place,
+    next_end_ms,
+    window_name,
+)
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    initialize,
+    precondition,
+    rule,
+)
+
+from paymaster.messages import (
+    AttemptReport,
+    CallRef,
+    Candidate,
+    Delivery,
+    Granted,
+    ParkedAnswer,
+    PauseService,
+    RaiseCap,
+    Reserve,
+    ResumeService,
+    SetCap,
+    Settle,
+    Void,
+    Window,
+)
+from paymaster.values.money import nanos_to_usd
+
+
+class DeskMachine(DeskJudge):
+    # ------------------------------------------------------------ calls
+
+    @rule(
+        budget=usual_budgets,
+        wanted=st.lists(usual_candidates, min_size=1, max_size=2),
+        mode=modes,
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+        wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR, 48 * HOUR]),
+    )
+    def new_call(
+        self, budget: tuple[str, ...], wanted: list[Candidate], mode: Mode, priority: int, wait_ms: int
+    ) -> None:
+        self.send(self.request(budget, wanted, mode, priority, wait_ms))
+
+    @rule(
+        first=st.lists(usual_candidates, min_size=1, max_size=3),
+        large=usual_candidates,
+        mode=modes,
+        wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR]),
+        jump=st.sampled_from([SECOND, 61 * SECOND, 61 * SECOND, 89 * SECOND]),
+        then=usual_candidates,
+    )
+    def rush(
+        self, first: list[Candidate], large: Candidate, mode: Mode, wait_ms: int, jump: int, then: Candidate
+    ) -> None:
+        """Calls compete for one budget, and another comes later: most of what can go wrong begins like this."""
+        for wanted in first:
+            self.send(self.request(["acme"], [wanted], mode))
+        self.send(self.request(["acme"], [large], mode, wait_ms=wait_ms))
+        self.advance_to(self.clock_ms + jump)
+        self.send(self.request(["acme/team"], [then], mode))
+
+    @rule(
+        budget=odd_budgets,
+        wanted=st.lists(st.one_of(usual_candidates, odd_candidates), max_size=3),
+        mode=modes,
+        wait_ms=st.sampled_from([0, 30 * SECOND, 2 * HOUR]),
+        input_bytes=st.sampled_from([0, 1_777]),
+        void_first=st.booleans(),
+    )
+    def unusual_call(
+        self,
+        budget: tuple[str, ...],
+        wanted: list[Candidate],
+        mode: Mode,
+        wait_ms: int,
+        input_bytes: int,
+        void_first: bool,
+    ) -> None:
+        request = self.request(budget, wanted, mode, 0, wait_ms, input_bytes)
+        if void_first:
+            self.send(Void(hold_id=request.hold_id))
+        self.send(request)
+
+    def request(
+        self,
+        budgets: Sequence[str],
+        wanted: list[Candidate],
+        mode: Mode,
+        priority: int = 0,
+        wait_ms: int = 2 * HOUR,
+        input_bytes: int = 10,
+    ) -> Reserve:
+        self.calls += 1
+        return Reserve(
+            hold_id=f"run-{self.calls}/1",
+            call=CallRef(workflow_id=f"call/{self.calls}", run_id=f"run-{self.calls}"),
+            budget=budgets[0],
+            further_budgets=tuple(budgets[1:]),
+            candidates=tuple(wanted),
+            input_bytes=input_bytes,
+            on_exhausted=mode,
+            deadline_at_ms=self.clock_ms + wait_ms,
+            asked_at_ms=self.clock_ms,
+            priority=priority,
+        )
+
+    @precondition(lambda self: self.in_state("pending"))
+    @rule(
+        data=st.data(),
+        share=st.sampled_from([0, 1, 2, 3, 4, 4, 5, 8]),
+        confirmed=st.sampled_from([True, True, False]),
+        failures=st.sampled_from([0, 0, 0, 1, 2]),
+    )
+    def settle(self, data: st.DataObject, share: int, confirmed: bool, failures: int) -> None:
+        hold = data.draw(st.sampled_from(self.in_state("pending")))
+        self.send(
+            Settle(
+                hold_id=hold.grant.hold_id,
+                cost_nanos=hold.grant.bound_nanos * share // 4,
+                confirmed=confirmed,
+                served=failures == 0,
+                failures=failures,
+                epoch="this run",
+            )
+        )
+
+    @precondition(lambda self: self.in_state("unconfirmed"))
+    @rule(data=st.data(), cost=st.sampled_from([0, 1, UNIT, 2 * UNIT, 5 * UNIT]), confirmed=st.booleans())
+    def settle_what_was_unconfirmed(self, data: st.DataObject, cost: int, confirmed: bool) -> None:
+        hold = data.draw(st.sampled_from(self.in_state("unconfirmed")))
+        self.send(Settle(hold_id=hold.grant.hold_id, cost_nanos=cost, confirmed=confirmed))
+
+    @precondition(lambda self: self.voidable())
+    @rule(data=st.data())
+    def void(self, data: st.DataObject) -> None:
+        self.send(Void(hold_id=data.draw(st.sampled_from(self.voidable()))))
+
+    @rule(what=st.sampled_from(["settle", "void", "settle of an earlier epoch"]))
+    def command_about_an_unknown_hold(self, what: str) -> None:
+        self.calls += 1
+        hold_id = f"run-{self.calls}/1"
+        epoch = "another run" if what == "settle of an earlier epoch" else ""
+        self.send(Void(hold_id=hold_id) if what == "void" else Settle(hold_id=hold_id, cost_nanos=UNIT, epoch=epoch))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        command = data.draw(st.sampled_from(self.sent))
+        if isinstance(command, Reserve) and command.asked_at_ms > self.clock_ms:
+            return  # of a time that has not been yet: the end of it may be forgotten already
+        self.send(command)
+
+    @precondition(lambda self: self.model.holds)
+    @rule(data=st.data(), pause_ms=st.sampled_from([None, None, 10 * SECOND]))
+    def report_failed_attempt(self, data: st.DataObject, pause_ms: int | None) -> None:
+        grant = data.draw(st.sampled_from(list(self.model.holds.values()))).grant
+        report = AttemptReport(hold_id=grant.hold_id, service=grant.service, pause_ms=pause_ms, trips_breaker=True)
+        self.both(lambda desk: desk.report(report, self.clock_ms))
+        self.take_in_outbox()
+        self.looked = False
+
+    # ------------------------------------------------------------ admins and configuration
+
+    @initialize(
+        caps_nanos=caps,
+        concurrent_max=limits,
+        max_parked=st.sampled_from([1, 4, 100]),
+        earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2),
+    )
+    def begin(
+        self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], max_parked: int, earlier: dict[Place, int]
+    ) -> None:
+        self.model.earlier = earlier
+        self.model.loading = True
+        self.configure(caps_nanos, concurrent_max, max_parked)
+
+    @precondition(lambda self: self.desk.state.began)
+    @rule(watched=st.frozensets(st.sampled_from([f"budget:{path}" for path in BUDGETS]), max_size=2))
+    def watch_budgets(self, watched: frozenset[str]) -> None:
+        """And enforce the others."""
+        self.model.watched = watched
+        self.configure(self.model.file_caps, self.model.concurrent_max, self.model.max_parked)
+
+    @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
+    @rule(caps_nanos=caps, concurrent_max=limits, keep=st.booleans(), max_parked=st.sampled_from([4, 100]))
+    def change_configuration(
+        self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], keep: bool, max_parked: int
+    ) -> None:
+        self.configure({**self.model.file_caps, **caps_nanos} if keep else caps_nanos, concurrent_max, max_parked)
+
+    def configure(self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], max_parked: int) -> None:
+        self.configurations += 1
+        config = configuration(caps_nanos, concurrent_max, self.configurations, max_parked, self.model.watched)
+        self.let_time_pass()
+        self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
+        model = self.model
+        for place in {*model.file_caps, *caps_nanos}:
+            if model.file_caps.get(place) != caps_nanos.get(place):
+                model.caps.pop(place, None)
+                if place in caps_nanos:
+                    model.caps[place] = Cap(caps_nanos[place])
+        model.file_caps, model.concurrent_max, model.max_parked = dict(caps_nanos), dict(concurrent_max), max_parked
+        self.take_in_gates()
+        self.after_a_look()
+
+    @precondition(lambda self: self.model.caps)
+    @rule(data=st.data(), by=st.sampled_from([1, UNIT, 2 * UNIT, 4 * UNIT]), lapses=st.booleans())
+    def raise_a_cap(self, data: st.DataObject, by: int, lapses: bool) -> None:
+        self.raise_cap(data.draw(st.sampled_from(sorted(self.model.caps))), by, lapses)
+
+    @rule(place=places, by=st.sampled_from([0, 1, UNIT]))
+    def raise_what_may_not_be_capped(self, place: Place, by: int) -> None:
+        self.raise_cap(place, by, False)
+
+    def raise_cap(self, place: Place, by: int, lapses: bool) -> None:
+        account, window = place
+        change = RaiseCap(account=account, window=window, by=str(nanos_to_usd(by)), until_window_end=lapses)
+        self.let_time_pass()
+        cap = self.model.caps.get(place)
+        if cap is None or by == 0 or (lapses and window == "total"):
+            for desk in (self.desk, self.cut_desk):
+                with pytest.raises(ValueError, match=r"cap|total"):
+                    desk.raise_cap(change, self.clock_ms)
+        else:
+            answer = self.both(lambda desk: desk.raise_cap(change, self.clock_ms))
+            if lapses:
+                cap.lapsing.append((window_name(window, self.model.now_ms), by))
+            else:
+                cap.nanos += by
+            assert answer.cap_nanos == self.model.cap(place), "the answer to raise_cap is not the new cap"
+        self.after_a_look()
+
+    @rule(place=places, to=st.one_of(tight, st.sampled_from([0, UNIT])))
+    def set_cap(self, place: Place, to: int) -> None:
+        change = SetCap(account=place[0], window=place[1], to=str(nanos_to_usd(to)))
+        self.let_time_pass()
+        answer = self.both(lambda desk: desk.set_cap(change, self.clock_ms))
+        self.model.caps[place] = Cap(to)
+        assert answer.cap_nanos == to
+        self.after_a_look()
+
+    @rule(service=st.sampled_from(SERVICES), pause=st.booleans())
+    def pause_or_resume(self, service: str, pause: bool) -> None:
+        self.let_time_pass()
+        if pause:
+            self.both(lambda desk: desk.pause_service(PauseService(service=service), self.clock_ms))
+        else:
+            self.both(lambda desk: desk.resume_service(ResumeService(service=service), self.clock_ms))
+        self.take_in_gates()
+        self.take_in_outbox()
+        self.looked = False
+
+    # ------------------------------------------------------------ the database
+
+    @rule()
+    def reload(self) -> None:
+        self.let_time_pass()
+        self.both(lambda desk: desk.reload(self.clock_ms))
+        self.model.loading = True
+
+    @precondition(lambda self: self.spend is not None)
+    @rule()
+    def spend_arrives(self) -> None:
+        spend = self.spend
+        assert spend is not None
+        self.spend = None
+        self.let_time_pass()
+        wanted = self.desk.to_load()
+        self.both(lambda desk: desk.loaded(spend, self.clock_ms))
+        self.model.loading = wanted is not None and wanted.number != spend.number
+        self.model.began = self.model.began or not self.model.loading
+        self.after_a_look()
+
+    # ------------------------------------------------------------ time and deliveries
+
+    @rule(jump=st.sampled_from([0, 1, SECOND, 29 * SECOND, MINUTE, 61 * SECOND, 61 * SECOND, 5 * MINUTE]))
+    def time_passes(self, jump: int) -> None:
+        self.advance_to(self.clock_ms + jump)
+
+    @rule(window=st.sampled_from(["minute", "minute", "hour", "day", "month"]), offset_ms=st.sampled_from([-1, 0, 1]))
+    def window_ends(self, window: Window, offset_ms: int) -> None:
+        self.advance_to(next_end_ms(window, self.clock_ms) + offset_ms)
+
+    @rule()
+    def almost_an_hour_passes(self) -> None:
+        self.advance_to(self.clock_ms + HOUR - 30 * SECOND)
+
+    @rule(back_ms=st.sampled_from([1, MINUTE, 2 * HOUR]))
+    def clock_goes_back(self, back_ms: int) -> None:
+        self.advance_to(self.clock_ms - back_ms)
+
+    @precondition(lambda self: self.desk.due_ms < START_MS * 2)
+    @rule()
+    def desk_wakes_by_itself(self) -> None:
+        self.advance_to(max(self.clock_ms, self.desk.due_ms))
+
+    def advance_to(self, clock_ms: int) -> None:
+        self.clock_ms = clock_ms
+        due_ms, messages, holds = self.desk.due_ms, len(self.messages), len(self.in_state("pending"))
+        was_freed, before_ms = not self.looked, self.model.now_ms
+        self.let_time_pass()
+        if self.model.now_ms < before_ms:
+            return
+        if len(self.messages) > messages or len(self.in_state("pending")) != holds:
+            assert was_freed or due_ms <= self.model.now_ms, "something happened by itself that due_ms did not announce"
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def deliver_messages(self, data: st.DataObject) -> None:
+        fate = {
+            sequence: data.draw(st.sampled_from(["delivered", "gone", "lost"]), label=f"message {sequence}")
+            for sequence in sorted(self.messages)[:3]
+        }
+        gone = tuple(sequence for sequence, what in fate.items() if what == "gone")
+        delivered = tuple(sequence for sequence, what in fate.items() if what == "delivered")
+        self.let_time_pass()
+        self.both(lambda desk: desk.delivered(Delivery(delivered=delivered, gone=gone), self.clock_ms))
+        for sequence in gone:
+            message = self.messages[sequence]
+            if isinstance(message, ParkedAnswer) and isinstance(message.answer, Granted):
+                hold = self.model.holds[message.answer.grant.hold_id]
+                if hold.state == "pending":  # the call never saw it, so nothing was sent
+                    hold.state, hold.ended_at_ms = "voided", self.model.now_ms
+        for sequence in (*gone, *delivered):
+            del self.messages[sequence]
+        self.after_a_look()
+
+    @precondition(lambda self: self.notices)
+    @rule()
+    def store_notices(self) -> None:
+        self.let_time_pass()
+        stored = tuple(self.notices)
+        self.both(lambda desk: desk.delivered(Delivery(delivered=stored), self.clock_ms))
+        self.notices.clear()
+        self.after_a_look()
+
+    def teardown(self) -> None:
+        """Once all waits have passed, no call is parked; what nobody settled is posted at its bound."""
+        if sys.exc_info()[0] is not None:
+            return  # a step failed: that is the news
+        self.advance_to(max(self.clock_ms, self.model.now_ms) + 49 * HOUR)
+        self.advance_to(self.clock_ms + HOUR)  # a jump of two days was not believed at once
+        self.advance_to(self.clock_ms + HOUR)  # what the end of the waits itself let through
+        assert not self.model.queue, "a call waits for ever"
+        assert not self.in_state("pending"), "a hold never ends"
