@@ -36,6 +36,7 @@ from activities.read_piece import ReadPieceActivities
 from activities.recall_parked import RecallParkedActivities
 from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
+from activities.run_roots import RunRoots
 from activities.send_alerts import SendAlertsActivities
 from activities.store_notices import StoreNoticesActivities
 from activities.sweep_bodies import SweepBodiesActivities
@@ -275,7 +276,7 @@ def workers_of(
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
     backlog = Backlog(ledger_client, ledger.name)
-    reservations = ReserveActivities(settings, commits, backlog, findable=findable)
+    reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
     bodies, names = BodyStore(client, engine, ledger.name), storage_names(client.data_converter)
     of_service = [CallServiceActivities(settings.services, keys, connections, reports, bodies, names).call_service]

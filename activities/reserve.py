@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.run_roots import RunRoots
 from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -21,6 +22,7 @@ from paymaster.messages import (
     Reserve,
     ReserveAnswer,
     ReserveRequest,
+    RunTerms,
     Void,
 )
 from paymaster.messages.bounds import check_grant
@@ -29,6 +31,7 @@ from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ModelSettings, Settings, split_candidate
 from paymaster.values.collection import EndedRequests
 from paymaster.values.limits import COUNT_MAX
+from paymaster.values.run_path import check_run_path, run_id_of_root
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
@@ -54,12 +57,19 @@ class ReserveActivities:
     """Local activities of the call workflow."""
 
     def __init__(
-        self, settings: Settings, commits: GroupCommit[Command, Answer], backlog: Backlog, *, findable: bool = False
+        self,
+        settings: Settings,
+        commits: GroupCommit[Command, Answer],
+        backlog: Backlog,
+        roots: RunRoots,
+        *,
+        findable: bool = False,
     ) -> None:
         """`findable`: whether calls may set Paymaster's search attributes."""
         self._settings = settings
         self._commits = commits
         self._backlog = backlog
+        self._roots = roots
         self._findable = findable
         self._ended = EndedRequests()
 
@@ -70,9 +80,26 @@ class ReserveActivities:
         Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
         """
         self._ended.add(request.input_bytes)
-        return Reservation(answer=await self._reserve(request), findable=self._findable)
+        run = await self._run_of(request)
+        try:
+            path = run and check_run_path("/".join((run, *(part.name for part in request.run_parts))))
+        except ValueError as error:
+            denied = Denied(hold_id=request.hold_id, reason="bad_run", detail=str(error))
+            return Reservation(answer=denied, findable=self._findable)
+        answer = await self._reserve(request, path)
+        return Reservation(answer=answer, findable=self._findable, run=path if self._findable else None)
 
-    async def _reserve(self, request: ReserveRequest) -> ReserveAnswer:
+    async def _run_of(self, request: ReserveRequest) -> str | None:
+        """The id of the call's run. Raises RPCError where Temporal does not tell now."""
+        if request.run is not None:
+            return request.run
+        if request.root is not None:
+            return await self._roots.run_of(request.root)
+        if request.run_limits is None and not request.run_parts:
+            return None
+        return run_id_of_root(request.call.workflow_id, request.call.run_id)  # nobody asks for it but a program
+
+    async def _reserve(self, request: ReserveRequest, run: str | None) -> ReserveAnswer:
         if request.plain and not self._settings.encryption.allow_plaintext:
             return Denied(hold_id=request.hold_id, reason="plaintext", detail=_PLAIN)
         ledger = self._settings.ledger
@@ -94,6 +121,8 @@ class ReserveActivities:
             asked_at_ms=request.asked_at_ms,
             priority=request.priority,
             granted_before=request.granted_before,
+            run=run,
+            run_terms=_terms(request),
         )
         try:
             answer = await self._commits.submit(command)
@@ -216,6 +245,15 @@ class ReserveActivities:
         """What the configuration says about a candidate; all defaults when nothing."""
         service, model = split_candidate(name)
         return self._settings.services[service].models.get(model, ModelSettings())
+
+
+def _terms(request: ReserveRequest) -> tuple[RunTerms | None, ...]:
+    if request.run_limits is None and not request.run_parts:
+        return ()
+    return tuple(
+        None if limits is None else limits.terms()
+        for limits in (request.run_limits, *(part.limits for part in request.run_parts))
+    )
 
 
 def _context_tokens(request: ReserveRequest, settings: ModelSettings, output_each: int) -> int | None:

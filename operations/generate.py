@@ -11,12 +11,16 @@ from operations.endpoints import Endpoints, asked_through, message_of, refusal
 from paymaster.calls.request_limits import denial_of
 from paymaster.errors import CallIdReused
 from paymaster.generations import CallHandle, latest_generation
-from paymaster.messages import CALLS_TASK_QUEUE, EndpointRequest, LLMRequest, call_workflow_id
+from paymaster.messages import CALLS_TASK_QUEUE, Asker, EndpointRequest, LLMRequest, call_workflow_id
 from paymaster.messages.temporal_names import CALL_WORKFLOW, generation_id
 from paymaster.observability.temporal_ui import call_details, call_summary
-from paymaster.security.payloads import PLAIN, as_raw, in_plain_text, read_raw
+from paymaster.security.payloads import PLAIN, as_raw, asker_of, from_asker, in_plain_text, read_raw
 from paymaster.settings.tables import EndpointSettings
 from paymaster.values.budget_path import is_within
+from paymaster.values.run_path import check_run_path
+
+_ENDPOINT_CHARACTERS, _RUN_CHARACTERS = 56, 100
+"""Of the id of a run that nobody named: together as long as in Paymaster's own namespace."""
 
 
 class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
@@ -41,7 +45,8 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
         if denied := denial_of(request):
             denied = denied.model_copy(update={"call_id": call_id})
             return nexus.TemporalOperationResult[RawValue].sync(in_plain_text(denied) if is_plain else as_raw(denied))
-        message = in_plain_text(request) if is_plain else as_raw(request)
+        asker = _asker(endpoint, asker_of(input))
+        message = in_plain_text(request, asker=asker) if is_plain else from_asker(request, "", asker)
         generation = 1
         while True:
             generated_id = generation_id(call_id, generation)
@@ -79,7 +84,17 @@ def _through(endpoint: str, settings: EndpointSettings, request: EndpointRequest
             "UNAUTHORIZED",
             f"the endpoint {endpoint!r} gives the routes {', '.join(settings.routes)}, not {request.route!r}",
         )
-    return request.model_copy(update={"budget": request.budget or settings.budget})
+    run = request.run and f"{endpoint}:{request.run}"
+    try:
+        check_run_path("/".join((run or "-", *(part.name for part in request.run_parts))))
+    except ValueError as error:
+        raise refusal("BAD_REQUEST", str(error)) from None
+    return request.model_copy(update={"budget": request.budget or settings.budget, "run": run})
+
+
+def _asker(endpoint: str, said: Asker) -> Asker:
+    """A run counts within its endpoint, as a call id does, and an id of whatever length is one."""
+    return Asker(run=said.run and f"{endpoint[:_ENDPOINT_CHARACTERS]}:{said.run[-_RUN_CHARACTERS:]}")
 
 
 async def _start(

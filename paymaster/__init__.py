@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from paymaster.passed_through import sandbox
     from paymaster.plugin import PaymasterPlugin
+    from paymaster.runs import run_budget
 
 __all__ = [
     "AnswerGone",
@@ -49,6 +50,7 @@ __all__ = [
     "answer_pieces",
     "generate",
     "read_answer",
+    "run_budget",
     "sandbox",
     "try_generate",
 ]
@@ -68,6 +70,7 @@ _HOME = {
     "RunLimits": "messages",
     "Outcome": "messages",
     "PaymasterPlugin": "plugin",
+    "run_budget": "runs",
     "sandbox": "passed_through",
 }
 

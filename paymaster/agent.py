@@ -22,7 +22,8 @@ from paymaster.messages import (
 from paymaster.messages.call_steps import BodyPiece
 from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE, generation_id, generation_of
 from paymaster.observability.temporal_ui import call_details, call_summary
-from paymaster.security.payloads import as_raw, for_reader, read_raw
+from paymaster.runs import asking_workflow, in_current_run
+from paymaster.security.payloads import as_raw, for_reader, from_asker, read_raw
 from paymaster.stored_answers import pieces_of, whole
 
 
@@ -56,7 +57,7 @@ async def try_generate(request: LLMRequest) -> LLMResult:
     if denied := denial_in_agent(request):
         return denied
     call_id = request.call_id or str(workflow.uuid4())
-    request = request.model_copy(update={"call_id": call_id})
+    request = in_current_run(request).model_copy(update={"call_id": call_id})
     generated_id = call_id
     while True:
         try:
@@ -76,7 +77,7 @@ async def _answer_of_child(request: LLMRequest, generated_id: str) -> LLMResult:
     await room_for_start(json_bytes(request))
     answer = await workflow.execute_child_workflow(
         CALL_WORKFLOW.name,
-        for_reader(CALL_WORKFLOW.takes(request), storages_of_agent()),
+        from_asker(CALL_WORKFLOW.takes(request), storages_of_agent(), asking_workflow()),
         id=call_workflow_id(generated_id),
         task_queue=CALLS_TASK_QUEUE,
         result_type=RawValue,

@@ -28,7 +28,8 @@ from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFL
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
-from paymaster.security.payloads import as_raw, for_reader, read_raw
+from paymaster.runs import asking_client, in_current_run
+from paymaster.security.payloads import as_raw, from_asker, read_raw
 from paymaster.security.team_storage import storage_names
 from paymaster.settings import Settings
 from paymaster.stored_answers import pieces_of, whole
@@ -108,14 +109,14 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
     if denied := denial_of(request, STORED_REQUEST_BYTES_MAX if storages else REQUEST_BYTES_MAX):
         raise CallDenied(denied)
     call_id = request.call_id or str(uuid4())
-    request = request.model_copy(update={"call_id": call_id})
+    request = in_current_run(request).model_copy(update={"call_id": call_id})
     generation = 1
     while True:
         generated_id = generation_id(call_id, generation)
         try:
             started = await client.start_workflow(
                 CALL_WORKFLOW.name,
-                for_reader(CALL_WORKFLOW.takes(request), storages),
+                from_asker(CALL_WORKFLOW.takes(request), storages, asking_client(client.namespace)),
                 id=call_workflow_id(generated_id),
                 task_queue=CALLS_TASK_QUEUE,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

@@ -19,7 +19,8 @@ from paymaster.errors import AnswerGone, completed_or_raise
 from paymaster.messages import BodyPiece, EndpointRequest, LLMRequest, LLMResult, json_bytes
 from paymaster.messages.temporal_names import GENERATE_OPERATION, NEXUS_SERVICE, READ_PIECE_OPERATION
 from paymaster.observability.temporal_ui import call_summary
-from paymaster.security.payloads import as_raw, read_raw
+from paymaster.runs import asking_from_elsewhere, in_current_run
+from paymaster.security.payloads import as_raw, from_asker, read_raw
 from paymaster.stored_answers import pieces_of, whole
 
 __all__ = ["EndpointRequest", "PaymasterService", "answer_pieces", "generate", "read_answer", "try_generate"]
@@ -60,11 +61,13 @@ async def try_generate(request: LLMRequest, *, endpoint: str) -> LLMResult:
     """
     if denied := denial_of(request):
         return denied
+    request = in_current_run(request)
     paymaster = workflow.create_nexus_client(service=NEXUS_SERVICE, endpoint=endpoint)
     async with place_for_operation():
         await room_for_start(json_bytes(request))
+        asked = from_asker(request, "", asking_from_elsewhere())
         answer = await paymaster.execute_operation(
-            GENERATE_OPERATION, as_raw(request), output_type=RawValue, summary=call_summary(request)
+            GENERATE_OPERATION, asked, output_type=RawValue, summary=call_summary(request)
         )
     return read_raw(answer, LLMResult)
 

@@ -15,6 +15,7 @@ from paymaster.keys.ring import key_source
 from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
 from paymaster.messages.temporal_names import STORAGES_FUNCTION
 from paymaster.passed_through import failure_types, with_sandbox
+from paymaster.run_headers import RunHeaders
 from paymaster.security.composition import ComposedConverter, composed
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.payloads import PaymasterPayloadConverter
@@ -37,9 +38,10 @@ class PaymasterPlugin(SimplePlugin):
     """Give it to `Client.connect(plugins=[PaymasterPlugin()])`; workers of that client have it too.
 
     It encrypts payloads where that is configured, keeps known keys out of failures, and lets workflow code import
-    `paymaster`, and the SDKs over it, without the sandbox's copy. What the client has stays: payload converter, codec,
-    failure converter and external storage, also those of other plugins, before or after this one. A client that has no
-    payload converter of its own gets Pydantic's.
+    `paymaster`, and the SDKs over it, without the sandbox's copy. What `run_budget` says reaches the activities and
+    child workflows that are started within. What the client has stays: payload converter, codec, failure converter and
+    external storage, also those of other plugins, before or after this one. A client that has no payload converter of
+    its own gets Pydantic's.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -69,6 +71,7 @@ class PaymasterPlugin(SimplePlugin):
         if names:
             config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
         if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
+            config["interceptors"] = [*config.get("interceptors", ()), RunHeaders()]
             types = config.get("workflow_failure_exception_types", ())
             config["workflow_failure_exception_types"] = [*types, *failure_types()]
         return config

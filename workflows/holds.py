@@ -35,6 +35,8 @@ class Holds:
         self.waited_ms = 0
         self.findable = False
         """Whether the namespace has Paymaster's search attributes."""
+        self.run: str | None = None
+        """The run that it counts for, where it has that one too."""
 
     # ------------------------------------------------------------ signals
 
@@ -94,7 +96,7 @@ class Holds:
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
             self.asked = True
-            self.findable = reservation.findable
+            self.findable, self.run = reservation.findable, reservation.run
             return reservation.answer
         except exceptions.FailureError as error:
             await self._confirm_task_ownership("the ledger did not answer")

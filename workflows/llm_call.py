@@ -31,7 +31,7 @@ from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECOR
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
-from paymaster.security.payloads import PLAIN, for_reader, in_plain_text, storages_of
+from paymaster.security.payloads import PLAIN, asker_of, for_reader, in_plain_text, storages_of
 from workflows.call_failures import failure_of
 from workflows.call_requests import request_of
 from workflows.holds import Holds, duration_ms, ms_of, now_ms
@@ -58,6 +58,9 @@ class LLMCallWorkflow:
         self._request, self._denial = request_of(message)
         self._came_plain = PLAIN in message.payload.metadata
         self._storages = storages_of(message)
+        self._asker = asker_of(message)
+        root = info.root and CallRef(workflow_id=info.root.workflow_id, run_id=info.root.run_id)
+        self._root = root or self._asker.workflow
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
         self._holds = Holds(self._question, on_parked=lambda: self._make_findable("parked"))
         self._sending: workflow.ActivityHandle[Completion] | None = None
@@ -165,6 +168,10 @@ class LLMCallWorkflow:
             granted_before=self._grant is not None,
             # A call that has asked goes on, also if encryption is turned on meanwhile.
             plain=self._came_plain and not self._holds.asked,
+            run=request.run or self._asker.run,
+            root=None if request.run or self._asker.run else self._root,
+            run_limits=request.run_limits,
+            run_parts=request.run_parts,
         )
 
     # ------------------------------------------------------------ call
@@ -246,8 +253,8 @@ class LLMCallWorkflow:
     def _make_findable(self, outcome: str) -> None:
         """One event, in the same task as what it tells of; none where the attributes are not registered."""
         if self._holds.findable:
-            budget, cost = self._request.budgets[0], self._cost_nanos
-            workflow.upsert_search_attributes(call_attributes(budget, outcome, self._grant, cost))
+            budget, cost, run = self._request.budgets[0], self._cost_nanos, self._holds.run
+            workflow.upsert_search_attributes(call_attributes(budget, outcome, self._grant, cost, run))
 
     def live_details(self) -> str:
         """Where the call is now, for whoever looks at it in the Temporal UI."""

@@ -31,6 +31,7 @@ from paymaster.messages.backlog_steps import (
 )
 from paymaster.messages.base import DefaultT, Message, added, json_bytes
 from paymaster.messages.call_steps import (
+    Asker,
     BodyPiece,
     Completion,
     Deferred,
@@ -120,6 +121,7 @@ from paymaster.messages.results import (
 from paymaster.messages.runs import (
     RunLimits,
     RunPart,
+    RunScope,
     RunTerms,
 )
 from paymaster.messages.status import (
@@ -199,6 +201,7 @@ __all__ = [
     "Alerts",
     "Answer",
     "AnswerBatch",
+    "Asker",
     "Attempt",
     "AttemptReport",
     "AttemptReports",
@@ -272,6 +275,7 @@ __all__ = [
     "RetrySettings",
     "RunLimits",
     "RunPart",
+    "RunScope",
     "RunState",
     "RunTerms",
     "ServiceCall",

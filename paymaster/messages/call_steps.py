@@ -11,10 +11,20 @@ from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
+from paymaster.messages.runs import RunId, RunLimits, RunPart
 from paymaster.messages.wire import Dialect, StoredBody, WireAnswer
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.limits import BODY_PIECES_MAX
 from paymaster.values.money import TokenUsage
+
+
+class Asker(Message):
+    """Who asks for a call, for the run that it counts for. In the metadata of the request's payload."""
+
+    run: RunId | None = None
+    """The run's id. None: it has to be looked up, or there is none."""
+    workflow: CallRef | None = None
+    """The workflow whose activity asks."""
 
 
 class ReserveRequest(Message):
@@ -59,6 +69,12 @@ class ReserveRequest(Message):
     """The call had a grant already; this is for a further attempt."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
+    run: str | None = added(None)
+    """The id of the run that the call counts for. None: `root` says whose it is."""
+    root: CallRef | None = added(None)
+    """The workflow whose run it is, or that of its root. None: nobody's."""
+    run_limits: RunLimits | None = added(None)
+    run_parts: tuple[RunPart, ...] = added(())
 
 
 class Reservation(Message):
@@ -68,6 +84,8 @@ class Reservation(Message):
     findable: bool = False
     """The namespace has Paymaster's search attributes, so that the call may set them. Here, because what a workflow
     does must follow from its history, and not from the worker that it happens to run on."""
+    run: str | None = added(None)
+    """The path of the run that the call counts for, where it may set that. None: it may not, or there is none."""
 
 
 class ServiceCall(Message):

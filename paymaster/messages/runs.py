@@ -94,3 +94,13 @@ class RunPart(Message):
 
     name: RunId
     limits: RunLimits
+
+
+class RunScope(Message):
+    """What a `run_budget`, and those around it, say of the calls within."""
+
+    run: RunId | None = None
+    """None: the run follows from the workflow that asks."""
+    limits: RunLimits | None = None
+    parts: tuple[RunPart, ...] = ()
+    """Outermost first."""

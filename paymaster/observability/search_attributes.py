@@ -25,7 +25,9 @@ OUTCOME = SearchAttributeKey.for_keyword("PaymasterOutcome")
 """`completed`, `denied`, `unavailable` or `cancelled`; while it runs `parked`, once it had to wait."""
 COST_USD = SearchAttributeKey.for_float("PaymasterCostUsd")
 """To find calls by, not to sum up: a server with an SQL database keeps five decimals."""
-ALL: tuple[SearchAttributeKey[Any], ...] = (BUDGET, SERVICE, MODEL, OUTCOME, COST_USD)
+RUN = SearchAttributeKey.for_keyword("PaymasterRun")
+"""The path of the run that the call counts for. Not set where there is none."""
+ALL: tuple[SearchAttributeKey[Any], ...] = (BUDGET, SERVICE, MODEL, OUTCOME, COST_USD, RUN)
 
 _KEYWORD_CHARACTERS_MAX = 255
 """What the columns of a server with an SQL database take; a longer value would be tried there for ever."""
@@ -36,7 +38,7 @@ class SearchAttributesMissing(RuntimeError):
 
 
 def call_attributes(
-    budget: str, outcome: str, grant: Grant | None, cost_nanos: int
+    budget: str, outcome: str, grant: Grant | None, cost_nanos: int, run: str | None
 ) -> list[SearchAttributeUpdate[Any]]:
     """What a call sets. `grant`: of its last attempt; None: nothing was sent yet."""
     attributes: list[SearchAttributeUpdate[Any]] = [
@@ -44,6 +46,8 @@ def call_attributes(
         OUTCOME.value_set(outcome),
         COST_USD.value_set(float(nanos_to_usd(cost_nanos))),
     ]
+    if run is not None:
+        attributes.append(RUN.value_set(_keyword(run)))
     if grant is not None:
         attributes += [SERVICE.value_set(_keyword(grant.service)), MODEL.value_set(_keyword(grant.model))]
     return attributes

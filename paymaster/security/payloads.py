@@ -15,7 +15,7 @@ from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter, Pydan
 from temporalio.converter import CompositePayloadConverter, EncodingPayloadConverter
 
 from paymaster.keys.api_key import KeyUnavailable
-from paymaster.messages import ENCRYPTED, Configure
+from paymaster.messages import ENCRYPTED, Asker, Configure
 from paymaster.messages.bounds import check_text, may_come_from_anybody
 from paymaster.messages.config_reading import read_configure
 from paymaster.values.json_reading import check_levels, check_values
@@ -30,6 +30,9 @@ could read nothing else."""
 STORAGE = "paymaster-storage"
 """Metadata of a request: the names of the external storages from which whoever asks reads an answer, with commas
 between them. Of its result likewise."""
+ASKER = "paymaster-asker"
+"""Metadata of a request: who asks. A worker that does not know it leaves it alone."""
+_ASKER_BYTES_MAX = 4_096
 _LONG = 64 * 1024
 """Bytes of JSON from which on its data is made before it is validated. While Pydantic reads JSON itself, each error has
 a copy made of the whole input, and a large object that lacks ten fields has ten errors."""
@@ -177,9 +180,26 @@ def storages_of(message: RawValue) -> str:
     return message.payload.metadata.get(STORAGE, b"").decode(errors="replace")
 
 
-def in_plain_text(message: object, storages: str = "") -> RawValue:
+def from_asker(request: object, storages: str, asker: Asker) -> RawValue:
+    """A request with who asks, and the external storages that it reads."""
+    raw = for_reader(request, storages)
+    if asker != Asker():
+        raw.payload.metadata[ASKER] = asker.model_dump_json(exclude_defaults=True).encode()
+    return raw
+
+
+def asker_of(message: RawValue) -> Asker:
+    """Who sent this request, as far as it says so."""
+    said = message.payload.metadata.get(ASKER, b"{}")
+    try:
+        return Asker.model_validate_json(said if len(said) <= _ASKER_BYTES_MAX else b"")
+    except ValueError:
+        return Asker()
+
+
+def in_plain_text(message: object, storages: str = "", asker: Asker | None = None) -> RawValue:
     """A message that is not encoded, also where everything else is. `storages`: those that its receiver reads."""
-    raw = for_reader(message, storages)
+    raw = from_asker(message, storages, asker or Asker())
     raw.payload.metadata[PLAIN] = b"1"
     return raw
 

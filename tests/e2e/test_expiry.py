@@ -12,6 +12,7 @@ from stored_rows import entries_of_call
 from temporalio.testing import ActivityEnvironment
 
 from activities.reserve import ReserveActivities
+from activities.run_roots import RunRoots
 from paymaster import LLMRequest, Outcome
 from paymaster.client import Backlog, start
 from paymaster.devstack import EmbeddedStack
@@ -112,7 +113,8 @@ async def test_a_hold_that_is_given_back_late_is_charged_nowhere(site: Site, ser
     commits = GroupCommit[Command, Answer](
         lambda commands: site.ledger.apply(commands, config), size_of=lambda command: len(command.model_dump_json())
     )
-    reservations = ReserveActivities(site.settings, commits, Backlog(site.client, site.ledger.name))
+    backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)
+    reservations = ReserveActivities(site.settings, commits, backlog, roots)
     now_ms = int(time.time() * 1000)
     request = ReserveRequest(
         hold_id="lost-run/1",

@@ -25,6 +25,7 @@ from temporalio.exceptions import ApplicationError, ChildWorkflowError
 from temporalio.testing import ActivityEnvironment
 
 from activities.reserve import ReserveActivities
+from activities.run_roots import RunRoots
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Backlog, generate, start, try_generate
@@ -213,7 +214,8 @@ async def test_a_price_that_changes_is_that_of_the_next_grant(
     commits = GroupCommit[Command, Answer](lambda commands: site.ledger.apply(commands, config), size_of=lambda _: 0)
     prices: list[tuple[int, int]] = []
     for number, settings in enumerate((site.settings, load_settings(file, environ={}))):
-        reservations = ReserveActivities(settings, commits, Backlog(site.client, site.ledger.name))
+        backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)
+        reservations = ReserveActivities(settings, commits, backlog, roots)
         request = ReserveRequest(
             hold_id=f"run-of-prices/{number}",
             call=CallRef(workflow_id="call/prices", run_id="run-of-prices"),

@@ -38,5 +38,5 @@ def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0) -> Re
         priority=0,
         **facts_of(request)._asdict(),
     )
-    asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody).reserve, asked))
+    asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody, nobody).reserve, asked))
     return commits.command

@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 
 from temporalio import workflow
 from temporalio.worker import (
-    Interceptor,
     StartActivityInput,
     StartLocalActivityInput,
     WorkflowInboundInterceptor,
@@ -21,6 +20,7 @@ from temporalio.worker import (
 )
 
 from paymaster.integrations.model_calls.moving import Kept, Moves
+from paymaster.run_headers import RunHeaders, with_run_headers
 from paymaster.transport import PaymasterTransport
 
 __all__ = ["ModelCalls"]
@@ -33,11 +33,11 @@ _PLUGINS: Mapping[str, str] = {
 """By plugin, the module that knows its model activity."""
 
 
-class ModelCalls(Interceptor):
+class ModelCalls(RunHeaders):
     """For a worker, and for its Replayer: a plugin's model activity becomes a child workflow under the budget.
 
     The plugin's model runs in the workflow, over PaymasterTransport. Agents that were under way before go on with
-    activities. What stays an activity, such as a stream, is said in the log once.
+    activities. What stays an activity, such as a stream, is said in the log once; `run_budget` reaches it as a header.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ModelCalls(Interceptor):
 
         class Inbound(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(Outbound(outbound))
+                super().init(Outbound(with_run_headers(outbound)))
 
         return Inbound
 

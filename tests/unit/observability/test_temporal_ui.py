@@ -16,7 +16,7 @@ from paymaster.messages import (
     Window,
     WindowStatus,
 )
-from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, OUTCOME, SERVICE, call_attributes
+from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, OUTCOME, RUN, SERVICE, call_attributes
 from paymaster.observability.temporal_ui import call_details, call_summary, ledger_details, state_of_call, summary
 from paymaster.values.money import NANOS_MAX, Price
 
@@ -139,23 +139,27 @@ def test_the_ledgers_details_stay_short_with_thousands_of_accounts_and_huge_numb
 
 
 def test_attributes_are_what_a_server_can_keep() -> None:
-    updates = {update.key.name: update.value for update in call_attributes("b" * 300, "completed", GRANT, 100_000_001)}
+    updates = {
+        update.key.name: update.value
+        for update in call_attributes("b" * 300, "completed", GRANT, 100_000_001, "pr-17/critic")
+    }
     assert updates == {
         BUDGET.name: "b" * 255,
         OUTCOME.name: "completed",
         COST_USD.name: 0.100000001,
         SERVICE.name: "openai",
         MODEL.name: "gpt",
+        RUN.name: "pr-17/critic",
     }
-    assert {update.key.name for update in call_attributes("b", "denied", None, 0)} == {
+    assert {update.key.name for update in call_attributes("b", "denied", None, 0, None)} == {
         BUDGET.name,
         OUTCOME.name,
         COST_USD.name,
     }
-    hostile = call_attributes("a\x00\ud800b", "denied", None, NANOS_MAX)
+    hostile = call_attributes("a\x00\ud800b", "denied", None, NANOS_MAX, None)
     assert hostile[0].value == "a\ufffd\ufffdb"
 
 
 @pytest.mark.parametrize("cost_nanos", [0, NANOS_MAX])
 def test_a_cost_is_a_number(cost_nanos: int) -> None:
-    assert call_attributes("b", "denied", None, cost_nanos)[2].value == cost_nanos / 1e9
+    assert call_attributes("b", "denied", None, cost_nanos, None)[2].value == cost_nanos / 1e9
