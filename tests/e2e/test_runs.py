@@ -1,0 +1,88 @@
+"""Runs of agents: which run a call counts for, wherever it is asked for."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from counting_server import CountingServer
+from paymaster_process import Databases, Site, configuration, running_site, settled_books
+from run_agents import ACTIVITIES, PLACES, WORKFLOWS, RunAgent, asked
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+import paymaster
+from paymaster import RunLimits, run_budget
+from paymaster.client import start
+from paymaster.devstack import EmbeddedStack
+from paymaster.observability.search_attributes import RUN
+
+pytestmark = pytest.mark.timeout(120)
+QUEUE = "agents-in-runs"
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
+) -> AsyncIterator[Site]:
+    tables = configuration([server.service("runs")], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    url = await databases.create()
+    async with running_site(stack.temporal_address, url, module_folder, tables, workers=0) as site:
+        migrated = await site.command("migrate")
+        assert migrated.code == 0, migrated
+        await site.start_workers(1)
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def agents(site: Site) -> AsyncIterator[Client]:
+    """Their worker has nothing of Paymaster but its sandbox."""
+    client = await Client.connect(site.temporal_address, namespace=site.namespace)
+    with ThreadPoolExecutor(4) as threads:
+        async with Worker(
+            client,
+            task_queue=QUEUE,
+            workflows=WORKFLOWS,
+            activities=ACTIVITIES,
+            activity_executor=threads,
+            workflow_runner=paymaster.sandbox(),
+        ):
+            yield client
+
+
+async def run_of(site: Site, call_id: str) -> str | None:
+    """As the call's workflow says it."""
+    described = await site.client.get_workflow_handle(f"call/{call_id}").describe()
+    return described.typed_search_attributes.get(RUN)
+
+
+async def test_all_calls_of_an_agent_are_in_one_run(
+    site: Site, agents: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its sub-agents and activities too, and after it has continued as new; those of another agent in another."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", site.temporal_address)
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", site.namespace)
+    for name in ("first", "second"):
+        agent = await agents.start_workflow(
+            RunAgent.run, args=[PLACES, name, "runs", 2], id=f"agent {name}", task_queue=QUEUE
+        )
+        await agent.result()
+        calls = [f"{name}/{times}/{place}" for times in (1, 2) for place in PLACES]
+        calls = [f"{call}/own" if call.endswith("/child") else call for call in calls]
+        calls = [f"{call}/activity" if call.endswith("/child-activity") else call for call in calls]
+        runs = {call: await run_of(site, call) for call in calls}
+        assert set(runs.values()) == {f"agent_{name}@{agent.first_execution_run_id}"}, runs
+
+
+async def test_a_programs_call_has_the_run_that_is_named(site: Site) -> None:
+    """Or none, or itself where it has limits."""
+    unnamed, named, limited = (asked(f"program-{uuid4()}", "runs") for _ in range(3))
+    await (await start(site.client, unnamed)).result()
+    with run_budget(run="pr-17"):
+        await (await start(site.client, named)).result()
+    handle = await start(site.client, limited.model_copy(update={"run_limits": RunLimits(usd="0.50")}))
+    await handle.result()
+    found = [await run_of(site, each.call_id or "") for each in (unnamed, named, limited)]
+    assert found == [None, "pr-17", f"{handle.id.replace('/', '_')}@{handle.first_execution_run_id}"]
+    await settled_books(site)
