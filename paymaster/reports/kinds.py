@@ -62,11 +62,9 @@ async def kinds_report(
     They add up to the cost of the rows in the report, to the nano-dollar. What was stored before there were lines is
     `NOT_RECORDED`.
     """
-    line = (
-        func.jsonb_to_recordset(counted_usage.c.paid_for)
-        .table_valued(column("kind", Text), column("quantity", Numeric), column("cost_nanos", Numeric))
-        .render_derived(with_types=True)
-    )
+    columns = (column("kind", Text), column("quantity", Numeric), column("cost_nanos", Numeric))
+    lines = func.jsonb_to_recordset(counted_usage.c.paid_for).table_valued(*columns)
+    line = lines.render_derived(with_types=True)
     unrecorded = counted_usage.c.paid_for.is_(None)
     kind = func.coalesce(line.c.kind, NOT_RECORDED)
     dimensions = [dimension_key(counted_usage, name, budget).cast(Text) for name in by]

@@ -52,7 +52,7 @@ async def agents(site: Site) -> AsyncIterator[Client]:
 
 
 async def run_of(site: Site, call_id: str) -> str | None:
-    """As the call's workflow says it."""
+    """What the call's workflow says."""
     described = await site.client.get_workflow_handle(f"call/{call_id}").describe()
     return described.typed_search_attributes.get(RUN)
 

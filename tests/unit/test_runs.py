@@ -74,7 +74,7 @@ def test_what_a_request_says_of_its_run_stands() -> None:
 
 
 def test_a_run_has_one_budget() -> None:
-    """The same again is no other one."""
+    """To say it once more changes nothing."""
     with run_budget("0.50"), run_budget("0.5"):
         with pytest.raises(PaymasterError, match="as a part"), run_budget("0.10"):
             pass
