@@ -19,6 +19,7 @@ from paymaster.cli.connection import (
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
+from paymaster.cli.what_if import what_if
 from paymaster.values.windows import WINDOWS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ SHOWN_MAX = 20
 app = typer.Typer(help="Show the accounts, raise or set a cap, see who did.", no_args_is_help=True)
 
 app.command()(log)
+app.command(name="what-if")(what_if)
 
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
 WindowOption = Annotated[str, typer.Option(metavar="|".join(WINDOWS), help="The window of the cap.")]

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import JsonOption, csv_text, iso, print_csv, print_json, print_line, print_table, usd
+from paymaster.cli.span import SinceOption, UntilOption, span_of
 from paymaster.cli.usage_kinds import kinds_of, print_kinds
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from paymaster.reports.usage import Scope, UsageRow
     from paymaster.settings import Settings
-
-_LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 def usage(
@@ -33,12 +31,8 @@ def usage(
             "input, cached_input, output …), in this order; may be repeated. Default: service,model.",
         ),
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="7d|2026-01-31", help="Granted since then (UTC). Default: everything.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="1d|2026-02-28", help="Granted before then; a day is included. Default: now.")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     budget: Annotated[str | None, typer.Option(help="Only this budget and what is below it.")] = None,
     run: Annotated[str | None, typer.Option(metavar="PATH", help="Only this run, or this part of one.")] = None,
     as_json: JsonOption = False,
@@ -53,7 +47,7 @@ def usage(
         raise CommandError("choose one of --json, --csv and --html")
     settings = command_settings(config)
     dimensions = _dimensions(by or ["service,model"])
-    start, end = _span(since, until)
+    start, end = span_of(since, until)
     scope: Scope = {"since": start, "until": end, "budget": budget, "run": run}
     if html is not None:
         _write_html(settings, html, scope)
@@ -76,14 +70,6 @@ def usage(
         print_line("no usage is stored for this")
 
 
-def _span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    start = None if since is None else _time("--since", since)
-    end = None if until is None else _time("--until", until, whole_day=True)
-    if start is not None and end is not None and start >= end:
-        raise CommandError(f"--since {since} is not before --until {until}")
-    return start, end
-
-
 def _write_html(settings: "Settings", file: Path, scope: "Scope") -> None:
     if not file.absolute().parent.is_dir():
         raise CommandError(f"--html {file}: there is no such folder")
@@ -103,23 +89,6 @@ def _dimensions(by: "Sequence[str]") -> list[str]:
         known = "service, model, budget, run, day, status, dialect, kind, metadata.KEY"
         raise CommandError(f"--by {', '.join(wrong)}: write some of {known}")
     return list(dict.fromkeys(names))
-
-
-def _time(option: str, text: str, *, whole_day: bool = False) -> datetime:
-    """The time that is so long ago, or the beginning of that day; with `whole_day` its end."""
-    from paymaster.settings import parse_duration
-
-    try:
-        return datetime.now(UTC) - parse_duration(text)
-    except ValueError as error:
-        if re.fullmatch("[0-9]{1,12}(ms|s|m|h|d)", text):
-            raise CommandError(f"{option} {error}; or write a day like 2026-01-31") from None
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise CommandError(f"{option} {text}: write a duration like 7d or 24h, or a day like 2026-01-31") from None
-    # The last day that there is ends a moment early: Python knows no later time.
-    return day if not whole_day else day + timedelta(days=1) if day < _LAST_DAY else datetime.max.replace(tzinfo=UTC)
 
 
 async def _report(settings: "Settings", by: "Sequence[str]", scope: "Scope") -> "tuple[list[UsageRow], UsageRow]":

@@ -9,19 +9,17 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from command_line import CONFIGURATION, ENVIRONMENT, NOWHERE, Run, assert_ends_with_advice
 from pydantic import JsonValue
 from sqlalchemy import text
 
 import paymaster
 from paymaster.admission.burn_rate import burn_nanos_per_hour, cap_reached_at_ms
-from paymaster.cli import main
 from paymaster.cli.budget import print_accounts
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import print_json, print_line, print_table, printable, usd
@@ -35,81 +33,6 @@ from paymaster.storage.schema import SCHEMA_REVISION
 from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.money import NANOS_MAX, TokenUsage
-
-PAYMASTER = Path(sys.executable).with_name("paymaster")
-NOWHERE = "127.0.0.1:1"  # a port on which nothing listens
-ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
-CONFIGURATION = """
-[services.local]
-api = "openai"
-base_url = "http://127.0.0.1:1/v1"
-key = "local-key"
-[services.local.models."good"]
-price = { input = "1", output = "2" }
-[routes]
-writer = ["local/good", "local/unpriced"]
-[budgets."acme"]
-cap_usd = { day = "5" }
-"""
-
-Ended = subprocess.CompletedProcess[str]
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a good configuration."""
-    (tmp_path / "paymaster.toml").write_text(CONFIGURATION)
-    return tmp_path
-
-
-@pytest.fixture
-def run_process(folder: Path) -> Run:
-    """Runs `paymaster` as a user does, with nothing of the shell's environment."""
-
-    def run(*arguments: str, **environment: str) -> Ended:
-        environment = {**ENVIRONMENT, "TEMPORAL_ADDRESS": NOWHERE, **environment}
-        return subprocess.run(
-            [PAYMASTER, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
-        )
-
-    return run
-
-
-@pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `paymaster` within this process: a new interpreter for each of these tests would take a minute more."""
-
-    def run(*arguments: str, **environment: str) -> Ended:
-        with monkeypatch.context() as changed:
-            changed.chdir(folder)
-            changed.setattr(sys, "argv", ["paymaster", *arguments])
-            for name in [name for name in os.environ if name.startswith(("PAYMASTER", "TEMPORAL"))]:
-                changed.delenv(name)
-            for name, value in {"TEMPORAL_ADDRESS": NOWHERE, **environment}.items():
-                changed.setenv(name, value)
-            # In a thread, because commands run an event loop of their own.
-            with ThreadPoolExecutor(1) as thread, pytest.raises(SystemExit) as ended:
-                thread.submit(main).result()
-        captured = capsys.readouterr()
-        return Ended(arguments, cast(int, ended.value.code), captured.out, captured.err)
-
-    return run
-
-
-def assert_ends_with_advice(ended: Ended, exit_code: int, *advice: str) -> None:
-    """The code, nothing on stdout, and a few lines on stderr: what is wrong, what to do, and no traceback.
-
-    Before them, on a slow machine, what takes so long.
-    """
-    assert ended.returncode == exit_code, ended.stderr
-    assert ended.stdout == ""
-    assert "Traceback" not in ended.stderr
-    said = [line for line in ended.stderr.splitlines() if not line.endswith(" …")]
-    assert said[0].startswith("paymaster: ")
-    for words in advice:
-        assert words in ended.stderr
-
 
 # ---------------------------------------------------------------- usage and configuration
 
