@@ -31,6 +31,7 @@ from activities.await_result import AwaitResultActivities
 from activities.body_store import BodyStore
 from activities.call_service import CallServiceActivities
 from activities.catch_up import CatchUpActivities
+from activities.count_tokens import CountTokensActivities
 from activities.load_spend import LoadSpendActivities
 from activities.read_piece import ReadPieceActivities
 from activities.recall_parked import RecallParkedActivities
@@ -70,6 +71,9 @@ from paymaster.observability.measurements import measure_batch
 from paymaster.observability.search_attributes import are_registered
 from paymaster.observability.telemetry import Telemetry, telemetry_of
 from paymaster.providers.connections import Connections
+from paymaster.providers.counting import check_extra, encodings_wanted
+from paymaster.providers.provider import CannotCount
+from paymaster.providers.tokenizer import Tokenizer
 from paymaster.redaction import redact_crashes
 from paymaster.security.composition import ComposedConverter
 from paymaster.security.failures import RedactingFailureConverter
@@ -131,10 +135,12 @@ async def run_worker(
     `on_ready` is called as soon as this worker takes work.
 
     Raises RuntimeError when Temporal can't be reached, SchemaOutdated when the database needs `paymaster migrate`,
-    KeyUnavailable without a key for the payloads' encryption.
+    KeyUnavailable without a key for the payloads' encryption, ExtraMissing where tokens are to be counted without
+    the tokenizer.
     """
     if settings.database.url is None:
         raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
+    check_extra(settings.services)
     async with telemetry_of(settings, core_logs) as telemetry:
         await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry, on_ready)
 
@@ -164,6 +170,7 @@ async def _run(
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             running.callback(asyncio.create_task(prices.follow()).cancel)
+            running.callback(asyncio.create_task(_warn_of_missing_encodings(settings, role)).cancel)
             if settings.worker.health_address is not None:
                 from paymaster.observability.health import HealthServer  # here: it takes a tenth of a start to import
 
@@ -187,6 +194,16 @@ async def _run(
         await keys.close()
         await connections.close()
         await engine.dispose()
+
+
+async def _warn_of_missing_encodings(settings: Settings, role: Role) -> None:
+    """Where the configuration says that tokens are counted, before a call needs it."""
+    tokenizer = Tokenizer()
+    for name in encodings_wanted(settings, named_only=True) if role != "workflows" else ():
+        try:
+            await tokenizer.encoding(name)
+        except CannotCount as error:
+            logger.error("%s", error)
 
 
 async def _is_findable(client: Client) -> bool:
@@ -279,7 +296,10 @@ def workers_of(
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
     bodies, names = BodyStore(client, engine, ledger.name), storage_names(client.data_converter)
-    of_service = [CallServiceActivities(settings.services, keys, connections, reports, bodies, names).call_service]
+    of_service = [
+        CallServiceActivities(settings.services, keys, connections, reports, bodies, names).call_service,
+        CountTokensActivities(settings.services, keys, connections).count_tokens,
+    ]
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])

@@ -14,6 +14,7 @@ from paymaster.messages import (
     Answer,
     Candidate,
     Command,
+    CountFirst,
     Denied,
     Ended,
     Granted,
@@ -26,6 +27,7 @@ from paymaster.messages import (
     Void,
 )
 from paymaster.messages.bounds import check_grant
+from paymaster.providers.counting import ways_of_counting
 from paymaster.providers.price_list import Asked, price_of, unpriced
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ModelSettings, Settings, split_candidate
@@ -35,6 +37,8 @@ from paymaster.values.run_path import check_run_path, run_id_of_root
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
+COUNTED_BYTES_MIN = 4_096
+"""Of text; what a shorter one costs is not worth a question to a provider."""
 _NAMED_MAX = 3
 """Keys that are named at once where a call is refused for more: what a candidate says of itself has 500 characters."""
 _NAMED_CHARACTERS_MAX = 40
@@ -132,7 +136,7 @@ class ReserveActivities:
             raise ApplicationError(
                 f"the ledger refused it: {error}", type="LedgerRefused", non_retryable=True
             ) from error
-        assert isinstance(answer, Granted | Parked | Denied | Ended)  # what the desk answers to a Reserve
+        assert isinstance(answer, Granted | Parked | Denied | CountFirst | Ended)  # what the desk answers to a Reserve
         if isinstance(answer, Granted):
             try:
                 check_grant(answer.grant)
@@ -195,7 +199,17 @@ class ReserveActivities:
             + sum(count * (most or 0) for count, most in media.values()),
             refused=self._untaken(request, service, model)
             or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
+            countable=self._is_countable(request, name),
+            counted_tokens=request.counted.get(name),
         )
+
+    def _is_countable(self, request: ReserveRequest, name: str) -> bool:
+        """Whether its tokens may be counted, which they were not yet. What a provider adds itself nobody can count, and
+        embeddings are not."""
+        service, model = split_candidate(name)
+        is_long = request.input_bytes >= COUNTED_BYTES_MIN
+        may_be = is_long and name not in request.counted and not request.needs and request.outputs > 0
+        return may_be and bool(ways_of_counting(self._settings.services[service], model))
 
     def _thought_tokens(self, request: ReserveRequest, service: str, settings: ModelSettings) -> int:
         """The most that what was thought before can be: each time an answer at the largest cap of the service's models,

@@ -1,13 +1,23 @@
 """The holds of a workflow: asked of the ledger, waited for while parked, given back."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from temporalio import exceptions, workflow
 from temporalio.common import RawValue, RetryPolicy
 
-from paymaster.messages import Denied, Ended, Granted, Parked, ParkedAnswer, ReserveRequest, Withdrawn
+from paymaster.messages import (
+    Candidate,
+    CountFirst,
+    Denied,
+    Ended,
+    Granted,
+    Parked,
+    ParkedAnswer,
+    ReserveRequest,
+    Withdrawn,
+)
 from paymaster.messages.bounds import check_grant
 from paymaster.messages.temporal_names import RESERVE, VOID
 from paymaster.observability.temporal_ui import summary
@@ -17,12 +27,18 @@ from workflows.signals import message_of
 class Holds:
     """What a workflow asks the ledger for, one hold after the other, and what the ledger signals to it."""
 
-    def __init__(self, question: Callable[[str, int], ReserveRequest], on_parked: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        question: Callable[[str, int], ReserveRequest],
+        on_parked: Callable[[], None],
+        on_count_first: Callable[[Candidate], Awaitable[None]] | None = None,
+    ) -> None:
         """`question` makes what is asked from a hold id and a time before which it cannot have been used.
 
-        `on_parked` is called whenever the workflow begins to wait.
+        `on_parked` is called whenever the workflow begins to wait; `on_count_first`, where a question has countable
+        candidates, to count for one of them what the next question says.
         """
-        self._question, self._on_parked = question, on_parked
+        self._question, self._on_parked, self._on_count_first = question, on_parked, on_count_first
         self._count = 0
         self._answers: dict[str, Granted | Denied] = {}
         self._withdrawn: set[str] = set()
@@ -74,8 +90,9 @@ class Holds:
             self._count += 1
             hold_id = f"{info.run_id}/{self._count}"
             answer = await self._ask(hold_id, asked_at_ms)
-            while isinstance(answer, Parked):
-                answer = await self._wait(answer) or await self._ask(hold_id, asked_at_ms)
+            while isinstance(answer, Parked | CountFirst):
+                ended = await self._wait(answer) if isinstance(answer, Parked) else await self._counted(answer)
+                answer = ended or await self._ask(hold_id, asked_at_ms)
             if self.cancelled:
                 await self.void(hold_id)
                 raise asyncio.CancelledError
@@ -85,7 +102,12 @@ class Holds:
                 continue
             return answer
 
-    async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | Ended:
+    async def _counted(self, answer: CountFirst) -> None:
+        """Not patched: the ledger answers so since there are counts."""
+        assert self._on_count_first is not None  # only who can count asks with countable candidates
+        await self._on_count_first(answer.candidate)
+
+    async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | CountFirst | Ended:
         self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost
         try:
             reservation = await workflow.execute_local_activity(

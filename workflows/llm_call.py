@@ -14,7 +14,9 @@ from paymaster.messages import (
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
     CallRef,
+    Candidate,
     Completion,
+    CountRequest,
     Denied,
     Failure,
     Grant,
@@ -24,10 +26,11 @@ from paymaster.messages import (
     ReserveRequest,
     ServiceCall,
     Settled,
+    TokenCount,
     UsageRecord,
     call_id_of,
 )
-from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, RECORD_USAGE
+from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, COUNT_TOKENS, RECORD_USAGE
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
@@ -44,6 +47,8 @@ SEND_MARGIN = timedelta(seconds=10)
 STORING_MAX = timedelta(days=7)
 """How much longer an attempt may take whose answer is too large to be carried, while the database does not take it. An
 attempt that hangs ends sooner: its heartbeats do."""
+COUNTING_TIMEOUT = timedelta(seconds=30)
+"""Also for a worker to take it: a call must not wait long for a smaller bound."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
 
@@ -62,8 +67,14 @@ class LLMCallWorkflow:
         root = info.root and CallRef(workflow_id=info.root.workflow_id, run_id=info.root.run_id)
         self._root = root or self._asker.workflow
         self._call = CallRef(workflow_id=info.workflow_id, run_id=info.run_id)
-        self._holds = Holds(self._question, on_parked=lambda: self._make_findable("parked"))
+        self._holds = Holds(
+            self._question,
+            on_parked=lambda: self._make_findable("parked"),
+            on_count_first=self._count_tokens,
+        )
         self._sending: workflow.ActivityHandle[Completion] | None = None
+        self._counting: workflow.ActivityHandle[TokenCount] | None = None
+        self._counted: dict[str, int | None] = {}
         self._failed: list[str] = []
         self._too_long_for: list[str] = []
         self._last_failure: Failure | None = None
@@ -109,6 +120,8 @@ class LLMCallWorkflow:
                 await workflow.wait_condition(lambda: True)
             if self._sending is not None:
                 self._sending.cancel()
+            if self._counting is not None:
+                self._counting.cancel()
             return await attempts
 
     async def _run_attempts(self) -> LLMResult:
@@ -166,6 +179,7 @@ class LLMCallWorkflow:
             excluded=tuple(self._failed),
             too_long_for=tuple(self._too_long_for),
             granted_before=self._grant is not None,
+            counted=self._counted,
             # A call that has asked goes on, also if encryption is turned on meanwhile.
             plain=self._came_plain and not self._holds.asked,
             run=request.run or self._asker.run,
@@ -173,6 +187,26 @@ class LLMCallWorkflow:
             run_limits=request.run_limits,
             run_parts=request.run_parts,
         )
+
+    async def _count_tokens(self, candidate: Candidate) -> None:
+        """Once for a candidate, whatever comes of it: without a count the bound of the bytes stays."""
+        self._counting = workflow.start_activity(
+            COUNT_TOKENS.name,
+            COUNT_TOKENS.takes(CountRequest(request=self._request, candidate=candidate)),
+            result_type=COUNT_TOKENS.result,
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            schedule_to_close_timeout=COUNTING_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+            summary=summary(f"tokens for {candidate.service}/{candidate.model}"),
+        )
+        tokens: int | None = None
+        try:
+            tokens = (await self._counting).tokens
+        except exceptions.ActivityError as error:
+            workflow.logger.warning("the tokens were not counted: %s", error)
+        finally:
+            self._counting = None
+        self._counted[f"{candidate.service}/{candidate.model}"] = tokens
 
     # ------------------------------------------------------------ call
 

@@ -98,7 +98,8 @@ class AlertPolicy:
     def settlement(self, command: Settle, hold: Hold) -> None:
         grant = hold.grant
         if command.cost_nanos > grant.bound_nanos:
-            text = alert_texts.overage(grant, command.cost_nanos)
+            margin_percent = self._state.gates[grant.service].counted_margin_percent
+            text = alert_texts.overage(grant, command.cost_nanos, margin_percent)
             self._outbox.alert(self._state.now_ms, "overage", text, f"budget:{grant.budget}")
         if not command.confirmed:
             self.unconfirmed(grant, command.cost_nanos, command.unknown_attempt)

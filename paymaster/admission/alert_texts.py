@@ -49,9 +49,15 @@ def would_have_held_up(ended: LetThrough) -> str:
     return f"{ended.account} is watched only: in the {ended.window} that ended, {over}"
 
 
-def overage(grant: Grant, cost_nanos: int) -> str:
+def overage(grant: Grant, cost_nanos: int, counted_margin_percent: int) -> str:
     over = format_usd(cost_nanos - grant.bound_nanos)
-    return f"{grant.service}/{grant.model} billed {over} more than the bound of {grant.hold_id}"
+    text = f"{grant.service}/{grant.model} billed {over} more than the bound of {grant.hold_id}"
+    if grant.counted_tokens is None:
+        return text
+    return (
+        f"{text}, whose {grant.counted_tokens:,} tokens of input were counted; from now on counted bounds of "
+        f'{grant.service} add {counted_margin_percent} % to the count (`bound = "bytes"` ends counting there)'
+    )
 
 
 def unconfirmed(grant: Grant, nanos: int, attempt: str | None) -> str:

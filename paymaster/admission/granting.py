@@ -36,6 +36,7 @@ class Granting:
             retry=service.retry,
             max_retry_after_ms=service.max_retry_after_ms,
             max_unconfirmed=service.max_unconfirmed,
+            counted_tokens=candidate.counted_tokens,
         )
         state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
         if state.rules >= 2:

@@ -25,7 +25,7 @@ Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]
 _CANDIDATES = TypeAdapter(list[Candidate])
 _PRICES = TypeAdapter(list[Price])
 _USUAL_REST = (None, 0, None)
-"""Of most candidates: the context, the tokens of media and why it is refused."""
+"""Of most candidates: the context, the tokens of media and why it is refused. Counted tokens come behind, if any."""
 _RESERVES = TypeAdapter(list[Reserve])
 _NOTHING = frozenset[str]()
 
@@ -89,6 +89,8 @@ class _Candidates:
         price = None if each.price is None else self._price(each.price)
         row = (each.service, each.model, each.max_output_tokens, price)
         rest = (each.context_tokens, each.media_tokens, each.refused)
+        if each.counted_tokens is not None:
+            return self._candidates.number((*row, *rest, each.counted_tokens))
         return self._candidates.number(row if rest == _USUAL_REST else row + rest)
 
     def _price(self, price: Price) -> int:
@@ -107,7 +109,7 @@ def _lists_of_candidates(columns: Columns) -> list[tuple[Candidate, ...]]:
 
 def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]:
     service, model, max_output_tokens, price, *rest = row
-    context_tokens, media_tokens, refused = rest or _USUAL_REST
+    context_tokens, media_tokens, refused, *counted = rest or _USUAL_REST
     return {
         "service": service,
         "model": model,
@@ -116,6 +118,7 @@ def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]
         "context_tokens": context_tokens,
         "media_tokens": media_tokens,
         "refused": refused,
+        "counted_tokens": counted[0] if counted else None,
     }
 
 

@@ -9,10 +9,10 @@ from paymaster.admission.on_demand import OnDemand
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.queue import ParkedQueue
-from paymaster.admission.routing import Choice, Obstacle, choose
+from paymaster.admission.routing import Choice, Obstacle, choose, worth_counting
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
-from paymaster.messages import Answer, Parked, Reserve
+from paymaster.messages import Answer, CountFirst, Parked, Reserve
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ASKED_AT_ONCE_MAX,
@@ -88,8 +88,13 @@ class Parking:
         return Obstacle("transient", "claimed", "the ledger was asked for more than it could look at at once", account)
 
     def park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
-        """Parks a call that nothing fits for now, if it may wait and waiting may help."""
+        """Parks a call that nothing fits for now, if it may wait and waiting may help; unless to count its tokens may
+        help at once."""
         state, hold_id, deciding = self._state, request.hold_id, decide(obstacles)
+        if state.rules >= 2:
+            countable = worth_counting(request, obstacles, self._ledger, state.gates, state.now_ms)
+            if countable is not None:
+                return CountFirst(hold_id=hold_id, candidate=countable.model_copy(update={"price": None}))
         self._alerts.obstacles(obstacles)
         if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
             return self._granting.deny(hold_id, deciding.reason, _details(obstacles))

@@ -1,18 +1,26 @@
 """Which candidate of a route a call may use now, and, where none, what is in the way."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger
-from paymaster.admission.breaker import Gate
-from paymaster.messages import Candidate, Reserve, Window
+from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
+from paymaster.messages import Candidate, Grant, Reserve, Window
 from paymaster.values.budget_path import budget_ancestors, budgets_charged
-from paymaster.values.money import format_usd
+from paymaster.values.money import TOKENS_PER_PRICE, format_usd
 
 BYTES_PER_TOKEN_MAX = 8
 """A prompt is only called too long for a model when it would be even at this many bytes per token (English text has
 about 4.5). Between this and the truth the service itself says so, unbilled, and the call falls back."""
+
+_MONEY: dict[str, str] = {
+    "bound_above_cap": "impossible",
+    "cap_reached": "exhausted",
+    "run_budget_exhausted": "exhausted",
+    "money_held": "held",
+}
+"""Reasons that are about money, and the kinds of shortfalls that they come from."""
 
 ObstacleKind = Literal["transient", "exhausted", "breaker_open", "impossible"]
 
@@ -73,7 +81,8 @@ def _consider(
     impossible = _impossible(candidate, request, ledger, accounts)
     if impossible is not None:
         return impossible
-    bound = bound_nanos(request, candidate)
+    gate = gates[candidate.service]
+    bound = bound_nanos(request, candidate, gate.counted_margin_percent)
     loading = ledger.is_loading(accounts)
     if loading is not None:
         return Obstacle("transient", "loading", f"{loading}: what was spent before is being loaded", loading)
@@ -83,7 +92,6 @@ def _consider(
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
         return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance, now_ms))
-    gate = gates[candidate.service]
     shut = _shut(candidate.service, gate, now_ms) or _model_paused(candidate, gate, now_ms)
     if shut is not None:
         return shut
@@ -117,16 +125,50 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
     return None
 
 
-def bound_nanos(request: Reserve, candidate: Candidate) -> int:
-    """The most that the candidate can cost. It must have a price."""
+def bound_nanos(request: Reserve, candidate: Candidate, counted_margin_percent: int = COUNTED_MARGIN_PERCENT) -> int:
+    """The most that the candidate can cost, which a count of its tokens never raises. It must have a price."""
+    tokens_max = request.input_bytes
+    if candidate.counted_tokens is not None:
+        tokens_max = min(tokens_max, candidate.counted_tokens * (100 + counted_margin_percent) // 100)
+    return _bound_nanos(candidate, tokens_max)
+
+
+def _bound_nanos(candidate: Candidate, tokens_of_text: int) -> int:
     assert candidate.price is not None
-    input_tokens_max = request.input_bytes + INPUT_OVERHEAD_TOKENS + candidate.media_tokens
+    input_tokens_max = tokens_of_text + INPUT_OVERHEAD_TOKENS + candidate.media_tokens
     return candidate.price.bound_nanos(input_tokens_max, candidate.max_output_tokens)
 
 
 def tokens_estimated(request: Reserve, candidate: Candidate) -> int:
     """What the rate limits are charged with before the call."""
-    return request.input_bytes // BYTES_PER_TOKEN + candidate.media_tokens + candidate.max_output_tokens
+    counted = candidate.counted_tokens
+    tokens_of_text = request.input_bytes // BYTES_PER_TOKEN if counted is None else counted
+    return tokens_of_text + candidate.media_tokens + candidate.max_output_tokens
+
+
+def worth_counting(
+    request: Reserve, obstacles: Sequence[Obstacle], ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
+) -> Candidate | None:
+    """The first candidate with money in its way that would not be there if the request had as few tokens as its bytes
+    can be. None: to count helps nobody, or its service is to be left alone."""
+    for candidate, obstacle in zip(request.candidates, obstacles, strict=False):
+        kind = _MONEY.get(obstacle.reason)
+        if kind is None or not candidate.countable or candidate.counted_tokens is not None:
+            continue
+        if gates[candidate.service].shut(now_ms) is not None:
+            continue
+        accounts = ledger.charged_accounts(request, candidate.service)
+        least = ledger.shortfall(accounts, _bound_nanos(candidate, request.input_bytes // BYTES_PER_TOKEN_MAX))
+        if least is None or least.kind != kind:
+            return candidate
+    return None
+
+
+def percent_lacked(grant: Grant, cost_nanos: int) -> int:
+    """How much more of its counted tokens, in percent, would have made the grant's bound as large as the bill."""
+    price_of_count = grant.price.dearest_input_nanos * (grant.counted_tokens or 0)
+    over = (cost_nanos - grant.bound_nanos) * TOKENS_PER_PRICE * 100
+    return 100 if price_of_count == 0 else -(-over // price_of_count)
 
 
 def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> Obstacle | None:

@@ -6,8 +6,9 @@ from paymaster.admission.holds import Hold
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
+from paymaster.admission.routing import percent_lacked
 from paymaster.admission.state import DeskState, EndedHold
-from paymaster.messages import Answer, ExpiredHold, Settle, Settled, UnconfirmedEntry, UnknownHold, Void
+from paymaster.messages import Answer, ExpiredHold, Grant, Settle, Settled, UnconfirmedEntry, UnknownHold, Void
 from paymaster.values.limits import FOLDED_AT_ONCE, NOTICES_MAX, REMEMBER_ENDED_MAX, UNCONFIRMED_MAX
 
 REMEMBER_ENDED_MS = 3_600_000
@@ -37,6 +38,7 @@ class Settling:
         self._ledger.release(hold, command.tokens, self._state.now_ms)
         self._state.freed.update(hold.accounts)
         if is_news:  # and not the same settlement sent again
+            self._learn_margin(command, hold.grant)
             self._alerts.settlement(command, hold)
         self._alerts.thresholds(posted.crossed)
         self._correct_expiry(hold)
@@ -46,6 +48,12 @@ class Settling:
             self._state.ended[command.hold_id] = EndedHold(self._state.now_ms, posted=True)
         self._judge_service(command, hold)
         return Settled(hold_id=command.hold_id, notices=posted.notices[:NOTICES_MAX])
+
+    def _learn_margin(self, command: Settle, grant: Grant) -> None:
+        """A bill above a counted bound says that this service counts otherwise."""
+        if grant.counted_tokens is not None and command.cost_nanos > grant.bound_nanos:
+            lacked_percent = percent_lacked(grant, command.cost_nanos)
+            self._state.gates[grant.service].billed_above_count(lacked_percent)
 
     def _settle_unknown(self, command: Settle) -> Answer:
         """Settled before, made by an earlier epoch, folded, or forgotten: never posted blind.

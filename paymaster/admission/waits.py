@@ -10,7 +10,7 @@ from typing import Literal
 
 from paymaster.admission.accounts import UNCAPPED, Account
 from paymaster.admission.books import Ledger
-from paymaster.admission.breaker import Gate
+from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import bound_nanos, tokens_estimated
@@ -205,13 +205,14 @@ class Waits:
             kind = _KINDS.get(reason)
             if kind is None or account is None:
                 continue  # nothing that happens in an account helps it
-            bound = bound_nanos(request, candidate)
+            gate = self._gates.get(candidate.service)
+            margin = COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent
+            bound = bound_nanos(request, candidate, margin)
             if kind in _BY_BOUND:
                 need = bound
             elif kind == "limited":
                 need = tokens_estimated(request, candidate)
             elif kind == "model_paused":
-                gate = self._gates.get(candidate.service)
                 need = 0 if gate is None else gate.models_paused_until_ms.get(candidate.model, 0)
             elif kind == "breaker_open":
                 need = self._cooled_down_at_ms(call)

@@ -73,6 +73,7 @@ async def _checks(config: Path | None) -> list[Check]:
     checks.extend(_proxies(settings))
     checks.extend(_models(settings))
     checks.extend(_prices(settings))
+    checks.extend([check async for check in _encodings(settings)])
     return checks
 
 
@@ -232,6 +233,28 @@ def _models(settings: "Settings") -> Iterator[Check]:
             others = [each for route in settings.routes.values() if candidate in route for each in route[-1:]]
             is_last = candidate in others
             yield Check(f"model {candidate}", True, detail + ("; in its route there is none" if is_last else ""))
+
+
+async def _encodings(settings: "Settings") -> AsyncIterator[Check]:
+    """Whether OpenAI's tokenizer can count here where bounds may be counted."""
+    from paymaster.providers.counting import check_extra, encodings_wanted
+    from paymaster.providers.provider import CannotCount
+    from paymaster.providers.tokenizer import Tokenizer
+    from paymaster.values.extras import ExtraMissing
+
+    try:
+        check_extra(settings.services)
+    except ExtraMissing as error:
+        yield Check("tokenizer", False, str(error))
+        return
+    tokenizer = Tokenizer()
+    for name, candidate in encodings_wanted(settings).items():
+        try:
+            await tokenizer.encoding(name)
+        except CannotCount as error:
+            yield Check(f"tokenizer {name}", False, str(error))
+        else:
+            yield Check(f"tokenizer {name}", True, f"can count for {candidate}")
 
 
 def _described(price: "Price") -> str:

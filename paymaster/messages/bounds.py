@@ -193,6 +193,7 @@ def check_grant(grant: Grant) -> None:
     _check_retry("grant", grant.retry)
     _within("max_retry_after_ms", grant.max_retry_after_ms, 0, DURATION_MS_MAX)
     _within("max_unconfirmed", grant.max_unconfirmed, 0, COUNT_MAX)
+    _within_or_none("counted_tokens", grant.counted_tokens, 0, COUNT_MAX)
 
 
 def check_record(record: UsageRecord) -> None:
@@ -274,6 +275,7 @@ def _check_candidate(candidate: Candidate) -> None:
     _within("max_output_tokens", candidate.max_output_tokens, 1, COUNT_MAX)
     _within_or_none("context_tokens", candidate.context_tokens, 1, COUNT_MAX)
     _within("media_tokens", candidate.media_tokens, 0, COUNT_MAX)
+    _within_or_none("counted_tokens", candidate.counted_tokens, 0, COUNT_MAX)
     _text("refused", candidate.refused or "", REFUSED_CHARACTERS_MAX)
     if candidate.price is not None:
         _check_price(candidate.price)

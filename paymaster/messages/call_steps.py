@@ -8,7 +8,7 @@ from pydantic import (
 )
 
 from paymaster.messages.base import CountsForBudgets, Message, added
-from paymaster.messages.commands import CallRef, Grant, Refused, ReserveAnswer, Settled, UnknownHold
+from paymaster.messages.commands import CallRef, Candidate, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
 from paymaster.messages.runs import RunId, RunLimits, RunPart
@@ -67,6 +67,8 @@ class ReserveRequest(Message):
     """Others that the call counts for."""
     granted_before: bool = added(False)
     """The call had a grant already; this is for a further attempt."""
+    counted: dict[str, int | None] = added({})
+    """Its input tokens as they were counted, by `service/model`. None: they could not be counted."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
     run: str | None = added(None)
@@ -86,6 +88,20 @@ class Reservation(Message):
     does must follow from its history, and not from the worker that it happens to run on."""
     run: str | None = added(None)
     """The path of the run that the call counts for, where it may set that. None: it may not, or there is none."""
+
+
+class CountRequest(Message):
+    """Input of the activity `count_tokens`."""
+
+    request: LLMRequest
+    candidate: Candidate
+
+
+class TokenCount(Message):
+    """What the activity `count_tokens` answers."""
+
+    tokens: int | None
+    """Of the input. None: they could not be counted."""
 
 
 class ServiceCall(Message):

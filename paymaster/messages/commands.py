@@ -35,6 +35,12 @@ class Candidate(Message):
     of other words for it."""
     refused: str | None = None
     """Why no bound can be given for this request here, with the line to add. None: one can."""
+    countable: bool = added(False)
+    """Where money is in its way, the call wants to be answered CountFirst: its tokens may be far fewer than its
+    bytes."""
+    counted_tokens: int | None = added(None)
+    """The input tokens of the request, as somebody counted them; media and kept thoughts may be counted in. None:
+    nobody did, so each byte may be one."""
 
 
 class UnconfirmedEntry(CountsForBudgets, Message):
@@ -158,6 +164,8 @@ class Grant(CountsForBudgets, Message):
     """Others that it counts for."""
     run: str | None = added(None)
     """The path of the run that it counts for. None: none."""
+    counted_tokens: int | None = added(None)
+    """The counted input tokens that the bound is made of. None: it is made of bytes."""
 
 
 class Granted(Message):
@@ -177,6 +185,16 @@ class Denied(Message):
     hold_id: str
     reason: str
     detail: str
+
+
+class CountFirst(Message):
+    """Money is in the way of a candidate that would not be if the request had few tokens: count them, then ask again
+    under the same hold id, of which nothing is remembered."""
+
+    kind: Literal["count_first"] = "count_first"
+    hold_id: str
+    candidate: Candidate
+    """Without its price."""
 
 
 class Ended(Message):
@@ -209,11 +227,13 @@ class Refused(Message):
     detail: str
 
 
-ReserveAnswer = Annotated[Granted | Parked | Denied | Ended, Field(discriminator="kind")]
+ReserveAnswer = Annotated[Granted | Parked | Denied | CountFirst | Ended, Field(discriminator="kind")]
 
 SettleAnswer = Annotated[Settled | UnknownHold | Refused, Field(discriminator="kind")]
 
-Answer = Annotated[Granted | Parked | Denied | Ended | Settled | UnknownHold | Refused, Field(discriminator="kind")]
+Answer = Annotated[
+    Granted | Parked | Denied | CountFirst | Ended | Settled | UnknownHold | Refused, Field(discriminator="kind")
+]
 
 
 class CommandBatch(Message):

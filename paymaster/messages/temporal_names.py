@@ -27,10 +27,12 @@ from paymaster.messages.call_steps import (
     BodyPiece,
     BodySweep,
     Completion,
+    CountRequest,
     RecordAnswer,
     Reservation,
     ReserveRequest,
     ServiceCall,
+    TokenCount,
     UsageRecord,
 )
 from paymaster.messages.commands import AnswerBatch, AttemptReports, CommandBatch
@@ -204,6 +206,7 @@ ANSWER_CALLS = ActivityName("answer_calls", CallMessages, Delivery)
 AWAIT_RESULT = ActivityName("await_result", str, LLMResult)
 CALL_SERVICE = ActivityName("call_service", ServiceCall, Completion)
 CATCH_UP = ActivityName("catch_up", BacklogBatch, CaughtUp)
+COUNT_TOKENS = ActivityName("count_tokens", CountRequest, TokenCount)
 LOAD_SPEND = ActivityName("load_spend", LoadSpend, LoadedSpend)
 READ_PIECE = ActivityName("read_piece", BodyPiece, bytes)
 RECALL_PARKED = ActivityName("recall_parked", NoneType, int)

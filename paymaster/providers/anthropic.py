@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
 from paymaster.messages.wire import Wire
+from paymaster.providers import counters
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import ANTHROPIC_MARK, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -373,4 +374,5 @@ PROVIDER = Provider(
     parse_stream=parse_stream,
     dialects={"anthropic": WireFormat(_build_wire)},
     chosen_factors=CHOSEN_FACTORS,
+    counter=counters.CLAUDE,
 )

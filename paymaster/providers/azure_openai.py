@@ -66,6 +66,7 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    tokenizer_sees=openai_chat.seen,
     dialects={
         "openai": WireFormat(_build_chat),
         "openai-embeddings": embeddings.wire_format(partial(_path, embeddings.PATH)),

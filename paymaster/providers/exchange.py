@@ -13,29 +13,24 @@ from functools import partial
 from typing import NamedTuple
 
 import httpx
-from pydantic_core import to_json
 
 from paymaster.keys.api_key import ApiKey, KeySourceDown, KeyUnavailable, KeyWithdrawn, ServiceKeys
-from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, LLMRequest, ServiceCall
+from paymaster.messages import KEY_SOURCE_DOWN, Attempt, Billing, Completion, ServiceCall
 from paymaster.messages.wire import WireAnswer, packed
 from paymaster.providers.answers import ERROR_LENGTH_MAX, TOO_LARGE, Facts, HttpAnswer, Reading, read_answer
+from paymaster.providers.built_request import READ_AT_ONCE_MAX, BuiltRequest, asks_shortly, built_request
 from paymaster.providers.connections import CONNECT_TIMEOUT_S, Connections
 from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, HeldBody, read_body
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
-from paymaster.providers.provider import Outgoing, UnsupportedParameter, WrittenRequest
-from paymaster.providers.registry import PROVIDERS, streams, wire_format
-from paymaster.providers.tool_names import with_sent_names
-from paymaster.providers.translated_calls import as_answered, as_asked
+from paymaster.providers.provider import Outgoing, UnsupportedParameter
+from paymaster.providers.registry import PROVIDERS, wire_format
+from paymaster.providers.translated_calls import as_answered
 from paymaster.redaction import redact
 from paymaster.settings import ServiceSettings
 from paymaster.values.limits import ANSWER_BODY_BYTES_MAX
-from paymaster.wire.dialects import measured
 from paymaster.wire.measured import BadBody
 
-READ_AT_ONCE_MAX = 16 * 1024
-"""Bytes of an answer, or of a wire call's body, that is read at once; a longer one is read in a thread, which lets
-others have their turns."""
 UNSUPPORTED_PARAMETER = ErrorClass("unsupported_parameter", Billing.NOT_BILLED)
 UNKNOWN_SERVICE = ErrorClass("unknown_service", Billing.NOT_BILLED, retry=True)
 ASKED_OTHERWISE = INVALID_REQUEST._replace(retry=True)
@@ -69,16 +64,6 @@ class Tried(NamedTuple):
     retry_after_ms: int | None = None
     refusal: WireAnswer | None = None
     """Of a wire call that failed: what the service wrote."""
-
-
-class _Built(NamedTuple):
-    """A request of this attempt, before it is authenticated."""
-
-    call: ServiceCall
-    """In the words that the service takes."""
-    request: WrittenRequest
-    streams: bool
-    """Whether the answer is asked for as a stream."""
 
 
 class _Answered(NamedTuple):
@@ -145,7 +130,7 @@ class Exchange:
             return begun.failed(NOT_SENT, f"nothing was sent: {type(error).__name__}")  # its text may hold anything
         reading = await self._read(
             partial(_read_held, call, built.call, service, answer, begun),
-            at_once=len(answer.held) <= READ_AT_ONCE_MAX and _asks_shortly(call.request),
+            at_once=len(answer.held) <= READ_AT_ONCE_MAX and asks_shortly(call.request),
         )
         error = reading.error
         if error is None:
@@ -184,18 +169,18 @@ class Exchange:
         except KeyUnavailable as error:
             raise _Failed(SOURCE_DOWN if isinstance(error, KeySourceDown) else NO_KEY, str(error)) from error
 
-    async def _built(self, call: ServiceCall, service: ServiceSettings) -> _Built:
+    async def _built(self, call: ServiceCall, service: ServiceSettings) -> BuiltRequest:
         """In the thread where that may take long: a schema is written anew for each kind of service, and of a wire call
         the whole body is read."""
         try:
-            if _asks_shortly(call.request):
-                return _built(call, service)
-            return await asyncio.get_running_loop().run_in_executor(self._reader, _built, call, service)
+            if asks_shortly(call.request):
+                return built_request(call, service)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, built_request, call, service)
         except (BadBody, UnsupportedParameter) as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
 
     def _request(
-        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: _Built
+        self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: BuiltRequest
     ) -> httpx.Request:
         provider, written = PROVIDERS[service.api], built.request
         headers = {"content-type": "application/json"} | written.headers
@@ -345,24 +330,6 @@ class _Begun:
         error = error_class, redact(message)[:ERROR_LENGTH_MAX]
         attempt = self.ended(error_class.billing, facts or Facts(), error)
         return Tried(attempt, error_class, retry_after_ms=retry_after_ms)
-
-
-def _asks_shortly(request: LLMRequest) -> bool:
-    """Whether what is written and read for this request takes no time."""
-    return request.json_schema is None and (request.wire is None or len(request.wire.body) <= READ_AT_ONCE_MAX)
-
-
-def _built(call: ServiceCall, service: ServiceSettings) -> _Built:
-    """Raises UnsupportedParameter, BadBody."""
-    call = as_asked(call, service)
-    provider, wire = PROVIDERS[service.api], call.request.wire
-    if wire is not None:
-        asked = measured(wire)
-        written = wire_format(wire, service).build(wire, call.grant, service, asked.outputs)
-        return _Built(call, written, asked.streams)
-    stream = streams(service)
-    built = provider.build_request(with_sent_names(call.request), call.grant, service, stream)
-    return _Built(call, WrittenRequest(built.path, to_json(built.body), built.headers), stream)
 
 
 def _timeout(service: ServiceSettings, *, streams: bool) -> httpx.Timeout:

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Grant, LLMRequest, ToolCall
 from paymaster.messages.wire import Wire
+from paymaster.providers import counters
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.call_ids import with_ids
 from paymaster.providers.embeddings import without_vectors
@@ -342,5 +343,6 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=parse_response,
     parse_stream=parse_stream,
+    counter=counters.GEMINI,
     dialects={"gemini": WireFormat(build_wire, parse_response=parse_wire)},
 )

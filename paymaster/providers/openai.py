@@ -397,6 +397,7 @@ PROVIDER = Provider(
     parse_stream=parse_stream,
     streams_by_default=lambda service: quirks_of(service.base_url).streams_usage,
     as_asked=as_asked,
+    tokenizer_sees=openai_chat.seen,
     dialects={
         "openai": WireFormat(_build_chat, takes_other_caps=True),
         "openai-embeddings": embeddings.wire_format(lambda grant, service: embeddings.PATH),

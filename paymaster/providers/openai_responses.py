@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import ChatMessage, Document, Grant, LLMRequest
 from paymaster.messages.wire import Wire
+from paymaster.providers import counters
 from paymaster.providers.answer_parts import WrittenCall, answer_object, dumped, start_of, tool_calls
 from paymaster.providers.cache_marks import OPENAI_MARK, takes_openai_mark, with_latest_cached
 from paymaster.providers.call_ids import with_ids
@@ -19,6 +20,7 @@ from paymaster.providers.openai import dollars_to_nanos, usage_of
 from paymaster.providers.openai_quirks import quirks_of
 from paymaster.providers.provider import (
     BillFields,
+    CannotCount,
     HttpRequest,
     MalformedAnswer,
     Provider,
@@ -251,6 +253,12 @@ def _usage(usage: JsonValue, base_url: str) -> WireUsage | None:
     return None if found is None else with_listed_counts(found, usage, base_url, RESPONSES_FLAVORS)
 
 
+def _tokenizer_sees(data: dict[str, JsonValue]) -> JsonValue:
+    if wire_responses.has_sealed_thoughts(data):
+        raise CannotCount("what was thought before is encrypted, and no tokenizer reads it")
+    return wire_responses.seen(data)
+
+
 PROVIDER = Provider(
     api="openai-responses",
     telemetry_name="openai",
@@ -259,5 +267,7 @@ PROVIDER = Provider(
     parse_response=parse_response,
     parse_stream=parse_stream,
     as_asked=as_asked,
+    tokenizer_sees=_tokenizer_sees,
+    counter=counters.RESPONSES,
     dialects={"openai-responses": WireFormat(_build_wire)},
 )

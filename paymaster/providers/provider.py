@@ -188,6 +188,19 @@ class WireFormat(NamedTuple):
     """A service that refuses the cap by its name is asked again with the other one."""
 
 
+class CannotCount(Exception):
+    """The input tokens of a request cannot be counted; the message says why, and nothing of a key."""
+
+
+class TokenCounter(NamedTuple):
+    """A provider's own counter of input tokens, which bills nothing."""
+
+    build: Callable[[WrittenRequest, Grant], WrittenRequest]
+    """What it is asked about a request as it would be sent. Raises CannotCount where it does not cover that."""
+    count_name: str
+    """Under which its answer has the count."""
+
+
 def _always(service: ServiceSettings) -> bool:
     return True
 
@@ -221,5 +234,8 @@ class Provider:
     """By which they are multiplied at the wish of a call, as `inference_geo=us`."""
     streams_by_default: Callable[[ServiceSettings], bool] = _always
     """Whether answers are asked for as streams where the configuration does not say."""
+    tokenizer_sees: Callable[[dict[str, JsonValue]], JsonValue] | None = None
+    """What of a body OpenAI's tokenizer makes tokens of. Raises CannotCount. None: its models have another one."""
+    counter: TokenCounter | None = None
     as_asked: Callable[[ServiceSettings, str], ServiceSettings | None] = _learns_nothing
     """The service as it wants to be asked, where the message of its refusal says so. None: it does not."""

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from paymaster.messages import Grant, LLMRequest
 from paymaster.messages.wire import Wire
-from paymaster.providers import anthropic
+from paymaster.providers import anthropic, counters
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.provider import HttpRequest, Provider, UnsupportedParameter, WireFormat, WrittenRequest
 from paymaster.settings import ServiceSettings
@@ -65,5 +65,6 @@ PROVIDER = Provider(
     parse_response=anthropic.parse_response,
     parse_stream=anthropic.parse_stream,
     price_factor=price_factor,
+    counter=counters.VERTEX_CLAUDE,
     dialects={"anthropic": WireFormat(_build_wire)},
 )

@@ -2,7 +2,7 @@
 
 from paymaster.messages import Grant, LLMRequest
 from paymaster.messages.wire import Wire
-from paymaster.providers import gemini
+from paymaster.providers import counters, gemini
 from paymaster.providers.key_headers import bearer
 from paymaster.providers.provider import HttpRequest, Provider, WireFormat, WrittenRequest
 from paymaster.settings import ServiceSettings
@@ -25,5 +25,6 @@ PROVIDER = Provider(
     build_request=build_request,
     parse_response=gemini.parse_response,
     parse_stream=gemini.parse_stream,
+    counter=counters.VERTEX_GEMINI,
     dialects={"gemini": WireFormat(_build_wire, parse_response=gemini.parse_wire)},
 )

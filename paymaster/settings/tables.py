@@ -283,6 +283,12 @@ class ServiceSettings(AccountSettings):
     """Keys of wire calls that are sent although they make the cost unknown beforehand (`previous_response_id`,
     `web_search_options`, `tools.web_search`), at the owner's risk: what is billed above the bound is an overage.
     Default []: a call with another key than those that are known to be free is refused by its name."""
+    bound: Literal["bytes", "counted"] | None = None
+    """What the most that a call can cost is made of. "bytes": each byte of its text may be a token, which is about four
+    times too many. "counted": where money is in the way of that, and only then, the tokens are counted, by OpenAI's
+    tokenizer where it knows the model (with the extra `tiktoken`), else by the provider's own free counter (not of
+    "bedrock"). None, the default: "counted" at OpenAI's own address where the tokenizer knows the model, which is
+    exact; elsewhere "bytes"."""
     price_factor: Factor = Decimal(1)
     """By which listed prices are multiplied, such as "0.85" where your contract takes 15% off: what genai-prices says
     of a model. A price that you write yourself is what you pay, and stays as it is, and so does a cost that the service
@@ -322,6 +328,12 @@ class ServiceSettings(AccountSettings):
             raise_at([(("region",), 'missing; auth = "aws" needs it, because base_url names none')])
         if self.auth != "aws" and self.region is not None:
             raise_at([(("region",), 'only for auth = "aws"; set that, or take this out')])
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        if self.bound == "counted" and self.api == "bedrock":
+            raise_at([(("bound",), 'api = "bedrock" has no counter here; take it out, and bounds are made of bytes')])
         return self
 
     def aws_region(self) -> str:

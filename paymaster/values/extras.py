@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "azure": ("azure",),
     "bedrock": ("botocore",),
     "vertex": ("google.auth",),
+    "tiktoken": ("tiktoken",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
     "transport": ("httpx2",),
     "openai": ("openai",),

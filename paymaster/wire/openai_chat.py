@@ -113,7 +113,7 @@ def measured(body: bytes, path: str | None = None) -> Measured:
     parts = [part for message in objects_of(data, "messages") for part in _parts(message)]
     return Measured(
         model=model_of(data, path),
-        input_bytes=seen_bytes(_without_media(data)),
+        input_bytes=seen_bytes(seen(data)),
         max_output_tokens=min((cap for cap in caps if cap is not None), default=None),
         outputs=number_of(data, "n", most=_OUTPUTS_MAX) or 1,
         images=sum(part.get("type") == "image_url" for part in parts),
@@ -212,7 +212,8 @@ def _chooses(data: dict[str, JsonValue], parts: list[dict[str, JsonValue]]) -> I
     yield from kept_for((data, *messages, *parts, *tools, *functions))
 
 
-def _without_media(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def seen(data: dict[str, JsonValue]) -> JsonValue:
+    """What of a body a tokenizer may make tokens of: all but images and documents. Raises BadBody."""
     messages: list[JsonValue] = [_reduced(message) for message in objects_of(data, "messages")]
     return {**data, "messages": messages}
 

@@ -125,12 +125,9 @@ def measured(body: bytes) -> Measured:
     data = body_object(body)
     items = [] if isinstance(data.get("input"), str) else objects_of(data, "input")
     parts = [part for item in items for part in _parts(item)]
-    seen: dict[str, JsonValue] = dict(data)
-    if isinstance(data.get("input"), list):
-        seen["input"] = [_reduced(item) for item in items]
     return Measured(
         model=model_of(data),
-        input_bytes=seen_bytes(seen),
+        input_bytes=seen_bytes(seen(data)),
         max_output_tokens=number_of(data, _CAP),
         outputs=1,
         images=sum(kind_of(each) in ("input_image", "computer_screenshot", "image_generation_call") for each in parts),
@@ -140,6 +137,19 @@ def measured(body: bytes) -> Measured:
         chooses=once(_chooses(data, items, parts)),
         kept_thoughts=sum(_is_kept_thought(item) for item in items),
     )
+
+
+def seen(data: dict[str, JsonValue]) -> JsonValue:
+    """What of a body a tokenizer may make tokens of: all but images and documents. Raises BadBody."""
+    if not isinstance(data.get("input"), list):
+        return data
+    return {**data, "input": [_reduced(item) for item in objects_of(data, "input")]}
+
+
+def has_sealed_thoughts(data: dict[str, JsonValue]) -> bool:
+    """Whether what was thought before stands in it as a text that says nothing of its tokens. Raises BadBody."""
+    items = [] if isinstance(data.get("input"), str) else objects_of(data, "input")
+    return any(item.get("encrypted_content") is not None for item in items)
 
 
 def sent(body: bytes, *, model: str, cap: int) -> bytes:

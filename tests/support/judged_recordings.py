@@ -4,6 +4,7 @@
 that `PAYMASTER_SDK_RECORDINGS` names.
 """
 
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -21,9 +22,12 @@ from wire import GRANT
 
 from paymaster.admission.routing import bound_nanos
 from paymaster.calls.cost import OWN_FIGURE, cost_nanos
-from paymaster.messages import Attempt, Billing, LLMRequest, ServiceCall
+from paymaster.messages import Attempt, Billing, LLMRequest, Reserve, ServiceCall
 from paymaster.messages.wire import Dialect
 from paymaster.providers.answers import HttpAnswer, Reading, read_answer
+from paymaster.providers.bounds import facts_of
+from paymaster.providers.counting import TokenCounting, ways_of_counting
+from paymaster.providers.provider import CannotCount
 from paymaster.providers.registry import wire_format
 from paymaster.settings import Settings
 from paymaster.wire.dialects import measured
@@ -54,6 +58,8 @@ class Verdict:
     given_back: str = ""
     """How the answer came back: `same`, or why not."""
     bound: int | None = None
+    counted_bound: int | None = None
+    """Where its tokens are counted without a word in the configuration, and can be."""
     charged: int | None = None
     listed: int | None = None
     """What genai-prices makes of the answer."""
@@ -102,8 +108,22 @@ def judge(interaction: Interaction) -> Verdict:
     verdict.billing = reading.billing
     if candidate.price is not None and reading.completion is not None:
         verdict.bound, verdict.charged = grant.bound_nanos, cost_nanos(grant, _attempt(reading))
+        verdict.counted_bound = _counted_bound(settings, request, command)
         verdict.listed, verdict.reasons = _listed_nanos(interaction), tuple(_reasons(interaction, reading))
     return verdict
+
+
+def _counted_bound(settings: Settings, request: LLMRequest, command: Reserve) -> int | None:
+    """What a provider adds itself is not counted, nor are embeddings."""
+    service, candidate, asked = settings.services["it"], command.candidates[0], facts_of(request)
+    if "tokenizer" not in ways_of_counting(service, candidate.model) or asked.needs or asked.outputs == 0:
+        return None
+    nobody: Any = None
+    try:
+        tokens = asyncio.run(TokenCounting(settings.services, nobody, nobody).count(request, candidate))
+    except CannotCount:
+        return None
+    return bound_nanos(command, candidate.model_copy(update={"counted_tokens": tokens}))
 
 
 def _given_back(interaction: Interaction, reading: Reading) -> str:
@@ -226,6 +246,7 @@ def print_figures(folder: Path) -> None:
             )
         counts[f"paid: {paid(verdict)}"] += 1
         counts[f"bound: {bounded(verdict)}"] += 1
+        counts[f"counted bound: {counted(verdict)}"] += 1
         if paid(verdict).startswith(("below", "above,")) or bounded(verdict) == "too low":
             odd.append(f"{interaction.file.relative_to(folder)} {interaction.dialect}: {verdict}")
     for name, count in sorted(counts.items()):
@@ -262,6 +283,14 @@ def bounded(verdict: Verdict) -> str:
     if verdict.charged <= verdict.bound:
         return "enough"
     return "too low, at the owner's risk" if verdict.needs or verdict.chooses else "too low"
+
+
+def counted(verdict: Verdict) -> str:
+    if verdict.charged is None or verdict.counted_bound is None or verdict.billing is Billing.UNKNOWN:
+        return "nothing to compare"
+    if verdict.charged <= verdict.counted_bound:
+        return "enough"
+    return "too low, at the owner's risk" if verdict.chooses else "too low"
 
 
 if __name__ == "__main__":

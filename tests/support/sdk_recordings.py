@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -222,3 +223,40 @@ def _without(text: str, found: Mapping[str, Member], names: Collection[str]) -> 
 def folder_of_recordings() -> Path | None:
     named = os.environ.get("PAYMASTER_SDK_RECORDINGS")
     return Path(named) if named else None
+
+
+# ---------------------------------------------------------------- what counters of tokens said
+
+_COUNTERS = {
+    "/messages/count_tokens": "/messages",
+    ":countTokens": ":generateContent",
+    "/responses/input_tokens": "/responses",
+}
+"""How the paths of providers' counters end, and those of what they count for."""
+_COUNTED_INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "promptTokenCount")
+
+
+def counts_and_bills(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """The host, what its counter said, and the input that was billed for the request that came next in the file."""
+    for file in sorted(folder.rglob("*.yaml")):
+        if not any(end.encode() in (content := file.read_bytes()) for end in _COUNTERS):
+            continue
+        listed: list[Any] = yaml.load(content, yaml.CSafeLoader).get("interactions") or []
+        for counted, sent in pairwise(listed):
+            found = _count_and_bill(counted, sent)
+            if found is not None:
+                yield found
+
+
+def _count_and_bill(counted: Any, sent: Any) -> tuple[str, int, int] | None:
+    asked, then = (urlsplit(each["request"]["uri"]) for each in (counted, sent))
+    ends = next((end for end in _COUNTERS if asked.path.endswith(end)), None)
+    if ends is None or then.path != asked.path.removesuffix(ends) + _COUNTERS[ends]:
+        return None
+    count, answer = (json.loads(_decompressed(_bytes(each["response"]) or b"{}")) for each in (counted, sent))
+    usage = answer.get("usage") or answer.get("usageMetadata")
+    return (
+        asked.netloc,
+        count.get("totalTokens", count.get("input_tokens")),
+        sum(usage.get(each) or 0 for each in _COUNTED_INPUTS),
+    )

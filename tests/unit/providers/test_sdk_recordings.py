@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judged_recordings import bounded, judge, paid
-from sdk_recordings import folder_of_recordings, interactions, read_file
+from judged_recordings import bounded, counted, judge, paid
+from openai_encodings import kept_encodings
+from sdk_recordings import counts_and_bills, folder_of_recordings, interactions, read_file
 
 from paymaster.messages.wire import Wire
 from paymaster.wire.dialects import dialect_of, measured
@@ -22,6 +23,13 @@ FILES = [] if FOLDER is None else sorted(FOLDER.rglob("*.yaml"))
 AGENTS = os.environ.get("PAYMASTER_CLI_REQUESTS")
 LEAVE = ("tools.web_search",)
 """What the requests of command-line agents may need."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def encodings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(kept_encodings(tmp_path_factory.mktemp("encodings"))))
+        yield
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
@@ -37,6 +45,7 @@ def test_a_recording_is_passed_on_given_back_and_paid(file: Path) -> None:
         assert verdict.given_back.partition(":")[0] in ("same", "without the usage", "nothing")
         assert not paid(verdict).startswith(("below", "above,")), verdict
         assert bounded(verdict) != "too low", verdict
+        assert counted(verdict) != "too low", verdict
 
 
 @pytest.mark.skipif(FOLDER is None, reason="PAYMASTER_SDK_RECORDINGS does not name a folder of cassettes")
@@ -46,6 +55,15 @@ def test_there_are_enough_recordings() -> None:
     assert len(found) >= 300
     assert len({repository for repository, _ in found}) >= 3
     assert {dialect for _, dialect in found} >= {"openai", "openai-responses", "anthropic", "gemini"}
+
+
+@pytest.mark.skipif(FOLDER is None, reason="PAYMASTER_SDK_RECORDINGS does not name a folder of cassettes")
+def test_what_counters_said_is_what_was_billed() -> None:
+    """Where a recording has both: a provider's own counter, and then the same request."""
+    assert FOLDER is not None
+    pairs = list(counts_and_bills(FOLDER))
+    assert len({host for host, _, _ in pairs}) >= 4
+    assert [pair for pair in pairs if pair[1] != pair[2]] == []
 
 
 def requests_of_agents() -> Iterator[tuple[str, Any]]:
