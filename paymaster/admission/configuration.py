@@ -1,10 +1,12 @@
 """Configurations of the ledger: how two of them differ, in words, and what a worker's start may change."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import NamedTuple, TypeVar, cast
 
 from paymaster.admission.account_rows import account_configs
-from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, Window
+from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, RunTerms, Window
+from paymaster.values.durations import format_duration
 from paymaster.values.money import format_usd
 from paymaster.values.windows import WINDOWS
 
@@ -72,9 +74,20 @@ def in_words(found: Iterable[Difference], most_bytes: int = WORDS_MAX_BYTES) -> 
 
 
 def _with_caps_of(before: ConfigT | None, after: ConfigT) -> ConfigT:
-    if before is None or before.caps_nanos.keys() <= after.caps_nanos.keys():
+    """With `per_run` likewise."""
+    if before is None:
         return after
-    return after.model_copy(update={"caps_nanos": {**before.caps_nanos, **after.caps_nanos}})
+    if not before.caps_nanos.keys() <= after.caps_nanos.keys():
+        after = after.model_copy(update={"caps_nanos": {**before.caps_nanos, **after.caps_nanos}})
+    if before.per_run is None or not _limits(before.per_run).keys() - _limits(after.per_run).keys():
+        return after
+    per_run = before.per_run.model_copy(update=_limits(after.per_run))
+    return after.model_copy(update={"per_run": per_run})
+
+
+def _limits(per_run: RunTerms | None) -> dict[str, int]:
+    """Those that are set."""
+    return {} if per_run is None else per_run.model_dump(exclude_none=True)
 
 
 def _account(
@@ -95,7 +108,22 @@ def _account(
                 yield Difference(f"{name} {window} {now} → {then}", loosens=window not in after.caps_nanos)
         if before.enforce != after.enforce:
             yield Difference(f"{name} {_binds(before)} → {_binds(after)}", loosens=before.enforce)
-        yield from _fields(name, before, after, {"caps_nanos", "enforce"})
+        if before.per_run != after.per_run:
+            loosens = bool(_limits(before.per_run).keys() - _limits(after.per_run).keys())
+            text = f"{name} per run {_per_run(before.per_run)} → {_per_run(after.per_run)}"
+            yield Difference(text, loosens=loosens)
+        yield from _fields(name, before, after, {"caps_nanos", "enforce", "per_run"})
+
+
+def _per_run(terms: RunTerms | None) -> str:
+    if terms is None:
+        return "no limit"
+    said = (
+        None if terms.usd_nanos is None else format_usd(terms.usd_nanos),
+        None if terms.calls is None else f"{terms.calls:,} calls",
+        None if terms.lasts_ms is None else format_duration(timedelta(milliseconds=terms.lasts_ms)),
+    )
+    return ", ".join(limit for limit in said if limit is not None)
 
 
 def _binds(account: AccountConfig) -> str:

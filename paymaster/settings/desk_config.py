@@ -10,10 +10,12 @@ from paymaster.messages import (
     DeskConfig,
     LimitName,
     RetrySettings,
+    RunTerms,
     ServiceConfig,
     config_too_large,
 )
 from paymaster.settings import AccountSettings, BudgetSettings, ConfigurationError, ServiceSettings, Settings
+from paymaster.settings.tables import PerRunSettings
 from paymaster.settings.time_zones import offsets_of
 from paymaster.values.budget_path import is_template
 from paymaster.values.time_zones import UTC_NAME
@@ -48,10 +50,18 @@ def _account(account: AccountSettings) -> AccountConfig:
 
 def _budget(path: str, budget: BudgetSettings) -> AccountConfig:
     """Of the many accounts of a template no threshold is told that nobody asked for."""
-    account = _account(budget).model_copy(update={"time_zone": budget.time_zone, "enforce": budget.enforce})
+    own = {"time_zone": budget.time_zone, "enforce": budget.enforce, "per_run": _per_run(budget.per_run)}
+    account = _account(budget).model_copy(update=own)
     if is_template(path) and "alert_at" not in budget.model_fields_set:
         return account.model_copy(update={"alert_at": ()})
     return account
+
+
+def _per_run(per_run: PerRunSettings | None) -> RunTerms | None:
+    if per_run is None:
+        return None
+    lasts_ms = None if per_run.lasts is None else _ms(per_run.lasts)
+    return RunTerms(usd_nanos=per_run.usd, calls=per_run.calls, lasts_ms=lasts_ms)
 
 
 def _zones(settings: Settings) -> set[str]:

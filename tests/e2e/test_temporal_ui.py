@@ -161,6 +161,6 @@ async def test_registering_again_is_harmless_and_what_cannot_be_is_said_with_the
     assert "--name PaymasterCostUsd --type Double" in said
     assert "tcld namespace search-attributes add --namespace not-there" in said
     assert {key.name: key for key in ALL}.keys() == {
-        f"Paymaster{name}" for name in ("Budget", "Service", "Model", "Outcome", "CostUsd")
+        f"Paymaster{name}" for name in ("Budget", "Service", "Model", "Outcome", "CostUsd", "Run")
     }
     assert all(isinstance(key, SearchAttributeKey) for key in ALL)
