@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
 import httpx2
@@ -36,8 +37,8 @@ def asks_in_thread(place: str, route: str) -> None:
         http.post(URL, json=body(place, route), headers={"idempotency-key": place}).raise_for_status()
 
 
-async def in_transport(place: str, route: str) -> None:
-    async with httpx2.AsyncClient(transport=PaymasterTransport("acme/agents")) as http:
+async def in_transport(place: str, route: str, budget: str = "acme/agents") -> None:
+    async with httpx2.AsyncClient(transport=PaymasterTransport(budget)) as http:
         (await http.post(URL, json=body(place, route), headers={"idempotency-key": place})).raise_for_status()
 
 
@@ -114,5 +115,44 @@ class BudgetedAgent:
         self._steps += 1
 
 
+def many(name: str, count: int) -> list[str]:
+    return [f"{name} {number:02}" for number in range(count)]
+
+
+@workflow.defn
+class Crew:
+    """A sub-agent that makes all its calls at once, every other one over the transport where it may."""
+
+    @workflow.run
+    async def run(self, name: str, route: str, count: int, budget: str, transport: bool) -> None:
+        await asyncio.gather(
+            *(
+                in_transport(prompt, route, budget)
+                if transport and number % 2
+                else generate(asked(prompt, route, budget).model_copy(update={"call_id": None}))
+                for number, prompt in enumerate(many(name, count))
+            )
+        )
+
+
+@workflow.defn
+class Fleet:
+    """Ten calls, and after a continue-as-new ninety at once: thirty of its own and twenty of each of three crews."""
+
+    @workflow.run
+    async def run(self, route: str, budget: str, usd: str | None, transport: bool, begun: bool) -> None:
+        with nullcontext() if usd is None else run_budget(usd):
+            if not begun:
+                await Crew().run("first", route, 10, budget, transport)
+                workflow.continue_as_new(args=[route, budget, usd, transport, True])
+            await asyncio.gather(
+                Crew().run("fleet", route, 30, budget, transport),
+                *(
+                    workflow.execute_child_workflow(Crew.run, args=[f"crew{n}", route, 20, budget, transport])
+                    for n in range(3)
+                ),
+            )
+
+
 ACTIVITIES = [asks_in_activity, asks_in_thread]
-WORKFLOWS = [RunAgent, SubAgent, BudgetedAgent]
+WORKFLOWS = [RunAgent, SubAgent, BudgetedAgent, Fleet, Crew]
