@@ -50,6 +50,7 @@ from paymaster.messages import (
     ReadAgain,
     Refused,
     Reserve,
+    ResumeRun,
     ResumeService,
     RunState,
     ServiceState,
@@ -75,6 +76,7 @@ from paymaster.messages.temporal_names import (
     RAISE_RUN,
     RECALL_PARKED,
     REPORT_ATTEMPTS,
+    RESUME_RUN,
     RESUME_SERVICE,
     SEND_ALERTS,
     SET_CAP,
@@ -101,6 +103,7 @@ SIGNALS = (
     RAISE_CAP,
     SET_CAP,
     RAISE_RUN,
+    RESUME_RUN,
     END_RUN,
     PAUSE_SERVICE,
     RESUME_SERVICE,
@@ -359,6 +362,11 @@ class BudgetWorkflow:
     def raise_run_signal(self, message: RawValue) -> None:
         self._messages.signalled(RAISE_RUN, self._desk.raise_run, message)
 
+    @workflow.signal(name=RESUME_RUN.name)
+    @tolerate_any_payload_count
+    def resume_run_signal(self, message: RawValue) -> None:
+        self._messages.signalled(RESUME_RUN, self._desk.resume_run, message)
+
     @workflow.signal(name=END_RUN.name)
     @tolerate_any_payload_count
     def end_run_signal(self, message: RawValue) -> None:
@@ -368,6 +376,11 @@ class BudgetWorkflow:
     @with_one_message
     def raise_run_update(self, change: RaiseRun) -> RunState:
         return self._messages.answered(RAISE_RUN, self._desk.raise_run, change)
+
+    @workflow.update(name=RESUME_RUN.name)
+    @with_one_message
+    def resume_run_update(self, change: ResumeRun) -> RunState:
+        return self._messages.answered(RESUME_RUN, self._desk.resume_run, change)
 
     @workflow.update(name=END_RUN.name)
     @with_one_message

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from paymaster.admission.accounts import Account, Balance, first_ahead, next_threshold
 from paymaster.admission.limiter import Limiter
 from paymaster.admission.runs import Run
-from paymaster.messages import AccountConfig, DeskConfig, RunTerms, Window
+from paymaster.messages import AccountConfig, DeskConfig, Window
 from paymaster.values.budget_path import is_template, template_of
 from paymaster.values.money import NANOS_MAX
 from paymaster.values.windows import WINDOWS
@@ -43,10 +43,10 @@ def config_of(key: str, configs: Mapping[str, AccountConfig]) -> AccountConfig |
     return configs.get(key) or configs.get(template_key(key))
 
 
-def per_run_of(keys: Iterable[str], configs: Mapping[str, AccountConfig]) -> list[RunTerms]:
-    """What these accounts of budgets allow each run."""
+def limiting_runs(keys: Iterable[str], configs: Mapping[str, AccountConfig]) -> list[AccountConfig]:
+    """Of these accounts of budgets, what is configured of those that limit runs."""
     found = (config_of(key, configs) for key in keys)
-    return [config.per_run for config in found if config is not None and config.per_run is not None]
+    return [config for config in found if config is not None and config.limits_runs]
 
 
 def template_key(key: str) -> str:

@@ -74,6 +74,15 @@ class AlertPolicy:
         """An admin gave a run more, or ended it."""
         self._outbox.alert(self._state.now_ms, "run_changed", text, account)
 
+    def runaway(self, run: str, why: str, *, enforced: bool) -> None:
+        """A run does what one in a loop does: each time that it is held, or once where it is watched only."""
+        if enforced:
+            self._outbox.alert(self._state.now_ms, "runaway", alert_texts.runaway(run, why), f"run:{run}")
+        else:
+            self._outbox.alert_once(
+                self._state.now_ms, "watched", alert_texts.runaway_watched(run, why), f"runaway {run}"
+            )
+
     def price(self, grant: Grant) -> None:
         """A price decides as much as a cap, and each worker has its own: every change is told, once a day each.
 

@@ -7,7 +7,7 @@ from paymaster.admission.book_changes import LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc
-from paymaster.messages import AdminMessage, EndRun, Grant, RaiseRun, Settle, Window
+from paymaster.messages import AdminMessage, EndRun, Grant, RaiseRun, ResumeRun, Settle, Window
 from paymaster.values.limits import STATE_BYTES_MAX
 from paymaster.values.money import format_usd
 
@@ -140,6 +140,21 @@ def run_raised(change: RaiseRun) -> str:
         f"{change.lasts_ms / 1000:g} s" if change.lasts_ms else "",
     ]
     return f"{by_whom(change)} gave run {change.run} {', '.join(filter(None, more))} more"
+
+
+def run_resumed(change: ResumeRun) -> str:
+    return f"{by_whom(change)} let run {change.run} go on"
+
+
+def runaway(run: str, why: str) -> str:
+    return (
+        f"run {run} is held: {why}. `paymaster runs resume {run}` lets it go on, `paymaster runs end {run}` ends it "
+        "(both with --reason)"
+    )
+
+
+def runaway_watched(run: str, why: str) -> str:
+    return f"run {run} would be held, and goes on because its budget is watched only: {why}"
 
 
 def run_ended(change: EndRun) -> str:

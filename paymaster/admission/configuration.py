@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import NamedTuple, TypeVar, cast
 
 from paymaster.admission.account_rows import account_configs
-from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, RunTerms, Window
+from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, RunawayTerms, RunTerms, Window
 from paymaster.values.durations import format_duration
 from paymaster.values.money import format_usd
 from paymaster.values.windows import WINDOWS
@@ -174,6 +174,11 @@ def _value(field: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, int) and field.endswith("_ms"):
         return f"{value / 1000:g} s"
+    if isinstance(value, int) and "nanos" in field:
+        return format_usd(value)
+    if isinstance(value, RunawayTerms):
+        said = [(name.replace("_nanos", ""), _value(name, part)) for name, part in value if part is not None]
+        return ", ".join(f"{name} {text}" for name, text in said)
     if isinstance(value, RetrySettings):
         return ", ".join(f"{name.removesuffix('_ms')} {_value(name, part)}" for name, part in value)
     if isinstance(value, tuple):

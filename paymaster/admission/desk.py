@@ -52,6 +52,7 @@ from paymaster.messages import (
     RaiseRun,
     ReadAgain,
     Reserve,
+    ResumeRun,
     ResumeService,
     RunState,
     ServiceState,
@@ -293,6 +294,13 @@ class Desk:
         """Gives a run more than its limits. Raises ValueError for a run or a limit that is not there."""
         self.advance(now_ms)
         answer = self._runs.raise_run(change)
+        self.advance(self.state.now_ms)
+        return answer
+
+    def resume_run(self, change: ResumeRun, now_ms: int) -> RunState:
+        """Lets a run go on that is held as a runaway. Raises ValueError for one that is not."""
+        self.advance(now_ms)
+        answer = self._runs.resume_run(change)
         self.advance(self.state.now_ms)
         return answer
 

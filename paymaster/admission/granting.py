@@ -45,8 +45,21 @@ class Granting:
             Hold(request.call, grant, choice.accounts, choice.tokens, is_first=not request.granted_before)
         )
         self._alerts.let_through(over, grant)
+        if request.run is not None and not request.granted_before:
+            self._count_for_runs(request, choice.accounts)
         state.gates[candidate.service].breaker.started(request.hold_id)
         return Granted(grant=grant)
+
+    def _count_for_runs(self, request: Reserve, accounts: tuple[str, ...]) -> None:
+        for key in accounts:
+            account, now_ms = self._ledger.accounts[key], self._state.now_ms
+            if account.run is None or account.run.runaway is None:
+                continue
+            if account.run.watched:
+                posted = account.balances["minute"].posted_nanos
+                if why := account.run.looks_like_a_runaway(request.digest, now_ms, posted):
+                    self._alerts.runaway(key.removeprefix("run:"), why, enforced=False)
+            account.run.asks_for(request.digest, now_ms)
 
     def deny(self, hold_id: str, reason: str, detail: str) -> Denied:
         denied = Denied(hold_id=hold_id, reason=reason, detail=detail)

@@ -7,16 +7,16 @@ and told nobody.
 from collections.abc import Iterable
 
 from paymaster.admission import alert_texts
-from paymaster.admission.account_rows import account_configs, config_of, named_accounts, per_run_of
+from paymaster.admission.account_rows import account_configs, config_of, limiting_runs, named_accounts
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
 from paymaster.admission.outbox import Outbox
-from paymaster.admission.runs import Run, run_config, run_terms
+from paymaster.admission.runs import Limits, Run, limits_of
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.state import DeskState, begin_new_windows
-from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, RunTerms, Window, config_too_large
+from paymaster.messages import AccountConfig, CapChange, DeskConfig, LoadedSpend, Window, config_too_large
 from paymaster.values.budget_path import budgets_charged, is_template
 from paymaster.values.limits import CAP_CHANGES_WAITING_MAX, CAPS_ENDED_MAX, SUPERSEDED_MAX
 
@@ -71,7 +71,7 @@ class InForce:
         unknown = {*(window for account in accounts for window in account.caps_nanos), *config.time_zones}
         unknown -= {*self._ledger.calendars.windows}
         unknown |= {"enforce = false" for account in accounts if not account.enforce}
-        unknown |= {"per_run" for account in accounts if account.per_run is not None}
+        unknown |= {"per_run and runaway" for account in accounts if account.limits_runs}
         unknown |= {f"template {path}" for path in config.budgets if is_template(path)}
         if not unknown:
             return None
@@ -109,13 +109,13 @@ class InForce:
         others = {key: AccountConfig() for key in gone}
         for key, account in self._ledger.accounts.items():
             run = account.run
-            config = config_of(key, configs) if run is None else run_config(self._terms(run, configs))
+            config = config_of(key, configs) if run is None else self._limits(run, configs).account()
             if key not in named and (config or account.is_on_demand):
                 others[key] = config or AccountConfig()
         return others | named
 
-    def _terms(self, run: Run, configs: dict[str, AccountConfig]) -> RunTerms:
-        return run_terms(run, per_run_of(run.budgets, configs))
+    def _limits(self, run: Run, configs: dict[str, AccountConfig]) -> Limits:
+        return limits_of(run, limiting_runs(run.budgets, configs))
 
     def _ends_all(self) -> bool:
         """Before the stored changes are known, any of the caps may be an admin's."""
@@ -198,7 +198,7 @@ class InForce:
             of_template = key not in named and config_of(key, configs) is not None
             opened.used_minute = state.now_ms // 60_000 if of_template or opened.run is not None else 0
             if opened.run is not None:
-                opened.run.limit(self._terms(opened.run, configs))
+                opened.run.limit(self._limits(opened.run, configs))
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
                 self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
                 ended.add((key, window))

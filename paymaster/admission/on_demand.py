@@ -7,12 +7,12 @@ who is active, and not who exists.
 from collections.abc import Callable, Iterable, Set
 from operator import attrgetter
 
-from paymaster.admission.account_rows import account_configs, per_run_of, template_key
+from paymaster.admission.account_rows import account_configs, limiting_runs, template_key
 from paymaster.admission.accounts import Account
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
 from paymaster.admission.routing import Obstacle
-from paymaster.admission.runs import Run, run_config, run_levels, run_terms
+from paymaster.admission.runs import Run, limits_of, run_levels
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, DeskConfig, Reserve, RunTerms
 from paymaster.values.budget_path import accounts_charged, budgets_charged, is_template
@@ -20,6 +20,8 @@ from paymaster.values.limits import ACCOUNTS_MAX
 
 FORGOTTEN_AFTER_MINUTES = 10
 """How long an account stays that nobody uses."""
+CHANGED_RUN_KEPT_MINUTES = 7 * 24 * 60
+"""How long a run stays that an admin changed, or that is held: nothing else remembers it."""
 _ROOM = ACCOUNTS_MAX // 10
 """How many of those that are idle go at once where there is no room for new ones."""
 
@@ -78,14 +80,14 @@ class OnDemand:
         if not self._limits_runs:
             return ()
         keys = [f"budget:{path}" for path in budgets_charged(request.budgets)]
-        return tuple(key for key in keys if per_run_of([key], self._configs))
+        return tuple(key for key in keys if limiting_runs([key], self._configs))
 
     def open_run(self, key: str, run: Run) -> Account:
         """Opens the account of a run that has none."""
         self._take_config()
-        terms = run_terms(run, per_run_of(run.budgets, self._configs))
-        run.limit(terms)
-        account = self._ledger.open_run(key, run, run_config(terms))
+        limits = limits_of(run, limiting_runs(run.budgets, self._configs))
+        run.limit(limits)
+        account = self._ledger.open_run(key, run, limits.account())
         account.used_minute = self._minute()
         return account
 
@@ -99,9 +101,9 @@ class OnDemand:
         more = tuple(key for key in limiting if key not in run.budgets)
         if more or (asked is not None and run.asked is None):
             run.asked, run.budgets = asked or run.asked, (*run.budgets, *more)
-            terms = run_terms(run, per_run_of(run.budgets, self._configs))
-            run.limit(terms)
-            self._ledger.configure(account.key, run_config(terms))
+            limits = limits_of(run, limiting_runs(run.budgets, self._configs))
+            run.limit(limits)
+            self._ledger.configure(account.key, limits.account())
         return None
 
     def open(self, key: str) -> Account:
@@ -132,13 +134,13 @@ class OnDemand:
         """Accounts that nobody has used since, and of which everything is stored.
 
         None whose money is on hold, unconfirmed, or missing in the database, whose cap an admin has changed, whose
-        limits are not drained, or which a call needs that waits.
+        limits are not drained, or which a call needs that waits. Runs that an admin changed stay for a week.
         """
         now_ms = self._state.now_ms
         idle = [
             account
             for account in self._ledger.accounts.values()
-            if account.is_on_demand and account.used_minute <= latest_minute and _is_at_rest(account, now_ms)
+            if account.is_on_demand and _kept_until(account) <= latest_minute and _is_at_rest(account, now_ms)
         ]
         if not idle:
             return []
@@ -167,9 +169,16 @@ class OnDemand:
         if self._of is not config:
             self._of, self._configs = config, account_configs(config)
             self._has_templates = any(map(is_template, config.budgets))
-            self._limits_runs = any(budget.per_run is not None for budget in config.budgets.values())
+            self._limits_runs = any(budget.limits_runs for budget in config.budgets.values())
+
+
+def _kept_until(account: Account) -> int:
+    """In minutes since 1970."""
+    changed = account.run is not None and account.is_changed_by_admin
+    return account.used_minute + CHANGED_RUN_KEPT_MINUTES * changed
 
 
 def _is_at_rest(account: Account, now_ms: int) -> bool:
     unsettled = any(balance.missing_nanos or balance.let_through for balance in account.balances.values())
-    return not (account.loading or unsettled or account.is_changed_by_admin) and account.limiter.is_idle(now_ms)
+    by_admin = account.run is None and account.is_changed_by_admin
+    return not (account.loading or unsettled or by_admin) and account.limiter.is_idle(now_ms)

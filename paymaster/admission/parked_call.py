@@ -56,7 +56,7 @@ class ParkedCall:
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "impossible")
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         # That is nobody's hold: patience begins after it.
-        loading = any(o.reason in ("loading", "accounts_full") for o in obstacles)
+        loading = any(o.reason in ("loading", "accounts_full", "runaway") for o in obstacles)
         self.busy_since_ms = _since(self.busy_since_ms, now_ms, deciding.kind == "transient" and not loading)
         if self.busy_since_ms is None:
             self.keeps = frozenset()

@@ -218,7 +218,7 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
 
 def _run_row(reserve: Reserve) -> Columns:
     """What a call says of its run. Empty: nothing."""
-    return reserve.model_dump(mode="json", include={"run", "run_terms", "granted_before"})
+    return reserve.model_dump(mode="json", include={"run", "run_terms", "granted_before", "digest"})
 
 
 def _hold(reserve: Reserve) -> int | str:

@@ -96,6 +96,7 @@ class Parking:
             if countable is not None:
                 return CountFirst(hold_id=hold_id, candidate=countable.model_copy(update={"price": None}))
         self._alerts.obstacles(obstacles)
+        self._hold_runaway(deciding)
         if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
             return self._granting.deny(hold_id, deciding.reason, _details(obstacles))
         if request.deadline_at_ms <= state.now_ms and state.now_ms >= state.clock.doubted_until_ms:
@@ -117,6 +118,13 @@ class Parking:
         self.remind(request.deadline_at_ms)
         self._alerts.parked(deciding)
         return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+
+    def _hold_runaway(self, deciding: Obstacle) -> None:
+        """From the call on that makes its run a runaway, all of the run's calls wait for an admin."""
+        account = None if deciding.account is None else self._ledger.accounts.get(deciding.account)
+        if deciding.reason == "runaway" and account is not None and account.run is not None and not account.run.held:
+            account.run.held = deciding.detail
+            self._alerts.runaway(account.key.removeprefix("run:"), deciding.detail, enforced=True)
 
     def leave(self, hold_id: str) -> None:
         """Its call does not wait any more, if it ever did."""
@@ -196,6 +204,7 @@ class Parking:
             return True
         deciding = decide(found)
         self._alerts.obstacles(found)
+        self._hold_runaway(deciding)
         # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
         failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
         if failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call)):

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from paymaster.admission.accounts import Account
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
+from paymaster.admission.runs import Run
 from paymaster.messages import Candidate, Grant, Reserve, Window
 from paymaster.values.budget_path import budget_ancestors, budgets_charged
 from paymaster.values.money import TOKENS_PER_PRICE, format_usd
@@ -113,9 +115,14 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
     if request.run is None:
         return None
     for key in accounts:
-        run = ledger.accounts[key].run
-        over = None if run is None else run.over(now_ms, another_call=not request.granted_before)
-        if run is None or over is None:
+        account, run = ledger.accounts[key], ledger.accounts[key].run
+        if run is None or (run.watched and not run.ended_by):
+            continue
+        why = run.held or _runaway(request, account, run, now_ms)
+        if why and not run.ended_by:
+            return Obstacle("transient", "runaway", why, key)
+        over = run.over(now_ms, another_call=not request.granted_before)
+        if over is None:
             continue
         if over == "run_ended":
             return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
@@ -123,6 +130,13 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
         detail = f"{key} has used up {what}; `paymaster runs raise {key.removeprefix('run:')}` gives it more"
         return Obstacle("exhausted", over, detail, key, window="total")
     return None
+
+
+def _runaway(request: Reserve, account: Account, run: Run, now_ms: int) -> str | None:
+    """Why this call makes its run a runaway; a further attempt of a call does not."""
+    if request.granted_before:
+        return None
+    return run.looks_like_a_runaway(request.digest, now_ms, account.balances["minute"].posted_nanos)
 
 
 def bound_nanos(request: Reserve, candidate: Candidate, counted_margin_percent: int = COUNTED_MARGIN_PERCENT) -> int:

@@ -11,8 +11,8 @@ from paymaster.admission.parking import Parking
 from paymaster.admission.runs import Run
 from paymaster.admission.state import DeskState
 from paymaster.admission.status import run_state
-from paymaster.messages import EndRun, RaiseCap, RaiseRun, RunState
-from paymaster.messages.temporal_names import END_RUN, RAISE_RUN
+from paymaster.messages import EndRun, RaiseCap, RaiseRun, ResumeRun, RunState
+from paymaster.messages.temporal_names import END_RUN, RAISE_RUN, RESUME_RUN
 from paymaster.values.run_path import check_run_path
 
 
@@ -45,6 +45,17 @@ class RunCommands:
         run.more_calls += change.calls
         run.more_ms += change.lasts_ms
         self._alerts.run_changed(alert_texts.run_raised(change), account.key)
+        self._state.freed.add(account.key)
+        return run_state(account)
+
+    def resume_run(self, change: ResumeRun) -> RunState:
+        """Lets a run go on that is held as a runaway. Raises ValueError for one that is not."""
+        change = signed(self._state, RESUME_RUN.name, change)
+        account, run = self._known(change.run)
+        if not run.held:
+            raise ValueError(f"run {change.run} is not held")
+        run.go_on()
+        self._alerts.run_changed(alert_texts.run_resumed(change), account.key)
         self._state.freed.add(account.key)
         return run_state(account)
 

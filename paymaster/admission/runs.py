@@ -1,14 +1,17 @@
 """What a run of an agent may take, and what it has taken: the part of its account that no budget has."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from paymaster.messages import AccountConfig, RunTerms, Window
+from paymaster.messages import AccountConfig, Message, RunawayTerms, RunTerms, Window
+from paymaster.values.money import format_usd
 from paymaster.values.run_path import run_ancestors
 
 RunOver = Literal["run_ended", "run_calls_exhausted", "run_time_over"]
 """Why a run gets nothing more, whatever money is left."""
+DIGESTS_MAX = 50
+"""Different things that a run has asked for, of which it is remembered how often; the latest ones."""
 
 
 @dataclass(slots=True)
@@ -33,10 +36,23 @@ class Run:
     """Likewise."""
     ended_by: str = ""
     """The admin who ended it. Empty: it goes on."""
+    runaway: RunawayTerms | None = None
+    """When it is held: of what its budgets say the lowest. None: never."""
+    watched: bool = False
+    """Only budgets that are watched say so."""
+    asked_for: dict[str, int] = field(default_factory=dict[str, int])
+    """By the digest of what was asked for, how many calls got a grant for it; the latest last."""
+    minute: int = 0
+    """The latest minute in which a call got a grant, since 1970."""
+    calls_of_minute: int = 0
+    """How many did in it."""
+    held: str = ""
+    """Why it is held as a runaway. Empty: it is not."""
 
     @property
     def is_changed_by_admin(self) -> bool:
-        return bool(self.more_calls or self.more_ms or self.ended_by)
+        """Or is held, for an admin to change it."""
+        return bool(self.more_calls or self.more_ms or self.ended_by or self.held)
 
     @property
     def ends_ms(self) -> int | None:
@@ -45,8 +61,9 @@ class Run:
             return None
         return self.began_ms + self.lasts_ms + self.more_ms
 
-    def limit(self, terms: RunTerms) -> None:
-        self.calls_max, self.lasts_ms = terms.calls, terms.lasts_ms
+    def limit(self, limits: "Limits") -> None:
+        self.calls_max, self.lasts_ms = limits.terms.calls, limits.terms.lasts_ms
+        self.runaway, self.watched = limits.runaway, limits.watched
 
     def over(self, now_ms: int, *, another_call: bool) -> RunOver | None:
         """Why it gets nothing more. `another_call`: for one that has got no grant yet."""
@@ -62,21 +79,71 @@ class Run:
         self.calls += another_call
         self.began_ms = self.began_ms or now_ms
 
+    def looks_like_a_runaway(self, digest: str, now_ms: int, posted_in_minute: int) -> str | None:
+        """Why a further call would make it one."""
+        terms = self.runaway
+        if terms is None:
+            return None
+        same = self.asked_for.get(digest, 0) if digest else 0
+        calls = self.calls_of_minute if self.minute == now_ms // 60_000 else 0
+        if terms.identical_calls is not None and same >= terms.identical_calls:
+            return f"it has asked {same} times for the same thing"
+        if terms.calls_per_minute is not None and calls >= terms.calls_per_minute:
+            return f"it has made {calls} calls in a minute"
+        if terms.usd_nanos_per_minute is not None and posted_in_minute >= terms.usd_nanos_per_minute:
+            return f"it has spent {format_usd(posted_in_minute)} in a minute"
+        return None
 
-def run_terms(run: Run, per_run: Iterable[RunTerms]) -> RunTerms:
-    """The lowest of what was asked for and of what its budgets allow each run."""
-    every = [terms for terms in (run.asked, *per_run) if terms is not None]
-    return RunTerms(
-        usd_nanos=min((each.usd_nanos for each in every if each.usd_nanos is not None), default=None),
-        calls=min((each.calls for each in every if each.calls is not None), default=None),
-        lasts_ms=min((each.lasts_ms for each in every if each.lasts_ms is not None), default=None),
+    def asks_for(self, digest: str, now_ms: int) -> None:
+        """A call of it got its first grant."""
+        if self.runaway is None:
+            return
+        minute = now_ms // 60_000
+        self.calls_of_minute = self.calls_of_minute + 1 if self.minute == minute else 1
+        self.minute = minute
+        if digest:
+            self.asked_for[digest] = self.asked_for.pop(digest, 0) + 1
+            if len(self.asked_for) > DIGESTS_MAX:
+                del self.asked_for[next(iter(self.asked_for))]
+
+    def go_on(self) -> None:
+        """What it did so far counts no more."""
+        self.held, self.calls_of_minute = "", 0
+        self.asked_for.clear()
+
+
+class Limits(NamedTuple):
+    """What holds for a run, of what was asked for and of what its budgets say."""
+
+    terms: RunTerms
+    runaway: RunawayTerms | None
+    watched: bool
+    """Nothing of it binds: only budgets that are watched say it."""
+
+    def account(self) -> AccountConfig:
+        """Of the run's account."""
+        caps: dict[Window, int] = {} if self.terms.usd_nanos is None else {"total": self.terms.usd_nanos}
+        return AccountConfig(caps_nanos=caps, alert_at=(), enforce=not self.watched)
+
+
+def limits_of(run: Run, budgets: Sequence[AccountConfig]) -> Limits:
+    """The lowest of each. What budgets say that are watched only counts where nothing else is said."""
+    binding = [each for each in budgets if each.enforce]
+    watched = not binding and run.asked is None and bool(budgets)
+    budgets = budgets if watched else binding
+    terms = [run.asked, *(each.per_run for each in budgets)]
+    runaway = [each.runaway for each in budgets if each.runaway is not None]
+    return Limits(
+        RunTerms(**_lowest(RunTerms, [each for each in terms if each is not None])),
+        RunawayTerms(**_lowest(RunawayTerms, runaway)) if runaway else None,
+        watched,
     )
 
 
-def run_config(terms: RunTerms) -> AccountConfig:
-    """The caps of a run's account."""
-    caps: dict[Window, int] = {} if terms.usd_nanos is None else {"total": terms.usd_nanos}
-    return AccountConfig(caps_nanos=caps, alert_at=())
+def _lowest(kind: type[Message], every: Sequence[Message]) -> dict[str, int | None]:
+    """Of each limit; None where none of them has it."""
+    said = {name: [getattr(each, name) for each in every] for name in kind.model_fields}
+    return {name: min((most for most in limits if most is not None), default=None) for name, limits in said.items()}
 
 
 def run_levels(run: str, terms: tuple[RunTerms | None, ...]) -> list[tuple[str, RunTerms | None]]:

@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 
 from paymaster.admission.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
-from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, RunTerms, Signature, Window
+from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, RunawayTerms, RunTerms, Signature, Window
 from paymaster.values.time_zones import UTC_NAME
 
 REMEMBER_USED = 200
@@ -74,9 +74,9 @@ def _check_time(signature: Signature, now_ms: int) -> None:
 
 
 def changes_money(before: DeskConfig, after: DeskConfig) -> bool:
-    """Whether a configuration changes who may raise caps, any cap, whether it binds, its time zone, what a run may
-    take, or which budgets there are."""
-    return any(said(before) != said(after) for said in (_admin, _caps, _zones, _watched, _per_run))
+    """Whether a configuration changes who may raise caps, any cap, whether it binds, its time zone, what runs may take,
+    or which budgets there are."""
+    return any(said(before) != said(after) for said in (_admin, _caps, _zones, _watched, _runs))
 
 
 def _admin(config: DeskConfig) -> AdminConfig:
@@ -87,15 +87,15 @@ def _watched(config: DeskConfig) -> set[str]:
     return {path for path, budget in config.budgets.items() if not budget.enforce}
 
 
+def _runs(config: DeskConfig) -> dict[str, tuple[RunTerms | None, RunawayTerms | None]]:
+    return {path: (each.per_run, each.runaway) for path, each in config.budgets.items() if each.limits_runs}
+
+
 def _caps(config: DeskConfig) -> dict[str, dict[Window, int]]:
     """A service without a cap is left out: it lets nobody spend more."""
     return {f"budget:{path}": budget.caps_nanos for path, budget in config.budgets.items()} | {
         f"service:{name}": service.caps_nanos for name, service in config.services.items() if service.caps_nanos
     }
-
-
-def _per_run(config: DeskConfig) -> dict[str, RunTerms]:
-    return {path: budget.per_run for path, budget in config.budgets.items() if budget.per_run is not None}
 
 
 def _zones(config: DeskConfig) -> dict[str, str]:

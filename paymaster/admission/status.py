@@ -105,6 +105,7 @@ def run_state(account: Account) -> RunState:
         began_at_ms=run.began_ms,
         ends_at_ms=run.ends_ms,
         ended_by=run.ended_by,
+        held=run.held,
     )
 
 

@@ -27,6 +27,7 @@ Kind = Literal[
     "claimed",
     "full",
     "run_over",
+    "runaway",
     "has_money",
 ]
 """What an obstacle waits for, and the need that it is filed with.
@@ -34,7 +35,8 @@ Kind = Literal[
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
 works; when the call has waited for long enough. loading, probing, claimed: 0. full:
-room for the account that it needs; 0. run_over: calls or time for its run; 0. has_money: no obstacle, but the highest
+room for the account that it needs; 0. run_over: calls or time for its run; 0. runaway:
+that its run goes on; 0. has_money: no obstacle, but the highest
 bound of a call that may lose its money in this account to others.
 """
 
@@ -54,11 +56,12 @@ _KINDS: dict[str, Kind] = {
     "run_budget_exhausted": "exhausted",
     "run_calls_exhausted": "run_over",
     "run_time_over": "run_over",
+    "runaway": "runaway",
 }
 _BY_BOUND = frozenset[Kind](("held", "exhausted", "impossible"))
 _BY_SPENDING: tuple[Kind, ...] = ("held", "exhausted")
 """They may fit when a window ends."""
-_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_over"))
+_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_over", "runaway"))
 """Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
@@ -161,6 +164,8 @@ class Waits:
             case "run_over":
                 is_over = account.run is not None and account.run.over(now_ms, another_call=True)
                 return None if is_over else entries.first
+            case "runaway":
+                return None if account.run is not None and account.run.held else entries.first
             case "full":
                 return entries.first if self._ledger.may_have_room(now_ms) else None
             case "model_paused":  # also when an admin ended all pauses

@@ -90,6 +90,25 @@ def raise_(
 
 
 @app.command()
+def resume(
+    run: Path,
+    reason: Reason,
+    who: Who = None,
+    sign_with: SignOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Let a run go on that is held as a runaway. What it did so far counts no more towards that."""
+    from paymaster.ledger.handle import Ledger
+    from paymaster.messages import ResumeRun
+    from paymaster.messages.temporal_names import RESUME_RUN
+
+    change = checked(ResumeRun, {"run": run, "reason": reason, "who": who or admin()})
+    told = tell_ledger(command_settings(config), RESUME_RUN.name, change, sign_with, Ledger.resume_run)
+    _tell(run_async(told), as_json=as_json)
+
+
+@app.command()
 def end(
     run: Path,
     reason: Reason,
@@ -135,9 +154,15 @@ def _row(account: "AccountStatus", run: "RunState") -> list[str]:
         format_usd(total.pending_nanos),
         "no cap" if run.cap_nanos is None else format_usd(run.cap_nanos),
         f"{run.calls}" if run.calls_max is None else f"{run.calls} of {run.calls_max}",
-        f"ended by {run.ended_by}" if run.ended_by else utc(run.ends_at_ms) or "no end",
+        _until(run),
         str(account.parked),
     ]
+
+
+def _until(run: "RunState") -> str:
+    if run.ended_by:
+        return f"ended by {run.ended_by}"
+    return f"held: {run.held}" if run.held else utc(run.ends_at_ms) or "no end"
 
 
 def _describe(account: "AccountStatus", run: "RunState") -> None:
@@ -182,4 +207,5 @@ def _state(run: "RunState") -> "dict[str, JsonValue]":
         "began_at": utc(run.began_at_ms or None),
         "ends_at": utc(run.ends_at_ms),
         "ended_by": run.ended_by or None,
+        "held": run.held or None,
     }

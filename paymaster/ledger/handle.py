@@ -48,6 +48,7 @@ from paymaster.messages import (
     RaiseCap,
     RaiseRun,
     ReadAgain,
+    ResumeRun,
     ResumeService,
     RunState,
     ServiceState,
@@ -76,6 +77,7 @@ from paymaster.messages.temporal_names import (
     RAISE_RUN,
     RELOAD,
     REPORT_ATTEMPTS,
+    RESUME_RUN,
     RESUME_SERVICE,
     SET_CAP,
     STATUS,
@@ -149,6 +151,10 @@ class Ledger:
     async def raise_run(self, change: RaiseRun, command_id: str | None = None) -> RunState:
         """Gives a run more than its limits. Raises AdminRefused and LedgerNotFound."""
         return await self._command(RAISE_RUN, change, command_id)
+
+    async def resume_run(self, change: ResumeRun, command_id: str | None = None) -> RunState:
+        """Lets a run go on that is held as a runaway. Raises AdminRefused and LedgerNotFound."""
+        return await self._command(RESUME_RUN, change, command_id)
 
     async def end_run(self, change: EndRun, command_id: str | None = None) -> RunState:
         """Lets no further call of a run begin. Raises AdminRefused and LedgerNotFound."""

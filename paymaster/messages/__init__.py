@@ -15,6 +15,7 @@ from paymaster.messages.admin import (
     PauseService,
     RaiseCap,
     RaiseRun,
+    ResumeRun,
     ResumeService,
     SetCap,
     Signature,
@@ -122,6 +123,7 @@ from paymaster.messages.results import (
     Outcome,
 )
 from paymaster.messages.runs import (
+    RunawayTerms,
     RunLimits,
     RunPart,
     RunScope,
@@ -276,6 +278,7 @@ __all__ = [
     "Reserve",
     "ReserveAnswer",
     "ReserveRequest",
+    "ResumeRun",
     "ResumeService",
     "RetrySettings",
     "RunLimits",
@@ -283,6 +286,7 @@ __all__ = [
     "RunScope",
     "RunState",
     "RunTerms",
+    "RunawayTerms",
     "ServiceCall",
     "ServiceConfig",
     "ServiceState",

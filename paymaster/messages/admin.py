@@ -76,6 +76,12 @@ class EndRun(AdminMessage):
     run: str = Field(max_length=RUN_LENGTH_MAX)
 
 
+class ResumeRun(AdminMessage):
+    """`resume_run`: a run that is held as a runaway goes on, and what it did so far is forgotten."""
+
+    run: str = Field(max_length=RUN_LENGTH_MAX)
+
+
 class PauseService(AdminMessage):
     """`pause_service`: nothing is sent to it until `resume_service`; calls fall back or park."""
 

@@ -232,6 +232,9 @@ def _check_account(name: str, account: AccountConfig) -> None:
         _within_or_none(f"{name}: {limit}", most, 1, COUNT_MAX)
     if account.per_run is not None:
         _check_terms(f"{name}: per_run", account.per_run)
+    if account.runaway is not None:
+        for limit, most in account.runaway:
+            _within_or_none(f"{name}: runaway {limit}", most, 1, NANOS_MAX)
 
 
 def _check_service(name: str, service: ServiceConfig) -> None:
@@ -254,6 +257,7 @@ def _check_reserve(command: Reserve) -> None:
     _check_call(command.call)
     _check_budgets(command.budgets)
     _check_run(command.run, command.run_terms)
+    _text("digest", command.digest, ID_CHARACTERS_MAX)
     _within("input_bytes", command.input_bytes, 0, 100 * REQUEST_BYTES_MAX)
     _within("deadline_at_ms", command.deadline_at_ms, 0, TIME_MS_MAX)
     _within("asked_at_ms", command.asked_at_ms, 0, TIME_MS_MAX)

@@ -101,6 +101,9 @@ class Reserve(CountsForBudgets, Message):
     run_terms: tuple[RunTerms | None, ...] = added(())
     """What the request asks for its run and for each part below it, outermost first. None: nothing, and nothing for
     those that are not named."""
+    digest: str = added("")
+    """Of what the call asks for, keyed with its run: tells equal ones in a run apart from others, and nothing else.
+    Empty: not known."""
     granted_before: bool = added(False)
     """The call had a grant already, and this one is for a further attempt: a run that counts calls counts it once."""
 

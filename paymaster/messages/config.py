@@ -8,7 +8,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.packing import packs
-from paymaster.messages.runs import RunTerms
+from paymaster.messages.runs import RunawayTerms, RunTerms
 from paymaster.values.limits import BUDGETS_MAX, CONFIG_BYTES_MAX, CONFIG_PACKED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
 from paymaster.values.packed import pack
 from paymaster.values.time_zones import Offsets
@@ -42,6 +42,12 @@ class AccountConfig(Message):
     """False: its caps and limits are watched only, and hold up no call."""
     per_run: RunTerms | None = added(None)
     """Of a budget: the most that each run may take of it, and of those below it. None: no limit."""
+    runaway: RunawayTerms | None = added(None)
+    """Of a budget: when each run that it pays for is held. None: never."""
+
+    @property
+    def limits_runs(self) -> bool:
+        return self.per_run is not None or self.runaway is not None
 
     def limits(self) -> dict[LimitName, int | None]:
         return {name: getattr(self, name) for name in LIMITS}

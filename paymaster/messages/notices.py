@@ -69,6 +69,7 @@ AlertKind = Literal[
     "watched",
     "accounts_full",
     "run_changed",
+    "runaway",
 ]
 
 

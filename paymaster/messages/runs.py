@@ -31,6 +31,17 @@ class RunTerms(Message):
     """Counted from its first reserve."""
 
 
+class RunawayTerms(Message):
+    """When a run of an agent is taken for one in a loop, and is held."""
+
+    identical_calls: int | None = None
+    """So many calls that ask for the same thing are granted, and no further one. None, here as below: no limit."""
+    calls_per_minute: int | None = None
+    """In a minute of the clock."""
+    usd_nanos_per_minute: int | None = None
+    """Spent in a minute of the clock: the next call is held."""
+
+
 def _usd(value: str | int | Decimal) -> Decimal:
     nanos = usd_to_nanos(value)
     if nanos < 0:

@@ -80,6 +80,8 @@ class RunState(Message):
     """None: never, or not known before its first call."""
     ended_by: str = ""
     """The admin who ended it."""
+    held: str = ""
+    """Why it is held as a runaway. Empty: it is not."""
 
 
 class ServiceState(Message):

@@ -17,6 +17,7 @@ from paymaster.messages.admin import (
     PauseService,
     RaiseCap,
     RaiseRun,
+    ResumeRun,
     ResumeService,
     SetCap,
     TakeClock,
@@ -229,6 +230,7 @@ CORRECT_SPEND = UpdateName("correct_spend", CorrectSpend, ReadAgain)
 RAISE_CAP = UpdateName("raise_cap", RaiseCap, CapState)
 SET_CAP = UpdateName("set_cap", SetCap, CapState)
 RAISE_RUN = UpdateName("raise_run", RaiseRun, RunState)
+RESUME_RUN = UpdateName("resume_run", ResumeRun, RunState)
 END_RUN = UpdateName("end_run", EndRun, RunState)
 PAUSE_SERVICE = UpdateName("pause_service", PauseService, ServiceState)
 RESUME_SERVICE = UpdateName("resume_service", ResumeService, ServiceState)

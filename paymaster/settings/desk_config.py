@@ -10,12 +10,13 @@ from paymaster.messages import (
     DeskConfig,
     LimitName,
     RetrySettings,
+    RunawayTerms,
     RunTerms,
     ServiceConfig,
     config_too_large,
 )
 from paymaster.settings import AccountSettings, BudgetSettings, ConfigurationError, ServiceSettings, Settings
-from paymaster.settings.tables import PerRunSettings
+from paymaster.settings.runs import PerRunSettings, RunawaySettings
 from paymaster.settings.time_zones import offsets_of
 from paymaster.values.budget_path import is_template
 from paymaster.values.time_zones import UTC_NAME
@@ -50,18 +51,30 @@ def _account(account: AccountSettings) -> AccountConfig:
 
 def _budget(path: str, budget: BudgetSettings) -> AccountConfig:
     """Of the many accounts of a template no threshold is told that nobody asked for."""
-    own = {"time_zone": budget.time_zone, "enforce": budget.enforce, "per_run": _per_run(budget.per_run)}
-    account = _account(budget).model_copy(update=own)
+    account = _account(budget).model_copy(
+        update={
+            "time_zone": budget.time_zone,
+            "enforce": budget.enforce,
+            "per_run": None if budget.per_run is None else _per_run(budget.per_run),
+            "runaway": None if budget.runaway is None else _runaway(budget.runaway),
+        }
+    )
     if is_template(path) and "alert_at" not in budget.model_fields_set:
         return account.model_copy(update={"alert_at": ()})
     return account
 
 
-def _per_run(per_run: PerRunSettings | None) -> RunTerms | None:
-    if per_run is None:
-        return None
-    lasts_ms = None if per_run.lasts is None else _ms(per_run.lasts)
-    return RunTerms(usd_nanos=per_run.usd, calls=per_run.calls, lasts_ms=lasts_ms)
+def _per_run(limits: PerRunSettings) -> RunTerms:
+    lasts_ms = None if limits.lasts is None else _ms(limits.lasts)
+    return RunTerms(usd_nanos=limits.usd, calls=limits.calls, lasts_ms=lasts_ms)
+
+
+def _runaway(limits: RunawaySettings) -> RunawayTerms:
+    return RunawayTerms(
+        identical_calls=limits.identical_calls,
+        calls_per_minute=limits.calls_per_minute,
+        usd_nanos_per_minute=limits.usd_per_minute,
+    )
 
 
 def _zones(settings: Settings) -> set[str]:

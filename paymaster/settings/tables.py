@@ -66,6 +66,7 @@ from paymaster.settings.kinds import (
     region_of,
 )
 from paymaster.settings.problems import Location, did_you_mean, raise_at
+from paymaster.settings.runs import PerRunSettings, RunawaySettings
 from paymaster.values.choices import AlertForm
 from paymaster.values.durations import format_duration
 from paymaster.values.money import Price, UsdAsNanos
@@ -372,23 +373,6 @@ class PriceListSettings(_Table):
     zero. Default 0.5."""
 
 
-class PerRunSettings(_Table):
-    """The most that each run of an agent may take, with all that it starts."""
-
-    usd: UsdAsNanos | None = None
-    """US dollars as exact text. None, the default: no limit."""
-    calls: AtLeastOne | None = None
-    """Calls, and not attempts. None, the default: no limit."""
-    lasts: Duration | None = None
-    """How long after its first call a run may begin others. None, the default: no limit."""
-
-    @model_validator(mode="after")
-    def _limits_something(self) -> Self:
-        if self.usd is None and self.calls is None and self.lasts is None:
-            raise ValueError("none of `usd`, `calls` and `lasts` is set; set one, or take this out")
-        return self
-
-
 class BudgetSettings(AccountSettings):
     """Caps and limits for everything at and below this path."""
 
@@ -399,8 +383,9 @@ class BudgetSettings(AccountSettings):
     """false: its caps and limits are watched only. Calls for which they have no room go on, and alerts say how many it
     were. Default true."""
     per_run: PerRunSettings | None = None
-    """What each run of an agent may take of this budget and of those below it; a request may ask for less. None, the
-    default: no limit."""
+    """The most that each run of an agent may take of this budget and of those below it. None, the default: no limit."""
+    runaway: RunawaySettings | None = None
+    """When a run that it pays for is held. None, the default: never."""
 
 
 class KeysSettings(_Table):

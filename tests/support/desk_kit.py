@@ -118,6 +118,7 @@ class Asked(TypedDict, total=False):
     run: str | None
     run_terms: tuple[RunTerms | None, ...]
     granted_before: bool
+    digest: str
 
 
 class Site:
@@ -163,6 +164,7 @@ class Site:
         run: str | None = None,
         run_terms: tuple[RunTerms | None, ...] = (),
         granted_before: bool = False,
+        digest: str = "",
     ) -> Reserve:
         self.calls += 1
         hold_id = hold_id or f"run-{self.calls}/1"
@@ -181,6 +183,7 @@ class Site:
             run=run,
             run_terms=run_terms,
             granted_before=granted_before,
+            digest=digest,
         )
 
     def reserve(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Answer:
