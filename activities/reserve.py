@@ -1,5 +1,6 @@
 """reserve and void: ask the ledger, on behalf of a call workflow that cannot send updates itself."""
 
+import hmac
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ from paymaster.values.collection import EndedRequests
 from paymaster.values.limits import COUNT_MAX
 from paymaster.values.run_path import check_run_path, run_id_of_root
 
+DIGEST_CHARACTERS = 8
+"""32 bits: of the questions of one run two different ones are taken for equal once in a few hundred million."""
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
 COUNTED_BYTES_MIN = 4_096
@@ -127,6 +130,7 @@ class ReserveActivities:
             granted_before=request.granted_before,
             run=run,
             run_terms=_terms(request),
+            digest=_keyed(request.digest, run),
         )
         try:
             answer = await self._commits.submit(command)
@@ -259,6 +263,11 @@ class ReserveActivities:
         """What the configuration says about a candidate; all defaults when nothing."""
         service, model = split_candidate(name)
         return self._settings.services[service].models.get(model, ModelSettings())
+
+
+def _keyed(digest: str, run: str | None) -> str:
+    """Tells equal questions of one run apart from others. Cut, so that many fit to each and none can be read back."""
+    return hmac.digest(run.encode(), digest.encode(), "sha256").hex()[:DIGEST_CHARACTERS] if run and digest else ""
 
 
 def _terms(request: ReserveRequest) -> tuple[RunTerms | None, ...]:

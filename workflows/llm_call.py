@@ -49,6 +49,8 @@ STORING_MAX = timedelta(days=7)
 attempt that hangs ends sooner: its heartbeats do."""
 COUNTING_TIMEOUT = timedelta(seconds=30)
 """Also for a worker to take it: a call must not wait long for a smaller bound."""
+COMPARED_BYTES_MAX = 1_000_000
+"""Requests up to this size are compared with others of their run; for larger ones a workflow task has no time."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """How long after its worker died an attempt is given up. With a beat every 8 s a worker that is only slow has 12 s."""
 
@@ -88,6 +90,11 @@ class LLMCallWorkflow:
     def _facts(self) -> Facts:
         """Kept, because to look at a long request takes a good part of the time that a workflow task may take."""
         return facts_of(self._request)
+
+    @cached_property
+    def _digest(self) -> str:
+        in_run = self._root is not None or self._asker.run is not None or self._request.run is not None
+        return self._request.digest() if in_run and self._facts.input_bytes <= COMPARED_BYTES_MAX else ""
 
     @workflow.run
     async def run(self, message: RawValue) -> RawValue:
@@ -184,6 +191,7 @@ class LLMCallWorkflow:
             plain=self._came_plain and not self._holds.asked,
             run=request.run or self._asker.run,
             root=None if request.run or self._asker.run else self._root,
+            digest=self._digest,
             run_limits=request.run_limits,
             run_parts=request.run_parts,
         )

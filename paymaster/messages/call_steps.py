@@ -75,6 +75,8 @@ class ReserveRequest(Message):
     """The id of the run that the call counts for. None: `root` says whose it is."""
     root: CallRef | None = added(None)
     """The workflow whose run it is, or that of its root. None: nobody's."""
+    digest: str = added("")
+    """Of what the call asks for, where it may be in a run. Empty: it is too large to be looked at, or in none."""
     run_limits: RunLimits | None = added(None)
     run_parts: tuple[RunPart, ...] = added(())
 
