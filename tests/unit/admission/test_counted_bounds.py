@@ -69,7 +69,13 @@ def test_a_call_that_fits_is_never_asked_to_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "uncounted", [texts().model_copy(update={"countable": False}), texts(counted=19_000)], ids=["not-here", "already"]
+    "uncounted",
+    [
+        texts().model_copy(update={"countable": False}),
+        texts(counted=19_000),
+        texts(counted=19_000).model_copy(update={"countable": True}),
+    ],
+    ids=["not-here", "already", "already-and-again"],
 )
 def test_what_cannot_be_counted_and_what_was_is_decided_at_once(uncounted: Candidate) -> None:
     denied = ask(Site(), uncounted)
@@ -183,8 +189,9 @@ def test_a_count_never_raises_the_bound(size: int, counted: int, media: int, mar
 
 def test_rate_limits_are_charged_with_the_count() -> None:
     site = Site(config(budgets={"acme": capped(day=1_000)}, services={"s": service(tokens=6_000)}))
-    granted(ask(site, texts(counted=5_900)))
-    assert isinstance(ask(site, texts(counted=200)), Parked)
+    for _ in range(5):
+        granted(ask(site, texts(counted=100)))
+    assert isinstance(ask(site, texts(counted=5_900)), Parked)
 
 
 # ---------------------------------------------------------------- what a bill above it changes
@@ -249,3 +256,17 @@ def test_who_waits_with_a_count_is_served_by_the_margin_of_then() -> None:
     site.raise_cap("40")
     (served,) = site.answers().values()
     assert granted(served).bound_nanos == (BYTES + INPUT_OVERHEAD_TOKENS) * USD // 1_000
+
+
+def test_who_waits_is_looked_at_when_the_margin_has_room_too() -> None:
+    """And not again and again because the count alone would fit."""
+    site = Site(config(budgets={"acme": capped(day=16)}))
+    over, other = granted(ask(site, texts(counted=1_000))), granted(ask(site, texts(counted=1_000)))
+    site.settle(over, over.bound_nanos / USD + 0.5)  # half of the count more: $2.55 are spent
+    parked = ask(site, texts(counted=9_000))  # $10.21 without that, $14.71 with it
+    assert isinstance(parked, Parked)
+    site.settle(other, 0)
+    assert site.served() == []
+    assert site.desk.due_ms > site.now_ms + MINUTE // 10
+    site.raise_cap("2")
+    assert site.served() == [parked.hold_id]
