@@ -25,6 +25,7 @@ from temporalio.exceptions import ApplicationError, CancelledError, NexusOperati
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import EndpointRequest, PauseService, ResumeService, Wire
+from paymaster.reports.usage import usage_report
 
 pytestmark = pytest.mark.timeout(90)
 NUMBERS = itertools.count(1)
@@ -108,6 +109,22 @@ async def test_a_caller_may_name_a_budget_below_it(callers: Client, site: Site) 
     result = await ask(callers, "content", asks("Tides?", budget="acme/content/writer"))
     [entry] = await entries_of_call(site.engine, result.call_id)
     assert entry.budget == "acme/content/writer"
+
+
+async def test_a_run_counts_within_its_endpoint(callers: Client, site: Site) -> None:
+    """One that a request names, and by the client of `paymaster.nexus` that of the workflow which asks."""
+    named = await ask(callers, "content", asks("Tides?", run="pr-17"))
+    unnamed = await ask(callers, "content", asks("Tides?"))
+    rows = [await entries_of_call(site.engine, result.call_id) for result in (named, unnamed)]
+    assert [entry.run for [entry] in rows] == ["content:pr-17", None]
+    asker = await callers.start_workflow(
+        AsksWithoutConverter.run, args=["content", "Whose?"], id="a run", task_queue=CALLERS_TASK_QUEUE
+    )
+    assert await asker.result() == "completed: answer to Whose?"
+    run = f"content:a_run@{asker.first_execution_run_id}"
+    [row] = await usage_report(site.engine, ledger="default", by=("run",), run=run)
+    assert (row.run, row.calls) == (run, 1)
+    assert "has at most 200 characters" in await error_of(callers, "content", asks("Tides?", run="r" * 193))
 
 
 async def test_the_page(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs of agents: which run a call counts for, wherever it is asked for."""
 
+import importlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from counting_server import CountingServer
+from page_snippets import snippets
 from paymaster_process import Databases, Site, configuration, running_site, settled_books
 from run_agents import ACTIVITIES, PLACES, WORKFLOWS, RunAgent, asked
 from temporalio.client import Client
@@ -26,7 +28,13 @@ QUEUE = "agents-in-runs"
 async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
 ) -> AsyncIterator[Site]:
-    tables = configuration([server.service("runs")], budgets={"acme": {"cap_usd": {"total": "1"}}})
+    service = server.service("runs")
+    page = {"per_run": {"usd": "2.00", "calls": 200, "lasts": "2h"}}
+    tables = configuration(
+        [service],
+        routes={"runs": [service], "writer": [service]},
+        budgets={"acme": {"cap_usd": {"total": "1"}}, "acme/agents": page},
+    )
     url = await databases.create()
     async with running_site(stack.temporal_address, url, module_folder, tables, workers=0) as site:
         migrated = await site.command("migrate")
@@ -85,4 +93,21 @@ async def test_a_programs_call_has_the_run_that_is_named(site: Site) -> None:
     await handle.result()
     found = [await run_of(site, each.call_id or "") for each in (unnamed, named, limited)]
     assert found == [None, "pr-17", f"{handle.id.replace('/', '_')}@{handle.first_execution_run_id}"]
+    await settled_books(site)
+
+
+async def test_the_agent_of_the_page(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run is in the rows, and its part."""
+    for name, code in snippets("budgets.md").items():
+        (tmp_path / name).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = importlib.import_module("one_run").Research
+    async with Worker(site.client, task_queue="page-of-runs", workflows=[agent]):
+        research = await site.client.start_workflow(agent.run, "Why?", id="research", task_queue="page-of-runs")
+        assert (await research.result()).startswith("answer to What is wrong")
+    run = f"research@{research.first_execution_run_id}"
+    rows = (await site.document("usage", "--by", "run", "--run", run))["rows"]
+    assert [(row["run"], row["calls"]) for row in rows] == [(run, 1), (f"{run}/critic", 1)]
+    [part] = (await site.document("usage", "--by", "budget", "--run", f"{run}/critic"))["rows"]
+    assert part["cost_usd"] == rows[1]["cost_usd"]
     await settled_books(site)

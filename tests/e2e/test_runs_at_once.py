@@ -27,7 +27,7 @@ CALLS, MAY = 100, 20
 NUMBERS: defaultdict[str, int] = defaultdict(itertools.count().__next__)
 """By the name of a test."""
 ASKED = asked("fleet 00", "writer").model_copy(update={"call_id": None})
-"""As long as any of them."""
+"""A request that is as long as any of them."""
 AS_BOUND = TokenUsage(input_tokens=input_bytes(ASKED) + INPUT_OVERHEAD_TOKENS, output_tokens=100)
 """An answer that costs all that was set aside for it."""
 

@@ -9,16 +9,20 @@ from uuid import uuid4
 
 import pytest
 from pydantic import ValidationError
-from run_agents import ACTIVITIES, PLACES, WORKFLOWS, BudgetedAgent, asked
+from run_agents import ACTIVITIES, PLACES, WORKFLOWS, BudgetedAgent, RunAgent, asked
+from temporalio import workflow
 from temporalio.client import Client
+from temporalio.common import RawValue
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 import paymaster
-from paymaster import LLMRequest, PaymasterError, RunLimits, run_budget
+from paymaster import LLMRequest, LLMResult, Outcome, PaymasterError, RunLimits, run_budget
 from paymaster.client import generate
-from paymaster.messages import RunPart
+from paymaster.messages import CALLS_TASK_QUEUE, Asker, RunPart
+from paymaster.messages.temporal_names import CALL_WORKFLOW
 from paymaster.runs import current_scope, in_current_run
+from paymaster.security.payloads import ASKER, as_raw, asker_of, from_asker, read_raw
 from paymaster.testing import completed, local_temporal, scripted_calls
 
 HALF, TENTH = RunLimits(usd="0.50"), RunLimits(usd="0.10")
@@ -177,3 +181,49 @@ async def test_a_program_says_it_to_its_calls(temporal: WorkflowEnvironment) -> 
         with run_budget("0.50", run="nightly"):
             await generate(temporal.client, asked("x").model_copy(update={"call_id": None}))
     assert [(request.run, request.run_limits) for request in calls.requests] == [("nightly", HALF)]
+
+
+# ---------------------------------------------------------------- who asks
+
+
+ASKERS: dict[str, Asker] = {}
+"""What calls were told of who asks for them, by prompt."""
+
+
+@workflow.defn(name=CALL_WORKFLOW.name, sandboxed=False)
+class SaysWhoAsks:
+    @workflow.run
+    async def run(self, message: RawValue) -> RawValue:
+        request = read_raw(message, LLMRequest)
+        ASKERS[request.prompt or ""] = asker_of(message)
+        return as_raw(LLMResult(outcome=Outcome.COMPLETED, call_id="", request_digest=request.digest()))
+
+
+@pytest.mark.stack
+async def test_an_agents_own_calls_need_no_look_up(temporal: WorkflowEnvironment) -> None:
+    """They are told the run; a sub-agent's see their root, and an activity's are told its workflow."""
+    client, queue = temporal.client, str(uuid4())
+    agents = Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=ACTIVITIES[:1])
+    calls = Worker(client, task_queue=CALLS_TASK_QUEUE, workflows=[SaysWhoAsks])
+    places = ("own", "child", "activity")
+    async with agents, calls:
+        agent = await client.start_workflow(
+            RunAgent.run, args=[places, queue, "writer", 2], id=f"agent-{queue}", task_queue=queue
+        )
+        await agent.result()
+    run = f"agent-{queue}@{agent.first_execution_run_id}"
+    for times in (1, 2):
+        assert ASKERS[f"{queue}/{times}/own"] == Asker(run=run)
+        assert ASKERS[f"{queue}/{times}/child/own"] == Asker()
+        asker = ASKERS[f"{queue}/{times}/activity"]
+        assert asker.run is None
+        assert asker.workflow is not None
+        assert asker.workflow.workflow_id == agent.id
+
+
+@pytest.mark.parametrize("forged", [b"", b"{", b'{"run": "a/b"}', b'{"run": "' + b"a" * 10_000 + b'"}', b"[]"])
+def test_a_forged_asker_is_nobody(forged: bytes) -> None:
+    message = from_asker(asked("x"), "", Asker(run="pr-17"))
+    assert asker_of(message) == Asker(run="pr-17")
+    message.payload.metadata[ASKER] = forged
+    assert asker_of(message) == Asker()
