@@ -14,8 +14,6 @@ class StoredHold:
     """A hold as its rows tell of it. Times are in milliseconds since the epoch."""
 
     call_id: str
-    is_first: bool
-    """Of the holds of its call."""
     budgets: tuple[str, ...]
     """Those that the call named, its own one first."""
     service: str
@@ -53,6 +51,8 @@ class Obstacle(NamedTuple):
     """The cap in nano-dollars, or the limit."""
     wait_ms: int | None
     """Until the window ends, or the rate leaves room. None: nobody can say."""
+    said_by: tuple[str, ...]
+    """The accounts whose configuration says it."""
     window: Span | None = None
     """None: it is a limit."""
     never_fits: bool = False

@@ -58,29 +58,23 @@ class ReplayedDesk:
         return self._desk.state.now_ms
 
     def judge(self, stored: StoredHold) -> Judged:
-        """Replays one hold. They are given in the order of their grants.
-
-        Where its run has no room, the call goes on without the run.
-        """
+        """Replays one hold. They are given in the order of their grants."""
         self._end_until(stored.granted_at_ms)
         self._desk.advance(stored.granted_at_ms)
-        request = self._request(stored, stored.run)
+        request = self._request(stored)
         limits = list(self._limits(self._ledger.charged_accounts(request, stored.service), stored.tokens))
         refusal = self._ask(request)
-        if refusal is not None and stored.run is not None:
-            request = self._request(stored, None)
-            self._ask(request)
         hold = self._ledger.holds.get(request.hold_id)
         if hold is None:
             return Judged(limits, refusal)
         caps = list(self._caps(hold.accounts, stored.cost_nanos))
         self._remember(hold.accounts)
         self._will_end(request.hold_id, stored)
-        return Judged(limits + caps, refusal)
+        return Judged(limits + caps, None)
 
     # ------------------------------------------------------------ a hold
 
-    def _request(self, stored: StoredHold, run: str | None) -> Reserve:
+    def _request(self, stored: StoredHold) -> Reserve:
         """Under an id of its own: what a Temporal that was put back sent again was another request."""
         hold_id = str(self._next_number())
         # By its source, the price is this call's alone: one that differs from the last is nothing to tell.
@@ -93,8 +87,7 @@ class ReplayedDesk:
             call=CallRef(workflow_id=stored.call_id, run_id=hold_id),
             budget=stored.budgets[0],
             further_budgets=stored.budgets[1:],
-            run=run,
-            granted_before=not stored.is_first,
+            run=stored.run,
             candidates=(candidate,),
             input_bytes=0,
             on_exhausted="wait",
@@ -156,8 +149,7 @@ class ReplayedDesk:
         """Answers the desk as the database would, if it had the replayed calls alone."""
         while (wanted := self._desk.to_load()) is not None:
             posted = {account: self._spend.of(account, self._now_ms) for account in wanted.accounts}
-            runs = {account: self._spend.runs[account] for account in wanted.accounts if account in self._spend.runs}
-            self._desk.loaded(LoadedSpend(number=wanted.number, posted_nanos=posted, runs=runs), self._now_ms)
+            self._desk.loaded(LoadedSpend(number=wanted.number, posted_nanos=posted), self._now_ms)
 
     def _remember(self, accounts: Iterable[str]) -> None:
         """The desk forgets accounts of templates and runs, and asks for them when they come back."""
@@ -165,8 +157,6 @@ class ReplayedDesk:
             if account.is_on_demand:
                 capped = (balance for balance in account.balances.values() if balance.cap_nanos is not None)
                 self._spend.remember(account.key, tuple(map(self._spent, capped)), self._now_ms)
-            if account.run is not None:
-                self._spend.runs[account.key] = account.run.calls, account.run.began_ms
 
     def _spent(self, balance: Balance) -> Spent:
         ends_ms = self._ledger.end_ms(balance, self._now_ms)
@@ -179,11 +169,11 @@ class ReplayedDesk:
         for key in accounts:
             limiter = self._ledger.accounts[key].limiter
             if limiter.concurrent_max is not None and limiter.is_full:
-                yield Obstacle(key, "max_concurrent", limiter.concurrent_max, None)
+                yield Obstacle(key, "max_concurrent", limiter.concurrent_max, None, (key,))
             if limiter.requests is not None and (wait_ms := limiter.requests.wait_ms(1, self._now_ms)):
-                yield Obstacle(key, "requests_per_minute", limiter.requests.per_minute, wait_ms)
+                yield Obstacle(key, "requests_per_minute", limiter.requests.per_minute, wait_ms, (key,))
             if limiter.tokens is not None and (wait_ms := limiter.tokens.wait_ms(tokens, self._now_ms)):
-                yield Obstacle(key, "tokens_per_minute", limiter.tokens.per_minute, wait_ms)
+                yield Obstacle(key, "tokens_per_minute", limiter.tokens.per_minute, wait_ms, (key,))
 
     def _caps(self, accounts: Iterable[str], cost_nanos: int) -> Iterable[Obstacle]:
         """Those that the last grant was let through by. Takes the count away: what is there next is of the next one."""
@@ -195,14 +185,25 @@ class ReplayedDesk:
 
     def _cap(self, account: Account, balance: Balance, cap_nanos: int, cost_nanos: int) -> Obstacle:
         ends_ms = self._ledger.end_ms(balance, self._now_ms)
+        name, said_by = _name(account)
         return Obstacle(
-            account.key,
+            name,
             balance.window,
             cap_nanos,
+            said_by=said_by,
             wait_ms=None if ends_ms is None else ends_ms - self._now_ms,
             window=Span(self._ledger.calendars.starts_ms(account.time_zone)[balance.window], ends_ms),
             never_fits=why_short(balance, cap_nanos, cost_nanos) == "impossible",
         )
+
+
+def _name(account: Account) -> tuple[str, tuple[str, ...]]:
+    """What an account is called, and whose configuration says its caps. There are many runs, and all that the same
+    budgets limit have one name."""
+    if account.run is None:
+        return account.key, (account.key,)
+    budgets = account.run.budgets
+    return f"runs of {' and '.join(each.removeprefix('budget:') for each in budgets)}", budgets
 
 
 def _watched(config: DeskConfig) -> DeskConfig:

@@ -21,8 +21,6 @@ class ReplayedSpend:
     def __init__(self) -> None:
         self._spent: dict[str, tuple[Spent, ...]] = {}
         self._looked_through = _FEW
-        self.runs: dict[str, tuple[int, int]] = {}
-        """By account of a run, how many calls it had, and when the first of them was granted."""
 
     def remember(self, account: str, spent: tuple[Spent, ...], now_ms: int) -> None:
         self._spent[account] = spent

@@ -30,7 +30,6 @@ async def stored_holds(
     ended_ms = _ms(rows.started_at) + func.coalesce(rows.duration_ms, 0)
     query = (
         select(
-            rows.hold_id,
             _ms(rows.granted_at).label("granted_at_ms"),
             *(
                 func.min(rows[name]).label(name)
@@ -54,7 +53,6 @@ def _hold(row: RowMapping) -> StoredHold:
     own = row["budget"]
     return StoredHold(
         call_id=row["call_id"],
-        is_first=row["hold_id"].endswith("/1"),
         budgets=(own, *(each for each in budgets_named(row["charged_budgets"] or ()) if each != own)),
         service=row["service"],
         model=row["model"],

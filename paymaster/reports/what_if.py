@@ -20,6 +20,7 @@ APPROXIMATE = (
     "all calls go on as they did: one that would have waited counts when it was granted, in every window around it",
     "caps that admins raised are those of the file, and prices are those that were paid",
     "a call that asked again, for another service, counts each time",
+    "of what a run may take, its money alone is looked at",
 )
 """What the stored rows do not say, and what a replay takes instead."""
 
@@ -61,7 +62,7 @@ class Replay:
         waits = refusal is not None
         denied = refusal is not None and not refusal.waits
         for each in obstacles:
-            enforced = self._is_enforced(each.account)
+            enforced = self._is_enforced(each)
             waits, denied = waits or enforced, denied or (enforced and each.never_fits)
             self._found(each, call, enforced=enforced).add(each, call)
         if refusal is not None:
@@ -69,10 +70,9 @@ class Replay:
         for totals in (self.total, self.by_budget.setdefault(self._shown_under(stored), Totals())):
             totals.add(call, held_up=waits, denied=denied)
 
-    def _is_enforced(self, account: str) -> bool:
-        """Whether the configuration has its caps and limits bind, where the replay watches all of them."""
-        found = config_of(account, self._configs)
-        return found is None or found.enforce
+    def _is_enforced(self, obstacle: Obstacle) -> bool:
+        """Whether the configuration has it bind, where the replay watches everything."""
+        return any(found.enforce for key in obstacle.said_by if (found := config_of(key, self._configs)))
 
     def _found(self, obstacle: Obstacle, first: Call, *, enforced: bool) -> HeldUp:
         found = self.held_up.get((obstacle.account, obstacle.what))

@@ -60,7 +60,6 @@ async def test_all_attempts_under_a_hold_are_one(database_url: str) -> None:
     assert holds == [
         StoredHold(
             call_id="c",
-            is_first=True,
             budgets=("acme/team",),
             service="s",
             model="m",
@@ -81,8 +80,8 @@ async def test_what_is_final_counts_and_what_expired_ended_unseen(database_url: 
         entry("run/1/1", cost_nanos=8),
         entry("run/2/expiry", state="unconfirmed", cost_nanos=50, granted_at_ms=GRANTED_MS + 1, **unseen),
     )
-    assert (settled.cost_nanos, settled.tokens, settled.is_first) == (8, 120, True)
-    assert (expired.cost_nanos, expired.tokens, expired.is_first, expired.attempts_ended_ms) == (50, 0, False, ())
+    assert (settled.cost_nanos, settled.tokens) == (8, 120)
+    assert (expired.cost_nanos, expired.tokens, expired.attempts_ended_ms) == (50, 0, ())
 
 
 async def test_budgets_are_those_that_the_call_named(database_url: str) -> None:

@@ -11,6 +11,7 @@ from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, at, candidate, 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paymaster.admission import books
 from paymaster.messages import AccountConfig, DeskConfig, Grant, Granted, RunTerms, Window
 from paymaster.reports.replayed import WINDOWS_KEPT, StoredHold
 from paymaster.reports.what_if import Replay, replayed_from_ms
@@ -37,12 +38,10 @@ def stored(
     tokens: int = 0,
     call_id: str = "c",
     run: str | None = None,
-    is_first: bool = True,
 ) -> StoredHold:
     """`ended`: how long after the grant its attempts ended."""
     return StoredHold(
         call_id=call_id,
-        is_first=is_first,
         budgets=(budget,) if isinstance(budget, str) else budget,
         service=service,
         model="m",
@@ -95,7 +94,6 @@ class Recorded:
         self.stored.append(
             StoredHold(
                 call_id=grant.hold_id,
-                is_first=True,
                 budgets=grant.budgets,
                 service=grant.service,
                 model=grant.model,
@@ -349,36 +347,20 @@ def test_what_the_configuration_does_not_have_would_have_been_denied() -> None:
     assert (replay.total.denied, replay.total.held_up) == (3, 0)
 
 
-def in_run(usd: float, hours: int, budget: str = "acme", *, is_first: bool = True) -> StoredHold:
-    return stored(usd, NOON + hours * HOUR, budget, run="root/first", is_first=is_first)
+def in_run(usd: float, hours: int, run: str, budget: str = "acme") -> StoredHold:
+    return stored(usd, NOON + hours * HOUR, budget, run=run, call_id=f"{run} {hours}")
 
 
-def runs_of(terms: RunTerms) -> DeskConfig:
-    return config(budgets={"acme": capped(day=3).model_copy(update={"per_run": terms}), "acme/*": capped(day=100)})
-
-
-def test_what_a_run_may_not_take_counts_for_its_budgets() -> None:
-    """The desk forgets the run after each of these calls."""
-    calls = [in_run(0.6, 0), in_run(0.6, 1), in_run(0.3, 2), in_run(1.4, 3), in_run(0.2, 4)]
-    replay = replayed(runs_of(RunTerms(usd_nanos=USD)), calls)
-    assert {reason: each.calls for reason, each in replay.refusals.items()} == {
-        "run_budget_exhausted": 2,
-        "bound_above_cap": 1,
-    }
-    assert replay.refusals["run_budget_exhausted"].first.granted_at_ms == NOON + HOUR
-    [day] = replay.held_up.values()
-    assert (day.account, day.calls) == ("budget:acme", 1), "of $3.10 in all, the last cents"
-    assert (replay.total.calls, replay.total.held_up, replay.total.denied) == (5, 2, 1)
-
-
-@pytest.mark.parametrize(
-    ("terms", "reason"), [(RunTerms(calls=2), "run_calls_exhausted"), (RunTerms(lasts_ms=2 * HOUR), "run_time_over")]
-)
-def test_a_run_has_so_many_calls_and_so_much_time(terms: RunTerms, reason: str) -> None:
-    calls = [in_run(0.1, 0), in_run(0.1, 0, is_first=False), in_run(0.1, 1, "acme/x"), in_run(0.1, 2)]
-    replay = replayed(runs_of(terms), [*calls, stored(0.1, NOON + 2 * HOUR, run="another")])
-    assert {name: each.calls for name, each in replay.refusals.items()} == {reason: 1}
-    assert (replay.total.held_up, replay.total.denied) == (1, 0)
+@pytest.mark.parametrize("enforce", [True, False])
+def test_all_runs_of_a_budget_are_told_together(enforce: bool) -> None:
+    """The desk forgets a run after each of these calls."""
+    each_run = {"per_run": RunTerms(usd_nanos=USD), "enforce": enforce}
+    budgets = {"acme": AccountConfig().model_copy(update=each_run)}
+    calls = [in_run(0.6, 0, "a"), in_run(0.6, 1, "b"), in_run(0.6, 2, "b/part"), in_run(0.5, 3, "a", "acme/x")]
+    replay = replayed(config(budgets=budgets), [*calls, stored(5, NOON + 4 * HOUR)])
+    [found] = replay.held_up.values()
+    assert (found.account, found.most, found.calls, found.first.call_id) == ("runs of acme", USD, 2, "b/part 2")
+    assert (found.enforced, replay.total.held_up) == (enforce, 2 * enforce)
 
 
 def test_a_budget_is_told_with_what_others_spent_before() -> None:
@@ -402,6 +384,22 @@ def test_windows_are_all_counted_and_the_first_ones_told() -> None:
 
 
 def test_many_calls_at_once_are_all_judged() -> None:
-    """More than the desk looks at in one activation."""
-    replay = replayed(config(budgets={"acme": capped(day=4_000)}), [stored()] * 4_100)
-    assert (replay.total.calls, replay.total.held_up, replay.refusals) == (4_100, 100, {})
+    """More than the desk looks at in one activation, and more than it serves of those that it put off."""
+    replay = replayed(config(budgets={"acme": capped(day=5_200)}), [stored()] * 5_300)
+    assert (replay.total.calls, replay.total.held_up, replay.refusals) == (5_300, 100, {})
+
+
+def test_names_that_were_forgotten_come_back_with_what_they_spent() -> None:
+    calls = [stored(1, NOON + number * HOUR, f"users/{'ab'[number % 2]}", call_id=str(number)) for number in range(9)]
+    replay = replayed(config(budgets={"users/*": capped(day=3)}), calls)
+    assert told(replay) == {("budget:users/a", "day"): (2, "6", 1), ("budget:users/b", "day"): (1, "7", 1)}
+
+
+def test_refused_calls_do_not_wait_in_each_others_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than may be parked, where there is no room for their accounts."""
+    monkeypatch.setattr(books, "ACCOUNTS_MAX", 11)
+    more = config().max_parked + 100
+    calls = [stored(budget=f"users/{number}", ended=(HOUR,)) for number in range(more + 10)]
+    replay = replayed(config(budgets={"users/*": capped(day=3)}), calls)
+    assert {name: each.calls for name, each in replay.refusals.items()} == {"accounts_full": more}
+    assert (replay.total.held_up, replay.total.denied) == (more, 0)
