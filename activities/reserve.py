@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.run_roots import RunRoots
+from paymaster.calls.candidates import Listed, listed, shares
 from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -158,22 +159,22 @@ class ReserveActivities:
             activity.logger.warning("hold %s could not be voided, the backlog tries again: %s", hold_id, error)
             await self._backlog.add_void(hold_id)
 
-    def _candidates(self, request: ReserveRequest, route: Sequence[str]) -> tuple[Candidate, ...]:
-        candidates: list[Candidate] = []
+    def _candidates(self, request: ReserveRequest, route: Sequence[Listed]) -> tuple[Candidate, ...]:
         too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
-        for name in self._speakers(request, route):
-            settings = self._model(name)
-            if name in request.excluded or (settings.context_tokens or too_small + 1) <= too_small:
-                continue
-            candidates.append(self._candidate(request, name, settings))
-        return tuple(candidates)
+        left = [
+            each
+            for each in self._speakers(request, route)
+            if each.name not in request.excluded
+            and (self._model(each.name).context_tokens or too_small + 1) > too_small
+        ]
+        return tuple([self._candidate(request, each, shares_load=shares(left, n)) for n, each in enumerate(left)])
 
-    def _speakers(self, request: ReserveRequest, route: Sequence[str]) -> Sequence[str]:
+    def _speakers(self, request: ReserveRequest, route: Sequence[Listed]) -> Sequence[Listed]:
         """The candidates that can be asked what a wire call asks; all, which then say why not, where none can."""
         speakers = [
-            name
-            for name in route
-            if request.translated_bytes is not None or self._speaks(split_candidate(name)[0], request)
+            each
+            for each in route
+            if request.translated_bytes is not None or self._speaks(split_candidate(each.name)[0], request)
         ]
         return speakers or route
 
@@ -181,8 +182,9 @@ class ReserveActivities:
         """Whether the service takes the call in the format that it is written in; of a neutral call always."""
         return request.dialect is None or request.dialect in PROVIDERS[self._settings.services[service].api].dialects
 
-    def _candidate(self, request: ReserveRequest, name: str, settings: ModelSettings) -> Candidate:
-        service, model = split_candidate(name)
+    def _candidate(self, request: ReserveRequest, place: Listed, *, shares_load: bool) -> Candidate:
+        service, model = split_candidate(place.name)
+        settings = self._model(place.name)
         media = {
             "image": (request.images, settings.image_tokens_max),
             "document": (request.documents, settings.document_tokens_max),
@@ -203,8 +205,11 @@ class ReserveActivities:
             + sum(count * (most or 0) for count, most in media.values()),
             refused=self._untaken(request, service, model)
             or (None if unbound is None else _NO_BOUND.format(thing=unbound, service=service, model=model)),
-            countable=self._is_countable(request, name),
-            counted_tokens=request.counted.get(name),
+            countable=self._is_countable(request, place.name),
+            counted_tokens=request.counted.get(place.name),
+            shares=shares_load,
+            weight=place.weight,
+            short_below=place.short_below,
         )
 
     def _is_countable(self, request: ReserveRequest, name: str) -> bool:
@@ -222,13 +227,13 @@ class ReserveActivities:
         each = max(model.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS for model in models)
         return min(request.kept_thoughts * each, settings.context_tokens or COUNT_MAX)
 
-    def _route(self, request: ReserveRequest) -> Sequence[str] | None:
+    def _route(self, request: ReserveRequest) -> Sequence[Listed] | None:
         """The route's candidates. A wire call names one of them too, as any program names a model."""
-        routes = self._settings.routes
-        if request.dialect is None or request.route in routes:
-            return routes.get(request.route)
+        route = self._settings.routes.get(request.route)
+        if request.dialect is None or route is not None:
+            return None if route is None else listed(route)
         service, _, model = request.route.partition("/")
-        return (request.route,) if model and service in self._settings.services else None
+        return (Listed(request.route),) if model and service in self._settings.services else None
 
     def _untaken(self, request: ReserveRequest, service: str, model: str) -> str | None:
         """Why this service does not take a wire call. None: it takes it, or it is none."""

@@ -32,7 +32,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, COUNT_TOKENS, RECORD_USAGE
 from paymaster.observability.search_attributes import call_attributes
-from paymaster.observability.temporal_ui import state_of_call, summary
+from paymaster.observability.temporal_ui import asked, state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
 from paymaster.security.payloads import PLAIN, asker_of, for_reader, in_plain_text, storages_of
 from workflows.call_failures import failure_of
@@ -241,7 +241,7 @@ class LLMCallWorkflow:
                     "TemporalTimeout:Heartbeat",
                 ],
             ),
-            summary=summary(f"{grant.service}/{grant.model}"),
+            summary=summary(asked(grant)),
         )
         try:
             return await self._sending
@@ -322,6 +322,7 @@ class LLMCallWorkflow:
                 "service": grant.service,
                 "model": answered.model_answered or grant.model,
                 "fell_back": bool({*self._failed, *self._paused} - {f"{grant.service}/{grant.model}"}),
+                "money_short": grant.money_short,
                 "budget": settled.notices if isinstance(settled, Settled) else (),
             }
         )

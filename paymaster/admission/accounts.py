@@ -94,6 +94,13 @@ class Account:
         caps = ((b.cap_nanos, b) for b in self._binding())
         return min((cap - b.posted_nanos for cap, b in caps if cap is not None), default=UNCAPPED)
 
+    def unspent_millionths(self) -> int:
+        """The smallest part of a cap that is unspent, in millionths, rounded down; below 0 when more than a cap is
+        spent."""
+        caps = ((b.cap_nanos, b) for b in self._binding())
+        parts = ((cap - b.posted_nanos) * 1_000_000 // max(cap, 1) for cap, b in caps if cap is not None)
+        return min(parts, default=UNCAPPED)
+
     def headroom_nanos(self) -> int:
         """A bound above it does not fit now."""
         caps = ((b.cap_nanos, b) for b in self._binding())

@@ -23,6 +23,10 @@ RUNS_NEED_RULES = (
     "the ledger still runs by the rules of version 0.1.0, which know no limits of a run: `paymaster upgrade`, when no "
     "older worker runs any more"
 )
+POOLS_NEED_RULES = (
+    "the ledger still runs by the rules of version 0.1.0, which know neither pools nor when_short of a route: "
+    "`paymaster upgrade`, when no older worker runs any more"
+)
 
 # ---------------------------------------------------------------- money
 

@@ -86,6 +86,8 @@ class Ledger:
         self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
         """The holds that were not settled yet, in the order of their grants."""
         self._expiries = Timers((hold_id, hold.grant.expires_at_ms) for hold_id, hold in self.pending.items())
+        self.running_at = Counter(hold.grant.service for hold in self.holds.values() if hold.running)
+        """By service, the calls at once, also where no limit counts them."""
 
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
@@ -387,6 +389,7 @@ class Ledger:
         """
         self.holds[hold.grant.hold_id] = self.pending[hold.grant.hold_id] = hold
         self._expiries.set(hold.grant.hold_id, hold.grant.expires_at_ms)
+        self.running_at[hold.grant.service] += 1
         lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
         for balance in lines.all:
             balance.pending_nanos += bound
@@ -423,6 +426,7 @@ class Ledger:
         if not hold.running:
             return
         hold.running = False
+        self.running_at[hold.grant.service] -= 1
         for _, limiter in self._lines_of(hold.accounts).limits:
             limiter.running -= 1
             if tokens is not None:

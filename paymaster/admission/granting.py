@@ -37,6 +37,7 @@ class Granting:
             max_retry_after_ms=service.max_retry_after_ms,
             max_unconfirmed=service.max_unconfirmed,
             counted_tokens=candidate.counted_tokens,
+            money_short=candidate.short_below is not None,
         )
         state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
         if state.rules >= 2:

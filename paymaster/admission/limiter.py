@@ -7,6 +7,7 @@ next ones wait for.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from paymaster.messages import LimitName, LimitStatus
 
@@ -36,6 +37,11 @@ class Bucket:
     @property
     def _capacity(self) -> int:
         return max(self.per_minute * _UNIT // 10, _UNIT)
+
+    def fullness(self, now_ms: int) -> Fraction:
+        """The part of the burst that is used; above 1 in debt."""
+        self._drain(now_ms)
+        return Fraction(self.level, self._capacity)
 
     def used(self, now_ms: int) -> int:
         """How many requests or tokens have not drained yet, rounded up. Changes nothing."""
@@ -95,6 +101,13 @@ class Limiter:
     def is_idle(self, now_ms: int) -> bool:
         """Whether a limiter that is made anew would decide in the same way."""
         return self.running == 0 and not any(bucket.used(now_ms) for bucket in self.buckets)
+
+    def fullness(self, now_ms: int) -> Fraction | None:
+        """The part that is used of the limit of which the largest part is. None: there is no limit."""
+        parts = [bucket.fullness(now_ms) for bucket in self.buckets]
+        if self.concurrent_max is not None:
+            parts.append(Fraction(self.running, self.concurrent_max))
+        return max(parts, default=None)
 
     def wait_ms(self, tokens: int, now_ms: int) -> int:
         """How long until one request with so many tokens may be sent, as far as the rates go."""

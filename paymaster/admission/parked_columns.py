@@ -24,8 +24,9 @@ Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]
 
 _CANDIDATES = TypeAdapter(list[Candidate])
 _PRICES = TypeAdapter(list[Price])
-_USUAL_REST = (None, 0, None)
-"""Of most candidates: the context, the tokens of media and why it is refused. Counted tokens come behind, if any."""
+_USUAL_REST = (None, 0, None, None, False, 1, None)
+"""Of most candidates: the context, the tokens of media, why it is refused, its counted tokens; that it shares no load,
+its weight, and that it is for always. A row ends before the last of these that are usual."""
 _RESERVES = TypeAdapter(list[Reserve])
 _NOTHING = frozenset[str]()
 
@@ -88,10 +89,10 @@ class _Candidates:
     def _candidate(self, each: Candidate) -> int:
         price = None if each.price is None else self._price(each.price)
         row = (each.service, each.model, each.max_output_tokens, price)
-        rest = (each.context_tokens, each.media_tokens, each.refused)
-        if each.counted_tokens is not None:
-            return self._candidates.number((*row, *rest, each.counted_tokens))
-        return self._candidates.number(row if rest == _USUAL_REST else row + rest)
+        rest = (each.context_tokens, each.media_tokens, each.refused, each.counted_tokens)
+        rest += (each.shares, each.weight, each.short_below)
+        told = next((n for n in range(len(rest), 0, -1) if rest[n - 1] != _USUAL_REST[n - 1]), 0)
+        return self._candidates.number(row + rest[:told])
 
     def _price(self, price: Price) -> int:
         known = self._known_prices.get(id(price))
@@ -109,7 +110,8 @@ def _lists_of_candidates(columns: Columns) -> list[tuple[Candidate, ...]]:
 
 def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]:
     service, model, max_output_tokens, price, *rest = row
-    context_tokens, media_tokens, refused, *counted = rest or _USUAL_REST
+    rest = (*rest, *_USUAL_REST[len(rest) :])
+    context_tokens, media_tokens, refused, counted_tokens, shares, weight, short_below = rest
     return {
         "service": service,
         "model": model,
@@ -118,7 +120,10 @@ def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]
         "context_tokens": context_tokens,
         "media_tokens": media_tokens,
         "refused": refused,
-        "counted_tokens": counted[0] if counted else None,
+        "counted_tokens": counted_tokens,
+        "shares": shares,
+        "weight": weight,
+        "short_below": short_below,
     }
 
 

@@ -1,6 +1,6 @@
 """Which candidate of a route a call may use now, and, where none, what is in the way."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from paymaster.admission.accounts import Account
@@ -8,6 +8,7 @@ from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.runs import Run
+from paymaster.admission.sharing import least_used
 from paymaster.messages import Candidate, Grant, Reserve, Window
 from paymaster.values.budget_path import budget_ancestors, budgets_charged
 from paymaster.values.money import TOKENS_PER_PRICE, format_usd
@@ -43,6 +44,13 @@ class Obstacle(NamedTuple):
     window: Window | None = None
 
 
+NOT_SHORT = "no_candidate"
+"""The reason for which a candidate is passed over that is for when the money is short, which it is not."""
+_NO_MONEY = frozenset({"cap_reached", "run_budget_exhausted", "bound_above_cap"})
+"""Reasons that money on hold cannot change, even if all of it comes back."""
+_Bracket = list[int]
+
+
 class Choice(NamedTuple):
     candidate: Candidate
     accounts: tuple[str, ...]
@@ -58,21 +66,95 @@ def choose(
     now_ms: int,
     claimed: Callable[[tuple[str, ...]], str | None] | None,
 ) -> Choice | list[Obstacle]:
-    """The first candidate that fits now, or one obstacle for each candidate.
+    """Of the first bracket in which a candidate fits now, the one that is used least; or one obstacle for each
+    candidate.
 
     `claimed` names an account that a call further ahead in the queue has claimed; None: nobody claims any.
     """
-    obstacles: list[Obstacle] = []
-    for candidate in request.candidates:
-        found = _consider(candidate, request, ledger, gates, now_ms)
+    look = _Look(request, ledger, gates, now_ms, claimed)
+    first, when_short = _brackets(request, ledger)
+    choice = look.choice_of(first)
+    if choice is None and when_short and look.lacks_money():
+        choice = look.choice_of(when_short)
+    if choice is not None:
+        return choice
+    return [look.found.get(n) or _not_short(each, request, ledger) for n, each in enumerate(request.candidates)]
+
+
+def _brackets(request: Reserve, ledger: Ledger) -> tuple[list[_Bracket], list[_Bracket]]:
+    """The candidates that come into question, by their numbers and in order, and those for when the others lack money.
+
+    Those in one bracket share the load.
+    """
+    if not any(each.shares or each.short_below is not None for each in request.candidates):
+        return [[number] for number in range(len(request.candidates))], []
+    ordinary, cheaper, when_short = list[_Bracket](), list[_Bracket](), list[_Bracket]()
+    before: tuple[_Bracket, int | None] | None = None
+    for number, candidate in enumerate(request.candidates):
+        below = candidate.short_below
+        if candidate.shares and before is not None and before[1] == below:
+            before[0].append(number)
+            continue
+        before = [number], below
+        if below is None:
+            ordinary.append(before[0])
+        elif any(ledger.accounts[key].unspent_millionths() < below for key in budgets_of(request, candidate, ledger)):
+            cheaper.append(before[0])
+        else:
+            when_short.append(before[0])
+    return cheaper + ordinary, when_short
+
+
+def budgets_of(request: Reserve, candidate: Candidate, ledger: Ledger) -> Iterable[str]:
+    """The accounts that a call of the candidate charges, but for its service: what is left there makes money short."""
+    accounts = ledger.charged_accounts(request, candidate.service)
+    return (key for key in accounts if not key.startswith("service:"))
+
+
+class _Look:
+    """One look at the candidates of a call, of which some come into question, in an order."""
+
+    def __init__(
+        self,
+        request: Reserve,
+        ledger: Ledger,
+        gates: Mapping[str, Gate],
+        now_ms: int,
+        claimed: Callable[[tuple[str, ...]], str | None] | None,
+    ) -> None:
+        self._request, self._ledger, self._gates, self._now_ms = request, ledger, gates, now_ms
+        self._claimed = claimed
+        self.found: dict[int, Obstacle] = {}
+        """By number, what is in the way of the candidates that were looked at."""
+
+    def choice_of(self, brackets: list[_Bracket]) -> Choice | None:
+        for bracket in brackets:
+            choice = self._choice(bracket[0]) if len(bracket) == 1 else self._shared(bracket)
+            if choice is not None:
+                return choice
+        return None
+
+    def _shared(self, bracket: _Bracket) -> Choice | None:
+        fitting = [choice for number in bracket if (choice := self._choice(number)) is not None]
+        members = [choice.candidate for choice in fitting]
+        return fitting[least_used(members, self._request.hold_id, self._ledger, self._now_ms)] if fitting else None
+
+    def lacks_money(self) -> bool:
+        """Whether what is unspent has no room for any of those that were looked at and are possible."""
+        reasons = {each.reason for each in self.found.values() if each.kind != "impossible" or each.reason in _NO_MONEY}
+        return bool(reasons) and reasons <= _NO_MONEY
+
+    def _choice(self, number: int) -> Choice | None:
+        candidate = self._request.candidates[number]
+        found = _consider(candidate, self._request, self._ledger, self._gates, self._now_ms)
         if isinstance(found, Choice):
-            account = claimed(found.accounts) if claimed is not None else None
+            account = self._claimed(found.accounts) if self._claimed is not None else None
             if account is None:
                 return found
             detail = f"{_name(candidate)}: a call that has waited longer comes first in {account}"
             found = Obstacle("transient", "claimed", detail, account)
-        obstacles.append(found)
-    return obstacles
+        self.found[number] = found
+        return None
 
 
 def _consider(
@@ -80,17 +162,15 @@ def _consider(
 ) -> Choice | Obstacle:
     """What can never be comes first, then the money, then what clears by itself."""
     accounts = ledger.charged_accounts(request, candidate.service)
-    impossible = _impossible(candidate, request, ledger, accounts)
-    if impossible is not None:
-        return impossible
+    blocked = (
+        _impossible(candidate, request, ledger, accounts)
+        or _loading(accounts, ledger)
+        or _run_over(request, ledger, accounts, now_ms)
+    )
+    if blocked is not None:
+        return blocked
     gate = gates[candidate.service]
     bound = bound_nanos(request, candidate, gate.counted_margin_percent)
-    loading = ledger.is_loading(accounts)
-    if loading is not None:
-        return Obstacle("transient", "loading", f"{loading}: what was spent before is being loaded", loading)
-    over = _run_over(request, ledger, accounts, now_ms)
-    if over is not None:
-        return over
     shortfall = ledger.shortfall(accounts, bound)
     if shortfall is not None:
         return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance, now_ms))
@@ -207,6 +287,20 @@ def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts
         detail = f"{name}: at least {tokens_min} tokens do not fit its context of {candidate.context_tokens}"
         return Obstacle("impossible", "context_too_small", detail)
     return None
+
+
+def _loading(accounts: tuple[str, ...], ledger: Ledger) -> Obstacle | None:
+    account = ledger.is_loading(accounts)
+    if account is None:
+        return None
+    return Obstacle("transient", "loading", f"{account}: what was spent before is being loaded", account)
+
+
+def _not_short(candidate: Candidate, request: Reserve, ledger: Ledger) -> Obstacle:
+    accounts = ledger.charged_accounts(request, candidate.service)
+    detail = f"{_name(candidate)}: it is for when the money gets short, which it is not"
+    unknown = _impossible(candidate, request, ledger, accounts) or _loading(accounts, ledger)
+    return unknown or Obstacle("impossible", NOT_SHORT, detail)
 
 
 def _unknown_budget(request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> str | None:

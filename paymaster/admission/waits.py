@@ -13,7 +13,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.parked_call import ParkedCall
-from paymaster.admission.routing import bound_nanos, tokens_estimated
+from paymaster.admission.routing import NOT_SHORT, bound_nanos, budgets_of, tokens_estimated
 
 Kind = Literal[
     "held",
@@ -29,15 +29,16 @@ Kind = Literal[
     "run_over",
     "runaway",
     "has_money",
+    "not_short",
 ]
 """What an obstacle waits for, and the need that it is filed with.
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
-works; when the call has waited for long enough. loading, probing, claimed: 0. full:
-room for the account that it needs; 0. run_over: calls or time for its run; 0. runaway:
-that its run goes on; 0. has_money: no obstacle, but the highest
-bound of a call that may lose its money in this account to others.
+works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for the account that it needs;
+0. run_over: calls or time for its run; 0. runaway: that its run goes on; 0. has_money: no obstacle, but the highest
+bound of a call that may lose its money in this account to others. not_short: that less of a cap is unspent, for a
+candidate for when the money is short; the part below which it is.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -156,6 +157,8 @@ class Waits:
                 return entries.first_at_most(account.lowest_cap_nanos())
             case "has_money":  # a bound of 0 always fits
                 return entries.first_above(max(0, account.unspent_nanos()))
+            case "not_short":
+                return entries.first_above(account.unspent_millionths())
             case "loading":
                 return entries.first
             case "claimed":
@@ -207,6 +210,10 @@ class Waits:
         entries: Entries = {}
         request = call.reserve
         for candidate, (reason, account) in zip(request.candidates, call.waits, strict=False):
+            if reason == NOT_SHORT and candidate.short_below is not None:
+                for key in budgets_of(request, candidate, self._ledger):
+                    entries[key, "not_short"] = max(candidate.short_below, entries.get((key, "not_short"), 0))
+                continue
             kind = _KINDS.get(reason)
             if kind is None or account is None:
                 continue  # nothing that happens in an account helps it

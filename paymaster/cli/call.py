@@ -123,6 +123,7 @@ def _summary(result: "LLMResult") -> str:
         f"{result.service}/{result.model}",
         f"{usage.input_tokens:,}{cached} + {usage.output_tokens:,} tokens",
         format_usd(result.cost_nanos),
+        *(("the money is short",) if result.money_short else ()),
         *(f"{notice.account} {notice.window}: {format_usd(notice.left_nanos)} left" for notice in result.budget),
     ]
     return " · ".join(parts)
@@ -143,6 +144,7 @@ def _document(result: "LLMResult") -> "dict[str, JsonValue]":
         "cost_usd": usd(result.cost_nanos),
         "attempts": result.attempts,
         "fell_back": result.fell_back,
+        "money_short": result.money_short,
         "waited_ms": result.waited_ms,
         "budget": [
             {

@@ -132,7 +132,7 @@ async def _differences(settings: "Settings", wanted: "DeskConfig") -> "tuple[Con
     with admin_errors():
         in_force = await ledger.configuration()
     await use_stored_list(settings)
-    routed = {name for route in settings.routes.values() for name in route}
+    routed = {name for route in settings.routes.values() for name in route.names}
     prices = rates_now(settings, routed & in_force.prices.keys())
     found = differences(in_force.config, wanted, in_force.admin_caps_nanos)
     return in_force, sorted((*found, *price_differences(in_force.prices, prices)), key=_is_ordinary)

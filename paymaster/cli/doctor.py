@@ -202,7 +202,7 @@ def _prices(settings: "Settings") -> Iterator[Check]:
     from paymaster.providers.price_list import Asked, price_of
     from paymaster.settings import split_candidate
 
-    for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
+    for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
         service, model = split_candidate(candidate)
         now = datetime.now(UTC)
         price = price_of(settings, service, model, now) or price_of(settings, service, model, now, Asked(embeds=True))
@@ -218,7 +218,7 @@ def _models(settings: "Settings") -> Iterator[Check]:
     from paymaster.providers.profiles import profile_of
     from paymaster.settings import ModelSettings, split_candidate
 
-    for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
+    for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
         service, model = split_candidate(candidate)
         profile = profile_of(settings.services[service].api, model)
         configured = settings.services[service].models.get(model, ModelSettings())
@@ -230,8 +230,7 @@ def _models(settings: "Settings") -> Iterator[Check]:
             yield Check(f"model {candidate}", False, detail)
         elif profile.refuses:
             detail = f"refuses {', '.join(profile.refuses)}: a request with these goes to the route's next candidate"
-            others = [each for route in settings.routes.values() if candidate in route for each in route[-1:]]
-            is_last = candidate in others
+            is_last = any(route.candidates[-1] == (candidate,) for route in settings.routes.values())
             yield Check(f"model {candidate}", True, detail + ("; in its route there is none" if is_last else ""))
 
 

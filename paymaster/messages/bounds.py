@@ -57,6 +57,7 @@ from paymaster.values.limits import (
     SERVICES_MAX,
     TIERS_MAX,
     TIME_MS_MAX,
+    WEIGHT_MAX,
 )
 from paymaster.values.money import NANOS_MAX, Price
 from paymaster.values.run_path import check_run_path
@@ -281,6 +282,8 @@ def _check_candidate(candidate: Candidate) -> None:
     _within("media_tokens", candidate.media_tokens, 0, COUNT_MAX)
     _within_or_none("counted_tokens", candidate.counted_tokens, 0, COUNT_MAX)
     _text("refused", candidate.refused or "", REFUSED_CHARACTERS_MAX)
+    _within("weight", candidate.weight, 1, WEIGHT_MAX)
+    _within_or_none("short_below", candidate.short_below, 0, 1_000_000)
     if candidate.price is not None:
         _check_price(candidate.price)
 

@@ -41,6 +41,15 @@ class Candidate(Message):
     counted_tokens: int | None = added(None)
     """The input tokens of the request, as somebody counted them; media and kept thoughts may be counted in. None:
     nobody did, so each byte may be one."""
+    shares: bool = added(False)
+    """It shares the load with the candidate before it: of those that have room the one that is used least is called.
+    False: it is called when none before it has room."""
+    weight: int = added(1)
+    """How much more of the load it gets than another one that shares it and has the same limits."""
+    short_below: int | None = added(None)
+    """It is for when the money is short: less than so many millionths of a cap of the call's budgets are unspent, or
+    what is unspent has no room for any candidate that is not for that. Such candidates come last in the list, and first
+    when less is unspent. None: it is for always."""
 
 
 class UnconfirmedEntry(CountsForBudgets, Message):
@@ -169,6 +178,8 @@ class Grant(CountsForBudgets, Message):
     """The path of the run that it counts for. None: none."""
     counted_tokens: int | None = added(None)
     """The counted input tokens that the bound is made of. None: it is made of bytes."""
+    money_short: bool = added(False)
+    """The candidate is one for when the money is short."""
 
 
 class Granted(Message):

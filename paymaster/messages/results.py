@@ -115,10 +115,11 @@ class LLMResult(Message):
     """What the provider wants back with this answer."""
     schema_problem: str | None = added(None)
     """Where the answer breaks the request's `json_schema`, in words; `text` has it as it came. None: nowhere."""
-
     wire: WireAnswer | None = added(None)
     """Of a wire call: the answer as the provider wrote it, or the last refusal where none answered. Of any call with
     the reason `answer_too_large`: that answer."""
+    money_short: bool = added(False)
+    """The model that answered is one of the route's `when_short`: the money was short when it was chosen."""
 
     def message(self) -> ChatMessage:
         """The answer as the next message of the conversation, with what its provider wants back.

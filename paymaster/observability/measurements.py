@@ -29,6 +29,7 @@ from paymaster.messages import (
     DeskStatus,
     ExpiredHold,
     Failure,
+    Grant,
     LLMRequest,
     Notices,
     Reservation,
@@ -309,7 +310,7 @@ def _measure_reserve(answer: ReserveAnswer, duration_s: float) -> None:
 
 def _measure_record(record: UsageRecord) -> None:
     for entry in entries_of(record, ledger=""):
-        _add_cost(entry.service, entry.model, entry.cost_nanos, confirmed=entry.state == "final")
+        _add_cost(record.grant, entry.cost_nanos, confirmed=entry.state == "final")
 
 
 def _measure_notices(batch: Notices) -> None:
@@ -317,11 +318,17 @@ def _measure_notices(batch: Notices) -> None:
         if isinstance(notice, Alert):
             _alerts.add(1, {"paymaster.alert": notice.what})
         elif isinstance(notice, ExpiredHold) and not notice.settled:
-            _add_cost(notice.grant.service, notice.grant.model, notice.grant.bound_nanos, confirmed=False)
+            _add_cost(notice.grant, notice.grant.bound_nanos, confirmed=False)
 
 
-def _add_cost(service: str, model: str, cost_nanos: int, *, confirmed: bool) -> None:
-    attributes = {"paymaster.service": service, "gen_ai.request.model": model, "paymaster.confirmed": confirmed}
+def _add_cost(grant: Grant, cost_nanos: int, *, confirmed: bool) -> None:
+    attributes: dict[str, AttributeValue] = {
+        "paymaster.service": grant.service,
+        "gen_ai.request.model": grant.model,
+        "paymaster.confirmed": confirmed,
+    }
+    if grant.money_short:
+        attributes["paymaster.money_short"] = True
     _cost.add(cost_nanos, attributes)
 
 

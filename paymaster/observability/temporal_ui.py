@@ -39,13 +39,18 @@ def state_of_call(
     if parked is not None:
         now = f"parked until {_utc(parked.deadline_at_ms)} at most: {parked.detail}"
     elif sending is not None:
-        now = f"waits for {sending.service}/{sending.model}; costs at most {format_usd(sending.bound_nanos)}"
+        now = f"waits for {asked(sending)}; costs at most {format_usd(sending.bound_nanos)}"
     else:
         now = "at no service"
     rows = [("now", now), ("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
     if failed:
         rows.append(("failed at", ", ".join(failed)))
     return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+
+
+def asked(grant: Grant) -> str:
+    """The model that is asked, and that the money was short when it was chosen."""
+    return f"{grant.service}/{grant.model}{', because the money is short' if grant.money_short else ''}"
 
 
 def ledger_details(status: DeskStatus) -> str:

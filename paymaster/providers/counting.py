@@ -69,7 +69,7 @@ def encodings_wanted(settings: Settings, *, named_only: bool = False) -> dict[st
     `named_only`: those for services whose configuration says that tokens are counted.
     """
     wanted: dict[str, str] = {}
-    for candidate in dict.fromkeys(candidate for route in settings.routes.values() for candidate in route):
+    for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
         name, model = split_candidate(candidate)
         service = settings.services[name]
         if (service.bound is None and named_only) or "tokenizer" not in ways_of_counting(service, model):

@@ -37,7 +37,7 @@ class ListChange(NamedTuple):
 def used_models(settings: Settings) -> set[str]:
     """The `service/model` that the configuration names."""
     configured = {f"{name}/{model}" for name, service in settings.services.items() for model in service.models}
-    return {*configured, *(candidate for route in settings.routes.values() for candidate in route)}
+    return {*configured, *(name for route in settings.routes.values() for name in route.names)}
 
 
 def list_changes(

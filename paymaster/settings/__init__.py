@@ -11,7 +11,6 @@ from paymaster.settings.kinds import (
     AzureName,
     BudgetPath,
     BudgetTable,
-    Candidates,
     Duration,
     Fraction,
     KeyName,
@@ -31,6 +30,7 @@ from paymaster.settings.load import (
 from paymaster.settings.problems import (
     ConfigurationError,
 )
+from paymaster.settings.routes import RouteSettings
 from paymaster.settings.tables import (
     AccountSettings,
     AdminSettings,
@@ -68,7 +68,6 @@ __all__ = [
     "BudgetPath",
     "BudgetSettings",
     "BudgetTable",
-    "Candidates",
     "CodecSettings",
     "ConfigurationError",
     "DatabaseSettings",
@@ -86,6 +85,7 @@ __all__ = [
     "PublicKey",
     "RetryPolicySettings",
     "RouteName",
+    "RouteSettings",
     "SecretText",
     "ServiceName",
     "ServiceSettings",

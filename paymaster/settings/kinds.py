@@ -21,7 +21,7 @@ from paymaster.settings.time_zones import check_time_zone
 from paymaster.values.budget_path import BUDGET_PATH, BUDGET_TABLE, check_budget_path, check_budget_table
 from paymaster.values.durations import DURATION, duration_from_input, format_duration
 from paymaster.values.key_name import KEY_NAME, check_key_name
-from paymaster.values.limits import ALERT_PARTS_MAX, CANDIDATES_MAX, MODEL_CHARACTERS_MAX
+from paymaster.values.limits import ALERT_PARTS_MAX, MODEL_CHARACTERS_MAX
 
 AWS_CREDENTIALS = "aws://default"
 """What the keys are asked for where a service takes AWS's own credentials of where it runs."""
@@ -154,18 +154,6 @@ def _check_model(name: str) -> str:
     if not name or not name.isprintable() or name != name.strip():
         raise ValueError("not the name of a model: write it as the service's API names it")
     return name
-
-
-def _check_candidates(candidates: tuple[str, ...]) -> tuple[str, ...]:
-    if not candidates:
-        raise ValueError('the route is empty; name at least one "service/model"')
-    if len(candidates) > CANDIDATES_MAX:
-        raise ValueError(f"the route has {len(candidates)} candidates and may have {CANDIDATES_MAX}")
-    for candidate in candidates:
-        split_candidate(candidate)
-        if candidates.count(candidate) > 1:
-            raise ValueError(f"{candidate!r} is in the route twice; a call tries each candidate once")
-    return candidates
 
 
 def check_http_url(url: str, *, allow_http: bool) -> str:
@@ -323,12 +311,6 @@ AzureName = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,100}$")]
 AdminName = Annotated[str, AfterValidator(_check_admin_name), _text(_ADMIN_NAME)]
 
 PublicKey = Annotated[str, AfterValidator(_check_public_key), _text(r"[A-Za-z0-9+/]{43}=")]
-
-Candidates = Annotated[
-    tuple[Annotated[str, _text("[^/]+/.+")], ...],
-    AfterValidator(_check_candidates),
-    Field(json_schema_extra={"maxItems": CANDIDATES_MAX}),
-]
 
 TimeZone = Annotated[str, AfterValidator(check_time_zone), _text(r"[A-Za-z0-9_+/-]{1,60}")]
 """A name of the tz database."""

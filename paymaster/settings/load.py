@@ -18,7 +18,8 @@ from pydantic_settings import (
 
 from paymaster.settings.environment import EnvironmentSource, is_table, table_of
 from paymaster.settings.problems import ConfigurationError, Location, did_you_mean, written_path
-from paymaster.settings.tables import Settings, unknown_services
+from paymaster.settings.routes import unknown_services
+from paymaster.settings.tables import Settings
 from paymaster.values.limits import NESTING_MAX
 
 CONFIG_FILE_DEFAULT = "paymaster.toml"

@@ -1,16 +1,15 @@
 """The tables of `paymaster.toml`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -36,7 +35,6 @@ from paymaster.settings.kinds import (
     AzureName,
     BudgetPath,
     BudgetTable,
-    Candidates,
     Duration,
     EndpointName,
     Factor,
@@ -65,19 +63,17 @@ from paymaster.settings.kinds import (
     not_a_boolean,
     region_of,
 )
-from paymaster.settings.problems import Location, did_you_mean, raise_at
+from paymaster.settings.problems import did_you_mean, raise_at
+from paymaster.settings.routes import RouteSettings, unknown_services
 from paymaster.settings.runs import PerRunSettings, RunawaySettings
+from paymaster.settings.table import Table
 from paymaster.values.choices import AlertForm
 from paymaster.values.durations import format_duration
 from paymaster.values.money import Price, UsdAsNanos
 from paymaster.values.retries import JITTER
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
-
-
-class LedgerSettings(_Table):
+class LedgerSettings(Table):
     """The books, and what happens to a call when the money is gone."""
 
     name: LedgerName = "default"
@@ -95,7 +91,7 @@ class LedgerSettings(_Table):
     """The most calls parked at once; the next one is denied. Default 2000."""
 
 
-class AccountSettings(_Table):
+class AccountSettings(Table):
     """What any account may have: caps, thresholds and rate limits."""
 
     cap_usd: dict[Window, UsdAsNanos] = Field(default_factory=dict[Window, int])
@@ -113,7 +109,7 @@ class AccountSettings(_Table):
     """The most calls at once. None, the default: no limit."""
 
 
-class RetryPolicySettings(_Table):
+class RetryPolicySettings(Table):
     """Temporal's retry policy for attempts that were certainly not billed."""
 
     initial_interval: Duration = timedelta(seconds=1)
@@ -126,7 +122,7 @@ class RetryPolicySettings(_Table):
     """The most attempts under one hold, the first included; then the next candidate. 1: no retry. Default 5."""
 
 
-class BreakerSettings(_Table):
+class BreakerSettings(Table):
     """Stops calls to a service that keeps failing."""
 
     failures: AtLeastOne = 5
@@ -135,7 +131,7 @@ class BreakerSettings(_Table):
     """How long it stays open before one call probes the service. Default "30s"."""
 
 
-class PriceSettings(_Table):
+class PriceSettings(Table):
     """US dollars per million tokens as exact text ("0.20"); held as nano-dollars per million tokens."""
 
     input: UsdAsNanos
@@ -190,7 +186,7 @@ def _one_at_a_time(prices: tuple[DatedPriceSettings, ...]) -> tuple[DatedPriceSe
     return prices
 
 
-class ModelSettings(_Table):
+class ModelSettings(Table):
     """Adds to or overrides what is known of a model."""
 
     max_output_tokens: AtLeastOne | None = None
@@ -361,7 +357,7 @@ class ServiceSettings(AccountSettings):
         return self.retry.maximum_attempts * self.timeout + (self.retry.maximum_attempts - 1) * wait_max * (1 + JITTER)
 
 
-class PriceListSettings(_Table):
+class PriceListSettings(Table):
     """The list of prices that `paymaster prices` brings. Workers look prices up in what was brought last, else in the
     list of their package genai-prices."""
 
@@ -388,7 +384,7 @@ class BudgetSettings(AccountSettings):
     """When a run that it pays for is held. None, the default: never."""
 
 
-class KeysSettings(_Table):
+class KeysSettings(Table):
     """Where keys come from."""
 
     source: Literal["env", "file", "azure-key-vault"] = "env"
@@ -417,7 +413,7 @@ class KeysSettings(_Table):
         return self
 
 
-class AzureSettings(_Table):
+class AzureSettings(Table):
     """Who Paymaster is at Azure, for Key Vault and for services with `auth = "entra"`."""
 
     credential: Literal["default", "managed-identity", "workload-identity", "client-secret"] = "default"
@@ -445,7 +441,7 @@ class AzureSettings(_Table):
         return self
 
 
-class EncryptionSettings(_Table):
+class EncryptionSettings(Table):
     """Hides what Temporal stores (prompts, answers, errors) from everybody who has no key."""
 
     keys: Annotated[tuple[KeyName, ...], AfterValidator(each_once)] = ()
@@ -461,7 +457,7 @@ class EncryptionSettings(_Table):
     is denied, in words."""
 
 
-class PayloadsSettings(_Table):
+class PayloadsSettings(Table):
     """Where agents put payloads that are too large for Temporal (its external storage), so that workers find them."""
 
     storage: Annotated[str, AfterValidator(check_object_name)] | None = None
@@ -471,7 +467,7 @@ class PayloadsSettings(_Table):
     agent has put into one is refused in words."""
 
 
-class AdminSettings(_Table):
+class AdminSettings(Table):
     """Who may change caps. See docs/security.md for what this protects, and what it does not."""
 
     require_signature: bool = False
@@ -492,7 +488,7 @@ class AdminSettings(_Table):
         return keys
 
 
-class CodecSettings(_Table):
+class CodecSettings(Table):
     """The codec server, by which operators with a token read encrypted payloads in the Temporal UI."""
 
     token: KeyName | None = None
@@ -522,7 +518,7 @@ class CodecSettings(_Table):
         return host
 
 
-class AlertsSettings(_Table):
+class AlertsSettings(Table):
     """Where alerts go."""
 
     webhook_url: Annotated[SecretText, AfterValidator(check_webhook_url)] | None = None
@@ -533,7 +529,7 @@ class AlertsSettings(_Table):
     Default "json"."""
 
 
-class DatabaseSettings(_Table):
+class DatabaseSettings(Table):
     """The PostgreSQL that keeps usage."""
 
     url: Annotated[SecretText, AfterValidator(check_database_url)] | None = None
@@ -541,7 +537,7 @@ class DatabaseSettings(_Table):
     None, the default: none configured; commands that need it say so, `paymaster dev` brings its own."""
 
 
-class EndpointSettings(_Table):
+class EndpointSettings(Table):
     """A Nexus endpoint of Temporal's, by which callers of another namespace ask ([page](nexus.md)). A name that has no
     table here is refused."""
 
@@ -552,7 +548,7 @@ class EndpointSettings(_Table):
     "service/model"."""
 
 
-class NexusSettings(_Table):
+class NexusSettings(Table):
     """Callers of other namespaces. A worker with workflows serves the Nexus service `paymaster` on the task queue
     `paymaster-nexus` where there is an endpoint. Needs Temporal Server 1.30 or newer."""
 
@@ -560,7 +556,7 @@ class NexusSettings(_Table):
     """By the endpoint's name. Default {}: none."""
 
 
-class WorkerSettings(_Table):
+class WorkerSettings(Table):
     """The worker process."""
 
     health_address: Annotated[str, AfterValidator(check_address)] | None = None
@@ -583,7 +579,7 @@ class WorkerSettings(_Table):
         return self
 
 
-class LogSettings(_Table):
+class LogSettings(Table):
     """What the worker says on standard error."""
 
     format: Literal["auto", "json", "console"] = "auto"
@@ -593,7 +589,7 @@ class LogSettings(_Table):
     answers. Default "info"."""
 
 
-class TelemetrySettings(_Table):
+class TelemetrySettings(Table):
     """Traces and metrics by OpenTelemetry, over OTLP (HTTP, protobuf). The standard variables work
     too: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_SDK_DISABLED`, …"""
 
@@ -616,8 +612,8 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     services: dict[ServiceName, ServiceSettings] = Field(default_factory=dict[str, ServiceSettings])
     """By name."""
-    routes: dict[RouteName, Candidates] = Field(default_factory=dict[str, tuple[str, ...]])
-    """By name: "service/model", first choice first. A call tries each candidate once. Default {}."""
+    routes: dict[RouteName, RouteSettings] = Field(default_factory=dict[str, RouteSettings])
+    """By name. Default {}."""
     budgets: dict[BudgetTable, BudgetSettings] = Field(default_factory=dict[str, BudgetSettings])
     """By path. A call charges the budget that it names and every ancestor."""
     prices: PriceListSettings = PriceListSettings()
@@ -669,13 +665,17 @@ class Settings(BaseSettings):
         )
         return services
 
-    @field_validator("routes")
+    @field_validator("routes", mode="wrap")
     @classmethod
     def _routes_lead_somewhere(
-        cls, routes: dict[str, tuple[str, ...]], info: ValidationInfo
-    ) -> dict[str, tuple[str, ...]]:
-        if "services" in info.data:
-            raise_at(unknown_services(routes, info.data["services"]))
+        cls,
+        written: Mapping[str, object],
+        read: Callable[[Mapping[str, object]], dict[str, RouteSettings]],
+        info: ValidationInfo,
+    ) -> dict[str, RouteSettings]:
+        routes = read(written)
+        if "services" in info.data:  # in the routes as they are written: their places are those of the file
+            raise_at(unknown_services(written, info.data["services"]))
         return routes
 
     @field_validator("nexus")
@@ -694,16 +694,3 @@ class Settings(BaseSettings):
             if route not in known
         )
         return nexus
-
-
-def unknown_services(routes: Mapping[str, object], services: Iterable[str]) -> Iterator[tuple[Location, str]]:
-    """The candidates whose service is not there. Passes over what is no candidate: that is reported elsewhere."""
-    known = set(services)
-    for route, candidates in routes.items():
-        for number, candidate in enumerate(
-            cast(Iterable[object], candidates) if isinstance(candidates, list | tuple) else ()
-        ):
-            service, slash, _ = candidate.partition("/") if isinstance(candidate, str) else ("", "", "")
-            if slash and service not in known:
-                fix = did_you_mean(service, known) or f"add a table [services.{service}]"
-                yield (route, number), f"there is no service {service!r}; {fix}"

@@ -222,6 +222,8 @@ COMMANDS_MAX = 1_000
 """Commands in one update of the ledger; ours have 200, and the backlog of 0.1.0 sends up to 400."""
 CANDIDATES_MAX = 50
 """Candidates of a route, and of a call."""
+WEIGHT_MAX = 1_000
+"""Of a candidate among those that share the load with it."""
 CANDIDATES_OF_UPDATE_MAX = BATCH_ITEMS_MAX * CANDIDATES_MAX
 """Candidates of all calls in one update of the ledger; ours have no more."""
 MODEL_CHARACTERS_MAX = 200

@@ -1,14 +1,18 @@
 """Bugs that are seeded into the desk: the machine must find each of them."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from paymaster.admission.accounts import Balance
+from paymaster.admission import routing
+from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.desk import Desk
 from paymaster.admission.holds import Hold
 from paymaster.messages import (
     AccountConfig,
+    Candidate,
     Grant,
     Reserve,
 )
@@ -92,6 +96,20 @@ def forget_ended_ids_at_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Desk, "load", wrong)
 
 
+def call_the_first_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(candidates: Sequence[Candidate], *_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(routing, "least_used", wrong)
+
+
+def forget_that_money_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(_: Account) -> int:
+        return 1_000_000
+
+    monkeypatch.setattr(Account, "unspent_millionths", wrong)
+
+
 BROKEN = [
     pytest.param(ignore_pending, "over its cap"),
     pytest.param(post_without_freeing, "pending in|notice"),
@@ -100,5 +118,7 @@ BROKEN = [
     pytest.param(charge_only_the_first_budget, "pending in|over its cap|of accounts"),
     pytest.param(enforce_what_is_watched, "cut and restored|denied|no other fitted|must be granted"),
     pytest.param(forget_ended_ids_at_a_cut, "cut and restored"),
+    pytest.param(call_the_first_of_a_pool, "used less"),
+    pytest.param(forget_that_money_is_short, "an earlier candidate fitted|parked though it fits|must be granted"),
 ]
 """Bugs to be seeded, with what the machine says of each."""

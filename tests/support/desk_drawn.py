@@ -44,6 +44,9 @@ usual_candidates = st.builds(
     model=st.just("m"),
     max_output_tokens=st.sampled_from([1_000, 1_000, 2_000, 3_000, 4_000]),
     price=st.sampled_from([WHOLE, WHOLE, WHOLE, ODD]),
+    shares=st.booleans(),
+    weight=st.sampled_from([1, 1, 2]),
+    short_below=st.sampled_from([None, None, None, 0, 300_000, 750_000]),
 )
 odd_candidates = st.builds(
     Candidate,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import chain
 
 from desk_model import (
     HOLD_EXPIRES_AFTER_MS,
@@ -201,19 +202,33 @@ class DeskJudge(RuleBasedStateMachine):
                 assert isinstance(answer, Ended)
                 assert not model.is_recent(request.asked_at_ms), "a fresh id is refused only when it may be forgotten"
 
+    def judge_choice(self, request: Reserve, arrival: int, grant: Grant) -> int:
+        """The number of the candidate that was granted: none before it fitted, and none in its pool was used less."""
+        model = self.model
+        order = model.brackets(request)
+        chosen = next(
+            number
+            for number in chain(*order)
+            for c in [request.candidates[number]]
+            if (c.service, c.model, c.price, c.max_output_tokens, c.short_below is not None)
+            == (grant.service, grant.model, grant.price, grant.max_output_tokens, grant.money_short)
+        )
+        bracket = next(bracket for bracket in order if chosen in bracket)
+        earlier, fitting = order[: order.index(bracket)], model.open_candidates(request, arrival)
+        assert not set(fitting).intersection(chain(*earlier)), "an earlier candidate fitted"
+        may_fit = [n for n in bracket if model.verdict(request, request.candidates[n]) in ("fits", "perhaps")]
+        if chosen in may_fit and set(may_fit) <= set(fitting):
+            use = model.use(request, may_fit)
+            assert use[chosen] == min(use.values()), "another one that shares the load is used less"
+        return chosen
+
     def judge_grant(self, request: Reserve, arrival: int, grant: Grant) -> None:
         model = self.model
         assert grant.hold_id == request.hold_id
         assert grant.hold_id not in model.holds, f"{grant.hold_id} was granted twice"
         assert grant.hold_id not in model.over, f"{grant.hold_id} was granted after it had ended"
-        chosen = next(
-            number
-            for number, c in enumerate(request.candidates)
-            if (c.service, c.model, c.price, c.max_output_tokens)
-            == (grant.service, grant.model, grant.price, grant.max_output_tokens)
-        )
+        chosen = self.judge_choice(request, arrival, grant)
         assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
-        assert not [n for n in model.open_candidates(request, arrival) if n < chosen], "an earlier candidate fitted"
         self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service))
         assert grant.bound_nanos == bound_of(request, request.candidates[chosen])
         assert grant.granted_at_ms == model.now_ms

@@ -210,8 +210,7 @@ class DeskMachine(DeskJudge):
     @rule(watched=st.frozensets(st.sampled_from([f"budget:{path}" for path in BUDGETS]), max_size=2))
     def watch_budgets(self, watched: frozenset[str]) -> None:
         """And enforce the others."""
-        self.model.watched = watched
-        self.configure(self.model.file_caps, self.model.concurrent_max, self.model.max_parked)
+        self.configure(self.model.file_caps, self.model.concurrent_max, self.model.max_parked, watched)
 
     @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
     @rule(caps_nanos=caps, concurrent_max=limits, keep=st.booleans(), max_parked=st.sampled_from([4, 100]))
@@ -220,12 +219,20 @@ class DeskMachine(DeskJudge):
     ) -> None:
         self.configure({**self.model.file_caps, **caps_nanos} if keep else caps_nanos, concurrent_max, max_parked)
 
-    def configure(self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], max_parked: int) -> None:
+    def configure(
+        self,
+        caps_nanos: dict[Place, int],
+        concurrent_max: dict[str, int],
+        max_parked: int,
+        watched: frozenset[str] | None = None,
+    ) -> None:
         self.configurations += 1
-        config = configuration(caps_nanos, concurrent_max, self.configurations, max_parked, self.model.watched)
+        model = self.model
+        watched = model.watched if watched is None else watched
+        config = configuration(caps_nanos, concurrent_max, self.configurations, max_parked, watched)
         self.let_time_pass()
         self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
-        model = self.model
+        model.watched = watched
         for place in {*model.file_caps, *caps_nanos}:
             if model.file_caps.get(place) != caps_nanos.get(place):
                 model.caps.pop(place, None)

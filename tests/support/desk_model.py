@@ -145,6 +145,37 @@ class Model:
 
     # ------------------------------------------------------------ decisions
 
+    def brackets(self, request: Reserve) -> list[list[int]]:
+        """The numbers of the candidates in the order of preference; those in one list share the load."""
+        candidates = request.candidates
+        brackets: list[list[int]] = []
+        for number, candidate in enumerate(candidates):
+            if candidate.shares and number and candidates[number - 1].short_below == candidate.short_below:
+                brackets[-1].append(number)
+            else:
+                brackets.append([number])
+        return sorted(brackets, key=lambda bracket: not self.is_first(request, candidates[bracket[0]]))
+
+    def is_first(self, request: Reserve, candidate: Candidate) -> bool:
+        """Whether it is one for when the money is short, and so little is unspent."""
+        below = Fraction(-1 if candidate.short_below is None else candidate.short_below, 1_000_000)
+        capped = self.capped(account for account in charged(request.budgets, "") if account != "service:")
+        parts = [Fraction(cap - self.posted(a, w), cap) if cap else Fraction(0) for a, w, cap in capped]
+        return candidate.short_below is not None and any(part < below for part in parts)
+
+    def lacks_money(self, request: Reserve) -> bool:
+        """Whether what is unspent has no room for those that are asked before the ones for when money is short."""
+        asked = [c for c in request.candidates if c.short_below is None or self.is_first(request, c)]
+        verdicts = [(candidate, self.verdict(request, candidate)) for candidate in asked]
+        possible = [verdict for _, verdict in verdicts if verdict != "never"]
+        too_large = any(
+            bound_of(request, candidate) > cap
+            for candidate, verdict in verdicts
+            if verdict == "never" and candidate.price is not None and candidate.service in SERVICES
+            for _, _, cap in self.capped(charged(request.budgets, candidate.service))
+        )
+        return set(possible) <= {"gone"} and (bool(possible) or too_large)
+
     def verdict(self, request: Reserve, candidate: Candidate) -> Verdict:
         accounts = charged(request.budgets, candidate.service)
         all_are_paths = all(all(budget.split("/")) for budget in request.budgets)
@@ -155,6 +186,9 @@ class Model:
             return "never" if self.began else "held"
         if self.loading:
             return "held"
+        is_spare = candidate.short_below is not None and not self.is_first(request, candidate)
+        if is_spare and not self.lacks_money(request):
+            return "never"
         bound = bound_of(request, candidate)
         capped = [(self.posted(a, w), self.pending(a, w), cap) for a, w, cap in self.capped(accounts)]
         if any(bound > cap for _, _, cap in capped):
@@ -201,6 +235,19 @@ class Model:
             if ahead.is_ahead_of(request, arrival) and self.now_ms >= ahead.parked_at_ms + CLAIM_AFTER_MS
             for other in self.busy_candidates(ahead.request)
         )
+
+    def use(self, request: Reserve, numbers: Iterable[int]) -> dict[int, Fraction]:
+        """How much these candidates, which share the load, are used for the weight of their services."""
+        of = {number: request.candidates[number] for number in numbers}
+        limited = all(f"service:{candidate.service}" in self.concurrent_max for candidate in of.values())
+        return {
+            number: Fraction(
+                self.running(f"service:{candidate.service}"),
+                (self.concurrent_max[f"service:{candidate.service}"] if limited else 1)
+                * sum(other.weight for other in of.values() if other.service == candidate.service),
+            )
+            for number, candidate in of.items()
+        }
 
     def open_candidates(self, request: Reserve, arrival: int) -> list[int]:
         """Those that fit now and that nobody ahead can have claimed."""

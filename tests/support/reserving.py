@@ -21,7 +21,7 @@ class _Commits:
         return Denied(hold_id=command.hold_id, reason="none", detail="")
 
 
-def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0) -> Reserve:
+def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0, excluded: tuple[str, ...] = ()) -> Reserve:
     """The command, with its candidates, their prices and why they cannot be asked."""
     commits: Any = _Commits()
     nobody: Any = None
@@ -36,6 +36,7 @@ def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0) -> Re
         started_at_ms=at_ms,
         asked_at_ms=at_ms,
         priority=0,
+        excluded=excluded,
         **facts_of(request)._asdict(),
     )
     asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody, nobody).reserve, asked))

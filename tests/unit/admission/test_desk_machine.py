@@ -74,6 +74,8 @@ def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_
 def a_few_steps() -> None:
     """Two calls fill a cap, a third one waits; one of them is settled, one gives its hold back."""
     call = Candidate(service="s", model="m", max_output_tokens=1_000, price=WHOLE)
+    mini = call.model_copy(update={"service": "t", "short_below": 900_000})
+    pool = [call, call.model_copy(update={"service": "t", "shares": True})]
     machine = DeskMachine()
 
     def look() -> None:
@@ -91,7 +93,13 @@ def a_few_steps() -> None:
     look()
     machine.send(Void(hold_id="run-2/1"))
     look()
+    machine.send(machine.request(["acme"], [call, mini], "wait"))
+    look()
+    assert machine.model.holds["run-4/1"].grant.money_short
     machine.watch_budgets(frozenset({"budget:acme"}))
+    for _ in range(2):
+        machine.send(machine.request(["acme"], pool, "fail"))
+        look()
     for _ in range(3):
         machine.send(machine.request(["acme/team"], [call], "fail"))
         look()

@@ -90,6 +90,8 @@ def test_a_call_says_what_it_waits_for() -> None:
     assert "waits for openai/gpt; costs at most $1.50" in sending
     assert "| cost | $0.000123 |" in sending
     assert "| failed at | local/small |" in sending
+    short = GRANT.model_copy(update={"money_short": True})
+    assert "waits for openai/gpt, because the money is short; costs" in state_of_call(None, short, 1, 0, [])
 
 
 def test_the_ledger_shows_the_fullest_windows_parked_calls_and_what_is_wrong_with_services() -> None:

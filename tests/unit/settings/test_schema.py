@@ -29,6 +29,10 @@ max_output_tokens = 4096
 price = { input = "0.20", output = "1.6" }
 [routes]
 writer = ["openai/gpt-5"]
+[routes.careful]
+candidates = [["openai/gpt-5", "openai/gpt-5-mini"], "openai/gpt-4"]
+weights = { "openai/gpt-5" = 2 }
+when_short = { below = 0.1, candidates = ["openai/gpt-5-nano"] }
 [budgets."acme/content"]
 cap_usd = { total = "0" }
 alert_at = [0.5, 1]
@@ -50,6 +54,10 @@ MISTAKES = {
     "space_in_key_name": ('"openai-api-key"', '"openai api key"'),
     "candidate_without_model": ('"openai/gpt-5"]', '"openai"]'),
     "text_for_route": ('writer = ["openai/gpt-5"]', 'writer = "openai/gpt-5"'),
+    "list_in_a_pool": ('"openai/gpt-5-mini"]', '["openai/gpt-5-mini"]]'),
+    "weight_of_nothing": ("= 2 }", "= 0 }"),
+    "percent_below": ("below = 0.1", "below = 10"),
+    "short_without_candidates": (', candidates = ["openai/gpt-5-nano"]', ""),
     "tokens_as_words": ("max_output_tokens = 4096", 'max_output_tokens = "many"'),
     "no_tokens": ("max_output_tokens = 4096", "max_output_tokens = 0"),
     "alert_above_one": ("[0.5, 1]", "[0.5, 80]"),

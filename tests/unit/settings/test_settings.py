@@ -90,6 +90,8 @@ AZURE = '[services.azure]\napi = "azure-openai"\nbase_url = "https://x.openai.az
 LOCAL = '[services.local]\napi = "openai"\nbase_url = "http://localhost:8080/v1"\n'
 BEDROCK = '[services.bedrock]\napi = "bedrock"\nbase_url = "https://bedrock.example"\n'
 OPENAI = '[services.openai]\napi = "openai"\nbase_url = "https://api.openai.com/v1"\n'
+POOL = LOCAL + '[routes.writer]\ncandidates = [["local/x", "local/y"], "local/z"]\n'
+MANY = [f"local/m{number}" for number in range(50)]
 SENTINEL = "hunter2SENTINEL"
 DATED = "services.openai.models.x.prices[0]"
 
@@ -130,7 +132,7 @@ def test_a_full_file_reads_as_it_is_written(tmp_path: Path) -> None:
     assert openai.retry.maximum_attempts == 5
     assert (openai.requests_per_minute, openai.tokens_per_minute, openai.max_concurrent) == (500, 200_000, 50)
     assert settings.budgets["acme/content"].cap_usd == {"day": 20_000_000_000}
-    assert settings.routes == {"writer": ("openai/gpt-5.6-luna", "local/smollm2-135m")}
+    assert settings.routes["writer"].candidates == (("openai/gpt-5.6-luna",), ("local/smollm2-135m",))
     assert settings.database.url is not None
     assert settings.database.url.get_secret_value() == "postgresql+asyncpg://paymaster@localhost/paymaster"
 
@@ -328,7 +330,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('ledger = "default"', "ledger", "must be a table"),
         ("services = []", "services", "must be a table"),
         (f"database = 'postgresql://u:{SENTINEL}@h/d'", "database", "must be a table"),
-        (LOCAL + '[routes]\nwriter = "local/x"', "routes.writer", "must be a list"),
+        (LOCAL + '[routes]\nwriter = "local/x"', "routes.writer", 'must be a list of "service/model"'),
         ("[ledger]\nmax_parked = true", "ledger.max_parked", "must be a number, not true or false"),
         ("[ledger]\nmax_parked = 0", "ledger.max_parked", "greater than or equal to 1"),
         (OPENAI + "max_concurrent = 0", "services.openai.max_concurrent", "greater than or equal to 1"),
@@ -436,6 +438,28 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         (LOCAL + '[routes]\nwriter = ["local/x", "local/x"]', "routes.writer", "in the route twice"),
         (LOCAL + '[routes]\nwriter = ["local/x", "locl/x"]', "routes.writer[1]", "did you mean local?"),
         (LOCAL + '[routes]\nwriter = ["anthropic/x"]', "routes.writer[0]", "add a table [services.anthropic]"),
+        (LOCAL + '[routes]\nwriter = ["local/x", ["local/y", "locl/z"]]', "routes.writer[1][1]", "did you mean local?"),
+        (LOCAL + '[routes]\nwriter = [["local/x"], "local/x"]', "routes.writer", "in the route twice"),
+        (LOCAL + '[routes]\nwriter = [[], "local/x"]', "routes.writer", "a list in it is; name at least one"),
+        (LOCAL + '[routes]\nwriter = [["local/x", ["local/y"]]]', "routes.writer", "a candidate is text, like"),
+        (LOCAL + "[routes.writer]\nweights = {}", "routes.writer.candidates", "missing; set it"),
+        (POOL + "weight = {}", "routes.writer.weight", "did you mean weights?"),
+        (POOL + 'weights = { "local/x" = 0 }', 'routes.writer.weights."local/x"', "greater than or equal to 1"),
+        (POOL + 'weights = { "local/xx" = 2 }', 'routes.writer.weights."local/xx"', "did you mean local/x?"),
+        (POOL + 'weights = { "local/z" = 2 }', 'routes.writer.weights."local/z"', "shares the load with none"),
+        (POOL + "when_short = { below = 0.1 }", "routes.writer.when_short.candidates", "missing; set it"),
+        (
+            POOL + "when_short = { below = 20, candidates = ['local/z'] }",
+            "routes.writer.when_short.below",
+            "equal to 1",
+        ),
+        (
+            POOL + "when_short = { below = 0.1234567, candidates = ['local/z'] }",
+            "routes.writer.when_short.below",
+            "six",
+        ),
+        (POOL + "when_short = { candidates = ['loca/z'] }", "routes.writer.when_short.candidates[0]", "mean local?"),
+        (POOL + f"when_short = {{ candidates = {MANY} }}", "routes.writer", "53 candidates and may have 50"),
     ],
 )
 def test_a_mistake_is_refused_at_its_place_and_with_its_fix(tmp_path: Path, text: str, path: str, fix: str) -> None:
@@ -496,6 +520,19 @@ def test_a_hold_outlives_the_worst_case_of_its_retries(tmp_path: Path, hold: str
     load(tmp_path, f'[ledger]\nhold_expires_after = "{longer}"\n{OPENAI}{service}')
 
 
+def test_a_route_has_pools_weights_and_candidates_for_when_money_is_short(tmp_path: Path) -> None:
+    route = load(
+        tmp_path, POOL + 'weights = { "local/x" = 3 }\nwhen_short = { below = 0.3, candidates = ["local/z"] }'
+    ).routes["writer"]
+    assert route.candidates == (("local/x", "local/y"), ("local/z",))
+    assert route.weights == {"local/x": 3}
+    assert route.when_short is not None
+    assert (route.when_short.below, route.cheaper) == (0.3, (("local/z",),))
+    assert route.names == ("local/x", "local/y", "local/z")
+    route = load(tmp_path, LOCAL, PAYMASTER__ROUTES='{"writer": [["local/x", "local/y"]]}').routes["writer"]
+    assert route.candidates == (("local/x", "local/y"),)
+
+
 def test_an_endpoint_names_routes_that_are_there(tmp_path: Path) -> None:
     endpoint = '[nexus.endpoints.content]\nbudget = "acme/content"\nroutes = ["writer", "writers"]\n'
     problem = only_problem(tmp_path, f'{OPENAI}[routes]\nwriter = ["openai/x"]\n{endpoint}')
@@ -510,7 +547,7 @@ def test_an_endpoint_has_a_name_of_temporals(tmp_path: Path, name: str) -> None:
 
 def test_settings_made_in_code_are_checked_like_those_of_a_file() -> None:
     with pytest.raises(ValidationError, match="there is no service 'x'"):
-        Settings(routes={"writer": ("x/y",)})
+        Settings.model_validate({"routes": {"writer": ["x/y"]}})
     with pytest.raises(ValidationError, match="hold_expires_after is 5m"):
         Settings(
             ledger=LedgerSettings(hold_expires_after=timedelta(minutes=5)),
@@ -577,7 +614,7 @@ def test_without_any_file_the_error_says_how_to_begin(tmp_path: Path, monkeypatc
     assert "there is no paymaster.toml" in message
     assert "--config FILE or PAYMASTER_CONFIG=FILE" in message
     example = message[message.index("[services") : message.index("or name")]
-    assert load(tmp_path, example).routes == {"writer": ("local/the-model",)}
+    assert load(tmp_path, example).routes["writer"].names == ("local/the-model",)
 
 
 # ---------------------------------------------------------------- the environment
@@ -620,7 +657,7 @@ def test_variables_alone_can_add_a_service(tmp_path: Path) -> None:
         PAYMASTER__ROUTES__LONG_FORM='["my-proxy/m"]',
     )
     assert settings.services["my-proxy"].base_url == "http://localhost:1/v1"
-    assert settings.routes == {"long-form": ("my-proxy/m",)}
+    assert settings.routes["long-form"].names == ("my-proxy/m",)
 
 
 def test_names_of_models_and_budgets_are_taken_as_they_are_written(tmp_path: Path) -> None:
@@ -825,7 +862,10 @@ def test_settings_need_neither_workflows_nor_activities() -> None:
 
 def test_the_examples_in_the_page_on_services_are_valid_together(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "services.md").read_text()
-    first, prices, retries = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    first, pools, weights, prices, retries = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     factor, models = prices.split("[services.openai]\n")[1].split("\n\n", 1)
-    settings = load(tmp_path, first.replace("[services.openai]\n", f"{retries}\n{factor}\n", 1) + models)
+    settings = load(
+        tmp_path, first.replace("[services.openai]\n", f"{retries}\n{factor}\n", 1) + models + pools + weights
+    )
+    assert settings.routes["editor"].candidates == settings.routes["writer"].candidates
     assert {service.api for service in settings.services.values()} == set(get_args(Api))
