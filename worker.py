@@ -39,6 +39,7 @@ from activities.record_usage import RecordUsageActivities
 from activities.reserve import ReserveActivities
 from activities.run_roots import RunRoots
 from activities.send_alerts import SendAlertsActivities
+from activities.standing import StandingActivities
 from activities.store_notices import StoreNoticesActivities
 from activities.sweep_bodies import SweepBodiesActivities
 from operations.service import PaymasterServiceHandler
@@ -96,6 +97,7 @@ from workflows.content_agent import ContentAgentWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
+from workflows.standing import StandingWorkflow
 from workflows.stored_answers import AnswerPieceWorkflow, BodySweepWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
@@ -303,7 +305,8 @@ def workers_of(
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
-    others = [*of_service, *_activities_for_the_ledger(settings, client, engine), catching_up.catch_up]
+    asking = [catching_up.catch_up, StandingActivities(ledger, commits).standing]
+    others = [*of_service, *_activities_for_the_ledger(settings, client, engine), *asking]
     activities_worker = _activities_worker(settings, client, others)
     match role:
         case "all":
@@ -388,6 +391,7 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
             UsageBacklogPieceWorkflow,
             BodySweepWorkflow,
             AnswerPieceWorkflow,
+            StandingWorkflow,
             ContentAgentWorkflow,
         ],
         activities=activities,

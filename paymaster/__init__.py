@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paymaster.agent import answer_pieces, generate, read_answer, try_generate
+    from paymaster.agent import answer_pieces, generate, read_answer, standing, try_generate
     from paymaster.errors import (
         AnswerGone,
         CallDenied,
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         CallUnavailable,
         OutputInvalid,
         PaymasterError,
+        StandingUnknown,
     )
     from paymaster.messages import (
         ChatMessage,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         LLMResult,
         Outcome,
         RunLimits,
+        Standing,
         Tool,
         ToolCall,
     )
@@ -45,6 +47,8 @@ __all__ = [
     "PaymasterError",
     "PaymasterPlugin",
     "RunLimits",
+    "Standing",
+    "StandingUnknown",
     "Tool",
     "ToolCall",
     "answer_pieces",
@@ -52,6 +56,7 @@ __all__ = [
     "read_answer",
     "run_budget",
     "sandbox",
+    "standing",
     "try_generate",
 ]
 
@@ -59,6 +64,7 @@ _HOME = {
     "answer_pieces": "agent",
     "generate": "agent",
     "read_answer": "agent",
+    "standing": "agent",
     "try_generate": "agent",
     "ChatMessage": "messages",
     "Document": "messages",
@@ -69,6 +75,7 @@ _HOME = {
     "LLMResult": "messages",
     "RunLimits": "messages",
     "Outcome": "messages",
+    "Standing": "messages",
     "PaymasterPlugin": "plugin",
     "run_budget": "runs",
     "sandbox": "passed_through",

@@ -1,12 +1,12 @@
 """What an agent's workflow calls: `await generate(LLMRequest(...))`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import overload
 
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 from paymaster.agent_starts import denial_in_agent, room_for_start, storages_of_agent
 from paymaster.calls.structured_output import Output, answer_as
@@ -16,14 +16,23 @@ from paymaster.messages import (
     CALLS_TASK_QUEUE,
     LLMRequest,
     LLMResult,
+    Standing,
     call_workflow_id,
     json_bytes,
 )
 from paymaster.messages.call_steps import BodyPiece
-from paymaster.messages.temporal_names import AWAIT_RESULT, CALL_WORKFLOW, READ_PIECE, generation_id, generation_of
+from paymaster.messages.temporal_names import (
+    AWAIT_RESULT,
+    CALL_WORKFLOW,
+    READ_PIECE,
+    STANDING,
+    generation_id,
+    generation_of,
+)
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.runs import asking_workflow, in_current_run
 from paymaster.security.payloads import as_raw, for_reader, from_asker, read_raw
+from paymaster.standing_request import ANSWERED_WITHIN, ASKED_FOR, RETRIES, standing_request, standing_unknown
 from paymaster.stored_answers import pieces_of, whole
 
 
@@ -102,6 +111,30 @@ async def _answer_of_other(call_id: str) -> LLMResult:
         heartbeat_timeout=timedelta(seconds=30),
     )
     return read_raw(answer, AWAIT_RESULT.result)
+
+
+async def standing(budget: str | Sequence[str], *, run: str | None = None) -> Standing:
+    """What is left of a budget, or of several that a call would count for, and of those above them, now; with `run`,
+    also of the limits of that run, once it has made a call.
+
+    Costs this workflow an activity; after a call `result.standing` says it without one. Raises StandingUnknown for a
+    budget that does not exist, and where no ledger answers within two minutes.
+    """
+    try:
+        answer = await workflow.execute_activity(
+            STANDING.name,
+            as_raw(STANDING.takes(standing_request(budget, run))),
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            result_type=RawValue,
+            start_to_close_timeout=ANSWERED_WITHIN,
+            schedule_to_close_timeout=ASKED_FOR,
+            retry_policy=RETRIES,
+        )
+    except ActivityError as error:
+        if is_cancelled_exception(error):
+            raise
+        raise standing_unknown(error.cause) from error
+    return read_raw(answer, STANDING.result)
 
 
 async def read_answer(result: LLMResult) -> bytes:

@@ -22,9 +22,15 @@ from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_
 from paymaster.generations import CallHandle, latest_generation
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
-from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, call_workflow_id
+from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, Standing, call_workflow_id
 from paymaster.messages.call_steps import BodyPiece
-from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, CALL_WORKFLOW, ResultT, generation_id
+from paymaster.messages.temporal_names import (
+    ANSWER_PIECE_WORKFLOW,
+    CALL_WORKFLOW,
+    STANDING_WORKFLOW,
+    ResultT,
+    generation_id,
+)
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.plugin import PaymasterPlugin
 from paymaster.redaction import remember
@@ -32,6 +38,7 @@ from paymaster.runs import asking_client, in_current_run
 from paymaster.security.payloads import as_raw, from_asker, read_raw
 from paymaster.security.team_storage import storage_names
 from paymaster.settings import Settings
+from paymaster.standing_request import ASKED_FOR, standing_request, standing_unknown
 from paymaster.stored_answers import pieces_of, whole
 from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX
 
@@ -43,6 +50,7 @@ __all__ = [
     "generate",
     "quiet_runtime",
     "read_answer",
+    "standing",
     "start",
     "try_generate",
 ]
@@ -133,6 +141,28 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         if unbilled.request_digest != request.digest():
             raise CallIdReused(call_id)
         generation += 1
+
+
+async def standing(client: Client, budget: str | Sequence[str], *, run: str | None = None) -> Standing:
+    """What is left of a budget, or of several that a call would count for, and of those above them, now; with `run`,
+    also of the limits of that run, once it has made a call.
+
+    Asks by a workflow of its own, so that a program needs neither the ledger's name nor its keys. Raises
+    StandingUnknown for a budget that does not exist, and where no ledger answers within two minutes.
+    """
+    try:
+        answer = await client.execute_workflow(
+            STANDING_WORKFLOW.name,
+            as_raw(STANDING_WORKFLOW.takes(standing_request(budget, run))),
+            id=f"standing/{uuid4()}",
+            task_queue=CALLS_TASK_QUEUE,
+            result_type=RawValue,
+            execution_timeout=2 * ASKED_FOR,
+            static_summary="what is left of a budget",
+        )
+    except WorkflowFailureError as error:
+        raise standing_unknown(error.cause) from error
+    return read_raw(answer, STANDING_WORKFLOW.result)
 
 
 async def read_answer(client: Client, result: LLMResult) -> bytes:

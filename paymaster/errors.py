@@ -5,6 +5,7 @@ PaymasterError              an agent may catch this one
 │   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
 ├── CallIdReused            the same call id with other content                        → choose another id
+├── StandingUnknown         what is left of a budget is not known                      → name another one, or ask later
 ├── AnswerGone              a stored answer is deleted, or cannot be read any more    → read it sooner, or ask again
 └── OutputInvalid           the answer is not what was asked for, even when repaired   → ask otherwise, or do without
 
@@ -47,6 +48,10 @@ class CallIdReused(PaymasterError):
 
 class AnswerGone(PaymasterError):
     """An answer that was too large for Temporal's histories, and is not stored any more or cannot be read."""
+
+
+class StandingUnknown(PaymasterError):
+    """What is left of a budget is not known: there is no such budget, or the ledger does not answer."""
 
 
 class OutputInvalid(PaymasterError):

@@ -32,11 +32,12 @@ from paymaster.messages import (
     LLMRequest,
     LLMResult,
     Outcome,
+    Standing,
     ToolCall,
     call_id_of,
 )
 from paymaster.messages.base import Message
-from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL
+from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL, STANDING
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.payloads import as_raw, read_raw
 from paymaster.settings import Settings
@@ -201,8 +202,12 @@ def _parsed(request: LLMRequest, result: LLMResult) -> object:
 
 
 @asynccontextmanager
-async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[ScriptedCalls]:
+async def scripted_calls(
+    client: Client, script: Script, *, standing: Standing | None = None
+) -> AsyncGenerator[ScriptedCalls]:
     """While the block runs, calls that are made through this client's namespace end as the script says.
+
+    `standing` is what `paymaster.standing` answers for every budget. Default: nothing is capped.
 
     The client needs PaymasterPlugin, and no real worker may run in its namespace. Any server will do: `local_temporal`,
     or `WorkflowEnvironment.start_time_skipping()`, on which days of parking take no time.
@@ -223,10 +228,14 @@ async def scripted_calls(client: Client, script: Script) -> AsyncGenerator[Scrip
         finally:
             result.cancel()
 
+    @activity.defn(name=STANDING.name)
+    async def always_stands(asked: RawValue) -> RawValue:
+        return as_raw(standing or Standing())
+
     calls_worker = Worker(
         client, task_queue=CALLS_TASK_QUEUE, workflows=[ScriptedCallWorkflow], activities=[calls.end_of]
     )
-    results_worker = Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=[await_result])
+    results_worker = Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=[await_result, always_stands])
     async with calls_worker, results_worker:
         yield calls
 

@@ -27,6 +27,7 @@ from paymaster.messages import (
     Alerts,
     Answer,
     AnswerBatch,
+    AskStanding,
     CallMessages,
     CapState,
     ClockState,
@@ -55,12 +56,15 @@ from paymaster.messages import (
     RunState,
     ServiceState,
     SetCap,
+    Settle,
+    StandingAnswer,
     StatusRequest,
     StoredRows,
     TakeClock,
     UnconfirmedHolds,
     Upgrade,
     Upgraded,
+    Void,
 )
 from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_stored_rows
 from paymaster.messages.temporal_names import (
@@ -260,17 +264,12 @@ class BudgetWorkflow:
         try:
             check_command(command)
         except ValueError as error:
-            hold_id = command.hold_id[:ID_CHARACTERS_MAX]
-            if isinstance(command, Reserve):
-                return Denied(hold_id=hold_id, reason="out_of_bounds", detail=str(error))
-            return Refused(hold_id=hold_id, detail=str(error))
+            return _not_applied(command, "out_of_bounds", str(error))
         try:
             return self._desk.handle(command, workflow_now_ms())
         except Exception as error:  # a defect in one command must not stop the ledger for all the others
             workflow.logger.exception("the desk failed on %s", command.kind)
-            if isinstance(command, Reserve):
-                return Denied(hold_id=command.hold_id, reason="ledger_error", detail=repr(error))
-            return Refused(hold_id=command.hold_id, detail=repr(error))
+            return _not_applied(command, "ledger_error", repr(error))
 
     @workflow.signal
     @tolerate_any_payload_count
@@ -464,6 +463,16 @@ def _log_once(text: str) -> None:
     if text not in logged:
         logged.add(text)
         logging.getLogger(__name__).error("%s", text)
+
+
+def _not_applied(command: Command, reason: str, detail: str) -> Answer:
+    match command:
+        case Reserve():
+            return Denied(hold_id=command.hold_id[:ID_CHARACTERS_MAX], reason=reason, detail=detail)
+        case AskStanding():
+            return StandingAnswer(unknown=detail)
+        case Settle() | Void():
+            return Refused(hold_id=command.hold_id[:ID_CHARACTERS_MAX], detail=detail)
 
 
 def _until(due_ms: int) -> timedelta:

@@ -13,6 +13,7 @@ from paymaster.messages import (
     BAD_SAMPLE,
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
+    BudgetNotice,
     CallRef,
     Candidate,
     Completion,
@@ -84,6 +85,7 @@ class LLMCallWorkflow:
         self._paused: dict[str, int] = {}
         self._attempts = 0
         self._cost_nanos = 0
+        self._budget: tuple[BudgetNotice, ...] = ()
         self._grant: Grant | None = None
 
     @cached_property
@@ -141,11 +143,11 @@ class LLMCallWorkflow:
                 continue
             self._grant = answer.grant
             ended = await self._send(answer.grant)
-            settled = await self._record(answer.grant, ended)
+            await self._record(answer.grant, ended)
             if self._holds.cancelled:
                 raise asyncio.CancelledError
             if isinstance(ended, Completion):
-                return self._completed(answer.grant, ended, settled)
+                return self._completed(answer.grant, ended)
             if not ended.fall_back:
                 return self._unavailable(ended)
             self._pass_over(answer.grant, ended)
@@ -252,11 +254,11 @@ class LLMCallWorkflow:
 
     # ------------------------------------------------------------ record and settle
 
-    async def _record(self, grant: Grant, ended: Completion | Failure) -> RecordAnswer:
+    async def _record(self, grant: Grant, ended: Completion | Failure) -> None:
         """Stores a row for each attempt and posts their cost, or has the backlog do it as soon as it is possible."""
         self._attempts += len(ended.attempts)
         self._cost_nanos += sum(cost_nanos(grant, attempt) for attempt in ended.attempts)
-        return await workflow.execute_local_activity(
+        settled: RecordAnswer = await workflow.execute_local_activity(
             RECORD_USAGE.name,
             UsageRecord(
                 call=self._call,
@@ -270,6 +272,7 @@ class LLMCallWorkflow:
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )
+        self._budget = settled.notices if isinstance(settled, Settled) else ()
 
     def _pass_over(self, grant: Grant, failure: Failure) -> None:
         """The next reserve asks for another candidate; after an unknown outcome or a bad answer first for the same.
@@ -305,7 +308,7 @@ class LLMCallWorkflow:
 
     # ------------------------------------------------------------ results
 
-    def _completed(self, grant: Grant, completion: Completion, settled: RecordAnswer) -> LLMResult:
+    def _completed(self, grant: Grant, completion: Completion) -> LLMResult:
         answered = completion.attempts[-1]
         result = self._result(Outcome.COMPLETED)
         return result.model_copy(
@@ -323,7 +326,6 @@ class LLMCallWorkflow:
                 "model": answered.model_answered or grant.model,
                 "fell_back": bool({*self._failed, *self._paused} - {f"{grant.service}/{grant.model}"}),
                 "money_short": grant.money_short,
-                "budget": settled.notices if isinstance(settled, Settled) else (),
             }
         )
 
@@ -331,6 +333,7 @@ class LLMCallWorkflow:
         if denied.reason == "no_candidate" and self._last_failure is not None:
             unavailable = self._unavailable(self._last_failure)
             return unavailable.model_copy(update={"detail": f"{unavailable.detail}; {denied.detail}"})
+        self._budget = denied.in_the_way or self._budget
         outcome = Outcome.UNAVAILABLE if denied.reason in UNAVAILABLE_REASONS else Outcome.DENIED
         return self._result(outcome, denied.reason, denied.detail)
 
@@ -347,5 +350,6 @@ class LLMCallWorkflow:
             attempts=self._attempts,
             cost_nanos=self._cost_nanos,
             waited_ms=self._holds.waited_ms,
+            budget=self._budget,
             request_digest=self._request.digest(),
         )

@@ -112,9 +112,10 @@ class Ledger:
                     rolled.add(account.key)
         return Rolled(rolled, let_through, lapsed)
 
-    def end_ms(self, balance: Balance, now_ms: int) -> int | None:
-        """When the balance's window around this time ends; None for `total`."""
-        return self.calendars.end_ms(self.accounts[balance.account].time_zone, balance.window, now_ms)
+    def end_ms(self, balance: Balance) -> int | None:
+        """When the window ends whose money the balance has; None for `total`."""
+        zone = self.accounts[balance.account].time_zone
+        return self.calendars.end_ms(zone, balance.window, self.calendars.starts_ms(zone)[balance.window])
 
     def move(self, zones: Mapping[str, str]) -> None:
         """Gives accounts, by their keys, other time zones: what was spent in other days, weeks and months is loaded."""
@@ -356,31 +357,31 @@ class Ledger:
                 worst = key, wait_ms
         return worst
 
-    def shortfall(self, accounts: tuple[str, ...], amount_nanos: int) -> Shortfall | None:
-        """The most lasting reason why the amount does not fit, or None when it fits everywhere.
+    def shortfalls(self, accounts: tuple[str, ...], amount_nanos: int) -> list[Shortfall]:
+        """Every cap that has no room for the amount.
 
         Nothing always fits: a free call goes on when a bill above its bound, or a lowered cap, left an account above
         it.
         """
-        worst: Shortfall | None = None
         if amount_nanos == 0:
-            return None
-        for balance in self._lines_of(accounts).capped:
-            cap = balance.cap_nanos
-            if cap is None or balance.posted_nanos + balance.pending_nanos + amount_nanos <= cap:
-                continue
-            found = Shortfall(why_short(balance, cap, amount_nanos), balance)
-            if worst is None or self._lasts(found) > self._lasts(worst):
-                worst = found
-        return worst
+            return []
+        return [
+            Shortfall(why_short(balance, cap, amount_nanos), balance)
+            for balance in self._lines_of(accounts).capped
+            if (cap := balance.cap_nanos) is not None
+            and balance.posted_nanos + balance.pending_nanos + amount_nanos > cap
+        ]
+
+    def shortfall(self, accounts: tuple[str, ...], amount_nanos: int) -> Shortfall | None:
+        """The most lasting reason why the amount does not fit, or None when it fits everywhere."""
+        return max(self.shortfalls(accounts, amount_nanos), key=self._lasts, default=None)
 
     def _lasts(self, shortfall: Shortfall) -> tuple[int, float, int]:
         """Orders reasons: of two that are the same, the one whose window ends later lasts longer. A week may end after
         its month."""
-        balance, window = shortfall.balance, shortfall.balance.window
-        starts = self.calendars.starts_ms(self.accounts[balance.account].time_zone)
-        end_ms = self.end_ms(balance, starts[window])
-        return SEVERITY.index(shortfall.kind), math.inf if end_ms is None else end_ms, WINDOWS.index(window)
+        end_ms = self.end_ms(shortfall.balance)
+        lasts = math.inf if end_ms is None else end_ms
+        return SEVERITY.index(shortfall.kind), lasts, WINDOWS.index(shortfall.balance.window)
 
     def hold(self, hold: Hold) -> list[Balance]:
         """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment.

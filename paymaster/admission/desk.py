@@ -23,12 +23,14 @@ from paymaster.admission.routing import Choice
 from paymaster.admission.run_commands import RunCommands
 from paymaster.admission.settling import Settling
 from paymaster.admission.signed_commands import changes_money
+from paymaster.admission.standing import standing_of
 from paymaster.admission.state import RULES, DeskState, read
 from paymaster.admission.state_size import StateSize
 from paymaster.admission.status import desk_status, unconfirmed_page
 from paymaster.messages import (
     AcceptLower,
     Answer,
+    AskStanding,
     AttemptReport,
     CapState,
     ClockState,
@@ -133,6 +135,8 @@ class Desk:
                 return self._settling.settle(command)
             case Void():
                 return self._settling.void(command)
+            case AskStanding():
+                return standing_of(command, self.ledger, self._parking.on_demand)
 
     def advance(self, now_ms: int) -> None:
         """Lets time pass: windows end, holds expire, parked calls come to their deadline or get what was freed."""

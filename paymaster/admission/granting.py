@@ -5,7 +5,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.holds import Hold
 from paymaster.admission.routing import Choice
 from paymaster.admission.state import DeskState, EndedHold
-from paymaster.messages import Denied, Grant, Granted, Reserve, ServiceConfig
+from paymaster.messages import BudgetNotice, Denied, Grant, Granted, Reserve, ServiceConfig
 
 _FORMER_SERVICE = ServiceConfig()
 """How a service is called that the configuration does not name any more, but a worker still asks for."""
@@ -62,7 +62,7 @@ class Granting:
                     self._alerts.runaway(key.removeprefix("run:"), why, enforced=False)
             account.run.asks_for(request.digest, now_ms)
 
-    def deny(self, hold_id: str, reason: str, detail: str) -> Denied:
-        denied = Denied(hold_id=hold_id, reason=reason, detail=detail)
+    def deny(self, hold_id: str, reason: str, detail: str, in_the_way: tuple[BudgetNotice, ...] = ()) -> Denied:
+        denied = Denied(hold_id=hold_id, reason=reason, detail=detail, in_the_way=in_the_way)
         self._state.ended[hold_id] = EndedHold(self._state.now_ms, denied=denied)
         return denied

@@ -3,6 +3,7 @@
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
+from paymaster.admission.denials import MONEY_SHORT, Explained, explained
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
 from paymaster.admission.on_demand import OnDemand
@@ -12,7 +13,7 @@ from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose, worth_counting
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
-from paymaster.messages import Answer, CountFirst, Parked, Reserve
+from paymaster.messages import Answer, Candidate, CountFirst, Parked, Reserve
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ASKED_AT_ONCE_MAX,
@@ -98,7 +99,8 @@ class Parking:
         self._alerts.obstacles(obstacles)
         self._hold_runaway(deciding)
         if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
-            return self._granting.deny(hold_id, deciding.reason, _details(obstacles))
+            why = self._why(request, obstacles)
+            return self._granting.deny(hold_id, deciding.reason, why.detail, why.in_the_way)
         if request.deadline_at_ms <= state.now_ms and state.now_ms >= state.clock.doubted_until_ms:
             return self._granting.deny(hold_id, "waited_too_long", deciding.detail)
         parked, waiting = len(self.queue), len(state.outbox.messages)
@@ -137,7 +139,8 @@ class Parking:
     def deny_overdue(self) -> None:
         for call in self.queue.take_overdue(self._state.now_ms, self.at_once_max):
             waited_s = (self._state.now_ms - call.parked_at_ms) // 1000
-            self._deny(call, "waited_too_long", f"parked for {waited_s} s; {call.detail}")
+            why = self._why_still(call)
+            self._deny(call, "waited_too_long", why._replace(detail=f"parked for {waited_s} s; {why.detail}"))
             self._state.freed.update(call.waits_for | call.keeps)  # its claim may have kept somebody waiting
 
     def serve(self) -> None:
@@ -208,7 +211,7 @@ class Parking:
         # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
         failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
         if failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call)):
-            self._deny(call, deciding.reason, _details(found))
+            self._deny(call, deciding.reason, self._why(call.reserve, found))
             return True
         self.queue.note(call, found, self._state.now_ms)
         self._remind_of(call)
@@ -220,9 +223,32 @@ class Parking:
         since_ms = call.open_since_ms
         return since_ms is not None and self._state.now_ms >= since_ms + call.cooldown_ms(self._state.gates)
 
-    def _deny(self, call: ParkedCall, reason: str, detail: str) -> None:
+    def _deny(self, call: ParkedCall, reason: str, why: Explained) -> None:
         self.queue.remove(call)
-        self._outbox.answer(call.reserve.call, self._granting.deny(call.reserve.hold_id, reason, detail))
+        denied = self._granting.deny(call.reserve.hold_id, reason, why.detail, why.in_the_way)
+        self._outbox.answer(call.reserve.call, denied)
+
+    def _why(self, request: Reserve, obstacles: list[Obstacle]) -> Explained:
+        if self._state.rules < 2:
+            return Explained(_details(obstacles), ())
+        pairs = list(zip(request.candidates, obstacles, strict=True))
+        short = [candidate for candidate, obstacle in pairs if obstacle.reason in MONEY_SHORT]
+        others = [obstacle.detail for obstacle in obstacles if obstacle.reason not in MONEY_SHORT]
+        return self._explained(request, short, others)
+
+    def _why_still(self, call: ParkedCall) -> Explained:
+        """What is in the way of a call whose time is over."""
+        if self._state.rules < 2:
+            return Explained(call.detail, ())
+        pairs = list(zip(call.reserve.candidates, call.waits, strict=False))
+        gates = self._state.gates  # one that the configuration does not name any more has none
+        short = [each for each, (reason, _) in pairs if reason in MONEY_SHORT and each.service in gates]
+        why = self._explained(call.reserve, short, [call.detail] if len(short) < len(pairs) else [])
+        return why if why.detail else Explained(call.detail, ())
+
+    def _explained(self, request: Reserve, short: list[Candidate], others: list[str]) -> Explained:
+        signs = self._state.config.admin.require_signature
+        return explained(request, short, others, self._ledger, self._state.gates, signs=signs)
 
     # ------------------------------------------------------------ when
 

@@ -160,23 +160,20 @@ class _Look:
 def _consider(
     candidate: Candidate, request: Reserve, ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
 ) -> Choice | Obstacle:
-    """What can never be comes first, then the money, then what clears by itself."""
+    """What can never be comes first, then what its run may, the money, and what clears by itself: docs/budgets.md."""
     accounts = ledger.charged_accounts(request, candidate.service)
-    blocked = (
-        _impossible(candidate, request, ledger, accounts)
-        or _loading(accounts, ledger)
-        or _run_over(request, ledger, accounts, now_ms)
-    )
+    blocked = _impossible(candidate, request, ledger, accounts) or _loading(accounts, ledger)
     if blocked is not None:
         return blocked
     gate = gates[candidate.service]
     bound = bound_nanos(request, candidate, gate.counted_margin_percent)
-    shortfall = ledger.shortfall(accounts, bound)
-    if shortfall is not None:
-        return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance, now_ms))
-    shut = _shut(candidate.service, gate, now_ms) or _model_paused(candidate, gate, now_ms)
-    if shut is not None:
-        return shut
+    blocked = (
+        _lacks_money(candidate, request, ledger, accounts, bound, now_ms)
+        or _shut(candidate.service, gate, now_ms)
+        or _model_paused(candidate, gate, now_ms)
+    )
+    if blocked is not None:
+        return blocked
     tokens = tokens_estimated(request, candidate)
     limited = ledger.full_or_wait_ms(accounts, tokens, now_ms)
     if limited is not None:
@@ -188,6 +185,18 @@ def _consider(
             "transient", "rate_limit", f"{account}: its rate limit leaves room in {wait_ms} ms", account, until
         )
     return Choice(candidate, accounts, bound, tokens)
+
+
+def _lacks_money(
+    candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...], bound: int, now_ms: int
+) -> Obstacle | None:
+    """Why no money is there for it. What never fits comes before what its run has used up, which may be raised."""
+    shortfall = ledger.shortfall(accounts, bound)
+    if shortfall is None or shortfall.kind != "impossible":
+        over = _run_over(request, ledger, accounts, now_ms)
+        if over is not None:
+            return over
+    return None if shortfall is None else _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance))
 
 
 def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_ms: int) -> Obstacle | None:

@@ -7,6 +7,7 @@ from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.routing import percent_lacked
+from paymaster.admission.standing import completed
 from paymaster.admission.state import DeskState, EndedHold
 from paymaster.messages import Answer, ExpiredHold, Grant, Settle, Settled, UnconfirmedEntry, UnknownHold, Void
 from paymaster.values.limits import FOLDED_AT_ONCE, NOTICES_MAX, REMEMBER_ENDED_MAX, UNCONFIRMED_MAX
@@ -47,7 +48,9 @@ class Settling:
         if command.confirmed:
             self._state.ended[command.hold_id] = EndedHold(self._state.now_ms, posted=True)
         self._judge_service(command, hold)
-        return Settled(hold_id=command.hold_id, notices=posted.notices[:NOTICES_MAX])
+        old_rules = self._state.rules < 2
+        notices = posted.notices[:NOTICES_MAX] if old_rules else completed(posted.notices, self._ledger)
+        return Settled(hold_id=command.hold_id, notices=notices)
 
     def _learn_margin(self, command: Settle, grant: Grant) -> None:
         """A bill above a counted bound says that this service counts otherwise."""

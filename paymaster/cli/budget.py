@@ -87,7 +87,7 @@ def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") ->
         watched = "" if each.enforced else ", watched only"
         print_line(f"{each.account}{zone}{watched}{f', {each.parked} parked' if each.parked else ''}")
         for window in each.windows:
-            first, second = _described(window, now_ms)
+            first, second = _described(window, now_ms, is_short=each.parked > 0)
             print_styled(f"  {window.window:<6} ", (terminal_bar(window), colour(window) or ""), f" {first}")
             if second:
                 print_line(f"{'':9}{second}")
@@ -211,8 +211,9 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
     )
 
 
-def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
-    """What is spent, and what is left with how long it will last."""
+def _described(window: "WindowStatus", now_ms: int, *, is_short: bool) -> tuple[str, str]:
+    """What is spent, and what is left with how long it will last. `is_short`: calls wait in this account, so that
+    nobody can say that it is enough."""
     from paymaster.values.money import format_usd
 
     held = f", {format_usd(window.pending_nanos)} held" if window.pending_nanos else ""
@@ -227,8 +228,10 @@ def _described(window: "WindowStatus", now_ms: int) -> tuple[str, str]:
         parts.append(f"would have held up {window.let_through:,} calls")
     if rate := burn_nanos_per_hour(window, now_ms):
         reached_ms = cap_reached_at_ms(window, now_ms)
-        lasts = "enough" if reached_ms is None else f"reached {_minute(reached_ms)}"
-        parts.append(f"{format_usd(_rounded(rate))}/h" + (f", {lasts}" if left > 0 else ""))
+        lasts = "" if is_short else ", enough"
+        if reached_ms is not None:
+            lasts = f", reached {_minute(reached_ms)}"
+        parts.append(f"{format_usd(_rounded(rate))}/h" + (lasts if left > 0 else ""))
     return first, "; ".join(parts)
 
 

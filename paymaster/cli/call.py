@@ -9,7 +9,7 @@ import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, connect_temporal, run_async
 from paymaster.cli.exits import EXIT_NO, CommandError
-from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd
+from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd, utc
 from paymaster.values.budget_path import is_template
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def _document(result: "LLMResult") -> "dict[str, JsonValue]":
                 "posted_usd": usd(notice.posted_nanos),
                 "pending_usd": usd(notice.pending_nanos),
                 "available_usd": usd(notice.left_nanos),
+                "ends_at": utc(notice.ends_at_ms),
                 "crossed": list(notice.crossed),
             }
             for notice in result.budget

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from paymaster.messages import Answer, Command, Granted, Reserve
+from paymaster.messages import Answer, AskStanding, Command, Granted, Settle, Void
 
 WORTH_WAITING_FOR = 32
 """Commands in one update. A call sends two, so that an update serves sixteen calls."""
@@ -41,13 +41,13 @@ class LedgerTraffic:
         now_s = self._clock()
         while self._open and next(iter(self._open.values())) <= now_s:
             del self._open[next(iter(self._open))]
-        newly = sum(command.hold_id not in self._open for command in commands)
+        newly = sum(not isinstance(command, AskStanding) and command.hold_id not in self._open for command in commands)
         self._groups.append(_Group(now_s, len(commands), len(self._open) + newly))
         for command, answer in zip(commands, answers, strict=False):  # group commit refuses a wrong number of answers
             if isinstance(answer, Granted):
                 grant = answer.grant
                 self._open[grant.hold_id] = now_s + (grant.expires_at_ms - grant.granted_at_ms) / 1_000
-            elif not isinstance(command, Reserve):
+            elif isinstance(command, Settle | Void):
                 self._open.pop(command.hold_id, None)
 
     def worth_waiting_for(self) -> int:

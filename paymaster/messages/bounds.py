@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from paymaster.messages import (
     AccountConfig,
     AdminMessage,
+    AskStanding,
     AttemptReport,
     AttemptReports,
     BacklogBatch,
@@ -149,8 +150,11 @@ def check_batch(batch: CommandBatch) -> None:
 
 def check_command(command: Command) -> None:
     """Raises ValueError with the field, what it has and what it may have."""
-    _text("hold_id", command.hold_id, ID_CHARACTERS_MAX)
+    if not isinstance(command, AskStanding):
+        _text("hold_id", command.hold_id, ID_CHARACTERS_MAX)
     match command:
+        case AskStanding():
+            _check_budgets(command.budgets)
         case Void():
             pass
         case Settle():

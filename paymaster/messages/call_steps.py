@@ -14,7 +14,7 @@ from paymaster.messages.results import Attempt
 from paymaster.messages.runs import RunId, RunLimits, RunPart
 from paymaster.messages.wire import Dialect, StoredBody, WireAnswer
 from paymaster.values.cost_lines import CostLine
-from paymaster.values.limits import BODY_PIECES_MAX
+from paymaster.values.limits import BODY_PIECES_MAX, BUDGETS_OF_CALL_MAX
 from paymaster.values.money import TokenUsage
 
 
@@ -156,6 +156,13 @@ class BodyPiece(Message):
     body: StoredBody
     piece: int = Field(ge=0, lt=BODY_PIECES_MAX)
     """From 0 on."""
+
+
+class StandingRequest(Message):
+    """Whose standing is asked for."""
+
+    budgets: tuple[str, ...] = Field(min_length=1, max_length=BUDGETS_OF_CALL_MAX)
+    run: str | None = None
 
 
 class BodySweep(Message):

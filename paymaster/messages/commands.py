@@ -9,7 +9,7 @@ from pydantic import (
 
 from paymaster.messages.base import CountsForBudgets, Message, added
 from paymaster.messages.config import RetrySettings
-from paymaster.messages.results import BudgetNotice
+from paymaster.messages.results import BudgetNotice, Standing
 from paymaster.messages.runs import RunTerms
 from paymaster.values.limits import BATCH_ITEMS_MAX
 from paymaster.values.money import Price
@@ -124,7 +124,19 @@ class Void(Message):
     hold_id: str
 
 
-Command = Annotated[Reserve | Settle | Void, Field(discriminator="kind")]
+class AskStanding(CountsForBudgets, Message):
+    """Asks what is left of some budgets, those above them and a run. Only for a ledger of rules 2 and newer: an older
+    one cannot read it."""
+
+    kind: Literal["ask_standing"] = "ask_standing"
+    hold_id: str = ""
+    """It is about no hold."""
+    budget: str
+    further_budgets: tuple[str, ...] = ()
+    run: str | None = None
+
+
+Command = Annotated[Reserve | Settle | Void | AskStanding, Field(discriminator="kind")]
 
 KEY_SOURCE_DOWN = "key_source_down"
 """The error class of an attempt whose key could not be asked for."""
@@ -199,6 +211,8 @@ class Denied(Message):
     hold_id: str
     reason: str
     detail: str
+    in_the_way: tuple[BudgetNotice, ...] = added(())
+    """The caps that have no room for the call: its own budget's first, then those above it, and services last."""
 
 
 class CountFirst(Message):
@@ -233,6 +247,17 @@ class UnknownHold(Message):
     hold_id: str
 
 
+class StandingAnswer(Message):
+    """What is left, or why that is not known."""
+
+    kind: Literal["standing"] = "standing"
+    standing: Standing | None = None
+    unknown: str = ""
+    """Why there is no standing."""
+    passing: bool = False
+    """Asked again in a moment, it may be known."""
+
+
 class Refused(Message):
     """The desk could not apply this settlement: a defect, not a decision."""
 
@@ -246,7 +271,8 @@ ReserveAnswer = Annotated[Granted | Parked | Denied | CountFirst | Ended, Field(
 SettleAnswer = Annotated[Settled | UnknownHold | Refused, Field(discriminator="kind")]
 
 Answer = Annotated[
-    Granted | Parked | Denied | CountFirst | Ended | Settled | UnknownHold | Refused, Field(discriminator="kind")
+    Granted | Parked | Denied | CountFirst | Ended | Settled | UnknownHold | Refused | StandingAnswer,
+    Field(discriminator="kind"),
 ]
 
 

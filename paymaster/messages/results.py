@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import (
     Field,
@@ -56,7 +57,7 @@ class Attempt(Message):
 
 @dataclass(slots=True)
 class BudgetNotice:
-    """How an account stands after a settlement, for an agent that wants to turn to a cheaper route in time.
+    """How a capped account stands in one window.
 
     A dataclass, because the desk makes several for each settlement.
     """
@@ -68,10 +69,35 @@ class BudgetNotice:
     pending_nanos: int
     crossed: tuple[float, ...] = ()
     """The alert thresholds that this settlement crossed."""
+    ends_at_ms: Annotated[int | None, Field(exclude_if=lambda ends: ends is None)] = None
+    """When the window ends and the cap is whole again. None: never; or the ledger is of version 0.1.0."""
+    enforced: Annotated[bool, Field(exclude_if=lambda enforced: enforced)] = True
+    """False: the cap is watched only, and holds up nobody."""
 
     @property
     def left_nanos(self) -> int:
+        """What is neither posted nor held. Below zero after a bill above its bound, and when a cap was lowered."""
         return self.cap_nanos - self.posted_nanos - self.pending_nanos
+
+    @property
+    def left_usd(self) -> Decimal:
+        return nanos_to_usd(self.left_nanos)
+
+
+class Standing(Message):
+    """What is left of the money that calls under some budgets may spend, as of one moment."""
+
+    accounts: tuple[BudgetNotice, ...] = ()
+    """Each window of each capped account, the one with the least left first."""
+
+    @property
+    def left_nanos(self) -> int | None:
+        """What is left where the least is. None: nothing is capped, or nobody could say."""
+        return self.accounts[0].left_nanos if self.accounts else None
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        return self.accounts[0].left_usd if self.accounts else None
 
 
 class Outcome(StrEnum):
@@ -106,6 +132,8 @@ class LLMResult(Message):
     waited_ms: int = 0
     """How long the call was parked."""
     budget: tuple[BudgetNotice, ...] = ()
+    """How the capped accounts of the call stood when its last attempt was settled; of a denied call, those that had no
+    room for it, the nearest first."""
     reason: str | None = None
     """When not completed: a word for programs, such as `cap_reached`."""
     detail: str | None = None
@@ -134,6 +162,16 @@ class LLMResult(Message):
     def may_be_asked_again(self) -> bool:
         """Whether it ended without an answer and nothing was billed, or may have been: its call id is free again."""
         return self.outcome is not Outcome.COMPLETED and self.cost_nanos == 0
+
+    @property
+    def standing(self) -> Standing:
+        """What was left after this call in each capped account that it counts for, and until when.
+
+        Of a denied call, in those without room for it. Empty where nothing is capped, where something else was in the
+        way, and where the ledger did not answer in time.
+        """
+        binding = (notice for notice in self.budget if notice.enforced)
+        return Standing(accounts=tuple(sorted(binding, key=lambda notice: notice.left_nanos)))
 
     @property
     def cost_usd(self) -> Decimal:

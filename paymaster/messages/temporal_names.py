@@ -33,6 +33,7 @@ from paymaster.messages.call_steps import (
     Reservation,
     ReserveRequest,
     ServiceCall,
+    StandingRequest,
     TokenCount,
     UsageRecord,
 )
@@ -40,7 +41,7 @@ from paymaster.messages.commands import AnswerBatch, AttemptReports, CommandBatc
 from paymaster.messages.ledger_steps import LedgerStart, LoadedSpend, LoadSpend
 from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, ParkedAnswer, Withdrawn
 from paymaster.messages.requests import LLMRequest
-from paymaster.messages.results import LLMResult
+from paymaster.messages.results import LLMResult, Standing
 from paymaster.messages.status import (
     CapState,
     ClockState,
@@ -104,6 +105,9 @@ it."""
 
 ANSWER_GONE = "AnswerGone"
 """Error type of a stored answer that is not there any more, or cannot be read."""
+
+STANDING_UNKNOWN = "StandingUnknown"
+"""Error type where nobody can say what is left of a budget."""
 
 STORAGES_FUNCTION = "paymaster_storages"
 """What the plugin lets an agent's workflow ask: the names of the external storages that it reads from."""
@@ -200,6 +204,7 @@ BACKLOG_WORKFLOW = WorkflowName("UsageBacklogWorkflow", BacklogStart, NoneType)
 BACKLOG_PIECE_WORKFLOW = WorkflowName("UsageBacklogPieceWorkflow", BacklogPiece, PieceEnded)
 BODY_SWEEP_WORKFLOW = WorkflowName("BodySweepWorkflow", BodySweep, NoneType)
 ANSWER_PIECE_WORKFLOW = WorkflowName("AnswerPieceWorkflow", BodyPiece, bytes)
+STANDING_WORKFLOW = WorkflowName("StandingWorkflow", StandingRequest, Standing)
 CONTENT_AGENT_WORKFLOW = "ContentAgentWorkflow"
 """The example agent; its messages are its own."""
 
@@ -214,6 +219,7 @@ RECALL_PARKED = ActivityName("recall_parked", NoneType, int)
 RECORD_USAGE = ActivityName[UsageRecord, RecordAnswer]("record_usage", UsageRecord, RecordAnswer)  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
 RESERVE = ActivityName("reserve", ReserveRequest, Reservation)
 SEND_ALERTS = ActivityName("send_alerts", Alerts, Delivery)
+STANDING = ActivityName("standing", StandingRequest, Standing)
 STORE_NOTICES = ActivityName("store_notices", Notices, Delivery)
 SWEEP_BODIES = ActivityName("sweep_bodies", BodySweep, bool)
 VOID = ActivityName("void", str, NoneType)

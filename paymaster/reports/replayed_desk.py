@@ -159,7 +159,7 @@ class ReplayedDesk:
                 self._spend.remember(account.key, tuple(map(self._spent, capped)), self._now_ms)
 
     def _spent(self, balance: Balance) -> Spent:
-        ends_ms = self._ledger.end_ms(balance, self._now_ms)
+        ends_ms = self._ledger.end_ms(balance)
         return Spent(balance.window, ends_ms, balance.posted_nanos + balance.pending_nanos)
 
     # ------------------------------------------------------------ what is in the way
@@ -184,7 +184,7 @@ class ReplayedDesk:
                     yield self._cap(account, balance, balance.cap_nanos, cost_nanos)
 
     def _cap(self, account: Account, balance: Balance, cap_nanos: int, cost_nanos: int) -> Obstacle:
-        ends_ms = self._ledger.end_ms(balance, self._now_ms)
+        ends_ms = self._ledger.end_ms(balance)
         name, said_by = _name(account)
         return Obstacle(
             name,

@@ -213,6 +213,8 @@ UNCONFIRMED_SHOWN = 500
 """Unconfirmed holds in one answer, which has about a kilobyte of each."""
 NOTICES_MAX = 20
 """Notices in the answer to one settlement: of the service and the nearest budgets."""
+IN_THE_WAY_MAX = 5
+"""Caps without room for a call that its denial has as fields; its sentence names each."""
 DETAIL_BYTES_MAX = 2_000
 """The sentence of a denial, as UTF-8, of which a batch of answers has 200, or of a refusal by Nexus."""
 

@@ -1,11 +1,13 @@
 """A call without an answer, told as an HTTP response in its dialect, so that an SDK raises its own typed error."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from paymaster.messages import LLMResult, Outcome
+from paymaster.messages import BudgetNotice, LLMResult, Outcome
 from paymaster.messages.wire import Dialect
 
 
@@ -41,6 +43,10 @@ _UNKNOWN = _Kind(504, "timeout", "timeout_error", "DEADLINE_EXCEEDED")
 
 _BY_REASON = {
     "cap_reached": _MONEY,
+    "run_budget_exhausted": _MONEY,
+    "run_calls_exhausted": _MONEY,
+    "run_time_over": _MONEY,
+    "run_ended": _FORBIDDEN,
     "money_held": _BUSY,
     "waited_too_long": _BUSY,
     "queue_full": _BUSY,
@@ -67,6 +73,8 @@ _BY_REASON = {
     "context_too_long": _INVALID,
 }
 """Every other denial is of what the request asks for."""
+_OF_CAPS = frozenset({"cap_reached", "run_budget_exhausted", "bound_above_cap"})
+"""Reasons of a call whose result has the caps in its way."""
 _SENT_AGAIN_BY_GOOGLE = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that Google's SDK sends again where it has `retry_options`: it does not read `x-should-retry`."""
 _FAILED_DEPENDENCY = 424
@@ -110,6 +118,20 @@ def _kind(result: LLMResult) -> _Kind:
     return _BY_REASON.get(result.reason or "", other)
 
 
+def _of_caps(in_the_way: Sequence[BudgetNotice]) -> dict[str, JsonValue]:
+    """The nearest account that is short of money, and when the last of those in the way has a new window: null, where
+    one never has. Nothing of a ledger that does not say."""
+    if not in_the_way:
+        return {}
+    ends = [notice.ends_at_ms for notice in in_the_way]
+    last = None if None in ends else datetime.fromtimestamp(max(end for end in ends if end is not None) / 1000, UTC)
+    return {
+        "account": in_the_way[0].account,
+        "window": in_the_way[0].window,
+        "resets_at": None if last is None else f"{last:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
 def _body(result: LLMResult, kind: _Kind, dialect: Dialect) -> dict[str, JsonValue]:
     message = f"{result.reason}: {result.detail}"
     ours: dict[str, JsonValue] = {
@@ -117,6 +139,7 @@ def _body(result: LLMResult, kind: _Kind, dialect: Dialect) -> dict[str, JsonVal
         "detail": result.detail,
         "call_id": result.call_id,
         "cost_nanos": result.cost_nanos,
+        **(_of_caps(result.budget) if result.reason in _OF_CAPS else {}),
     }
     match dialect:
         case "anthropic":

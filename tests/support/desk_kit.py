@@ -18,6 +18,7 @@ from paymaster.messages import (
     CallRef,
     Candidate,
     CapChange,
+    CountFirst,
     Delivery,
     Denied,
     DeskConfig,
@@ -29,6 +30,7 @@ from paymaster.messages import (
     ParkedAnswer,
     RaiseCap,
     Reserve,
+    ReserveAnswer,
     RunTerms,
     ServiceConfig,
     SetCap,
@@ -186,8 +188,10 @@ class Site:
             digest=digest,
         )
 
-    def reserve(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Answer:
-        return self.desk.handle(self.request(*candidates, **asked), self.now_ms)
+    def reserve(self, *candidates: Candidate, **asked: Unpack[Asked]) -> ReserveAnswer:
+        answer = self.desk.handle(self.request(*candidates, **asked), self.now_ms)
+        assert isinstance(answer, Granted | Parked | Denied | CountFirst | Ended), answer
+        return answer
 
     def granted(self, *candidates: Candidate, **asked: Unpack[Asked]) -> Grant:
         answer = self.reserve(*candidates, **asked)

@@ -13,7 +13,18 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 import paymaster.client
-from paymaster import CallDenied, CallIdReused, CallUnavailable, LLMRequest, LLMResult, Outcome, try_generate
+from paymaster import (
+    CallDenied,
+    CallIdReused,
+    CallUnavailable,
+    LLMRequest,
+    LLMResult,
+    Outcome,
+    Standing,
+    standing,
+    try_generate,
+)
+from paymaster.messages import BudgetNotice
 from paymaster.temporal_program import NoTemporalProgram
 from paymaster.testing import (
     Script,
@@ -161,3 +172,27 @@ async def test_without_a_server_it_says_what_to_type(monkeypatch: pytest.MonkeyP
     with pytest.raises(NoTemporalProgram, match=r"paymaster\[testing\] brings it"):
         async with local_temporal():
             pass
+
+
+@workflow.defn
+class Careful:
+    """Asks what is left before it calls."""
+
+    @workflow.run
+    async def run(self) -> str:
+        left = (await standing("acme")).left_usd
+        return "as much as you like" if left is None else f"${left:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("stands", "said"),
+    [(None, "as much as you like"), (Standing(accounts=(BudgetNotice("budget:acme", "day", 10**9, 0, 0),)), "$1.00")],
+)
+async def test_what_is_left_is_what_the_script_says(
+    temporal: WorkflowEnvironment, stands: Standing | None, said: str
+) -> None:
+    async with (
+        scripted_calls(temporal.client, [], standing=stands),
+        Worker(temporal.client, task_queue="careful", workflows=[Careful]),
+    ):
+        assert await temporal.client.execute_workflow(Careful.run, id=str(uuid4()), task_queue="careful") == said

@@ -110,7 +110,7 @@ class Large(Site):
             run_id = str(UUID(int=self._chance.getrandbits(128)))
             at_ms = self.now_ms + number // 100
             held = grant.model_copy(update={"hold_id": f"{run_id}/1", "budget": account, "granted_at_ms": at_ms})
-            accounts = self.desk.ledger.charged_accounts((account,), "s")
+            accounts = self.desk.ledger.charged_accounts(held, "s")
             self.desk.ledger.hold(Hold(CallRef(workflow_id=f"call/{run_id}", run_id=run_id), held, accounts))
             self.desk.ledger.post(held.hold_id, 1_000, confirmed=False)
         self.now_ms += MINUTE

@@ -451,6 +451,32 @@ def test_accounts_are_readable_in_80_columns_without_colour_in_a_pipe(capsys: py
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(("parked", "said"), [(0, "/h, enough"), (1, "/h")])
+def test_what_calls_wait_for_is_not_called_enough(parked: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    day = WindowStatus(
+        window="day",
+        cap_nanos=10**10,
+        posted_nanos=500_000_000,
+        pending_nanos=0,
+        began_at_ms=now_ms - 12 * 3_600_000,
+        ends_at_ms=now_ms + 12 * 3_600_000,
+    )
+    account = AccountStatus(account="budget:acme", parked=parked, windows=(day,))
+    status = DeskStatus(
+        ledger="default",
+        epoch="e",
+        config_digest="d",
+        accounts=(account,),
+        holds=0,
+        parked=parked,
+        outbox=0,
+        unconfirmed=0,
+    )
+    print_accounts(status, status.accounts)
+    assert capsys.readouterr().out.splitlines()[2].endswith(said)
+
+
 # ---------------------------------------------------------------- signing keys
 
 

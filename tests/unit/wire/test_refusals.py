@@ -11,13 +11,17 @@ import openai
 import pytest
 from google.genai.types import HttpOptions, HttpRetryOptions
 
-from paymaster.messages import LLMResult, Outcome, WireAnswer
+from paymaster.messages import BudgetNotice, LLMResult, Outcome, WireAnswer
 from paymaster.messages.wire import Dialect
 from paymaster.wire.dialects import GRAMMARS
 from paymaster.wire.refusals import Told, told
 
 ENDS = [
     (Outcome.DENIED, "cap_reached", 0, 402, None, None),
+    (Outcome.DENIED, "run_budget_exhausted", 0, 402, None, None),
+    (Outcome.DENIED, "run_calls_exhausted", 0, 402, None, None),
+    (Outcome.DENIED, "run_time_over", 0, 402, None, None),
+    (Outcome.DENIED, "run_ended", 0, 403, openai.PermissionDeniedError, anthropic.PermissionDeniedError),
     (Outcome.DENIED, "waited_too_long", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
     (Outcome.DENIED, "queue_full", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
     (Outcome.DENIED, "bound_above_cap", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
@@ -129,3 +133,29 @@ def test_a_providers_refusal_is_told_as_it_was(cost: int) -> None:
     answer = told(result(Outcome.UNAVAILABLE, "overloaded", cost, refusal), "anthropic")
     assert (answer.status, answer.body, answer.headers["retry-after"]) == (529, refusal.body, "7")
     assert answer.headers.get("x-should-retry") == ("false" if cost else None)
+
+
+SHORT = (
+    BudgetNotice("budget:acme/content", "day", 10, 9, 1, (), 1_804_723_200_000),
+    BudgetNotice("budget:acme", "month", 10, 9, 1, (), 1_806_537_600_000),
+)
+
+
+def told_of_money(in_the_way: tuple[BudgetNotice, ...], dialect: Dialect) -> dict[str, object]:
+    """What the body of Paymaster says about a call that money is gone for."""
+    denied = result(Outcome.DENIED, "cap_reached", 0).model_copy(update={"budget": in_the_way})
+    body = json.loads(told(denied, dialect).body)
+    return body["paymaster"] if "paymaster" in body else body["error"]["paymaster"]
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+def test_money_that_is_gone_says_where_and_until_when(dialect: Dialect) -> None:
+    """The nearest account, and when the last of those in the way has a new window."""
+    said = told_of_money(SHORT, dialect)
+    assert (said["account"], said["window"], said["resets_at"]) == (
+        "budget:acme/content",
+        "day",
+        "2027-04-01T00:00:00Z",
+    )
+    assert told_of_money((*SHORT, BudgetNotice("service:s", "total", 10, 9, 1)), dialect)["resets_at"] is None
+    assert "account" not in told_of_money((), dialect), "a ledger of version 0.1.0 does not say"

@@ -1,0 +1,24 @@
+"""What is left of some budgets, for a program that is no workflow."""
+
+from temporalio import workflow
+from temporalio.common import RawValue
+
+from paymaster.messages import ACTIVITIES_TASK_QUEUE
+from paymaster.messages.temporal_names import STANDING, STANDING_WORKFLOW
+from paymaster.standing_request import ANSWERED_WITHIN, ASKED_FOR, RETRIES
+
+
+@workflow.defn(name=STANDING_WORKFLOW.name, sandboxed=False)
+class StandingWorkflow:
+    @workflow.run
+    async def run(self, message: RawValue) -> RawValue:
+        """`message` is a StandingRequest, the result a Standing."""
+        return await workflow.execute_activity(
+            STANDING.name,
+            message,
+            result_type=RawValue,
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            start_to_close_timeout=ANSWERED_WITHIN,
+            schedule_to_close_timeout=ASKED_FOR,
+            retry_policy=RETRIES,
+        )
