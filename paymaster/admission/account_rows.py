@@ -27,6 +27,7 @@ _ALERTED = {"posted_nanos", "alerted"}
 """Of a balance, what is written where no more than an alert differs."""
 _LIMITER = TypeAdapter(Limiter)
 _RUN = TypeAdapter(Run)
+_BALANCE_ROW = TypeAdapter(Balance)
 _NEW = AccountConfig(alert_at=())
 """What the configuration says of an account that it does not name."""
 
@@ -79,6 +80,8 @@ def _row(account: Account, config: AccountConfig) -> Row:
         other["alert_at"] = account.alert_at
     if account.limiter != _NO_LIMITER:
         other["limiter"] = asdict(account.limiter)
+    if rolling := account.rolling():
+        other["rolling"] = [_BALANCE_ROW.dump_python(each, mode="json") for each in rolling]
     if account.run is not None:
         other["run"] = _RUN.dump_python(account.run, mode="json", exclude_defaults=True)
     other |= {name: value for name, new in _ACCOUNT if (value := getattr(account, name)) != new}
@@ -108,6 +111,9 @@ def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Acco
     for name, value in other.items():
         if name == "limiter":
             account.limiter = _LIMITER.validate_python(value)
+        elif name == "rolling":
+            for each in map(_BALANCE_ROW.validate_python, value):
+                account.balances[each.window] = each
         elif name == "run":
             account.run = _RUN.validate_python(value)
         elif name != "alert_at":
@@ -159,5 +165,6 @@ def _default(each: Field[Any]) -> Any:
 _NO_LIMITER = Limiter()
 _ACCOUNT = _defaults(Account, {"key", "alert_at", "balances", "limiter", "time_zone", "enforced", "run"})
 _BALANCE = _defaults(
-    Balance, {"account", "window", "cap_nanos", "file_cap_nanos", "posted_nanos", "alerted", "alert_from_nanos"}
+    Balance,
+    {"account", "window", "cap_nanos", "file_cap_nanos", "posted_nanos", "alerted", "alert_from_nanos", "steps"},
 )

@@ -13,7 +13,7 @@ from paymaster.admission.runs import Run
 from paymaster.messages import Window
 from paymaster.values.money import NANOS_MAX
 from paymaster.values.time_zones import UTC_NAME, Zone
-from paymaster.values.windows import window_ends_ms
+from paymaster.values.windows import STEPS_MS, step_ms, window_ends_ms
 
 UNCAPPED = 2**63
 """Above any amount."""
@@ -43,8 +43,31 @@ class Balance:
     """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
     missing_nanos: int = 0
     """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
+    steps: dict[int, int] | None = None
+    """Of a rolling window: what is posted, by when its step began; it is the sum of these. None: of the calendar."""
     let_through: int = 0
     """Calls that were granted although this cap, which is watched only, had no room for them."""
+
+    def post(self, nanos: int, made_at_ms: int) -> None:
+        """Adds what was spent, or takes off, by a hold of that time."""
+        self.posted_nanos += nanos
+        if self.steps is not None:
+            step = step_ms(self.window, made_at_ms)
+            self.steps[step] = self.steps.get(step, 0) + nanos
+
+    def counted_nanos(self, start_ms: int) -> int:
+        """What is posted of a rolling window that begins there."""
+        return sum(nanos for step, nanos in (self.steps or {}).items() if step >= start_ms)
+
+    def leave_steps_before(self, start_ms: int) -> None:
+        """The rolling window begins there now."""
+        self.steps = {step: nanos for step, nanos in (self.steps or {}).items() if step >= start_ms}
+        self.posted_nanos = sum(self.steps.values())
+
+    def begin_anew(self) -> None:
+        """A window begins, in which nothing was spent."""
+        self.posted_nanos = self.pending_nanos = 0
+        self.steps = None if self.steps is None else {}
 
 
 @dataclass(slots=True)
@@ -82,6 +105,10 @@ class Account:
         by_admin = any(balance.by_admin for balance in self.balances.values())
         return by_admin or (self.run is not None and self.run.is_changed_by_admin)
 
+    def rolling(self) -> list[Balance]:
+        """Of its rolling windows, which are kept only where they are capped."""
+        return [balance for balance in self.balances.values() if balance.steps is not None]
+
     def _binding(self) -> Iterable[Balance]:
         return self.balances.values() if self.enforced else ()
 
@@ -117,6 +144,11 @@ class Account:
             ):
                 return end_ms
         return None
+
+
+def new_balance(account: str, window: Window, cap_nanos: int | None = None) -> Balance:
+    """In which nothing was spent."""
+    return Balance(account, window, cap_nanos, cap_nanos, steps={} if window in STEPS_MS else None)
 
 
 @lru_cache(maxsize=1_000)

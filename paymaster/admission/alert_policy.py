@@ -18,7 +18,7 @@ from paymaster.admission.state import DeskState
 from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, Settle, Window
 from paymaster.values.limits import PRICES_MAX, REFUSED_ALERTS_A_MINUTE, STATE_BYTES_ALERT
 from paymaster.values.money import AT_CHOICE
-from paymaster.values.windows import WINDOWS, window_start_ms
+from paymaster.values.windows import ALL_WINDOWS, window_start_ms
 
 
 class Missing(NamedTuple):
@@ -154,7 +154,7 @@ class AlertPolicy:
     def missing(self, missing: Sequence[Missing]) -> None:
         """One alert, whatever was lost: it hits most accounts at once."""
         if missing:
-            most = max(missing, key=lambda each: (each.nanos, each.account, WINDOWS.index(each.window)))
+            most = max(missing, key=lambda each: (each.nanos, each.account, ALL_WINDOWS.index(each.window)))
             others = len({each.account for each in missing}) - 1
             text = alert_texts.spending_missing(most.nanos, most.window, most.account, others)
             self._outbox.alert(self._state.now_ms, "spending_missing", text, most.account, most.window)

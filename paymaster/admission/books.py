@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from paymaster.admission.accounts import Account, Balance, next_threshold, reached
+from paymaster.admission.accounts import Account, Balance, new_balance, next_threshold, reached
 from paymaster.admission.book_changes import SEVERITY, Crossed, LetThrough, Posted, Rolled, Shortfall, why_short
 from paymaster.admission.calendars import Calendars
 from paymaster.admission.holds import Hold
@@ -23,7 +23,7 @@ from paymaster.messages.base import CountsForBudgets
 from paymaster.values.budget_path import accounts_charged
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.time_zones import UTC_NAME, Offsets
-from paymaster.values.windows import LOCAL_WINDOWS, WINDOWS
+from paymaster.values.windows import ALL_WINDOWS, LOCAL_WINDOWS, ROLLING_MS, STEPS_MS, WINDOWS
 
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
@@ -98,10 +98,16 @@ class Ledger:
         self.calendars.begin(now_ms)
         for account in self.accounts.values():
             for window in ended.get(account.time_zone, ()):
-                balance = account.balances[window]
+                balance = account.balances.get(window)
+                if balance is None:
+                    continue
                 if balance.let_through:
                     let_through.append(LetThrough(account.key, window, balance.cap_nanos or 0, balance.let_through))
                     balance.let_through = 0
+                if balance.steps is not None:
+                    self._roll_on(account, balance)
+                    rolled.add(account.key)
+                    continue
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
                 balance.kept_nanos = balance.missing_nanos = 0
                 balance.alerted = frozenset()
@@ -112,10 +118,29 @@ class Ledger:
                     rolled.add(account.key)
         return Rolled(rolled, let_through, lapsed)
 
+    def _roll_on(self, account: Account, balance: Balance) -> None:
+        """The oldest steps of a rolling window leave it, and with them what is held since then."""
+        start_ms = self.calendars.starts_ms(account.time_zone)[balance.window]
+        balance.leave_steps_before(start_ms)
+        balance.missing_nanos = min(balance.missing_nanos, balance.posted_nanos)
+        balance.pending_nanos = sum(
+            hold.grant.bound_nanos
+            for hold in self.pending.values()
+            if hold.grant.granted_at_ms >= start_ms and account.key in hold.accounts
+        )
+        self._tell_again(account, balance)
+
+    def _tell_again(self, account: Account, balance: Balance) -> None:
+        """Thresholds that are not reached any more alert again."""
+        balance.alert_from_nanos = 0
+        parts = map(str, account.alert_at)
+        balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
+
     def end_ms(self, balance: Balance) -> int | None:
         """When the window ends whose money the balance has; None for `total`."""
         zone = self.accounts[balance.account].time_zone
-        return self.calendars.end_ms(zone, balance.window, self.calendars.starts_ms(zone)[balance.window])
+        began_ms = self.calendars.starts_ms(zone)[balance.window] + ROLLING_MS.get(balance.window, 0)
+        return self.calendars.end_ms(zone, balance.window, began_ms)
 
     def move(self, zones: Mapping[str, str]) -> None:
         """Gives accounts, by their keys, other time zones: what was spent in other days, weeks and months is loaded."""
@@ -138,6 +163,8 @@ class Ledger:
         """
         ended = self.caps_that_end(key, config, all_of_them=all_of_them)
         account = self.accounts.get(key) or self.open_account(key)
+        for window in config.caps_nanos.keys() - account.balances.keys():
+            self.open_window(key, window)
         account.alert_at, account.enforced = config.alert_at, config.enforce
         account.limiter.configure(config.limits())
         for window, balance in account.balances.items():
@@ -146,8 +173,18 @@ class Ledger:
             if file_cap != balance.file_cap_nanos:
                 balance.file_cap_nanos = file_cap
                 self.uncap(balance)
+        for balance in account.rolling():
+            if balance.cap_nanos is None:
+                del account.balances[balance.window]
         self._lines.clear()
         return ended
+
+    def open_window(self, key: str, window: Window) -> Balance:
+        """A rolling window that is capped from now on. What was spent in it must be loaded."""
+        balance = self.accounts[key].balances[window] = new_balance(key, window)
+        self._lines.clear()
+        self.start_loading([key])
+        return balance
 
     def caps_that_end(
         self, key: str, config: AccountConfig, *, all_of_them: bool = False
@@ -195,7 +232,7 @@ class Ledger:
         """New accounts, in one pass over the holds."""
         for key in keys:
             self.accounts[key] = Account(
-                key, (), {window: Balance(key, window) for window in self.calendars.windows}, loading=True
+                key, (), {window: new_balance(key, window) for window in self.calendars.windows}, loading=True
             )
         self._charged.clear()
         new = set(keys)
@@ -222,10 +259,12 @@ class Ledger:
 
     def open_on_demand(self, key: str, config: AccountConfig) -> Account:
         """An account at its first use. No hold is charged to it: those that would be keep theirs in the books."""
+        caps = config.caps_nanos
+        windows: list[Window] = [*WINDOWS, *(window for window in STEPS_MS if window in caps)]
         account = Account(
             key,
             config.alert_at,
-            {window: Balance(key, window, cap, cap) for window in WINDOWS for cap in [config.caps_nanos.get(window)]},
+            {window: new_balance(key, window, caps.get(window)) for window in windows},
             time_zone=config.time_zone,
             enforced=config.enforce,
             loading=True,
@@ -260,14 +299,17 @@ class Ledger:
             self.accounts[key].loading = True
         self._restate({key for key in keys if not self.accounts[key].fresh})  # no hold is charged to a fresh one
 
-    def loaded(self, key: str, window: Window, posted_nanos: int) -> int:
+    def loaded(self, key: str, window: Window, posted_nanos: int, at_ms: int = 0) -> int:
         """Adds what was spent in this window under holds that were not here when the loading began.
 
-        The books may have known more: then that stays. Returns how much of it is newly missing in what is stored.
+        The books may have known more: then that stays, in a rolling window as spent at `at_ms`. Returns how much of it
+        is newly missing in what is stored.
         """
         balance = self.accounts[key].balances[window]
         missing, before = max(0, balance.kept_nanos - posted_nanos), balance.missing_nanos
-        balance.posted_nanos += posted_nanos + missing
+        if balance.steps is None:
+            balance.posted_nanos += posted_nanos
+        balance.post(missing, at_ms)
         balance.kept_nanos, balance.missing_nanos = 0, missing
         return max(0, missing - before)
 
@@ -277,6 +319,14 @@ class Ledger:
         if run is not None and calls:
             run.calls += calls
             run.began_ms = min(run.began_ms or began_ms, began_ms)
+
+    def loaded_steps(self, key: str, window: Window, steps: Mapping[int, int], start_ms: int) -> int:
+        """Adds what was spent in each step of a rolling window that begins there; the sum of it."""
+        balance = self.accounts[key].balances[window]
+        counted = {step: nanos for step, nanos in steps.items() if step >= start_ms}
+        for step, nanos in counted.items():
+            balance.post(nanos, step)
+        return sum(counted.values())
 
     def tell_no_more(self, account: Account) -> None:
         """What was spent before the account came back into the books has been told then."""
@@ -301,7 +351,7 @@ class Ledger:
         balances = [balance for key in keys for balance in self.accounts[key].balances.values()]
         before = [balance.posted_nanos for balance in balances]
         for balance in balances:
-            balance.posted_nanos = balance.pending_nanos = 0
+            balance.begin_anew()
         for hold in self.holds.values() if keys else ():
             for key in hold.accounts:
                 if key in keys:
@@ -309,7 +359,7 @@ class Ledger:
                     starts = self.calendars.starts_ms(account.time_zone)
                     for window, balance in account.balances.items():
                         if hold.grant.granted_at_ms >= starts[window]:
-                            balance.posted_nanos += hold.posted_nanos
+                            balance.post(hold.posted_nanos, hold.grant.granted_at_ms)
                             balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
         for balance, posted_nanos in zip(balances, before, strict=True):
             balance.kept_nanos += max(0, posted_nanos - balance.posted_nanos)
@@ -325,9 +375,7 @@ class Ledger:
         """
         balance = self.accounts[key].balances[window]
         balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
-        balance.alert_from_nanos = 0
-        parts = map(str, self.accounts[key].alert_at)
-        balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
+        self._tell_again(self.accounts[key], balance)
         self._lines.clear()
 
     def charged_accounts(self, counted: CountsForBudgets, service: str) -> tuple[str, ...]:
@@ -381,7 +429,7 @@ class Ledger:
         its month."""
         end_ms = self.end_ms(shortfall.balance)
         lasts = math.inf if end_ms is None else end_ms
-        return SEVERITY.index(shortfall.kind), lasts, WINDOWS.index(shortfall.balance.window)
+        return SEVERITY.index(shortfall.kind), lasts, ALL_WINDOWS.index(shortfall.balance.window)
 
     def hold(self, hold: Hold) -> list[Balance]:
         """Sets the bound aside and takes from the limits. The caller has asked whether it fits at the same moment.
@@ -447,7 +495,8 @@ class Ledger:
         crossed: list[Crossed] = []
         for balance in self._open_lines(hold):
             balance.pending_nanos -= freed
-            balance.posted_nanos = posted = balance.posted_nanos + change
+            balance.post(change, hold.grant.granted_at_ms)
+            posted = balance.posted_nanos
             if (cap := balance.cap_nanos) is None:
                 continue
             parts: tuple[float, ...] = ()
@@ -504,7 +553,7 @@ class Ledger:
             starts = self.calendars.starts_ms(line.time_zone)
             for window, balance in line.balances.items():
                 if granted_at_ms >= starts[window]:
-                    balance.posted_nanos += cost_nanos - posted_nanos
+                    balance.post(cost_nanos - posted_nanos, granted_at_ms)
         return True
 
     def _lines_of(self, accounts: tuple[str, ...]) -> _Lines:

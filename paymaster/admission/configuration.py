@@ -8,7 +8,7 @@ from paymaster.admission.account_rows import account_configs
 from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, RunawayTerms, RunTerms, Window
 from paymaster.values.durations import format_duration
 from paymaster.values.money import format_usd
-from paymaster.values.windows import WINDOWS
+from paymaster.values.windows import ALL_WINDOWS
 
 WORDS_MAX_BYTES = 600
 """How much is said of the differences where they are kept or sent on; with who and what to do, an alert takes 1 KB."""
@@ -102,7 +102,7 @@ def _account(
     elif before is None:
         yield Difference(f"{name}: new, {_caps(after, by_admin)}", loosens=False)
     else:
-        for window in WINDOWS:
+        for window in ALL_WINDOWS:
             if before.caps_nanos.get(window) != after.caps_nanos.get(window):
                 now, then = _cap(before, window, by_admin), _cap(after, window, {})
                 yield Difference(f"{name} {window} {now} → {then}", loosens=window not in after.caps_nanos)
@@ -132,7 +132,7 @@ def _binds(account: AccountConfig) -> str:
 
 def _caps(account: AccountConfig | None, by_admin: Mapping[Window, int]) -> str:
     capped = {} if account is None else account.caps_nanos
-    caps = [f"{window} {_cap(account, window, by_admin)}" for window in WINDOWS if window in {*capped, *by_admin}]
+    caps = [f"{window} {_cap(account, window, by_admin)}" for window in ALL_WINDOWS if window in {*capped, *by_admin}]
     return ", ".join(caps) or "no cap"
 
 

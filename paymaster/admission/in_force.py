@@ -192,6 +192,9 @@ class InForce:
         begun_anew = self._ledger.calendars.bring(config.time_zones, state.now_ms)
         state.config, state.config_by = config, who
         self._move({key: account.time_zone for key, account in wanted.items()}, begun_anew)
+        accounts = self._ledger.accounts
+        if any(account.caps_nanos.keys() - accounts[key].balances.keys() for key, account in wanted.items()):
+            state.loading = None  # its question lacks a rolling window that is capped from now on
         for key, account in wanted.items():
             of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
             opened = self._ledger.accounts[key]
@@ -265,7 +268,7 @@ class InForce:
 
         `in_order`: each other value of the file since then has a change of its own. Returns what it was about.
         """
-        account = self._ledger.accounts.get(change.account)
+        state, account = self._state, self._ledger.accounts.get(change.account)
         if account is None:
             if not change.account.startswith("budget:") or change.by_file:
                 return None  # a service that the configuration does not have any more
@@ -274,8 +277,9 @@ class InForce:
                 self._ledger.configure(change.account, found)
                 account.used_minute = self._state.now_ms // 60_000
         balance = account.balances.get(change.window)
-        if balance is None:
-            return None  # rules 1 do not know the window
+        if balance is None and (state.rules < 2 or change.by_file or change.to_nanos is None):
+            return None  # rules 1 do not know the window, and nothing has to be kept in one that is not capped
+        balance = balance or self._ledger.open_window(change.account, change.window)
         starts = self._ledger.calendars.starts_at(account.time_zone, self._state.now_ms)
         lapsed = change.until_window_end and change.at_ms < starts[change.window]
         if change.by_file or change.to_nanos is None:
@@ -296,6 +300,7 @@ class InForce:
         state.rules = rules
         if before < 2 <= rules:
             begin_new_windows(state)
+            self._ledger.calendars.note_starts()
         if before < 2 <= rules and state.began:
             self.close_unnamed()
             self._outbox.config_changed(state.now_ms, state.config.digest, state.config_by, "")

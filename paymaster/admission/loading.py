@@ -15,6 +15,7 @@ from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
 from paymaster.values.time_zones import UTC_NAME
+from paymaster.values.windows import STEPS_MS, window_start_ms
 
 _AHEAD_MS = 86_400_000
 """How far ahead of the ledger's time a row may be and count as its newest: clocks differ, and were put back."""
@@ -59,10 +60,19 @@ class SpendLoading:
             with_cap_changes=not state.began,
             window_starts_ms=loading.window_starts_ms,
             latest_ms=loading.latest_ms,
+            rolling_starts_ms=self._rolling_starts(loading),
             by_account=all(self._ledger.accounts[key].is_on_demand for key in loading.accounts),
             returned_at_ms=state.clock.returned_at_ms,
             epoch=state.epoch if state.rules >= 2 else "",
         )
+
+    def _rolling_starts(self, loading: Loading) -> dict[Window, int]:
+        accounts = [self._ledger.accounts[key] for key in loading.accounts]
+        return {
+            window: window_start_ms(window, loading.window_starts_ms["minute"])
+            for window in STEPS_MS
+            if any(window in account.balances for account in accounts)
+        }
 
     def counts_holds(self) -> bool:
         """Whether holds are left out of what is being read now: they must stay until it is here."""
@@ -96,6 +106,11 @@ class SpendLoading:
                 self._ledger.accept_less(account, max(0, account.folded_nanos - folded_nanos))
             for window in open_windows:
                 if lost := self._ledger.loaded(key, window, posted.get(window, 0)):
+                    missing.append(Missing(lost, key, window))
+            for window in STEPS_MS.keys() & account.balances.keys():
+                steps = spend.steps_nanos.get(key, {}).get(window, {})
+                nanos = self._ledger.loaded_steps(key, window, steps, window_start_ms(window, starts["minute"]))
+                if lost := self._ledger.loaded(key, window, nanos, state.now_ms):
                     missing.append(Missing(lost, key, window))
             self._ledger.loaded_run(key, *spend.runs.get(key, (0, 0)))
             if account.fresh:

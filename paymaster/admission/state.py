@@ -223,8 +223,10 @@ def begin_new_windows(state: DeskState) -> None:
         starts[window] = known[window] if window in known else window_start_ms(window, state.now_ms)
     for key, account in state.books.accounts.items():
         balances = account.balances
+        rolling = account.rolling()
         account.balances = {
             window: balances[window] if window in balances else Balance(key, window) for window in WINDOWS
         }
+        account.balances |= {each.window: each for each in rolling}
         account.loading = True
     state.loading = None  # its question lacks the new windows

@@ -149,14 +149,15 @@ def _windows(ledger: Ledger, account: Account, now_ms: int, ended: Ended) -> tup
 
 def _window(balance: Balance, now_ms: int, zone: Zone, *, ended: bool) -> WindowStatus:
     """`ended`: nothing happened here since the window ended, and the next one has begun with nothing in it."""
-    lapsed = balance.lapsing_nanos if ended else 0
+    lapsed = balance.lapsing_nanos if ended and balance.steps is None else 0
+    start_ms = window_start_ms(balance.window, now_ms, zone)
     return WindowStatus(
         window=balance.window,
         cap_nanos=None if balance.cap_nanos is None else balance.cap_nanos - lapsed,
         cap_from="admin" if balance.by_admin else "file",
-        posted_nanos=0 if ended else balance.posted_nanos,
+        posted_nanos=balance.counted_nanos(start_ms) if ended else balance.posted_nanos,
         pending_nanos=0 if ended else balance.pending_nanos,
-        began_at_ms=window_start_ms(balance.window, now_ms, zone),
+        began_at_ms=start_ms,
         ends_at_ms=window_end_ms(balance.window, now_ms, zone),
         missing_nanos=0 if ended else balance.missing_nanos,
         let_through=0 if ended else balance.let_through,

@@ -20,7 +20,7 @@ from paymaster.cli.exits import CommandError
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 from paymaster.cli.what_if import what_if
-from paymaster.values.windows import WINDOWS
+from paymaster.values.windows import ALL_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ app.command()(log)
 app.command(name="what-if")(what_if)
 
 Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
-WindowOption = Annotated[str, typer.Option(metavar="|".join(WINDOWS), help="The window of the cap.")]
+WindowOption = Annotated[str, typer.Option(metavar="|".join(ALL_WINDOWS), help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 Who = Annotated[
     str | None, typer.Option(help="Who made the change. Signed commands record the signer. Default: user@host.")

@@ -49,6 +49,8 @@ class LoadSpend(Message):
     """Rows granted after this time are of a clock that was ahead. None: they count as they say."""
     returned_at_ms: int | None = added(None)
     """When that clock was put back; those rows count as granted then. None: now."""
+    rolling_starts_ms: dict[Window, int] = added({})
+    """When the rolling windows began that any of the accounts has."""
     by_account: bool = added(False)
     """The accounts are few of many, and each is looked up by itself."""
     epoch: str = added("")
@@ -60,6 +62,8 @@ class LoadedSpend(Message):
     """Of the LoadSpend that this answers."""
     posted_nanos: dict[str, dict[Window, int]]
     """By account and window; what is missing is zero."""
+    steps_nanos: dict[str, dict[Window, dict[int, int]]] = added({})
+    """By account and rolling window, what was spent in each step; what is missing is zero."""
     runs: dict[str, tuple[int, int]] = added({})
     """By account of a run, how many calls of it have stored entries, and when the first of them was granted."""
     unconfirmed: dict[str, tuple[int, int]] = added({})

@@ -95,9 +95,9 @@ class AccountSettings(Table):
     """What any account may have: caps, thresholds and rate limits."""
 
     cap_usd: dict[Window, UsdAsNanos] = Field(default_factory=dict[Window, int])
-    """The most money per window (minute, hour, day, week, month, total; of the calendar; a week begins on Monday), US
-    dollars as exact text; held as nano-dollars. "0" blocks. Default {}: no cap, but those of the other accounts of the
-    call count."""
+    """The most money per window (minute, hour, day, week, month, total; of the calendar; a week begins on Monday), or
+    in any time so long (24h, 7d, 30d), US dollars as exact text; held as nano-dollars. "0" blocks. Default {}: no cap,
+    but those of the other accounts of the call count."""
     alert_at: AlertParts = (0.5, 0.8, 0.95)
     """Parts of each cap, above 0 and up to 1, that alert when posted money reaches them, 20 at most. [] alerts never.
     Default [0.5, 0.8, 0.95]."""

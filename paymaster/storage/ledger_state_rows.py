@@ -14,50 +14,74 @@ from paymaster.storage.charging import charged, rows_of_accounts
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
-from paymaster.values.windows import Window
+from paymaster.values.windows import STEPS_MS, Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER_MS = 253_402_300_799_000
 """The end of the year 9999."""
+_AT = "LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)"
+_ITS_OWN = "ledger = :ledger AND hold_id <> ALL(:known_holds)"
+_LISTS = (bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
 
 
 @lru_cache
 def _spent(windows: tuple[Window, ...]) -> TextClause:
     """Grouped by budget and service first: there are few of them, and many entries. Windows are words of the code."""
-    sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in windows)
+    columns = [_column(window) for window in windows]
+    sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in columns)
     query = f"""
     WITH spent AS (
         SELECT budget, charged_budgets, service, {sums},
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
-        FROM api_usage_counted, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
-        WHERE ledger = :ledger AND hold_id <> ALL(:known_holds)
+        FROM api_usage_counted, {_AT} WHERE {_ITS_OWN}
         GROUP BY budget, charged_budgets, service
-    ), charged AS ({charged("spent", [*windows, "unconfirmed", "unconfirmed_usd"])})
-    SELECT account, {", ".join(f"sum({name}) AS {name}" for name in windows)},
+    ), charged AS ({charged("spent", [*columns, "unconfirmed", "unconfirmed_usd"])})
+    SELECT account, {", ".join(f"sum({name}) AS {name}" for name in columns)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
     """  # noqa: S608
-    lists = (bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
-    return text(query).bindparams(*lists)
+    return text(query).bindparams(*_LISTS)
+
+
+def _column(window: Window) -> str:
+    """Also of a window whose name begins with a digit."""
+    return f"in_{window}"
 
 
 @lru_cache
 def _spent_by(windows: tuple[Window, ...]) -> TextClause:
     """The sums of `_spent` for a few budgets and runs of many, each looked up by indexes; `charged` has the rule."""
-    sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in windows)
-    entries = rows_of_accounts(
-        "cost_usd, granted_at, state, run_id", "ledger = :ledger AND hold_id <> ALL(:known_holds)"
-    )
+    columns = [_column(window) for window in windows]
+    sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in columns)
+    entries = rows_of_accounts("cost_usd, granted_at, state, run_id", _ITS_OWN)
     query = f"""
     SELECT account, {sums}, count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
            coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd,
            count(DISTINCT run_id) AS calls, min(granted_at) AS began_at
-    FROM {entries}, LATERAL (SELECT CASE WHEN granted_at > :latest THEN :ahead ELSE granted_at END) AS t(at)
+    FROM {entries}, {_AT}
     GROUP BY account
     """  # noqa: S608
-    lists = (bindparam("known_holds", type_=ARRAY(TEXT)), bindparam("accounts", type_=ARRAY(TEXT)))
-    return text(query).bindparams(*lists)
+    return text(query).bindparams(*_LISTS)
+
+
+_STEP = "floor(extract(epoch FROM at) * 1000 / :step_ms)::bigint AS step"
+_STEPS = text(
+    f"""
+    WITH spent AS (
+        SELECT budget, charged_budgets, service, {_STEP}, sum(cost_usd) AS usd
+        FROM api_usage_counted, {_AT} WHERE ledger = :ledger AND hold_id <> ALL(:known_holds) AND at >= :start
+        GROUP BY budget, charged_budgets, service, step
+    ), charged AS ({charged("spent", ["step", "usd"])})
+    SELECT account, step, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account, step
+    """  # noqa: S608
+).bindparams(*_LISTS)
+_STEPS_BY = text(
+    f"""
+    SELECT account, {_STEP}, sum(cost_usd)
+    FROM {rows_of_accounts("cost_usd, granted_at", _ITS_OWN)}, {_AT} WHERE at >= :start GROUP BY account, step
+    """  # noqa: S608
+).bindparams(*_LISTS)
 
 
 # In the order of storing, which is that of the desk's outbox; the desk's time may be put back. What came before the
@@ -126,19 +150,21 @@ _INSERT_CONFIGURATION = text(
 async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     """What the accounts have spent in each window, exactly, without the holds that the desk counts itself."""
     windows = tuple(wanted.window_starts_ms)
-    starts: dict[str, datetime] = {window: _time(start_ms) for window, start_ms in wanted.window_starts_ms.items()}
+    starts = {_column(window): _time(start_ms) for window, start_ms in wanted.window_starts_ms.items()}
     # Granted while the server's clock was ahead: it counts as granted when the clock came back.
     latest_ms = _NEVER_MS if wanted.latest_ms is None else wanted.latest_ms
     ahead_ms = latest_ms if wanted.returned_at_ms is None else wanted.returned_at_ms
-    starts |= {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
-    values = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
+    clock = {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
+    asked = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
+    values: dict[str, object] = {**clock, **asked}
     async with engine.connect() as connection:
         query = _spent_by(windows) if wanted.by_account else _spent(windows)
         spent = (await connection.execute(query, values | starts)).mappings().all()
         found = LoadedSpend(
             number=wanted.number,
             posted_nanos={
-                row["account"]: {window: _nanos(row[window]) for window in windows if row[window]} for row in spent
+                row["account"]: {window: _nanos(row[name]) for window in windows if row[name := _column(window)]}
+                for row in spent
             },
             unconfirmed={
                 row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))
@@ -151,8 +177,23 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
                 if row["account"].startswith("run:")
             },
         )
+        if wanted.rolling_starts_ms:
+            found = found.model_copy(update={"steps_nanos": await _steps(connection, wanted, values)})
         if wanted.with_cap_changes:
             found = found.model_copy(update=await _configured(connection, wanted))
+    return found
+
+
+async def _steps(
+    connection: AsyncConnection, wanted: LoadSpend, values: dict[str, object]
+) -> dict[str, dict[Window, dict[int, int]]]:
+    found: dict[str, dict[Window, dict[int, int]]] = {}
+    query = _STEPS_BY if wanted.by_account else _STEPS
+    for window, start_ms in wanted.rolling_starts_ms.items():
+        length = STEPS_MS[window]
+        of_window = values | {"start": _time(start_ms), "step_ms": length}
+        for account, step, usd in await connection.execute(query, of_window):
+            found.setdefault(account, {}).setdefault(window, {})[int(step) * length] = _nanos(usd)
     return found
 
 
@@ -207,7 +248,7 @@ async def _cap_changes(connection: AsyncConnection, wanted: LoadSpend) -> tuple[
             by_file=row["by_file"],
         )
         for row in rows
-        if row["window"] in wanted.window_starts_ms
+        if row["window"] in wanted.window_starts_ms or (wanted.epoch and row["window"] in STEPS_MS)
     )
 
 

@@ -1,8 +1,12 @@
-"""The calendar windows in which money is counted: ONE table, in the order of their lengths.
+"""The windows in which money is counted: ONE table, in the order of their lengths, first those of the calendar.
 
 Days, weeks and months begin at midnight in a time zone, minutes and hours with those of UTC everywhere. Where the
 clocks skip midnight, a day begins when they first show a later time; where they are put back over midnight, the day
 that has begun goes on.
+
+A rolling window, `24h`, `7d` or `30d`, reaches so far back from any time. What was spent in it is kept in steps of an
+hour, six hours or a day, in UTC. A step counts for as long as any moment of it is in the window: so for up to one step
+too long, and never too short.
 """
 
 from collections.abc import Callable
@@ -12,8 +16,8 @@ from typing import Literal, NamedTuple
 
 from paymaster.values.time_zones import UTC_ZONE, Zone
 
-Window = Literal["minute", "hour", "day", "week", "month", "total"]
-"""A week begins on Monday, and `total` never ends."""
+Window = Literal["minute", "hour", "day", "week", "month", "total", "24h", "7d", "30d"]
+"""A week begins on Monday, and `total` never ends. The last three are rolling."""
 
 
 class _Calendar(NamedTuple):
@@ -37,6 +41,18 @@ def _every(length_ms: int, one_began_ms: int = 0) -> _Calendar:
 
     def end(now_ms: int) -> int:
         return start(now_ms) + length_ms
+
+    return _Calendar(start, end)
+
+
+def _rolling(length_ms: int, step_ms: int) -> _Calendar:
+    """It begins with the oldest step that counts, and another one begins when that counts no more."""
+
+    def start(now_ms: int) -> int:
+        return (now_ms - length_ms) // step_ms * step_ms
+
+    def end(now_ms: int) -> int:
+        return start(now_ms) + step_ms + length_ms
 
     return _Calendar(start, end)
 
@@ -67,26 +83,43 @@ _CALENDARS: dict[Window, _Calendar] = {
     "month": _Calendar(_month_start_ms, _month_end_ms),
     "total": _Calendar(_always, _never),
 }
+STEPS_MS: dict[Window, int] = {"24h": 60 * _MINUTE_MS, "7d": 360 * _MINUTE_MS, "30d": _DAY_MS}
+"""Of the rolling windows."""
+ROLLING_MS: dict[Window, int] = {"24h": _DAY_MS, "7d": 7 * _DAY_MS, "30d": 30 * _DAY_MS}
+"""How far back they reach."""
+_ROLLING: dict[Window, _Calendar] = {
+    window: _rolling(length_ms, STEPS_MS[window]) for window, length_ms in ROLLING_MS.items()
+}
 LOCAL_WINDOWS = frozenset[Window](("day", "week", "month"))
 """They begin at midnight in a time zone."""
 WINDOWS: tuple[Window, ...] = tuple(_CALENDARS)
+"""Those of the calendar, in which the money of every account is kept."""
+ALL_WINDOWS: tuple[Window, ...] = (*_CALENDARS, *_ROLLING)
+"""With the rolling ones, which are kept only where they are capped."""
+_EVERY: dict[Window, _Calendar] = _CALENDARS | _ROLLING
 WINDOWS_OF_RULES_1: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
 """Those that version 0.1.0 can read."""
 
 
+def step_ms(window: Window, at_ms: int) -> int:
+    """When the step of a rolling window began in which this time is."""
+    return at_ms // STEPS_MS[window] * STEPS_MS[window]
+
+
 @lru_cache(maxsize=64)
 def window_start_ms(window: Window, now_ms: int, zone: Zone = UTC_ZONE) -> int:
-    """When the calendar window around `now_ms` began; 0 for `total`."""
+    """When the window around `now_ms` began; 0 for `total`. Of a rolling window: when its oldest step did."""
     if zone is UTC_ZONE or window not in LOCAL_WINDOWS:
-        return _CALENDARS[window].start(now_ms)
+        return _EVERY[window].start(now_ms)
     return zone.first_ms(_on_its_clocks_ms(window, now_ms, zone)[0])
 
 
 @lru_cache(maxsize=64)
 def window_end_ms(window: Window, now_ms: int, zone: Zone = UTC_ZONE) -> int | None:
-    """When the window around `now_ms` ends and the next begins; None for `total`, which never ends."""
+    """When the window around `now_ms` ends and the next begins; None for `total`, which never ends. Of a rolling
+    window: when its oldest step leaves it."""
     if zone is UTC_ZONE or window not in LOCAL_WINDOWS:
-        return _CALENDARS[window].end(now_ms)
+        return _EVERY[window].end(now_ms)
     return zone.first_ms(_on_its_clocks_ms(window, now_ms, zone)[1])
 
 
@@ -106,7 +139,7 @@ def _on_its_clocks_ms(window: Window, now_ms: int, zone: Zone) -> tuple[int, int
 def window_ends_ms(now_ms: int, zone: Zone = UTC_ZONE) -> tuple[tuple[Window, int], ...]:
     """The windows around `now_ms` that end, the first to end first, each with when the next begins."""
     found: list[tuple[Window, int]] = []
-    for window in WINDOWS:
+    for window in ALL_WINDOWS:
         end_ms = window_end_ms(window, now_ms, zone)
         if end_ms is not None:
             found.append((window, end_ms))

@@ -357,7 +357,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[services.x]\napi = "cohere"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
         ('[keys]\nsource = "vault"', "keys.source", "not supported; write 'env', 'file' or 'azure-key-vault'"),
         ('[ledger]\non_exhausted = "park"', "ledger.on_exhausted", "write 'wait' or 'fail'"),
-        (OPENAI + 'cap_usd = { year = "5" }', "services.openai.cap_usd.year", "'month' or 'total'"),
+        (OPENAI + 'cap_usd = { year = "5" }', "services.openai.cap_usd.year", "'7d' or '30d'"),
         # money and durations
         (OPENAI + "cap_usd = { day = 0.2 }", "services.openai.cap_usd.day", 'write the amount as text, like "0.20"'),
         (OPENAI + 'cap_usd = { day = "-1" }', "services.openai.cap_usd.day", "negative"),
