@@ -365,7 +365,10 @@ class Ledger:
             balance.kept_nanos += max(0, posted_nanos - balance.posted_nanos)
         for key in keys:
             if (run := self.accounts[key].run) is not None:
-                run.calls = sum(hold.is_first for hold in self.holds.values() if key in hold.accounts)
+                held = [hold for hold in self.holds.values() if key in hold.accounts]
+                run.calls = sum(hold.is_first for hold in held)
+                for hold in held:
+                    run.began_ms = min(run.began_ms or hold.grant.granted_at_ms, hold.grant.granted_at_ms)
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.

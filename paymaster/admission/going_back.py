@@ -29,7 +29,9 @@ def put_back(state: DeskState, to_ms: int) -> None:
         _put_call_back(call, to_ms)
     for ended in state.ended.values():
         ended.at_ms = min(ended.at_ms, to_ms)
+    state.early = [change.model_copy(update={"at_ms": min(change.at_ms, to_ms)}) for change in state.early]
     state.forgotten_until_ms = min(state.forgotten_until_ms, to_ms)
+    state.books.looked_for_room_ms = min(state.books.looked_for_room_ms, to_ms)
     state.now_ms = to_ms
 
 

@@ -100,7 +100,7 @@ class Limiter:
 
     def is_idle(self, now_ms: int) -> bool:
         """Whether a limiter that is made anew would decide in the same way."""
-        return self.running == 0 and not any(bucket.used(now_ms) for bucket in self.buckets)
+        return not self.limits or (self.running == 0 and not any(bucket.used(now_ms) for bucket in self.buckets))
 
     def fullness(self, now_ms: int) -> Fraction | None:
         """The part that is used of the limit of which the largest part is. None: there is no limit."""

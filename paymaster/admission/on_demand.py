@@ -42,6 +42,8 @@ class OnDemand:
     def open_for(self, request: Reserve) -> Obstacle | None:
         """Opens the accounts that a call needs and that nobody has named. Says why that cannot be now."""
         self._take_config()
+        if self._known_service(request) is None:
+            return None  # none of its candidates can ever be called
         in_the_way = self._open_budgets(request) if self._has_templates else None
         if in_the_way is None and request.run is not None:
             return self._open_runs(request, request.run)
@@ -159,7 +161,12 @@ class OnDemand:
         detail = f"{key}: the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten"
         self._alerts.accounts_full(detail)
         until_ms = self._ledger.may_have_room_ms
-        return Obstacle("transient", "accounts_full", detail, f"service:{request.candidates[0].service}", until_ms)
+        return Obstacle("transient", "accounts_full", detail, self._known_service(request), until_ms)
+
+    def _known_service(self, request: Reserve) -> str | None:
+        """The account of the first of its services that has one."""
+        services = (f"service:{candidate.service}" for candidate in request.candidates)
+        return next((key for key in services if key in self._ledger.accounts), None)
 
     def _minute(self) -> int:
         return self._state.now_ms // 60_000

@@ -200,7 +200,8 @@ def _lacks_money(
 
 
 def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_ms: int) -> Obstacle | None:
-    """Why its run, or the nearest part of it, gets nothing more, whatever money is left."""
+    """Why its run gets nothing more, whatever money is left: it was ended, or the nearest part is used up or held."""
+    found: Obstacle | None = None
     if request.run is None:
         return None
     for key in accounts:
@@ -209,7 +210,8 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
             continue
         why = run.held or _runaway(request, account, run, now_ms)
         if why and not run.ended_by:
-            return Obstacle("transient", "runaway", why, key)
+            found = found or Obstacle("transient", "runaway", why, key)
+            continue
         over = run.over(now_ms, another_call=not request.granted_before)
         if over is None:
             continue
@@ -217,8 +219,8 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
             return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
         what = f"{run.calls} calls" if over == "run_calls_exhausted" else "its time"
         detail = f"{key} has used up {what}; `paymaster runs raise {key.removeprefix('run:')}` gives it more"
-        return Obstacle("exhausted", over, detail, key, window="total")
-    return None
+        found = found or Obstacle("exhausted", over, detail, key, window="total")
+    return found
 
 
 def _runaway(request: Reserve, account: Account, run: Run, now_ms: int) -> str | None:

@@ -14,6 +14,7 @@ from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import NOT_SHORT, bound_nanos, budgets_of, tokens_estimated
+from paymaster.admission.runs import Run
 
 Kind = Literal[
     "held",
@@ -36,9 +37,9 @@ Kind = Literal[
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
 works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for the account that it needs;
-0. run_over: calls or time for its run; 0. runaway: that its run goes on; 0. has_money: no obstacle, but the highest
-bound of a call that may lose its money in this account to others. not_short: that less of a cap is unspent, for a
-candidate for when the money is short; the part below which it is.
+0. run_over: time for its run, 0, or calls, too, 1. runaway: that its run goes on; 0. has_money: no obstacle, but the
+highest bound of a call that may lose its money in this account to others. not_short: that less of a cap is unspent, for
+a candidate for when the money is short; the part below which it is.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -165,8 +166,7 @@ class Waits:
                 first, claim = entries.first, self._first_claim(account.key)
                 return first if first is None or claim is None or first <= claim else None
             case "run_over":
-                is_over = account.run is not None and account.run.over(now_ms, another_call=True)
-                return None if is_over else entries.first
+                return self._first_of_run(entries, account.run, now_ms)
             case "runaway":
                 return None if account.run is not None and account.run.held else entries.first
             case "full":
@@ -176,6 +176,11 @@ class Waits:
                 return entries.first_at_most(now_ms) if gate and gate.models_paused_until_ms else entries.first
             case "limited" | "probing" | "breaker_open":
                 return self._first_by_gate(kind, entries, account, now_ms)
+
+    def _first_of_run(self, entries: FirstFit, run: Run | None, now_ms: int) -> Place | None:
+        if run is None or run.over(now_ms, another_call=True) is None:
+            return entries.first
+        return None if run.over(now_ms, another_call=False) else entries.first_at_most(0)
 
     def _first_by_gate(self, kind: Kind, entries: FirstFit, account: Account, now_ms: int) -> Place | None:
         gate = self._gate(account.key)
@@ -219,7 +224,8 @@ class Waits:
                 continue  # nothing that happens in an account helps it
             gate = self._gates.get(candidate.service)
             margin = COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent
-            bound = bound_nanos(request, candidate, margin)
+            # It may have no price: nobody looked further than for room.
+            bound = 0 if kind == "full" else bound_nanos(request, candidate, margin)
             if kind in _BY_BOUND:
                 need = bound
             elif kind == "limited":
@@ -228,6 +234,8 @@ class Waits:
                 need = 0 if gate is None else gate.models_paused_until_ms.get(candidate.model, 0)
             elif kind == "breaker_open":
                 need = self._cooled_down_at_ms(call)
+            elif kind == "run_over":
+                need = int(not request.granted_before)
             else:
                 need = 0
             filed_under = account, kind

@@ -213,6 +213,46 @@ def test_an_admin_ends_a_run(limited: bool) -> None:
     site.granted(run="other@1")
 
 
+def test_a_part_that_is_used_up_does_not_hide_that_its_run_was_ended() -> None:
+    site = a_site()
+    part = f"{RUN}/researcher"
+    site.parked(run=part, run_terms=(None, terms(calls=1)))
+    load(site)
+    waiting = site.parked(run=part)
+    site.answers()
+    site.desk.end_run(EndRun(run=RUN, who="ada"), site.now_ms)
+    load(site)
+    assert list(site.answers()) == [waiting]
+    assert site.denied(run=part).reason == "run_ended"
+
+
+def test_used_up_calls_do_not_hide_that_a_call_is_above_the_cap() -> None:
+    site = a_site()
+    begun(site, terms(usd=2, calls=1))
+    assert site.denied(candidate(usd=3), run=RUN, mode="wait").reason == "bound_above_cap"
+
+
+def test_more_time_wakes_a_call_that_had_a_grant_before() -> None:
+    site = a_site()
+    begun(site, terms(calls=1, lasts_ms=HOUR))
+    site.wait(HOUR)
+    waiting, later = site.parked(run=RUN, granted_before=True), site.parked(run=RUN)
+    site.desk.raise_run(RaiseRun(run=RUN, lasts_ms=HOUR, who="ada"), site.now_ms)
+    assert site.served() == [waiting]
+    site.desk.raise_run(RaiseRun(run=RUN, calls=1, who="ada"), site.now_ms)
+    assert site.served() == [later]
+
+
+def test_limits_that_come_later_count_from_the_grant_on_hold() -> None:
+    site = a_site()
+    site.granted(run=RUN)
+    site.wait(5 * MINUTE)
+    site.parked(run=RUN, run_terms=(terms(lasts_ms=10 * MINUTE),))
+    load(site)
+    site.wait(5 * MINUTE)
+    assert site.denied(run=RUN).reason == "run_time_over"
+
+
 def test_the_limits_of_runs_follow_the_configuration() -> None:
     site = a_site(terms(usd=1))
     begun(site, None)

@@ -4,12 +4,13 @@ from collections import Counter
 from random import Random
 
 import pytest
-from desk_kit import DAY, HOUR, MINUTE, SECOND, USD, Site, candidate, capped, config, service
+from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, USD, Site, candidate, capped, config, service
 
 from paymaster.admission import books
 from paymaster.admission.books import LOOK_FOR_ROOM_MS
+from paymaster.admission.clock import BEHIND_FOR_MS
 from paymaster.admission.on_demand import FORGOTTEN_AFTER_MINUTES
-from paymaster.messages import AccountConfig
+from paymaster.messages import AccountConfig, Candidate
 from paymaster.values.budget_path import check_budget_table, template_of
 
 IDLE = (FORGOTTEN_AFTER_MINUTES + 1) * MINUTE
@@ -119,6 +120,15 @@ def test_a_new_template_counts_what_is_on_hold() -> None:
     assert site.posted(f"budget:{ANN}") == 1
 
 
+def test_a_name_is_forgotten_that_had_a_call_when_a_configuration_came() -> None:
+    site = a_site()
+    hold_id = first_use(site, ANN)
+    site.desk.configure(config("more", {"acme": capped(day=100), USERS: capped(day=4)}), site.now_ms)
+    site.settle(hold_id, 1)
+    time_passes(site)
+    assert ANN not in names(site)
+
+
 def test_a_name_that_gets_a_table_stays_and_one_that_loses_it_goes() -> None:
     site = a_site()
     site.settle(first_use(site, ANN), 1)
@@ -197,6 +207,39 @@ def test_a_flood_of_names_waits_and_pushes_nothing_out_that_holds_money() -> Non
     assert len(site.desk.queue) == 0
     assert len(site.desk.ledger.accounts) <= 6
     assert site.posted("budget:acme") == 4 + 20
+
+
+@pytest.mark.usefixtures("room_for_six")
+@pytest.mark.parametrize("first", [candidate(service="ghost"), candidate(price=None)])
+def test_a_call_finds_room_whose_first_candidate_cannot_be_called(first: Candidate) -> None:
+    site = a_site()
+    held = [first_use(site, f"acme/users/{number}") for number in range(4)]
+    waiting = site.parked(first, candidate(), budget=ANN)
+    site.answers()
+    site.settle(held[0], 1)
+    site.wait(LOOK_FOR_ROOM_MS)
+    site.load()
+    assert site.served() == [waiting]
+    assert site.denied(candidate(service="ghost"), budget=BOB, mode="wait").reason == "unknown_service"
+
+
+@pytest.mark.usefixtures("room_for_six")
+def test_a_clock_that_was_ahead_does_not_put_off_the_look_for_room() -> None:
+    site = a_site()
+    held = [first_use(site, f"acme/users/{number}") for number in range(4)]
+    site.answers()
+    site.wait(10 * MINUTE)
+    waiting = site.parked(budget=ANN)
+    for at_ms in (NOON, NOON + BEHIND_FOR_MS):
+        site.desk.advance(at_ms)
+    site.now_ms = site.desk.state.now_ms
+    assert site.now_ms == NOON + BEHIND_FOR_MS
+    while site.desk.to_load() is not None:
+        site.load()
+    site.settle(held[0], 1)
+    site.wait(LOOK_FOR_ROOM_MS)
+    site.load()
+    assert site.served() == [waiting]
 
 
 @pytest.mark.usefixtures("room_for_six")
