@@ -1,21 +1,34 @@
 """Bugs that are seeded into the desk: the machine must find each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import pytest
+from desk_model import ACCOUNTS, WHOLE
 
-from paymaster.admission import routing
+from paymaster.admission import books, in_force, on_demand, parking, routing
+from paymaster.admission.account_rows import template_key
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.desk import Desk
+from paymaster.admission.granting import Granting
 from paymaster.admission.holds import Hold
+from paymaster.admission.on_demand import OnDemand
+from paymaster.admission.routing import Choice
+from paymaster.admission.runs import Run, RunOver, run_levels
+from paymaster.admission.state import DeskState
 from paymaster.messages import (
     AccountConfig,
+    Answer,
     Candidate,
+    Command,
     Grant,
+    Granted,
     Reserve,
+    Window,
 )
+from paymaster.messages.base import CountsForBudgets
 
 
 def ignore_pending(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +123,134 @@ def forget_that_money_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Account, "unspent_millionths", wrong)
 
 
+# ---------------------------------------------------------------- accounts that nobody named
+
+
+class _WithoutHolds:
+    """A ledger that has none."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> object:
+        return {} if name == "holds" else getattr(self._ledger, name)
+
+
+def forget_what_has_money_on_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(state: DeskState, ledger: Ledger, *others: Any) -> OnDemand:
+        return OnDemand(state, cast(Ledger, _WithoutHolds(ledger)), *others)
+
+    monkeypatch.setattr(parking, "OnDemand", wrong)
+
+
+def forget_what_an_admin_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Account, "is_changed_by_admin", property(lambda account: False))
+
+
+def forget_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_demand, "FORGOTTEN_AFTER_MINUTES", 2)
+
+
+def come_back_with_nothing_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Ledger.loaded
+
+    def wrong(self: Ledger, key: str, window: Window, posted_nanos: int) -> int:
+        return loaded(self, key, window, 0 if self.accounts[key].fresh else posted_nanos)
+
+    monkeypatch.setattr(Ledger, "loaded", wrong)
+
+
+def ignore_caps_of_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_on_demand = Ledger.open_on_demand
+
+    def wrong(self: Ledger, key: str, config: AccountConfig) -> Account:
+        caps_nanos = {} if key.startswith("budget:") else config.caps_nanos
+        return open_on_demand(self, key, config.model_copy(update={"caps_nanos": caps_nanos}))
+
+    monkeypatch.setattr(Ledger, "open_on_demand", wrong)
+
+
+def ignore_tables_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    named_accounts = in_force.named_accounts
+
+    def wrong(configs: Mapping[str, AccountConfig]) -> dict[str, AccountConfig]:
+        named = named_accounts(configs)
+        return {key: config for key, config in named.items() if template_key(key) not in configs}
+
+    monkeypatch.setattr(in_force, "named_accounts", wrong)
+
+
+def make_accounts_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "ACCOUNTS_MAX", len(ACCOUNTS) + 2)
+    monkeypatch.setattr(Ledger, "is_full", property(lambda ledger: False))
+
+
+# ---------------------------------------------------------------- runs and prices
+
+
+def count_attempts_as_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = Granting.grant
+
+    def wrong(self: Granting, request: Reserve, choice: Choice) -> Granted:
+        return grant(self, request.model_copy(update={"granted_before": False}), choice)
+
+    monkeypatch.setattr(Granting, "grant", wrong)
+
+
+def charge_a_part_without_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts = Ledger.charged_accounts
+
+    def wrong(self: Ledger, counted: CountsForBudgets, service: str) -> tuple[str, ...]:
+        found = accounts(self, counted, service)
+        runs = [key for key in found if key.startswith("run:")]
+        return tuple(key for key in found if key not in runs[1:])
+
+    monkeypatch.setattr(Ledger, "charged_accounts", wrong)
+
+
+def let_later_limits_replace_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = Desk.handle
+
+    def wrong(self: Desk, command: Command, now_ms: int) -> Answer:
+        if isinstance(command, Reserve) and command.run is not None:
+            for path, asked in run_levels(command.run, command.run_terms):
+                account = self.ledger.accounts.get(f"run:{path}")
+                if asked is not None and account is not None and account.run is not None:
+                    account.run.asked = asked
+        return handle(self, command, now_ms)
+
+    monkeypatch.setattr(Desk, "handle", wrong)
+
+
+def let_an_ended_run_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = Run.over
+
+    def wrong(self: Run, now_ms: int, *, another_call: bool) -> RunOver | None:
+        return None if self.ended_by else over(self, now_ms, another_call=another_call)
+
+    monkeypatch.setattr(Run, "over", wrong)
+
+
+def ignore_what_budgets_allow_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> list[AccountConfig]:
+        return []
+
+    monkeypatch.setattr(on_demand, "limiting_runs", wrong)
+    monkeypatch.setattr(in_force, "limiting_runs", wrong)
+
+
+def bind_by_the_price_of_the_call_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound_nanos, latest = routing.bound_nanos, [("", WHOLE), ("", WHOLE)]
+    """The hold ids of two calls, and their prices."""
+
+    def wrong(request: Reserve, candidate: Candidate, *margin: int) -> int:
+        if request.hold_id != latest[1][0]:
+            latest[:] = latest[1], (request.hold_id, candidate.price or WHOLE)
+        return bound_nanos(request, candidate.model_copy(update={"price": latest[0][1]}), *margin)
+
+    monkeypatch.setattr(routing, "bound_nanos", wrong)
+
+
 BROKEN = [
     pytest.param(ignore_pending, "over its cap"),
     pytest.param(post_without_freeing, "pending in|notice"),
@@ -120,5 +261,18 @@ BROKEN = [
     pytest.param(forget_ended_ids_at_a_cut, "cut and restored"),
     pytest.param(call_the_first_of_a_pool, "used less"),
     pytest.param(forget_that_money_is_short, "an earlier candidate fitted|parked though it fits|must be granted"),
+    pytest.param(forget_what_has_money_on_hold, "money on hold"),
+    pytest.param(forget_what_an_admin_changed, "an admin or the configuration named it"),
+    pytest.param(forget_too_early, "and there was room"),
+    pytest.param(come_back_with_nothing_spent, "posted in|over its cap"),
+    pytest.param(ignore_caps_of_templates, "cap of|cut and restored|over its cap|not shown"),
+    pytest.param(ignore_tables_of_names, "cap of|named it|without an account|not shown"),
+    pytest.param(make_accounts_without_room, "there is no room"),
+    pytest.param(count_attempts_as_calls, "calls of"),
+    pytest.param(charge_a_part_without_its_run, "pending in|calls of|the end of|over its cap"),
+    pytest.param(let_later_limits_replace_the_first, "other limits of its run|the most calls|cap of"),
+    pytest.param(let_an_ended_run_go_on, "was ended and goes on"),
+    pytest.param(ignore_what_budgets_allow_each_run, "without an account|cap of|the most calls|the end of"),
+    pytest.param(bind_by_the_price_of_the_call_before, "of another price|cut and restored"),
 ]
 """Bugs to be seeded, with what the machine says of each."""

@@ -4,13 +4,18 @@ from collections.abc import Mapping
 
 from desk_model import (
     ACCOUNTS,
-    BUDGETS,
+    HALF,
     HOLD_EXPIRES_AFTER_MS,
+    HOUR,
+    MINUTE,
+    NAMES,
     ODD,
     SECOND,
     SERVICES,
+    TEMPLATE,
     UNIT,
     WHOLE,
+    File,
     Place,
 )
 from hypothesis import strategies as st
@@ -19,12 +24,18 @@ from paymaster.messages import (
     AccountConfig,
     Candidate,
     DeskConfig,
+    RunTerms,
     ServiceConfig,
     Window,
 )
 from paymaster.values.windows import WINDOWS
 
-places = st.tuples(st.sampled_from(ACCOUNTS), st.sampled_from(WINDOWS))
+AskedOfRun = tuple[str | None, tuple[RunTerms | None, ...]]
+NO_RUN: AskedOfRun = (None, ())
+
+places = st.tuples(st.sampled_from([*ACCOUNTS, *NAMES]), st.sampled_from(WINDOWS))
+tables = [*ACCOUNTS, TEMPLATE, TEMPLATE, NAMES[0]]
+file_places = st.tuples(st.sampled_from(tables), st.sampled_from(WINDOWS))
 tight = st.sampled_from([4 * UNIT - 1, 4 * UNIT, 4 * UNIT, 5 * UNIT, 6 * UNIT - 1, 8 * UNIT])
 
 
@@ -35,15 +46,38 @@ def _both(always: Mapping[Place, int], more: Mapping[Place, int]) -> dict[Place,
 caps = st.builds(
     _both,
     st.dictionaries(st.sampled_from([("budget:acme", "day"), ("budget:acme", "total")]), tight, min_size=1),
-    st.dictionaries(places, st.one_of(tight, tight, st.sampled_from([0, 1, UNIT])), max_size=3),
+    st.dictionaries(file_places, st.one_of(tight, tight, st.sampled_from([0, 1, UNIT])), max_size=3),
 )
-limits = st.dictionaries(st.sampled_from(ACCOUNTS), st.sampled_from([1, 2, 3]), max_size=1)
+terms = st.sampled_from(
+    [
+        RunTerms(usd_nanos=4 * UNIT),
+        RunTerms(calls=1),
+        RunTerms(calls=2),
+        RunTerms(lasts_ms=5 * MINUTE),
+        RunTerms(usd_nanos=6 * UNIT - 1, calls=2, lasts_ms=HOUR),
+    ]
+)
+files = st.builds(
+    File,
+    caps_nanos=caps,
+    concurrent_max=st.dictionaries(st.sampled_from(tables), st.sampled_from([1, 2, 3]), max_size=1),
+    per_run=st.dictionaries(st.sampled_from(["budget:acme", "budget:solo", TEMPLATE]), terms, max_size=1),
+    tables=st.sampled_from([frozenset({TEMPLATE}), frozenset({TEMPLATE, NAMES[0]}), frozenset[str]()]),
+    max_parked=st.sampled_from([1, 4, 100, 100]),
+)
+watched = st.frozensets(st.sampled_from([*ACCOUNTS[:3], TEMPLATE]), max_size=2)
+runs = st.one_of(
+    st.sampled_from([NO_RUN, NO_RUN, ("r1", ()), ("r1/a", ()), ("r2", ())]),
+    st.tuples(st.just("r1"), st.tuples(terms)),
+    st.tuples(st.sampled_from(["r1/a", "r2/a"]), st.tuples(st.one_of(st.none(), terms), terms)),
+)
+"""The path of a call's run, and what it asks for it and its part."""
 usual_candidates = st.builds(
     Candidate,
     service=st.sampled_from(SERVICES),
     model=st.just("m"),
     max_output_tokens=st.sampled_from([1_000, 1_000, 2_000, 3_000, 4_000]),
-    price=st.sampled_from([WHOLE, WHOLE, WHOLE, ODD]),
+    price=st.sampled_from([WHOLE, WHOLE, WHOLE, ODD, HALF]),
     shares=st.booleans(),
     weight=st.sampled_from([1, 1, 2]),
     short_below=st.sampled_from([None, None, None, 0, 300_000, 750_000]),
@@ -56,37 +90,39 @@ odd_candidates = st.builds(
     price=st.sampled_from([WHOLE, None]),
 )
 modes = st.sampled_from(["wait", "fail"])
-one_budget = st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo"])
+names = [name.removeprefix("budget:") for name in NAMES]
+one_budget = st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo", names[0], *names, f"{names[0]}/chat"])
 usual_budgets = st.one_of(st.tuples(one_budget), st.tuples(one_budget, one_budget))
-odd_budgets = st.sampled_from([("acme",), ("nowhere",), ("acmeteam",), ("acme/team/",), ("acme", "nowhere")])
+odd_budgets = st.sampled_from(
+    [("acme",), ("nowhere",), ("acmeteam",), ("acme/team/",), ("acme", "nowhere"), (names[0],), (names[1], names[2])]
+)
 
 
-def configuration(
-    caps_nanos: dict[Place, int],
-    concurrent_max: dict[str, int],
-    number: int,
-    max_parked: int,
-    watched: frozenset[str],
-) -> DeskConfig:
-    def caps_of(key: str) -> dict[Window, int]:
-        return {window: cap for (account, window), cap in caps_nanos.items() if account == key}
+def configuration(file: File, number: int) -> DeskConfig:
+    def caps_of(table: str) -> dict[Window, int]:
+        return {window: cap for (account, window), cap in file.caps_nanos.items() if account == table}
 
-    def budget(key: str) -> AccountConfig:
-        most = concurrent_max.get(key)
-        return AccountConfig(caps_nanos=caps_of(key), max_concurrent=most, enforce=key not in watched)
+    def budget(table: str) -> AccountConfig:
+        return AccountConfig(
+            caps_nanos=caps_of(table),
+            max_concurrent=file.concurrent_max.get(table),
+            enforce=table not in file.watched,
+            per_run=file.per_run.get(table),
+        )
 
-    def service(key: str) -> ServiceConfig:
+    def service(table: str) -> ServiceConfig:
         return ServiceConfig(
-            caps_nanos=caps_of(key),
-            max_concurrent=concurrent_max.get(key),
+            caps_nanos=caps_of(table),
+            max_concurrent=file.concurrent_max.get(table),
             breaker_failures=2,
             breaker_cooldown_ms=30 * SECOND,
         )
 
+    budgets = [table for table in (*ACCOUNTS, *sorted(file.tables)) if table.startswith("budget:")]
     return DeskConfig(
         digest=f"configuration {number}",
-        budgets={path: budget(f"budget:{path}") for path in BUDGETS},
+        budgets={table.removeprefix("budget:"): budget(table) for table in budgets},
         services={name: service(f"service:{name}") for name in SERVICES},
         hold_expires_after_ms=HOLD_EXPIRES_AFTER_MS,
-        max_parked=max_parked,
+        max_parked=file.max_parked,
     )

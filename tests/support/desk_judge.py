@@ -6,18 +6,23 @@ from itertools import chain
 
 from desk_model import (
     HOLD_EXPIRES_AFTER_MS,
+    MINUTE,
     START_MS,
     HeldMoney,
     Model,
+    Part,
     Place,
     T,
     Waiting,
     bound_of,
     charged,
+    charged_by,
+    levels,
     window_name,
 )
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from paymaster.admission import books
 from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
 from paymaster.admission.desk import Desk
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
@@ -38,6 +43,7 @@ from paymaster.messages import (
     Reserve,
     Settle,
     Settled,
+    StatusRequest,
     UnknownHold,
     Void,
     Window,
@@ -50,7 +56,7 @@ class DeskJudge(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock_ms = START_MS
-        self.model = Model()
+        self.model = Model(accounts_max=books.ACCOUNTS_MAX)
         self.desk = Desk(DeskState(ledger="default", epoch="this run"))
         self.cut_desk = Desk.load(self.desk.dump())
         self.messages: dict[int, CallMessage] = {}
@@ -63,6 +69,10 @@ class DeskJudge(RuleBasedStateMachine):
         """What was read from the database and has not arrived yet."""
         self.looked = False
         """The desk has looked at the queue since something was freed last."""
+        self.gone: dict[str, bool] = {}
+        """Accounts that have left the books: whether these were full."""
+        self.room_since_ms: int | None = None
+        """Since when there is room for an account that a call waits for."""
 
     # ------------------------------------------------------------ both desks, and what they say
 
@@ -91,7 +101,53 @@ class DeskJudge(RuleBasedStateMachine):
             self.model.go_back(now_ms)
         assert now_ms == max(self.model.now_ms, self.clock_ms)
         self.model.now_ms = now_ms
+        self.take_in_accounts()
         return answer
+
+    def take_in_accounts(self) -> None:
+        """Which accounts there are: those of names and runs come and go as the desk thinks fit."""
+        model, now = self.model, frozenset(self.desk.ledger.accounts)
+        if now == model.open:
+            return
+        were_full = len(model.open | now) >= model.accounts_max
+        self.gone |= dict.fromkeys(model.open - now, were_full)
+        for account in now - model.open:
+            model.used_ms[account] = model.now_ms
+            if account.startswith("run:"):
+                model.parts[account.removeprefix("run:")] = Part()
+        model.loading = (model.loading & now) | (now - model.open)
+        model.open = now
+
+    def check_gone(self) -> None:
+        """Accounts that left the books were in nobody's use, and forgotten early only where room was needed."""
+        model = self.model
+        for account, were_full in self.gone.items():
+            assert not model.stays(account), f"{account} is gone, and an admin or the configuration named it"
+            model.changed = {place: cap for place, cap in model.changed.items() if place[0] != account}  # it lapsed
+            if account.startswith("budget:") and model.file.table_of(account) is None:
+                continue  # it has no budget any more
+            assert account not in model.loading, f"{account} was forgotten while it was read"
+            model.parts.pop(account.removeprefix("run:"), None)
+            assert model.may_go(account), f"{account} was forgotten, and it has money on hold or a call waits for it"
+            unused = model.now_ms // MINUTE - model.used_ms[account] // MINUTE
+            assert were_full or unused >= 10, f"{account} was forgotten after {unused} minutes, and there was room"
+        self.gone.clear()
+
+    def check_room(self) -> None:
+        """What calls wait for gets an account within a second of when there is room."""
+        model, wait = self.model, [w for w in self.model.queue if self.model.is_missing(w.request)]
+        has_room = len(model.open) < model.accounts_max or any(map(self.is_idle, model.open))
+        if not wait or model.loading or not has_room:
+            self.room_since_ms = None
+        elif self.room_since_ms is None or self.room_since_ms > model.now_ms:
+            self.room_since_ms = model.now_ms
+        else:
+            hold_id = wait[0].request.hold_id
+            assert model.now_ms <= self.room_since_ms + 1_000, f"{hold_id} waits for an account though there is room"
+
+    def is_idle(self, account: str) -> bool:
+        """Nobody needs it, and nobody is told yet of what a watched cap let through."""
+        return self.model.may_go(account) and not self.model.is_watched(account)
 
     def let_time_pass(self) -> None:
         self.both(lambda desk: desk.advance(self.clock_ms))
@@ -100,13 +156,18 @@ class DeskJudge(RuleBasedStateMachine):
     def after_a_look(self) -> None:
         """The desk has let time pass and looked at the queue."""
         self.take_in_outbox()
+        self.check_gone()
         self.check_queue()
+        self.check_room()
         self.looked = True
 
     def send(self, command: Command) -> None:
         self.let_time_pass()
         self.sent.append(command)
+        before = self.model.open
         answer = self.both(lambda desk: desk.handle(command, self.clock_ms))
+        overfull = self.model.open - before and len(self.model.open) > self.model.accounts_max
+        assert not overfull, f"an account was made for {command.hold_id}, and there is no room"
         match command:
             case Reserve():
                 self.judge_reserve(command, answer)
@@ -114,11 +175,14 @@ class DeskJudge(RuleBasedStateMachine):
                 self.judge_settle(command, answer)
             case Void():
                 self.judge_void(command, answer)
+            case _:
+                pass  # a question, which changes nothing
         self.take_in_outbox()
+        self.check_gone()
         self.looked = isinstance(command, Reserve)
 
     def take_in_gates(self) -> None:
-        self.model.gates = {service.service: service for service in self.desk.status().services}
+        self.model.gates = {service.service: service for service in self.desk.status(StatusRequest(limit=1)).services}
 
     def take_in_outbox(self) -> None:
         """Whom the desk answered by itself, and which holds it gave up."""
@@ -162,6 +226,8 @@ class DeskJudge(RuleBasedStateMachine):
 
     def leave_queue(self, hold_id: str) -> Waiting:
         waiting = next(w for w in self.model.queue if w.request.hold_id == hold_id)
+        for ahead in self.model.queue[: self.model.queue.index(waiting) + 1]:
+            self.model.take_part(ahead.request)  # they were looked at before it
         self.model.queue.remove(waiting)
         return waiting
 
@@ -187,6 +253,8 @@ class DeskJudge(RuleBasedStateMachine):
             )
             return
         arrival = model.arrivals = model.arrivals + 1
+        model.used_ms |= dict.fromkeys(charged_by(request), model.now_ms)
+        model.take_part(request)
         match answer:
             case Granted():
                 self.judge_grant(request, arrival, answer.grant)
@@ -194,7 +262,7 @@ class DeskJudge(RuleBasedStateMachine):
                 self.judge_denial(request, arrival, answer, waited=False)
             case Parked():
                 assert answer.deadline_at_ms == request.deadline_at_ms
-                assert len(model.queue) < model.max_parked, "parked in a full queue"
+                assert len(model.queue) < model.file.max_parked, "parked in a full queue"
                 model.queue.append(Waiting(request, arrival, model.now_ms))
                 model.queue.sort(key=lambda w: (-w.request.priority, w.arrival))
                 self.check_queue()
@@ -229,18 +297,37 @@ class DeskJudge(RuleBasedStateMachine):
         assert grant.hold_id not in model.over, f"{grant.hold_id} was granted after it had ended"
         chosen = self.judge_choice(request, arrival, grant)
         assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
-        self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service))
-        assert grant.bound_nanos == bound_of(request, request.candidates[chosen])
+        self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service, request.run))
+        assert grant.bound_nanos == bound_of(request, request.candidates[chosen]), "the bound is of another price"
         assert grant.granted_at_ms == model.now_ms
         assert grant.expires_at_ms == model.now_ms + HOLD_EXPIRES_AFTER_MS
-        hold = HeldMoney(grant, charged(request.budgets, grant.service))
+        self.judge_run(request)
+        hold = HeldMoney(grant, charged(request.budgets, grant.service, request.run))
         model.holds[grant.hold_id] = hold
-        assert not model.loading, "granted before it was known what had been spent"
+        unknown = model.loading.intersection(hold.accounts)
+        assert not unknown, f"granted before it was known what had been spent in {unknown}"
+        assert model.before_all(request) != "held", "granted without an account that it counts for"
+        assert model.before_all(request) != "never", "granted with other limits of its run than the first ones"
         for account, window, cap in model.capped(hold.accounts):
             held = model.posted(account, window) + model.pending(account, window)
             assert held <= cap, f"a grant took {account} ({window}) over its cap"
         for account, most in model.limited(hold.accounts):
             assert model.running(account) <= most, f"too many calls at once in {account}"
+        for part in [model.parts[path] for path in levels(request.run) if path in model.parts]:
+            part.granted_ms = (*part.granted_ms, model.now_ms)
+
+    def judge_run(self, request: Reserve) -> None:
+        """Before the grant is counted."""
+        model = self.model
+        for path in levels(request.run):
+            if path in model.parts:
+                most, ends_ms = model.calls_max(path), model.ends_ms(path)
+                assert not model.parts[path].ended, f"{path} was ended and goes on"
+                if model.is_watched(f"run:{path}"):
+                    continue
+                assert ends_ms is None or model.now_ms < ends_ms, f"{path} goes on after its time"
+                is_new = not request.granted_before
+                assert not is_new or most is None or model.calls(path) < most, f"{path} got more calls than it may"
 
     def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
         """One ahead whose money was spent meanwhile waits for that, and nothing is kept for it any more."""
@@ -258,7 +345,7 @@ class DeskJudge(RuleBasedStateMachine):
             f"denied ({denied.reason}) though a candidate fits"
         )
         match denied.reason:
-            case "cap_reached":
+            case "cap_reached" | "run_budget_exhausted" | "run_calls_exhausted" | "run_time_over":
                 assert request.on_exhausted == "fail"
                 assert not verdicts & {"held", "fits"}, "denied while only holds are in the way"
                 assert "gone" in verdicts
@@ -266,7 +353,7 @@ class DeskJudge(RuleBasedStateMachine):
                 assert not verdicts & {"held", "fits", "gone"}, "denied though waiting would help"
                 assert "open" in verdicts
             case "queue_full":
-                assert len(model.queue) >= model.max_parked
+                assert len(model.queue) >= model.file.max_parked
             case "waited_too_long":
                 assert request.deadline_at_ms <= model.now_ms, "denied before its deadline"
             case _:
@@ -278,25 +365,25 @@ class DeskJudge(RuleBasedStateMachine):
         hold = self.model.holds.get(command.hold_id)
         if hold is None and command.epoch == "another run":
             assert answer == Settled(hold_id=command.hold_id), "its entries are stored: they will be read"
-            self.model.loading = True
+            self.model.loading = set(self.model.open)
             return
         if hold is None or hold.state == "voided":
             at_ms = self.model.over.get(command.hold_id, (None, None))[0] if hold is None else hold.ended_at_ms
             if at_ms is not None and self.model.is_recent(at_ms):
                 assert answer == UnknownHold(hold_id=command.hold_id), f"nothing to settle, answered {answer.kind}"
             elif answer == Settled(hold_id=command.hold_id):  # unknown or forgotten: its entries tell what is right
-                self.model.loading = True
+                self.model.loading = set(self.model.open)
             else:
                 assert at_ms is not None, f"nobody knows {command.hold_id}, answered {answer.kind}"
             return
         if hold.state == "posted" and not self.model.is_recent(hold.ended_at_ms):
-            self.model.loading = any(account.loading for account in self.desk.ledger.accounts.values())
+            self.model.loading = {key for key, account in self.desk.ledger.accounts.items() if account.loading}
         assert isinstance(answer, Settled), f"a {hold.state} hold was settled, answered {answer.kind}"
         if hold.state != "posted":
             hold.posted_nanos, hold.settled = command.cost_nanos, True
             hold.state, hold.ended_at_ms = "posted" if command.confirmed else "unconfirmed", self.model.now_ms
-        if not self.model.loading:
-            for notice in answer.notices:
+        for notice in answer.notices:
+            if notice.account not in self.model.loading:
                 posted = self.model.posted(notice.account, notice.window)
                 pending = self.model.pending(notice.account, notice.window)
                 assert (notice.posted_nanos, notice.pending_nanos) == (posted, pending), "the notice is wrong"
@@ -323,20 +410,27 @@ class DeskJudge(RuleBasedStateMachine):
             is_over = hold.grant.expires_at_ms <= model.now_ms
             assert in_doubt or not is_over, f"{hold.grant.hold_id} is pending after its time"
         for waiting in model.queue:
-            request, verdicts = waiting.request, set(model.verdicts(waiting.request))
+            request, parked = waiting.request, self.desk.queue.get(waiting.request.hold_id)
+            assert parked is not None, f"{request.hold_id} has left the queue, and was told nothing"
+            waiting.claims = parked.keeps
+            model.take_part(request)
+            verdicts = set(model.verdicts(request))
             assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
             assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
             assert verdicts != {"never"}, f"{request.hold_id} is parked though it can never fit"
             if not model.busy_candidates(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
-                assert request.on_exhausted == "wait", f"{request.hold_id} is to fail on exhausted and waits for money"
-            elif model.loading or model.may_be_shut(request):
+                is_told_late = model.parts.keys() & levels(
+                    request.run
+                )  # what a run takes wakes nobody who waits for others
+                assert request.on_exhausted == "wait" or is_told_late, (
+                    f"{request.hold_id} is to fail and waits for money"
+                )
+            elif model.loading or model.is_missing(request) or model.may_be_shut(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
             elif waiting.busy_since_ms is None:
                 waiting.busy_since_ms = model.now_ms
             elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
-                parked = self.desk.queue.get(request.hold_id)
-                assert parked is not None
                 assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
                 assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
                 waiting.kept = parked.keeps
@@ -348,16 +442,24 @@ class DeskJudge(RuleBasedStateMachine):
         model, status = self.model, self.desk.status()
         seen: set[Place] = set()
         for account in status.accounts:
-            assert account.loading == model.loading
+            assert account.account in model.open, f"{account.account} is shown and not there"
+            assert account.loading == (account.account in model.loading), f"{account.account} is loading, or is not"
             for line in account.windows:
                 place = account.account, line.window
                 seen.add(place)
                 assert line.cap_nanos == model.cap(place), f"cap of {place}"
                 assert line.pending_nanos == model.pending(*place), f"pending in {place}"
-                assert model.loading or line.posted_nanos == model.posted(*place), f"posted in {place}"
+                assert account.loading or line.posted_nanos == model.posted(*place), f"posted in {place}"
             for limit in account.limits:
                 assert limit.used == model.running(account.account), f"calls at once in {account.account}"
-        assert seen >= model.caps.keys(), "a capped account is not shown"
+            if account.run is not None and not account.loading:
+                run = account.run
+                assert run.calls == model.calls(run.run), f"calls of {run.run}"
+                assert run.calls_max == model.calls_max(run.run), f"the most calls of {run.run}"
+                assert run.ends_at_ms == model.ends_ms(run.run), f"the end of {run.run}"
+                assert bool(run.ended_by) == model.parts[run.run].ended, f"who ended {run.run}"
+        named = {p for p in model.file.caps_nanos if p[0] in model.open and model.file.cap(p) is not None}
+        assert seen >= {*model.changed, *named}, "a capped account is not shown"
         assert status.holds == len(self.in_state("pending"))
         assert status.unconfirmed == len(self.in_state("unconfirmed"))
         assert status.parked == len(model.queue)
@@ -375,21 +477,29 @@ class DeskJudge(RuleBasedStateMachine):
     def read_what_was_spent(self) -> None:
         """Reads like the activity all that is stored, but for the holds that the desk counts itself."""
         wanted = self.both(lambda desk: desk.to_load())
-        assert (wanted is not None) == self.model.loading
+        assert (wanted is not None) == bool(self.model.loading), "what was spent is to be read, or is not"
         if wanted is None or (self.spend is not None and self.spend.number == wanted.number):
             return
-        known = [self.model.holds[hold_id] for hold_id in wanted.known_holds]
+        left_out = {self.model.holds[hold_id].grant.hold_id for hold_id in wanted.known_holds}
         posted: dict[str, dict[Window, int]] = {
-            account: {
-                window: self.model.posted(account, window)
-                - sum(
-                    hold.posted_nanos
-                    for hold in known
-                    if account in hold.accounts
-                    and window_name(window, hold.grant.granted_at_ms) == window_name(window, self.model.now_ms)
-                )
-                for window in WINDOWS
-            }
+            account: {window: self.posted_without(left_out, account, window) for window in WINDOWS}
             for account in wanted.accounts
         }
-        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted)
+        runs = {account: self.calls_without(left_out, account) for account in wanted.accounts if account[:4] == "run:"}
+        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted, runs=runs)
+
+    def posted_without(self, left_out: set[str], account: str, window: Window) -> int:
+        """What the stored entries say, but for those of these holds."""
+        now, holds = window_name(window, self.model.now_ms), [self.model.holds[hold_id] for hold_id in left_out]
+        return self.model.posted(account, window) - sum(
+            hold.posted_nanos
+            for hold in holds
+            if account in hold.accounts and window_name(window, hold.grant.granted_at_ms) == now
+        )
+
+    def calls_without(self, left_out: set[str], account: str) -> tuple[int, int]:
+        """How many calls have stored entries, but for those of these holds, and when the first one was granted."""
+        used = self.model.used_by(account.removeprefix("run:"))
+        stored = [hold.grant for hold in used if hold.state != "pending" and hold.grant.hold_id not in left_out]
+        calls = {grant.hold_id.partition("/")[0] for grant in stored}
+        return len(calls), min((grant.granted_at_ms for grant in stored), default=0)

@@ -2,33 +2,40 @@
 backwards; `DeskJudge` says what must be true after each."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from desk_drawn import (
-    caps,
+    NO_RUN,
+    AskedOfRun,
     configuration,
-    limits,
+    files,
     modes,
     odd_budgets,
     odd_candidates,
     places,
+    runs,
     tight,
     usual_budgets,
     usual_candidates,
+    watched,
 )
 from desk_judge import DeskJudge
 from desk_model import (
-    BUDGETS,
+    ACCOUNTS,
     HOUR,
     MINUTE,
+    NAMES,
     SECOND,
     SERVICES,
     START_MS,
     UNIT,
     Cap,
+    File,
     Mode,
     Place,
+    charged_by,
     next_end_ms,
     window_name,
 )
@@ -39,15 +46,18 @@ from hypothesis.stateful import (
     rule,
 )
 
+from paymaster.admission.desk import Desk
 from paymaster.messages import (
     AttemptReport,
     CallRef,
     Candidate,
     Delivery,
+    EndRun,
     Granted,
     ParkedAnswer,
     PauseService,
     RaiseCap,
+    RaiseRun,
     Reserve,
     ResumeService,
     SetCap,
@@ -56,6 +66,7 @@ from paymaster.messages import (
     Window,
 )
 from paymaster.values.money import nanos_to_usd
+from paymaster.values.windows import WINDOWS
 
 
 class DeskMachine(DeskJudge):
@@ -67,11 +78,18 @@ class DeskMachine(DeskJudge):
         mode=modes,
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR, 48 * HOUR]),
+        run=runs,
     )
     def new_call(
-        self, budget: tuple[str, ...], wanted: list[Candidate], mode: Mode, priority: int, wait_ms: int
+        self,
+        budget: tuple[str, ...],
+        wanted: list[Candidate],
+        mode: Mode,
+        priority: int,
+        wait_ms: int,
+        run: AskedOfRun,
     ) -> None:
-        self.send(self.request(budget, wanted, mode, priority, wait_ms))
+        self.send(self.request(budget, wanted, mode, priority, wait_ms, run=run))
 
     @rule(
         first=st.lists(usual_candidates, min_size=1, max_size=3),
@@ -80,16 +98,45 @@ class DeskMachine(DeskJudge):
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR]),
         jump=st.sampled_from([SECOND, 61 * SECOND, 61 * SECOND, 89 * SECOND]),
         then=usual_candidates,
+        run=runs,
     )
     def rush(
-        self, first: list[Candidate], large: Candidate, mode: Mode, wait_ms: int, jump: int, then: Candidate
+        self,
+        first: list[Candidate],
+        large: Candidate,
+        mode: Mode,
+        wait_ms: int,
+        jump: int,
+        then: Candidate,
+        run: AskedOfRun = NO_RUN,
     ) -> None:
         """Calls compete for one budget, and another comes later: most of what can go wrong begins like this."""
         for wanted in first:
-            self.send(self.request(["acme"], [wanted], mode))
-        self.send(self.request(["acme"], [large], mode, wait_ms=wait_ms))
+            self.send(self.request(["acme"], [wanted], mode, run=run))
+        self.send(self.request(["acme"], [large], mode, wait_ms=wait_ms, run=run))
         self.advance_to(self.clock_ms + jump)
-        self.send(self.request(["acme/team"], [then], mode))
+        self.send(self.request(["acme/team"], [then], mode, run=run))
+
+    @precondition(lambda self: self.ended_attempts())
+    @rule(data=st.data(), wanted=st.lists(usual_candidates, min_size=1, max_size=2))
+    def next_attempt(self, data: st.DataObject, wanted: list[Candidate]) -> None:
+        """A call goes on under another hold: after an attempt that failed, or a grant that was taken back."""
+        before = data.draw(st.sampled_from(self.ended_attempts()))
+        call, _, number = before.hold_id.partition("/")
+        update = {
+            "hold_id": f"{call}/{int(number) + 1}",
+            "candidates": tuple(wanted),
+            "asked_at_ms": self.clock_ms,
+            "deadline_at_ms": self.clock_ms + 2 * HOUR,
+            "granted_before": before.granted_before or self.model.holds[before.hold_id].was_used,
+        }
+        self.send(before.model_copy(update=update))
+
+    def ended_attempts(self) -> list[Reserve]:
+        """The latest of each call, where it got a grant and nothing is unknown of it any more."""
+        latest = {c.hold_id.partition("/")[0]: c for c in self.sent if isinstance(c, Reserve)}
+        over = {hold_id for hold_id, hold in self.model.holds.items() if not hold.is_open}
+        return [command for command in latest.values() if command.hold_id in over]
 
     @rule(
         budget=odd_budgets,
@@ -121,6 +168,7 @@ class DeskMachine(DeskJudge):
         priority: int = 0,
         wait_ms: int = 2 * HOUR,
         input_bytes: int = 10,
+        run: AskedOfRun = NO_RUN,
     ) -> Reserve:
         self.calls += 1
         return Reserve(
@@ -134,6 +182,8 @@ class DeskMachine(DeskJudge):
             deadline_at_ms=self.clock_ms + wait_ms,
             asked_at_ms=self.clock_ms,
             priority=priority,
+            run=run[0],
+            run_terms=run[1],
         )
 
     @precondition(lambda self: self.in_state("pending"))
@@ -188,80 +238,70 @@ class DeskMachine(DeskJudge):
         grant = data.draw(st.sampled_from(list(self.model.holds.values()))).grant
         report = AttemptReport(hold_id=grant.hold_id, service=grant.service, pause_ms=pause_ms, trips_breaker=True)
         self.both(lambda desk: desk.report(report, self.clock_ms))
+        hold = self.model.holds[grant.hold_id]
+        hold.failed = hold.failed or hold.runs
         self.take_in_outbox()
         self.looked = False
 
     # ------------------------------------------------------------ admins and configuration
 
-    @initialize(
-        caps_nanos=caps,
-        concurrent_max=limits,
-        max_parked=st.sampled_from([1, 4, 100]),
-        earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2),
-    )
-    def begin(
-        self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], max_parked: int, earlier: dict[Place, int]
-    ) -> None:
-        self.model.earlier = earlier
-        self.model.loading = True
-        self.configure(caps_nanos, concurrent_max, max_parked)
+    @initialize(file=files, earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2))
+    def begin(self, file: File, earlier: dict[Place, int] | None = None) -> None:
+        self.model.earlier = earlier or {}
+        self.configure(file)
 
     @precondition(lambda self: self.desk.state.began)
-    @rule(watched=st.frozensets(st.sampled_from([f"budget:{path}" for path in BUDGETS]), max_size=2))
+    @rule(watched=watched)
     def watch_budgets(self, watched: frozenset[str]) -> None:
         """And enforce the others."""
-        self.configure(self.model.file_caps, self.model.concurrent_max, self.model.max_parked, watched)
+        self.configure(replace(self.model.file, watched=watched))
 
     @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
-    @rule(caps_nanos=caps, concurrent_max=limits, keep=st.booleans(), max_parked=st.sampled_from([4, 100]))
-    def change_configuration(
-        self, caps_nanos: dict[Place, int], concurrent_max: dict[str, int], keep: bool, max_parked: int
-    ) -> None:
-        self.configure({**self.model.file_caps, **caps_nanos} if keep else caps_nanos, concurrent_max, max_parked)
+    @rule(file=files, keep=st.booleans())
+    def change_configuration(self, file: File, keep: bool) -> None:
+        before = self.model.file
+        caps_nanos = {**before.caps_nanos, **file.caps_nanos} if keep else file.caps_nanos
+        self.configure(replace(file, caps_nanos=caps_nanos, watched=before.watched))
 
-    def configure(
-        self,
-        caps_nanos: dict[Place, int],
-        concurrent_max: dict[str, int],
-        max_parked: int,
-        watched: frozenset[str] | None = None,
-    ) -> None:
+    def configure(self, file: File) -> None:
         self.configurations += 1
-        model = self.model
-        watched = model.watched if watched is None else watched
-        config = configuration(caps_nanos, concurrent_max, self.configurations, max_parked, watched)
+        config = configuration(file, self.configurations)
         self.let_time_pass()
         self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
-        model.watched = watched
-        for place in {*model.file_caps, *caps_nanos}:
-            if model.file_caps.get(place) != caps_nanos.get(place):
-                model.caps.pop(place, None)
-                if place in caps_nanos:
-                    model.caps[place] = Cap(caps_nanos[place])
-        model.file_caps, model.concurrent_max, model.max_parked = dict(caps_nanos), dict(concurrent_max), max_parked
+        model = self.model
+        before = {place: model.cap_unchanged(place) for place in model.changed}
+        model.file = file
+        for place, cap in before.items():
+            if model.cap_unchanged(place) != cap:
+                del model.changed[place]
         self.take_in_gates()
         self.after_a_look()
 
-    @precondition(lambda self: self.model.caps)
+    @precondition(lambda self: self.capped_places())
     @rule(data=st.data(), by=st.sampled_from([1, UNIT, 2 * UNIT, 4 * UNIT]), lapses=st.booleans())
     def raise_a_cap(self, data: st.DataObject, by: int, lapses: bool) -> None:
-        self.raise_cap(data.draw(st.sampled_from(sorted(self.model.caps))), by, lapses)
+        self.raise_cap(data.draw(st.sampled_from(self.capped_places())), by, lapses)
 
     @rule(place=places, by=st.sampled_from([0, 1, UNIT]))
     def raise_what_may_not_be_capped(self, place: Place, by: int) -> None:
         self.raise_cap(place, by, False)
 
+    def capped_places(self) -> list[Place]:
+        every: list[Place] = [(account, window) for account in (*ACCOUNTS, *NAMES) for window in WINDOWS]
+        return [place for place in every if self.model.cap(place) is not None]
+
     def raise_cap(self, place: Place, by: int, lapses: bool) -> None:
         account, window = place
+        if any(account in charged_by(w.request) for w in self.model.queue if self.model.is_missing(w.request)):
+            return  # it would have an account, and who waits for room is looked at a second later
         change = RaiseCap(account=account, window=window, by=str(nanos_to_usd(by)), until_window_end=lapses)
         self.let_time_pass()
-        cap = self.model.caps.get(place)
-        if cap is None or by == 0 or (lapses and window == "total"):
-            for desk in (self.desk, self.cut_desk):
-                with pytest.raises(ValueError, match=r"cap|total"):
-                    desk.raise_cap(change, self.clock_ms)
+        before = self.model.cap_unchanged(place)
+        if self.model.cap(place) is None or by == 0 or (lapses and window == "total"):
+            self.refused(lambda desk: desk.raise_cap(change, self.clock_ms), "cap|total|account")
         else:
             answer = self.both(lambda desk: desk.raise_cap(change, self.clock_ms))
+            cap = self.model.changed.setdefault(place, Cap(before or 0))
             if lapses:
                 cap.lapsing.append((window_name(window, self.model.now_ms), by))
             else:
@@ -269,13 +309,52 @@ class DeskMachine(DeskJudge):
             assert answer.cap_nanos == self.model.cap(place), "the answer to raise_cap is not the new cap"
         self.after_a_look()
 
+    def refused(self, do: Callable[[Desk], object], why: str) -> None:
+        def wrong(desk: Desk) -> None:
+            with pytest.raises(ValueError, match=why):
+                do(desk)
+
+        self.both(wrong)
+
     @rule(place=places, to=st.one_of(tight, st.sampled_from([0, UNIT])))
     def set_cap(self, place: Place, to: int) -> None:
         change = SetCap(account=place[0], window=place[1], to=str(nanos_to_usd(to)))
         self.let_time_pass()
         answer = self.both(lambda desk: desk.set_cap(change, self.clock_ms))
-        self.model.caps[place] = Cap(to)
+        self.model.changed[place] = Cap(to)
         assert answer.cap_nanos == to
+        self.after_a_look()
+
+    @precondition(lambda self: self.model.parts)
+    @rule(
+        data=st.data(),
+        by=st.sampled_from([None, UNIT, 4 * UNIT]),
+        calls=st.sampled_from([0, 1]),
+        lasts_ms=st.sampled_from([0, MINUTE]),
+    )
+    def raise_run(self, data: st.DataObject, by: int | None, calls: int, lasts_ms: int) -> None:
+        model, path = self.model, data.draw(st.sampled_from(sorted(self.model.parts)))
+        usd = None if by is None else str(nanos_to_usd(by))
+        change = RaiseRun(run=path, by=usd, calls=calls, lasts_ms=lasts_ms)
+        self.let_time_pass()
+        place: Place = (f"run:{path}", "total")
+        part, terms, cap = model.parts.get(path), model.terms(place[0]), model.cap(place)
+        unlimited = (by and cap is None) or (calls and terms.calls is None) or (lasts_ms and terms.lasts_ms is None)
+        if part is None or unlimited or not (by or calls or lasts_ms):
+            self.refused(lambda desk: desk.raise_run(change, self.clock_ms), "run|cap")
+        else:
+            self.both(lambda desk: desk.raise_run(change, self.clock_ms))
+            part.more_calls, part.more_ms = part.more_calls + calls, part.more_ms + lasts_ms
+            if by:
+                model.changed.setdefault(place, Cap(cap or 0)).nanos += by
+        self.after_a_look()
+
+    @precondition(lambda self: self.model.parts)
+    @rule(path=st.sampled_from(["r1", "r1/a", "r2"]))
+    def end_run(self, path: str) -> None:
+        self.let_time_pass()
+        self.both(lambda desk: desk.end_run(EndRun(run=path), self.clock_ms))
+        self.model.parts[path].ended = True
         self.after_a_look()
 
     @rule(service=st.sampled_from(SERVICES), pause=st.booleans())
@@ -295,7 +374,7 @@ class DeskMachine(DeskJudge):
     def reload(self) -> None:
         self.let_time_pass()
         self.both(lambda desk: desk.reload(self.clock_ms))
-        self.model.loading = True
+        self.model.loading = set(self.model.open)
 
     @precondition(lambda self: self.spend is not None)
     @rule()
@@ -306,8 +385,9 @@ class DeskMachine(DeskJudge):
         self.let_time_pass()
         wanted = self.desk.to_load()
         self.both(lambda desk: desk.loaded(spend, self.clock_ms))
-        self.model.loading = wanted is not None and wanted.number != spend.number
-        self.model.began = self.model.began or not self.model.loading
+        if wanted is not None and wanted.number == spend.number:
+            self.model.loading.difference_update(wanted.accounts)
+            self.model.began = True
         self.after_a_look()
 
     # ------------------------------------------------------------ time and deliveries
@@ -382,3 +462,10 @@ class DeskMachine(DeskJudge):
         self.advance_to(self.clock_ms + HOUR)  # what the end of the waits itself let through
         assert not self.model.queue, "a call waits for ever"
         assert not self.in_state("pending"), "a hold never ends"
+        self.books_agree_with_the_model()
+        while self.spend is not None:
+            self.spend_arrives()
+            self.books_agree_with_the_model()
+        self.advance_to(self.clock_ms + 11 * MINUTE)
+        idle = [account for account in self.model.open if self.is_idle(account)]
+        assert not idle, f"nobody uses {idle}, and they stay in the books"

@@ -9,29 +9,19 @@ that has tests of its own.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from desk_bugs import BROKEN
+from desk_drawn import NO_RUN, AskedOfRun
 from desk_machine import DeskMachine
-from desk_model import (
-    HOUR,
-    SECOND,
-    UNIT,
-    WHOLE,
-)
+from desk_model import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import (
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import run_state_machine_as_test
 from searches import examples
 
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
-from paymaster.messages import (
-    Candidate,
-    Settle,
-    Void,
-)
+from paymaster.messages import Candidate, Reserve, RunTerms, Settle, Void
 
 SEARCH = int(os.environ.get("DESK_MACHINE_EXAMPLES", "0"))
 EXAMPLES = settings(
@@ -57,7 +47,7 @@ def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_
         Candidate(service="s", model="m", max_output_tokens=tokens, price=WHOLE) for tokens in (1_000, 3_000)
     )
     machine = DeskMachine()
-    machine.begin(caps_nanos={("budget:acme", "day"): 4 * UNIT - 1}, max_parked=4, earlier={}, concurrent_max={})
+    machine.begin(File(caps_nanos={("budget:acme", "day"): 4 * UNIT - 1}))
     machine.books_agree_with_the_model()
     machine.spend_arrives()
     machine.almost_an_hour_passes()  # into the next day
@@ -71,38 +61,112 @@ def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_
     assert [waiting.request.hold_id for waiting in machine.model.queue] == ["run-4/1"]
 
 
-def a_few_steps() -> None:
+CALL = Candidate(service="s", model="m", max_output_tokens=1_000, price=WHOLE)
+MINI = CALL.model_copy(update={"service": "t", "short_below": 900_000})
+POOL = (CALL, CALL.model_copy(update={"service": "t", "shares": True}))
+
+
+class Steps(DeskMachine):
+    """A machine that is told what to do, and looks at the books after each step."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__()
+        self.begin(file)
+        self.look()
+
+    def look(self) -> None:
+        """And what was spent is read where that is asked for."""
+        self.books_agree_with_the_model()
+        self.a_cut_changes_nothing()
+        while self.spend is not None:
+            self.spend_arrives()
+            self.books_agree_with_the_model()
+            self.a_cut_changes_nothing()
+
+    def ask(
+        self, *budgets: str, calls: Sequence[Candidate] = (CALL,), mode: Mode = "wait", run: AskedOfRun = NO_RUN
+    ) -> Reserve:
+        request = self.request(budgets, [*calls], mode, run=run)
+        self.send(request)
+        self.look()
+        return request
+
+    def ends(self, hold_id: str, cost_nanos: int) -> None:
+        self.send(Settle(hold_id=hold_id, cost_nanos=cost_nanos, epoch="this run"))
+        self.look()
+
+    def wait(self, minutes: int) -> None:
+        self.advance_to(self.clock_ms + minutes * MINUTE)
+        self.look()
+
+
+def steps_of_budgets() -> None:
     """Two calls fill a cap, a third one waits; one of them is settled, one gives its hold back."""
-    call = Candidate(service="s", model="m", max_output_tokens=1_000, price=WHOLE)
-    mini = call.model_copy(update={"service": "t", "short_below": 900_000})
-    pool = [call, call.model_copy(update={"service": "t", "shares": True})]
-    machine = DeskMachine()
-
-    def look() -> None:
-        machine.books_agree_with_the_model()
-        machine.a_cut_changes_nothing()
-
-    machine.begin(caps_nanos={("budget:acme", "day"): 3 * UNIT - 1}, max_parked=4, earlier={}, concurrent_max={})
-    look()
-    machine.spend_arrives()
+    steps = Steps(File(caps_nanos={("budget:acme", "day"): 3 * UNIT - 1}))
     for budgets in (["solo", "acme/team"], ["acme/team"], ["acme/team"]):
-        machine.send(machine.request(budgets, [call], "wait"))
-        look()
-    assert (len(machine.in_state("pending")), len(machine.model.queue)) == (2, 1)
-    machine.send(Settle(hold_id="run-1/1", cost_nanos=UNIT // 2, epoch="this run"))
-    look()
-    machine.send(Void(hold_id="run-2/1"))
-    look()
-    machine.send(machine.request(["acme"], [call, mini], "wait"))
-    look()
-    assert machine.model.holds["run-4/1"].grant.money_short
-    machine.watch_budgets(frozenset({"budget:acme"}))
+        steps.ask(*budgets)
+    assert (len(steps.in_state("pending")), len(steps.model.queue)) == (2, 1)
+    steps.ends("run-1/1", UNIT // 2)
+    steps.send(Void(hold_id="run-2/1"))
+    steps.look()
+    steps.ask("acme", calls=[CALL, MINI])
+    assert steps.model.holds["run-4/1"].grant.money_short
+    steps.watch_budgets(frozenset({"budget:acme"}))
     for _ in range(2):
-        machine.send(machine.request(["acme"], pool, "fail"))
-        look()
+        steps.ask("acme", calls=POOL, mode="fail")
     for _ in range(3):
-        machine.send(machine.request(["acme/team"], [call], "fail"))
-        look()
+        steps.ask("acme/team", mode="fail")
+
+
+def steps_of_names() -> None:
+    """A name spends its cap, is forgotten, comes back, and an admin changes its cap; another one has money on hold."""
+    ann, bob, cy = (name.removeprefix("budget:") for name in NAMES)
+    caps_nanos: dict[Place, int] = {
+        ("budget:acme", "day"): 100 * UNIT,
+        (TEMPLATE, "day"): 3 * UNIT - 1,
+        (NAMES[0], "day"): 2 * UNIT - 1,
+    }
+    steps = Steps(File(caps_nanos=caps_nanos, tables=frozenset({TEMPLATE, NAMES[0]})))
+    steps.ask(ann)
+    steps.ask(bob, run=("r1", (RunTerms(usd_nanos=4 * UNIT),)))
+    steps.ends(steps.ask(cy).hold_id, 2 * UNIT)
+    steps.wait(3)
+    steps.wait(8)
+    assert steps.model.open == {*ACCOUNTS, NAMES[0], NAMES[1], "run:r1"}
+    steps.ask(cy)
+    assert len(steps.model.queue) == 1
+    steps.set_cap((NAMES[2], "day"), 8 * UNIT)
+    steps.look()
+    assert not steps.model.queue
+    steps.ends("run-4/1", UNIT)
+    steps.wait(11)
+    assert NAMES[2] in steps.model.open
+
+
+def steps_of_runs() -> None:
+    """A run makes the two calls that it may, one of them in two attempts and in a part with limits of its own; another
+    run is ended."""
+    steps = Steps(File(caps_nanos={("budget:acme", "day"): 100 * UNIT}, per_run={"budget:acme": RunTerms(calls=2)}))
+    terms, others = (RunTerms(usd_nanos=usd * UNIT) for usd in (4, 6))
+    first = steps.ask("acme", run=("r1/a", (None, terms)))
+    steps.ends("run-1/1", 0)
+    steps.send(first.model_copy(update={"hold_id": "run-1/2", "granted_before": True}))
+    steps.look()
+    steps.ask("acme", run=("r1/a", (None, others)))
+    steps.ask("acme", calls=[CALL.model_copy(update={"price": HALF})], run=("r1", ()))
+    assert steps.model.calls("r1") == 2
+    steps.ask("acme", mode="fail", run=("r1", ()))
+    steps.ask("acme", run=("r2", ()))
+    steps.end_run("r2")
+    steps.look()
+    steps.ask("acme", run=("r2/a", ()))
+    assert [hold.grant.run for hold in steps.in_state("pending")] == ["r1/a", "r1", "r2"]
+
+
+def a_few_steps() -> None:
+    steps_of_budgets()
+    steps_of_names()
+    steps_of_runs()
 
 
 def test_the_machine_has_nothing_to_say_of_a_few_steps() -> None:
