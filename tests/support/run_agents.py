@@ -10,6 +10,7 @@ from temporalio import activity, workflow
 
 from paymaster import LLMRequest, generate, run_budget
 from paymaster import client as outside
+from paymaster.errors import CallDenied
 from paymaster.transport import PaymasterTransport, SyncPaymasterTransport
 
 QUICKLY = timedelta(seconds=30)
@@ -115,6 +116,20 @@ class BudgetedAgent:
         self._steps += 1
 
 
+@workflow.defn
+class Looper:
+    """Asks for the same thing again and again, each time as a call of its own."""
+
+    @workflow.run
+    async def run(self, times: int, route: str, budget: str) -> int:
+        for number in range(times):
+            try:
+                await generate(asked("the same thing", route, budget).model_copy(update={"call_id": None}))
+            except CallDenied:
+                return number
+        return times
+
+
 def many(name: str, count: int) -> list[str]:
     return [f"{name} {number:02}" for number in range(count)]
 
@@ -155,4 +170,4 @@ class Fleet:
 
 
 ACTIVITIES = [asks_in_activity, asks_in_thread]
-WORKFLOWS = [RunAgent, SubAgent, BudgetedAgent, Fleet, Crew]
+WORKFLOWS = [Looper, RunAgent, SubAgent, BudgetedAgent, Fleet, Crew]
