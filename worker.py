@@ -97,6 +97,7 @@ from workflows.content_agent import ContentAgentWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
+from workflows.purchase import PurchaseWorkflow
 from workflows.standing import StandingWorkflow
 from workflows.stored_answers import AnswerPieceWorkflow, BodySweepWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
@@ -387,6 +388,7 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
         task_queue=CALLS_TASK_QUEUE,
         workflows=[
             LLMCallWorkflow,
+            PurchaseWorkflow,
             UsageBacklogWorkflow,
             UsageBacklogPieceWorkflow,
             BodySweepWorkflow,

@@ -5,9 +5,9 @@ from temporalio.client import Client
 
 from activities.call_signals import CallSignal, has_ended, signal_calls
 from paymaster.messages import CallRef
-from paymaster.messages.temporal_names import CALL_WORKFLOW, LEDGER_BEGAN
+from paymaster.messages.temporal_names import CALL_WORKFLOW, LEDGER_BEGAN, PURCHASE_WORKFLOW
 
-RUNNING_CALLS = f'WorkflowType = "{CALL_WORKFLOW.name}" AND ExecutionStatus = "Running"'
+RUNNING_CALLS = f'WorkflowType IN ("{CALL_WORKFLOW.name}", "{PURCHASE_WORKFLOW.name}") AND ExecutionStatus = "Running"'
 
 
 class RecallParkedActivities:

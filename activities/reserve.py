@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.run_roots import RunRoots
 from paymaster.calls.candidates import Listed, listed, shares
+from paymaster.calls.purchases import candidate_of
 from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -50,7 +51,7 @@ _SEARCHES = "model.search"
 """What a model needs that searches the web by itself, such as OpenAI's gpt-4o-search-preview and Perplexity's
 sonar-deep-research: the fees, and what was found, are in no bound."""
 _PLAIN = (
-    "the request came in plain text, where everybody who reads Temporal's histories reads its prompt, and this worker "
+    "the request came in plain text, where everybody who reads Temporal's histories reads it, and this worker "
     "has [encryption]; give the agent's client PaymasterPlugin() with the same keys, or the codec; or set "
     "allow_plaintext = true under [encryption] for the workers"
 )
@@ -111,8 +112,8 @@ class ReserveActivities:
         if request.plain and not self._settings.encryption.allow_plaintext:
             return Denied(hold_id=request.hold_id, reason="plaintext", detail=_PLAIN)
         ledger = self._settings.ledger
-        route = self._route(request)
-        if route is None:
+        candidates = self._candidates(request)
+        if candidates is None:
             known = ", ".join(sorted(self._settings.routes)) or "none"
             detail = f"there is no route {request.route!r} in this worker's configuration; there are: {known}"
             return Denied(hold_id=request.hold_id, reason="unknown_route", detail=detail)
@@ -122,7 +123,7 @@ class ReserveActivities:
             call=request.call,
             budget=request.budget,
             further_budgets=request.further_budgets,
-            candidates=self._candidates(request, route),
+            candidates=candidates,
             input_bytes=request.input_bytes,
             on_exhausted=request.on_exhausted or ledger.on_exhausted,
             deadline_at_ms=request.started_at_ms + wait_at_most_ms,
@@ -159,7 +160,14 @@ class ReserveActivities:
             activity.logger.warning("hold %s could not be voided, the backlog tries again: %s", hold_id, error)
             await self._backlog.add_void(hold_id)
 
-    def _candidates(self, request: ReserveRequest, route: Sequence[Listed]) -> tuple[Candidate, ...]:
+    def _candidates(self, request: ReserveRequest) -> tuple[Candidate, ...] | None:
+        """Those of its route that are left, or what it wants to buy. None: there is no such route."""
+        if request.up_to_nanos is not None:
+            return (candidate_of(request.route, request.up_to_nanos),)
+        route = self._route(request)
+        return None if route is None else self._left(request, route)
+
+    def _left(self, request: ReserveRequest, route: Sequence[Listed]) -> tuple[Candidate, ...]:
         too_small = max((self._model(name).context_tokens or 0 for name in request.too_long_for), default=0)
         left = [
             each

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         CallUnavailable,
         OutputInvalid,
         PaymasterError,
+        PurchaseDenied,
+        PurchaseEnded,
         StandingUnknown,
     )
     from paymaster.messages import (
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     )
     from paymaster.passed_through import sandbox
     from paymaster.plugin import PaymasterPlugin
+    from paymaster.purchases import purchase
     from paymaster.runs import run_budget
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
     "OutputInvalid",
     "PaymasterError",
     "PaymasterPlugin",
+    "PurchaseDenied",
+    "PurchaseEnded",
     "RunLimits",
     "Standing",
     "StandingUnknown",
@@ -53,6 +58,7 @@ __all__ = [
     "ToolCall",
     "answer_pieces",
     "generate",
+    "purchase",
     "read_answer",
     "run_budget",
     "sandbox",
@@ -77,6 +83,7 @@ _HOME = {
     "Outcome": "messages",
     "Standing": "messages",
     "PaymasterPlugin": "plugin",
+    "purchase": "purchases",
     "run_budget": "runs",
     "sandbox": "passed_through",
 }

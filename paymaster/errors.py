@@ -6,6 +6,8 @@ PaymasterError              an agent may catch this one
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
 ├── CallIdReused            the same call id with other content                        → choose another id
 ├── StandingUnknown         what is left of a budget is not known                      → name another one, or ask later
+├── PurchaseDenied          nothing was held: budget, configuration, or no ledger      → ask an admin, or do without
+├── PurchaseEnded           what a purchase did cost is said twice, or too late        → resolve it by command
 ├── AnswerGone              a stored answer is deleted, or cannot be read any more    → read it sooner, or ask again
 └── OutputInvalid           the answer is not what was asked for, even when repaired   → ask otherwise, or do without
 
@@ -16,6 +18,7 @@ makes its task run again for ever.
 from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import LLMResult, Outcome
+from paymaster.messages.purchases import PurchaseResult
 
 
 class PaymasterError(ApplicationError):
@@ -44,6 +47,18 @@ class CallIdReused(PaymasterError):
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call id {call_id!r} was used before with other content; the same id means the same call")
+
+
+class PurchaseDenied(PaymasterError):
+    """Nothing may be bought: the budget or the configuration forbids it, or no ledger answered. `result` says why."""
+
+    def __init__(self, result: PurchaseResult) -> None:
+        super().__init__(f"{result.reason}: {result.detail}")
+        self.result = result
+
+
+class PurchaseEnded(PaymasterError):
+    """What a purchase did cost was said before, or it had ended before that was said."""
 
 
 class AnswerGone(PaymasterError):

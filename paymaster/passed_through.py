@@ -14,6 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 RunnerT = TypeVar("RunnerT", bound=SandboxedWorkflowRunner)
 
 _SDKS: Mapping[str, tuple[str, ...]] = {
+    "paymaster": ("paymaster.agent", "paymaster.purchases"),
     "httpx2": ("httpcore2", "anyio._backends._asyncio"),
     "openai": ("openai.resources.chat.completions", "openai.resources.responses", "openai.resources.embeddings"),
     "anthropic": (
@@ -40,7 +41,6 @@ _FAILURES: Mapping[str, tuple[str, str]] = {
 }
 """By package, the class of its errors that say that a request failed."""
 _PASSED = (
-    "paymaster",
     *_SDKS,
     "anyio",
     "distro",

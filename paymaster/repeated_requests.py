@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from temporalio import activity
-
-from paymaster.messages import LLMRequest
 
 REQUESTS_MAX = 10_000
 """Different requests that are remembered."""
@@ -128,7 +126,20 @@ def _scheduled(info: activity.Info) -> str:
     return "" if info.is_local or info.workflow_run_id is None else info.scheduled_time.isoformat()
 
 
-def call_of(request: LLMRequest, repeats: int, elsewhere: RepeatedRequests) -> SentCall:
+class Asked(Protocol):
+    """A request of a call, or of a purchase."""
+
+    @property
+    def call_id(self) -> str | None:
+        """The id that its caller chose. None: none."""
+        ...
+
+    def digest(self) -> str:
+        """Equal for equal requests."""
+        ...
+
+
+def call_of(request: Asked, repeats: int, elsewhere: RepeatedRequests) -> SentCall:
     """The call of a request that is sent outside workflows. `elsewhere`: the requests of a caller that is no activity.
 
     In an activity its id depends on the activity and on the request, so that a retried activity finds it again.

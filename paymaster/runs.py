@@ -15,6 +15,7 @@ from temporalio.common import RawValue
 
 from paymaster.errors import PaymasterError
 from paymaster.messages import Asker, CallRef, LLMRequest, RunLimits, RunPart, RunScope
+from paymaster.messages.purchases import PurchaseRequest
 from paymaster.security.payloads import as_raw, read_raw
 from paymaster.values.run_path import check_run_segment, run_id_of_root
 
@@ -23,7 +24,7 @@ __all__ = ["run_budget"]
 HEADER = "paymaster-run"
 """Of activities and child workflows: the scope in which they were started."""
 
-_RequestT = TypeVar("_RequestT", bound=LLMRequest)
+_RequestT = TypeVar("_RequestT", bound=LLMRequest | PurchaseRequest)
 
 _scope: ContextVar[RunScope | None] = ContextVar("paymaster_run_scope", default=None)
 """Of the task, or thread, of a workflow, an activity or a program."""

@@ -37,7 +37,24 @@ from paymaster.messages import (
     call_id_of,
 )
 from paymaster.messages.base import Message
-from paymaster.messages.temporal_names import CALL_WORKFLOW, SCRIPTED_CALL, STANDING
+from paymaster.messages.purchases import (
+    PurchaseBegun,
+    PurchaseEnd,
+    PurchaseOutcome,
+    PurchaseRequest,
+    PurchaseResult,
+)
+from paymaster.messages.temporal_names import (
+    CALL_WORKFLOW,
+    PURCHASE_BEGIN,
+    PURCHASE_END,
+    PURCHASE_WORKFLOW,
+    SCRIPTED_CALL,
+    SCRIPTED_PURCHASE,
+    SCRIPTED_PURCHASE_END,
+    STANDING,
+    purchase_granted_signal,
+)
 from paymaster.plugin import PaymasterPlugin
 from paymaster.security.payloads import as_raw, read_raw
 from paymaster.settings import Settings
@@ -46,9 +63,11 @@ from paymaster.values.json_reading import read_json
 from paymaster.values.money import TokenUsage, usd_to_nanos
 
 __all__ = [
+    "PurchaseScript",
     "Script",
     "ScriptedCall",
     "ScriptedCalls",
+    "ScriptedPurchase",
     "completed",
     "denied",
     "local_temporal",
@@ -70,6 +89,16 @@ class ScriptedCall(Message):
     parked_for: timedelta = timedelta()
     """How long it waits for money before."""
 
+
+class ScriptedPurchase(Message):
+    """A purchase of the agent, as it ended."""
+
+    request: PurchaseRequest
+    result: PurchaseResult
+
+
+PurchaseScript = Callable[[PurchaseRequest], ScriptedCall | None]
+"""What says whether a purchase is granted: None, or `denied(…)`."""
 
 Script = Sequence[ScriptedCall] | Callable[[LLMRequest], ScriptedCall]
 """The ends of calls in the order in which they start, or what says it of each. Where an agent makes calls at once their
@@ -135,7 +164,10 @@ def parked(duration: timedelta, then: ScriptedCall | None = None) -> ScriptedCal
 class ScriptedCalls:
     """What the agent asked for so far."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, purchases: PurchaseScript = lambda request: None) -> None:
+        self.purchases: list[ScriptedPurchase] = []
+        """In the order in which they ended."""
+        self._purchase_script = purchases
         self.requests: list[LLMRequest] = []
         """In the order in which the calls started, each with its call id."""
         self._function = script if callable(script) else None
@@ -145,6 +177,21 @@ class ScriptedCalls:
     async def end_of(self, message: RawValue) -> RawValue:
         """The end of the call that starts now, a ScriptedCall. Fails the call where the script has none."""
         return as_raw(self._end_of(read_raw(message, LLMRequest)))
+
+    @activity.defn(name=SCRIPTED_PURCHASE)
+    async def denial_of(self, message: RawValue) -> RawValue:
+        """The result of a purchase that is denied. None: it is granted."""
+        request = read_raw(message, PurchaseRequest)
+        end = self._purchase_script(request)
+        if end is None:
+            return as_raw(None)
+        result = PurchaseResult(outcome=PurchaseOutcome.DENIED, reason=end.result.reason, detail=end.result.detail)
+        self.purchases.append(ScriptedPurchase(request=request, result=result))
+        return as_raw(result)
+
+    @activity.defn(name=SCRIPTED_PURCHASE_END)
+    async def keep_purchase(self, message: RawValue) -> None:
+        self.purchases.append(read_raw(message, ScriptedPurchase))
 
     def _end_of(self, request: LLMRequest) -> ScriptedCall:
         self.requests.append(request)
@@ -191,6 +238,60 @@ class ScriptedCallWorkflow:
         return as_raw(result)
 
 
+@workflow.defn(name=PURCHASE_WORKFLOW.name, sandboxed=False)
+class ScriptedPurchaseWorkflow:
+    """Stands where Paymaster's own workflow of a purchase stands otherwise."""
+
+    def __init__(self) -> None:
+        self._granted = self._over = False
+        self._end: PurchaseEnd | None = None
+
+    @workflow.run
+    async def run(self, message: RawValue) -> RawValue:
+        """`message` is a PurchaseRequest, the result a PurchaseResult."""
+        denial = await self._tell(SCRIPTED_PURCHASE, message)
+        if denial.payload.data:
+            self._over = True
+            return denial
+        await self._grant()
+        await workflow.wait_condition(lambda: self._end is not None)
+        self._over = True
+        request = read_raw(message, PurchaseRequest)
+        result = _result_of(request, self._end)
+        await self._tell(SCRIPTED_PURCHASE_END, as_raw(ScriptedPurchase(request=request, result=result)))
+        return as_raw(result)
+
+    async def _grant(self) -> None:
+        self._granted, info = True, workflow.info()
+        if info.parent is not None:
+            parent = workflow.get_external_workflow_handle(info.parent.workflow_id, run_id=info.parent.run_id)
+            await parent.signal(purchase_granted_signal(info.workflow_id))
+
+    async def _tell(self, activity_name: str, message: RawValue) -> RawValue:
+        return await workflow.execute_local_activity(
+            activity_name,
+            message,
+            result_type=RawValue,
+            start_to_close_timeout=_ANSWER_WITHIN,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+    @workflow.update(name=PURCHASE_BEGIN.name)
+    async def begin(self, message: RawValue) -> RawValue:
+        await workflow.wait_condition(lambda: self._granted or self._over)
+        return as_raw(PurchaseBegun(state="taken" if self._over else "granted"))
+
+    @workflow.signal(name=PURCHASE_END.name)
+    def purchase_end(self, message: RawValue) -> None:
+        self._end = read_raw(message, PurchaseEnd)
+
+
+def _result_of(request: PurchaseRequest, end: PurchaseEnd | None) -> PurchaseResult:
+    if end is None or end.outcome == "unknown":
+        return PurchaseResult(outcome=PurchaseOutcome.UNCONFIRMED, cost_nanos=request.up_to_nanos)
+    return PurchaseResult(outcome=PurchaseOutcome(end.outcome), cost_nanos=end.cost_nanos)
+
+
 def _parsed(request: LLMRequest, result: LLMResult) -> object:
     """The answer as data, where JSON was asked for and this is some."""
     if request.json_schema is None or result.parsed is not None:
@@ -203,18 +304,23 @@ def _parsed(request: LLMRequest, result: LLMResult) -> object:
 
 @asynccontextmanager
 async def scripted_calls(
-    client: Client, script: Script, *, standing: Standing | None = None
+    client: Client,
+    script: Script,
+    *,
+    standing: Standing | None = None,
+    purchases: PurchaseScript = lambda request: None,
 ) -> AsyncGenerator[ScriptedCalls]:
     """While the block runs, calls that are made through this client's namespace end as the script says.
 
-    `standing` is what `paymaster.standing` answers for every budget. Default: nothing is capped.
+    `standing` is what `paymaster.standing` answers for every budget. Default: nothing is capped. `purchases` says how
+    purchases end. Default: each is granted.
 
     The client needs PaymasterPlugin, and no real worker may run in its namespace. Any server will do: `local_temporal`,
     or `WorkflowEnvironment.start_time_skipping()`, on which days of parking take no time.
     """
     if not any(isinstance(plugin, PaymasterPlugin) for plugin in client.config()["plugins"]):
         raise ValueError("the client needs PaymasterPlugin: Client.connect(…, plugins=[PaymasterPlugin()])")
-    calls = ScriptedCalls(script)
+    calls = ScriptedCalls(script, purchases)
 
     @activity.defn
     async def await_result(call_id: RawValue) -> RawValue:
@@ -233,7 +339,10 @@ async def scripted_calls(
         return as_raw(standing or Standing())
 
     calls_worker = Worker(
-        client, task_queue=CALLS_TASK_QUEUE, workflows=[ScriptedCallWorkflow], activities=[calls.end_of]
+        client,
+        task_queue=CALLS_TASK_QUEUE,
+        workflows=[ScriptedCallWorkflow, ScriptedPurchaseWorkflow],
+        activities=[calls.end_of, calls.denial_of, calls.keep_purchase],
     )
     results_worker = Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=[await_result, always_stands])
     async with calls_worker, results_worker:

@@ -28,7 +28,7 @@ async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: boo
     except asyncio.CancelledError:
         with suppress(TimeoutError, RPCError, RuntimeError, CallDenied, CallIdReused):
             async with asyncio.timeout(_CANCEL_WITHIN_S):
-                if not keeps and not await _is_asked_again(client):
+                if not keeps and not await is_asked_again(client):
                     await (await starting).cancel()  # also when only its start was under way
         raise
     if result.request_digest != request.digest():
@@ -36,7 +36,7 @@ async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: boo
     return result
 
 
-async def _is_asked_again(client: Client) -> bool:
+async def is_asked_again(client: Client) -> bool:
     """Whether the activity that is cancelled is to be tried again, as when only its worker or its time ends."""
     details = activity.cancellation_details() if activity.in_activity() else None
     if details is None or details.cancel_requested:

@@ -15,11 +15,13 @@ from paymaster.messages import (
     Granted,
     Parked,
     ParkedAnswer,
+    RecordAnswer,
     ReserveRequest,
+    UsageRecord,
     Withdrawn,
 )
 from paymaster.messages.bounds import check_grant
-from paymaster.messages.temporal_names import RESERVE, VOID
+from paymaster.messages.temporal_names import RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.temporal_ui import summary
 from workflows.signals import message_of
 
@@ -166,6 +168,18 @@ class Holds:
         await workflow.execute_local_activity(
             VOID.name,
             VOID.takes(hold_id),
+            start_to_close_timeout=timedelta(minutes=1),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        )
+
+    # ------------------------------------------------------------ record and settle
+
+    async def record(self, record: UsageRecord) -> RecordAnswer:
+        """Stores the rows of a hold and posts their cost, or has the backlog do it as soon as it is possible."""
+        return await workflow.execute_local_activity(
+            RECORD_USAGE.name,
+            RECORD_USAGE.takes(record),
+            result_type=RECORD_USAGE.result,
             start_to_close_timeout=timedelta(minutes=1),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )

@@ -23,7 +23,6 @@ from paymaster.messages import (
     Grant,
     LLMResult,
     Outcome,
-    RecordAnswer,
     ReserveRequest,
     ServiceCall,
     Settled,
@@ -31,7 +30,7 @@ from paymaster.messages import (
     UsageRecord,
     call_id_of,
 )
-from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, COUNT_TOKENS, RECORD_USAGE
+from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, COUNT_TOKENS
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import asked, state_of_call, summary
 from paymaster.providers.bounds import Facts, facts_of
@@ -258,8 +257,7 @@ class LLMCallWorkflow:
         """Stores a row for each attempt and posts their cost, or has the backlog do it as soon as it is possible."""
         self._attempts += len(ended.attempts)
         self._cost_nanos += sum(cost_nanos(grant, attempt) for attempt in ended.attempts)
-        settled: RecordAnswer = await workflow.execute_local_activity(
-            RECORD_USAGE.name,
+        settled = await self._holds.record(
             UsageRecord(
                 call=self._call,
                 grant=grant,
@@ -267,10 +265,7 @@ class LLMCallWorkflow:
                 answered=isinstance(ended, Completion),
                 metadata=self._request.metadata,
                 dialect=None if self._request.wire is None else self._request.wire.dialect,
-            ),
-            result_type=RECORD_USAGE.result,
-            start_to_close_timeout=timedelta(minutes=1),
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+            )
         )
         self._budget = settled.notices if isinstance(settled, Settled) else ()
 

@@ -107,7 +107,8 @@ class AlertPolicy:
     def settlement(self, command: Settle, hold: Hold) -> None:
         grant = hold.grant
         if command.cost_nanos > grant.bound_nanos:
-            margin_percent = self._state.gates[grant.service].counted_margin_percent
+            gate = self._state.gates.get(grant.service)
+            margin_percent = 0 if gate is None else gate.counted_margin_percent  # of a purchase nothing is counted
             text = alert_texts.overage(grant, command.cost_nanos, margin_percent)
             self._outbox.alert(self._state.now_ms, "overage", text, f"budget:{grant.budget}")
         if not command.confirmed:

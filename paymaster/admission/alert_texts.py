@@ -28,6 +28,11 @@ POOLS_NEED_RULES = (
     "`paymaster upgrade`, when no older worker runs any more"
 )
 
+PURCHASES_NEED_RULES = (
+    "the ledger still runs by the rules of version 0.1.0, which know no purchases: `paymaster upgrade`, when no older "
+    "worker runs any more"
+)
+
 # ---------------------------------------------------------------- money
 
 

@@ -445,7 +445,7 @@ class Ledger:
         lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
         for balance in lines.all:
             balance.pending_nanos += bound
-        for _, limiter in lines.limits:
+        for _, limiter in lines.limits if hold.running else ():
             limiter.start(hold.tokens, now_ms)
         for run in self._runs_of(hold):
             run.granted(now_ms, another_call=hold.is_first)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from paymaster.admission.accounts import Balance
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
-from paymaster.admission.breaker import Gate
-from paymaster.admission.routing import bound_nanos
+from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
+from paymaster.admission.routing import bound_nanos, name_of
 from paymaster.admission.signed_commands import utc
 from paymaster.admission.standing import notice_of
 from paymaster.messages import BudgetNotice, Candidate, Reserve
@@ -75,7 +75,8 @@ def explained(
 
 
 def _short(request: Reserve, candidate: Candidate, ledger: Ledger, gates: Mapping[str, Gate]) -> _Short:
-    margin_percent = gates[candidate.service].counted_margin_percent
+    gate = None if candidate.purchase else gates[candidate.service]
+    margin_percent = COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent
     bound = bound_nanos(request, candidate, margin_percent)
     accounts = ledger.charged_accounts(request, candidate.service)
     return _Short(candidate, margin_percent, bound, sorted(ledger.shortfalls(accounts, bound), key=_is_of_service))
@@ -87,8 +88,8 @@ def _is_of_service(shortfall: Shortfall) -> bool:
 
 def _costs(shorts: Sequence[_Short]) -> list[str]:
     said = [
-        f"{short.candidate.service}/{short.candidate.model}: the call can cost up to {format_usd(short.bound_nanos)}"
-        for short in shorts[:_CANDIDATES_SHOWN_MAX]
+        f"{name_of(each)}: {'it' if each.purchase else 'the call'} can cost up to {format_usd(bound_nanos)}"
+        for each, _, bound_nanos, _ in shorts[:_CANDIDATES_SHOWN_MAX]
     ]
     more = len(shorts) - len(said)
     return [*said, f"and {more} more candidates"] if more else said
@@ -107,8 +108,8 @@ def _figures(notices: Sequence[BudgetNotice]) -> list[str]:
 def _help(request: Reserve, short: _Short, *, signs: bool) -> str:
     """What lets the call pass by the candidate that needs least."""
     ways: list[str] = []
-    if any(each.kind == "impossible" for each in short.caps) and (tokens := _tokens_that_fit(request, short)):
-        ways.append(f"ask for at most {tokens:,} output tokens (max_output_tokens)")
+    if any(each.kind == "impossible" for each in short.caps) and (less := _less_that_fits(request, short)):
+        ways.append(less)
     raised = [(each.balance.cap_nanos or 0) + by for each, by in zip(short.caps, short.missing_nanos, strict=True)]
     if max(raised) <= NANOS_MAX:  # more than that no cap can be
         ways.append(_raises(short, signs=signs))
@@ -133,12 +134,20 @@ def _raise(balance: Balance) -> str:
     return f"paymaster budget raise {path if kind == 'budget' else balance.account} --window {balance.window}"
 
 
-def _tokens_that_fit(request: Reserve, short: _Short) -> int:
+def _less_that_fits(request: Reserve, short: _Short) -> str | None:
+    """What to ask for instead, as there is room for it now."""
+    room_nanos = short.bound_nanos - max(short.missing_nanos)
+    if short.candidate.purchase:
+        return f"buy for at most {format_usd(room_nanos)} (up_to)" if room_nanos > 0 else None
+    tokens = _tokens_that_fit(request, short, room_nanos)
+    return f"ask for at most {tokens:,} output tokens (max_output_tokens)" if tokens else None
+
+
+def _tokens_that_fit(request: Reserve, short: _Short, room_nanos: int) -> int:
     """The most output for which there is room now; 0 where the prompt alone is too dear."""
-    room = short.bound_nanos - max(short.missing_nanos)
 
     def bound(tokens: int) -> int:
         candidate = short.candidate.model_copy(update={"max_output_tokens": tokens})
         return bound_nanos(request, candidate, short.margin_percent)
 
-    return bisect_right(range(1, short.candidate.max_output_tokens), room, key=bound)
+    return bisect_right(range(1, short.candidate.max_output_tokens), room_nanos, key=bound)

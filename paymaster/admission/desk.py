@@ -437,6 +437,8 @@ class Desk:
             request = request.model_copy(update={"run": None})
         if self.state.rules < 2 and any(c.shares or c.short_below is not None for c in request.candidates):
             return self._granting.deny(hold_id, "bad_route", alert_texts.POOLS_NEED_RULES)
+        if self.state.rules < 2 and any(candidate.purchase for candidate in request.candidates):
+            return self._granting.deny(hold_id, "bad_purchase", alert_texts.PURCHASES_NEED_RULES)
         if not request.candidates:
             return self._granting.deny(hold_id, "no_candidate", "no candidate of the route is left")
         if self.state.full:

@@ -8,7 +8,7 @@ from paymaster.admission.state import DeskState, EndedHold
 from paymaster.messages import BudgetNotice, Denied, Grant, Granted, Reserve, ServiceConfig
 
 _FORMER_SERVICE = ServiceConfig()
-"""How a service is called that the configuration does not name any more, but a worker still asks for."""
+"""How a service is called that the configuration does not name: not any more, or because it is a purchase."""
 
 
 class Granting:
@@ -40,15 +40,22 @@ class Granting:
             money_short=candidate.short_below is not None,
         )
         state.latest_granted_ms = max(state.latest_granted_ms, state.now_ms)
-        if state.rules >= 2:
+        if state.rules >= 2 and not candidate.purchase:
             self._alerts.price(grant)
-        over = self._ledger.hold(
-            Hold(request.call, grant, choice.accounts, choice.tokens, is_first=not request.granted_before)
+        hold = Hold(
+            request.call,
+            grant,
+            choice.accounts,
+            choice.tokens,
+            running=not candidate.purchase,
+            is_first=not request.granted_before,
         )
+        over = self._ledger.hold(hold)
         self._alerts.let_through(over, grant)
         if request.run is not None and not request.granted_before:
             self._count_for_runs(request, choice.accounts)
-        state.gates[candidate.service].breaker.started(request.hold_id)
+        if not candidate.purchase:
+            state.gates[candidate.service].breaker.started(request.hold_id)
         return Granted(grant=grant)
 
     def _count_for_runs(self, request: Reserve, accounts: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ class Hold:
     """When unconfirmed: at what it is posted until somebody knows better."""
     expired: bool = False
     running: bool = True
-    """It has a place among the calls at once; an expired hold keeps it until somebody settles it."""
+    """It has a place among the calls at once, as no purchase has; an expired hold keeps it until it is settled."""
     is_first: bool = True
     """Its call had no grant before."""
     failures_told: int = 0

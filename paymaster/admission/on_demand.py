@@ -42,7 +42,7 @@ class OnDemand:
     def open_for(self, request: Reserve) -> Obstacle | None:
         """Opens the accounts that a call needs and that nobody has named. Says why that cannot be now."""
         self._take_config()
-        if self._known_service(request) is None:
+        if self._known_service(request) is None and not _is_purchase(request):
             return None  # none of its candidates can ever be called
         in_the_way = self._open_budgets(request) if self._has_templates else None
         if in_the_way is None and request.run is not None:
@@ -164,9 +164,10 @@ class OnDemand:
         return Obstacle("transient", "accounts_full", detail, self._known_service(request), until_ms)
 
     def _known_service(self, request: Reserve) -> str | None:
-        """The account of the first of its services that has one."""
-        services = (f"service:{candidate.service}" for candidate in request.candidates)
-        return next((key for key in services if key in self._ledger.accounts), None)
+        """The account of the first of its services that has one. A purchase has none: any will do to wait in."""
+        services = self._state.gates if _is_purchase(request) else (each.service for each in request.candidates)
+        keys = (f"service:{service}" for service in services)
+        return next((key for key in keys if key in self._ledger.accounts), None)
 
     def _minute(self) -> int:
         return self._state.now_ms // 60_000
@@ -177,6 +178,10 @@ class OnDemand:
             self._of, self._configs = config, account_configs(config)
             self._has_templates = any(map(is_template, config.budgets))
             self._limits_runs = any(budget.limits_runs for budget in config.budgets.values())
+
+
+def _is_purchase(request: Reserve) -> bool:
+    return any(candidate.purchase for candidate in request.candidates)
 
 
 def _kept_until(account: Account) -> int:

@@ -81,8 +81,10 @@ class Parking:
     def too_much_asked(self, request: Reserve) -> Obstacle | None:
         """Why the call is not looked at now: so many asked at once. The next activation does."""
         self._asked += len(request.candidates) + _ASKED_BY_A_CALL
-        account = f"service:{request.candidates[0].service}"
-        if self._asked <= ASKED_AT_ONCE_MAX or self._state.rules < 2 or account not in self._ledger.accounts:
+        if self._asked <= ASKED_AT_ONCE_MAX or self._state.rules < 2:
+            return None
+        account = next(iter(self._ledger.charged_accounts(request, request.candidates[0].service)), None)
+        if account is None:
             return None
         self._state.freed.add(account)
         self.remind(self._state.now_ms + 1)
@@ -242,7 +244,8 @@ class Parking:
             return Explained(call.detail, ())
         pairs = list(zip(call.reserve.candidates, call.waits, strict=False))
         gates = self._state.gates  # one that the configuration does not name any more has none
-        short = [each for each, (reason, _) in pairs if reason in MONEY_SHORT and each.service in gates]
+        known = [(each, reason) for each, (reason, _) in pairs if each.purchase or each.service in gates]
+        short = [each for each, reason in known if reason in MONEY_SHORT]
         why = self._explained(call.reserve, short, [call.detail] if len(short) < len(pairs) else [])
         return why if why.detail else Explained(call.detail, ())
 

@@ -151,7 +151,7 @@ class _Look:
             account = self._claimed(found.accounts) if self._claimed is not None else None
             if account is None:
                 return found
-            detail = f"{_name(candidate)}: a call that has waited longer comes first in {account}"
+            detail = f"{name_of(candidate)}: a call that has waited longer comes first in {account}"
             found = Obstacle("transient", "claimed", detail, account)
         self.found[number] = found
         return None
@@ -165,13 +165,14 @@ def _consider(
     blocked = _impossible(candidate, request, ledger, accounts) or _loading(accounts, ledger)
     if blocked is not None:
         return blocked
-    gate = gates[candidate.service]
-    bound = bound_nanos(request, candidate, gate.counted_margin_percent)
-    blocked = (
-        _lacks_money(candidate, request, ledger, accounts, bound, now_ms)
-        or _shut(candidate.service, gate, now_ms)
-        or _model_paused(candidate, gate, now_ms)
-    )
+    gate = None if candidate.purchase else gates[candidate.service]
+    bound = bound_nanos(request, candidate, COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent)
+    blocked = _lacks_money(candidate, request, ledger, accounts, bound, now_ms)
+    if blocked is not None:
+        return blocked
+    if gate is None:  # a purchase: the limits are those of calls to services
+        return Choice(candidate, accounts, bound, tokens=0)
+    blocked = _shut(candidate.service, gate, now_ms) or _model_paused(candidate, gate, now_ms)
     if blocked is not None:
         return blocked
     tokens = tokens_estimated(request, candidate)
@@ -277,8 +278,12 @@ def percent_lacked(grant: Grant, cost_nanos: int) -> int:
 
 
 def _impossible(candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> Obstacle | None:
-    name = _name(candidate)
-    if f"service:{candidate.service}" not in ledger.accounts:
+    name = name_of(candidate)
+    is_service = f"service:{candidate.service}" in ledger.accounts
+    if candidate.purchase and is_service:
+        detail = f"{name} is a service of the configuration: name what is bought otherwise"
+        return Obstacle("impossible", "bad_purchase", detail)
+    if not candidate.purchase and not is_service:
         detail = f"{name}: the ledger has no service {candidate.service!r}; restart a worker that has it"
         return Obstacle("impossible", "unknown_service", detail)
     if candidate.price is None:
@@ -309,7 +314,7 @@ def _loading(accounts: tuple[str, ...], ledger: Ledger) -> Obstacle | None:
 
 def _not_short(candidate: Candidate, request: Reserve, ledger: Ledger) -> Obstacle:
     accounts = ledger.charged_accounts(request, candidate.service)
-    detail = f"{_name(candidate)}: it is for when the money gets short, which it is not"
+    detail = f"{name_of(candidate)}: it is for when the money gets short, which it is not"
     unknown = _impossible(candidate, request, ledger, accounts) or _loading(accounts, ledger)
     return unknown or Obstacle("impossible", NOT_SHORT, detail)
 
@@ -328,9 +333,9 @@ def _short(candidate: Candidate, shortfall: Shortfall, bound: int, ends_ms: int 
     in_the_way = f"{format_usd(balance.posted_nanos)} spent and {format_usd(balance.pending_nanos)} held"
     needed = f"the call can cost up to {format_usd(bound)}"
     if kind == "impossible":
-        detail = f"{_name(candidate)}: {cap}, and {needed}"
+        detail = f"{name_of(candidate)}: {cap}, and {needed}"
         return Obstacle("impossible", "bound_above_cap", detail, balance.account)
-    detail = f"{_name(candidate)}: {cap}; {in_the_way}; {needed}"
+    detail = f"{name_of(candidate)}: {cap}; {in_the_way}; {needed}"
     if kind == "exhausted":
         reason = "run_budget_exhausted" if balance.account.startswith("run:") else "cap_reached"
         return Obstacle("exhausted", reason, detail, balance.account, ends_ms, balance.window)
@@ -359,9 +364,10 @@ def _model_paused(candidate: Candidate, gate: Gate, now_ms: int) -> Obstacle | N
     until_ms = gate.models_paused_until_ms.get(candidate.model, 0)
     if until_ms <= now_ms:
         return None
-    detail = f"{_name(candidate)} has reached a limit of its own for another {(until_ms - now_ms + 999) // 1000} s"
+    detail = f"{name_of(candidate)} has reached a limit of its own for another {(until_ms - now_ms + 999) // 1000} s"
     return Obstacle("transient", "model_paused", detail, f"service:{candidate.service}", until_ms)
 
 
-def _name(candidate: Candidate) -> str:
-    return f"{candidate.service}/{candidate.model}"
+def name_of(candidate: Candidate) -> str:
+    """What people read of it."""
+    return candidate.service if candidate.purchase else f"{candidate.service}/{candidate.model}"

@@ -95,7 +95,7 @@ class Settling:
             self._ledger.post(command.hold_id, 0, confirmed=True)
             self._ledger.release(hold, 0, self._state.now_ms)
             self._state.freed.update(hold.accounts)
-            self._state.gates[hold.grant.service].breaker.ended(command.hold_id)
+            self._probed(hold)
             self._correct_expiry(hold)
             self._state.ended[command.hold_id] = EndedHold(self._state.now_ms)
             return Settled(hold_id=command.hold_id)
@@ -110,7 +110,7 @@ class Settling:
             self._ledger.post(hold_id, hold.grant.bound_nanos, confirmed=False)
             hold.expired = True
             self._state.freed.update(hold.accounts)
-            self._state.gates[hold.grant.service].breaker.ended(hold_id)
+            self._probed(hold)
             self._outbox.expired(hold, settled=False)
             self._alerts.unconfirmed(hold.grant, hold.posted_nanos, f"{hold_id}/expiry")
 
@@ -158,7 +158,9 @@ class Settling:
 
     def _judge_service(self, command: Settle, hold: Hold) -> None:
         """What the end of a call says about its service."""
-        breaker = self._state.gates[hold.grant.service].breaker
+        if (gate := self._state.gates.get(hold.grant.service)) is None:  # a purchase
+            return
+        breaker = gate.breaker
         for _ in range(command.failures - hold.failures_told):
             self.failed(hold)
         hold.failures_told = max(hold.failures_told, command.failures)  # it may be settled again
@@ -167,3 +169,8 @@ class Settling:
                 self._alerts.breaker_closed(hold.grant.service)
         else:
             breaker.ended(hold.grant.hold_id)
+
+    def _probed(self, hold: Hold) -> None:
+        """The end of a call that says nothing about its service. A purchase has none."""
+        if (gate := self._state.gates.get(hold.grant.service)) is not None:
+            gate.breaker.ended(hold.grant.hold_id)

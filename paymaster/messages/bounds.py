@@ -37,6 +37,7 @@ from paymaster.messages import (
     Withdrawn,
     json_bytes,
 )
+from paymaster.messages.purchases import PurchaseBegin, PurchaseEnd, PurchaseRequest
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
@@ -71,6 +72,9 @@ _OF_ANYBODY = (
     LLMRequest,
     ParkedAnswer,
     PieceEnded,
+    PurchaseBegin,
+    PurchaseEnd,
+    PurchaseRequest,
     StatusRequest,
     StoredRows,
     Withdrawn,
@@ -270,12 +274,22 @@ def _check_reserve(command: Reserve) -> None:
     _within("the number of candidates", len(command.candidates), 0, CANDIDATES_MAX)
     for candidate in command.candidates:
         _check_candidate(candidate)
+    _check_purchase(command.candidates)
     if (size := json_bytes(command)) > RESERVE_BYTES_MAX:
         count = len(command.candidates)
         raise ValueError(
             f"the question of a call, with the prices of its {count} candidates, has {size:,} bytes and may have "
             f"{RESERVE_BYTES_MAX:,}: give its route fewer candidates"
         )
+
+
+def _check_purchase(candidates: Sequence[Candidate]) -> None:
+    if not any(candidate.purchase for candidate in candidates):
+        return
+    [*others, only] = candidates
+    counts = only.countable or only.counted_tokens is not None
+    if others or counts or only.shares or only.short_below is not None:
+        raise ValueError("a purchase has no other candidate, and no tokens to count")
 
 
 def _check_candidate(candidate: Candidate) -> None:

@@ -79,6 +79,8 @@ class ReserveRequest(Message):
     """Of what the call asks for, where it may be in a run. Empty: it is too large to be looked at, or in none."""
     run_limits: RunLimits | None = added(None)
     run_parts: tuple[RunPart, ...] = added(())
+    up_to_nanos: int | None = added(None)
+    """Of a purchase: the most that it can cost; `route` says what is bought. None: it is a call."""
 
 
 class Reservation(Message):

@@ -50,6 +50,8 @@ class Candidate(Message):
     """It is for when the money is short: less than so many millionths of a cap of the call's budgets are unspent, or
     what is unspent has no room for any candidate that is not for that. Such candidates come last in the list, and first
     when less is unspent. None: it is for always."""
+    purchase: bool = added(False)
+    """It is bought elsewhere: `service` says what, which has no account, limits or breaker of its own."""
 
 
 class UnconfirmedEntry(CountsForBudgets, Message):

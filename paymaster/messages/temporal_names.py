@@ -40,6 +40,7 @@ from paymaster.messages.call_steps import (
 from paymaster.messages.commands import AnswerBatch, AttemptReports, CommandBatch
 from paymaster.messages.ledger_steps import LedgerStart, LoadedSpend, LoadSpend
 from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, ParkedAnswer, Withdrawn
+from paymaster.messages.purchases import PurchaseBegin, PurchaseBegun, PurchaseEnd, PurchaseRequest, PurchaseResult
 from paymaster.messages.requests import LLMRequest
 from paymaster.messages.results import LLMResult, Standing
 from paymaster.messages.status import (
@@ -145,6 +146,18 @@ def first_generation(generated_id: str) -> str:
     return call_id if call_id and generation_of(generated_id, call_id) > 1 else generated_id
 
 
+PURCHASE_WORKFLOW_PREFIX = "purchase/"
+
+
+def purchase_workflow_id(purchase_id: str) -> str:
+    return f"{PURCHASE_WORKFLOW_PREFIX}{purchase_id}"
+
+
+def purchase_granted_signal(workflow_id: str) -> str:
+    """The signal by which a purchase's workflow tells the workflow that has started it that it may pay now."""
+    return f"paymaster-granted-{workflow_id}"
+
+
 def backlog_workflow_id(ledger: str) -> str:
     """Those of its pieces begin with it and a slash."""
     return f"usage-backlog/{ledger}"
@@ -199,6 +212,7 @@ class SignalName(_Name[ArgumentT, None]):
 
 
 CALL_WORKFLOW = WorkflowName("LLMCallWorkflow", LLMRequest, LLMResult)
+PURCHASE_WORKFLOW = WorkflowName("PurchaseWorkflow", PurchaseRequest, PurchaseResult)
 LEDGER_WORKFLOW = WorkflowName("BudgetWorkflow", LedgerStart, NoneType)
 BACKLOG_WORKFLOW = WorkflowName("UsageBacklogWorkflow", BacklogStart, NoneType)
 BACKLOG_PIECE_WORKFLOW = WorkflowName("UsageBacklogPieceWorkflow", BacklogPiece, PieceEnded)
@@ -223,6 +237,9 @@ STANDING = ActivityName("standing", StandingRequest, Standing)
 STORE_NOTICES = ActivityName("store_notices", Notices, Delivery)
 SWEEP_BODIES = ActivityName("sweep_bodies", BodySweep, bool)
 VOID = ActivityName("void", str, NoneType)
+SCRIPTED_PURCHASE = "scripted_purchase"
+"""The activities of `paymaster.testing` that say whether a purchase is granted, and keep how it ended."""
+SCRIPTED_PURCHASE_END = "scripted_purchase_end"
 SCRIPTED_CALL = "scripted_call"
 """The activity of the tests of agents; its messages are `paymaster.testing`'s own."""
 
@@ -243,9 +260,14 @@ RESUME_SERVICE = UpdateName("resume_service", ResumeService, ServiceState)
 TAKE_CLOCK = UpdateName("take_clock", TakeClock, ClockState)
 ACCEPT_LOWER = UpdateName("accept_lower", AcceptLower, ReadAgain)
 
+PURCHASE_BEGIN = UpdateName("begin", PurchaseBegin, PurchaseBegun)
+PURCHASE_TURN = UpdateName("turn", NoneType, NoneType)
+"""Answered when the purchase is parked no more."""
+
 REPORT_ATTEMPTS = SignalName("report_attempts", AttemptReports)
 BUDGET_ANSWER = SignalName("budget_answer", ParkedAnswer)
 BUDGET_WITHDRAWN = SignalName("budget_withdrawn", Withdrawn)
+PURCHASE_END = SignalName("purchase_end", PurchaseEnd)
 LEDGER_BEGAN = SignalName("ledger_began", NoneType)
 ADD = SignalName("add", BacklogBatch)
 PIECE_ENDED = SignalName("piece_ended", PieceEnded)

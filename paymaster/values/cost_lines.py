@@ -37,6 +37,8 @@ class Kind(StrEnum):
     OUTPUT_VIDEO = "output_video"
     WEB_SEARCH = "web_search"
     """A search by the service itself."""
+    PURCHASE = "purchase"
+    """What is no call, such as the fee of a tool."""
     REQUEST = "request"
     """A fee for the request, whatever its size."""
     OWN_FIGURE = "own_figure"
@@ -60,6 +62,7 @@ OUTPUT = (Kind.OUTPUT, Kind.REASONING, Kind.OUTPUT_AUDIO, Kind.OUTPUT_IMAGE, Kin
 UNITS: Mapping[str, str] = {
     **dict.fromkeys((*INPUT, *OUTPUT), "tokens"),
     Kind.WEB_SEARCH: "searches",
+    Kind.PURCHASE: "purchases",
     Kind.REQUEST: "requests",
     **dict.fromkeys((Kind.OWN_FIGURE, Kind.BOUND, Kind.RESOLVED, Kind.ADJUSTMENT), "attempts"),
 }

@@ -33,6 +33,8 @@ METADATA_BYTES_MAX = 16 * 1024
 """All keys and values of a request's metadata, as UTF-8: they are in each record and each row."""
 METADATA_KEYS_MAX = 100
 """Keys of a request's metadata."""
+PURCHASE_BYTES_MAX = METADATA_BYTES_MAX + 4 * 1024
+"""A purchase as JSON, of which its metadata are the most."""
 ROUTE_BYTES_MAX = 1_000
 """A request's route, as UTF-8; the configuration allows names of 64 characters."""
 BUDGETS_OF_CALL_MAX = 4

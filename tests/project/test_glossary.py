@@ -28,6 +28,7 @@ WORDS = [
     "park",
     "pool",
     "post",
+    "purchase",
     "route",
     "service",
     "short",

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from counting_server import CountingServer, Reply
 from paymaster_process import ROOT, Databases, Site, configuration, running_site, until
+from purchasing_agents import QUEUE, Buys, Errand, buyers_running
 from records import record as record_of
 from temporalio.client import WorkflowHandle
 
-from paymaster import LLMRequest
+from paymaster import LLMRequest, purchase
 from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import (
@@ -92,6 +93,8 @@ async def record() -> None:
             )
             await _keep(site, "content-agent", "content-agent")
 
+            await record_purchases(site)
+
             await stack.postgres.stop()
             await generate(site.client, _ask("while the database is away"))
             await stack.postgres.start()
@@ -107,6 +110,34 @@ async def record() -> None:
             for number in range(20):  # until the ledger has had several runs
                 await generate(site.client, _ask(f"one of many {number}"))
             await _keep_runs_of_the_ledger(site)
+
+
+async def record_purchases(site: Site) -> None:
+    """Of a workflow, which is kept too; of a program, when it was parked; of one that is cancelled when it may pay."""
+    async with buyers_running(site.temporal_address, site.namespace):
+        buyer = await site.client.start_workflow(Buys.run, Errand(), id="buyer", task_queue=QUEUE)
+        await buyer.result()
+    [bought] = [each async for each in site.client.list_workflows("WorkflowType = 'PurchaseWorkflow'")]
+    await _keep(site, "buyer", buyer.id)
+    await _keep(site, "purchase-of-a-workflow", bought.id)
+
+    async with purchase("acme", up_to="9", what="search", client=site.client) as first:
+        waiting = asyncio.ensure_future(_buy(site))
+        await _until_parked(site)
+        first.nothing()
+    await _keep(site, "purchase-parked", f"purchase/{await waiting}")
+
+    last = purchase("acme", up_to="1", what="search", client=site.client)
+    handle = site.client.get_workflow_handle(f"purchase/{(await last.__aenter__()).id}")
+    await handle.cancel()
+    await asyncio.gather(handle.result(), return_exceptions=True)
+    await _keep(site, "purchase-cancelled", handle.id)
+
+
+async def _buy(site: Site) -> str:
+    async with purchase("acme", up_to="8", what="search", client=site.client) as bought:
+        bought.cost("0.01")
+    return bought.id
 
 
 async def _record_pieces_of_a_backlog(site: Site, stack: EmbeddedStack) -> None:

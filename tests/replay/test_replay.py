@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from purchasing_agents import Buys
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.common import RawValue
@@ -17,6 +18,7 @@ from paymaster.settings import Settings
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
+from workflows.purchase import PurchaseWorkflow
 from workflows.usage_backlog import UsageBacklogPieceWorkflow, UsageBacklogWorkflow
 
 FOLDER = Path(__file__).parent / "histories"
@@ -26,17 +28,29 @@ TEXTS = {file.stem: file.read_text() for file in FOLDER.glob("*.json")} | {
 """The histories by name."""
 IDS = {"usage-backlog-in-pieces": backlog_workflow_id("default")}
 """Workflow ids that are a part of what a workflow does."""
-OURS = (LLMCallWorkflow, BudgetWorkflow, UsageBacklogWorkflow, UsageBacklogPieceWorkflow, ContentAgentWorkflow)
+OURS = (
+    LLMCallWorkflow,
+    PurchaseWorkflow,
+    BudgetWorkflow,
+    UsageBacklogWorkflow,
+    UsageBacklogPieceWorkflow,
+    ContentAgentWorkflow,
+    Buys,
+)
 WANTED = {
     "budget-first-run",
     "budget-latest-run",
     "budget-second-run",
+    "buyer",
     "call-cancelled-parked",
     "call-cancelled-sent",
     "call-failed-over",
     "call-granted",
     "call-parked-and-raised",
     "content-agent",
+    "purchase-cancelled",
+    "purchase-of-a-workflow",
+    "purchase-parked",
     "usage-backlog",
     "usage-backlog-after-a-piece",
     "usage-backlog-in-pieces",
@@ -68,6 +82,10 @@ def test_a_history_holds_what_its_name_says() -> None:
     assert "EVENT_TYPE_ACTIVITY_TASK_COMPLETED" in texts["call-cancelled-sent"]
     assert texts["call-granted"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") == 1
     assert texts["call-failed-over"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") > 1
+    assert "EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED" in texts["buyer"]
+    assert "EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED" in texts["purchase-of-a-workflow"]
+    assert "budget_answer" in texts["purchase-parked"]
+    assert "EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED" in texts["purchase-cancelled"]
     assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED" in texts["usage-backlog-in-pieces"]
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["usage-backlog-in-pieces"]
     assert "piece_ended" in texts["usage-backlog-after-a-piece"]

@@ -14,7 +14,7 @@ from paymaster.messages import temporal_names
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = Path(__file__).with_suffix(".json")
-SOURCES = ("workflows/*.py", "paymaster/agent.py", "paymaster/agent_starts.py")
+SOURCES = ("workflows/*.py", "paymaster/agent.py", "paymaster/agent_starts.py", "paymaster/purchases.py")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _COMMANDS = {

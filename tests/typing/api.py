@@ -32,6 +32,7 @@ from paymaster import (
     Tool,
     ToolCall,
     generate,
+    purchase,
     try_generate,
 )
 from paymaster.client import Ledger
@@ -141,3 +142,12 @@ async def connecting() -> None:
     settings = load_settings()
     assert_type(settings, Settings)
     assert_type(PaymasterPlugin(settings), PaymasterPlugin)
+
+
+async def buys(client: Client) -> None:
+    async with purchase(("acme", "tools"), up_to=Decimal("0.05"), what="search", client=client) as bought:
+        assert_type(bought.id, str)
+        bought.cost("0.012")
+    async with purchase("acme", up_to="0.05", what="search"):
+        bought.nothing()
+    purchase("acme", up_to=0.05, what="search")  # pyright: ignore[reportArgumentType]

@@ -20,11 +20,14 @@ from paymaster import (
     LLMRequest,
     LLMResult,
     Outcome,
+    PurchaseDenied,
     Standing,
+    purchase,
     standing,
     try_generate,
 )
 from paymaster.messages import BudgetNotice
+from paymaster.messages.purchases import PurchaseRequest
 from paymaster.temporal_program import NoTemporalProgram
 from paymaster.testing import (
     Script,
@@ -52,6 +55,20 @@ class Agent:
     @workflow.run
     async def run(self, request: LLMRequest) -> LLMResult:
         return await try_generate(request)
+
+
+@workflow.defn
+class Buyer:
+    """Buys one search: says how much of it is denied, or what it did cost."""
+
+    @workflow.run
+    async def run(self, up_to: str) -> str:
+        try:
+            async with purchase("acme", up_to=up_to, what="search") as bought:
+                bought.cost("0.01")
+        except PurchaseDenied as error:
+            return error.result.reason or ""
+        return bought.result.outcome if bought.result else ""
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +213,28 @@ async def test_what_is_left_is_what_the_script_says(
         Worker(temporal.client, task_queue="careful", workflows=[Careful]),
     ):
         assert await temporal.client.execute_workflow(Careful.run, id=str(uuid4()), task_queue="careful") == said
+
+
+async def test_purchases_are_granted_unless_the_script_denies_them(temporal: WorkflowEnvironment) -> None:
+    """In workflows and anywhere else, and the test sees what was bought and how it ended."""
+
+    def at_most_a_dollar(request: PurchaseRequest) -> ScriptedCall | None:
+        return denied("cap_reached") if request.up_to_nanos > 10**9 else None
+
+    client = temporal.client
+    async with (
+        scripted_calls(client, [], purchases=at_most_a_dollar) as calls,
+        Worker(client, task_queue="buyers", workflows=[Buyer]),
+    ):
+        said = [
+            await client.execute_workflow(Buyer.run, up_to, id=str(uuid4()), task_queue="buyers")
+            for up_to in ("0.05", "2")
+        ]
+        with pytest.raises(PurchaseDenied, match="cap_reached"):
+            await purchase("acme", up_to="2", what="search", client=client).__aenter__()
+        async with purchase("acme", up_to="0.05", what="map", client=client):
+            pass
+    assert said == ["paid", "cap_reached"]
+    ended = [(each.request.what, each.result.outcome, each.result.cost_nanos) for each in calls.purchases]
+    refused = ("search", "denied", 0)
+    assert ended == [("search", "paid", 10_000_000), refused, refused, ("map", "unconfirmed", 50_000_000)]
