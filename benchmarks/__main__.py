@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import calls, desk, memory, reservations, usage, waiting, where_time_goes, wire_calls
+from benchmarks import calls, desk, memory, reservations, several_budgets, usage, waiting, where_time_goes, wire_calls
 from benchmarks.figures import Figure, as_data, table
 from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "waiting": waiting.calls_at_once,
     "wire": wire_calls.cost_of_the_format,
     "transport": wire_calls.cost_of_the_transport,
+    "budgets": several_budgets.cost_of_budgets,
     "memory": memory.growth,
 }
 LONG = {"memory"}

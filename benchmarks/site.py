@@ -49,6 +49,9 @@ later = ["later/bench-model"]
 
 [budgets."bench"]
 cap_usd = {{ day = "1000000", total = "1000000" }}
+
+[budgets."customers/*"]
+cap_usd = {{ day = "1000000" }}
 """
 
 

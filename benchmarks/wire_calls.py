@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 
 import httpx2
 
-from benchmarks.calls import AT_ONCE, governed, rate
+from benchmarks.calls import governed
 from benchmarks.figures import Figure, percentile
+from benchmarks.paired import paired
 from benchmarks.resources import cpu_seconds
 from benchmarks.site import PROMPT, Site
 from paymaster import client as paymaster
@@ -26,7 +26,7 @@ async def wire(site: Site) -> None:
 
 async def cost_of_the_format(site: Site, *, pairs: int = 15, calls: int = 100) -> list[Figure]:
     """Processor time of the worker for a call of each kind, in turn."""
-    of_worker = await _paired(site, wire, governed, lambda: cpu_seconds(site.worker), pairs, calls)
+    of_worker = await paired(site, wire, governed, lambda: cpu_seconds(site.worker), pairs, calls)
     ratios = sorted(ours / theirs for ours, theirs in of_worker)
     detail = f"{pairs} pairs of {calls} calls: {ratios[0]:.2f} to {ratios[-1]:.2f}"
     what = "processor time in the worker, wire call / neutral"
@@ -42,31 +42,9 @@ async def cost_of_the_transport(site: Site, *, pairs: int = 15, calls: int = 100
         assert response.status_code == 200
         await response.aread()
 
-    taken = await _paired(site, through_transport, wire, time.process_time, pairs, calls)
+    taken = await paired(site, through_transport, wire, time.process_time, pairs, calls)
     added = sorted((ours - theirs) * 1_000 for ours, theirs in taken)
     detail = f"{pairs} pairs of {calls} calls: {added[0]:.2f} to {added[-1]:.2f}"
     return [
         Figure("processor time that the transport adds to a call", percentile(added, 0.5), "ms", ("≤", 2.0), detail)
     ]
-
-
-async def _paired(
-    site: Site,
-    ours: Callable[[Site], Awaitable[object]],
-    theirs: Callable[[Site], Awaitable[object]],
-    seconds: Callable[[], float],
-    pairs: int,
-    calls: int,
-) -> list[tuple[float, float]]:
-    """Seconds for each call, of ours and of theirs."""
-    for call in (ours, theirs):  # what only the first calls cost
-        await rate(site, call, calls, AT_ONCE)
-    taken: list[tuple[float, float]] = []
-    for turn in range(pairs):
-        of_pair: dict[bool, float] = {}
-        for is_ours in (True, False) if turn % 2 == 0 else (False, True):
-            before = seconds()
-            await rate(site, ours if is_ours else theirs, calls, AT_ONCE)
-            of_pair[is_ours] = (seconds() - before) / calls
-        taken.append((of_pair[True], of_pair[False]))
-    return taken
