@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from paymaster.calls.purchases import PURCHASE
 from paymaster.messages import LimitName, Window
 
 WINDOWS_KEPT = 100
@@ -26,6 +27,10 @@ class StoredHold:
     """The path of the run that it counts for. None: none."""
     attempts_ended_ms: tuple[int, ...]
     """When its attempts ended, in order. Empty: nobody knows of any."""
+
+    @property
+    def is_purchase(self) -> bool:
+        return self.model == PURCHASE
 
 
 class Call(NamedTuple):

@@ -62,7 +62,7 @@ class ReplayedDesk:
         self._end_until(stored.granted_at_ms)
         self._desk.advance(stored.granted_at_ms)
         request = self._request(stored)
-        limits = list(self._limits(self._ledger.charged_accounts(request, stored.service), stored.tokens))
+        limits = [] if stored.is_purchase else list(self._limits(request, stored))
         refusal = self._ask(request)
         hold = self._ledger.holds.get(request.hold_id)
         if hold is None:
@@ -80,7 +80,12 @@ class ReplayedDesk:
         # By its source, the price is this call's alone: one that differs from the last is nothing to tell.
         price = Price(input_nanos=0, output_nanos=0, request_nanos=stored.cost_nanos, source=f"{_NAME}{AT_CHOICE}")
         candidate = Candidate(
-            service=stored.service, model=stored.model, max_output_tokens=0, media_tokens=stored.tokens, price=price
+            service=stored.service,
+            model=stored.model,
+            max_output_tokens=0,
+            media_tokens=stored.tokens,
+            price=price,
+            purchase=stored.is_purchase,
         )
         return Reserve(
             hold_id=hold_id,
@@ -164,15 +169,15 @@ class ReplayedDesk:
 
     # ------------------------------------------------------------ what is in the way
 
-    def _limits(self, accounts: Iterable[str], tokens: int) -> Iterable[Obstacle]:
+    def _limits(self, request: Reserve, stored: StoredHold) -> Iterable[Obstacle]:
         """Those that have no room for a call that asks now."""
-        for key in accounts:
+        for key in self._ledger.charged_accounts(request, stored.service):
             limiter = self._ledger.accounts[key].limiter
             if limiter.concurrent_max is not None and limiter.is_full:
                 yield Obstacle(key, "max_concurrent", limiter.concurrent_max, None, (key,))
             if limiter.requests is not None and (wait_ms := limiter.requests.wait_ms(1, self._now_ms)):
                 yield Obstacle(key, "requests_per_minute", limiter.requests.per_minute, wait_ms, (key,))
-            if limiter.tokens is not None and (wait_ms := limiter.tokens.wait_ms(tokens, self._now_ms)):
+            if limiter.tokens is not None and (wait_ms := limiter.tokens.wait_ms(stored.tokens, self._now_ms)):
                 yield Obstacle(key, "tokens_per_minute", limiter.tokens.per_minute, wait_ms, (key,))
 
     def _caps(self, accounts: Iterable[str], cost_nanos: int) -> Iterable[Obstacle]:

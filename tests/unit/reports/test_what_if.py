@@ -347,6 +347,21 @@ def test_what_the_configuration_does_not_have_would_have_been_denied() -> None:
     assert (replay.total.denied, replay.total.held_up) == (3, 0)
 
 
+def test_purchases_wait_for_caps_and_not_for_limits() -> None:
+    """They share the caps with calls, and take no place and no request from them."""
+    limited = capped(day=3).model_copy(update={"max_concurrent": 1, "requests_per_minute": 1})
+    bought = replace(stored(service="web-search"), model="purchase")
+    replay = replayed(config(budgets={"acme": limited}), [bought, bought, stored(), bought])
+    assert told(replay) == {("budget:acme", "day"): (1, "c", 1)}
+    assert (replay.total.calls, replay.total.held_up, replay.refusals) == (4, 1, {})
+
+
+def test_what_is_bought_from_a_service_would_have_been_denied() -> None:
+    """Its name is one of the other configuration's services."""
+    replay = replayed(config(), [replace(stored(service="s"), model="purchase")])
+    assert (replay.refusals.keys(), replay.total.denied) == ({"bad_purchase"}, 1)
+
+
 def in_run(usd: float, hours: int, run: str, budget: str = "acme") -> StoredHold:
     return stored(usd, NOON + hours * HOUR, budget, run=run, call_id=f"{run} {hours}")
 
