@@ -218,8 +218,11 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
             continue
         if over == "run_ended":
             return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
-        what = f"{run.calls} calls" if over == "run_calls_exhausted" else "its time"
-        detail = f"{key} has used up {what}; `paymaster runs raise {key.removeprefix('run:')}` gives it more"
+        what, more = (
+            (f"{run.calls} calls", "--calls N") if over == "run_calls_exhausted" else ("its time", "--lasts TIME")
+        )
+        command = f'paymaster runs raise {key.removeprefix("run:")} {more} --reason "…"'
+        detail = f"{key} has used up {what}; `{command}` gives it more"
         found = found or Obstacle("exhausted", over, detail, key, window="total")
     return found
 

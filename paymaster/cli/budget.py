@@ -141,7 +141,7 @@ def raise_(
         sign_with,
         lambda ledger, signed: ledger.raise_cap(signed, command_id),
     )
-    _tell(run_async(told), as_json=as_json)
+    _tell(run_async(told), as_json=as_json, until_window_end=until_window_end)
 
 
 @app.command(name="set")
@@ -186,13 +186,14 @@ def _amount(option: str, text: str) -> str:
     return text
 
 
-def _tell(state: "CapState", *, as_json: bool) -> None:
+def _tell(state: "CapState", *, as_json: bool, until_window_end: bool = False) -> None:
     from paymaster.values.money import format_usd
 
+    lapses = ", until the window ends" if until_window_end else ""
     if as_json:
         print_json({"account": state.account, "window": state.window, "cap_usd": usd(state.cap_nanos)})
     else:
-        print_line(f"{state.account} {state.window}: the cap is now {format_usd(state.cap_nanos)}")
+        print_line(f"{state.account} {state.window}: the cap is now {format_usd(state.cap_nanos)}{lapses}")
 
 
 def _full_name(account: str) -> str:

@@ -25,7 +25,11 @@ def call(
     route: Annotated[str, typer.Argument(help="A route of the configuration.")],
     prompt: Annotated[str, typer.Argument(help='The prompt; "-" reads it from stdin.')],
     budget: Annotated[
-        str | None, typer.Option(help="The budget's path. Default: the configuration's only one.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="The budget's path; may be repeated: the call counts for each. Default: the configuration's only one.",
+            show_default=False,
+        ),
     ] = None,
     max_output_tokens: Annotated[
         int | None, typer.Option(min=1, help="Default: what the configuration says of the model.", show_default=False)
@@ -45,9 +49,10 @@ def call(
     settings = command_settings(config)
     if route not in settings.routes:
         raise CommandError(f"there is no route {route!r}; configured: {', '.join(settings.routes) or 'none'}")
+    budgets = budget or [_only_budget(settings)]
     request = _request(
         route=route,
-        budget=budget or _only_budget(settings),
+        budget=budgets[0] if len(budgets) == 1 else tuple(budgets),
         prompt=sys.stdin.read() if prompt == "-" else prompt,
         system=system,
         max_output_tokens=max_output_tokens,

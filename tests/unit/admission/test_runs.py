@@ -64,7 +64,9 @@ def test_of_what_is_asked_and_what_is_allowed_the_lower_one_holds() -> None:
     begun(site, terms(usd=3, calls=9))
     assert site.denied(candidate(usd=4), run=RUN).reason == "bound_above_cap"
     site.granted(candidate(usd=1), run=RUN)
-    assert site.denied(candidate(usd=1), run=RUN).reason == "run_calls_exhausted"
+    denied = site.denied(candidate(usd=1), run=RUN)
+    assert denied.reason == "run_calls_exhausted"
+    assert '--calls N --reason "…"` gives it more' in (denied.detail or "")
 
 
 def test_a_run_that_comes_to_a_stricter_budget_is_bound_by_that_too() -> None:

@@ -114,6 +114,7 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
         ),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
+        (["call", "writer", "hi", *("--budget", "acme") * 5], "a request names 1 to 4 budgets, and this one 5"),
         (["budget", "raise", "acme", "--window", "year", "--by", "5", "--reason", "r"], "'day'"),
         (["budget", "raise", "acme", "--window", "day", "--by", "five", "--reason", "r"], 'write it like "12.50"'),
         (["budget", "raise", "acme", "--window", "day", "--by", "0", "--reason", "r"], "more than zero"),
