@@ -96,6 +96,7 @@ class Ledger:
         if not (ended := self.calendars.ended(now_ms)):
             return Rolled(rolled, let_through, lapsed)
         self.calendars.begin(now_ms)
+        rolling: list[tuple[Account, Balance]] = []
         for account in self.accounts.values():
             for window in ended.get(account.time_zone, ()):
                 balance = account.balances.get(window)
@@ -105,7 +106,7 @@ class Ledger:
                     let_through.append(LetThrough(account.key, window, balance.cap_nanos or 0, balance.let_through))
                     balance.let_through = 0
                 if balance.steps is not None:
-                    self._roll_on(account, balance)
+                    rolling.append((account, balance))
                     rolled.add(account.key)
                     continue
                 balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
@@ -116,19 +117,25 @@ class Ledger:
                     balance.cap_nanos -= balance.lapsing_nanos
                     balance.lapsing_nanos = 0
                     rolled.add(account.key)
+        self._roll_on(rolling)
         return Rolled(rolled, let_through, lapsed)
 
-    def _roll_on(self, account: Account, balance: Balance) -> None:
-        """The oldest steps of a rolling window leave it, and with them what is held since then."""
-        start_ms = self.calendars.starts_ms(account.time_zone)[balance.window]
-        balance.leave_steps_before(start_ms)
-        balance.missing_nanos = min(balance.missing_nanos, balance.posted_nanos)
-        balance.pending_nanos = sum(
-            hold.grant.bound_nanos
-            for hold in self.pending.values()
-            if hold.grant.granted_at_ms >= start_ms and account.key in hold.accounts
-        )
-        self._tell_again(account, balance)
+    def _roll_on(self, rolling: Sequence[tuple[Account, Balance]]) -> None:
+        """The oldest steps of rolling windows leave them, and with them what is held since then; in one pass over the
+        holds."""
+        found: dict[str, list[tuple[int, Balance]]] = {}
+        for account, balance in rolling:
+            start_ms = self.calendars.starts_ms(account.time_zone)[balance.window]
+            balance.leave_steps_before(start_ms)
+            balance.missing_nanos = min(balance.missing_nanos, balance.posted_nanos)
+            balance.pending_nanos = 0
+            found.setdefault(account.key, []).append((start_ms, balance))
+            self._tell_again(account, balance)
+        for hold in self.pending.values() if found else ():
+            for key in hold.accounts:
+                for start_ms, balance in found.get(key, ()):
+                    if hold.grant.granted_at_ms >= start_ms:
+                        balance.pending_nanos += hold.grant.bound_nanos
 
     def _tell_again(self, account: Account, balance: Balance) -> None:
         """Thresholds that are not reached any more alert again."""

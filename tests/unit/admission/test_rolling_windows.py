@@ -1,5 +1,6 @@
 """Rolling windows: what was spent in the last 24 hours, 7 or 30 days, against a list that is added up from scratch."""
 
+from time import process_time
 from typing import NamedTuple
 
 import pytest
@@ -171,3 +172,20 @@ def test_rules_1_know_no_rolling_windows() -> None:
     refused = site.desk.configure(config("rolling", {"acme": of_one("24h")}), site.now_ms)
     assert "know no 24h" in refused.detail
     assert DeskState(ledger="test", epoch="e").books.window_starts_ms.keys().isdisjoint(STEPS_MS)
+
+
+def test_windows_of_many_names_roll_on_in_one_pass_over_the_holds() -> None:
+    names, calls = 1_000, 3_000
+    rolling = AccountConfig(caps_nanos=dict.fromkeys(LENGTHS, calls * USD), alert_at=())
+    site = Site(config(budgets={"team": AccountConfig(), "team/*": rolling}))
+    for number in range(names):
+        site.desk.ledger.open_on_demand(f"budget:team/{number}", rolling)
+    while site.desk.to_load() is not None:
+        site.load()
+    for number in range(calls):
+        site.granted(budget=f"team/{number % 3}")
+    site.now_ms += DAY
+    began = process_time()
+    site.desk.ledger.roll_windows(site.now_ms)
+    assert process_time() - began < 0.4
+    assert site.balance("budget:team/1", "24h").pending_nanos == calls // 3 * USD
