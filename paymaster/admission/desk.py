@@ -21,6 +21,7 @@ from paymaster.admission.parking import Parking
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
 from paymaster.admission.run_commands import RunCommands
+from paymaster.admission.runs import check_run
 from paymaster.admission.settling import Settling
 from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.standing import standing_of
@@ -435,6 +436,11 @@ class Desk:
             if any(request.run_terms):
                 return self._granting.deny(hold_id, "bad_run", alert_texts.RUNS_NEED_RULES)
             request = request.model_copy(update={"run": None})
+        try:
+            if request.run is not None:
+                check_run(request.run, request.run_terms)
+        except ValueError as error:
+            return self._granting.deny(hold_id, "bad_run", str(error))
         if self.state.rules < 2 and any(c.shares or c.short_below is not None for c in request.candidates):
             return self._granting.deny(hold_id, "bad_route", alert_texts.POOLS_NEED_RULES)
         if self.state.rules < 2 and any(candidate.purchase for candidate in request.candidates):

@@ -199,7 +199,8 @@ class InForce:
             of_admins = self._ledger.configure(key, account, all_of_them=all_of_them)
             opened = self._ledger.accounts[key]
             of_template = key not in named and config_of(key, configs) is not None
-            opened.used_minute = state.now_ms // 60_000 if of_template or opened.run is not None else 0
+            on_demand = of_template or opened.run is not None
+            opened.used_minute = (opened.used_minute or state.now_ms // 60_000) if on_demand else 0
             if opened.run is not None:
                 opened.run.limit(self._limits(opened.run, configs))
             for window, cap_nanos in of_admins if state.rules >= 2 else ():

@@ -54,7 +54,7 @@ class OnDemand:
             key = f"budget:{path}"
             account = self._ledger.accounts.get(key)
             if account is None and self.stands_for(key):
-                if not self._has_room(request):
+                if not self.has_room(request):
                     return self._full(key, request)
                 account = self.open(key)
             if account is not None and account.is_on_demand:
@@ -67,7 +67,7 @@ class OnDemand:
         for level, asked in run_levels(path, request.run_terms):
             key, accounts = f"run:{level}", self._ledger.accounts
             if key not in accounts and (asked is not None or limiting):
-                if not self._has_room(request):
+                if not self.has_room(request):
                     return self._full(key, request)
                 self.open_run(key, Run(asked, limiting))
             elif key in accounts and (differs := self._named_anew(accounts[key], asked, limiting)):
@@ -124,11 +124,11 @@ class OnDemand:
         """Takes accounts out of the books that nobody has used for a while."""
         self._forget(self._idle(self._minute() - FORGOTTEN_AFTER_MINUTES, self._parked()))
 
-    def _has_room(self, request: Reserve) -> bool:
-        """Where there is none, those that nobody uses now make room, the longest unused first."""
+    def has_room(self, *needed_by: Reserve) -> bool:
+        """Where there is none, those that nobody uses now make room, the longest unused first; none that these need."""
         if self._ledger.is_full and self._ledger.may_have_room(self._state.now_ms):
             self._ledger.looks_for_room(self._state.now_ms)
-            idle = self._idle(self._minute(), [request, *self._parked()])
+            idle = self._idle(self._minute(), [*needed_by, *self._parked()])
             self._forget(sorted(idle, key=attrgetter("used_minute"))[:_ROOM])
         return not self._ledger.is_full
 

@@ -13,6 +13,7 @@ from paymaster.admission.state import DeskState
 from paymaster.admission.status import run_state
 from paymaster.messages import EndRun, RaiseCap, RaiseRun, ResumeRun, RunState
 from paymaster.messages.temporal_names import END_RUN, RAISE_RUN, RESUME_RUN
+from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.run_path import check_run_path
 
 
@@ -67,7 +68,7 @@ class RunCommands:
             raise ValueError(alert_texts.RUNS_NEED_RULES)
         check_run_path(change.run)
         key = f"run:{change.run}"
-        account = self._ledger.accounts.get(key) or self._parking.on_demand.open_run(key, Run())
+        account = self._ledger.accounts.get(key) or self._open(key)
         assert account.run is not None  # the key says it
         account.run.ended_by = alert_texts.by_whom(change)
         for hold in self._ledger.pending.values():
@@ -76,6 +77,13 @@ class RunCommands:
         self._alerts.run_changed(alert_texts.run_ended(change), key)
         self._parking.look_at_everybody()
         return run_state(account)
+
+    def _open(self, key: str) -> Account:
+        if not self._parking.on_demand.has_room():
+            raise ValueError(
+                f"the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten: ask again later"
+            )
+        return self._parking.on_demand.open_run(key, Run())
 
     def _known(self, path: str) -> tuple[Account, Run]:
         account = self._ledger.accounts.get(f"run:{path}")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from paymaster.messages import AccountConfig, Message, RunawayTerms, RunTerms, Window
 from paymaster.values.money import format_usd
-from paymaster.values.run_path import run_ancestors
+from paymaster.values.run_path import check_run_path, run_ancestors
 
 RunOver = Literal["run_ended", "run_calls_exhausted", "run_time_over"]
 """Why a run gets nothing more, whatever money is left."""
@@ -144,6 +144,13 @@ def _lowest(kind: type[Message], every: Sequence[Message]) -> dict[str, int | No
     """Of each limit; None where none of them has it."""
     said = {name: [getattr(each, name) for each in every] for name in kind.model_fields}
     return {name: min((most for most in limits if most is not None), default=None) for name, limits in said.items()}
+
+
+def check_run(run: str, terms: tuple[RunTerms | None, ...]) -> None:
+    """Raises ValueError, which says why, for a run that no request can name: its account could not be loaded."""
+    check_run_path(run)
+    if len(terms) > (levels := len(run_ancestors(run))):
+        raise ValueError(f"limits are asked for {len(terms)} levels of a run, and {run} has {levels}")
 
 
 def run_levels(run: str, terms: tuple[RunTerms | None, ...]) -> list[tuple[str, RunTerms | None]]:

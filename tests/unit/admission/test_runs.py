@@ -312,3 +312,48 @@ def test_a_flood_of_runs_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None
             served.append(hold_id)
             site.settle(hold_id, 1)
     assert served == flood
+
+
+@pytest.mark.parametrize(
+    ("run", "asked", "why"),
+    [
+        ("a\x00b", (), "neither a run's id nor the name of a part"),
+        ("a//b", (), "neither a run's id nor the name of a part"),
+        ("a" * 201, (), "at most 200 characters"),
+        ("a/b", (None, None, terms(calls=1)), "asked for 3 levels of a run, and a/b has 2"),
+    ],
+)
+def test_a_run_that_cannot_be_loaded_gets_no_account(run: str, asked: tuple[RunTerms | None, ...], why: str) -> None:
+    site = a_site(terms(calls=5))
+    denied = site.denied(run=run, run_terms=asked)
+    assert denied.reason == "bad_run"
+    assert why in denied.detail
+    assert site.desk.to_load() is None
+
+
+def test_no_more_runs_are_ended_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "ACCOUNTS_MAX", 5)
+    site = a_site()
+    begun(site, terms(calls=5), run="busy@1")
+    site.settle(begun(site, terms(calls=5), run="idle@1"), 1)
+    site.desk.end_run(EndRun(run="first@1", who="ada"), site.now_ms)
+    site.desk.end_run(EndRun(run="second@1", who="ada"), site.now_ms)  # takes the place of the idle one
+    site.wait(MINUTE)
+    with pytest.raises(ValueError, match="none is idle"):
+        site.desk.end_run(EndRun(run="third@1", who="ada"), site.now_ms)
+    assert {key for key in site.desk.ledger.accounts if key.startswith("run:")} == {
+        "run:busy@1",
+        "run:first@1",
+        "run:second@1",
+    }
+
+
+def test_configurations_do_not_keep_a_run_that_ended() -> None:
+    site = a_site()
+    site.desk.end_run(EndRun(run=RUN, who="ada"), site.now_ms)
+    load(site)
+    for number in range(8):
+        site.wait(24 * HOUR)
+        site.desk.configure(config(f"day {number}", {"acme": capped(day=1_000 + number)}), site.now_ms)
+    site.desk.advance(site.now_ms)
+    assert f"run:{RUN}" not in site.desk.ledger.accounts
