@@ -41,6 +41,8 @@ class Balance:
     """The lowest threshold that was not crossed yet, in nano-dollars; looking earlier is harmless."""
     kept_nanos: int = 0
     """While the account loads: what it had posted before, less what the holds here say. Loading never gives less."""
+    kept_steps: dict[int, int] | None = None
+    """Of a rolling window, what was kept, by step: what leaves the window is kept no more."""
     missing_nanos: int = 0
     """The part of what is posted that no stored row has. It stays until an admin accepts less, or the window ends."""
     steps: dict[int, int] | None = None
@@ -63,6 +65,18 @@ class Balance:
         """The rolling window begins there now."""
         self.steps = {step: nanos for step, nanos in (self.steps or {}).items() if step >= start_ms}
         self.posted_nanos = sum(self.steps.values())
+        if self.kept_steps is not None:
+            self.kept_steps = {step: nanos for step, nanos in self.kept_steps.items() if step >= start_ms}
+            self.kept_nanos = min(self.kept_nanos, sum(self.kept_steps.values()))
+
+    def keep(self, posted_nanos: int, steps: dict[int, int] | None) -> None:
+        """While it loads, what was posted before and is not any more."""
+        self.kept_nanos += max(0, posted_nanos - self.posted_nanos)
+        if self.steps is not None and steps:
+            kept = self.kept_steps or {}
+            for step, nanos in steps.items():
+                kept[step] = kept.get(step, 0) + max(0, nanos - self.steps.get(step, 0))
+            self.kept_steps = kept
 
     def begin_anew(self) -> None:
         """A window begins, in which nothing was spent."""

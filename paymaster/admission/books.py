@@ -317,7 +317,7 @@ class Ledger:
         if balance.steps is None:
             balance.posted_nanos += posted_nanos
         balance.post(missing, at_ms)
-        balance.kept_nanos, balance.missing_nanos = 0, missing
+        balance.kept_nanos, balance.kept_steps, balance.missing_nanos = 0, None, missing
         return max(0, missing - before)
 
     def loaded_run(self, key: str, calls: int, began_ms: int) -> None:
@@ -356,7 +356,7 @@ class Ledger:
 
     def _restate(self, keys: Set[str]) -> None:
         balances = [balance for key in keys for balance in self.accounts[key].balances.values()]
-        before = [balance.posted_nanos for balance in balances]
+        before = [(balance.posted_nanos, balance.steps) for balance in balances]
         for balance in balances:
             balance.begin_anew()
         for hold in self.holds.values() if keys else ():
@@ -368,8 +368,8 @@ class Ledger:
                         if hold.grant.granted_at_ms >= starts[window]:
                             balance.post(hold.posted_nanos, hold.grant.granted_at_ms)
                             balance.pending_nanos += hold.grant.bound_nanos if hold.state == "pending" else 0
-        for balance, posted_nanos in zip(balances, before, strict=True):
-            balance.kept_nanos += max(0, posted_nanos - balance.posted_nanos)
+        for balance, (posted_nanos, steps) in zip(balances, before, strict=True):
+            balance.keep(posted_nanos, steps)
         for key in keys:
             if (run := self.accounts[key].run) is not None:
                 held = [hold for hold in self.holds.values() if key in hold.accounts]

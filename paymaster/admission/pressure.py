@@ -1,19 +1,21 @@
 """The size of the state, estimated from what is in it, and what is dropped when it becomes too large.
 
 The order, from what is missed least: alerts that wait for the webhook (the database has them), alerts that wait for the
-database, remembered ends of holds; the oldest first. When that is not enough, new calls are denied. Money is never
-dropped: balances, holds, parked calls and their answers, cap changes, expired holds.
+database, what runs have asked for once, remembered ends of holds; the oldest first. When that is not enough, new calls
+are denied. Money is never dropped: balances, holds, parked calls and their answers, cap changes, expired holds.
 """
 
 from collections.abc import Iterable
 
 from paymaster.admission.outbox import alert_bytes
+from paymaster.admission.runs import Run
 from paymaster.admission.state import DeskState
 from paymaster.messages import Alert, DeskConfig, Notice
 
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
+_DIGEST = 12
 _DETAIL_PART = 10
 """One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
 
@@ -29,6 +31,7 @@ def estimated_bytes(state: DeskState) -> int:
         _config_bytes(state.config)
         + _ACCOUNT * len(state.books.accounts)
         + _BALANCE * posted
+        + _DIGEST * sum(len(run.asked_for) for run in _runs(state))
         + _HOLD * len(state.books.holds)
         + _PARKED * len(state.parked)
         + sum(_ended_bytes(state, hold_id) for hold_id in state.ended)
@@ -60,6 +63,10 @@ def relieve(state: DeskState, over_bytes: int) -> int:
         else:
             kept.append(notice)
     outbox.notices = kept
+    for run in _runs(state):
+        if over_bytes <= 0:
+            return 0
+        over_bytes -= _DIGEST * run.forget_what_was_asked_once()
     for hold_id in list(state.ended):
         if over_bytes <= 0:
             return 0
@@ -67,6 +74,10 @@ def relieve(state: DeskState, over_bytes: int) -> int:
         state.forgotten_until_ms = max(state.forgotten_until_ms, state.ended.pop(hold_id).at_ms + 1)
         state.ended_dropped += 1
     return max(0, over_bytes)
+
+
+def _runs(state: DeskState) -> list[Run]:
+    return [account.run for account in state.books.accounts.values() if account.run is not None]
 
 
 def _ended_bytes(state: DeskState, hold_id: str) -> int:

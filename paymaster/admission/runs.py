@@ -106,6 +106,12 @@ class Run:
             if len(self.asked_for) > DIGESTS_MAX:
                 del self.asked_for[next(iter(self.asked_for))]
 
+    def forget_what_was_asked_once(self) -> int:
+        """Where there is no room for all. How many different things those were."""
+        before = len(self.asked_for)
+        self.asked_for = {digest: times for digest, times in self.asked_for.items() if times > 1}
+        return before - len(self.asked_for)
+
     def go_on(self) -> None:
         """What it did so far counts no more."""
         self.held, self.calls_of_minute = "", 0

@@ -52,7 +52,9 @@ def load(site: Site, spent: list[Spent]) -> None:
             for window, start_ms in wanted.window_starts_ms.items()
         }
         found = LoadedSpend(
-            number=wanted.number, posted_nanos={"budget:acme": posted}, steps_nanos={"budget:acme": steps}
+            number=wanted.number,
+            posted_nanos=dict.fromkeys(wanted.accounts, posted),
+            steps_nanos=dict.fromkeys(wanted.accounts, steps),
         )
         site.desk.loaded(found, site.now_ms)
 
@@ -189,3 +191,28 @@ def test_windows_of_many_names_roll_on_in_one_pass_over_the_holds() -> None:
     site.desk.ledger.roll_windows(site.now_ms)
     assert process_time() - began < 0.4
     assert site.balance("budget:team/1", "24h").pending_nanos == calls // 3 * USD
+
+
+def test_what_leaves_while_it_is_read_again_is_not_missed() -> None:
+    site = Site(config(budgets={"acme": of_one("24h")}))
+    site.settle(site.granted(candidate(usd=3)), 3)
+    site.wait(5 * HOUR)
+    site.settle(site.granted(candidate(usd=1)), 1)
+    site.wait(19 * HOUR + 10 * MINUTE)
+    site.desk.reload(site.now_ms)
+    site.wait(HOUR)
+    site.desk.advance(site.now_ms)
+    load(site, [Spent(NOON, 3), Spent(NOON + 5 * HOUR, 1)])
+    assert site.alerts("spending_missing") == []
+    assert site.balance(window="24h").posted_nanos == USD
+
+
+def test_what_the_rows_lack_stays_until_it_would_have_left() -> None:
+    site = Site(config(budgets={"acme": of_one("24h")}))
+    site.settle(site.granted(candidate(usd=3)), 3)
+    site.desk.reload(site.now_ms)
+    load(site, [])
+    assert len(site.alerts("spending_missing")) == 1
+    site.parked(candidate(usd=3), wait_ms=3 * DAY)
+    site.wait(DAY + HOUR)
+    assert len(site.served()) == 1

@@ -3,6 +3,7 @@
 import pytest
 from desk_kit import HOUR, MINUTE, USD, Site, candidate, capped, config
 
+from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.admission.runs import DIGESTS_MAX
 from paymaster.messages import Denied, EndRun, ResumeRun, RunawayTerms, RunTerms
 
@@ -138,3 +139,16 @@ def test_only_a_held_run_is_let_go_on() -> None:
     first_call(site)
     with pytest.raises(ValueError, match="is not held"):
         site.desk.resume_run(ResumeRun(run=RUN), site.now_ms)
+
+
+def test_where_there_is_no_room_what_was_asked_once_is_forgotten_first() -> None:
+    site = a_site()
+    first_call(site)
+    call(site, "twice")
+    call(site, "twice")
+    before = estimated_bytes(site.desk.state)
+    assert relieve(site.desk.state, 1) == 0
+    assert estimated_bytes(site.desk.state) < before
+    run = site.desk.ledger.accounts[f"run:{RUN}"].run
+    assert run is not None
+    assert run.asked_for == {"twice": 2}
