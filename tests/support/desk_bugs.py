@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from desk_model import ACCOUNTS, WHOLE
+from desk_facts import ACCOUNTS, WHOLE
 
 from paymaster.admission import books, in_force, on_demand, parking, routing
 from paymaster.admission.account_rows import template_key
@@ -18,16 +18,7 @@ from paymaster.admission.on_demand import OnDemand
 from paymaster.admission.routing import Choice
 from paymaster.admission.runs import Run, RunOver, run_levels
 from paymaster.admission.state import DeskState
-from paymaster.messages import (
-    AccountConfig,
-    Answer,
-    Candidate,
-    Command,
-    Grant,
-    Granted,
-    Reserve,
-    Window,
-)
+from paymaster.messages import AccountConfig, Answer, Candidate, Command, Grant, Granted, Reserve, Window
 from paymaster.messages.base import CountsForBudgets
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from desk_model import (
+from desk_facts import (
     ACCOUNTS,
     HALF,
     HOLD_EXPIRES_AFTER_MS,
@@ -20,14 +20,7 @@ from desk_model import (
 )
 from hypothesis import strategies as st
 
-from paymaster.messages import (
-    AccountConfig,
-    Candidate,
-    DeskConfig,
-    RunTerms,
-    ServiceConfig,
-    Window,
-)
+from paymaster.messages import AccountConfig, Candidate, DeskConfig, RunTerms, ServiceConfig, Window
 from paymaster.values.windows import WINDOWS
 
 AskedOfRun = tuple[str | None, tuple[RunTerms | None, ...]]

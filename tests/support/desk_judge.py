@@ -1,43 +1,23 @@
-"""Two desks that get the same commands, one of them cut before each, and a model that judges what they answer."""
+"""A model that judges what two desks answer, and what holds of them after every step."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from itertools import chain
 
-from desk_model import (
-    HOLD_EXPIRES_AFTER_MS,
-    MINUTE,
-    START_MS,
-    HeldMoney,
-    Model,
-    Part,
-    Place,
-    T,
-    Waiting,
-    bound_of,
-    charged,
-    charged_by,
-    levels,
-    window_name,
-)
-from hypothesis.stateful import RuleBasedStateMachine, invariant
+from desk_facts import HOLD_EXPIRES_AFTER_MS, MINUTE, HeldMoney, Place, Waiting, bound_of, charged, charged_by, levels
+from hypothesis.stateful import invariant
+from two_desks import TwoDesks
 
-from paymaster.admission import books
-from paymaster.admission.clock import BEHIND_MS, DOUBT_MS
-from paymaster.admission.desk import Desk
+from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     Answer,
-    CallMessage,
     Command,
     Denied,
     Ended,
     ExpiredHold,
     Grant,
     Granted,
-    LoadedSpend,
-    Notice,
     Parked,
     ParkedAnswer,
     Reserve,
@@ -46,77 +26,21 @@ from paymaster.messages import (
     StatusRequest,
     UnknownHold,
     Void,
-    Window,
     Withdrawn,
 )
-from paymaster.values.windows import WINDOWS
 
 
-class DeskJudge(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock_ms = START_MS
-        self.model = Model(accounts_max=books.ACCOUNTS_MAX)
-        self.desk = Desk(DeskState(ledger="default", epoch="this run"))
-        self.cut_desk = Desk.load(self.desk.dump())
-        self.messages: dict[int, CallMessage] = {}
-        self.notices: dict[int, Notice] = {}
-        self.last_sequence = 0
-        self.sent: list[Command] = []
-        self.calls = 0
-        self.configurations = 0
-        self.spend: LoadedSpend | None = None
-        """What was read from the database and has not arrived yet."""
-        self.looked = False
-        """The desk has looked at the queue since something was freed last."""
-        self.gone: dict[str, bool] = {}
-        """Accounts that have left the books: whether these were full."""
-        self.room_since_ms: int | None = None
-        """Since when there is room for an account that a call waits for."""
-
-    # ------------------------------------------------------------ both desks, and what they say
-
+class DeskJudge(TwoDesks):
     def in_doubt(self) -> bool:
         """Time jumped by more than an hour, and what was due meanwhile gets some minutes more."""
         doubted_until_ms = self.desk.state.clock.doubted_until_ms
         assert doubted_until_ms <= self.model.now_ms + DOUBT_MS
         return self.model.now_ms < doubted_until_ms
 
-    def in_state(self, state: str) -> list[HeldMoney]:
-        return [hold for hold in self.model.holds.values() if hold.state == state]
-
     def voidable(self) -> list[str]:
         """What a call voids: a hold that it got and did not use, in time or late, and its place in the queue."""
         held = [hold.grant.hold_id for hold in self.model.holds.values() if hold.runs]
         return held + [waiting.request.hold_id for waiting in self.model.queue]
-
-    def both(self, do: Callable[[Desk], T]) -> T:
-        """Acts on the desk, and on the one that is cut and restored first; both must give one answer."""
-        self.cut_desk = Desk.load(self.cut_desk.dump())
-        answer, cut_answer = do(self.desk), do(self.cut_desk)
-        assert answer == cut_answer, "a desk that was cut and restored answers otherwise"
-        now_ms = self.desk.state.now_ms
-        if now_ms < self.model.now_ms:
-            assert now_ms == self.clock_ms <= self.model.now_ms - BEHIND_MS, "the desk's time goes back without need"
-            self.model.go_back(now_ms)
-        assert now_ms == max(self.model.now_ms, self.clock_ms)
-        self.model.now_ms = now_ms
-        self.take_in_accounts()
-        return answer
-
-    def take_in_accounts(self) -> None:
-        """Which accounts there are: those of names and runs come and go as the desk thinks fit."""
-        model, now = self.model, frozenset(self.desk.ledger.accounts)
-        if now == model.open:
-            return
-        were_full = len(model.open | now) >= model.accounts_max
-        self.gone |= dict.fromkeys(model.open - now, were_full)
-        for account in now - model.open:
-            model.used_ms[account] = model.now_ms
-            if account.startswith("run:"):
-                model.parts[account.removeprefix("run:")] = Part()
-        model.loading = (model.loading & now) | (now - model.open)
-        model.open = now
 
     def check_gone(self) -> None:
         """Accounts that left the books were in nobody's use, and forgotten early only where room was needed."""
@@ -471,35 +395,3 @@ class DeskJudge(RuleBasedStateMachine):
             names = [f.name for f in fields(DeskState)]
             other = [name for name in names if getattr(self.desk.state, name) != getattr(self.cut_desk.state, name)]
             raise AssertionError(f"a desk that was cut and restored has another state: {other or 'in another order'}")
-
-    # ------------------------------------------------------------ the database
-
-    def read_what_was_spent(self) -> None:
-        """Reads like the activity all that is stored, but for the holds that the desk counts itself."""
-        wanted = self.both(lambda desk: desk.to_load())
-        assert (wanted is not None) == bool(self.model.loading), "what was spent is to be read, or is not"
-        if wanted is None or (self.spend is not None and self.spend.number == wanted.number):
-            return
-        left_out = {self.model.holds[hold_id].grant.hold_id for hold_id in wanted.known_holds}
-        posted: dict[str, dict[Window, int]] = {
-            account: {window: self.posted_without(left_out, account, window) for window in WINDOWS}
-            for account in wanted.accounts
-        }
-        runs = {account: self.calls_without(left_out, account) for account in wanted.accounts if account[:4] == "run:"}
-        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted, runs=runs)
-
-    def posted_without(self, left_out: set[str], account: str, window: Window) -> int:
-        """What the stored entries say, but for those of these holds."""
-        now, holds = window_name(window, self.model.now_ms), [self.model.holds[hold_id] for hold_id in left_out]
-        return self.model.posted(account, window) - sum(
-            hold.posted_nanos
-            for hold in holds
-            if account in hold.accounts and window_name(window, hold.grant.granted_at_ms) == now
-        )
-
-    def calls_without(self, left_out: set[str], account: str) -> tuple[int, int]:
-        """How many calls have stored entries, but for those of these holds, and when the first one was granted."""
-        used = self.model.used_by(account.removeprefix("run:"))
-        stored = [hold.grant for hold in used if hold.state != "pending" and hold.grant.hold_id not in left_out]
-        calls = {grant.hold_id.partition("/")[0] for grant in stored}
-        return len(calls), min((grant.granted_at_ms for grant in stored), default=0)

@@ -2,74 +2,29 @@
 backwards; `DeskJudge` says what must be true after each."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-import pytest
-from desk_drawn import (
-    NO_RUN,
-    AskedOfRun,
-    configuration,
-    files,
-    modes,
-    odd_budgets,
-    odd_candidates,
-    places,
-    runs,
-    tight,
-    usual_budgets,
-    usual_candidates,
-    watched,
-)
-from desk_judge import DeskJudge
-from desk_model import (
-    ACCOUNTS,
-    HOUR,
-    MINUTE,
-    NAMES,
-    SECOND,
-    SERVICES,
-    START_MS,
-    UNIT,
-    Cap,
-    File,
-    Mode,
-    Place,
-    charged_by,
-    next_end_ms,
-    window_name,
-)
+from desk_admins import Admins
+from desk_drawn import NO_RUN, AskedOfRun, modes, odd_budgets, odd_candidates, runs, usual_budgets, usual_candidates
+from desk_facts import HOUR, MINUTE, SECOND, START_MS, UNIT, Mode, next_end_ms
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import precondition, rule
 
-from paymaster.admission.desk import Desk
 from paymaster.messages import (
     AttemptReport,
     CallRef,
     Candidate,
     Delivery,
-    EndRun,
     Granted,
     ParkedAnswer,
-    PauseService,
-    RaiseCap,
-    RaiseRun,
     Reserve,
-    ResumeService,
-    SetCap,
     Settle,
     Void,
     Window,
 )
-from paymaster.values.money import nanos_to_usd
-from paymaster.values.windows import WINDOWS
 
 
-class DeskMachine(DeskJudge):
+class DeskMachine(Admins):
     # ------------------------------------------------------------ calls
 
     @rule(
@@ -240,131 +195,6 @@ class DeskMachine(DeskJudge):
         self.both(lambda desk: desk.report(report, self.clock_ms))
         hold = self.model.holds[grant.hold_id]
         hold.failed = hold.failed or hold.runs
-        self.take_in_outbox()
-        self.looked = False
-
-    # ------------------------------------------------------------ admins and configuration
-
-    @initialize(file=files, earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2))
-    def begin(self, file: File, earlier: dict[Place, int] | None = None) -> None:
-        self.model.earlier = earlier or {}
-        self.configure(file)
-
-    @precondition(lambda self: self.desk.state.began)
-    @rule(watched=watched)
-    def watch_budgets(self, watched: frozenset[str]) -> None:
-        """And enforce the others."""
-        self.configure(replace(self.model.file, watched=watched))
-
-    @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
-    @rule(file=files, keep=st.booleans())
-    def change_configuration(self, file: File, keep: bool) -> None:
-        before = self.model.file
-        caps_nanos = {**before.caps_nanos, **file.caps_nanos} if keep else file.caps_nanos
-        self.configure(replace(file, caps_nanos=caps_nanos, watched=before.watched))
-
-    def configure(self, file: File) -> None:
-        self.configurations += 1
-        config = configuration(file, self.configurations)
-        self.let_time_pass()
-        self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
-        model = self.model
-        before = {place: model.cap_unchanged(place) for place in model.changed}
-        model.file = file
-        for place, cap in before.items():
-            if model.cap_unchanged(place) != cap:
-                del model.changed[place]
-        self.take_in_gates()
-        self.after_a_look()
-
-    @precondition(lambda self: self.capped_places())
-    @rule(data=st.data(), by=st.sampled_from([1, UNIT, 2 * UNIT, 4 * UNIT]), lapses=st.booleans())
-    def raise_a_cap(self, data: st.DataObject, by: int, lapses: bool) -> None:
-        self.raise_cap(data.draw(st.sampled_from(self.capped_places())), by, lapses)
-
-    @rule(place=places, by=st.sampled_from([0, 1, UNIT]))
-    def raise_what_may_not_be_capped(self, place: Place, by: int) -> None:
-        self.raise_cap(place, by, False)
-
-    def capped_places(self) -> list[Place]:
-        every: list[Place] = [(account, window) for account in (*ACCOUNTS, *NAMES) for window in WINDOWS]
-        return [place for place in every if self.model.cap(place) is not None]
-
-    def raise_cap(self, place: Place, by: int, lapses: bool) -> None:
-        account, window = place
-        if any(account in charged_by(w.request) for w in self.model.queue if self.model.is_missing(w.request)):
-            return  # it would have an account, and who waits for room is looked at a second later
-        change = RaiseCap(account=account, window=window, by=str(nanos_to_usd(by)), until_window_end=lapses)
-        self.let_time_pass()
-        before = self.model.cap_unchanged(place)
-        if self.model.cap(place) is None or by == 0 or (lapses and window == "total"):
-            self.refused(lambda desk: desk.raise_cap(change, self.clock_ms), "cap|total|account")
-        else:
-            answer = self.both(lambda desk: desk.raise_cap(change, self.clock_ms))
-            cap = self.model.changed.setdefault(place, Cap(before or 0))
-            if lapses:
-                cap.lapsing.append((window_name(window, self.model.now_ms), by))
-            else:
-                cap.nanos += by
-            assert answer.cap_nanos == self.model.cap(place), "the answer to raise_cap is not the new cap"
-        self.after_a_look()
-
-    def refused(self, do: Callable[[Desk], object], why: str) -> None:
-        def wrong(desk: Desk) -> None:
-            with pytest.raises(ValueError, match=why):
-                do(desk)
-
-        self.both(wrong)
-
-    @rule(place=places, to=st.one_of(tight, st.sampled_from([0, UNIT])))
-    def set_cap(self, place: Place, to: int) -> None:
-        change = SetCap(account=place[0], window=place[1], to=str(nanos_to_usd(to)))
-        self.let_time_pass()
-        answer = self.both(lambda desk: desk.set_cap(change, self.clock_ms))
-        self.model.changed[place] = Cap(to)
-        assert answer.cap_nanos == to
-        self.after_a_look()
-
-    @precondition(lambda self: self.model.parts)
-    @rule(
-        data=st.data(),
-        by=st.sampled_from([None, UNIT, 4 * UNIT]),
-        calls=st.sampled_from([0, 1]),
-        lasts_ms=st.sampled_from([0, MINUTE]),
-    )
-    def raise_run(self, data: st.DataObject, by: int | None, calls: int, lasts_ms: int) -> None:
-        model, path = self.model, data.draw(st.sampled_from(sorted(self.model.parts)))
-        usd = None if by is None else str(nanos_to_usd(by))
-        change = RaiseRun(run=path, by=usd, calls=calls, lasts_ms=lasts_ms)
-        self.let_time_pass()
-        place: Place = (f"run:{path}", "total")
-        part, terms, cap = model.parts.get(path), model.terms(place[0]), model.cap(place)
-        unlimited = (by and cap is None) or (calls and terms.calls is None) or (lasts_ms and terms.lasts_ms is None)
-        if part is None or unlimited or not (by or calls or lasts_ms):
-            self.refused(lambda desk: desk.raise_run(change, self.clock_ms), "run|cap")
-        else:
-            self.both(lambda desk: desk.raise_run(change, self.clock_ms))
-            part.more_calls, part.more_ms = part.more_calls + calls, part.more_ms + lasts_ms
-            if by:
-                model.changed.setdefault(place, Cap(cap or 0)).nanos += by
-        self.after_a_look()
-
-    @precondition(lambda self: self.model.parts)
-    @rule(path=st.sampled_from(["r1", "r1/a", "r2"]))
-    def end_run(self, path: str) -> None:
-        self.let_time_pass()
-        self.both(lambda desk: desk.end_run(EndRun(run=path), self.clock_ms))
-        self.model.parts[path].ended = True
-        self.after_a_look()
-
-    @rule(service=st.sampled_from(SERVICES), pause=st.booleans())
-    def pause_or_resume(self, service: str, pause: bool) -> None:
-        self.let_time_pass()
-        if pause:
-            self.both(lambda desk: desk.pause_service(PauseService(service=service), self.clock_ms))
-        else:
-            self.both(lambda desk: desk.resume_service(ResumeService(service=service), self.clock_ms))
-        self.take_in_gates()
         self.take_in_outbox()
         self.looked = False
 

@@ -4,151 +4,33 @@ Written without the desk's code, which it is compared with (tests/unit/admission
 its times: after how long a call claims, and for how long ends are remembered.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from functools import lru_cache
-from math import ceil
-from typing import Literal, TypeVar
+
+from desk_facts import (
+    HOLD_EXPIRES_AFTER_MS,
+    HOUR,
+    SERVICES,
+    START_MS,
+    Cap,
+    File,
+    HeldMoney,
+    Part,
+    Place,
+    Verdict,
+    Waiting,
+    bound_of,
+    charged,
+    charged_by,
+    levels,
+    window_name,
+)
 
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.settling import REMEMBER_ENDED_MS
-from paymaster.messages import (
-    Candidate,
-    Denied,
-    Grant,
-    Reserve,
-    RunTerms,
-    ServiceStatus,
-    Window,
-)
-from paymaster.values.money import Price
+from paymaster.messages import Candidate, Denied, Reserve, RunTerms, ServiceStatus, Window
 from paymaster.values.windows import WINDOWS
-
-START_MS = int(datetime(2028, 2, 28, 23, 30, tzinfo=UTC).timestamp() * 1000)
-"""Half an hour before a leap day."""
-SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-HOLD_EXPIRES_AFTER_MS = 15 * MINUTE
-SERVICES = ("s", "t")
-ACCOUNTS = (*(f"budget:{path}" for path in ("acme", "acme/team", "solo")), *(f"service:{name}" for name in SERVICES))
-"""Those that every configuration names."""
-TEMPLATE = "budget:acme/users/*"
-NAMES = ("budget:acme/users/ann", "budget:acme/users/bob", "budget:acme/users/cy")
-"""For which the template stands, where a configuration has it and no table of their own."""
-UNIT = 1_000_000
-"""Caps and bounds are small multiples of this many nano-dollars, so that they often meet exactly."""
-WHOLE = Price(input_nanos=0, output_nanos=1_000 * UNIT, source="test")
-HALF = Price(input_nanos=0, output_nanos=500 * UNIT, source="test")
-ODD = Price(input_nanos=333_333_333, cached_input_nanos=400_000_001, output_nanos=1_000_000_007, source="test")
-
-Place = tuple[str, Window]
-Mode = Literal["wait", "fail"]
-Verdict = Literal["fits", "perhaps", "held", "gone", "open", "never"]
-"""perhaps: its service is being probed after a failure, and only the desk knows by whom."""
-T = TypeVar("T")
-
-
-@dataclass
-class HeldMoney:
-    grant: Grant
-    accounts: tuple[str, ...]
-    state: Literal["pending", "unconfirmed", "posted", "voided"] = "pending"
-    posted_nanos: int = 0
-    expired: bool = False
-    settled: bool = False
-    """Its call has said what it cost, if only as far as it knew."""
-    failed: bool = False
-    """It was told of a failed attempt, of which there is an entry."""
-    ended_at_ms: int = 0
-
-    @property
-    def was_used(self) -> bool:
-        """Something was sent, or will be: its call counts for its run."""
-        return self.state != "voided" or self.failed
-
-    @property
-    def is_open(self) -> bool:
-        """The desk counts it itself, and not the stored entries."""
-        return self.state in ("pending", "unconfirmed")
-
-    @property
-    def runs(self) -> bool:
-        """It takes a place among the calls at once."""
-        return self.state == "pending" or (self.state == "unconfirmed" and not self.settled)
-
-
-@dataclass
-class Waiting:
-    request: Reserve
-    arrival: int
-    parked_at_ms: int
-    busy_since_ms: int | None = None
-    """Since when only holds are in its way, as far as was seen."""
-    kept: frozenset[str] = frozenset()
-    """Accounts that the desk keeps for it from those behind it, as long as only holds are in its way."""
-    claims: frozenset[str] = frozenset()
-    """Accounts that the desk says it keeps."""
-
-    def is_ahead_of(self, request: Reserve, arrival: int) -> bool:
-        return (-self.request.priority, self.arrival) < (-request.priority, arrival)
-
-
-@dataclass
-class Cap:
-    nanos: int
-    lapsing: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
-    """Raises that hold in one window only: its name, and by how much."""
-
-    def in_force(self, name: str) -> int:
-        return self.nanos + sum(by for window, by in self.lapsing if window == name)
-
-
-@dataclass
-class Part:
-    """A run, or a part of one, that has an account."""
-
-    asked: RunTerms | None = None
-    """The first limits that one of its calls named."""
-    budgets: frozenset[str] = frozenset()
-    """Accounts of budgets whose limits for each run hold for it."""
-    more_calls: int = 0
-    more_ms: int = 0
-    ended: bool = False
-    granted_ms: tuple[int, ...] = ()
-    """When its calls got grants since it has its account, those that gave them back included."""
-
-    @property
-    def is_changed(self) -> bool:
-        return bool(self.more_calls or self.more_ms or self.ended)
-
-
-@dataclass(frozen=True)
-class File:
-    """A configuration, as far as it is about money and calls at once."""
-
-    caps_nanos: Mapping[Place, int] = field(default_factory=dict[Place, int])
-    concurrent_max: Mapping[str, int] = field(default_factory=dict[str, int])
-    per_run: Mapping[str, RunTerms] = field(default_factory=dict[str, RunTerms])
-    """By budget's account or template, what each run may take."""
-    watched: frozenset[str] = frozenset()
-    """Accounts, or the template, whose caps and limits hold up nobody."""
-    tables: frozenset[str] = frozenset()
-    """Of the names those with a table of their own, and the template where there is one."""
-    max_parked: int = 100
-
-    def table_of(self, account: str) -> str | None:
-        """The account or the template that says everything of this account. None: nothing does."""
-        if account in ACCOUNTS or account in self.tables:
-            return account
-        return TEMPLATE if account in NAMES and TEMPLATE in self.tables else None
-
-    def cap(self, place: Place) -> int | None:
-        table = self.table_of(place[0])
-        return None if table is None else self.caps_nanos.get((table, place[1]))
-
-    def limits_runs(self, account: str) -> RunTerms | None:
-        return self.per_run.get(self.table_of(account) or "")
 
 
 @dataclass
@@ -237,14 +119,20 @@ class Model:
         """Whether nothing is lost when this account leaves the books: its name comes back with what is stored."""
         held = any(hold.is_open and account in hold.accounts for hold in self.holds.values())
         waited_for = any(account in charged_by(waiting.request) for waiting in self.queue)
-        by_admin = any(changed == account for changed, _ in self.changed)
-        return not (held or waited_for or by_admin or account in self.loading or self.stays(account))
+        is_named = self.file.table_of(account) == account
+        return not (held or waited_for or is_named or account in self.loading or self.is_changed(account))
+
+    def is_changed(self, account: str) -> bool:
+        """An admin did something to it, which no stored entry says."""
+        part = self.parts.get(account.removeprefix("run:"))
+        return any(changed == account for changed, _ in self.changed) or (part is not None and part.is_changed)
 
     def stays(self, account: str) -> bool:
-        """Whether it is there whoever uses it."""
-        part = self.parts.get(account.removeprefix("run:"))
-        others = any(p[0] == account and self.cap(p) != self.cap_unchanged(p) for p in self.changed)
-        return others or (part is not None and part.is_changed) or self.file.table_of(account) == account
+        """Whether it is there whoever uses it. What admins did to a run is forgotten a week after its last call."""
+        if account.startswith("run:"):
+            return self.is_changed(account) and self.now_ms < self.used_ms[account] + 7 * 24 * HOUR
+        others = any(place[0] == account and self.cap(place) != self.cap_unchanged(place) for place in self.changed)
+        return others or self.file.table_of(account) == account
 
     def before_all(self, request: Reserve) -> Verdict:
         """What is in the way of a call whichever of its candidates is called: held, where an account that it needs is
@@ -475,7 +363,8 @@ class Model:
         for waiting in self.queue:
             ahead_ms = max(0, waiting.request.asked_at_ms - to_ms)
             deadline_at_ms = waiting.request.deadline_at_ms - ahead_ms
-            waiting.request = waiting.request.model_copy(update={"deadline_at_ms": deadline_at_ms})
+            times = {"deadline_at_ms": deadline_at_ms, "asked_at_ms": min(waiting.request.asked_at_ms, to_ms)}
+            waiting.request = waiting.request.model_copy(update=times)
             waiting.parked_at_ms = min(waiting.parked_at_ms, to_ms)
             waiting.busy_since_ms = None if waiting.busy_since_ms is None else min(waiting.busy_since_ms, to_ms)
         self.over = {hold_id: (min(at_ms, to_ms), denied) for hold_id, (at_ms, denied) in self.over.items()}
@@ -483,58 +372,3 @@ class Model:
             part.granted_ms = tuple(min(at_ms, to_ms) for at_ms in part.granted_ms)
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
         self.now_ms, self.loading = to_ms, set(self.open)
-
-
-@lru_cache(maxsize=10_000)
-def window_name(window: Window, at_ms: int) -> str:
-    at = datetime.fromtimestamp(at_ms // 1000, UTC)
-    if window == "week":
-        return at.strftime("%G-W%V")
-    letters = {"minute": 16, "hour": 13, "day": 10, "month": 7, "total": 0}[window]
-    return at.isoformat()[:letters]
-
-
-def levels(path: str | None) -> list[str]:
-    """The path and what is above it, nearest first."""
-    parts = [] if path is None else path.split("/")
-    return ["/".join(parts[:number]) for number in range(len(parts), 0, -1)]
-
-
-def charged(budgets: Sequence[str], service: str | None = None, run: str | None = None) -> tuple[str, ...]:
-    """All names that a call counts for, whether they have accounts or not."""
-    paths = dict.fromkeys(path for budget in budgets for path in levels(budget))
-    services = () if service is None else (f"service:{service}",)
-    return (*(f"budget:{path}" for path in paths), *services, *(f"run:{path}" for path in levels(run)))
-
-
-def charged_by(request: Reserve) -> tuple[str, ...]:
-    """Whichever of its candidates is called."""
-    return charged(request.budgets, None, request.run)
-
-
-def bound_of(request: Reserve, candidate: Candidate) -> int:
-    price = candidate.price
-    if price is None:
-        return 0
-    dearest = max(price.input_nanos, price.cached_input_nanos or 0)
-    exact = (request.input_bytes + 1024) * dearest + candidate.max_output_tokens * price.output_nanos
-    return ceil(Fraction(exact, 1_000_000))
-
-
-def next_end_ms(window: Window, now_ms: int) -> int:
-    now = datetime.fromtimestamp(now_ms // 1000, UTC)
-    match window:
-        case "minute":
-            end = now.replace(second=0) + timedelta(minutes=1)
-        case "hour":
-            end = now.replace(minute=0, second=0) + timedelta(hours=1)
-        case "day":
-            end = now.replace(hour=0, minute=0, second=0) + timedelta(days=1)
-        case "week":
-            end = now.replace(hour=0, minute=0, second=0) + timedelta(days=8 - now.isoweekday())
-        case "month" | "total":
-            first = now.replace(day=1, hour=0, minute=0, second=0)
-            end = first.replace(month=now.month % 12 + 1, year=now.year + now.month // 12)
-        case _:
-            raise ValueError(window)
-    return int(end.timestamp()) * 1000

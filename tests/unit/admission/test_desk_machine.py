@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from desk_bugs import BROKEN
 from desk_drawn import NO_RUN, AskedOfRun
+from desk_facts import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
 from desk_machine import DeskMachine
-from desk_model import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from searches import examples
 
+from paymaster.admission import books
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.messages import Candidate, Reserve, RunTerms, Settle, Void
 
@@ -40,6 +41,12 @@ EXAMPLES = settings(
 def test_the_desk_keeps_its_promises_whatever_comes_in_whatever_order() -> None:
     """No grant over a cap, each hold ended once, sums exact, no call kept waiting without need, and cuts unnoticed."""
     run_state_machine_as_test(DeskMachine, settings=EXAMPLES)
+
+
+def test_the_desk_keeps_its_promises_where_there_is_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and runs come in floods: they wait, and push nothing out that somebody uses or that holds money."""
+    monkeypatch.setattr(books, "ACCOUNTS_MAX", len(ACCOUNTS) + 2)
+    run_state_machine_as_test(DeskMachine, settings=settings(EXAMPLES, max_examples=SEARCH or examples(100)))
 
 
 def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_by_holds_that_expire() -> None:
