@@ -36,4 +36,5 @@ async def test_it_type_checks_strictly(python: Path, project: Path) -> None:
 
 async def test_its_tests_pass(python: Path, project: Path) -> None:
     _, _, said = await outcome([python, "test_agent.py"], project)
-    assert re.search(r"Ran 4 tests in .*\n\nOK\n$", said), said
+    # What may come behind it is of CPython 3.11, which at its end does not always outlive a thread of Temporal's SDK.
+    assert re.search(r"Ran 4 tests in .*\n\nOK\n", said), said

@@ -184,12 +184,15 @@ def test_windows_of_many_names_roll_on_in_one_pass_over_the_holds() -> None:
         site.desk.ledger.open_on_demand(f"budget:team/{number}", rolling)
     while site.desk.to_load() is not None:
         site.load()
+    began = process_time()
     for number in range(calls):
         site.granted(budget=f"team/{number % 3}")
+    granting_s = process_time() - began
     site.now_ms += DAY
     began = process_time()
     site.desk.ledger.roll_windows(site.now_ms)
-    assert process_time() - began < 0.4
+    rolling_s = process_time() - began
+    assert rolling_s < granting_s, "a pass over the holds for each name takes many times as long"
     assert site.balance("budget:team/1", "24h").pending_nanos == calls // 3 * USD
 
 
