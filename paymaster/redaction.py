@@ -1,7 +1,8 @@
 """Known keys are taken out of every text that leaves the process: logs, failures, traces, what commands print.
 
 `ApiKey` tells this file each value that it ever holds; whatever writes a text asks `redact` first. A key is found as it
-is, and as URLs, JSON (also inside JSON), HTML, base64 (wherever it begins) and hexadecimal write it.
+is, and as URLs, JSON (also inside JSON), HTML, base64 (wherever it begins) and hexadecimal write it. Keys of the
+gateway's clients are found by how they look, whoever holds them: URLs, JSON and HTML write them as they are.
 """
 
 import html
@@ -20,6 +21,8 @@ SECRET_CHARACTERS_MIN = 8
 """A shorter key is a placeholder of a server that wants none ("none", "EMPTY"): it would be found in ordinary words."""
 SECRETS_MAX = 1_000
 """So many are remembered; a key that was replaced so often since is of no use to anybody."""
+_CLIENT_KEY = re.compile(r"(pmk_[a-z0-9]{12}_)[A-Za-z0-9]+")
+"""A key of `values/client_key`, also one that was cut off; its id, which is no secret, stays."""
 _NESTED_MAX = 5
 _SLICE = 64 * 1024
 """Characters of a text that are searched in one go: what a long text needs does not hold the interpreter at once."""
@@ -57,7 +60,7 @@ def remember(secret: str) -> None:
 
 
 def redact(text: str) -> str:
-    """The text with `[key]` in the place of every known secret, in whatever form.
+    """The text with `[key]` in the place of every known secret, in whatever form, and of every client's key.
 
     The time it takes grows with the text's length and with nothing else in it; a long text belongs into a thread.
     """
@@ -66,7 +69,7 @@ def redact(text: str) -> str:
         for encoded in forms.encoded:
             if encoded in text:
                 text = text.replace(encoded, PLACEHOLDER)
-    return text
+    return _CLIENT_KEY.sub(rf"\1{PLACEHOLDER}", text) if "pmk_" in text else text
 
 
 def _without_escaped(text: str, forms: _Forms) -> str:

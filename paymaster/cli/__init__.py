@@ -11,6 +11,7 @@ from paymaster.cli import (
     admin,
     budget,
     call,
+    clients,
     clock,
     codec,
     config,
@@ -72,6 +73,7 @@ app.add_typer(clock.app, name="clock")
 app.add_typer(config.app, name="config")
 app.add_typer(prices.app, name="prices")
 app.add_typer(admin.app, name="admin")
+app.add_typer(clients.app, name="clients")
 app.command()(codec.codec)
 app.add_typer(keys.app, name="keys")
 app.command()(migrate.migrate)

@@ -100,6 +100,11 @@ def print_line(message: str) -> None:
     sys.stdout.flush()  # in a pipe, too, lines come when they are true, and in order with those on stderr
 
 
+def print_new_key(text: str) -> None:
+    """An answer on stdout that has a key which was just made: the only one from which keys are not taken out."""
+    sys.stdout.write(text + "\n")
+
+
 def printable(text: str) -> str:
     """The text without known keys and without the control characters that a terminal would obey."""
     return _CONTROL.sub("\ufffd", redact(text))

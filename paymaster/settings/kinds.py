@@ -118,7 +118,7 @@ def _check_ledger_name(name: str) -> str:
     return name
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
     if not re.fullmatch(_NAME, name):
         raise ValueError('not a name: write 1 to 64 of a-z, 0-9 and "-", the first one not "-"')
     return name
@@ -289,9 +289,11 @@ Instant = Annotated[
 
 LedgerName = Annotated[str, AfterValidator(_check_ledger_name), _text(_LEDGER_NAME)]
 
-ServiceName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
+ServiceName = Annotated[str, AfterValidator(check_name), _text(_NAME)]
 
-RouteName = Annotated[str, AfterValidator(_check_name), _text(_NAME)]
+RouteName = Annotated[str, AfterValidator(check_name), _text(_NAME)]
+
+ClientName = Annotated[str, AfterValidator(check_name), _text(_NAME)]
 
 EndpointName = Annotated[str, AfterValidator(_check_endpoint_name), _text(_ENDPOINT_NAME)]
 

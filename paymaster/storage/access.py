@@ -14,6 +14,7 @@ _NEEDED = {
     "alerts": ("SELECT", "INSERT"),
     "cap_changes": ("SELECT", "INSERT"),
     "call_bodies": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "clients": ("SELECT", "INSERT", "UPDATE"),
     "configurations": ("SELECT", "INSERT"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),

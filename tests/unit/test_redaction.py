@@ -36,6 +36,7 @@ from paymaster.redaction import (
     remember,
 )
 from paymaster.security.failures import RedactingFailureConverter
+from paymaster.values.client_key import new_client_key
 from paymaster.values.limits import FAILURE_MESSAGE_BYTES_MAX, FAILURE_TRACEBACK_BYTES_MAX
 
 pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
@@ -65,6 +66,17 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 def no_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test knows its own keys, and leaves none behind."""
     monkeypatch.setattr(redaction, "known_secrets", {})
+
+
+@pytest.mark.parametrize("form", ["plain", "JSON", "JSON in JSON", "URL, all of it", "HTML", "repr of bytes"])
+def test_a_clients_key_is_taken_out_by_how_it_looks(form: str) -> None:
+    """Whoever holds it, told or not, and also when it was cut off; its id stays."""
+    key = new_client_key()
+    for sent in (key.text, key.text[:30]):
+        redacted = redact(WRITTEN[form](f"Bearer {sent} and so on"))
+        assert f"{key.id}_[key]" in redacted
+        assert key.text[17:29] not in redacted
+    assert redact(f"{key.id} is revoked") == f"{key.id} is revoked"
 
 
 @pytest.mark.parametrize("form", WRITTEN)
