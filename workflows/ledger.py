@@ -6,45 +6,33 @@ paymaster/ledger/group_commit.py), and reports of failed attempts by the signal 
 query `status`.
 """
 
-import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 
 from temporalio import workflow
-from temporalio.common import RawValue, RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.common import RawValue
 
 from paymaster.admission.desk import Desk
-from paymaster.admission.outbox import first_delivery
 from paymaster.admission.state import DeskState, NewerState, check_rules
-from paymaster.admission.timers import NEVER_MS
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
     AcceptLower,
-    Alerts,
     Answer,
     AnswerBatch,
     AskStanding,
-    CallMessages,
     CapState,
     ClockState,
     Command,
     CommandBatch,
-    ConfigChange,
     ConfigState,
     Configuration,
     Configure,
     CorrectSpend,
-    Delivery,
     Denied,
     DeskConfig,
     DeskStatus,
     EndRun,
     LedgerStart,
-    Notices,
     PauseService,
     RaiseCap,
     RaiseRun,
@@ -69,40 +57,27 @@ from paymaster.messages import (
 from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_stored_rows
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
-    ANSWER_CALLS,
     CONFIGURE,
     CORRECT_SPEND,
     END_RUN,
     LEDGER_WORKFLOW,
-    LOAD_SPEND,
     PAUSE_SERVICE,
     RAISE_CAP,
     RAISE_RUN,
-    RECALL_PARKED,
     REPORT_ATTEMPTS,
     RESUME_RUN,
     RESUME_SERVICE,
-    SEND_ALERTS,
     SET_CAP,
-    STORE_NOTICES,
     TAKE_CLOCK,
     UPGRADE,
-    ActivityName,
-    ArgumentT,
-    ResultT,
 )
 from paymaster.observability.temporal_ui import ledger_details
-from paymaster.values.limits import DURATION_MS_MAX, ID_CHARACTERS_MAX
+from paymaster.values.limits import ID_CHARACTERS_MAX
+from workflows.ledger_duties import Duties
 from workflows.ledger_messages import LedgerMessages, refuse_unless, workflow_now_ms
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
 
-PAUSE = timedelta(milliseconds=250)
-"""Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
-PAUSE_AFTER_FAILURE = timedelta(seconds=10)
-GRACE = timedelta(seconds=1)
-"""For an activity that is under way when the run ends, so that little is done twice. In that time come far fewer
-updates than the run still takes: Temporal suggests a new one at 1,800 of 2,000."""
 SIGNALS = (
     RAISE_CAP,
     SET_CAP,
@@ -132,122 +107,17 @@ class BudgetWorkflow:
             epoch = workflow.info().first_execution_run_id
             desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules, recalls=start.rules >= 2))
             desk.configure(start.config, workflow_now_ms(), who=start.who)
-        self._desk, self._messages = desk, LedgerMessages(desk)
-        self._next_rules = desk.state.rules
+        self._desk, self._messages, self._duties = desk, LedgerMessages(desk), Duties(desk)
 
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
         """Does its duties until the server suggests a new run, which then begins with the same desk."""
-        duties = [self._keep_time, self._load_spend, self._answer_calls, self._store_notices, self._send_alerts]
-        if start.state is None or self._desk.state.recalls:
-            duties.append(self._recall_parked)
-        await asyncio.gather(*(duty() for duty in duties))
+        await self._duties.run(recall=start.state is None or self._desk.state.recalls)
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
-        dumped = self._desk.handed_on(self._next_rules)
+        dumped = self._desk.handed_on(self._duties.next_rules)
         workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=dumped))
-
-    # ------------------------------------------------------------ duties
-
-    async def _keep_time(self) -> None:
-        """Wakes the desk when something happens by itself: a hold expires, a window ends, a parked call is due."""
-        while True:
-            due_ms = self._desk.due_ms
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(
-                    lambda due_ms=due_ms: self._desk.due_ms < due_ms or self._is_ending(),
-                    timeout=None if due_ms >= NEVER_MS else _until(due_ms),
-                    timeout_summary="a hold expires, or a parked call is due",
-                )
-            if self._is_ending():
-                return
-            self._desk.advance(workflow_now_ms())
-
-    async def _load_spend(self) -> None:
-        """Reads what accounts have spent that were not in these books before."""
-        while await self._next(lambda: self._desk.to_load() is not None):
-            wanted = self._desk.to_load()
-            assert wanted is not None  # nothing ran since
-            loaded = await self._activity(LOAD_SPEND, wanted)
-            if loaded is not None:
-                self._desk.loaded(loaded, workflow_now_ms())
-
-    async def _recall_parked(self) -> None:
-        """Calls may wait that were parked in a ledger which is lost: they ask again."""
-        while not self._is_ending():
-            if await self._activity(RECALL_PARKED, None) is not None:
-                self._desk.state.recalls = False
-                return
-
-    async def _answer_calls(self) -> None:
-        messages = self._desk.state.outbox
-        while await self._next(lambda: bool(messages.messages)):
-            batch = CallMessages(messages=first_delivery(messages.messages))
-            self._delivered(await self._activity(ANSWER_CALLS, batch))
-            await workflow.sleep(PAUSE, summary="between deliveries")
-
-    async def _store_notices(self) -> None:
-        state = self._desk.state
-        while await self._next(lambda: bool(state.outbox.notices)):
-            notices = first_delivery(state.outbox.notices)
-            changed = any(isinstance(notice, ConfigChange) for notice in notices)
-            config = state.config if changed else None
-            batch = Notices(ledger=state.ledger, epoch=state.epoch, notices=notices, config=config)
-            self._delivered(await self._activity(STORE_NOTICES, batch))
-
-    async def _send_alerts(self) -> None:
-        state = self._desk.state
-        while await self._next(lambda: bool(state.outbox.sending)):
-            alerts = first_delivery(state.outbox.sending)
-            batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
-            self._delivered(await self._activity(SEND_ALERTS, batch))
-
-    def _is_ending(self) -> bool:
-        """The server suggests a new run, newer rules need one, or the desk wants to see the server's clock anew."""
-        newer_rules = self._next_rules > self._desk.state.rules
-        return workflow.info().is_continue_as_new_suggested() or newer_rules or self._desk.wants_new_run
-
-    async def _next(self, has_work: Callable[[], bool]) -> bool:
-        """Waits for work. False when this run is ending: the next run finds the work in the desk's state."""
-        await workflow.wait_condition(lambda: has_work() or self._is_ending())
-        return not self._is_ending()
-
-    async def _activity(self, activity: ActivityName[ArgumentT, ResultT], batch: ArgumentT) -> ResultT | None:
-        """The activity's result, or None, after a pause, when it failed: what was to be done is still to be done.
-
-        None also when the run ends meanwhile: it takes 2,000 updates at most, and an activity may hang for minutes.
-        """
-        name = activity.name
-        doing = workflow.start_activity(
-            name,
-            args=[] if batch is None else [batch],
-            result_type=activity.result,
-            task_queue=ACTIVITIES_TASK_QUEUE,
-            start_to_close_timeout=timedelta(seconds=30),
-            retry_policy=RetryPolicy(maximum_attempts=3),
-        )
-        await workflow.wait_condition(lambda: doing.done() or self._is_ending())
-        # What an activity has done that is left alone here, the next run has done again, and nobody is hurt by it:
-        # load_spend only reads, and its question stays the same until its answer is here; recall_parked makes calls ask
-        # again under the id that they have; a call takes an answer by its hold id and a withdrawal once; a notice is a
-        # row by its sequence number, an expiry by its attempt; who gets an alert twice tells it by its sequence number.
-        if not doing.done() and self._desk.state.rules >= 2 and workflow.patched("ledger-ends-at-once"):
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(doing.done, timeout=GRACE, timeout_summary="an activity is nearly done")
-            if not doing.done():
-                return None
-        try:
-            return await doing
-        except ActivityError as error:
-            workflow.logger.warning("%s failed, trying again: %s", name, error.cause)
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(self._is_ending, timeout=PAUSE_AFTER_FAILURE)
-            return None
-
-    def _delivered(self, delivery: Delivery | None) -> None:
-        if delivery is not None:
-            self._desk.delivered(delivery, workflow_now_ms())
 
     # ------------------------------------------------------------ calls
 
@@ -309,7 +179,7 @@ class BudgetWorkflow:
     def upgrade(self, change: Upgrade) -> Upgraded:
         """Newer rules, with a new run: a worker that does not know them cannot follow one that began with others."""
         answer = self._messages.answered(UPGRADE, self._desk.upgrade, change)
-        self._next_rules = max(self._next_rules, answer.rules)
+        self._duties.next_rules = max(self._duties.next_rules, answer.rules)
         return answer
 
     @workflow.update
@@ -473,8 +343,3 @@ def _not_applied(command: Command, reason: str, detail: str) -> Answer:
             return StandingAnswer(unknown=detail)
         case Settle() | Void():
             return Refused(hold_id=command.hold_id[:ID_CHARACTERS_MAX], detail=detail)
-
-
-def _until(due_ms: int) -> timedelta:
-    """How long to wait; within what Temporal can count, whatever an older version took for a time."""
-    return max(PAUSE, timedelta(milliseconds=min(max(due_ms - workflow_now_ms(), 0), DURATION_MS_MAX)))

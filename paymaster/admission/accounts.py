@@ -1,6 +1,6 @@
 """An account: its caps and its money in each window, and the thresholds at which it alerts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -56,6 +56,13 @@ class Balance:
         if self.steps is not None:
             step = step_ms(self.window, made_at_ms)
             self.steps[step] = self.steps.get(step, 0) + nanos
+
+    def load_steps(self, steps: Mapping[int, int], start_ms: int) -> int:
+        """Adds what was spent in each step of a rolling window that begins there; the sum of it."""
+        counted = {step: nanos for step, nanos in steps.items() if step >= start_ms}
+        for step, nanos in counted.items():
+            self.post(nanos, step)
+        return sum(counted.values())
 
     def counted_nanos(self, start_ms: int) -> int:
         """What is posted of a rolling window that begins there."""
@@ -122,6 +129,25 @@ class Account:
     def rolling(self) -> list[Balance]:
         """Of its rolling windows, which are kept only where they are capped."""
         return [balance for balance in self.balances.values() if balance.steps is not None]
+
+    def newly_crossed(self, balance: Balance) -> tuple[float, ...]:
+        """The thresholds of the balance that are reached and were not before; each is told once per window."""
+        crossed = tuple(p for p in self.alert_at if str(p) not in balance.alerted and reached(balance, str(p)))
+        balance.alerted = balance.alerted.union(map(str, crossed))
+        balance.alert_from_nanos = next_threshold(self.alert_at, balance)
+        return crossed
+
+    def tell_no_more(self) -> None:
+        """What was spent before the account came back into the books has been told then."""
+        for balance in self.balances.values():
+            if balance.cap_nanos is not None:
+                self.newly_crossed(balance)
+
+    def tell_again(self, balance: Balance) -> None:
+        """Thresholds that are not reached any more alert again."""
+        balance.alert_from_nanos = 0
+        parts = map(str, self.alert_at)
+        balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
 
     def _binding(self) -> Iterable[Balance]:
         return self.balances.values() if self.enforced else ()

@@ -9,13 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from paymaster.admission.accounts import Account, Balance, new_balance, next_threshold, reached
-from paymaster.admission.book_changes import SEVERITY, Crossed, LetThrough, Posted, Rolled, Shortfall, why_short
+from paymaster.admission.accounts import Account, Balance, new_balance
+from paymaster.admission.book_changes import SEVERITY, Crossed, Posted, Rolled, Shortfall, why_short
 from paymaster.admission.calendars import Calendars
+from paymaster.admission.held_runs import count_anew, is_held, runs_of
 from paymaster.admission.holds import Hold
-from paymaster.admission.limiter import Limiter
+from paymaster.admission.lines import Lines, lines_of
+from paymaster.admission.rolling import roll_windows
 from paymaster.admission.runs import Run
 from paymaster.admission.timers import Timers
 from paymaster.messages import AccountConfig, BudgetNotice, Window
@@ -56,19 +57,6 @@ class LedgerState:
     """When accounts were looked for last that could be forgotten, because there was no room for new ones."""
 
 
-class _Lines(NamedTuple):
-    """What a set of accounts consists of, looked up once."""
-
-    all: tuple[Balance, ...]
-    capped: tuple[Balance, ...]
-    """Those whose caps bind."""
-    watched: tuple[Balance, ...]
-    """Those whose caps are watched only."""
-    limits: tuple[tuple[str, Limiter], ...]
-    """Of the accounts that have any."""
-    binding_limits: tuple[tuple[str, Limiter], ...]
-
-
 class Ledger:
     """Accounts and holds. Every method is all or nothing."""
 
@@ -81,7 +69,7 @@ class Ledger:
         """Of the holds here."""
         self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
         self.calendars.know(time_zones)
-        self._lines: dict[tuple[str, ...], _Lines] = {}
+        self._lines: dict[tuple[str, ...], Lines] = {}
         self._charged: dict[tuple[tuple[str, ...], str, str | None], tuple[str, ...]] = {}
         self.pending = {hold_id: hold for hold_id, hold in self.holds.items() if hold.state == "pending"}
         """The holds that were not settled yet, in the order of their grants."""
@@ -91,57 +79,7 @@ class Ledger:
 
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
-        rolled: set[str] = set()
-        lapsed, let_through = False, list[LetThrough]()
-        if not (ended := self.calendars.ended(now_ms)):
-            return Rolled(rolled, let_through, lapsed)
-        self.calendars.begin(now_ms)
-        rolling: list[tuple[Account, Balance]] = []
-        for account in self.accounts.values():
-            for window in ended.get(account.time_zone, ()):
-                balance = account.balances.get(window)
-                if balance is None:
-                    continue
-                if balance.let_through:
-                    let_through.append(LetThrough(account.key, window, balance.cap_nanos or 0, balance.let_through))
-                    balance.let_through = 0
-                if balance.steps is not None:
-                    rolling.append((account, balance))
-                    rolled.add(account.key)
-                    continue
-                balance.posted_nanos = balance.pending_nanos = balance.alert_from_nanos = 0
-                balance.kept_nanos = balance.missing_nanos = 0
-                balance.alerted = frozenset()
-                if balance.cap_nanos is not None:
-                    lapsed = lapsed or balance.lapsing_nanos > 0
-                    balance.cap_nanos -= balance.lapsing_nanos
-                    balance.lapsing_nanos = 0
-                    rolled.add(account.key)
-        self._roll_on(rolling)
-        return Rolled(rolled, let_through, lapsed)
-
-    def _roll_on(self, rolling: Sequence[tuple[Account, Balance]]) -> None:
-        """The oldest steps of rolling windows leave them, and with them what is held since then; in one pass over the
-        holds."""
-        found: dict[str, list[tuple[int, Balance]]] = {}
-        for account, balance in rolling:
-            start_ms = self.calendars.starts_ms(account.time_zone)[balance.window]
-            balance.leave_steps_before(start_ms)
-            balance.missing_nanos = min(balance.missing_nanos, balance.posted_nanos)
-            balance.pending_nanos = 0
-            found.setdefault(account.key, []).append((start_ms, balance))
-            self._tell_again(account, balance)
-        for hold in self.pending.values() if found else ():
-            for key in hold.accounts:
-                for start_ms, balance in found.get(key, ()):
-                    if hold.grant.granted_at_ms >= start_ms:
-                        balance.pending_nanos += hold.grant.bound_nanos
-
-    def _tell_again(self, account: Account, balance: Balance) -> None:
-        """Thresholds that are not reached any more alert again."""
-        balance.alert_from_nanos = 0
-        parts = map(str, account.alert_at)
-        balance.alerted = frozenset(part for part in parts if part in balance.alerted and reached(balance, part))
+        return roll_windows(self.accounts, self.pending, self.calendars, now_ms)
 
     def end_ms(self, balance: Balance) -> int | None:
         """When the window ends whose money the balance has; None for `total`."""
@@ -284,12 +222,7 @@ class Ledger:
 
     def open_run(self, key: str, run: Run, config: AccountConfig) -> Account:
         """The account of a run. Calls of it may be on hold that came before it had any limit."""
-        path = key.removeprefix("run:")
-        held = any(
-            of == path or of.startswith(f"{path}/")
-            for hold in self.holds.values()
-            if (of := hold.grant.run) is not None
-        )
+        held = is_held(key.removeprefix("run:"), self.holds.values())
         if held:
             self.configure(key, config)
         else:
@@ -319,27 +252,6 @@ class Ledger:
         balance.post(missing, at_ms)
         balance.kept_nanos, balance.kept_steps, balance.missing_nanos = 0, None, missing
         return max(0, missing - before)
-
-    def loaded_run(self, key: str, calls: int, began_ms: int) -> None:
-        """Adds the calls of which rows are stored; `began_ms`: when the first of them was granted."""
-        run = self.accounts[key].run
-        if run is not None and calls:
-            run.calls += calls
-            run.began_ms = min(run.began_ms or began_ms, began_ms)
-
-    def loaded_steps(self, key: str, window: Window, steps: Mapping[int, int], start_ms: int) -> int:
-        """Adds what was spent in each step of a rolling window that begins there; the sum of it."""
-        balance = self.accounts[key].balances[window]
-        counted = {step: nanos for step, nanos in steps.items() if step >= start_ms}
-        for step, nanos in counted.items():
-            balance.post(nanos, step)
-        return sum(counted.values())
-
-    def tell_no_more(self, account: Account) -> None:
-        """What was spent before the account came back into the books has been told then."""
-        for balance in account.balances.values():
-            if balance.cap_nanos is not None:
-                self._newly_crossed(balance)
 
     def accept_less(self, account: Account, less_nanos: int | None, made_at_ms: int = 0) -> None:
         """Lets what is loaded next be lower than the books by so much (None: by any amount), in the windows around
@@ -372,10 +284,7 @@ class Ledger:
             balance.keep(posted_nanos, steps)
         for key in keys:
             if (run := self.accounts[key].run) is not None:
-                held = [hold for hold in self.holds.values() if key in hold.accounts]
-                run.calls = sum(hold.is_first for hold in held)
-                for hold in held:
-                    run.began_ms = min(run.began_ms or hold.grant.granted_at_ms, hold.grant.granted_at_ms)
+                count_anew(key, run, self.holds.values())
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.
@@ -385,7 +294,7 @@ class Ledger:
         """
         balance = self.accounts[key].balances[window]
         balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
-        self._tell_again(self.accounts[key], balance)
+        self.accounts[key].tell_again(balance)
         self._lines.clear()
 
     def charged_accounts(self, counted: CountsForBudgets, service: str) -> tuple[str, ...]:
@@ -454,22 +363,12 @@ class Ledger:
             balance.pending_nanos += bound
         for _, limiter in lines.limits if hold.running else ():
             limiter.start(hold.tokens, now_ms)
-        for run in self._runs_of(hold):
+        for run in runs_of(hold, self.accounts):
             run.granted(now_ms, another_call=hold.is_first)
         over = [b for b in lines.watched if bound and b.posted_nanos + b.pending_nanos > (b.cap_nanos or 0)]
         for balance in over:
             balance.let_through += 1
         return over
-
-    def _runs_of(self, hold: Hold) -> list[Run]:
-        if hold.grant.run is None:
-            return []
-        return [run for key in hold.accounts if (run := self.accounts[key].run) is not None]
-
-    def takes_back(self, hold: Hold) -> None:
-        """The call of this hold sent nothing under its first grant: none of its runs has had it."""
-        for run in self._runs_of(hold) if hold.is_first else ():
-            run.calls -= 1
 
     def next_expiry_ms(self) -> int:
         """When the first hold expires; NEVER_MS if none is pending."""
@@ -511,7 +410,7 @@ class Ledger:
                 continue
             parts: tuple[float, ...] = ()
             if posted >= balance.alert_from_nanos:
-                parts = self._newly_crossed(balance)
+                parts = self.accounts[balance.account].newly_crossed(balance)
                 crossed += [Crossed(balance, part) for part in parts]
             notices.append(BudgetNotice(balance.account, balance.window, cap, posted, balance.pending_nanos, parts))
         if self.pending.pop(hold_id, None) is not None:
@@ -524,62 +423,10 @@ class Ledger:
             hold.state, hold.posted_nanos = "unconfirmed", cost_nanos
         return Posted(tuple(notices), tuple(crossed))
 
-    def fold(self, keep: int, spared: Set[str]) -> int | None:
-        """Takes unconfirmed holds out of the books until `keep` are left, the oldest first: their money stays posted,
-        and their place among the calls at once is free. Returns when the latest of them was granted; None: there was
-        none.
-
-        `spared` are hold ids of which no entry is stored yet.
-        """
-        over, latest_ms = self.unconfirmed - keep, None
-        for hold_id in [hold_id for hold_id, hold in self.holds.items() if hold.state == "unconfirmed"]:
-            if over <= 0:
-                break
-            if hold_id in spared:
-                continue
-            hold = self.holds.pop(hold_id)
-            self.unconfirmed -= 1
-            over -= 1
-            self.release(hold, None, 0)
-            for key in hold.accounts:
-                self.accounts[key].folded += 1
-                self.accounts[key].folded_nanos += hold.posted_nanos
-            latest_ms = max(latest_ms or 0, hold.grant.granted_at_ms)
-        return latest_ms
-
-    def folded(self) -> int:
-        """Unconfirmed attempts that are no holds any more. Each is in one service's account."""
-        return sum(account.folded for key, account in self.accounts.items() if key.startswith("service:"))
-
-    def correct_folded(self, accounts: tuple[str, ...], granted_at_ms: int, posted_nanos: int, cost_nanos: int) -> bool:
-        """Posts what a folded attempt did cost instead of what it was posted at. False, and nothing is changed, where
-        an account has not folded so much, or is being loaded."""
-        lines = [self.accounts[key] for key in accounts]
-        if not lines or any(line.loading or not line.folded or posted_nanos > line.folded_nanos for line in lines):
-            return False
-        for line in lines:
-            line.folded -= 1
-            line.folded_nanos -= posted_nanos
-            starts = self.calendars.starts_ms(line.time_zone)
-            for window, balance in line.balances.items():
-                if granted_at_ms >= starts[window]:
-                    balance.post(cost_nanos - posted_nanos, granted_at_ms)
-        return True
-
-    def _lines_of(self, accounts: tuple[str, ...]) -> _Lines:
+    def _lines_of(self, accounts: tuple[str, ...]) -> Lines:
         lines = self._lines.get(accounts)
         if lines is None:
-            every = tuple(balance for key in accounts for balance in self.accounts[key].balances.values())
-            capped = [balance for balance in every if balance.cap_nanos is not None]
-            limits = tuple((key, self.accounts[key].limiter) for key in accounts if self.accounts[key].limiter.limits)
-            lines = _Lines(
-                every,
-                tuple(balance for balance in capped if self.accounts[balance.account].enforced),
-                tuple(balance for balance in capped if not self.accounts[balance.account].enforced),
-                limits,
-                tuple(each for each in limits if self.accounts[each[0]].enforced),
-            )
-            self._lines[accounts] = lines
+            lines = self._lines[accounts] = lines_of(accounts, self.accounts)
         return lines
 
     def _open_lines(self, hold: Hold) -> Iterable[Balance]:
@@ -590,11 +437,3 @@ class Ledger:
             return lines
         starts = {key: self.calendars.starts_ms(accounts[key].time_zone) for key in hold.accounts}
         return [balance for balance in lines if made_at_ms >= starts[balance.account][balance.window]]
-
-    def _newly_crossed(self, balance: Balance) -> tuple[float, ...]:
-        """The thresholds that are reached and were not before; each is told once per window."""
-        parts = self.accounts[balance.account].alert_at
-        crossed = tuple(p for p in parts if str(p) not in balance.alerted and reached(balance, str(p)))
-        balance.alerted = balance.alerted.union(map(str, crossed))
-        balance.alert_from_nanos = next_threshold(parts, balance)
-        return crossed

@@ -4,14 +4,14 @@ The desk is deterministic: the same commands at the same times give the same ans
 cut anywhere through `dump` and `Desk.load`. Its time goes back only as paymaster/admission/clock.py says.
 """
 
-from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.answers import CommandAnswers
+from paymaster.admission.asked import wrong_with
 from paymaster.admission.authority import signed
 from paymaster.admission.books import Ledger
-from paymaster.admission.breaker import Gate
 from paymaster.admission.caps import Caps
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
+from paymaster.admission.config_commands import ConfigCommands
 from paymaster.admission.going_back import put_back
 from paymaster.admission.granting import Granting
 from paymaster.admission.in_force import InForce
@@ -21,9 +21,8 @@ from paymaster.admission.parking import Parking
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
 from paymaster.admission.run_commands import RunCommands
-from paymaster.admission.runs import check_run
+from paymaster.admission.service_commands import ServiceCommands
 from paymaster.admission.settling import Settling
-from paymaster.admission.signed_commands import changes_money
 from paymaster.admission.standing import standing_of
 from paymaster.admission.state import RULES, DeskState, read
 from paymaster.admission.state_size import StateSize
@@ -70,15 +69,10 @@ from paymaster.messages import (
     Upgraded,
     Void,
 )
-from paymaster.messages.temporal_names import CONFIGURE, PAUSE_SERVICE, RESUME_SERVICE, TAKE_CLOCK, UPGRADE
-from paymaster.values.budget_path import check_budget_path
+from paymaster.messages.temporal_names import TAKE_CLOCK, UPGRADE
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
-from paymaster.values.limits import (
-    PAUSED_BY_BYTES_MAX,
-    REFUSED_BYTES_MAX,
-    REFUSED_KEPT,
-)
+from paymaster.values.limits import REFUSED_BYTES_MAX, REFUSED_KEPT
 from paymaster.values.windows import window_start_ms
 
 _FIRST_PAGE = StatusRequest()
@@ -96,8 +90,10 @@ class Desk:
         self._alerts = AlertPolicy(state, self.ledger, self.outbox)
         self._granting = Granting(state, self.ledger, self._alerts)
         self._parking = Parking(state, self.ledger, self.outbox, self._alerts, self._granting)
+        self._configs = ConfigCommands(state, self.in_force, self._alerts, self._parking)
         self._caps = Caps(state, self.ledger, self.outbox, self.in_force, self._parking)
         self._runs = RunCommands(state, self.ledger, self.outbox, self._alerts, self._caps, self._parking)
+        self._services = ServiceCommands(state, self.ledger, self.outbox)
         self._loading = SpendLoading(state, self.ledger, self.outbox, self._alerts, self.in_force, self._parking)
         self._settling = Settling(state, self.ledger, self.outbox, self._alerts, self._parking, self._loading)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
@@ -214,32 +210,12 @@ class Desk:
         brings it at its start changes nothing. Raises SignatureRefused for a wrong one.
         """
         self.advance(now_ms)
-        state = self.state
-        if config.digest == state.config.digest and not (may_remove and state.config_kept):
-            detail, kept = "it is in force already", self.in_force.kept(config)
-            return ConfigState(digest=config.digest, applied=False, detail=detail, kept=kept)
-        if may_remove and state.config.digest and not state.began:
-            detail = "the ledger is still reading what was stored before it began; ask again in a moment"
-            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        if config.digest in state.superseded and not force:
-            detail = "a newer one superseded it; `paymaster config apply --force` brings it back"
-            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
         change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
-        if signature is not None:
-            signed(state, CONFIGURE.name, change)
-        elif state.config.admin.require_signature and changes_money(state.config, config):
-            detail = (
-                "it changes caps, budgets or [admin], and must be signed: `paymaster config apply --sign-with FILE`"
-            )
-            self._alerts.config_not_signed(config.digest, detail)
-            return ConfigState(digest=state.config.digest, applied=False, detail=detail)
-        may_remove = may_remove or signature is not None  # no worker signs
-        if too_much := self.in_force.too_much(config, may_remove=may_remove):
-            return ConfigState(digest=state.config.digest, applied=False, detail=too_much)
-        self.in_force.bring(config, who=who if signature is None else signature.by, may_remove=may_remove)
-        self._parking.file_again()
+        answer = self._configs.configure(change)
+        if not answer.applied:
+            return answer
         self.advance(now_ms)
-        return ConfigState(digest=config.digest, applied=True, detail="", kept=self.in_force.kept(config))
+        return answer.model_copy(update={"kept": self.in_force.kept(config)})
 
     def handed_on(self, rules: int) -> str:
         """The state for the next run, which decides by these rules.
@@ -319,22 +295,14 @@ class Desk:
     def pause_service(self, change: PauseService, now_ms: int) -> ServiceState:
         """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
         self.advance(now_ms)
-        change = signed(self.state, PAUSE_SERVICE.name, change)
-        gate = self._gate(change.service)
-        gate.paused_by = cut(alert_texts.by_whom(change), PAUSED_BY_BYTES_MAX)
-        for hold in self.ledger.pending.values():
-            if hold.grant.service == change.service:
-                self.outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
-        return ServiceState(service=change.service, paused=True)
+        return self._services.pause(change)
 
     def resume_service(self, change: ResumeService, now_ms: int) -> ServiceState:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         self.advance(now_ms)
-        change = signed(self.state, RESUME_SERVICE.name, change)
-        self._gate(change.service).open_up()
-        self.state.freed.add(f"service:{change.service}")
+        answer = self._services.resume(change)
         self.advance(now_ms)
-        return ServiceState(service=change.service, paused=False)
+        return answer
 
     def upgrade(self, change: Upgrade, now_ms: int) -> Upgraded:
         """Allows newer rules, which begin with the ledger's next run. Raises ValueError for unknown ones."""
@@ -425,28 +393,10 @@ class Desk:
             return ended.denied or Ended(hold_id=hold_id)
         if request.asked_at_ms < self.state.forgotten_until_ms:
             return Ended(hold_id=hold_id)
-        try:
-            for budget in request.budgets:
-                check_budget_path(budget)
-        except ValueError as error:
-            return self._granting.deny(hold_id, "bad_budget", str(error))
-        if request.further_budgets and self.state.rules < 2:
-            return self._granting.deny(hold_id, "bad_budget", alert_texts.SEVERAL_BUDGETS_NEED_RULES)
+        if (wrong := wrong_with(request, self.state.rules)) is not None:
+            return self._granting.deny(hold_id, wrong.reason, wrong.detail)
         if request.run is not None and self.state.rules < 2:
-            if any(request.run_terms):
-                return self._granting.deny(hold_id, "bad_run", alert_texts.RUNS_NEED_RULES)
             request = request.model_copy(update={"run": None})
-        try:
-            if request.run is not None:
-                check_run(request.run, request.run_terms)
-        except ValueError as error:
-            return self._granting.deny(hold_id, "bad_run", str(error))
-        if self.state.rules < 2 and any(c.shares or c.short_below is not None for c in request.candidates):
-            return self._granting.deny(hold_id, "bad_route", alert_texts.POOLS_NEED_RULES)
-        if self.state.rules < 2 and any(candidate.purchase for candidate in request.candidates):
-            return self._granting.deny(hold_id, "bad_purchase", alert_texts.PURCHASES_NEED_RULES)
-        if not request.candidates:
-            return self._granting.deny(hold_id, "no_candidate", "no candidate of the route is left")
         if self.state.full:
             return self._granting.deny(
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"
@@ -496,8 +446,3 @@ class Desk:
         self.state.clock.taken_until_ms = self.state.now_ms + TAKEN_WITHIN_MS
         self.wants_new_run = True
         return ClockState(now_ms=self.state.now_ms)
-
-    def _gate(self, service: str) -> Gate:
-        if service not in self.state.gates:
-            raise ValueError(f"there is no service {service!r}; there are: {', '.join(sorted(self.state.gates))}")
-        return self.state.gates[service]

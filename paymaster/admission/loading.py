@@ -109,12 +109,13 @@ class SpendLoading:
                     missing.append(Missing(lost, key, window))
             for window in STEPS_MS.keys() & account.balances.keys():
                 steps = spend.steps_nanos.get(key, {}).get(window, {})
-                nanos = self._ledger.loaded_steps(key, window, steps, window_start_ms(window, starts["minute"]))
+                nanos = account.balances[window].load_steps(steps, window_start_ms(window, starts["minute"]))
                 if lost := self._ledger.loaded(key, window, nanos, state.now_ms):
                     missing.append(Missing(lost, key, window))
-            self._ledger.loaded_run(key, *spend.runs.get(key, (0, 0)))
+            if account.run is not None:
+                account.run.loaded(*spend.runs.get(key, (0, 0)))
             if account.fresh:
-                self._ledger.tell_no_more(account)
+                account.tell_no_more()
             account.loading = account.fresh = False
             account.folded, account.folded_nanos = folded, folded_nanos
         self._alerts.missing(missing)

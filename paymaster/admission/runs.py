@@ -79,6 +79,12 @@ class Run:
         self.calls += another_call
         self.began_ms = self.began_ms or now_ms
 
+    def loaded(self, calls: int, began_ms: int) -> None:
+        """Adds the calls of which rows are stored; `began_ms`: when the first of them was granted."""
+        if calls:
+            self.calls += calls
+            self.began_ms = min(self.began_ms or began_ms, began_ms)
+
     def looks_like_a_runaway(self, digest: str, now_ms: int, posted_in_minute: int) -> str | None:
         """Why a further call would make it one."""
         terms = self.runaway

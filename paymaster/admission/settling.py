@@ -2,6 +2,8 @@
 
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
+from paymaster.admission.folding import correct_folded, fold
+from paymaster.admission.held_runs import take_back
 from paymaster.admission.holds import Hold
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
@@ -80,7 +82,7 @@ class Settling:
 
     def _correct_folded(self, command: Settle, entry: UnconfirmedEntry) -> bool:
         accounts = self._ledger.charged_accounts(entry, entry.service)
-        if not self._ledger.correct_folded(accounts, entry.granted_at_ms, entry.posted_nanos, command.cost_nanos):
+        if not correct_folded(self._ledger, accounts, entry.granted_at_ms, entry.posted_nanos, command.cost_nanos):
             return False
         self._state.freed.update(accounts)
         self._state.ended[command.hold_id] = EndedHold(self._state.now_ms, posted=True)
@@ -91,7 +93,7 @@ class Settling:
         hold = self._ledger.holds.get(command.hold_id)
         if hold is not None:
             if not hold.failures_told:
-                self._ledger.takes_back(hold)
+                take_back(hold, self._ledger.accounts)
             self._ledger.post(command.hold_id, 0, confirmed=True)
             self._ledger.release(hold, 0, self._state.now_ms)
             self._state.freed.update(hold.accounts)
@@ -130,7 +132,7 @@ class Settling:
             return
         if self._ledger.unconfirmed >= UNCONFIRMED_MAX + FOLDED_AT_ONCE:
             waiting = {n.grant.hold_id for n in state.outbox.notices if isinstance(n, ExpiredHold)}
-            latest_ms = self._ledger.fold(UNCONFIRMED_MAX, waiting)
+            latest_ms = fold(self._ledger, UNCONFIRMED_MAX, waiting)
             if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant
                 state.forgotten_until_ms = max(state.forgotten_until_ms, latest_ms + 1)
 

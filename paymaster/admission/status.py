@@ -4,6 +4,7 @@ from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.calendars import Ended
+from paymaster.admission.folding import folded
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.state import DeskState
@@ -40,7 +41,7 @@ def desk_status(
         holds=len(ledger.pending),
         parked=len(queue),
         outbox=len(state.outbox.messages) + len(state.outbox.notices),
-        unconfirmed=ledger.unconfirmed + ledger.folded(),
+        unconfirmed=ledger.unconfirmed + folded(ledger),
         services=service_statuses(state.gates, now_ms),
         waiting=waiting_calls(queue),
         refused_messages=tuple(state.refused_messages),
