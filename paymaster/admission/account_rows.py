@@ -116,6 +116,7 @@ def _account(row: Row, config: AccountConfig, windows: Sequence[Window]) -> Acco
                 account.balances[each.window] = each
         elif name == "run":
             account.run = _RUN.validate_python(value)
+            account.enforced = not account.run.watched
         elif name != "alert_at":
             setattr(account, name, value)
     return account

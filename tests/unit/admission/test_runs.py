@@ -284,6 +284,14 @@ def test_a_cut_changes_nothing_of_runs() -> None:
     assert (status.run.calls, status.run.calls_max) == (1, 3)
 
 
+def test_what_a_watched_budget_allows_a_run_is_only_watched_after_a_cut() -> None:
+    acme = capped(day=1_000).model_copy(update={"per_run": terms(usd=2), "enforce": False})
+    site = Site(config(budgets={"acme": acme}))
+    begun(site, None, usd=2)
+    site.cut()
+    site.granted(candidate(usd=1), run=RUN)
+
+
 def test_ledgers_with_the_first_rules_know_no_limits_of_runs() -> None:
     site = Site(rules=1)
     assert site.granted(run=RUN).run is None
