@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from desk_drawn import configuration, files, places, tight, watched
-from desk_facts import ACCOUNTS, MINUTE, NAMES, SERVICES, UNIT, Cap, File, Place, charged_by, window_name
+from desk_drawn import Usual, configuration, files, places, tight, usuals, watched
+from desk_facts import ACCOUNTS, MINUTE, NAMES, SERVICES, UNIT, Cap, File, Place, T, charged_by, window_name
 from desk_judge import DeskJudge
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
@@ -17,9 +17,15 @@ from paymaster.values.windows import WINDOWS
 
 
 class Admins(DeskJudge):
-    @initialize(file=files, earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2))
-    def begin(self, file: File, earlier: dict[Place, int] | None = None) -> None:
+    usual: Usual
+
+    @initialize(
+        file=files, earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2), usual=usuals
+    )
+    def begin(self, file: File, earlier: dict[Place, int] | None = None, usual: Usual | None = None) -> None:
         self.model.earlier = earlier or {}
+        if usual is not None:
+            self.usual, self.reads_at_once = usual, usual.reads_at_once
         self.configure(file)
 
     @precondition(lambda self: self.desk.state.began)
@@ -72,7 +78,7 @@ class Admins(DeskJudge):
         if self.model.cap(place) is None or by == 0 or (lapses and window == "total"):
             self.refused(lambda desk: desk.raise_cap(change, self.clock_ms), "cap|total|account")
         else:
-            answer = self.both(lambda desk: desk.raise_cap(change, self.clock_ms))
+            answer = self.allowed(lambda desk: desk.raise_cap(change, self.clock_ms))
             cap = self.model.changed.setdefault(place, Cap(before or 0))
             if lapses:
                 cap.lapsing.append((window_name(window, self.model.now_ms), by))
@@ -80,6 +86,12 @@ class Admins(DeskJudge):
                 cap.nanos += by
             assert answer.cap_nanos == self.model.cap(place), "the answer to raise_cap is not the new cap"
         self.after_a_look()
+
+    def allowed(self, do: Callable[[Desk], T]) -> T:
+        try:
+            return self.both(do)
+        except ValueError as error:
+            raise AssertionError(f"an admin is refused: {error}") from error
 
     def refused(self, do: Callable[[Desk], object], why: str) -> None:
         def wrong(desk: Desk) -> None:
@@ -115,7 +127,7 @@ class Admins(DeskJudge):
         if part is None or unlimited or not (by or calls or lasts_ms):
             self.refused(lambda desk: desk.raise_run(change, self.clock_ms), "run|cap")
         else:
-            self.both(lambda desk: desk.raise_run(change, self.clock_ms))
+            self.allowed(lambda desk: desk.raise_run(change, self.clock_ms))
             part.more_calls, part.more_ms = part.more_calls + calls, part.more_ms + lasts_ms
             if by:
                 model.changed.setdefault(place, Cap(cap or 0)).nanos += by

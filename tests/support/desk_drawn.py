@@ -1,6 +1,7 @@
 """What the machine of the desk draws: configurations, calls, and amounts that often meet exactly."""
 
 from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from desk_facts import (
     ACCOUNTS,
@@ -50,15 +51,16 @@ terms = st.sampled_from(
         RunTerms(usd_nanos=6 * UNIT - 1, calls=2, lasts_ms=HOUR),
     ]
 )
+watched = st.frozensets(st.sampled_from([*ACCOUNTS[:3], TEMPLATE]), max_size=2)
 files = st.builds(
     File,
     caps_nanos=caps,
     concurrent_max=st.dictionaries(st.sampled_from(tables), st.sampled_from([1, 2, 3]), max_size=1),
     per_run=st.dictionaries(st.sampled_from(["budget:acme", "budget:solo", TEMPLATE]), terms, max_size=1),
     tables=st.sampled_from([frozenset({TEMPLATE}), frozenset({TEMPLATE, NAMES[0]}), frozenset[str]()]),
+    watched=st.one_of(st.just(frozenset[str]()), watched),
     max_parked=st.sampled_from([1, 4, 100, 100]),
 )
-watched = st.frozensets(st.sampled_from([*ACCOUNTS[:3], TEMPLATE]), max_size=2)
 runs = st.one_of(
     st.sampled_from([NO_RUN, NO_RUN, ("r1", ()), ("r1/a", ()), ("r2", ())]),
     st.tuples(st.just("r1"), st.tuples(terms)),
@@ -75,6 +77,12 @@ usual_candidates = st.builds(
     weight=st.sampled_from([1, 1, 2]),
     short_below=st.sampled_from([None, None, None, 0, 300_000, 750_000]),
 )
+pools = st.builds(
+    lambda *members: [member.model_copy(update={"shares": True}) for member in members],
+    usual_candidates.map(lambda candidate: candidate.model_copy(update={"service": "s", "short_below": None})),
+    usual_candidates.map(lambda candidate: candidate.model_copy(update={"service": "t", "short_below": None})),
+)
+routes = st.one_of(st.lists(usual_candidates, min_size=1, max_size=2), pools)
 odd_candidates = st.builds(
     Candidate,
     service=st.sampled_from([*SERVICES, "ghost"]),
@@ -86,6 +94,32 @@ modes = st.sampled_from(["wait", "fail"])
 names = [name.removeprefix("budget:") for name in NAMES]
 one_budget = st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo", names[0], *names, f"{names[0]}/chat"])
 usual_budgets = st.one_of(st.tuples(one_budget), st.tuples(one_budget, one_budget))
+
+
+class Usual(NamedTuple):
+    """What most calls of one search ask for: few different things, so that they get into each other's way."""
+
+    budgets: list[tuple[str, ...]]
+    routes: list[list[Candidate]]
+    runs: list[AskedOfRun]
+    reads_at_once: bool
+    """Whether what was spent is known as soon as the desk asks for it."""
+
+
+usuals = st.builds(
+    Usual,
+    budgets=st.lists(usual_budgets, min_size=1, max_size=2),
+    routes=st.lists(routes, min_size=1, max_size=2),
+    runs=st.lists(runs, min_size=1, max_size=2),
+    reads_at_once=st.sampled_from([True, True, True, False]),
+)
+
+
+def one_of_the_usual(what: Literal["budgets", "routes", "runs"]) -> st.SearchStrategy[Any]:
+    """Of the machine that runs."""
+    return st.runner().flatmap(lambda machine: st.sampled_from(getattr(machine.usual, what)))
+
+
 odd_budgets = st.sampled_from(
     [("acme",), ("nowhere",), ("acmeteam",), ("acme/team/",), ("acme", "nowhere"), (names[0],), (names[1], names[2])]
 )

@@ -1,6 +1,6 @@
 """What happens at a desk, as its reference model knows it: holds, calls that wait, caps, runs, the configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -151,7 +151,8 @@ def levels(path: str | None) -> list[str]:
     return ["/".join(parts[:number]) for number in range(len(parts), 0, -1)]
 
 
-def charged(budgets: Sequence[str], service: str | None = None, run: str | None = None) -> tuple[str, ...]:
+@lru_cache(maxsize=10_000)
+def charged(budgets: tuple[str, ...], service: str | None = None, run: str | None = None) -> tuple[str, ...]:
     """All names that a call counts for, whether they have accounts or not."""
     paths = dict.fromkeys(path for budget in budgets for path in levels(budget))
     services = () if service is None else (f"service:{service}",)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from desk_admins import Admins
-from desk_drawn import NO_RUN, AskedOfRun, modes, odd_budgets, odd_candidates, runs, usual_budgets, usual_candidates
+from desk_drawn import NO_RUN, AskedOfRun, modes, odd_budgets, odd_candidates, one_of_the_usual, usual_candidates
 from desk_facts import HOUR, MINUTE, SECOND, START_MS, UNIT, Mode, next_end_ms
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -28,12 +28,12 @@ class DeskMachine(Admins):
     # ------------------------------------------------------------ calls
 
     @rule(
-        budget=usual_budgets,
-        wanted=st.lists(usual_candidates, min_size=1, max_size=2),
+        budget=one_of_the_usual("budgets"),
+        wanted=one_of_the_usual("routes"),
         mode=modes,
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR, 48 * HOUR]),
-        run=runs,
+        run=one_of_the_usual("runs"),
     )
     def new_call(
         self,
@@ -53,7 +53,7 @@ class DeskMachine(Admins):
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR]),
         jump=st.sampled_from([SECOND, 61 * SECOND, 61 * SECOND, 89 * SECOND]),
         then=usual_candidates,
-        run=runs,
+        run=one_of_the_usual("runs"),
     )
     def rush(
         self,
@@ -73,7 +73,7 @@ class DeskMachine(Admins):
         self.send(self.request(["acme/team"], [then], mode, run=run))
 
     @precondition(lambda self: self.ended_attempts())
-    @rule(data=st.data(), wanted=st.lists(usual_candidates, min_size=1, max_size=2))
+    @rule(data=st.data(), wanted=one_of_the_usual("routes"))
     def next_attempt(self, data: st.DataObject, wanted: list[Candidate]) -> None:
         """A call goes on under another hold: after an attempt that failed, or a grant that was taken back."""
         before = data.draw(st.sampled_from(self.ended_attempts()))
@@ -209,20 +209,11 @@ class DeskMachine(Admins):
     @precondition(lambda self: self.spend is not None)
     @rule()
     def spend_arrives(self) -> None:
-        spend = self.spend
-        assert spend is not None
-        self.spend = None
-        self.let_time_pass()
-        wanted = self.desk.to_load()
-        self.both(lambda desk: desk.loaded(spend, self.clock_ms))
-        if wanted is not None and wanted.number == spend.number:
-            self.model.loading.difference_update(wanted.accounts)
-            self.model.began = True
-        self.after_a_look()
+        self.take_in_spend()
 
     # ------------------------------------------------------------ time and deliveries
 
-    @rule(jump=st.sampled_from([0, 1, SECOND, 29 * SECOND, MINUTE, 61 * SECOND, 61 * SECOND, 5 * MINUTE]))
+    @rule(jump=st.sampled_from([0, 1, SECOND, 29 * SECOND, MINUTE, 61 * SECOND, 61 * SECOND, 5 * MINUTE, 11 * MINUTE]))
     def time_passes(self, jump: int) -> None:
         self.advance_to(self.clock_ms + jump)
 

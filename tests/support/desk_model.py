@@ -61,6 +61,8 @@ class Model:
     over: dict[str, tuple[int, Denied | None]] = field(default_factory=dict[str, tuple[int, Denied | None]])
     """Ids that ended without ever being a hold: when, and with which denial."""
     arrivals: int = 0
+    returned_ms: int = 0
+    """To when the clock was put back last."""
 
     # ------------------------------------------------------------ sums
 
@@ -350,8 +352,13 @@ class Model:
     def is_recent(self, at_ms: int) -> bool:
         return self.now_ms - at_ms < REMEMBER_ENDED_MS
 
+    def may_be_forgotten(self, asked_at_ms: int) -> bool:
+        """Whether an id of this time may have ended, and nobody knows any more how: long ago, or while the clock was
+        ahead. For some minutes a clock may be behind the time to which it was put back."""
+        return not self.is_recent(asked_at_ms) or asked_at_ms < self.returned_ms
+
     def go_back(self, to_ms: int) -> None:
-        """The clock was ahead: what happened meanwhile happened now."""
+        """The clock was ahead: what happened meanwhile happened now, and what was forgotten meanwhile stays so."""
         for (_, window), cap in self.changed.items():
             now, then = window_name(window, self.now_ms), window_name(window, to_ms)
             cap.lapsing = [(then, by) for name, by in cap.lapsing if name == now]
@@ -359,7 +366,7 @@ class Model:
             expires_at_ms = min(hold.grant.expires_at_ms, to_ms + HOLD_EXPIRES_AFTER_MS)
             granted_at_ms = min(hold.grant.granted_at_ms, to_ms)
             hold.grant = hold.grant.model_copy(update={"granted_at_ms": granted_at_ms, "expires_at_ms": expires_at_ms})
-            hold.ended_at_ms = min(hold.ended_at_ms, to_ms)
+            hold.ended_at_ms = self._ended_ms(hold.ended_at_ms, to_ms)
         for waiting in self.queue:
             ahead_ms = max(0, waiting.request.asked_at_ms - to_ms)
             deadline_at_ms = waiting.request.deadline_at_ms - ahead_ms
@@ -367,8 +374,12 @@ class Model:
             waiting.request = waiting.request.model_copy(update=times)
             waiting.parked_at_ms = min(waiting.parked_at_ms, to_ms)
             waiting.busy_since_ms = None if waiting.busy_since_ms is None else min(waiting.busy_since_ms, to_ms)
-        self.over = {hold_id: (min(at_ms, to_ms), denied) for hold_id, (at_ms, denied) in self.over.items()}
+        self.over = {hold_id: (self._ended_ms(at_ms, to_ms), denied) for hold_id, (at_ms, denied) in self.over.items()}
         for part in self.parts.values():
             part.granted_ms = tuple(min(at_ms, to_ms) for at_ms in part.granted_ms)
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
-        self.now_ms, self.loading = to_ms, set(self.open)
+        self.now_ms = self.returned_ms = to_ms
+        self.loading = set(self.open)
+
+    def _ended_ms(self, at_ms: int, to_ms: int) -> int:
+        return min(at_ms, to_ms) if self.is_recent(at_ms) else 0

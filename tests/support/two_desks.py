@@ -15,12 +15,18 @@ from paymaster.values.windows import WINDOWS
 
 
 class TwoDesks(RuleBasedStateMachine):
+    cut_every = 1
+    """Before one in so many commands the second desk is cut."""
+
     def __init__(self) -> None:
         super().__init__()
         self.clock_ms = START_MS
         self.model = Model(accounts_max=books.ACCOUNTS_MAX)
         self.desk = Desk(DeskState(ledger="default", epoch="this run"))
         self.cut_desk = Desk.load(self.desk.dump())
+        self.commands = 0
+        self.was_cut = False
+        """Since its state was compared last."""
         self.messages: dict[int, CallMessage] = {}
         self.notices: dict[int, Notice] = {}
         self.last_sequence = 0
@@ -29,6 +35,8 @@ class TwoDesks(RuleBasedStateMachine):
         self.configurations = 0
         self.spend: LoadedSpend | None = None
         """What was read from the database and has not arrived yet."""
+        self.reads_at_once = False
+        """Whether that arrives in the step in which it is asked for."""
         self.looked = False
         """The desk has looked at the queue since something was freed last."""
         self.gone: dict[str, bool] = {}
@@ -41,15 +49,17 @@ class TwoDesks(RuleBasedStateMachine):
 
     def both(self, do: Callable[[Desk], T]) -> T:
         """Acts on the desk, and on the one that is cut and restored first; both must give one answer."""
-        self.cut_desk = Desk.load(self.cut_desk.dump())
+        self.commands += 1
+        if self.commands % self.cut_every == 0:
+            self.cut_desk, self.was_cut = Desk.load(self.cut_desk.dump()), True
         answer, cut_answer = do(self.desk), do(self.cut_desk)
         assert answer == cut_answer, "a desk that was cut and restored answers otherwise"
         now_ms = self.desk.state.now_ms
         if now_ms < self.model.now_ms:
             assert now_ms == self.clock_ms <= self.model.now_ms - BEHIND_MS, "the desk's time goes back without need"
             self.model.go_back(now_ms)
-            # The ends of those that were asked for in a time that has not been yet are forgotten before it has.
-            self.sent = [c for c in self.sent if not isinstance(c, Reserve) or c.asked_at_ms <= now_ms]
+            # The ends of those that were asked for in a time that has not passed yet are forgotten before it has.
+            self.sent = [c for c in self.sent if not isinstance(c, Reserve) or c.asked_at_ms < now_ms]
         assert now_ms == max(self.model.now_ms, self.clock_ms)
         self.model.now_ms = now_ms
         self.take_in_accounts()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from searches import examples
 
 from paymaster.admission.clock import BEHIND_FOR_MS, BEHIND_MS, DOUBT_MS, STALE_CALLS
-from paymaster.messages import Denied, Granted, LoadedSpend, LoadSpend, Parked, Reserve, TakeClock, Void, Window
+from paymaster.messages import Denied, Ended, Granted, LoadedSpend, LoadSpend, Parked, Reserve, TakeClock, Void, Window
 from paymaster.values.windows import WINDOWS, window_start_ms
 
 YEAR = 365 * DAY
@@ -200,6 +200,21 @@ def test_what_ended_while_ahead_answers_nobody_ended() -> None:
     assert site.desk.state.forgotten_until_ms > NOON + YEAR
     come_back(site, NOON + MINUTE)
     site.load()
+    site.granted()
+
+
+def test_a_call_that_began_before_the_time_put_back_to_asks_again() -> None:
+    """What was forgotten while the clock was ahead may have had its id; a moment later it goes on under another one."""
+    site = Site()
+    site.now_ms = NOON + YEAR
+    site.void(site.granted())
+    site.now_ms += 3 * HOUR
+    site.desk.advance(site.now_ms)
+    come_back(site, NOON + MINUTE)
+    site.load()
+    behind_ms = site.now_ms - SECOND
+    early = site.request().model_copy(update={"asked_at_ms": behind_ms})
+    assert isinstance(site.desk.handle(early, behind_ms), Ended)
     site.granted()
 
 
