@@ -3,12 +3,10 @@
 from dataclasses import fields
 from itertools import chain
 
-from desk_facts import HOLD_EXPIRES_AFTER_MS, MINUTE, HeldMoney, Place, Waiting, bound_of, charged, charged_by, levels
+from desk_checks import DeskChecks
+from desk_facts import HOLD_EXPIRES_AFTER_MS, HeldMoney, Place, Waiting, bound_of, charged, charged_by, levels
 from hypothesis.stateful import invariant
-from two_desks import TwoDesks
 
-from paymaster.admission.clock import DOUBT_MS
-from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     Answer,
@@ -30,48 +28,11 @@ from paymaster.messages import (
 )
 
 
-class DeskJudge(TwoDesks):
-    def in_doubt(self) -> bool:
-        """Time jumped by more than an hour, and what was due meanwhile gets some minutes more."""
-        doubted_until_ms = self.desk.state.clock.doubted_until_ms
-        assert doubted_until_ms <= self.model.now_ms + DOUBT_MS
-        return self.model.now_ms < doubted_until_ms
-
+class DeskJudge(DeskChecks):
     def voidable(self) -> list[str]:
         """What a call voids: a hold that it got and did not use, in time or late, and its place in the queue."""
         held = [hold.grant.hold_id for hold in self.model.holds.values() if hold.runs]
         return held + [waiting.request.hold_id for waiting in self.model.queue]
-
-    def check_gone(self) -> None:
-        """Accounts that left the books were in nobody's use, and forgotten early only where room was needed."""
-        model = self.model
-        for account, were_full in self.gone.items():
-            assert not model.stays(account), f"{account} is gone, and an admin or the configuration named it"
-            model.changed = {place: cap for place, cap in model.changed.items() if place[0] != account}  # it lapsed
-            if account.startswith("budget:") and model.file.table_of(account) is None:
-                continue  # it has no budget any more
-            assert account not in model.loading, f"{account} was forgotten while it was read"
-            model.parts.pop(account.removeprefix("run:"), None)
-            assert model.may_go(account), f"{account} was forgotten, and it has money on hold or a call waits for it"
-            unused = model.now_ms // MINUTE - model.used_ms[account] // MINUTE
-            assert were_full or unused >= 10, f"{account} was forgotten after {unused} minutes, and there was room"
-        self.gone.clear()
-
-    def check_room(self) -> None:
-        """What calls wait for gets an account within a second of when there is room."""
-        model, wait = self.model, [w for w in self.model.queue if self.model.is_missing(w.request)]
-        has_room = len(model.open) < model.accounts_max or any(map(self.is_idle, model.open))
-        if not wait or model.loading or not has_room:
-            self.room_since_ms = None
-        elif self.room_since_ms is None or self.room_since_ms > model.now_ms:
-            self.room_since_ms = model.now_ms
-        else:
-            hold_id = wait[0].request.hold_id
-            assert model.now_ms <= self.room_since_ms + 1_000, f"{hold_id} waits for an account though there is room"
-
-    def is_idle(self, account: str) -> bool:
-        """Nobody needs it, and nobody is told yet of what a watched cap let through."""
-        return self.model.may_go(account) and not self.model.is_watched(account)
 
     def let_time_pass(self) -> None:
         self.both(lambda desk: desk.advance(self.clock_ms))
@@ -338,39 +299,6 @@ class DeskJudge(TwoDesks):
             hold.state, hold.posted_nanos, hold.ended_at_ms = "voided", 0, model.now_ms
 
     # ------------------------------------------------------------ what holds after every step
-
-    def check_queue(self) -> None:
-        """After the desk has let time pass and looked at the queue."""
-        model = self.model
-        in_doubt = self.in_doubt()
-        for hold in self.in_state("pending"):
-            is_over = hold.grant.expires_at_ms <= model.now_ms
-            assert in_doubt or not is_over, f"{hold.grant.hold_id} is pending after its time"
-        for waiting in model.queue:
-            request, parked = waiting.request, self.desk.queue.get(waiting.request.hold_id)
-            assert parked is not None, f"{request.hold_id} has left the queue, and was told nothing"
-            waiting.claims = parked.keeps
-            model.take_part(request)
-            verdicts = set(model.verdicts(request))
-            assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
-            assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
-            assert verdicts != {"never"}, f"{request.hold_id} is parked though it can never fit"
-            if not model.busy_candidates(request):
-                waiting.busy_since_ms, waiting.kept = None, frozenset()
-                is_told_late = model.parts.keys() & levels(
-                    request.run
-                )  # what a run takes wakes nobody who waits for others
-                assert request.on_exhausted == "wait" or is_told_late, (
-                    f"{request.hold_id} is to fail and waits for money"
-                )
-            elif model.loading or model.is_missing(request) or model.may_be_shut(request):
-                waiting.busy_since_ms, waiting.kept = None, frozenset()
-            elif waiting.busy_since_ms is None:
-                waiting.busy_since_ms = model.now_ms
-            elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
-                assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
-                assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
-                waiting.kept = parked.keeps
 
     @invariant()
     def books_agree_with_the_model(self) -> None:
