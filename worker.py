@@ -41,6 +41,7 @@ from activities.run_roots import RunRoots
 from activities.send_alerts import SendAlertsActivities
 from activities.standing import StandingActivities
 from activities.store_notices import StoreNoticesActivities
+from activities.store_status import StoreStatusActivities
 from activities.sweep_bodies import SweepBodiesActivities
 from operations.service import PaymasterServiceHandler
 from paymaster.client import connect
@@ -376,6 +377,7 @@ def _activities_for_the_ledger(settings: Settings, client: Client, engine: Async
         RecallParkedActivities(client).recall_parked,
         AnswerCallsActivities(client).answer_calls,
         StoreNoticesActivities(engine).store_notices,
+        StoreStatusActivities(engine).store_status,
         alerts.send_alerts,
         ReadPieceActivities(client, engine).read_piece,
         SweepBodiesActivities(client, engine).sweep_bodies,

@@ -13,13 +13,14 @@ from temporalio.exceptions import ActivityError
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import first_delivery
 from paymaster.admission.timers import NEVER_MS
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, Alerts, CallMessages, ConfigChange, Delivery, Notices
+from paymaster.messages import ACTIVITIES_TASK_QUEUE, Alerts, CallMessages, ConfigChange, Delivery, Notices, StatusCopy
 from paymaster.messages.temporal_names import (
     ANSWER_CALLS,
     LOAD_SPEND,
     RECALL_PARKED,
     SEND_ALERTS,
     STORE_NOTICES,
+    STORE_STATUS,
     ActivityName,
     ArgumentT,
     ResultT,
@@ -46,6 +47,8 @@ class Duties:
         duties = [self._keep_time, self._load_spend, self._answer_calls, self._store_notices, self._send_alerts]
         if recall:
             duties.append(self._recall_parked)
+        if self._desk.state.rules >= 2 and workflow.patched("ledger-copies-status"):
+            duties.append(self._copy_status)
         await asyncio.gather(*(duty() for duty in duties))
 
     async def _keep_time(self) -> None:
@@ -100,6 +103,35 @@ class Duties:
             alerts = first_delivery(state.outbox.sending)
             batch = Alerts(ledger=state.ledger, epoch=state.epoch, alerts=alerts)
             self._delivered(await self._activity(SEND_ALERTS, batch))
+
+    async def _copy_status(self) -> None:
+        """Writes how accounts stand to where everybody reads it; the activity takes a second, so that it is one copy a
+        second at most, and no timer."""
+        while await self._next(lambda: self._desk.copies.is_due):
+            copy = self._desk.copies.take(workflow_now_ms())
+            if not await self._is_stored(copy):
+                self._desk.copies.again(copy)
+
+    async def _is_stored(self, copy: StatusCopy) -> bool:
+        """A run that ends does not wait for it: the next one writes the same accounts again."""
+        storing = workflow.start_activity(
+            STORE_STATUS.name,
+            copy,
+            task_queue=ACTIVITIES_TASK_QUEUE,
+            start_to_close_timeout=timedelta(seconds=10),
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+        await workflow.wait_condition(lambda: storing.done() or self._is_ending())
+        if not storing.done():
+            return False
+        try:
+            await storing
+        except ActivityError as error:
+            workflow.logger.warning("the copy of the status was not stored, trying again: %s", error.cause)
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(self._is_ending, timeout=PAUSE_AFTER_FAILURE)
+            return False
+        return True
 
     def _is_ending(self) -> bool:
         """The server suggests a new run, newer rules need one, or the desk wants to see the server's clock anew."""

@@ -45,7 +45,7 @@ class LedgerMessages:
         assert update is not None  # only handlers of updates call this
         try:
             digest = digest_of(name, change)
-            return self._desk.answers.once(update.id, digest, asked.result, lambda: act(change, workflow_now_ms()))
+            return self._desk.answers.once(update.id, digest, asked.result, lambda: self._told(act, change))
         except ValueError as error:
             if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
                 self.refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
@@ -53,6 +53,9 @@ class LedgerMessages:
         except Exception as error:  # as above
             self.failed(name, change, error)
             raise ApplicationError(f"internal error: {error!r}", type="Refused", non_retryable=True) from error
+
+    def _told(self, act: Callable[[CommandT, int], StateT], change: CommandT) -> StateT:
+        return self._desk.copies.told(act(change, workflow_now_ms()))
 
     def failed(self, name: str, change: BaseModel, error: Exception) -> None:
         workflow.logger.exception("the desk failed on %s", name)

@@ -55,6 +55,8 @@ class LedgerState:
     """By time zone, those that do not begin in UTC."""
     looked_for_room_ms: int = 0
     """When accounts were looked for last that could be forgotten, because there was no room for new ones."""
+    changed: dict[str, None] = field(default_factory=dict[str, None])
+    """Accounts that changed, or went, since they were copied, in the order of their first change."""
 
 
 class Ledger:
@@ -65,6 +67,7 @@ class Ledger:
         self._state = state
         self.accounts = state.accounts
         self.holds = state.holds
+        self.changed = state.changed
         self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
         """Of the holds here."""
         self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
@@ -79,7 +82,14 @@ class Ledger:
 
     def roll_windows(self, now_ms: int) -> Rolled:
         """Starts the windows of `now_ms`."""
-        return roll_windows(self.accounts, self.pending, self.calendars, now_ms)
+        rolled = roll_windows(self.accounts, self.pending, self.calendars, now_ms)
+        self.mark(sorted(rolled.accounts))
+        return rolled
+
+    def mark(self, keys: Iterable[str]) -> None:
+        """Something changed in these accounts that a status shows."""
+        for key in keys:
+            self.changed[key] = None
 
     def end_ms(self, balance: Balance) -> int | None:
         """When the window ends whose money the balance has; None for `total`."""
@@ -122,6 +132,7 @@ class Ledger:
             if balance.cap_nanos is None:
                 del account.balances[balance.window]
         self._lines.clear()
+        self.mark([key])
         return ended
 
     def open_window(self, key: str, window: Window) -> Balance:
@@ -150,12 +161,14 @@ class Ledger:
         balance.lapsing_nanos, balance.by_admin = 0, False
         balance.alerted = frozenset()
         self._lines.clear()
+        self.mark([balance.account])
 
     def close_accounts(self, keys: Set[str]) -> None:
         """Takes accounts out of the books, and out of the holds that charge them, in one pass over the holds: the
         reverse of `open_accounts`."""
         for key in keys:
             del self.accounts[key]
+        self.mark(sorted(keys))
         self._charged.clear()
         self._lines.clear()
         for hold in self.holds.values() if keys else ():
@@ -179,6 +192,7 @@ class Ledger:
             self.accounts[key] = Account(
                 key, (), {window: new_balance(key, window) for window in self.calendars.windows}, loading=True
             )
+        self.mark(keys)
         self._charged.clear()
         new = set(keys)
         for hold in self.holds.values() if new else ():
@@ -217,6 +231,7 @@ class Ledger:
         )
         account.limiter.configure(config.limits())
         self.accounts[key] = account
+        self.mark([key])
         self._charged.clear()
         return account
 
@@ -237,6 +252,7 @@ class Ledger:
         stored."""
         for key in keys:
             self.accounts[key].loading = True
+        self.mark(keys)
         self._restate({key for key in keys if not self.accounts[key].fresh})  # no hold is charged to a fresh one
 
     def loaded(self, key: str, window: Window, posted_nanos: int, at_ms: int = 0) -> int:
@@ -294,6 +310,7 @@ class Ledger:
         """
         balance = self.accounts[key].balances[window]
         balance.cap_nanos, balance.lapsing_nanos, balance.by_admin = cap_nanos, lapsing_nanos, True
+        self.mark([key])
         self.accounts[key].tell_again(balance)
         self._lines.clear()
 
@@ -358,6 +375,7 @@ class Ledger:
         self.holds[hold.grant.hold_id] = self.pending[hold.grant.hold_id] = hold
         self._expiries.set(hold.grant.hold_id, hold.grant.expires_at_ms)
         self.running_at[hold.grant.service] += 1
+        self.mark(hold.accounts)
         lines, bound, now_ms = self._lines_of(hold.accounts), hold.grant.bound_nanos, hold.grant.granted_at_ms
         for balance in lines.all:
             balance.pending_nanos += bound
@@ -400,6 +418,7 @@ class Ledger:
         hold = self.holds[hold_id]
         freed = hold.grant.bound_nanos if hold.state == "pending" else 0
         change = cost_nanos - hold.posted_nanos
+        self.mark(hold.accounts)
         notices: list[BudgetNotice] = []
         crossed: list[Crossed] = []
         for balance in self._open_lines(hold):

@@ -12,6 +12,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.caps import Caps
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
 from paymaster.admission.config_commands import ConfigCommands
+from paymaster.admission.copying import StatusCopies
 from paymaster.admission.going_back import put_back
 from paymaster.admission.granting import Granting
 from paymaster.admission.in_force import InForce
@@ -98,6 +99,7 @@ class Desk:
         self._settling = Settling(state, self.ledger, self.outbox, self._alerts, self._parking, self._loading)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000
         self._size = StateSize(state, self.outbox, self._alerts)
+        self.copies = StatusCopies(state, self.ledger, self._parking, self._size)
 
     @property
     def queue(self) -> ParkedQueue:
@@ -181,6 +183,7 @@ class Desk:
             gate.pause_model(report.model, self.state.now_ms + report.pause_ms, self.state.now_ms)
         elif report.pause_ms is not None:
             gate.pause(self.state.now_ms + report.pause_ms)
+        self.ledger.mark([f"service:{report.service}"] if hold is None else hold.accounts)
         self._alerts.attempt(report)
         if hold is None:
             return

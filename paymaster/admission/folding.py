@@ -21,6 +21,7 @@ def fold(ledger: Ledger, keep: int, spared: Set[str]) -> int | None:
         ledger.unconfirmed -= 1
         over -= 1
         ledger.release(hold, None, 0)
+        ledger.mark(hold.accounts)
         for key in hold.accounts:
             ledger.accounts[key].folded += 1
             ledger.accounts[key].folded_nanos += hold.posted_nanos
@@ -41,6 +42,7 @@ def correct_folded(
     lines = [ledger.accounts[key] for key in accounts]
     if not lines or any(line.loading or not line.folded or posted_nanos > line.folded_nanos for line in lines):
         return False
+    ledger.mark(accounts)
     for line in lines:
         line.folded -= 1
         line.folded_nanos -= posted_nanos

@@ -126,6 +126,7 @@ class SpendLoading:
         if not any(account.loading and not account.fresh for account in self._ledger.accounts.values()):
             state.rows_of_pending = state.settled_late = False
         state.freed.update(loading.accounts)
+        self._ledger.mark(loading.accounts)
 
     # ------------------------------------------------------------ what is read again
 

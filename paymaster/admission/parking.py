@@ -128,6 +128,7 @@ class Parking:
         account = None if deciding.account is None else self._ledger.accounts.get(deciding.account)
         if deciding.reason == "runaway" and account is not None and account.run is not None and not account.run.held:
             account.run.held = deciding.detail
+            self._ledger.mark([account.key])
             self._alerts.runaway(account.key.removeprefix("run:"), deciding.detail, enforced=True)
 
     def leave(self, hold_id: str) -> None:

@@ -16,6 +16,7 @@ from paymaster.messages import Alert, DeskConfig, Notice
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
 _DIGEST = 12
+_CHANGED = 16
 _DETAIL_PART = 10
 """One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
 
@@ -31,6 +32,7 @@ def estimated_bytes(state: DeskState) -> int:
         _config_bytes(state.config)
         + _ACCOUNT * len(state.books.accounts)
         + _BALANCE * posted
+        + _CHANGED * len(state.books.changed)
         + _DIGEST * sum(len(run.asked_for) for run in _runs(state))
         + _HOLD * len(state.books.holds)
         + _PARKED * len(state.parked)

@@ -68,6 +68,7 @@ class ParkedQueue:
         del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
         self.candidates -= len(call.reserve.candidates)
         self._waiting_in.subtract(call.waits_for)
+        self._ledger.mark(sorted(call.waits_for))
         self._deadlines.set(hold_id, None)
         self._claims_due.set(hold_id, None)
         self._waits.remove(call)
@@ -75,9 +76,12 @@ class ParkedQueue:
 
     def note(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
         """The call was looked at, and this is in its way."""
-        self._waiting_in.subtract(call.waits_for)
+        before = call.waits_for
+        self._waiting_in.subtract(before)
         call.note(obstacles, now_ms)
         self._waiting_in.update(call.waits_for)
+        if call.waits_for != before:
+            self._ledger.mark(sorted(call.waits_for ^ before))
         self._waits.file(call)
         claims_at_ms = call.claims_at_ms()
         self._claims_due.set(

@@ -45,6 +45,7 @@ class RunCommands:
             self._caps.carry_out(raised)
         run.more_calls += change.calls
         run.more_ms += change.lasts_ms
+        self._ledger.mark([account.key])
         self._alerts.run_changed(alert_texts.run_raised(change), account.key)
         self._state.freed.add(account.key)
         return run_state(account)
@@ -56,6 +57,7 @@ class RunCommands:
         if not run.held:
             raise ValueError(f"run {change.run} is not held")
         run.go_on()
+        self._ledger.mark([account.key])
         self._alerts.run_changed(alert_texts.run_resumed(change), account.key)
         self._state.freed.add(account.key)
         return run_state(account)
@@ -74,6 +76,7 @@ class RunCommands:
         for hold in self._ledger.pending.values():
             if key in hold.accounts:
                 self._outbox.withdraw(hold, f"{key} was ended by {account.run.ended_by}")
+        self._ledger.mark([key])
         self._alerts.run_changed(alert_texts.run_ended(change), key)
         self._parking.look_at_everybody()
         return run_state(account)

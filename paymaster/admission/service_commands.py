@@ -21,6 +21,7 @@ class ServiceCommands:
         change = signed(self._state, PAUSE_SERVICE.name, change)
         gate = self._gate(change.service)
         gate.paused_by = cut(alert_texts.by_whom(change), PAUSED_BY_BYTES_MAX)
+        self._ledger.mark([f"service:{change.service}"])
         for hold in self._ledger.pending.values():
             if hold.grant.service == change.service:
                 self._outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
@@ -30,6 +31,7 @@ class ServiceCommands:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         change = signed(self._state, RESUME_SERVICE.name, change)
         self._gate(change.service).open_up()
+        self._ledger.mark([f"service:{change.service}"])
         self._state.freed.add(f"service:{change.service}")
         return ServiceState(service=change.service, paused=False)
 

@@ -129,6 +129,8 @@ class DeskState:
     """The next loading counts stored rows of pending holds too: they are of attempts before the state was put back."""
     answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
     """What the latest commands of admins got, by command id."""
+    version: int = 0
+    """Of the last copy of the status. 0: there was none of these books."""
 
     def __post_init__(self) -> None:
         if self.rules == 1:
@@ -160,7 +162,7 @@ def written(state: DeskState) -> tuple[str, int]:
     time to read.
     """
     if state.rules == 1:
-        plain = _STATE.dump_json(state)
+        plain = _STATE.dump_json(state, exclude={"version": True, "books": {"changed"}})
         return pack(plain), len(plain)
     # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
     outbox = _OUTBOX.dump_json(state.outbox)

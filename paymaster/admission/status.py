@@ -28,10 +28,11 @@ WAITING_SHOWN = 20
 
 
 def desk_status(
-    state: DeskState, ledger: Ledger, queue: ParkedQueue, page: StatusRequest, now_ms: int, state_bytes: int
+    state: DeskState, ledger: Ledger, queue: ParkedQueue, page: StatusRequest | None, now_ms: int, state_bytes: int
 ) -> DeskStatus:
-    """How everything stands at `now_ms`. `state_bytes`: what the state takes as a dump, about."""
-    accounts, more = account_statuses(ledger, queue, now_ms, page)
+    """How everything stands at `now_ms`. `state_bytes`: what the state takes as a dump, about. Without a page it has no
+    accounts."""
+    accounts, more = ((), False) if page is None else account_statuses(ledger, queue, now_ms, page)
     return DeskStatus(
         ledger=state.ledger,
         epoch=state.epoch,
@@ -75,23 +76,24 @@ def account_statuses(
     after = sorted(key for key in ledger.accounts if key > page.after)
     keys = after[: page.limit]
     ended = ledger.calendars.ended(now_ms)
-    accounts = tuple(
-        AccountStatus(
-            account=key,
-            parked=queue.waiting_in(key),
-            loading=ledger.accounts[key].loading,
-            folded=ledger.accounts[key].folded,
-            folded_nanos=ledger.accounts[key].folded_nanos,
-            windows=_windows(ledger, ledger.accounts[key], now_ms, ended),
-            time_zone=ledger.accounts[key].time_zone,
-            enforced=ledger.accounts[key].enforced,
-            limits=ledger.accounts[key].limiter.in_use(now_ms),
-            run=None if ledger.accounts[key].run is None else run_state(ledger.accounts[key]),
-        )
-        for key in keys
-    )
-    accounts = _within_bytes(accounts)
+    accounts = _within_bytes(tuple(account_status(ledger, queue, ledger.accounts[key], now_ms, ended) for key in keys))
     return accounts, len(after) > len(accounts)
+
+
+def account_status(ledger: Ledger, queue: ParkedQueue, account: Account, now_ms: int, ended: Ended) -> AccountStatus:
+    """`ended`: the windows that are over and were not begun anew yet."""
+    return AccountStatus(
+        account=account.key,
+        parked=queue.waiting_in(account.key),
+        loading=account.loading,
+        folded=account.folded,
+        folded_nanos=account.folded_nanos,
+        windows=_windows(ledger, account, now_ms, ended),
+        time_zone=account.time_zone,
+        enforced=account.enforced,
+        limits=account.limiter.in_use(now_ms),
+        run=None if account.run is None else run_state(account),
+    )
 
 
 def run_state(account: Account) -> RunState:

@@ -90,6 +90,7 @@ from paymaster.messages.ledger_steps import (
     LedgerStart,
     LoadedSpend,
     LoadSpend,
+    StatusCopy,
 )
 from paymaster.messages.notices import (
     Alert,
@@ -305,6 +306,7 @@ __all__ = [
     "Standing",
     "StandingAnswer",
     "StandingRequest",
+    "StatusCopy",
     "StatusRequest",
     "StoredBody",
     "StoredRows",

@@ -10,7 +10,8 @@ from paymaster.messages.base import Message, added
 from paymaster.messages.config import CarriedConfig
 from paymaster.messages.notices import CapChange
 from paymaster.messages.packing import packs
-from paymaster.values.limits import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX
+from paymaster.messages.status import AccountStatus, DeskStatus
+from paymaster.values.limits import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, COPY_PLAIN_BYTES_MAX
 from paymaster.values.windows import Window
 
 
@@ -32,6 +33,26 @@ _PACKS_HOLDS = packs(TypeAdapter(tuple[str, ...]), plain_bytes_max=CONFIG_PLAIN_
 _PACKS_CHANGES = packs(
     TypeAdapter(tuple[CapChange, ...]), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX
 )
+
+
+_PACKS_ACCOUNTS = packs(
+    TypeAdapter(tuple[AccountStatus, ...]), plain_bytes_max=COPY_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX
+)
+
+
+class StatusCopy(Message):
+    """Input of the activity `store_status`: how the ledger stands, and those accounts that changed."""
+
+    version: int
+    """They count from 1."""
+    anew: bool
+    """It is the first of these books: whatever was copied before is theirs no more."""
+    status: DeskStatus
+    """Without accounts."""
+    accounts: Annotated[tuple[AccountStatus, ...], *_PACKS_ACCOUNTS]
+    """Those that changed since the copy before it, or as many of them as fit."""
+    gone: tuple[str, ...]
+    """Accounts that are not in the books any more."""
 
 
 class LoadSpend(Message):

@@ -61,6 +61,8 @@ class CapState(Message):
     account: str
     window: Window
     cap_nanos: int
+    version: int = added(0)
+    """Of the first copy of the ledger's status that has it. 0: there are no copies."""
 
 
 class RunState(Message):
@@ -82,11 +84,15 @@ class RunState(Message):
     """The admin who ended it."""
     held: str = ""
     """Why it is held as a runaway. Empty: it is not."""
+    version: int = added(0)
+    """Of the first copy of the ledger's status that has it. 0: there are no copies, or this is not such an answer."""
 
 
 class ServiceState(Message):
     service: str
     paused: bool
+    version: int = added(0)
+    """Of the first copy of the ledger's status that has it. 0: there are no copies."""
 
 
 class WindowStatus(Message):
@@ -104,6 +110,10 @@ class WindowStatus(Message):
     """Part of what is posted that no stored row has."""
     let_through: int = added(0)
     """Calls that went on although this cap, which is watched only, had no room for them."""
+    lapsing_nanos: int = added(0)
+    """In a copy: the part of the cap that is taken away when the window ends."""
+    steps_nanos: dict[int, int] = added({})
+    """In a copy, of a rolling window: what was posted, by when its step began."""
 
 
 class LimitStatus(Message):

@@ -38,7 +38,7 @@ from paymaster.messages.call_steps import (
     UsageRecord,
 )
 from paymaster.messages.commands import AnswerBatch, AttemptReports, CommandBatch
-from paymaster.messages.ledger_steps import LedgerStart, LoadedSpend, LoadSpend
+from paymaster.messages.ledger_steps import LedgerStart, LoadedSpend, LoadSpend, StatusCopy
 from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, ParkedAnswer, Withdrawn
 from paymaster.messages.purchases import PurchaseBegin, PurchaseBegun, PurchaseEnd, PurchaseRequest, PurchaseResult
 from paymaster.messages.requests import LLMRequest
@@ -235,6 +235,7 @@ RESERVE = ActivityName("reserve", ReserveRequest, Reservation)
 SEND_ALERTS = ActivityName("send_alerts", Alerts, Delivery)
 STANDING = ActivityName("standing", StandingRequest, Standing)
 STORE_NOTICES = ActivityName("store_notices", Notices, Delivery)
+STORE_STATUS = ActivityName("store_status", StatusCopy, NoneType)
 SWEEP_BODIES = ActivityName("sweep_bodies", BodySweep, bool)
 VOID = ActivityName("void", str, NoneType)
 SCRIPTED_PURCHASE = "scripted_purchase"

@@ -11,11 +11,13 @@ _NO_PRIVILEGE = "42501"
 _NEEDED = {
     "api_usage": ("SELECT", "INSERT"),
     "api_usage_counted": ("SELECT",),
+    "account_status": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "alerts": ("SELECT", "INSERT"),
     "cap_changes": ("SELECT", "INSERT"),
     "call_bodies": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "clients": ("SELECT", "INSERT", "UPDATE"),
     "configurations": ("SELECT", "INSERT"),
+    "ledger_status": ("SELECT", "INSERT", "UPDATE"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),
 }

@@ -211,6 +211,8 @@ LOADED_AT_ONCE = 4_000
 """Accounts of which one question to the database asks what they have spent."""
 PAGE_BYTES_MAX = 1024 * 1024
 """The accounts of one page of the status."""
+COPY_PLAIN_BYTES_MAX = 2 * 1024
+"""The changed accounts of a copy of the status are compressed above it: every copy stays in the ledger's history."""
 UNCONFIRMED_SHOWN = 500
 """Unconfirmed holds in one answer, which has about a kilobyte of each."""
 NOTICES_MAX = 20

@@ -41,7 +41,9 @@ class Hanging(LedgerActivities):
         self.done[name] += 1
 
 
-@pytest.mark.parametrize("hangs", ["load_spend", "recall_parked", "answer_calls", "store_notices", "send_alerts"])
+@pytest.mark.parametrize(
+    "hangs", ["load_spend", "recall_parked", "answer_calls", "store_notices", "store_status", "send_alerts"]
+)
 async def test_a_run_ends_while_an_activity_hangs(forgetful_temporal: str, hangs: str) -> None:
     """Updates keep coming. The next run begins with all that was to be done, and has it done."""
     client = await client_in_new_namespace(forgetful_temporal)

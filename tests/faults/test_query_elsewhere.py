@@ -118,7 +118,14 @@ class Traffic:
 async def test_queries_spoil_no_ledger_that_moves(temporal: str) -> None:
     client = await client_in_new_namespace(temporal)
     does = LedgerActivities()
-    activities = [does.load_spend, does.recall_parked, does.answer_calls, does.store_notices, does.send_alerts]
+    activities = [
+        does.load_spend,
+        does.recall_parked,
+        does.answer_calls,
+        does.store_notices,
+        does.store_status,
+        does.send_alerts,
+    ]
     slots = (Closable(4), Closable(4))
     first, second = [await ledger_worker(temporal, client.namespace, each) for each in slots]
     async with (

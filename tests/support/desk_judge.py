@@ -3,6 +3,7 @@
 from dataclasses import fields
 from itertools import chain
 
+from copied_status import every_copy
 from desk_checks import DeskChecks
 from desk_facts import HOLD_EXPIRES_AFTER_MS, HeldMoney, Place, Waiting, bound_of, charged, charged_by, levels
 from hypothesis.stateful import invariant
@@ -332,6 +333,17 @@ class DeskJudge(DeskChecks):
         assert status.unconfirmed == len(self.in_state("unconfirmed"))
         assert status.parked == len(model.queue)
         assert status.outbox == len(self.messages) + len(self.notices)
+
+    @invariant()
+    def a_copy_of_what_changed_is_the_status(self) -> None:
+        """Taken now and then, so that what changed is kept meanwhile, also over cuts."""
+        self.steps += 1
+        if self.steps % 3 == 0:
+            now_ms = self.desk.state.now_ms
+            for copy in self.both(lambda desk: every_copy(desk, now_ms)):
+                self.copied.take_in(copy, now_ms)
+            status = {each.account: each for each in self.desk.status(now_ms=now_ms).accounts}
+            assert self.copied.read(now_ms) == status
 
     @invariant()
     def a_cut_changes_nothing(self) -> None:

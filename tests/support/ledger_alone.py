@@ -24,6 +24,7 @@ from paymaster.messages import (
     Notices,
     Reserve,
     ServiceConfig,
+    StatusCopy,
 )
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
@@ -56,6 +57,10 @@ class LedgerActivities:
     async def store_notices(self, batch: Notices) -> Delivery:
         await self.does("store_notices", batch)
         return Delivery(delivered=tuple(notice.sequence for notice in batch.notices))
+
+    @activity.defn
+    async def store_status(self, copy: StatusCopy) -> None:
+        await self.does("store_status", copy)
 
     @activity.defn
     async def send_alerts(self, batch: Alerts) -> Delivery:
@@ -92,7 +97,14 @@ async def client_in_new_namespace(temporal_address: str) -> Client:
 @asynccontextmanager
 async def running(client: Client, does: LedgerActivities) -> AsyncGenerator[None]:
     """The workers of the ledger and of its activities, which say what rules they know."""
-    activities = [does.load_spend, does.recall_parked, does.answer_calls, does.store_notices, does.send_alerts]
+    activities = [
+        does.load_spend,
+        does.recall_parked,
+        does.answer_calls,
+        does.store_notices,
+        does.store_status,
+        does.send_alerts,
+    ]
     async with (
         Worker(client, task_queue=LEDGER_TASK_QUEUE, workflows=[BudgetWorkflow], identity=worker_identity()),
         Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=activities, identity=worker_identity()),

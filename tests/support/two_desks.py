@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from copied_status import CopiedStatus
 from desk_facts import START_MS, HeldMoney, Part, T, window_name
 from desk_model import Model
 from hypothesis.stateful import RuleBasedStateMachine
@@ -41,6 +42,8 @@ class TwoDesks(RuleBasedStateMachine):
         """The desk has looked at the queue since something was freed last."""
         self.gone: dict[str, bool] = {}
         """Accounts that have left the books: whether these were full."""
+        self.copied = CopiedStatus()
+        self.steps = 0
         self.room_since_ms: int | None = None
         """Since when there is room for an account that a call waits for."""
 

@@ -1,0 +1,104 @@
+"""The copy of how a ledger stands: written by the activity `store_status`, read by everybody who shows it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.messages import AccountStatus, DeskStatus, StatusCopy
+
+# A row of the future is of a clock that was ahead and was put back.
+_STORE_LEDGER = text(
+    """
+    INSERT INTO ledger_status (ledger, version, copied_at, status) VALUES (:ledger, :version, :copied_at, :status)
+    ON CONFLICT (ledger) DO UPDATE SET version = :version, copied_at = :copied_at, status = :status
+    WHERE ledger_status.copied_at <= :copied_at
+       OR ledger_status.copied_at > clock_timestamp() + interval '1 minute'
+    RETURNING version
+    """
+)
+_FORGET_ALL = text("DELETE FROM account_status WHERE ledger = :ledger")
+_FORGET = text("DELETE FROM account_status WHERE ledger = :ledger AND account = ANY(:gone)").bindparams(
+    bindparam("gone", type_=ARRAY(TEXT))
+)
+_STORE_ACCOUNTS = text(
+    """
+    INSERT INTO account_status (ledger, account, copied_at, status)
+    SELECT :ledger, account, :copied_at, status FROM unnest(:accounts, :statuses) AS copied (account, status)
+    ON CONFLICT (ledger, account) DO UPDATE SET copied_at = excluded.copied_at, status = excluded.status
+    """
+).bindparams(bindparam("accounts", type_=ARRAY(TEXT)), bindparam("statuses", type_=ARRAY(TEXT)))
+_LEDGER = text("SELECT version, copied_at, status FROM ledger_status WHERE ledger = :ledger")
+_ACCOUNTS = text(
+    "SELECT copied_at, status FROM account_status WHERE ledger = :ledger AND account = ANY(:accounts) ORDER BY account"
+).bindparams(bindparam("accounts", type_=ARRAY(TEXT)))
+_PAGE = text(
+    """
+    SELECT copied_at, status FROM account_status
+    WHERE ledger = :ledger AND account > :after AND account >= :first AND account < :end
+    ORDER BY account LIMIT :limit
+    """
+)
+
+
+class CopiedLedger(NamedTuple):
+    version: int
+    copied_at: datetime
+    """When the ledger sent it."""
+    status: DeskStatus
+    """Without accounts."""
+
+
+class CopiedAccount(NamedTuple):
+    copied_at: datetime
+    """Nothing happened in the account from then until the ledger's latest copy."""
+    status: AccountStatus
+
+
+async def store_status(engine: AsyncEngine, copy: StatusCopy, copied_at: datetime) -> None:
+    """Stores all of it; nothing, if a later copy is there already."""
+    named = {"ledger": copy.status.ledger, "copied_at": copied_at}
+    async with engine.begin() as connection:
+        whole = named | {"version": copy.version, "status": copy.status.model_dump_json()}
+        if (await connection.execute(_STORE_LEDGER, whole)).first() is None:
+            return
+        if copy.anew:
+            await connection.execute(_FORGET_ALL, {"ledger": copy.status.ledger})
+        elif copy.gone:
+            await connection.execute(_FORGET, {"ledger": copy.status.ledger, "gone": list(copy.gone)})
+        if copy.accounts:
+            accounts = [each.account for each in copy.accounts]
+            statuses = [each.model_dump_json(exclude_defaults=True) for each in copy.accounts]
+            await connection.execute(_STORE_ACCOUNTS, named | {"accounts": accounts, "statuses": statuses})
+
+
+async def copied_ledger(engine: AsyncEngine, ledger: str) -> CopiedLedger | None:
+    """How the ledger stood when it was copied last. None: it never was."""
+    async with engine.connect() as connection:
+        row = (await connection.execute(_LEDGER, {"ledger": ledger})).mappings().first()
+    if row is None:
+        return None
+    return CopiedLedger(row["version"], row["copied_at"], DeskStatus.model_validate_json(row["status"]))
+
+
+async def copied_accounts(engine: AsyncEngine, ledger: str, accounts: Sequence[str]) -> list[CopiedAccount]:
+    """Those of these that were copied, in alphabetical order."""
+    async with engine.connect() as connection:
+        rows = (await connection.execute(_ACCOUNTS, {"ledger": ledger, "accounts": list(accounts)})).mappings().all()
+    return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]
+
+
+async def copied_page(engine: AsyncEngine, ledger: str, kind: str, after: str, limit: int) -> list[CopiedAccount]:
+    """So many accounts of a kind ("budget", "run" or "service") after this one, in alphabetical order."""
+    values = {"ledger": ledger, "after": after, "first": f"{kind}:", "end": f"{kind};", "limit": limit}
+    async with engine.connect() as connection:
+        rows = (await connection.execute(_PAGE, values)).mappings().all()
+    return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]
+
+
+def age_s(copied_at: datetime, now: datetime | None = None) -> float:
+    """How old a copy is. Default: now."""
+    return max(0.0, ((now or datetime.now(UTC)) - copied_at).total_seconds())

@@ -1,0 +1,41 @@
+"""The copy of a desk's status as the database has it: made of what the desk says that changed."""
+
+from paymaster.admission.copying import as_of
+from paymaster.admission.desk import Desk
+from paymaster.messages import AccountStatus, StatusCopy
+from paymaster.values.time_zones import UTC_ZONE
+
+
+class CopiedStatus:
+    def __init__(self) -> None:
+        self.accounts: dict[str, tuple[AccountStatus, int]] = {}
+        """With when each was copied."""
+
+    def take_in(self, copy: StatusCopy, at_ms: int) -> None:
+        if copy.anew:
+            self.accounts.clear()
+        for key in copy.gone:
+            self.accounts.pop(key, None)
+        for each in copy.accounts:
+            self.accounts[each.account] = each, at_ms
+
+    def read(self, now_ms: int) -> dict[str, AccountStatus]:
+        """By account, as a reader sees it at this time."""
+        return {
+            key: _as_asked(as_of(copied, at_ms, now_ms, UTC_ZONE)) for key, (copied, at_ms) in self.accounts.items()
+        }
+
+
+def every_copy(desk: Desk, now_ms: int) -> list[StatusCopy]:
+    """What the desk has to say until it has nothing more; not how large it is, which is an estimate."""
+    copies: list[StatusCopy] = []
+    while desk.copies.is_due:
+        copy = desk.copies.take(now_ms)
+        status = copy.status.model_copy(update={"state_bytes": 0})
+        copies.append(copy.model_copy(update={"status": status}))
+    return copies
+
+
+def _as_asked(status: AccountStatus) -> AccountStatus:
+    windows = tuple(each.model_copy(update={"steps_nanos": {}, "lapsing_nanos": 0}) for each in status.windows)
+    return status.model_copy(update={"windows": windows})

@@ -1,0 +1,75 @@
+"""The rows that are the copy of a ledger's status: a late copy changes nothing, and pages are in order."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from desk_kit import Site, capped, config
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.messages import StatusCopy
+from paymaster.storage.engine import create_engine
+from paymaster.storage.status_rows import copied_accounts, copied_ledger, copied_page, store_status
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def engine(database_url: str) -> AsyncEngine:
+    return create_engine(database_url)
+
+
+def named(copy: StatusCopy, ledger: str) -> StatusCopy:
+    return copy.model_copy(update={"status": copy.status.model_copy(update={"ledger": ledger})})
+
+
+async def test_a_copy_is_read_as_it_was_stored(engine: AsyncEngine) -> None:
+    copy = named(Site().desk.copies.take(0), "read")
+    await store_status(engine, copy, NOW)
+    ledger = await copied_ledger(engine, "read")
+    assert ledger == (1, NOW, copy.status)
+    (account,) = await copied_accounts(engine, "read", ["budget:acme", "budget:none"])
+    assert account.copied_at == NOW
+    assert account.status in copy.accounts
+    assert await copied_ledger(engine, "another") is None
+
+
+async def test_a_copy_that_comes_late_changes_nothing(engine: AsyncEngine) -> None:
+    site = Site(config(budgets={"a": capped(day=1), "b": capped(day=1)}))
+    first = named(site.desk.copies.take(0), "late")
+    site.desk.configure(config("second", budgets={"a": capped(day=2)}), site.now_ms, may_remove=True)
+    second = named(site.desk.copies.take(0), "late")
+    await store_status(engine, second, NOW + timedelta(seconds=1))
+    await store_status(engine, first, NOW)
+    ledger, page = await copied_ledger(engine, "late"), await copied_page(engine, "late", "budget", "", 10)
+    assert ledger is not None
+    assert ledger.version == 2
+    assert [each.status.account for each in page] == ["budget:a"]
+    assert page[0].status in second.accounts
+
+
+async def test_a_copy_of_a_clock_that_was_ahead_is_no_obstacle(engine: AsyncEngine) -> None:
+    copy = named(Site().desk.copies.take(0), "ahead")
+    await store_status(engine, copy, datetime.now(UTC) + timedelta(days=1))
+    await store_status(engine, copy.model_copy(update={"version": 2}), datetime.now(UTC))
+    ledger = await copied_ledger(engine, "ahead")
+    assert ledger is not None
+    assert ledger.version == 2
+
+
+async def test_new_books_forget_the_old_accounts(engine: AsyncEngine) -> None:
+    old = Site(config(budgets={"old": capped(day=1)})).desk.copies.take(0)
+    await store_status(engine, named(old, "anew"), NOW)
+    await store_status(engine, named(Site().desk.copies.take(0), "anew"), NOW + timedelta(seconds=1))
+    page = await copied_page(engine, "anew", "budget", "", 10)
+    assert [each.status.account for each in page] == ["budget:acme"]
+
+
+async def test_pages_are_in_order_and_of_one_kind(engine: AsyncEngine) -> None:
+    names = ["a", "a/b", "a-b", "é", "z"]
+    copy = named(Site(config(budgets={name: capped(day=1) for name in names})).desk.copies.take(0), "pages")
+    await store_status(engine, copy, NOW)
+    found: list[str] = []
+    while page := await copied_page(engine, "pages", "budget", f"budget:{found[-1]}" if found else "", 2):
+        found += [each.status.account.removeprefix("budget:") for each in page]
+    assert found == sorted(names)
+    assert [each.status.account for each in await copied_page(engine, "pages", "service", "", 10)] == ["service:s"]
