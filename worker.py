@@ -145,7 +145,7 @@ async def run_worker(
     if settings.database.url is None:
         raise ConfigurationError(["database.url: a worker stores every attempt; name a PostgreSQL"])
     check_extra(settings.services)
-    async with telemetry_of(settings, core_logs) as telemetry:
+    async with telemetry_of(settings, core_logs, served_at=settings.worker.health_address) as telemetry:
         await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry, on_ready)
 
 

@@ -7,56 +7,47 @@ key of the caller does.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import wait
 from datetime import timedelta
 from functools import cache
-from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import httpx2
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client
 from temporalio.exceptions import ActivityError, ChildWorkflowError
-from temporalio.service import RPCError
 
 import paymaster.agent
 import paymaster.client
 from paymaster.errors import AnswerGone, CallIdReused
-from paymaster.messages import Budgets, LLMRequest, LLMResult, Outcome
+from paymaster.messages import Budgets, LLMRequest
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.repeated_requests import RepeatedRequests, SentCall, call_of
-from paymaster.values.money import nanos_to_usd
-from paymaster.wire.dialects import dialect_of, model_named, sent_headers
+from paymaster.wire.dialects import dialect_of, sent_headers
 from paymaster.wire.event_pieces import event_pieces
-from paymaster.wire.refusals import Told, told
-from paymaster.withdrawal import result_while_wanted
+from paymaster.wire.refusals import Told, refusal
+from paymaster.wire_requests import (
+    ID_HEADER,
+    TemporalUnreachable,
+    Terms,
+    answered,
+    body_of,
+    call_id_of_key,
+    repeats_of,
+    request_of,
+    told_by_client,
+    told_of_failure,
+)
 
 __all__ = ["PaymasterTransport", "SyncPaymasterTransport"]
 
-_REPEATS_HEADER = "x-stainless-retry-count"
-"""By which OpenAI's and Anthropic's SDKs say how often they have sent a request before."""
-_ID_HEADER = "idempotency-key"
-_KEY_LENGTH_MAX = 100
-"""Of a caller's key that is a call's id as it is."""
-_DIGITS_MAX = 3
 _FAILED_FROM = 400
 """Statuses of failures."""
 _LOOKS_EVERY_S = 1.0
 _EVENTS_IN_TASK = 300
 """Of a stream that an SDK reads in one task of a workflow, which may take two seconds; on a busy machine OpenAI's takes
 a millisecond for each."""
-
-
-class Terms(NamedTuple):
-    """What a request of a provider's format does not say."""
-
-    budget: Budgets
-    route: str | None
-    priority: int
-    on_exhausted: Literal["wait", "fail"] | None
-    wait_at_most: timedelta | None
-    metadata: Mapping[str, str]
 
 
 class _Asked(NamedTuple):
@@ -159,43 +150,14 @@ def _asked(request: httpx2.Request, body: bytes, terms: Terms) -> _Asked | Told:
             f"{request.method} {request.url.path} is no call of an LLM that Paymaster knows. It was not sent, since it "
             "would be under no budget: use another client for it"
         )
-        return _refusal("openai", "no_dialect", detail)
+        return refusal("openai", "no_dialect", detail)
     dialect, path = found
     try:
         wire = Wire(dialect=dialect, body=body, headers=sent_headers(dialect, request.headers), path=path)
-        made = LLMRequest(
-            route=terms.route or _route(wire),
-            budget=terms.budget,
-            priority=terms.priority,
-            on_exhausted=terms.on_exhausted,
-            wait_at_most=terms.wait_at_most,
-            metadata=dict(terms.metadata),
-            wire=wire,
-        )
+        made = request_of(wire, terms)
     except ValueError as error:
-        return _refusal(dialect, "bad_request", str(error))
-    repeats = request.headers.get(_REPEATS_HEADER, "")
-    return _Asked(
-        made,
-        dialect,
-        _call_id(request.headers.get(_ID_HEADER)),
-        int(repeats) if repeats.isdecimal() and len(repeats) <= _DIGITS_MAX else 0,
-    )
-
-
-def _route(wire: Wire) -> str:
-    try:
-        return model_named(wire)
-    except ValueError:
-        return "-"  # the call is denied, and says what is wrong with the body
-
-
-def _call_id(key: str | None) -> str | None:
-    """The caller's key as a call id, which may not be as long, and comes back in a header."""
-    if not key:
-        return None
-    fits = len(key) <= _KEY_LENGTH_MAX and key.isascii() and key.isprintable()
-    return key if fits else f"key-{sha256(key.encode()).hexdigest()}"
+        return refusal(dialect, "bad_request", str(error))
+    return _Asked(made, dialect, call_id_of_key(request.headers.get(ID_HEADER)), repeats_of(request.headers))
 
 
 # ------------------------------------------------------------ its call
@@ -205,57 +167,26 @@ async def _of_workflow(asked: _Asked) -> Told:
     request = asked.request.model_copy(update={"call_id": asked.call_id})
     try:
         result = await paymaster.agent.try_generate(request)
-        return _answered(result, asked.dialect, await _body(result, paymaster.agent.answer_pieces))
-    except CallIdReused as error:
-        return _refusal(asked.dialect, "call_id_reused", error.message)
-    except AnswerGone as error:
-        return _refusal(asked.dialect, "answer_gone", error.message)
+        return answered(result, asked.dialect, await body_of(result, paymaster.agent.answer_pieces))
+    except (CallIdReused, AnswerGone) as error:
+        return told_of_failure(error, asked.dialect)
     except (ChildWorkflowError, ActivityError) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # an SDK would take any other exception for a failure, and go on
             raise asyncio.CancelledError from error
-        return _refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
+        return refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
 
 
 async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
     """Raises httpx2.ConnectError."""
     request = asked.request.model_copy(update={"call_id": call_id})
     try:
-        result = await result_while_wanted(client, request, keeps=asked.call_id is not None)
-        pieces = await _body(result, lambda found: paymaster.client.answer_pieces(client, found))
-        return _answered(result, asked.dialect, pieces)
-    except CallIdReused as error:
-        return _refusal(asked.dialect, "call_id_reused", error.message)
-    except AnswerGone as error:
-        return _refusal(asked.dialect, "answer_gone", error.message)
-    except WorkflowFailureError as error:
-        return _refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
-    except RPCError as error:
-        raise httpx2.ConnectError(f"Temporal cannot be reached: {error.message}") from error
-    except RuntimeError as error:  # of a lazy client
-        raise httpx2.ConnectError(f"Temporal cannot be reached: {error}") from error
-
-
-async def _body(result: LLMResult, pieces: Callable[[LLMResult], AsyncIterator[bytes]]) -> bytes:
-    if result.outcome is not Outcome.COMPLETED or result.wire is None:
-        return b""
-    return b"".join([piece async for piece in pieces(result)])
+        return await told_by_client(client, request, asked.dialect, keeps=asked.call_id is not None)
+    except TemporalUnreachable as error:
+        raise httpx2.ConnectError(str(error)) from error
 
 
 # ------------------------------------------------------------ its response
-
-
-def _answered(result: LLMResult, dialect: Dialect, body: bytes) -> Told:
-    if result.outcome is Outcome.COMPLETED and result.wire is not None:
-        answer = Told(result.wire.status, result.wire.headers, body)
-    else:
-        answer = told(result, dialect)
-    ours = {"x-paymaster-call-id": result.call_id, "x-paymaster-cost-usd": f"{nanos_to_usd(result.cost_nanos):f}"}
-    return answer._replace(headers={**answer.headers, **ours})
-
-
-def _refusal(dialect: Dialect, reason: str, detail: str) -> Told:
-    return told(LLMResult(outcome=Outcome.DENIED, call_id="", reason=reason, detail=detail), dialect)
 
 
 class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):

@@ -23,6 +23,7 @@ from paymaster.cli import (
     prices,
     reconcile,
     runs,
+    serve,
     services,
     unconfirmed,
     upgrade,
@@ -74,6 +75,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(prices.app, name="prices")
 app.add_typer(admin.app, name="admin")
 app.add_typer(clients.app, name="clients")
+app.command()(serve.serve)
 app.command()(codec.codec)
 app.add_typer(keys.app, name="keys")
 app.command()(migrate.migrate)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -46,8 +46,12 @@ _EXIT_PAUSE_S = 0.1
 _SLOW_AFTER_S = 1.0
 
 
-def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_async(
+    coroutine: Coroutine[Any, Any, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> T:
     """Runs a command to its end. Raises CommandError as the command did, and typer.Exit on Ctrl-C.
+
+    `loop_factory` None: asyncio's own event loop.
 
     temporalio's threads can abort the interpreter when its objects are still there at exit; collecting them, and a
     pause for the threads, while the event loop still runs prevents that.
@@ -65,7 +69,8 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
             await asyncio.sleep(_EXIT_PAUSE_S)
 
     try:
-        return asyncio.run(run())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(run())
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The worker's own HTTP server: /live and /ready for an orchestrator, /metrics for Prometheus."""
+"""A process's own HTTP server: /live and /ready for an orchestrator, /metrics for Prometheus."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,8 +26,16 @@ class HealthServer:
     Raises OSError, which names the setting, when the address is taken or is none.
     """
 
-    def __init__(self, address: str, checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        address: str,
+        checks: Mapping[str, Check],
+        metrics: Callable[[], bytes],
+        *,
+        setting: str = "worker.health_address",
+    ) -> None:
         self._address = address
+        self._setting = setting
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._checks = checks
@@ -44,7 +52,7 @@ class HealthServer:
             await web.TCPSite(self._runner, self._host.strip("[]"), self._port).start()
         except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
-            raise OSError(f"worker.health_address {self._address!r} cannot be used: {error}") from error
+            raise OSError(f"{self._setting} {self._address!r} cannot be used: {error}") from error
         return self
 
     async def __aexit__(self, *ignored: object) -> None:

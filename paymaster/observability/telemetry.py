@@ -1,4 +1,4 @@
-"""OpenTelemetry for a worker process: whether traces and metrics go anywhere, and whose.
+"""OpenTelemetry for a process: whether traces and metrics go anywhere, and whose.
 
 What sends them is imported only where something is sent: it takes as long to import as a fifth of all the rest.
 """
@@ -74,18 +74,23 @@ async def _answer_or_none(answer: Awaitable[AnswerT]) -> AnswerT | None:
 
 @asynccontextmanager
 async def telemetry_of(
-    settings: Settings, core_logs: LoggingConfig, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    core_logs: LoggingConfig,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    served_at: str | None = None,
 ) -> AsyncGenerator[Telemetry]:
     """Sends and serves what the settings and the standard variables name while the block runs; often nothing.
 
-    Once in a process: OpenTelemetry's providers are global. Raises ConfigurationError for variables that can't be used,
-    and ExtraMissing where the extra `telemetry` would be needed and is not installed.
+    `served_at`: where the process serves /metrics. None: nowhere. Once in a process: OpenTelemetry's providers are
+    global. Raises ConfigurationError for variables that can't be used, and ExtraMissing where the extra `telemetry`
+    would be needed and is not installed.
     """
     _remember_headers(environ)
     traces, measures = _sends("TRACES", settings, environ), _sends("METRICS", settings, environ)
     latest = LatestStatus()
     every_s = settings.telemetry.metrics_every.total_seconds()
-    if not traces and not measures and settings.worker.health_address is None:
+    if not traces and not measures and served_at is None:
         yield Telemetry(Runtime(telemetry=TelemetryConfig(logging=core_logs)), (), bytes, latest, every_s)
         return
     with names_extra("telemetry (also /metrics beside the health endpoint)"):

@@ -4,6 +4,7 @@ It fails at start, with every problem in one message, the key's path and the fix
 that message.
 """
 
+from paymaster.settings.gateway import GatewayClientSettings, GatewaySettings
 from paymaster.settings.kinds import (
     AdminName,
     Api,
@@ -74,6 +75,8 @@ __all__ = [
     "Duration",
     "EncryptionSettings",
     "Fraction",
+    "GatewayClientSettings",
+    "GatewaySettings",
     "KeyName",
     "KeysSettings",
     "LedgerName",

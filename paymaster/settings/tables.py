@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from paymaster.messages import Window
+from paymaster.settings.gateway import GatewaySettings
 from paymaster.settings.kinds import (
     AWS_CREDENTIALS,
     ENTRA_SCOPE,
@@ -627,6 +628,7 @@ class Settings(BaseSettings):
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
+    gateway: GatewaySettings = GatewaySettings()
     logs: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

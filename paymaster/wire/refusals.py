@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -35,10 +36,15 @@ _BUSY = _Kind(429, "rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTE
 _INVALID = _Kind(400, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT")
 _FORBIDDEN = _Kind(403, "permission_denied", "permission_error", "PERMISSION_DENIED")
 _NOT_FOUND = _Kind(404, "not_found", "not_found_error", "NOT_FOUND")
+_STRANGER = _Kind(401, "invalid_api_key", "authentication_error", "UNAUTHENTICATED")
+_NO_METHOD = _Kind(405, "method_not_allowed", "invalid_request_error", "UNIMPLEMENTED")
+_TOO_SLOW = _Kind(408, "timeout", "timeout_error", "DEADLINE_EXCEEDED")
 _REUSED = _Kind(409, "conflict", "invalid_request_error", "ALREADY_EXISTS")
 _TOO_LARGE = _Kind(413, "request_too_large", "request_too_large", "INVALID_ARGUMENT")
 _FAILED = _Kind(502, "server_error", "api_error", "INTERNAL", retried=True)
 _UNAVAILABLE = _Kind(503, "server_error", "overloaded_error", "UNAVAILABLE", retried=True)
+_NO_UPGRADE = _Kind(426, "upgrade_refused", "invalid_request_error", "UNIMPLEMENTED")
+_LONG_HEADERS = _Kind(431, "headers_too_large", "request_too_large", "INVALID_ARGUMENT")
 _UNKNOWN = _Kind(504, "timeout", "timeout_error", "DEADLINE_EXCEEDED")
 
 _BY_REASON = {
@@ -65,6 +71,17 @@ _BY_REASON = {
     "call_ended": _UNKNOWN,
     "answer_gone": _UNKNOWN,
     "no_dialect": _NOT_FOUND,
+    # Of a gateway, before there is a call.
+    "not_a_client": _STRANGER,
+    "not_allowed": _FORBIDDEN,
+    "no_such_path": _NOT_FOUND,
+    "method_not_allowed": _NO_METHOD,
+    "no_websocket": _NO_UPGRADE,
+    "headers_too_large": _LONG_HEADERS,
+    "body_too_slow": _TOO_SLOW,
+    "too_many_at_once": _BUSY,
+    "temporal_unreachable": _UNAVAILABLE,
+    "clients_unknown": _UNAVAILABLE,
     # Of a service of another format, whose refusal is not told as it was.
     "rate_limited": _BUSY,
     "overloaded": _UNAVAILABLE,
@@ -73,6 +90,7 @@ _BY_REASON = {
     "context_too_long": _INVALID,
 }
 """Every other denial is of what the request asks for."""
+_BY_STATUS = {kind.status: kind for kind in (_STRANGER, _FORBIDDEN, _UNAVAILABLE)}
 _OF_CAPS = frozenset({"cap_reached", "run_budget_exhausted", "bound_above_cap"})
 """Reasons of a call whose result has the caps in its way."""
 _SENT_AGAIN_BY_GOOGLE = frozenset({408, 429, 500, 502, 503, 504})
@@ -82,11 +100,12 @@ _RETRY_AFTER_S = 2
 _WITHHELD = "the answer has a key in it, which does not leave the worker; its text is in the result of the call"
 
 
-def told(result: LLMResult, dialect: Dialect) -> Told:
+def told(result: LLMResult, dialect: Dialect, *, may_wait_again: bool = False) -> Told:
     """What a caller gets for a call that ended without an answer, or with one that cannot be given back.
 
     The last provider's refusal as it was; else an error of Paymaster's own in the dialect's form, with `paymaster` in
-    it: the reason, a detail, the call's id and what it cost.
+    it: the reason, a detail, the call's id and what it cost. `may_wait_again`: it was not the caller who said how long
+    the call may wait. Default: it was.
     """
     if result.wire is not None and result.wire.stored is None:
         if result.may_be_asked_again:
@@ -95,14 +114,26 @@ def told(result: LLMResult, dialect: Dialect) -> Told:
         return Told(_final(result.wire.status, dialect), headers, result.wire.body)
     if result.outcome is Outcome.COMPLETED:
         result = result.model_copy(update={"reason": "answer_withheld", "detail": _WITHHELD})
-    kind = _kind(result)
+    return _told_as(_kind(result), result, dialect, may_wait_again=may_wait_again)
+
+
+def refusal(dialect: Dialect, reason: str, detail: str, *, status: int | None = None) -> Told:
+    """What a caller gets for what is no call, or was not made one. `status` None: that of the reason."""
+    result = LLMResult(outcome=Outcome.DENIED, call_id="", reason=reason, detail=detail)
+    kind = _kind(result) if status is None else _BY_STATUS.get(status, _INVALID)
+    return _told_as(kind, result, dialect, may_wait_again=False)
+
+
+def _told_as(kind: _Kind, result: LLMResult, dialect: Dialect, *, may_wait_again: bool) -> Told:
     headers = {"content-type": "application/json"}
     # Who has waited for as long as he wanted does not want to wait once more.
-    if not kind.retried or result.reason == "waited_too_long":
+    if not kind.retried or (result.reason == "waited_too_long" and not may_wait_again):
         headers["x-should-retry"] = "false"
         kind = kind._replace(status=_final(kind.status, dialect))
-    if kind.status == _BUSY.status:
+    if kind.status in (_BUSY.status, _UNAVAILABLE.status):
         headers["retry-after"] = str(_RETRY_AFTER_S)
+    elif kind.status == _MONEY.status and (last := _whole_again(result.budget)) is not None:
+        headers["retry-after"] = format_datetime(last, usegmt=True)
     return Told(kind.status, headers, json.dumps(_body(result, kind, dialect), ensure_ascii=False).encode())
 
 
@@ -118,13 +149,20 @@ def _kind(result: LLMResult) -> _Kind:
     return _BY_REASON.get(result.reason or "", other)
 
 
+def _whole_again(in_the_way: Sequence[BudgetNotice]) -> datetime | None:
+    """When the last of the caps has a new window. None: one never has, or nobody says."""
+    ends = [notice.ends_at_ms for notice in in_the_way]
+    if not ends or None in ends:
+        return None
+    return datetime.fromtimestamp(max(end for end in ends if end is not None) / 1000, UTC)
+
+
 def _of_caps(in_the_way: Sequence[BudgetNotice]) -> dict[str, JsonValue]:
     """The nearest account that is short of money, and when the last of those in the way has a new window: null, where
     one never has. Nothing of a ledger that does not say."""
     if not in_the_way:
         return {}
-    ends = [notice.ends_at_ms for notice in in_the_way]
-    last = None if None in ends else datetime.fromtimestamp(max(end for end in ends if end is not None) / 1000, UTC)
+    last = _whole_again(in_the_way)
     return {
         "account": in_the_way[0].account,
         "window": in_the_way[0].window,

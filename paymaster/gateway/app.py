@@ -1,0 +1,36 @@
+"""The gateway's ASGI application, made of its parts."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from temporalio.client import Client
+
+from paymaster.gateway.answered import response_of
+from paymaster.gateway.clients import Clients
+from paymaster.gateway.endpoints import Endpoints, dialect_spoken
+from paymaster.settings import Settings
+from paymaster.wire.refusals import refusal
+
+
+def gateway_app(settings: Settings, clients: Clients, temporal: Client) -> Starlette:
+    """Everything that the gateway answers on its public address."""
+    app = Starlette(
+        routes=Endpoints(settings, clients, temporal).routes(),
+        exception_handlers={HTTPException: _not_served},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    """A path, or a method, that the gateway does not have, in the words of whoever asks."""
+    assert isinstance(error, HTTPException)  # that is what it is called for
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 405:
+        answer = refusal(dialect_spoken(request), "method_not_allowed", f"{where} is not served")
+    else:
+        answer = refusal(dialect_spoken(request), "no_such_path", f"{where} is no call of an LLM and nothing else here")
+    response = response_of(answer)
+    response.headers.update(error.headers or {})
+    return response

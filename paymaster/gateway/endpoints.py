@@ -1,0 +1,187 @@
+"""What the gateway answers: calls in the dialects of the providers, lists of models, and how it is."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from uuid import uuid4
+
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from paymaster.gateway.answered import response_of
+from paymaster.gateway.asked import Refused, asked_call, check_route
+from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
+from paymaster.gateway.models import described, listed, names_for
+from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
+from paymaster.messages.wire import Dialect
+from paymaster.settings import Settings
+from paymaster.wire.refusals import Told, refusal
+from paymaster.wire_requests import TemporalUnreachable, told_by_client
+
+Handler = Callable[[Request, ClientTerms], Awaitable[Response]]
+"""Answers a request of a client. Raises Refused, TemporalUnreachable and CallerGone."""
+
+_HEALTH_WITHIN = timedelta(seconds=2)
+_CALLER_GONE = 499
+"""What proxies write into their logs; nobody gets it."""
+logger = logging.getLogger("paymaster.gateway")
+
+
+class Endpoints:
+    def __init__(self, settings: Settings, clients: Clients, temporal: Client) -> None:
+        self._settings = settings
+        self._gateway = settings.gateway
+        self._clients = clients
+        self._temporal = temporal
+        self._in_flight = Counter[str]()
+
+    def routes(self) -> list[Route]:
+        """Each path with what answers it; the gateway has no others."""
+        posts: list[tuple[str, Dialect]] = [
+            *((f"{base}/chat/completions", "openai") for base in ("/v1", "", "/openai/v1")),
+            *((f"{base}/responses", "openai-responses") for base in ("/v1", "", "/openai/v1")),
+            *((f"{base}/embeddings", "openai-embeddings") for base in ("/v1", "", "/openai/v1")),
+            ("/openai/deployments/{name}/chat/completions", "openai"),
+            ("/openai/deployments/{name}/embeddings", "openai-embeddings"),
+            ("/v1/messages", "anthropic"),
+            ("/v1beta/models/{name:path}", "gemini"),
+            ("/v1/models/{name:path}", "gemini"),
+        ]
+        return [
+            Route("/healthz", self._healthz, methods=["GET"]),
+            *(Route(path, self._served(dialect, self._call), methods=["POST"]) for path, dialect in posts),
+            *(Route(path, self._no_websocket, methods=["GET"]) for path in ("/v1/responses", "/responses")),
+            *(
+                Route(f"{base}/models{name}", self._served(None, self._models), methods=["GET"])
+                for base in ("/v1", "", "/openai/v1", "/v1beta")
+                for name in ("", "/{name:path}")
+            ),
+        ]
+
+    # -------------------------------------------------------- every request
+
+    def _served(self, dialect: Dialect | None, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """The handler for clients only, whose refusals and failures are told in the dialect. `dialect` None: that of
+        the caller's SDK."""
+
+        async def endpoint(request: Request) -> Response:
+            began, speaks, name = time.monotonic(), dialect or dialect_spoken(request), "-"
+            try:
+                check_headers(request, self._gateway)
+                client = await self._clients.of(request.headers)
+                name = client.name
+                with self._one_more_of(client):
+                    response = await handler(request, client)
+            except CallerGone:
+                response = Response(status_code=_CALLER_GONE)
+            except Exception as error:
+                response = response_of(self._told(error, speaks))
+                if not body_was_read(request) and not await drain(request, self._gateway.body_bytes_max):
+                    response.headers["connection"] = "close"
+            _log(request, name, response, time.monotonic() - began)
+            return response
+
+        return endpoint
+
+    def _told(self, error: Exception, dialect: Dialect) -> Told:
+        match error:
+            case Refused():
+                return refusal(dialect, error.reason, error.detail)
+            case NotAClient():
+                return refusal(dialect, error.reason, error.detail, status=error.status)
+            case TemporalUnreachable():
+                logger.warning("%s", error)
+                return refusal(dialect, "temporal_unreachable", "Temporal cannot be reached; nothing is begun")
+            case _:
+                logger.error("internal error", exc_info=error)
+                return refusal(dialect, "internal_error", "the gateway failed; its log says why")
+
+    @contextmanager
+    def _one_more_of(self, client: ClientTerms) -> Generator[None]:
+        """Raises Refused."""
+        at_once = client.requests_at_once or self._gateway.requests_at_once
+        if self._in_flight[client.name] >= at_once:
+            raise Refused("too_many_at_once", f"the client {client.name} has {at_once} requests in flight already")
+        self._in_flight[client.name] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[client.name] -= 1
+            if not self._in_flight[client.name]:
+                del self._in_flight[client.name]
+
+    # -------------------------------------------------------- one each
+
+    async def _call(self, request: Request, client: ClientTerms) -> Response:
+        body = await read_body(request, self._gateway)
+        asked = asked_call(target_of(request), request.headers, body, client, self._gateway.wait_at_most)
+        call = asked.request
+        if call.call_id is None:
+            call = call.model_copy(update={"call_id": str(uuid4())})
+        telling = told_by_client(self._temporal, call, asked.dialect, keeps=asked.keeps, may_wait_again=True)
+        return response_of(await while_connected(request, telling))
+
+    async def _models(self, request: Request, client: ClientTerms) -> Response:
+        """All that the client may name, or the one that the path names."""
+        dialect, names = dialect_spoken(request), names_for(client, self._settings)
+        name = request.path_params.get("name")
+        if name is None:
+            return _json(listed(names, dialect))
+        if name not in names:
+            check_route(name, client)
+            raise Refused("unknown_route", f"there is no route, and no service with a model, named {name!r}")
+        return _json(described(name, dialect))
+
+    async def _healthz(self, request: Request) -> Response:
+        """Whether calls can be made: Temporal answers."""
+        try:
+            serving = await self._temporal.service_client.check_health(timeout=_HEALTH_WITHIN)
+        except (RPCError, RuntimeError):  # RuntimeError: it has never been reached
+            serving = False
+        return JSONResponse({"status": "ok" if serving else "no Temporal"}, status_code=200 if serving else 503)
+
+    async def _no_websocket(self, request: Request) -> Response:
+        """Codex tries a WebSocket first, and sends what it has as POST after this."""
+        response = response_of(refusal("openai-responses", "no_websocket", "there are no WebSockets here: use POST"))
+        response.headers["upgrade"] = "HTTP/1.1"
+        return response
+
+
+def dialect_spoken(request: Request) -> Dialect:
+    """By whose words a refusal is told, where the path does not say it."""
+    if "anthropic-version" in request.headers or request.url.path.startswith("/v1/messages"):
+        return "anthropic"
+    return "gemini" if request.url.path.startswith("/v1beta") else "openai"
+
+
+def target_of(request: Request) -> str:
+    """The request's path and query as they were written."""
+    path, query = request.scope["raw_path"].decode("ascii", "replace"), request.scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+def _json(document: JsonValue) -> Response:
+    return Response(json.dumps(document, ensure_ascii=False), media_type="application/json")
+
+
+def _log(request: Request, client: str, response: Response, took_s: float) -> None:
+    route: Route | None = request.scope.get("route")
+    logger.info(
+        "%s %s %d",
+        request.method,
+        "-" if route is None else route.path,
+        response.status_code,
+        extra={
+            "client": client,
+            "call_id": response.headers.get("x-paymaster-call-id", "-"),
+            "took_s": round(took_s, 3),
+        },
+    )

@@ -1,0 +1,105 @@
+"""Reading a request, within its bounds, and noticing that whoever sent it has gone."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from paymaster.gateway.asked import Refused
+from paymaster.settings import GatewaySettings
+from paymaster.values.durations import format_duration
+
+T = TypeVar("T")
+_READ = "body_was_read"
+_DRAINED_WITHIN_S = 5.0
+"""Of a body that nobody reads: a connection that is closed with it unread may lose the answer on its way."""
+
+
+class CallerGone(Exception):
+    """Nobody is there any more to be answered."""
+
+
+def check_headers(request: Request, settings: GatewaySettings) -> None:
+    """Raises Refused."""
+    if "key" in request.query_params:
+        detail = "a key in a URL is written into logs: send it as a header"
+        raise Refused("bad_request", detail)
+    size = len(request.scope["raw_path"]) + sum(len(name) + len(value) for name, value in request.headers.raw)
+    if size > settings.header_bytes_max:
+        detail = f"the headers have {size:,} bytes and may have {settings.header_bytes_max:,}"
+        raise Refused("headers_too_large", detail)
+
+
+async def read_body(request: Request, settings: GatewaySettings) -> bytes:
+    """Raises Refused for one that is too large, or does not come in time, and CallerGone."""
+    bytes_max, encoding = settings.body_bytes_max, request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise Refused("bad_request", f"a body with content-encoding {encoding!r} is not read: send it as it is")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > bytes_max:
+        raise _too_large(int(announced), bytes_max)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_within.total_seconds()):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > bytes_max:
+                    raise _too_large(len(body), bytes_max)
+    except TimeoutError:
+        within = format_duration(settings.body_within)
+        raise Refused("body_too_slow", f"the body did not come within {within}") from None
+    except ClientDisconnect:
+        raise CallerGone from None
+    setattr(request.state, _READ, True)
+    return bytes(body)
+
+
+def body_was_read(request: Request) -> bool:
+    """Whether the whole body has come, so that the connection can be used again."""
+    return getattr(request.state, _READ, False)
+
+
+async def drain(request: Request, bytes_max: int) -> bool:
+    """Reads what is left of a body that nobody wants. False: there is too much of it, or it does not come."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DRAINED_WITHIN_S):
+            while (message := await request.receive())["type"] == "http.request":
+                size += len(message.get("body", b""))
+                if size > bytes_max:
+                    return False
+                if not message.get("more_body", False):
+                    return True
+    except TimeoutError:
+        pass
+    return False
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, which is cancelled when whoever sent the request goes. The body has been read.
+
+    Raises CallerGone.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise CallerGone
+    finally:
+        watching.cancel()
+        working.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(size: int, bytes_max: int) -> Refused:
+    return Refused("request_too_long", f"the body has at least {size:,} bytes and may have {bytes_max:,}")

@@ -1,0 +1,138 @@
+"""The gateway's process: connects, listens, and stops without losing what is under way."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import uvicorn
+from starlette.applications import Starlette
+from temporalio.client import Client
+from temporalio.runtime import LoggingConfig
+
+from paymaster.client import connect
+from paymaster.gateway.app import gateway_app
+from paymaster.gateway.clients import Clients
+from paymaster.gateway.connections import Connection, bounds_of
+from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
+from paymaster.observability.telemetry import telemetry_of
+from paymaster.settings import ConfigurationError, GatewaySettings, Settings, format_duration
+
+_CLEARS_UP_WITHIN_S = 12.0
+"""For requests that are given up at the end: the call of each is cancelled within 10 s."""
+_BACKLOG = 2_048
+logger = logging.getLogger("paymaster.gateway")
+
+
+async def run_gateway(
+    settings: Settings,
+    stop: asyncio.Event,
+    core_logs: LoggingConfig = LoggingConfig.default,
+    on_ready: Callable[[str], object] = lambda url: None,
+) -> None:
+    """Runs until `stop` is set, then lets requests in flight finish, within the grace period.
+
+    `on_ready` is called with the gateway's URL as soon as requests are answered. Raises ConfigurationError where nobody
+    could ask and for a certificate that cannot be used, RuntimeError when Temporal can't be reached, KeyUnavailable
+    without a key for the payloads' encryption, OSError when an address is taken.
+    """
+    gateway = settings.gateway
+    if not gateway.clients and gateway.budget is None:
+        raise ConfigurationError(
+            [
+                "gateway: nobody could ask; make a table [gateway.clients.NAME], or on this machine only set "
+                "gateway.budget for requests without a key"
+            ]
+        )
+    async with AsyncExitStack() as running:
+        listener = running.enter_context(_listener(gateway.address))
+        telemetry = await running.enter_async_context(
+            telemetry_of(settings, core_logs, served_at=gateway.health_address)
+        )
+        client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
+        server = _Server(_config(gateway_app(settings, Clients(gateway), client), gateway))
+        if gateway.health_address is not None:
+            checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
+            health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)
+            await running.enter_async_context(health)
+        server.on_started = lambda: on_ready(_url(listener, gateway))
+        running.callback(asyncio.create_task(_end(server, stop, gateway.grace_period)).cancel)
+        await server.serve([listener])
+        if left := list(server.server_state.tasks):
+            await asyncio.wait(left, timeout=_CLEARS_UP_WITHIN_S)
+
+
+class _Server(uvicorn.Server):
+    on_started: Callable[[], object]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Whoever runs the gateway hears of signals."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_started()
+
+
+def _config(app: Starlette, gateway: GatewaySettings) -> uvicorn.Config:
+    """Raises ConfigurationError for a certificate that cannot be used."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below, a line for each client that speaks no HTTP
+    config = uvicorn.Config(
+        app,
+        http=type("BoundedConnection", (Connection,), {"bounds": bounds_of(gateway)}),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=max(1, round(gateway.idle_timeout.total_seconds())),
+        timeout_graceful_shutdown=max(1, round(gateway.grace_period.total_seconds())),
+        ssl_certfile=gateway.tls_certificate,
+        ssl_keyfile=gateway.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        files = f"{gateway.tls_certificate} and {gateway.tls_key}"
+        raise ConfigurationError([f"gateway.tls_certificate, tls_key: {files} cannot be used: {error}"]) from None
+    return config
+
+
+def _listener(address: str) -> socket.socket:
+    """Raises OSError, which names the setting."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as error:
+        raise OSError(f"gateway.address {address!r} cannot be used: {error.strerror or error}") from error
+    return listener
+
+
+def _url(listener: socket.socket, gateway: GatewaySettings) -> str:
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if gateway.tls_certificate is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _answers(client: Client) -> Check:
+    async def temporal() -> str | None:
+        serving = await client.service_client.check_health(timeout=timedelta(seconds=ANSWERS_WITHIN_S))
+        return None if serving else "not serving"
+
+    return temporal
+
+
+async def _end(server: uvicorn.Server, stop: asyncio.Event, grace_period: timedelta) -> None:
+    await stop.wait()
+    logger.info("stopping; requests in flight may take %s", format_duration(grace_period))
+    server.should_exit = True

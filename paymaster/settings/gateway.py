@@ -1,0 +1,112 @@
+"""The tables of `paymaster.toml` for the gateway: where it listens, who may ask, and what it takes from anybody."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from paymaster.settings.kinds import (
+    AdminName,
+    AtLeastOne,
+    BudgetPath,
+    Duration,
+    ModelName,
+    RouteName,
+    check_address,
+    is_loopback,
+    not_a_boolean,
+)
+from paymaster.settings.problems import raise_at
+from paymaster.settings.table import Table
+from paymaster.values.limits import WIRE_BYTES_MAX
+
+
+class GatewayClientSettings(Table):
+    """Who may ask the gateway, by a key of which the configuration has only the hash."""
+
+    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the client's key in hexadecimal: `printf %s "$KEY" | sha256sum`. The key is at least 32 random
+    characters, such as `openssl rand -hex 32`. No default."""
+    budget: BudgetPath
+    """What its requests are charged to, or a budget below it that a request names; never another one. No default."""
+    routes: tuple[RouteName | ModelName, ...] | None = None
+    """The routes, and "service/model", that it may ask for. None, the default: all."""
+    requests_at_once: AtLeastOne | None = None
+    """Requests that it may have in flight in one gateway. None, the default: `gateway.requests_at_once`."""
+
+
+class GatewaySettings(Table):
+    """What `paymaster serve` answers: all that the SDKs of OpenAI, Anthropic and Google send ([page](gateway.md))."""
+
+    address: Annotated[str, AfterValidator(check_address)] = "127.0.0.1:4000"
+    """Host and port to listen on. Beyond this machine (127.0.0.1, localhost) only clients are served, and over TLS
+    unless `allow_http` is set. Default "127.0.0.1:4000"."""
+    allow_http: bool = False
+    """Listen beyond this machine without TLS, because a proxy with TLS is in front. Default false."""
+    tls_certificate: Path | None = None
+    """A PEM file with the certificate and those above it. None, the default: no TLS."""
+    tls_key: Path | None = None
+    """A PEM file with the certificate's private key. None, the default: no TLS."""
+    budget: BudgetPath | None = None
+    """What requests without a key are charged to, as long as there are no `clients` and the gateway listens on this
+    machine only. None, the default: a request without a key is refused."""
+    clients: dict[AdminName, GatewayClientSettings] = Field(default_factory=dict[str, GatewayClientSettings])
+    """Who may ask, by name. Default {}."""
+    wait_at_most: Duration = timedelta(seconds=50)
+    """The longest time that a request waits for money, a limit or a service: then it is answered 429 or 503. Many
+    proxies end a silent connection after 60 s. Default "50s"."""
+    requests_at_once: AtLeastOne = 500
+    """Requests that one client may have in flight in one gateway; more are answered 429. Default 500."""
+    connections_max: AtLeastOne = 10_000
+    """Open connections; beyond it the one that has been idle for the longest time is closed. Default 10000, or what the
+    system allows the process."""
+    body_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1, le=WIRE_BYTES_MAX)] = WIRE_BYTES_MAX
+    """Bytes of a request's body; a larger one is answered 413. At most, and by default, 8000000."""
+    header_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1024)] = 64 * 1024
+    """Bytes of a request's line and headers; larger ones are answered 431. Default 65536."""
+    headers_within: Duration = timedelta(seconds=10)
+    """The time that a client has for the headers of a request, from the connection or the first byte on. Default
+    "10s"."""
+    body_within: Duration = timedelta(seconds=60)
+    """The time that a client has for the body of a request. Default "60s"."""
+    idle_timeout: Duration = timedelta(seconds=75)
+    """How long a connection is kept for a next request; more than the 60 s after which a proxy would give it up.
+    Default "75s"."""
+    grace_period: Duration = timedelta(seconds=60)
+    """How long requests in flight may still take after SIGTERM. The calls of those that take longer go on in the worker
+    where they have been sent, and are cancelled where not. Default "60s"."""
+    health_address: Annotated[str, AfterValidator(check_address)] | None = None
+    """Host and port, such as "127.0.0.1:8001", of an HTTP server with /live, /ready and /metrics (Prometheus). It
+    has no password: let only the orchestrator and Prometheus reach it. None, the default: no such server."""
+
+    @model_validator(mode="after")
+    def _has_certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _is_not_open_to_others(self) -> Self:
+        host = self.address.rpartition(":")[0].strip("[]")
+        if is_loopback(host):
+            return self
+        problems: list[tuple[tuple[str, ...], str]] = []
+        if self.tls_certificate is None and not self.allow_http:
+            problems.append(
+                (
+                    ("address",),
+                    "keys and prompts would leave this machine unencrypted; set tls_certificate and tls_key, or "
+                    "allow_http = true if a proxy with TLS is in front",
+                )
+            )
+        if self.budget is not None:
+            problems.append(
+                (
+                    ("budget",),
+                    f"anybody who reaches {self.address} could spend it without a key; take it out and make clients, "
+                    "or listen on 127.0.0.1",
+                )
+            )
+        raise_at(problems)
+        return self
