@@ -33,9 +33,11 @@ from activities.call_service import CallServiceActivities
 from activities.catch_up import CatchUpActivities
 from activities.count_tokens import CountTokensActivities
 from activities.load_spend import LoadSpendActivities
+from activities.measure_request import MeasureRequestActivities
 from activities.read_piece import ReadPieceActivities
 from activities.recall_parked import RecallParkedActivities
 from activities.record_usage import RecordUsageActivities
+from activities.request_bodies import RequestBodies
 from activities.reserve import ReserveActivities
 from activities.run_roots import RunRoots
 from activities.send_alerts import SendAlertsActivities
@@ -299,11 +301,7 @@ def workers_of(
     backlog = Backlog(ledger_client, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
-    bodies, names = BodyStore(client, engine, ledger.name), storage_names(client.data_converter)
-    of_service = [
-        CallServiceActivities(settings.services, keys, connections, reports, bodies, names).call_service,
-        CountTokensActivities(settings.services, keys, connections).count_tokens,
-    ]
+    of_service = _activities_of_services(settings, client, engine, connections, keys, reports)
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
@@ -363,6 +361,24 @@ def _activities_worker(settings: Settings, client: Client, activities: Sequence[
         identity=worker_identity(),
         graceful_shutdown_timeout=_grace_period(settings),
     )
+
+
+def _activities_of_services(
+    settings: Settings,
+    client: Client,
+    engine: AsyncEngine,
+    connections: Connections,
+    keys: KeyRing,
+    reports: GroupCommit[AttemptReport, None],
+) -> list[Callable[..., object]]:
+    """Those that have a request before them, and ask a service."""
+    bodies, names = BodyStore(client, engine, settings.ledger.name), storage_names(client.data_converter)
+    requests = RequestBodies(engine, client.data_converter.payload_codec)
+    return [
+        MeasureRequestActivities(requests).measure_request,
+        CallServiceActivities(settings.services, keys, connections, reports, bodies, names, requests).call_service,
+        CountTokensActivities(settings.services, keys, connections, requests).count_tokens,
+    ]
 
 
 def _activities_for_the_ledger(settings: Settings, client: Client, engine: AsyncEngine) -> list[Callable[..., object]]:

@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.body_store import BodyStore, Prepared
+from activities.request_bodies import BodyOutOfReach, RequestBodies
 from paymaster.keys.api_key import ServiceKeys
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
@@ -40,6 +41,7 @@ from paymaster.providers.http_errors import DAY_MS, RATE_LIMITED_MODEL, STATE_RE
 from paymaster.providers.kept_state import without_states
 from paymaster.providers.retries import retry_delay
 from paymaster.settings import ServiceSettings
+from paymaster.stored_bodies import BodyGone
 from paymaster.values.limits import ANSWER_BYTES_MAX, DURATION_MS_MAX, WIRE_REFUSAL_BYTES_MAX
 
 HEARTBEAT_EVERY_S = 3.0
@@ -52,6 +54,9 @@ BEATS_MARGIN_S = 10.0
 """So much longer than its service may take an attempt is said to live; then Temporal ends it, unless it waits for the
 database to take an answer."""
 
+READ_WITHIN_MIN_S = 10.0
+"""For so long at least an attempt waits for a stored request."""
+
 
 class CallServiceActivities:
     def __init__(
@@ -62,13 +67,15 @@ class CallServiceActivities:
         reports: GroupCommit[AttemptReport, None],
         bodies: BodyStore | None = None,
         storages: Sequence[str] = (),
+        requests: RequestBodies | None = None,
     ) -> None:
         """`bodies` None: an answer that is too large to be carried is lost. `storages`: the external storages of this
-        worker, by their names."""
+        worker, by their names. `requests` None: those whose bodies are stored cannot be read."""
         self._services = services
         self._keys = keys
         self._reports = reports
         self._bodies = bodies
+        self._requests = requests or RequestBodies()
         self._storages = frozenset(storages)
         self._outages_told: set[str] = set()
         self._exchange = Exchange(services, keys, connections, watched=http_request, is_stopping=_worker_is_stopping)
@@ -88,12 +95,13 @@ class CallServiceActivities:
         earlier = tuple(Attempt.model_validate(attempt) for attempt in info.heartbeat_details)
         if any(attempt.error_class == STATE_REFUSED.name for attempt in earlier):
             call = call.model_copy(update={"request": without_states(call.request)})
-        async with _heartbeats(earlier, call.grant.timeout_ms / 1000 + BEATS_MARGIN_S) as beats:
+        read_s = _may_be_read_s(call)
+        async with _heartbeats(earlier, read_s + call.grant.timeout_ms / 1000 + BEATS_MARGIN_S) as beats:
             try:
-                tried = await self._exchange.attempt(call, info.attempt)
-            except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
-                activity.logger.error("a defect in attempt %s: %s", info.attempt, type(error).__name__)
-                tried = lost(info.attempt, error)
+                async with self._requests.whole(call.request, read_s) as request:
+                    tried = await self._tried(call.model_copy(update={"request": request}), info.attempt)
+            except (BodyGone, BodyOutOfReach) as error:
+                raise _unread(error, earlier) from error
             by_storage = tried.completion is not None and not self._storages.isdisjoint(call.storages.split(","))
             if not by_storage and _too_large(tried) is not None:
                 beats.go_on()
@@ -106,6 +114,13 @@ class CallServiceActivities:
         activity.heartbeat(*attempts)  # the next attempt, or the workflow after a timeout, reads them
         await self._report(call, tried)
         raise _failure(call, tried, attempts)
+
+    async def _tried(self, call: ServiceCall, number: int) -> Tried:
+        try:
+            return await self._exchange.attempt(call, number)
+        except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
+            activity.logger.error("a defect in attempt %s: %s", number, type(error).__name__)
+            return lost(number, error)
 
     async def _prepared(self, tried: Tried, call: ServiceCall) -> tuple[Tried, Prepared | None]:
         """The attempt with a reference in the place of what the service wrote, and what is to be stored under it.
@@ -218,6 +233,24 @@ def _too_large(tried: Tried) -> WireAnswer | None:
         beside = json_bytes(tried.completion.model_copy(update={"wire": None}))
         return wire if beside + len(packed(wire.body)) > ANSWER_BYTES_MAX else None
     return wire
+
+
+def _may_be_read_s(call: ServiceCall) -> float:
+    """How long an attempt may wait to have a stored request in its memory: what its hold leaves beside the service's
+    time. 0: it has it."""
+    if call.request.wire is None or call.request.wire.stored is None:
+        return 0.0
+    hold_ms = call.grant.expires_at_ms - call.grant.granted_at_ms
+    return max(READ_WITHIN_MIN_S, (hold_ms - call.grant.timeout_ms) / 1000 - BEATS_MARGIN_S)
+
+
+def _unread(error: BodyGone | BodyOutOfReach, earlier: tuple[Attempt, ...]) -> ApplicationError:
+    """Nothing was sent, because there was nothing to send."""
+    gone = isinstance(error, BodyGone)
+    reason = "request_gone" if gone else "request_out_of_reach"
+    detail = f"the stored request {error}" if gone else f"the stored request cannot be read now: {error}"
+    failure = Failure(attempts=earlier, reason=reason, detail=detail, fall_back=not gone)
+    return ApplicationError(detail, failure, type=NOT_BILLED, non_retryable=gone)
 
 
 def _not_stored(tried: Tried) -> Tried:

@@ -1,6 +1,5 @@
 """read_piece: a piece of an answer that was too large for Temporal, for an agent that wants it."""
 
-from google.protobuf.message import DecodeError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
@@ -10,8 +9,7 @@ from temporalio.exceptions import ApplicationError
 from paymaster.messages.call_steps import BodyPiece
 from paymaster.messages.temporal_names import ANSWER_GONE
 from paymaster.security.payloads import PLAIN, as_raw, in_plain_text, read_raw
-from paymaster.security.sealed import unsealed
-from paymaster.storage.call_bodies import piece_of_body
+from paymaster.stored_bodies import BodyGone, stored_piece
 
 
 class ReadPieceActivities:
@@ -27,16 +25,8 @@ class ReadPieceActivities:
         """
         try:
             asked = read_raw(message, BodyPiece)
-            stored = await piece_of_body(self._engine, asked.body.reference, asked.body.sha256, asked.piece)
-            if stored is None:
-                raise _gone(
-                    "the stored answer is gone: it is kept for as long as Temporal keeps the workflow of its call"
-                )
-            piece = await unsealed(stored, self._client.data_converter.payload_codec)
-        except (ValueError, DecodeError) as error:  # of a message that is none; of what a codec cannot decode any more
-            raise _gone(f"the stored answer cannot be read: {error}") from error
+            piece = await stored_piece(self._engine, self._client.data_converter.payload_codec, asked)
+        except (BodyGone, ValueError) as error:  # of a message that is none
+            reason = error if isinstance(error, BodyGone) else f"cannot be read: {error}"
+            raise ApplicationError(f"the stored answer {reason}", type=ANSWER_GONE, non_retryable=True) from error
         return in_plain_text(piece) if PLAIN in message.payload.metadata else as_raw(piece)
-
-
-def _gone(detail: str) -> ApplicationError:
-    return ApplicationError(detail, type=ANSWER_GONE, non_retryable=True)

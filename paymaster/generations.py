@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.messages import LLMRequest, LLMResult, Outcome, call_id_of, call_workflow_id
-from paymaster.messages.temporal_names import first_generation, generation_id, generation_of
+from paymaster.messages.temporal_names import CALL_SERVICE, first_generation, generation_id, generation_of
 from paymaster.security.payloads import as_raw, in_plain_text, read_raw
 
 
@@ -52,10 +52,11 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
         return result if result is not None and result.may_be_asked_again else None
 
     async def _end_unsent(self) -> LLMResult | None:
-        """None where an attempt was begun, whether it came to anything or not: an attempt is an activity."""
+        """None where an attempt was begun, whether it came to anything or not."""
         digest = ""
         async for event in self.fetch_history_events():
-            if event.HasField("activity_task_scheduled_event_attributes"):
+            scheduled = event.activity_task_scheduled_event_attributes
+            if scheduled.activity_type.name == CALL_SERVICE.name:
                 return None
             if event.HasField("workflow_execution_started_event_attributes"):
                 payloads = event.workflow_execution_started_event_attributes.input.payloads

@@ -22,7 +22,12 @@ async def pieces_of(result: LLMResult, read: ReadPiece) -> AsyncIterator[bytes]:
     if result.wire.stored is None:
         yield result.wire.body
         return
-    body = result.wire.stored
+    async for piece in decompressed(result.wire.stored, read):
+        yield piece
+
+
+async def decompressed(body: StoredBody, read: ReadPiece) -> AsyncIterator[bytes]:
+    """The bytes of a stored body in their order. Raises AnswerGone, also after some pieces, and what `read` raises."""
     unpacker, digest, size = zlib.decompressobj(), sha256(), 0
     for number in range(body.pieces):
         data = await read(BodyPiece(body=body, piece=number))

@@ -30,23 +30,32 @@ from paymaster.messages import (
     UsageRecord,
     call_id_of,
 )
-from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, COUNT_TOKENS
+from paymaster.messages.call_steps import RequestFacts
+from paymaster.messages.temporal_names import (
+    CALL_SERVICE,
+    CALL_WORKFLOW,
+    COUNT_TOKENS,
+    MEASURE_REQUEST,
+    NOT_WANTED,
+)
 from paymaster.observability.search_attributes import call_attributes
 from paymaster.observability.temporal_ui import asked, state_of_call, summary
-from paymaster.providers.bounds import Facts, facts_of
+from paymaster.providers.bounds import facts_of
 from paymaster.security.payloads import PLAIN, asker_of, for_reader, in_plain_text, storages_of
 from workflows.call_failures import failure_of
 from workflows.call_requests import request_of
 from workflows.holds import Holds, duration_ms, ms_of, now_ms
 from workflows.signals import tolerate_any_payload_count
 
-UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open"}
-"""Denials that are not about money or limits: services or the ledger do not work."""
+UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open", "request_out_of_reach"}
+"""Denials that are not about money or limits: services, the ledger or the database do not work."""
 SEND_MARGIN = timedelta(seconds=10)
 """The HTTP timeout must come first: it knows whether anything was sent."""
 STORING_MAX = timedelta(days=7)
 """How much longer an attempt may take whose answer is too large to be carried, while the database does not take it. An
 attempt that hangs ends sooner: its heartbeats do."""
+MEASURING_TIMEOUT = timedelta(minutes=5)
+"""Also for the database to answer, and for workers to be done with other large requests."""
 COUNTING_TIMEOUT = timedelta(seconds=30)
 """Also for a worker to take it: a call must not wait long for a smaller bound."""
 COMPARED_BYTES_MAX = 1_000_000
@@ -86,10 +95,12 @@ class LLMCallWorkflow:
         self._cost_nanos = 0
         self._budget: tuple[BudgetNotice, ...] = ()
         self._grant: Grant | None = None
+        self._caller_gone = False
 
     @cached_property
-    def _facts(self) -> Facts:
-        """Kept, because to look at a long request takes a good part of the time that a workflow task may take."""
+    def _facts(self) -> RequestFacts:
+        """Of a request that is here; of another `measure_request` says them. Kept, because to look at a long request
+        takes a good part of the time that a workflow task may take."""
         return facts_of(self._request)
 
     @cached_property
@@ -108,12 +119,41 @@ class LLMCallWorkflow:
         if self._denial is not None and workflow.patched("deny-what-cannot-be-carried"):
             return self._denied(self._denial)
         try:
-            result = await self._to_its_end()
+            denied = await self._measure()
+            result = await self._to_its_end() if denied is None else self._denied(denied)
         except asyncio.CancelledError:
-            self._make_findable("cancelled")
-            raise
+            if not self._caller_gone:
+                self._make_findable("cancelled")
+                raise
+            result = self._result(Outcome.UNAVAILABLE, NOT_WANTED, "its caller had gone before anything was sent")
         self._make_findable(result.outcome)
         return result
+
+    async def _measure(self) -> Denied | None:
+        """Has a request looked at whose body is stored, before anything is reserved. Why it is denied; None: it is not.
+
+        Not patched: a message of before has no such request.
+        """
+        if self._request.wire is None or self._request.wire.stored is None:
+            return None
+        try:
+            measured = await workflow.execute_activity(
+                MEASURE_REQUEST.name,
+                MEASURE_REQUEST.takes(self._request),
+                result_type=MEASURE_REQUEST.result,
+                task_queue=ACTIVITIES_TASK_QUEUE,
+                schedule_to_close_timeout=MEASURING_TIMEOUT,
+                start_to_close_timeout=MEASURING_TIMEOUT / 2,
+                retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+                summary=summary("what a large request may cost"),
+            )
+        except exceptions.ActivityError as error:
+            if exceptions.is_cancelled_exception(error):
+                raise asyncio.CancelledError from error
+            return Denied(hold_id="", reason="request_out_of_reach", detail=str(error.cause))
+        if measured.facts is not None:
+            self._facts = measured.facts
+        return measured.denied
 
     async def _to_its_end(self) -> LLMResult:
         """Cancellation takes effect only where no money is at stake."""
@@ -121,16 +161,20 @@ class LLMCallWorkflow:
         try:
             return await asyncio.shield(attempts)
         except asyncio.CancelledError:
-            self._holds.cancelled = True
-            if self._sending is not None:
-                # The SDK would drop an answer that came in this task: the condition is looked at when it has been
-                # taken. Not patched: where one came, version 0.1.0 ended, so no such call is under way.
-                await workflow.wait_condition(lambda: True)
-            if self._sending is not None:
-                self._sending.cancel()
-            if self._counting is not None:
-                self._counting.cancel()
+            await self._give_up()
             return await attempts
+
+    async def _give_up(self) -> None:
+        """Has nothing sent any more. What is sent already is waited for, since it is paid for."""
+        self._holds.cancelled = True
+        if self._sending is not None:
+            # The SDK would drop an answer that came in this task: the condition is looked at when it has been
+            # taken. Not patched: where one came, version 0.1.0 ended, so no such call is under way.
+            await workflow.wait_condition(lambda: True)
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
     async def _run_attempts(self) -> LLMResult:
         while True:
@@ -143,11 +187,11 @@ class LLMCallWorkflow:
             self._grant = answer.grant
             ended = await self._send(answer.grant)
             await self._record(answer.grant, ended)
-            if self._holds.cancelled:
+            if self._holds.cancelled and not (self._caller_gone and ended.attempts):
                 raise asyncio.CancelledError
             if isinstance(ended, Completion):
                 return self._completed(answer.grant, ended)
-            if not ended.fall_back:
+            if not ended.fall_back or self._caller_gone:
                 return self._unavailable(ended)
             self._pass_over(answer.grant, ended)
 
@@ -164,6 +208,13 @@ class LLMCallWorkflow:
         self._holds.take_withdrawal(signal)
 
     @workflow.signal
+    async def caller_gone(self) -> None:
+        """Nobody waits for the answer any more: what is not sent is given up, what is sent comes to its result, which
+        is there for whoever asks again. A cancelled call has none."""
+        self._caller_gone = True
+        await self._give_up()
+
+    @workflow.signal
     def ledger_began(self) -> None:
         """The ledger restarted from the stored entries and knows of no parked call: a parked one asks again."""
         self._holds.ledger_began()
@@ -178,7 +229,7 @@ class LLMCallWorkflow:
             route=request.route,
             budget=request.budgets[0],
             further_budgets=request.budgets[1:],
-            **self._facts._asdict(),
+            **dict(self._facts),
             on_exhausted=request.on_exhausted,
             wait_at_most_ms=duration_ms(request.wait_at_most),
             started_at_ms=ms_of(workflow.info().start_time),

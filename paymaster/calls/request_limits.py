@@ -37,7 +37,7 @@ def denial_of(request: LLMRequest, bytes_max: int = REQUEST_BYTES_MAX) -> LLMRes
 
 def _problem(request: LLMRequest, bytes_max: int) -> tuple[str, str] | None:
     """The reason, and what to do."""
-    if request.wire is not None:
+    if request.wire is not None and request.wire.stored is None:
         try:
             measured(request.wire)
         except BadBody as error:

@@ -8,7 +8,7 @@ from pydantic import (
 )
 
 from paymaster.messages.base import CountsForBudgets, Message, added
-from paymaster.messages.commands import CallRef, Candidate, Grant, Refused, ReserveAnswer, Settled, UnknownHold
+from paymaster.messages.commands import CallRef, Candidate, Denied, Grant, Refused, ReserveAnswer, Settled, UnknownHold
 from paymaster.messages.requests import LLMRequest, ProviderState, ToolCall
 from paymaster.messages.results import Attempt
 from paymaster.messages.runs import RunId, RunLimits, RunPart
@@ -81,6 +81,30 @@ class ReserveRequest(Message):
     run_parts: tuple[RunPart, ...] = added(())
     up_to_nanos: int | None = added(None)
     """Of a purchase: the most that it can cost; `route` says what is bought. None: it is a call."""
+
+
+class RequestFacts(Message):
+    """What the bound of a request depends on; ReserveRequest has the same fields."""
+
+    input_bytes: int
+    max_output_tokens: int | None
+    images: int
+    documents: int
+    dialect: Dialect | None = None
+    outputs: int = 1
+    needs: tuple[str, ...] = ()
+    chooses: tuple[str, ...] = ()
+    kept_thoughts: int = 0
+    translated_bytes: int | None = None
+    untranslatable: str | None = None
+
+
+class MeasuredRequest(Message):
+    """What the activity `measure_request` answers."""
+
+    facts: RequestFacts | None = None
+    denied: Denied | None = None
+    """Why nothing is reserved. None: there are facts."""
 
 
 class Reservation(Message):

@@ -167,12 +167,13 @@ _ASKED = (
 
 _NOT_ASKED: dict[str, bool | set[str]] = {
     "call_id": True,
-    "wire": {"body"},
+    "wire": {"body", "stored"},
     "run": True,
     "run_limits": True,
     "run_parts": True,
 }
-"""The fields of a request that do not change what is asked, and one that is looked at as it was before compression."""
+"""The fields of a request that do not change what is asked, and the body, which is looked at as it was before it was
+compressed or stored."""
 
 
 class LLMRequest(BaseModel):
@@ -273,7 +274,8 @@ class LLMRequest(BaseModel):
         # Without the run, because another run may ask for a stored answer.
         asked = json.loads(self.model_dump_json(exclude=_NOT_ASKED, exclude_defaults=True))
         if self.wire is not None:  # compressed it may look otherwise tomorrow
-            asked["wire"]["body"] = sha256(self.wire.body).hexdigest()
+            stored = self.wire.stored
+            asked["wire"]["body"] = sha256(self.wire.body).hexdigest() if stored is None else stored.sha256
         return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,6 +29,7 @@ from paymaster.messages.call_steps import (
     BodySweep,
     Completion,
     CountRequest,
+    MeasuredRequest,
     RecordAnswer,
     Reservation,
     ReserveRequest,
@@ -100,6 +101,9 @@ BILLED = "Billed"
 """Error type of an attempt that was billed at a known cost but without a usable answer. Never retried under the same
 hold."""
 
+NOT_WANTED = "caller_gone"
+"""The reason of a call that was given up before anything was sent, because its caller had gone."""
+
 ANSWER_NOT_STORED = "answer_not_stored"
 """The reason of a failure: the answer was too large to be carried, and its worker was stopped before the database took
 it."""
@@ -144,6 +148,19 @@ def first_generation(generated_id: str) -> str:
     """The call's own id, where this is one of its generations. An id that merely looks like one is cut, too."""
     call_id = generated_id.rpartition(_GENERATION)[0]
     return call_id if call_id and generation_of(generated_id, call_id) > 1 else generated_id
+
+
+_STORED_REQUEST_PREFIX = "request/"
+
+
+def stored_request_name(call_id: str, store_id: str) -> str:
+    """What the name of a stored request begins with; `store_id` tells apart those that ask for one call."""
+    return f"{_STORED_REQUEST_PREFIX}{call_id}/{store_id}"
+
+
+def is_stored_request(reference: str) -> bool:
+    """Whether this is the name of a request's body; those of answers begin with the id of a run."""
+    return reference.startswith(_STORED_REQUEST_PREFIX)
 
 
 PURCHASE_WORKFLOW_PREFIX = "purchase/"
@@ -228,6 +245,7 @@ CALL_SERVICE = ActivityName("call_service", ServiceCall, Completion)
 CATCH_UP = ActivityName("catch_up", BacklogBatch, CaughtUp)
 COUNT_TOKENS = ActivityName("count_tokens", CountRequest, TokenCount)
 LOAD_SPEND = ActivityName("load_spend", LoadSpend, LoadedSpend)
+MEASURE_REQUEST = ActivityName("measure_request", LLMRequest, MeasuredRequest)
 READ_PIECE = ActivityName("read_piece", BodyPiece, bytes)
 RECALL_PARKED = ActivityName("recall_parked", NoneType, int)
 RECORD_USAGE = ActivityName[UsageRecord, RecordAnswer]("record_usage", UsageRecord, RecordAnswer)  # pyright: ignore[reportArgumentType]  # a union is not a `type`, but works
@@ -267,6 +285,7 @@ PURCHASE_TURN = UpdateName("turn", NoneType, NoneType)
 
 REPORT_ATTEMPTS = SignalName("report_attempts", AttemptReports)
 BUDGET_ANSWER = SignalName("budget_answer", ParkedAnswer)
+CALLER_GONE = SignalName("caller_gone", NoneType)
 BUDGET_WITHDRAWN = SignalName("budget_withdrawn", Withdrawn)
 PURCHASE_END = SignalName("purchase_end", PurchaseEnd)
 LEDGER_BEGAN = SignalName("ledger_began", NoneType)

@@ -1,11 +1,17 @@
 """A call in a provider's own format, which is passed on as it came."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from paymaster.messages.base import Message, added
-from paymaster.values.limits import ANSWER_BODY_BYTES_MAX, BODY_PIECES_MAX, NAME_CHARACTERS_MAX, WIRE_BYTES_MAX
+from paymaster.values.limits import (
+    ANSWER_BODY_BYTES_MAX,
+    BODY_PIECES_MAX,
+    NAME_CHARACTERS_MAX,
+    STORED_WIRE_BYTES_MAX,
+    WIRE_BYTES_MAX,
+)
 from paymaster.values.packed import pack, unpack
 
 Dialect = Literal["openai", "openai-responses", "openai-embeddings", "anthropic", "gemini"]
@@ -68,6 +74,19 @@ def _header_value(value: str) -> str:
 _AS_TEXT = PlainSerializer(packed, return_type=str, when_used="json")
 
 
+class StoredBody(Message):
+    """A body that is too large for Temporal's histories, and where it is."""
+
+    reference: str = Field(min_length=1, max_length=NAME_CHARACTERS_MAX)
+    """Its name in the database of the workers."""
+    pieces: int = Field(ge=1, le=BODY_PIECES_MAX)
+    """In how many pieces it is stored."""
+    size: int = Field(ge=0, le=ANSWER_BODY_BYTES_MAX)
+    """Bytes of the body, decompressed."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of these bytes, in hexadecimal. Only who knows it gets the body."""
+
+
 class Wire(Message):
     """A request as a provider's own SDK writes it."""
 
@@ -80,19 +99,18 @@ class Wire(Message):
     path: str | None = added(None)
     """Of the caller's URL, where it says what the body does not: `models/NAME:streamGenerateContent?alt=sse` of the
     dialect "gemini", `deployments/NAME` of Azure's URLs. None, the default: the body says all."""
+    stored: StoredBody | None = added(None)
+    """Where the body is that is too large to be here, which is empty then. None: it is here."""
 
-
-class StoredBody(Message):
-    """A body that is too large for Temporal's histories, and where it is."""
-
-    reference: str = Field(min_length=1, max_length=NAME_CHARACTERS_MAX)
-    """Its name in the database of the workers: the attempt that it was the answer to."""
-    pieces: int = Field(ge=1, le=BODY_PIECES_MAX)
-    """In how many pieces it is stored."""
-    size: int = Field(ge=0, le=ANSWER_BODY_BYTES_MAX)
-    """Bytes of the body, decompressed."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of these bytes, in hexadecimal. Only who knows it gets the body."""
+    @model_validator(mode="after")
+    def _has_one_body(self) -> Self:
+        if self.stored is None:
+            return self
+        if self.body:
+            raise ValueError("a body that is stored is not in the request too")
+        if self.stored.size > STORED_WIRE_BYTES_MAX:
+            raise ValueError(f"a stored body of {self.stored.size:,} bytes, and it may have {STORED_WIRE_BYTES_MAX:,}")
+        return self
 
 
 class WireAnswer(Message):

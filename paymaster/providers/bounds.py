@@ -1,10 +1,9 @@
 """How large a request is, for the bound of its cost."""
 
 import json
-from typing import NamedTuple
 
 from paymaster.messages import LLMRequest
-from paymaster.messages.wire import Dialect
+from paymaster.messages.call_steps import RequestFacts
 from paymaster.providers.call_ids import MADE_ID_BYTES
 from paymaster.translation.dialects import neutral_request
 from paymaster.translation.neutral import Untranslatable
@@ -17,43 +16,27 @@ FILLED_IN_BYTES = 100
 a signature, an empty thought."""
 
 
-class Facts(NamedTuple):
-    """What the bound of a request depends on; ReserveRequest has the same fields."""
-
-    input_bytes: int
-    max_output_tokens: int | None
-    images: int
-    documents: int
-    dialect: Dialect | None = None
-    outputs: int = 1
-    needs: tuple[str, ...] = ()
-    chooses: tuple[str, ...] = ()
-    kept_thoughts: int = 0
-    translated_bytes: int | None = None
-    untranslatable: str | None = None
-
-
-def facts_of(request: LLMRequest) -> Facts:
+def facts_of(request: LLMRequest) -> RequestFacts:
     """Raises BadBody."""
     if request.wire is not None:
         asked = measured(request.wire)
         translated_bytes, untranslatable = _translated(request, asked)
-        return Facts(
-            asked.input_bytes,
-            asked.max_output_tokens,
-            asked.images,
-            asked.documents,
-            request.wire.dialect,
-            asked.outputs,
-            asked.needs,
-            asked.chooses,
-            asked.kept_thoughts,
-            translated_bytes,
-            untranslatable,
+        return RequestFacts(
+            input_bytes=asked.input_bytes,
+            max_output_tokens=asked.max_output_tokens,
+            images=asked.images,
+            documents=asked.documents,
+            dialect=request.wire.dialect,
+            outputs=asked.outputs,
+            needs=asked.needs,
+            chooses=asked.chooses,
+            kept_thoughts=asked.kept_thoughts,
+            translated_bytes=translated_bytes,
+            untranslatable=untranslatable,
         )
-    return Facts(
-        input_bytes(request),
-        request.max_output_tokens,
+    return RequestFacts(
+        input_bytes=input_bytes(request),
+        max_output_tokens=request.max_output_tokens,
         images=sum(len(message.images) for message in request.messages),
         documents=sum(len(message.documents) for message in request.messages),
     )

@@ -18,6 +18,7 @@ _NEEDED = {
     "clients": ("SELECT", "INSERT", "UPDATE"),
     "configurations": ("SELECT", "INSERT"),
     "ledger_status": ("SELECT", "INSERT", "UPDATE"),
+    "left_requests": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),
 }

@@ -1,4 +1,4 @@
-"""Bodies of answers that are too large for Temporal's histories: rows of `call_bodies`, a piece each."""
+"""Bodies of requests and answers that are too large for Temporal's histories: rows of `call_bodies`, a piece each."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,6 +20,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.messages import StoredBody
 
 LOOK_AGAIN_AFTER = timedelta(days=1)
 """How long after a body was stored, or its workflow was found, Temporal is asked again whether it has the workflow. It
@@ -64,6 +66,13 @@ async def piece_of_body(engine: AsyncEngine, reference: str, sha256: str, piece:
     )
     async with engine.connect() as connection:
         return await connection.scalar(query)
+
+
+async def give_body_to(engine: AsyncEngine, body: StoredBody, workflow_id: str) -> None:
+    """Has the body belong to this workflow from now on."""
+    named = (_bodies.c.reference == body.reference, _bodies.c.sha256 == body.sha256, _bodies.c.piece == 0)
+    async with engine.begin() as connection:
+        await connection.execute(update(_bodies).where(*named).values(workflow_id=workflow_id))
 
 
 async def bodies_to_look_at(engine: AsyncEngine, ledger: str, namespace: str, most: int) -> dict[str, str]:

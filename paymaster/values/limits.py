@@ -53,6 +53,14 @@ LIKELIHOODS_MAX = 200_000
 """Values of an answer with log probabilities, which are passed on and not read."""
 WIRE_BYTES_MAX = 8_000_000
 """A body of a wire call, before it is compressed."""
+WIRE_INLINE_BYTES_MAX = 256 * 1024
+"""The body of a wire call as Temporal carries it, compressed, that the gateway starts a call with; a longer one is
+stored, and the call has a reference."""
+STORED_WIRE_BYTES_MAX = 32 * 1024 * 1024
+"""The body of a wire call that is stored, decompressed. Anthropic and Gemini take requests of 32 MB and 20 MB."""
+REQUEST_BODIES_BYTES_MAX = 4 * STORED_WIRE_BYTES_MAX
+"""Stored bodies of requests, decompressed, that one worker holds at once while it measures and sends them; an attempt
+holds each about three times."""
 WIRE_REFUSAL_BYTES_MAX = 64 * 1024
 """A service's refusal of a wire call that the caller gets back."""
 ANSWER_BYTES_MAX = 1_900_000

@@ -64,6 +64,8 @@ _BY_REASON = {
     "request_too_long": _TOO_LARGE,
     "ledger_unreachable": _UNAVAILABLE,
     "ledger_error": _UNAVAILABLE,
+    "request_out_of_reach": _UNAVAILABLE,
+    "request_gone": _UNAVAILABLE,
     "breaker_open": _UNAVAILABLE,
     "no_worker": _UNAVAILABLE,
     "not_sent": _UNAVAILABLE,

@@ -37,7 +37,7 @@ def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0, exclu
         asked_at_ms=at_ms,
         priority=0,
         excluded=excluded,
-        **facts_of(request)._asdict(),
+        **dict(facts_of(request)),
     )
     asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody, nobody).reserve, asked))
     return commits.command

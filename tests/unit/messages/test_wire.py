@@ -1,11 +1,13 @@
 """Requests in a provider's own format as messages."""
 
+from hashlib import sha256
+
 import pytest
 from pydantic import ValidationError
 
-from paymaster.messages import LLMRequest, Wire
+from paymaster.messages import LLMRequest, StoredBody, Wire
 from paymaster.messages.base import json_bytes
-from paymaster.values.limits import WIRE_BYTES_MAX
+from paymaster.values.limits import STORED_WIRE_BYTES_MAX, WIRE_BYTES_MAX
 from paymaster.values.packed import pack
 
 BODY = b'{"model": "writer", "messages": []}'
@@ -53,6 +55,19 @@ def test_a_request_without_it_does_not_speak_of_it() -> None:
     """An older worker takes it, and its digest is what it was."""
     plain = LLMRequest(route="writer", budget="acme", prompt="Hello")
     assert "wire" not in plain.model_dump_json()
+
+
+def test_a_body_is_stored_or_in_the_request_and_not_too_large() -> None:
+    """Stored or not it is the same request."""
+    body = StoredBody(reference="request/x", pieces=1, size=len(BODY), sha256=sha256(BODY).hexdigest())
+    stored = {"dialect": "openai", "body": b"", "stored": body}
+    assert request(wire=stored).digest() == request().digest()
+    assert LLMRequest.model_validate_json(request(wire=stored).model_dump_json()) == request(wire=stored)
+    with pytest.raises(ValidationError, match="is not in the request too"):
+        Wire.model_validate(stored | {"body": BODY})
+    large = body.model_copy(update={"size": STORED_WIRE_BYTES_MAX + 1})
+    with pytest.raises(ValidationError, match="it may have 33,554,432"):
+        Wire.model_validate(stored | {"stored": large})
 
 
 def test_a_body_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:

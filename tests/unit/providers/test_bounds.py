@@ -13,8 +13,9 @@ from wire import BASE_URLS, build
 
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.messages import ChatMessage, Document, Image, LLMRequest
+from paymaster.messages.call_steps import RequestFacts
 from paymaster.messages.wire import Wire
-from paymaster.providers.bounds import Facts, facts_of, input_bytes
+from paymaster.providers.bounds import facts_of, input_bytes
 from paymaster.providers.provider import UnsupportedParameter
 from paymaster.settings import Api
 from paymaster.values.money import Price, TokenUsage
@@ -71,7 +72,7 @@ def test_images_and_documents_do_not_count_as_text() -> None:
 def test_a_text_that_becomes_a_document_stays_in_the_bound() -> None:
     """Beside all that is in the neutral request, and not instead of it."""
 
-    def facts(size: int) -> Facts:
+    def facts(size: int) -> RequestFacts:
         source = {"type": "text", "media_type": "text/plain", "data": "x" * size}
         call = {"type": "tool_use", "id": "c", "name": "f", "input": {"number": 1e20}}
         content = [{"type": "document", "source": source}]
@@ -89,4 +90,4 @@ def test_facts_of_half_a_surrogate_pair_can_be_sent(fields: str) -> None:
     wire = Wire(dialect="openai", body=f'{{"model": "m", "messages": [], {fields}}}'.encode())
     facts = facts_of(LLMRequest(route="r", budget="acme", wire=wire))
     assert any("\ufffd" in name for name in (*facts.needs, *facts.chooses))
-    json.dumps(facts, ensure_ascii=False).encode()
+    facts.model_dump_json().encode()
