@@ -12,7 +12,7 @@ from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
-from paymaster.values.windows import WINDOWS
+from paymaster.values.windows import ROLLING_MS, WINDOWS
 
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
@@ -50,8 +50,8 @@ class Caps:
         by = usd_to_nanos(change.by)
         if by <= 0:
             raise ValueError(f"a cap is raised by a positive amount, not by {change.by}")
-        if change.until_window_end and change.window == "total":
-            raise ValueError("the window `total` never ends; a raise of it cannot lapse")
+        if change.until_window_end and (change.window == "total" or change.window in ROLLING_MS):
+            raise ValueError(f"the window `{change.window}` never ends; a raise of it cannot lapse")
         lapsing = balance.lapsing_nanos + (by if change.until_window_end else 0)
         return self._set(account, change, balance.cap_nanos + by, by, lapsing)
 

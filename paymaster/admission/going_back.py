@@ -23,6 +23,7 @@ def put_back(state: DeskState, to_ms: int) -> None:
         account.used_minute = min(account.used_minute, to_ms // 60_000)
         if account.run is not None:
             account.run.began_ms = min(account.run.began_ms, to_ms)
+            account.run.minute = min(account.run.minute, to_ms // 60_000)
     for gate in state.gates.values():
         _put_gate_back(gate, to_ms)
     for call in state.parked.values():

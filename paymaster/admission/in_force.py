@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from paymaster.admission import alert_texts
 from paymaster.admission.account_rows import account_configs, config_of, limiting_runs, named_accounts
-from paymaster.admission.accounts import Account, Balance
+from paymaster.admission.accounts import Account, Balance, new_balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker, Gate
 from paymaster.admission.configuration import differences, in_words, without_removals
@@ -204,7 +204,8 @@ class InForce:
             if opened.run is not None:
                 opened.run.limit(self._limits(opened.run, configs))
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
-                self._end_by_file(self._ledger.accounts[key].balances[window], cap_nanos)
+                # A rolling window that nothing caps any more is gone already.
+                self._end_by_file(opened.balances.get(window) or new_balance(key, window), cap_nanos)
                 ended.add((key, window))
         self._ledger.count_running()
         for name, service in config.services.items():

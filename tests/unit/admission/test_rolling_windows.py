@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from searches import examples
 
 from paymaster.admission.state import DeskState
-from paymaster.messages import AccountConfig, Granted, LoadedSpend, Window
+from paymaster.messages import AccountConfig, CapChange, Granted, LoadedSpend, RaiseCap, Window
 from paymaster.values.windows import STEPS_MS, window_end_ms, window_start_ms
 
 LENGTHS: dict[Window, int] = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
@@ -138,6 +138,22 @@ def test_an_admin_sets_and_raises_one_and_the_file_takes_it_away() -> None:
     assert site.balance(window="7d").posted_nanos == 2 * USD
     site.desk.configure(config("gone", {"acme": capped(day=100)}), site.now_ms, may_remove=True)
     assert "7d" not in site.desk.ledger.accounts["budget:acme"].balances
+
+
+def test_a_raise_of_one_cannot_lapse() -> None:
+    site = Site(config(budgets={"acme": of_one("24h")}))
+    change = RaiseCap(account="budget:acme", window="24h", by="1", until_window_end=True)
+    with pytest.raises(ValueError, match="`24h` never ends; a raise of it cannot lapse"):
+        site.desk.raise_cap(change, site.now_ms)
+
+
+def test_the_file_takes_one_away_that_an_admin_raised() -> None:
+    site = Site(config(budgets={"acme": of_one("24h")}))
+    site.raise_cap("1", window="24h")
+    site.desk.configure(config("gone", {"acme": capped(day=100)}), site.now_ms, may_remove=True)
+    assert "24h" not in site.desk.ledger.accounts["budget:acme"].balances
+    [*_, ended] = [notice for notice in site.desk.state.outbox.notices if isinstance(notice, CapChange)]
+    assert (ended.window, ended.from_nanos, ended.to_nanos, ended.by_file) == ("24h", 6 * USD, None, True)
 
 
 def test_a_threshold_is_told_again_when_it_was_left() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from desk_kit import HOUR, MINUTE, USD, Site, candidate, capped, config
 
+from paymaster.admission.clock import BEHIND_FOR_MS
 from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.admission.runs import DIGESTS_MAX
 from paymaster.messages import Denied, EndRun, ResumeRun, RunawayTerms, RunTerms
@@ -90,6 +91,23 @@ def test_calls_in_a_minute() -> None:
     assert "made 3 calls in a minute" in site.alerts("runaway")[0].text
     site.wait(MINUTE)
     assert site.answers() == {}, "a minute later it is still held"
+
+
+def test_calls_of_a_minute_that_a_clock_was_ahead_by_count_now() -> None:
+    site = a_site(RunawayTerms(calls_per_minute=3))
+    first_call(site)
+    site.wait(8 * MINUTE)
+    call(site, "a")
+    call(site, "b")
+    site.cut()
+    site.now_ms -= 7 * MINUTE
+    site.desk.advance(site.now_ms)
+    site.now_ms += BEHIND_FOR_MS
+    site.desk.advance(site.now_ms)
+    while site.desk.to_load() is not None:
+        site.load()
+    call(site, "c")
+    site.parked(run=RUN, digest="d")
 
 
 def test_money_in_a_minute() -> None:
