@@ -5,15 +5,28 @@ from dataclasses import replace
 
 import pytest
 from desk_drawn import Usual, configuration, files, places, tight, usuals, watched
-from desk_facts import ACCOUNTS, MINUTE, NAMES, SERVICES, UNIT, Cap, File, Place, T, charged_by, window_name
+from desk_facts import (
+    ACCOUNTS,
+    MINUTE,
+    NAMES,
+    PLACES,
+    ROLLING,
+    SERVICES,
+    UNIT,
+    Cap,
+    File,
+    Place,
+    T,
+    charged_by,
+    window_name,
+)
 from desk_judge import DeskJudge
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from paymaster.admission.desk import Desk
-from paymaster.messages import EndRun, PauseService, RaiseCap, RaiseRun, ResumeService, SetCap
+from paymaster.messages import EndRun, PauseService, RaiseCap, RaiseRun, ResumeRun, ResumeService, SetCap
 from paymaster.values.money import nanos_to_usd
-from paymaster.values.windows import WINDOWS
 
 
 class Admins(DeskJudge):
@@ -48,12 +61,18 @@ class Admins(DeskJudge):
         self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
         model = self.model
         before = {place: model.cap_unchanged(place) for place in model.changed}
+        rolling = self.capped_and_rolling()
         model.file = file
         for place, cap in before.items():
             if model.cap_unchanged(place) != cap:
                 del model.changed[place]
+        model.loading |= {account for account, _ in self.capped_and_rolling() - rolling}  # nobody counted there before
         self.take_in_gates()
         self.after_a_look()
+
+    def capped_and_rolling(self) -> set[Place]:
+        every: set[Place] = {(account, window) for account in self.model.open for window in ROLLING}
+        return {place for place in every if self.model.cap(place) is not None}
 
     @precondition(lambda self: self.capped_places())
     @rule(data=st.data(), by=st.sampled_from([1, UNIT, 2 * UNIT, 4 * UNIT]), lapses=st.booleans())
@@ -65,7 +84,7 @@ class Admins(DeskJudge):
         self.raise_cap(place, by, False)
 
     def capped_places(self) -> list[Place]:
-        every: list[Place] = [(account, window) for account in (*ACCOUNTS, *NAMES) for window in WINDOWS]
+        every: list[Place] = [(account, window) for account in (*ACCOUNTS, *NAMES) for window in PLACES]
         return [place for place in every if self.model.cap(place) is not None]
 
     def raise_cap(self, place: Place, by: int, lapses: bool) -> None:
@@ -75,8 +94,8 @@ class Admins(DeskJudge):
         change = RaiseCap(account=account, window=window, by=str(nanos_to_usd(by)), until_window_end=lapses)
         self.let_time_pass()
         before = self.model.cap_unchanged(place)
-        if self.model.cap(place) is None or by == 0 or (lapses and window == "total"):
-            self.refused(lambda desk: desk.raise_cap(change, self.clock_ms), "cap|total|account")
+        if self.model.cap(place) is None or by == 0 or (lapses and window in ("total", *ROLLING)):
+            self.refused(lambda desk: desk.raise_cap(change, self.clock_ms), "cap|never ends|account")
         else:
             answer = self.allowed(lambda desk: desk.raise_cap(change, self.clock_ms))
             cap = self.model.changed.setdefault(place, Cap(before or 0))
@@ -105,6 +124,8 @@ class Admins(DeskJudge):
         change = SetCap(account=place[0], window=place[1], to=str(nanos_to_usd(to)))
         self.let_time_pass()
         answer = self.both(lambda desk: desk.set_cap(change, self.clock_ms))
+        if place not in self.capped_and_rolling() and place[1] in ROLLING:
+            self.model.loading.add(place[0])
         self.model.changed[place] = Cap(to)
         assert answer.cap_nanos == to
         self.after_a_look()
@@ -134,6 +155,21 @@ class Admins(DeskJudge):
         self.after_a_look()
 
     @precondition(lambda self: self.model.parts)
+    @rule(data=st.data())
+    def resume_run(self, data: st.DataObject) -> None:
+        self.let_go_on(data.draw(st.sampled_from(sorted(self.model.parts))))
+
+    def let_go_on(self, path: str) -> None:
+        self.let_time_pass()
+        part = self.model.parts.get(path)
+        if part is None or not part.held:
+            self.refused(lambda desk: desk.resume_run(ResumeRun(run=path), self.clock_ms), "held|no limited run")
+        else:
+            self.model.parts[path].held, self.model.parts[path].asked_for = False, []
+            self.allowed(lambda desk: desk.resume_run(ResumeRun(run=path), self.clock_ms))
+        self.after_a_look()
+
+    @precondition(lambda self: self.model.parts)
     @rule(path=st.sampled_from(["r1", "r1/a", "r2"]))
     def end_run(self, path: str) -> None:
         self.let_time_pass()
@@ -159,6 +195,7 @@ class Admins(DeskJudge):
             self.both(lambda desk: desk.pause_service(PauseService(service=service), self.clock_ms))
         else:
             self.both(lambda desk: desk.resume_service(ResumeService(service=service), self.clock_ms))
+            self.model.margins.pop(service, None)
         self.take_in_gates()
         self.take_in_outbox()
         self.looked = False

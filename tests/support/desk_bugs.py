@@ -20,6 +20,7 @@ from paymaster.admission.runs import Run, RunOver, run_levels
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, Answer, Candidate, Command, Grant, Granted, Reserve, Window
 from paymaster.messages.base import CountsForBudgets
+from paymaster.values.windows import STEPS_MS
 
 
 def ignore_pending(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +243,47 @@ def bind_by_the_price_of_the_call_before(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(routing, "bound_nanos", wrong)
 
 
+# ---------------------------------------------------------------- runaways, rolling windows, purchases, counts
+
+
+def forget_what_runs_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Run, digest: str, now_ms: int) -> None:
+        pass
+
+    monkeypatch.setattr(Run, "asks_for", wrong)
+
+
+def let_steps_leave_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = Balance.leave_steps_before
+
+    def wrong(self: Balance, start_ms: int) -> None:
+        leave(self, start_ms + STEPS_MS[self.window])
+
+    monkeypatch.setattr(Balance, "leave_steps_before", wrong)
+
+
+def give_purchases_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = Ledger.hold
+
+    def wrong(self: Ledger, wanted: Hold) -> list[Balance]:
+        wanted.running = True
+        return hold(self, wanted)
+
+    monkeypatch.setattr(Ledger, "hold", wrong)
+
+
+def take_counts_without_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound_nanos = routing.bound_nanos
+
+    def wrong(request: Reserve, candidate: Candidate, *_: int) -> int:
+        return bound_nanos(request, candidate, 0)
+
+    monkeypatch.setattr(routing, "bound_nanos", wrong)
+
+
 DECIDES = (
     "though it fits|though a candidate fits|can never fit|though waiting would help|only holds are in the way"
-    "|is to fail and waits|took what was kept|was served before|an earlier candidate"
+    "|to count|is to fail and waits|took what was kept|was served before|an earlier candidate"
 )
 """Of calls that are decided by other accounts, caps or limits than those that there are."""
 BROKEN = [
@@ -269,6 +308,10 @@ BROKEN = [
     pytest.param(let_later_limits_replace_the_first, f"other limits of its run|the most calls|cap of|{DECIDES}"),
     pytest.param(let_an_ended_run_go_on, f"was ended and goes on|{DECIDES}"),
     pytest.param(ignore_what_budgets_allow_each_run, f"without an account|cap of|calls|the end of|{DECIDES}"),
-    pytest.param(bind_by_the_price_of_the_call_before, f"of another price|cut and restored|{DECIDES}"),
+    pytest.param(bind_by_the_price_of_the_call_before, f"the bound is|cut and restored|{DECIDES}"),
+    pytest.param(forget_what_runs_ask_for, "is a runaway and goes on"),
+    pytest.param(let_steps_leave_too_early, f"posted in|pending in|over its cap|the notice|{DECIDES}"),
+    pytest.param(give_purchases_a_place, f"calls at once|{DECIDES}"),
+    pytest.param(take_counts_without_a_margin, f"the bound is|{DECIDES}"),
 ]
 """Bugs to be seeded, with what the machine says of each."""

@@ -5,6 +5,7 @@ from two_desks import TwoDesks
 
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
+from paymaster.messages import Reserve
 
 
 class DeskChecks(TwoDesks):
@@ -45,8 +46,21 @@ class DeskChecks(TwoDesks):
         """Nobody needs it, and nobody is told yet of what a watched cap let through."""
         return self.model.may_go(account) and not self.model.is_watched(account)
 
+    def take_in_runaways(self, *asked: Reserve) -> None:
+        """Runs that the desk holds since it looked at a call that makes them runaways."""
+        model, accounts = self.model, self.desk.ledger.accounts
+        for path, part in model.parts.items():
+            run = accounts[f"run:{path}"].run
+            if run is not None and run.held and not part.held:
+                looked_at = [r for r in (*asked, *(w.request for w in model.queue)) if path in levels(r.run)]
+                assert any(model.is_runaway(path, request) for request in looked_at), (
+                    f"{path} is no runaway: {run.held}"
+                )
+                part.held = True
+
     def check_queue(self) -> None:
         """After the desk has let time pass and looked at the queue."""
+        self.take_in_runaways()
         model = self.model
         in_doubt = self.in_doubt()
         for hold in self.in_state("pending"):
@@ -60,16 +74,17 @@ class DeskChecks(TwoDesks):
             verdicts = set(model.verdicts(request))
             assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
             assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
-            assert verdicts != {"never"}, f"{request.hold_id} is parked though it can never fit"
+            # That one is not for now, because money is not short any more, is told once its run may go on.
+            waits_for_run = model.of_run(request) in ("gone", "stopped")
+            assert verdicts != {"never"} or waits_for_run, f"{request.hold_id} is parked though it can never fit"
             if not model.busy_candidates(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
-                is_told_late = model.parts.keys() & levels(
-                    request.run
-                )  # what a run takes wakes nobody who waits for others
+                # What a run takes wakes nobody who waits for others.
+                is_told_late = model.parts.keys() & levels(request.run) or model.is_stopped(request)
                 assert request.on_exhausted == "wait" or is_told_late, (
                     f"{request.hold_id} is to fail and waits for money"
                 )
-            elif model.loading or model.is_missing(request) or model.may_be_shut(request):
+            elif model.loading or model.is_missing(request) or model.is_stopped(request) or model.may_be_shut(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
             elif waiting.busy_since_ms is None:
                 waiting.busy_since_ms = model.now_ms

@@ -11,6 +11,7 @@ from desk_facts import (
     MINUTE,
     NAMES,
     ODD,
+    PLACES,
     SECOND,
     SERVICES,
     TEMPLATE,
@@ -21,15 +22,15 @@ from desk_facts import (
 )
 from hypothesis import strategies as st
 
-from paymaster.messages import AccountConfig, Candidate, DeskConfig, RunTerms, ServiceConfig, Window
-from paymaster.values.windows import WINDOWS
+from paymaster.messages import AccountConfig, Candidate, DeskConfig, RunawayTerms, RunTerms, ServiceConfig, Window
+from paymaster.values.money import Price
 
 AskedOfRun = tuple[str | None, tuple[RunTerms | None, ...]]
 NO_RUN: AskedOfRun = (None, ())
 
-places = st.tuples(st.sampled_from([*ACCOUNTS, *NAMES]), st.sampled_from(WINDOWS))
+places = st.tuples(st.sampled_from([*ACCOUNTS, *NAMES]), st.sampled_from(PLACES))
 tables = [*ACCOUNTS, TEMPLATE, TEMPLATE, NAMES[0]]
-file_places = st.tuples(st.sampled_from(tables), st.sampled_from(WINDOWS))
+file_places = st.tuples(st.sampled_from(tables), st.sampled_from([*PLACES, "24h", "24h"]))
 tight = st.sampled_from([4 * UNIT - 1, 4 * UNIT, 4 * UNIT, 5 * UNIT, 6 * UNIT - 1, 8 * UNIT])
 
 
@@ -39,7 +40,9 @@ def _both(always: Mapping[Place, int], more: Mapping[Place, int]) -> dict[Place,
 
 caps = st.builds(
     _both,
-    st.dictionaries(st.sampled_from([("budget:acme", "day"), ("budget:acme", "total")]), tight, min_size=1),
+    st.dictionaries(
+        st.sampled_from([("budget:acme", "day"), ("budget:acme", "total"), ("budget:acme", "24h")]), tight, min_size=1
+    ),
     st.dictionaries(file_places, st.one_of(tight, tight, st.sampled_from([0, 1, UNIT])), max_size=3),
 )
 terms = st.sampled_from(
@@ -52,12 +55,21 @@ terms = st.sampled_from(
     ]
 )
 watched = st.frozensets(st.sampled_from([*ACCOUNTS[:3], TEMPLATE]), max_size=2)
+runaways = st.sampled_from(
+    [
+        RunawayTerms(identical_calls=1),
+        RunawayTerms(identical_calls=2, calls_per_minute=4),
+        RunawayTerms(calls_per_minute=2),
+        RunawayTerms(usd_nanos_per_minute=2 * UNIT),
+    ]
+)
 files = st.builds(
     File,
     caps_nanos=caps,
     concurrent_max=st.dictionaries(st.sampled_from(tables), st.sampled_from([1, 2, 3]), max_size=1),
     per_run=st.dictionaries(st.sampled_from(["budget:acme", "budget:solo", TEMPLATE]), terms, max_size=1),
     tables=st.sampled_from([frozenset({TEMPLATE}), frozenset({TEMPLATE, NAMES[0]}), frozenset[str]()]),
+    runaway=st.dictionaries(st.sampled_from(["budget:acme", "budget:acme/team", TEMPLATE]), runaways, max_size=1),
     watched=st.one_of(st.just(frozenset[str]()), watched),
     max_parked=st.sampled_from([1, 4, 100, 100]),
 )
@@ -77,12 +89,30 @@ usual_candidates = st.builds(
     weight=st.sampled_from([1, 1, 2]),
     short_below=st.sampled_from([None, None, None, 0, 300_000, 750_000]),
 )
+countable = st.builds(
+    Candidate,
+    service=st.sampled_from(SERVICES),
+    model=st.just("m"),
+    max_output_tokens=st.sampled_from([100, 1_000]),
+    price=st.just(ODD),
+    countable=st.just(True),
+)
 pools = st.builds(
     lambda *members: [member.model_copy(update={"shares": True}) for member in members],
     usual_candidates.map(lambda candidate: candidate.model_copy(update={"service": "s", "short_below": None})),
     usual_candidates.map(lambda candidate: candidate.model_copy(update={"service": "t", "short_below": None})),
 )
-routes = st.one_of(st.lists(usual_candidates, min_size=1, max_size=2), pools)
+
+
+def bought(nanos: int, what: str = "search") -> Candidate:
+    """What can cost so much at most."""
+    price = Price(input_nanos=0, output_nanos=0, request_nanos=nanos, source="purchase")
+    return Candidate(service=what, model="purchase", max_output_tokens=1, price=price, purchase=True)
+
+
+purchases = st.builds(
+    bought, st.sampled_from([UNIT, 2 * UNIT, 4 * UNIT]), st.sampled_from(["search", "search", "search", *SERVICES])
+)
 odd_candidates = st.builds(
     Candidate,
     service=st.sampled_from([*SERVICES, "ghost"]),
@@ -94,6 +124,14 @@ modes = st.sampled_from(["wait", "fail"])
 names = [name.removeprefix("budget:") for name in NAMES]
 one_budget = st.sampled_from(["acme", "acme/team", "acme/team/writer", "solo", names[0], *names, f"{names[0]}/chat"])
 usual_budgets = st.one_of(st.tuples(one_budget), st.tuples(one_budget, one_budget))
+routes = st.one_of(
+    st.lists(usual_candidates, min_size=1, max_size=2),
+    pools,
+    st.lists(purchases, min_size=1, max_size=1),
+    st.lists(st.one_of(countable, countable, usual_candidates), min_size=1, max_size=2),
+)
+sizes = st.sampled_from([10, 10, 6_000, 9_000])
+digests = st.sampled_from(["", "again", "again", "other"])
 
 
 class Usual(NamedTuple):
@@ -135,6 +173,7 @@ def configuration(file: File, number: int) -> DeskConfig:
             max_concurrent=file.concurrent_max.get(table),
             enforce=table not in file.watched,
             per_run=file.per_run.get(table),
+            runaway=file.runaway.get(table),
         )
 
     def service(table: str) -> ServiceConfig:

@@ -8,11 +8,14 @@ from functools import lru_cache
 from math import ceil
 from typing import Literal, TypeVar
 
-from paymaster.messages import Candidate, Grant, Reserve, RunTerms, Window
+from paymaster.messages import Candidate, Grant, Reserve, RunawayTerms, RunTerms, Window
 from paymaster.values.money import Price
+from paymaster.values.windows import WINDOWS
 
 START_MS = int(datetime(2028, 2, 28, 23, 30, tzinfo=UTC).timestamp() * 1000)
 """Half an hour before a leap day."""
+EARLIER_MS = 20 * 3_600_000
+"""How long before that there was spending in rolling windows."""
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 HOLD_EXPIRES_AFTER_MS = 15 * MINUTE
 SERVICES = ("s", "t")
@@ -29,8 +32,9 @@ ODD = Price(input_nanos=333_333_333, cached_input_nanos=400_000_001, output_nano
 
 Place = tuple[str, Window]
 Mode = Literal["wait", "fail"]
-Verdict = Literal["fits", "perhaps", "held", "gone", "open", "never"]
-"""perhaps: its service is being probed after a failure, and only the desk knows by whom."""
+Verdict = Literal["fits", "perhaps", "held", "stopped", "gone", "open", "never"]
+"""perhaps: its service is being probed after a failure, and only the desk knows by whom. stopped: until an admin lets
+its run go on."""
 T = TypeVar("T")
 
 
@@ -41,6 +45,8 @@ class HeldMoney:
     state: Literal["pending", "unconfirmed", "posted", "voided"] = "pending"
     posted_nanos: int = 0
     expired: bool = False
+    bought: bool = False
+    """It is no call, but a purchase."""
     settled: bool = False
     """Its call has said what it cost, if only as far as it knew."""
     failed: bool = False
@@ -58,9 +64,14 @@ class HeldMoney:
         return self.state in ("pending", "unconfirmed")
 
     @property
+    def is_unsettled(self) -> bool:
+        """Nobody has said what it cost, or that it was not used."""
+        return self.state == "pending" or (self.state == "unconfirmed" and not self.settled)
+
+    @property
     def runs(self) -> bool:
         """It takes a place among the calls at once."""
-        return self.state == "pending" or (self.state == "unconfirmed" and not self.settled)
+        return self.is_unsettled and not self.bought
 
 
 @dataclass
@@ -100,12 +111,16 @@ class Part:
     more_calls: int = 0
     more_ms: int = 0
     ended: bool = False
+    held: bool = False
+    """It is a runaway, and waits for an admin."""
+    asked_for: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """What its calls asked for, and when they got their first grants, since it began or was let go on."""
     granted_ms: tuple[int, ...] = ()
     """When its calls got grants: those on hold when it got its account, and all later ones, also if given back."""
 
     @property
     def is_changed(self) -> bool:
-        return bool(self.more_calls or self.more_ms or self.ended)
+        return bool(self.more_calls or self.more_ms or self.ended or self.held)
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,8 @@ class File:
     concurrent_max: Mapping[str, int] = field(default_factory=dict[str, int])
     per_run: Mapping[str, RunTerms] = field(default_factory=dict[str, RunTerms])
     """By budget's account or template, what each run may take."""
+    runaway: Mapping[str, RunawayTerms] = field(default_factory=dict[str, RunawayTerms])
+    """Likewise, when each run is held."""
     watched: frozenset[str] = frozenset()
     """Accounts, or the template, whose caps and limits hold up nobody."""
     tables: frozenset[str] = frozenset()
@@ -133,7 +150,26 @@ class File:
         return None if table is None else self.caps_nanos.get((table, place[1]))
 
     def limits_runs(self, account: str) -> RunTerms | None:
-        return self.per_run.get(self.table_of(account) or "")
+        """What the account allows each run; nothing that limits it where it only says when a run is held."""
+        table = self.table_of(account) or ""
+        return self.per_run.get(table, RunTerms() if table in self.runaway else None)
+
+    def runaway_of(self, account: str) -> RunawayTerms:
+        return self.runaway.get(self.table_of(account) or "", RunawayTerms())
+
+
+ROLLING: Mapping[Window, tuple[int, int]] = {"24h": (24 * HOUR, HOUR), "7d": (168 * HOUR, 6 * HOUR)}
+"""How far back they reach, and in what steps."""
+PLACES: tuple[Window, ...] = (*WINDOWS, *ROLLING)
+"""Windows that are capped."""
+
+
+def counts(window: Window, at_ms: int, now_ms: int) -> bool:
+    """Whether what was granted then is in the window of now: in a rolling one, while any moment of its step is."""
+    if window not in ROLLING:
+        return window_name(window, at_ms) == window_name(window, now_ms)
+    length_ms, step_ms = ROLLING[window]
+    return (at_ms // step_ms + 1) * step_ms > now_ms - length_ms
 
 
 @lru_cache(maxsize=10_000)
@@ -141,7 +177,7 @@ def window_name(window: Window, at_ms: int) -> str:
     at = datetime.fromtimestamp(at_ms // 1000, UTC)
     if window == "week":
         return at.strftime("%G-W%V")
-    letters = {"minute": 16, "hour": 13, "day": 10, "month": 7, "total": 0}[window]
+    letters = {"minute": 16, "hour": 13, "day": 10, "month": 7}.get(window, 0)
     return at.isoformat()[:letters]
 
 
@@ -164,13 +200,14 @@ def charged_by(request: Reserve) -> tuple[str, ...]:
     return charged(request.budgets, None, request.run)
 
 
-def bound_of(request: Reserve, candidate: Candidate) -> int:
+def bound_of(request: Reserve, candidate: Candidate, tokens: int) -> int:
+    """What it can cost with so many tokens of text."""
     price = candidate.price
     if price is None:
         return 0
     dearest = max(price.input_nanos, price.cached_input_nanos or 0)
-    exact = (request.input_bytes + 1024) * dearest + candidate.max_output_tokens * price.output_nanos
-    return ceil(Fraction(exact, 1_000_000))
+    exact = (tokens + 1024) * dearest + candidate.max_output_tokens * price.output_nanos
+    return ceil(Fraction(exact, 1_000_000)) + price.request_nanos
 
 
 def next_end_ms(window: Window, now_ms: int) -> int:
@@ -190,3 +227,12 @@ def next_end_ms(window: Window, now_ms: int) -> int:
         case _:
             raise ValueError(window)
     return int(end.timestamp()) * 1000
+
+
+def counted(request: Reserve, candidate: Candidate) -> tuple[Candidate, ...]:
+    """The candidates of the call, of which it has counted one: four bytes were a token."""
+    count = {"countable": False, "counted_tokens": request.input_bytes // 4}
+    is_it = [each.model_copy(update={"price": None}) == candidate for each in request.candidates]
+    return tuple(
+        each.model_copy(update=count) if same else each for each, same in zip(request.candidates, is_it, strict=True)
+    )

@@ -5,13 +5,15 @@ from itertools import chain
 
 from copied_status import every_copy
 from desk_checks import DeskChecks
-from desk_facts import HOLD_EXPIRES_AFTER_MS, HeldMoney, Place, Waiting, bound_of, charged, charged_by, levels
+from desk_facts import HOLD_EXPIRES_AFTER_MS, ROLLING, HeldMoney, Place, Waiting, charged, charged_by, counted, levels
 from hypothesis.stateful import invariant
 
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
     Answer,
+    Candidate,
     Command,
+    CountFirst,
     Denied,
     Ended,
     ExpiredHold,
@@ -32,7 +34,7 @@ from paymaster.messages import (
 class DeskJudge(DeskChecks):
     def voidable(self) -> list[str]:
         """What a call voids: a hold that it got and did not use, in time or late, and its place in the queue."""
-        held = [hold.grant.hold_id for hold in self.model.holds.values() if hold.runs]
+        held = [hold.grant.hold_id for hold in self.model.holds.values() if hold.is_unsettled]
         return held + [waiting.request.hold_id for waiting in self.model.queue]
 
     def let_time_pass(self) -> None:
@@ -57,6 +59,8 @@ class DeskJudge(DeskChecks):
         match command:
             case Reserve():
                 self.judge_reserve(command, answer)
+                if isinstance(answer, CountFirst):
+                    self.sent.remove(command)
             case Settle():
                 self.judge_settle(command, answer)
             case Void():
@@ -66,6 +70,8 @@ class DeskJudge(DeskChecks):
         self.take_in_outbox()
         self.check_gone()
         self.looked = isinstance(command, Reserve)
+        if isinstance(command, Reserve) and isinstance(answer, CountFirst):
+            self.send(command.model_copy(update={"candidates": counted(command, answer.candidate)}))
 
     def take_in_spend(self) -> None:
         """What was read from the database arrives."""
@@ -77,6 +83,9 @@ class DeskJudge(DeskChecks):
         self.both(lambda desk: desk.loaded(spend, self.clock_ms))
         if wanted is not None and wanted.number == spend.number:
             self.model.loading.difference_update(wanted.accounts)
+            if not self.model.began:  # caps that were changed before are changed again: a rolling window opens anew
+                rolling = {account for account, window in self.model.changed if window in ROLLING}
+                self.model.loading |= {account for account in rolling if self.desk.ledger.accounts[account].loading}
             self.model.began = True
         self.after_a_look()
 
@@ -152,15 +161,20 @@ class DeskJudge(DeskChecks):
             )
             return
         arrival = model.arrivals = model.arrivals + 1
-        model.used_ms |= dict.fromkeys(charged_by(request), model.now_ms)
         model.take_part(request)
+        self.take_in_runaways(request)
+        if model.before_all(request) == "fits":  # one that is refused uses nothing
+            model.used_ms |= dict.fromkeys(charged_by(request), model.now_ms)
         match answer:
             case Granted():
                 self.judge_grant(request, arrival, answer.grant)
+            case CountFirst():
+                self.judge_count_first(request, arrival, answer)
             case Denied():
                 self.judge_denial(request, arrival, answer, waited=False)
             case Parked():
                 assert answer.deadline_at_ms == request.deadline_at_ms
+                assert not self.to_count(request), f"{hold_id} is parked though to count its tokens may help"
                 assert len(model.queue) < model.file.max_parked, "parked in a full queue"
                 model.queue.append(Waiting(request, arrival, model.now_ms))
                 model.queue.sort(key=lambda w: (-w.request.priority, w.arrival))
@@ -168,6 +182,15 @@ class DeskJudge(DeskChecks):
             case _:
                 assert isinstance(answer, Ended)
                 assert model.may_be_forgotten(request.asked_at_ms), "a fresh id is refused"
+
+    def to_count(self, request: Reserve) -> list[Candidate]:
+        return [candidate for candidate in request.candidates if self.model.helps_to_count(request, candidate)]
+
+    def judge_count_first(self, request: Reserve, arrival: int, answer: CountFirst) -> None:
+        """Nothing is remembered of it: the call counts and asks again under its id."""
+        assert not self.model.open_candidates(request, arrival), f"{request.hold_id} is to count though it fits"
+        helped = [candidate.model_copy(update={"price": None}) for candidate in self.to_count(request)]
+        assert [answer.candidate] == helped[:1], f"{request.hold_id} is to count what does not help"
 
     def judge_choice(self, request: Reserve, arrival: int, grant: Grant) -> int:
         """The number of the candidate that was granted: none before it fitted, and none in its pool was used less."""
@@ -197,11 +220,12 @@ class DeskJudge(DeskChecks):
         chosen = self.judge_choice(request, arrival, grant)
         assert model.verdict(request, request.candidates[chosen]) != "open", "granted on a service that keeps failing"
         self.nothing_kept_was_taken(request, arrival, charged(request.budgets, grant.service, request.run))
-        assert grant.bound_nanos == bound_of(request, request.candidates[chosen]), "the bound is of another price"
+        assert grant.bound_nanos == model.bound(request, request.candidates[chosen]), "the bound is another one"
         assert grant.granted_at_ms == model.now_ms
         assert grant.expires_at_ms == model.now_ms + HOLD_EXPIRES_AFTER_MS
         self.judge_run(request)
-        hold = HeldMoney(grant, charged(request.budgets, grant.service, request.run))
+        accounts = charged(request.budgets, grant.service, request.run)
+        hold = HeldMoney(grant, accounts, bought=request.candidates[chosen].purchase)
         model.holds[grant.hold_id] = hold
         unknown = model.loading.intersection(hold.accounts)
         assert not unknown, f"granted before it was known what had been spent in {unknown}"
@@ -212,8 +236,10 @@ class DeskJudge(DeskChecks):
             assert held <= cap, f"a grant took {account} ({window}) over its cap"
         for account, most in model.limited(hold.accounts):
             assert model.running(account) <= most, f"too many calls at once in {account}"
-        for part in [model.parts[path] for path in levels(request.run) if path in model.parts]:
-            part.granted_ms = (*part.granted_ms, model.now_ms)
+        for path in [path for path in levels(request.run) if path in model.parts]:
+            model.parts[path].granted_ms += (model.now_ms,)
+            if not request.granted_before and model.may_run_away(path):
+                model.parts[path].asked_for.append((request.digest, model.now_ms))
 
     def judge_run(self, request: Reserve) -> None:
         """Before the grant is counted."""
@@ -222,6 +248,7 @@ class DeskJudge(DeskChecks):
             if path in model.parts:
                 most, ends_ms = model.calls_max(path), model.ends_ms(path)
                 assert not model.parts[path].ended, f"{path} was ended and goes on"
+                assert not model.is_runaway(path, request), f"{path} is a runaway and goes on"
                 if model.is_watched(f"run:{path}"):
                     continue
                 assert ends_ms is None or model.now_ms < ends_ms, f"{path} goes on after its time"
@@ -243,13 +270,15 @@ class DeskJudge(DeskChecks):
         assert too_late or not model.open_candidates(request, arrival), (
             f"denied ({denied.reason}) though a candidate fits"
         )
+        is_decided = denied.reason not in ("bad_budget", "no_candidate")
+        assert waited or not is_decided or not self.to_count(request), f"denied ({denied.reason}) and not told to count"
         match denied.reason:
             case "cap_reached" | "run_budget_exhausted" | "run_calls_exhausted" | "run_time_over":
                 assert request.on_exhausted == "fail"
-                assert not verdicts & {"held", "fits"}, "denied while only holds are in the way"
+                assert not verdicts & {"held", "stopped", "fits"}, "denied while only holds are in the way"
                 assert "gone" in verdicts
             case "breaker_open":
-                assert not verdicts & {"held", "fits", "gone"}, "denied though waiting would help"
+                assert not verdicts & {"held", "stopped", "fits", "gone"}, "denied though waiting would help"
                 assert "open" in verdicts
             case "queue_full":
                 assert len(model.queue) >= model.file.max_parked
@@ -278,7 +307,9 @@ class DeskJudge(DeskChecks):
         if hold.state == "posted" and not self.model.is_recent(hold.ended_at_ms):
             self.model.loading = {key for key, account in self.desk.ledger.accounts.items() if account.loading}
         assert isinstance(answer, Settled), f"a {hold.state} hold was settled, answered {answer.kind}"
-        if hold.state != "posted":
+        if hold.state in ("pending", "unconfirmed"):
+            if hold.state == "pending" or command.confirmed or hold.posted_nanos != command.cost_nanos:
+                self.model.learn_from_bill(hold.grant, command.cost_nanos)
             hold.posted_nanos, hold.settled = command.cost_nanos, True
             hold.state, hold.ended_at_ms = "posted" if command.confirmed else "unconfirmed", self.model.now_ms
         for notice in answer.notices:
@@ -327,6 +358,7 @@ class DeskJudge(DeskChecks):
                 assert run.calls_max == model.calls_max(run.run), f"the most calls of {run.run}"
                 assert run.ends_at_ms == model.ends_ms(run.run), f"the end of {run.run}"
                 assert bool(run.ended_by) == model.parts[run.run].ended, f"who ended {run.run}"
+                assert bool(run.held) == model.parts[run.run].held, f"{run.run} is held, or is not"
         named = {p for p in model.file.caps_nanos if p[0] in model.open and model.file.cap(p) is not None}
         assert seen >= {*model.changed, *named}, "a capped account is not shown"
         assert status.holds == len(self.in_state("pending"))

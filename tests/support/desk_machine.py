@@ -5,7 +5,17 @@ import sys
 from collections.abc import Sequence
 
 from desk_admins import Admins
-from desk_drawn import NO_RUN, AskedOfRun, modes, odd_budgets, odd_candidates, one_of_the_usual, usual_candidates
+from desk_drawn import (
+    NO_RUN,
+    AskedOfRun,
+    digests,
+    modes,
+    odd_budgets,
+    odd_candidates,
+    one_of_the_usual,
+    sizes,
+    usual_candidates,
+)
 from desk_facts import HOUR, MINUTE, SECOND, START_MS, UNIT, Mode, next_end_ms
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -34,6 +44,8 @@ class DeskMachine(Admins):
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         wait_ms=st.sampled_from([90 * SECOND, 2 * HOUR, 48 * HOUR]),
         run=one_of_the_usual("runs"),
+        input_bytes=sizes,
+        digest=digests,
     )
     def new_call(
         self,
@@ -42,9 +54,11 @@ class DeskMachine(Admins):
         mode: Mode,
         priority: int,
         wait_ms: int,
+        input_bytes: int,
         run: AskedOfRun,
+        digest: str,
     ) -> None:
-        self.send(self.request(budget, wanted, mode, priority, wait_ms, run=run))
+        self.send(self.request(budget, wanted, mode, priority, wait_ms, input_bytes, run, digest))
 
     @rule(
         first=st.lists(usual_candidates, min_size=1, max_size=3),
@@ -124,6 +138,7 @@ class DeskMachine(Admins):
         wait_ms: int = 2 * HOUR,
         input_bytes: int = 10,
         run: AskedOfRun = NO_RUN,
+        digest: str = "",
     ) -> Reserve:
         self.calls += 1
         return Reserve(
@@ -139,6 +154,7 @@ class DeskMachine(Admins):
             priority=priority,
             run=run[0],
             run_terms=run[1],
+            digest=digest,
         )
 
     @precondition(lambda self: self.in_state("pending"))

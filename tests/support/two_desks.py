@@ -1,9 +1,10 @@
 """Two desks that get the same commands, one of them cut before each, and a database that answers from the model."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from copied_status import CopiedStatus
-from desk_facts import START_MS, HeldMoney, Part, T, window_name
+from desk_facts import EARLIER_MS, ROLLING, START_MS, HeldMoney, Part, T, counts
 from desk_model import Model
 from hypothesis.stateful import RuleBasedStateMachine
 
@@ -97,17 +98,33 @@ class TwoDesks(RuleBasedStateMachine):
             account: {window: self.posted_without(left_out, account, window) for window in WINDOWS}
             for account in wanted.accounts
         }
+        steps: dict[str, dict[Window, dict[int, int]]] = {
+            account: {window: self.steps_without(left_out, account, window) for window in wanted.rolling_starts_ms}
+            for account in wanted.accounts
+        }
         runs = {account: self.calls_without(left_out, account) for account in wanted.accounts if account[:4] == "run:"}
-        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted, runs=runs)
+        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted, steps_nanos=steps, runs=runs)
 
     def posted_without(self, left_out: set[str], account: str, window: Window) -> int:
         """What the stored entries say, but for those of these holds."""
-        now, holds = window_name(window, self.model.now_ms), [self.model.holds[hold_id] for hold_id in left_out]
+        holds = [self.model.holds[hold_id] for hold_id in left_out]
         return self.model.posted(account, window) - sum(
             hold.posted_nanos
             for hold in holds
-            if account in hold.accounts and window_name(window, hold.grant.granted_at_ms) == now
+            if account in hold.accounts and counts(window, hold.grant.granted_at_ms, self.model.now_ms)
         )
+
+    def steps_without(self, left_out: set[str], account: str, window: Window) -> dict[int, int]:
+        """The same of a rolling window, by when its steps began."""
+        spent = [(START_MS - EARLIER_MS, self.model.earlier.get((account, window), 0))]
+        for hold_id, hold in self.model.holds.items():
+            if account in hold.accounts and hold_id not in left_out:
+                spent.append((hold.grant.granted_at_ms, hold.posted_nanos))
+        steps, step_ms = Counter[int](), ROLLING[window][1]
+        for at_ms, nanos in spent:
+            if counts(window, at_ms, self.model.now_ms):
+                steps[at_ms // step_ms * step_ms] += nanos
+        return dict(steps)
 
     def calls_without(self, left_out: set[str], account: str) -> tuple[int, int]:
         """How many calls have stored entries, but for those of these holds, and when the first one was granted."""

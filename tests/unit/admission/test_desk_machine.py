@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from desk_bugs import BROKEN
-from desk_drawn import NO_RUN, AskedOfRun
-from desk_facts import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
+from desk_drawn import NO_RUN, AskedOfRun, bought
+from desk_facts import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, ODD, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
 from desk_machine import DeskMachine
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -22,7 +22,7 @@ from searches import examples
 
 from paymaster.admission import books
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
-from paymaster.messages import Candidate, Reserve, RunTerms, Settle, Void
+from paymaster.messages import Candidate, Reserve, RunawayTerms, RunTerms, Settle, Void
 
 SEARCH = int(os.environ.get("DESK_MACHINE_EXAMPLES", "0"))
 EXAMPLES = settings(
@@ -91,9 +91,15 @@ class Steps(DeskMachine):
             self.a_cut_changes_nothing()
 
     def ask(
-        self, *budgets: str, calls: Sequence[Candidate] = (CALL,), mode: Mode = "wait", run: AskedOfRun = NO_RUN
+        self,
+        *budgets: str,
+        calls: Sequence[Candidate] = (CALL,),
+        mode: Mode = "wait",
+        run: AskedOfRun = NO_RUN,
+        input_bytes: int = 10,
+        digest: str = "",
     ) -> Reserve:
-        request = self.request(budgets, [*calls], mode, run=run)
+        request = self.request(budgets, [*calls], mode, input_bytes=input_bytes, run=run, digest=digest)
         self.send(request)
         self.look()
         return request
@@ -197,10 +203,57 @@ def steps_of_runs() -> None:
     assert [hold.grant.run for hold in steps.in_state("pending")] == ["r1/a", "r1", "r2"]
 
 
+def steps_of_a_runaway() -> None:
+    """A run asks twice for the same thing and is held; an admin lets it go on."""
+    loops = RunawayTerms(identical_calls=2)
+    steps = Steps(File(caps_nanos={("budget:acme", "day"): 100 * UNIT}, runaway={"budget:acme": loops}))
+    for _ in range(3):
+        steps.ask("acme", run=("r1", ()), digest="again")
+    steps.ask("acme", run=("r1/a", ()), digest="other")
+    assert (len(steps.in_state("pending")), len(steps.model.queue)) == (2, 2)
+    assert steps.model.parts["r1"].held
+    steps.let_go_on("r1")
+    steps.look()
+    assert not steps.model.queue
+
+
+def steps_of_rolling_windows() -> None:
+    """What is spent counts for a day and as long as its hour."""
+    steps = Steps(File(caps_nanos={("budget:acme", "24h"): 2 * UNIT}))
+    steps.ends(steps.ask("acme").hold_id, UNIT)
+    steps.wait(45)
+    steps.ends(steps.ask("acme").hold_id, UNIT)
+    steps.ask("acme")
+    steps.wait(23 * 60)
+    assert len(steps.model.queue) == 1
+    for _ in range(3):  # a jump of a day is not believed at once
+        steps.wait(20)
+    assert not steps.model.queue
+    steps.set_cap(("budget:solo", "7d"), UNIT)
+    steps.look()
+
+
+def steps_of_purchases_and_counts() -> None:
+    """A purchase takes money and no place; a call whose bytes do not fit beside it counts its tokens."""
+    text = Candidate(service="t", model="m", max_output_tokens=100, price=ODD, countable=True)
+    file = File(caps_nanos={("budget:acme", "day"): 4 * UNIT}, concurrent_max={"budget:acme": 1})
+    steps = Steps(file)
+    steps.ask("acme", calls=[bought(2 * UNIT)])
+    hold_id = steps.ask("acme", calls=[text], input_bytes=6_000).hold_id
+    grant = steps.model.holds[hold_id].grant
+    assert grant.counted_tokens == 1_500
+    steps.ends(hold_id, grant.bound_nanos * 5 // 4)  # its service is not believed as much from now on
+    steps.ends("run-1/1", UNIT)
+    steps.ask("acme", calls=[text], input_bytes=9_000, mode="fail")
+
+
 def a_few_steps() -> None:
     steps_of_budgets()
     steps_of_names()
     steps_of_runs()
+    steps_of_a_runaway()
+    steps_of_rolling_windows()
+    steps_of_purchases_and_counts()
 
 
 def test_the_machine_has_nothing_to_say_of_a_few_steps() -> None:
