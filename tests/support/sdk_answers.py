@@ -6,15 +6,16 @@ from typing import Any
 _CHUNK: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m-1"}
 
 
-def _event(data: dict[str, Any], name: str | None = None) -> str:
+def event(data: dict[str, Any], name: str | None = None) -> str:
+    """Of a stream. `name` None: it has none, as in chat completions."""
     head = "" if name is None else f"event: {name}\n"
     return f"{head}data: {json.dumps(data)}\n\n"
 
 
 CHAT_CHUNKS = [
-    _event({**_CHUNK, "choices": [{"index": 0, "delta": {"content": "aé"}}]}),
-    _event({**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
-    _event({**_CHUNK, "choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}}),
+    event({**_CHUNK, "choices": [{"index": 0, "delta": {"content": "aé"}}]}),
+    event({**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    event({**_CHUNK, "choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}}),
     "data: [DONE]\n\n",
 ]
 VECTORS = json.dumps(
@@ -44,7 +45,7 @@ _RESPONSE = {
 }
 RESPONSE = json.dumps(_RESPONSE).encode()
 RESPONSE_EVENTS = [
-    _event({"type": name, "sequence_number": number, "response": {**_RESPONSE, **changed}}, name)
+    event({"type": name, "sequence_number": number, "response": {**_RESPONSE, **changed}}, name)
     for number, (name, changed) in enumerate(
         [("response.created", {"status": "in_progress", "output": []}), ("response.completed", {})]
     )
@@ -55,7 +56,7 @@ MESSAGE = json.dumps(
     {**_MESSAGE, "content": [{"type": "text", "text": "é"}], "stop_reason": "end_turn", "usage": _USAGE}
 ).encode()
 MESSAGE_EVENTS = [
-    _event(data, str(data["type"]))
+    event(data, str(data["type"]))
     for data in (
         {"type": "message_start", "message": {**_MESSAGE, "content": [], "usage": {**_USAGE, "output_tokens": 1}}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -72,8 +73,8 @@ _GENERATED: dict[str, Any] = {
 }
 GENERATED = json.dumps(_GENERATED).encode()
 GENERATED_EVENTS = [
-    _event({"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}]}}]}),
-    _event(_GENERATED),
+    event({"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}]}}]}),
+    event(_GENERATED),
 ]
 GEMINI_VECTORS = json.dumps(
     {"embeddings": [{"values": [0.5]}, {"values": [-0.5]}], "usageMetadata": {"promptTokenCount": 12}}
