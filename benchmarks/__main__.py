@@ -11,9 +11,21 @@ import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks import calls, desk, memory, reservations, several_budgets, usage, waiting, where_time_goes, wire_calls
+from benchmarks import (
+    calls,
+    desk,
+    gateway,
+    memory,
+    reservations,
+    several_budgets,
+    usage,
+    waiting,
+    where_time_goes,
+    wire_calls,
+)
 from benchmarks.figures import Figure, as_data, table
 from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
@@ -31,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "waiting": waiting.calls_at_once,
     "wire": wire_calls.cost_of_the_format,
     "transport": wire_calls.cost_of_the_transport,
+    "gateway": gateway.cost_of_the_gateway,
     "budgets": several_budgets.cost_of_budgets,
     "memory": memory.growth,
 }
@@ -45,7 +58,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*ALONE, *BENCHMARKS, []], help="which ones (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--long", action="store_true", help=f"also {', '.join(LONG)}")
+    parser.add_argument("--url", help="of another gateway, up to /v1, which `gateway` measures in turns with ours")
+    parser.add_argument("--key", default="-", help="for the other gateway")
+    parser.add_argument("--model", default="bench-model", help="of the other gateway")
     options = parser.parse_args()
+    if options.url is not None:
+        other = gateway.Address(options.url, options.key, options.model)
+        BENCHMARKS["gateway"] = partial(gateway.against_another, other=other)
     names = options.names or [name for name in (*ALONE, *BENCHMARKS) if options.long or name not in LONG]
     figures = [figure for name in names if name in ALONE for figure in ALONE[name]()]
     if on_site := [name for name in names if name in BENCHMARKS]:

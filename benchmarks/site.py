@@ -68,6 +68,10 @@ class Site:
     """`python worker.py`."""
     unbudgeted_worker: GuardedProcess
     """`python -m benchmarks.unbudgeted`."""
+    environment: dict[str, str]
+    """What a process of Paymaster is started with."""
+    folder: Path
+    """For logs."""
 
     @property
     def ledger(self) -> Ledger:
@@ -94,7 +98,7 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
         cwd=ROOT,
         log_file=folder / "provider.log",
     ) as provider:
-        port = await _first_line(provider)
+        port = await first_line(provider)
         provider_url = f"http://127.0.0.1:{port}"
         config_file = folder / "paymaster.toml"
         config_file.write_text(_CONFIGURATION.format(provider=provider_url))
@@ -115,7 +119,17 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
                 log_file=folder / "unbudgeted.log",
             ) as unbudgeted_worker,
         ):
-            site = Site(client, stack, provider_url, config_file, provider, worker, unbudgeted_worker)
+            site = Site(
+                client,
+                stack,
+                provider_url,
+                config_file,
+                provider,
+                worker,
+                unbudgeted_worker,
+                environment,
+                folder,
+            )
             await _until_the_ledger_answers(site)
             yield site
 
@@ -132,7 +146,8 @@ async def _new_database(server_url: str, name: str) -> str:
     return url
 
 
-async def _first_line(process: GuardedProcess) -> str:
+async def first_line(process: GuardedProcess) -> str:
+    """What a process says first, once it says something. Raises RuntimeError."""
     deadline = time.monotonic() + _STARTS_WITHIN_S
     while not (said := process.log_tail()):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, reservations, where_time_goes
+from benchmarks import calls, gateway, reservations, where_time_goes
 from benchmarks import waiting as waiting_calls
 from benchmarks.figures import Figure, table
 from benchmarks.site import Site, running_site
@@ -43,6 +43,16 @@ async def test_reservations_and_waiting_calls_are_measured(site: Site):
     assert ratio.value == pytest.approx(by_update.value / by_signal.value)
     waiting, _ = await waiting_calls.calls_at_once(site, calls=5, waiting_s=0.1)
     assert waiting.value == 5
+
+
+async def test_the_gateway_is_compared_with_a_client_and_with_another(site: Site):
+    ratio, through, without, processor = await gateway.cost_of_the_gateway(site, pairs=1, calls=4)
+    assert ratio.value == pytest.approx(through.value / without.value)
+    assert processor.value > 0
+    provider = gateway.Address(f"{site.provider_url}/now/v1", "-", "bench-model")
+    ratio, *_, p50, p99 = await gateway.against_another(site, other=provider, pairs=1, calls=4)
+    assert 0 < ratio.value < 1
+    assert 0 < p50.value <= p99.value
 
 
 def test_the_table_says_what_is_reached():
