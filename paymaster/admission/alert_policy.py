@@ -83,6 +83,10 @@ class AlertPolicy:
                 self._state.now_ms, "watched", alert_texts.runaway_watched(run, why), f"runaway {run}"
             )
 
+    def runaway_forgotten(self, run: str) -> None:
+        """A held run made room for others."""
+        self._outbox.alert(self._state.now_ms, "runaway", alert_texts.runaway_forgotten(run), f"run:{run}")
+
     def price(self, grant: Grant) -> None:
         """A price decides as much as a cap, and each worker has its own: every change is told, once a day each.
 

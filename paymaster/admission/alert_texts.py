@@ -8,7 +8,7 @@ from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc
 from paymaster.messages import AdminMessage, EndRun, Grant, RaiseRun, ResumeRun, Settle, Window
-from paymaster.values.limits import STATE_BYTES_MAX
+from paymaster.values.limits import RUNS_KEPT_MAX, STATE_BYTES_MAX
 from paymaster.values.money import format_usd
 
 APPLY = "`paymaster config diff` shows it, `paymaster config apply` does it"
@@ -159,6 +159,13 @@ def runaway(run: str, why: str) -> str:
     return (
         f"run {run} is held: {why}. `paymaster runs resume {run}` lets it go on, `paymaster runs end {run}` ends it "
         "(both with --reason)"
+    )
+
+
+def runaway_forgotten(run: str) -> str:
+    return (
+        f"run {run} is held no more: the ledger keeps {RUNS_KEPT_MAX:,} runs that are held or were ended, and of those "
+        f"held it was unused for longest. `paymaster runs end {run}` lets no call of it begin (with --reason)"
     )
 
 

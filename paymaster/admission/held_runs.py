@@ -22,8 +22,13 @@ def take_back(hold: Hold, accounts: Mapping[str, Account]) -> None:
 
 def is_held(path: str, holds: Collection[Hold]) -> bool:
     """Whether any of the holds is of this run or of a part of it."""
-    below = f"{path}/"
-    return any((run := hold.grant.run) is not None and (run == path or run.startswith(below)) for hold in holds)
+    return any(is_of(hold, path) for hold in holds)
+
+
+def is_of(hold: Hold, path: str) -> bool:
+    """Whether the hold is of this run or of a part of it."""
+    run = hold.grant.run
+    return run is not None and (run == path or run.startswith(f"{path}/"))
 
 
 def count_anew(key: str, run: Run, holds: Collection[Hold]) -> None:

@@ -4,7 +4,7 @@ What a forgotten account has spent is in the stored rows, and is read from them 
 who is active, and not who exists.
 """
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from paymaster.admission.account_rows import account_configs, limiting_runs, template_key
@@ -16,7 +16,8 @@ from paymaster.admission.runs import Run, limits_of, run_levels
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, DeskConfig, Reserve, RunTerms
 from paymaster.values.budget_path import accounts_charged, budgets_charged, is_template
-from paymaster.values.limits import ACCOUNTS_MAX
+from paymaster.values.limits import ACCOUNTS_MAX, ENDED_RUNS_MAX, RUNS_KEPT_MAX
+from paymaster.values.run_path import run_ancestors
 
 FORGOTTEN_AFTER_MINUTES = 10
 """How long an account stays that nobody uses."""
@@ -42,12 +43,21 @@ class OnDemand:
     def open_for(self, request: Reserve) -> Obstacle | None:
         """Opens the accounts that a call needs and that nobody has named. Says why that cannot be now."""
         self._take_config()
+        if request.run is not None and (ended := self._ended(request.run)) is not None:
+            return ended
         if self._known_service(request) is None and not _is_purchase(request):
             return None  # none of its candidates can ever be called
         in_the_way = self._open_budgets(request) if self._has_templates else None
         if in_the_way is None and request.run is not None:
             return self._open_runs(request, request.run)
         return in_the_way
+
+    def _ended(self, path: str) -> Obstacle | None:
+        """Whether an admin ended the run, or what it is a part of, and only its name is left."""
+        for level in run_ancestors(path) if self._state.ended_runs else ():
+            if level in self._state.ended_runs:
+                return Obstacle("impossible", "run_ended", f"run:{level} was ended by an admin")
+        return None
 
     def _open_budgets(self, request: Reserve) -> Obstacle | None:
         for path in budgets_charged(request.budgets):
@@ -121,8 +131,38 @@ class OnDemand:
         return key not in self._configs and template_key(key) in self._configs
 
     def forget(self) -> None:
-        """Takes accounts out of the books that nobody has used for a while."""
+        """Takes accounts out of the books that nobody has used for a while, and names of ended runs."""
         self._forget(self._idle(self._minute() - FORGOTTEN_AFTER_MINUTES, self._parked()))
+        ended, latest_minute = self._state.ended_runs, self._minute() - CHANGED_RUN_KEPT_MINUTES
+        for path in [path for path, minute in ended.items() if minute <= latest_minute]:
+            del ended[path]
+
+    def has_room_for_stopped(self, *needed_by: Reserve) -> bool:
+        """Where runs that were ended, or are held, have more than their share of the accounts, some of those at rest
+        leave it, the longest unused first: ended ones, whose names stay, then held ones."""
+        runs = [(account, account.run) for account in self._ledger.accounts.values() if account.run is not None]
+        stopped = {account.key: run for account, run in runs if run.is_stopped}
+        if len(stopped) < RUNS_KEPT_MAX:
+            return True
+        accounts = (self._ledger.accounts[key] for key in stopped)
+        resting = self._unneeded((each for each in accounts if self._is_at_rest(each)), [*needed_by, *self._parked()])
+        resting.sort(key=lambda account: (not stopped[account.key].ended_by, account.used_minute))
+        leaving = resting[: len(stopped) - RUNS_KEPT_MAX + max(1, RUNS_KEPT_MAX // 10)]
+        for account in leaving:
+            path = account.key.removeprefix("run:")
+            if stopped[account.key].ended_by:
+                self.remember_ended(path, account.used_minute)
+            else:
+                self._alerts.runaway_forgotten(path)
+        self._forget(leaving)
+        return len(stopped) - len(leaving) < RUNS_KEPT_MAX
+
+    def remember_ended(self, path: str, minute: int | None = None) -> None:
+        """That a run was ended which has no account, the oldest of too many no more."""
+        ended = self._state.ended_runs
+        ended[path] = self._minute() if minute is None else minute
+        if len(ended) > ENDED_RUNS_MAX:
+            del ended[min(ended, key=ended.__getitem__)]
 
     def has_room(self, *needed_by: Reserve) -> bool:
         """Where there is none, those that nobody uses now make room, the longest unused first; none that these need."""
@@ -138,20 +178,25 @@ class OnDemand:
         None whose money is on hold, unconfirmed, or missing in the database, whose cap an admin has changed, whose
         limits are not drained, or which a call needs that waits. Runs that an admin changed stay for a week.
         """
-        now_ms = self._state.now_ms
-        idle = [
+        idle = (
             account
             for account in self._ledger.accounts.values()
-            if account.is_on_demand and _kept_until(account) <= latest_minute and _is_at_rest(account, now_ms)
-        ]
-        if not idle:
-            return []
-        needed = self._needed(needed_by)
-        return [account for account in idle if account.key not in needed]
+            if account.is_on_demand and _kept_until(account) <= latest_minute and self._is_at_rest(account)
+        )
+        return self._unneeded(idle, needed_by)
 
-    def _needed(self, requests: Iterable[Reserve]) -> Set[str]:
+    def _is_at_rest(self, account: Account) -> bool:
+        unsettled = any(balance.missing_nanos or balance.let_through for balance in account.balances.values())
+        by_admin = account.run is None and account.is_changed_by_admin
+        return not (account.loading or unsettled or by_admin) and account.limiter.is_idle(self._state.now_ms)
+
+    def _unneeded(self, accounts: Iterable[Account], needed_by: Iterable[Reserve]) -> list[Account]:
+        """Those that no hold is charged to, and that none of these requests needs."""
+        if not (accounts := list(accounts)):
+            return []
         held = {key for hold in self._ledger.holds.values() for key in hold.accounts}
-        return held.union(*(accounts_charged(each.budgets, "", each.run) for each in requests))
+        needed = held.union(*(accounts_charged(each.budgets, "", each.run) for each in needed_by))
+        return [account for account in accounts if account.key not in needed]
 
     def _forget(self, accounts: Iterable[Account]) -> None:
         if gone := {account.key for account in accounts}:
@@ -188,9 +233,3 @@ def _kept_until(account: Account) -> int:
     """In minutes since 1970."""
     changed = account.run is not None and account.is_changed_by_admin
     return account.used_minute + CHANGED_RUN_KEPT_MINUTES * changed
-
-
-def _is_at_rest(account: Account, now_ms: int) -> bool:
-    unsettled = any(balance.missing_nanos or balance.let_through for balance in account.balances.values())
-    by_admin = account.run is None and account.is_changed_by_admin
-    return not (account.loading or unsettled or by_admin) and account.limiter.is_idle(now_ms)

@@ -99,7 +99,7 @@ class Parking:
             if countable is not None:
                 return CountFirst(hold_id=hold_id, candidate=countable.model_copy(update={"price": None}))
         self._alerts.obstacles(obstacles)
-        self._hold_runaway(deciding)
+        self._hold_runaway(deciding, request)
         if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
             why = self._why(request, obstacles)
             return self._granting.deny(hold_id, deciding.reason, why.detail, why.in_the_way)
@@ -123,10 +123,11 @@ class Parking:
         self._alerts.parked(deciding)
         return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
 
-    def _hold_runaway(self, deciding: Obstacle) -> None:
+    def _hold_runaway(self, deciding: Obstacle, request: Reserve) -> None:
         """From the call on that makes its run a runaway, all of the run's calls wait for an admin."""
         account = None if deciding.account is None else self._ledger.accounts.get(deciding.account)
         if deciding.reason == "runaway" and account is not None and account.run is not None and not account.run.held:
+            self.on_demand.has_room_for_stopped(request)
             account.run.held = deciding.detail
             self._ledger.mark([account.key])
             self._alerts.runaway(account.key.removeprefix("run:"), deciding.detail, enforced=True)
@@ -210,7 +211,7 @@ class Parking:
             return True
         deciding = decide(found)
         self._alerts.obstacles(found)
-        self._hold_runaway(deciding)
+        self._hold_runaway(deciding, call.reserve)
         # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
         failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
         if failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call)):

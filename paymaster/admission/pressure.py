@@ -43,6 +43,7 @@ def estimated_bytes(state: DeskState) -> int:
         + sum(map(alert_bytes, outbox.sending))
         + (0 if loading is None else _KNOWN_HOLD * (len(loading.known_holds) + len(loading.accounts)))
         + _SIGNATURE * len(state.used_signatures)
+        + sum(map(len, state.ended_runs))
         + sum(len(text.encode()) for text in state.refused_messages)
         + sum(answer.size() for answer in state.answers.values())
     )

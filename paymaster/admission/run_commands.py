@@ -6,6 +6,7 @@ from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.authority import signed
 from paymaster.admission.books import Ledger
 from paymaster.admission.caps import Caps
+from paymaster.admission.held_runs import is_of
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.runs import Run
@@ -70,22 +71,30 @@ class RunCommands:
             raise ValueError(alert_texts.RUNS_NEED_RULES)
         check_run_path(change.run)
         key = f"run:{change.run}"
-        account = self._ledger.accounts.get(key) or self._open(key)
-        assert account.run is not None  # the key says it
-        account.run.ended_by = alert_texts.by_whom(change)
+        by, account = alert_texts.by_whom(change), self._ledger.accounts.get(key)
+        state = None if account is None else _ended(account, by)
+        has_room = self._parking.on_demand.has_room_for_stopped()
+        if state is None:
+            state = _ended(self._open(key), by) if has_room else self._ended_by_name(change.run, by)
         for hold in self._ledger.pending.values():
-            if key in hold.accounts:
-                self._outbox.withdraw(hold, f"{key} was ended by {account.run.ended_by}")
+            if is_of(hold, change.run):
+                self._outbox.withdraw(hold, f"{key} was ended by {by}")
         self._ledger.mark([key])
         self._alerts.run_changed(alert_texts.run_ended(change), key)
         self._parking.look_at_everybody()
-        return run_state(account)
+        return state
+
+    def _ended_by_name(self, path: str, by: str) -> RunState:
+        """One that gets no account: so many were ended of late."""
+        self._parking.on_demand.remember_ended(path)
+        return RunState(run=path, cap_nanos=None, calls=0, calls_max=None, began_at_ms=0, ends_at_ms=None, ended_by=by)
 
     def _open(self, key: str) -> Account:
         if not self._parking.on_demand.has_room():
             raise ValueError(
                 f"the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten: ask again later"
             )
+        self._state.ended_runs.pop(key.removeprefix("run:"), None)
         return self._parking.on_demand.open_run(key, Run())
 
     def _known(self, path: str) -> tuple[Account, Run]:
@@ -95,3 +104,9 @@ class RunCommands:
                 f"the ledger has no limited run {path!r} now; `paymaster runs list` shows those that it has"
             )
         return account, account.run
+
+
+def _ended(account: Account, by: str) -> RunState:
+    assert account.run is not None  # the key says it
+    account.run.ended_by = by
+    return run_state(account)

@@ -55,6 +55,11 @@ class Run:
         return bool(self.more_calls or self.more_ms or self.ended_by or self.held)
 
     @property
+    def is_stopped(self) -> bool:
+        """Nothing of it goes on: an admin ended it, or it is held."""
+        return bool(self.ended_by or self.held)
+
+    @property
     def ends_ms(self) -> int | None:
         """When its time is over. None: never, or not known before its first grant."""
         if self.lasts_ms is None or not self.began_ms:

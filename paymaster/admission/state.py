@@ -112,6 +112,8 @@ class DeskState:
     outbox: OutboxState = field(default_factory=OutboxState)
     refused_messages: list[str] = field(default_factory=list[str])
     refused_this_minute: int = 0
+    ended_runs: dict[str, int] = field(default_factory=dict[str, int])
+    """Runs that admins ended and that have no account, and when they were used last, in minutes since 1970."""
     used_signatures: dict[str, int] = field(default_factory=dict[str, int])
     """When they expire. Each is good for one command; after that time it is refused without this, unless the clock
     goes back: so the latest are kept for longer."""

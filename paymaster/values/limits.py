@@ -151,6 +151,10 @@ LOOK_AFTER_BYTES = 64 * 1024
 """So many bytes of new calls, as messages, and the ledger looks how large its state is; else once a minute."""
 ACCOUNTS_MAX = BUDGETS_MAX + 2_000
 """Budgets and services, of the configuration and opened by admins."""
+RUNS_KEPT_MAX = 1_000
+"""Runs that admins ended, or that are held, which have an account, but for those with money on hold."""
+ENDED_RUNS_MAX = 4_000
+"""Ended runs without an account, of which only the name is remembered."""
 REMEMBER_ENDED_MAX = 10_000
 """Ended holds that are remembered, for an hour. A reserve that is older than a forgotten one is answered `ended`."""
 UNCONFIRMED_MAX = 1_000
