@@ -19,6 +19,7 @@ from paymaster.admission.lines import Lines, lines_of
 from paymaster.admission.rolling import roll_windows
 from paymaster.admission.runs import Run
 from paymaster.admission.timers import Timers
+from paymaster.admission.token_counts import BYTES_PER_TOKEN, TOKENS_NOT_ESTIMATED_MAX
 from paymaster.messages import AccountConfig, BudgetNotice, Window
 from paymaster.messages.base import CountsForBudgets
 from paymaster.values.budget_path import accounts_charged
@@ -28,19 +29,8 @@ from paymaster.values.windows import ALL_WINDOWS, LOCAL_WINDOWS, ROLLING_MS, STE
 
 CHARGED_MAX = 20_000
 """How many budgets' accounts are remembered, to look them up only once."""
-
-
 LOOK_FOR_ROOM_MS = 1_000
 """Between two looks for accounts that can be forgotten: each looks at all of them."""
-
-BYTES_PER_TOKEN = 4
-"""For the estimate that rate limits are charged with before the call: English text has about 4.5 bytes a token. What it
-is wrong by is corrected when the call has ended."""
-INPUT_OVERHEAD_TOKENS = 1_024
-"""Input tokens never exceeded the request's bytes plus this in 1,259 of 1,260 recorded text-only calls to 12 hosts; the
-one exception searched the web by itself. The largest overhead seen over the bytes was 629 (a hidden system prompt)."""
-TOKENS_NOT_ESTIMATED_MAX = INPUT_OVERHEAD_TOKENS + BYTES_PER_TOKEN - 1
-"""No attempt has more tokens than its estimate times `BYTES_PER_TOKEN`, and these."""
 
 
 @dataclass(slots=True)

@@ -214,8 +214,7 @@ class Desk:
         """
         self.advance(now_ms)
         change = Configure(config=config, force=force, signature=signature, who=who, may_remove=may_remove)
-        answer = self._configs.configure(change)
-        if not answer.applied:
+        if not (answer := self._configs.configure(change)).applied:
             return answer
         self.advance(now_ms)
         return answer.model_copy(update={"kept": self.in_force.kept(config)})
@@ -318,8 +317,8 @@ class Desk:
     def refuse_message(self, text: str, now_ms: int) -> None:
         """Keeps a message that could not be applied where operators see it."""
         self.advance(now_ms)
-        state, text = self.state, cut(text, REFUSED_BYTES_MAX)
-        state.refused_messages = [*state.refused_messages, text][-REFUSED_KEPT:]
+        text = cut(text, REFUSED_BYTES_MAX)
+        self.state.refused_messages = [*self.state.refused_messages, text][-REFUSED_KEPT:]
         self._alerts.refused(text)
 
     def status(self, page: StatusRequest = _FIRST_PAGE, now_ms: int = 0) -> DeskStatus:

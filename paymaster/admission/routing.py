@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 from paymaster.admission.accounts import Account
 from paymaster.admission.book_changes import Shortfall
-from paymaster.admission.books import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS, Ledger
+from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.runs import Run
 from paymaster.admission.sharing import least_used
+from paymaster.admission.token_counts import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS
 from paymaster.messages import Candidate, Grant, Reserve, Window
 from paymaster.values.budget_path import budget_ancestors, budgets_charged
 from paymaster.values.money import TOKENS_PER_PRICE, format_usd
