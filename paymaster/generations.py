@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import cast
 
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, CancelledError
@@ -51,6 +52,17 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
         result = await self.result() if status is WorkflowExecutionStatus.COMPLETED else None
         return result if result is not None and result.may_be_asked_again else None
 
+    async def asked(self) -> LLMRequest:
+        """What the call was started with."""
+        async for event in self.fetch_history_events(page_size=1):
+            return await self._request_in(event)
+        raise AssertionError("a history begins with the start of its workflow")
+
+    async def _request_in(self, started: HistoryEvent) -> LLMRequest:
+        payloads = started.workflow_execution_started_event_attributes.input.payloads
+        [message] = await self._client.data_converter.decode(payloads, [RawValue])
+        return read_raw(cast(RawValue, message), LLMRequest)
+
     async def _end_unsent(self) -> LLMResult | None:
         """None where an attempt was begun, whether it came to anything or not."""
         digest = ""
@@ -59,9 +71,7 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
             if scheduled.activity_type.name == CALL_SERVICE.name:
                 return None
             if event.HasField("workflow_execution_started_event_attributes"):
-                payloads = event.workflow_execution_started_event_attributes.input.payloads
-                [message] = await self._client.data_converter.decode(payloads, [RawValue])
-                digest = read_raw(cast(RawValue, message), LLMRequest).digest()
+                digest = (await self._request_in(event)).digest()
         return LLMResult(
             outcome=Outcome.UNAVAILABLE,
             call_id=call_id_of(self.id),

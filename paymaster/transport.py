@@ -39,6 +39,7 @@ from paymaster.wire_requests import (
     told_by_client,
     told_of_failure,
 )
+from paymaster.withdrawal import result_while_wanted
 
 __all__ = ["PaymasterTransport", "SyncPaymasterTransport"]
 
@@ -181,7 +182,8 @@ async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
     """Raises httpx2.ConnectError."""
     request = asked.request.model_copy(update={"call_id": call_id})
     try:
-        return await told_by_client(client, request, asked.dialect, keeps=asked.call_id is not None)
+        result = result_while_wanted(client, request, keeps=asked.call_id is not None)
+        return await told_by_client(client, result, asked.dialect)
     except TemporalUnreachable as error:
         raise httpx2.ConnectError(str(error)) from error
 

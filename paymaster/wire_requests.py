@@ -1,6 +1,6 @@
 """An SDK's request as a call, and its result as the response: what the transport and the gateway have in common."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -15,7 +15,6 @@ from paymaster.messages.wire import Dialect, Wire
 from paymaster.values.money import nanos_to_usd
 from paymaster.wire.dialects import model_named
 from paymaster.wire.refusals import Told, refusal, told
-from paymaster.withdrawal import result_while_wanted
 
 ID_HEADER = "idempotency-key"
 REPEATS_HEADER = "x-stainless-retry-count"
@@ -79,14 +78,14 @@ def call_id_of_key(key: str | None) -> str | None:
 
 
 async def told_by_client(
-    client: Client, request: LLMRequest, dialect: Dialect, *, keeps: bool, may_wait_again: bool = False
+    client: Client, awaited: Awaitable[LLMResult], dialect: Dialect, *, may_wait_again: bool = False
 ) -> Told:
-    """The response to a call, which has an id and is cancelled when this is, unless it is kept (`keeps`).
+    """The response to a call whose result is awaited.
 
     `may_wait_again`: it was not the caller who said how long it may wait. Default: it was. Raises TemporalUnreachable.
     """
     try:
-        result = await result_while_wanted(client, request, keeps=keeps)
+        result = await awaited
         pieces = await body_of(result, lambda found: paymaster.client.answer_pieces(client, found))
         return answered(result, dialect, pieces, may_wait_again=may_wait_again)
     except (CallIdReused, AnswerGone, WorkflowFailureError) as error:

@@ -1,5 +1,6 @@
 """The gateway's ASGI application, made of its parts."""
 
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,10 +14,10 @@ from paymaster.settings import Settings
 from paymaster.wire.refusals import refusal
 
 
-def gateway_app(settings: Settings, clients: Clients, temporal: Client) -> Starlette:
-    """Everything that the gateway answers on its public address."""
+def gateway_app(settings: Settings, clients: Clients, temporal: Client, engine: AsyncEngine | None = None) -> Starlette:
+    """Everything that the gateway answers on its public address. `engine` None: there is no database."""
     app = Starlette(
-        routes=Endpoints(settings, clients, temporal).routes(),
+        routes=Endpoints(settings, clients, temporal, engine).routes(),
         exception_handlers={HTTPException: _not_served},
     )
     app.router.redirect_slashes = False

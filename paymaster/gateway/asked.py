@@ -6,6 +6,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import unquote
+from uuid import uuid4
 
 from paymaster.gateway.clients import ClientTerms
 from paymaster.messages import LLMRequest
@@ -13,13 +14,16 @@ from paymaster.messages.wire import Dialect, Wire
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.run_path import check_run_segment
 from paymaster.wire.dialects import dialect_of, sent_headers
-from paymaster.wire_requests import ID_HEADER, Terms, request_of, route_named
+from paymaster.wire_requests import ID_HEADER, Terms, repeats_of, request_of, route_named
 
 BUDGET_HEADER = "x-paymaster-budget"
 RUN_HEADER = "x-paymaster-run"
+DETACH_HEADER = "x-paymaster-detach"
 METADATA_HEADER = "x-paymaster-metadata"
 SESSION_HEADERS = ("x-claude-code-session-id", "session-id")
 """Of Claude Code and Codex: each session of theirs is a run."""
+_NAME_DIGITS = 20
+"""Of a client's name in the ids of its calls: 80 bits, so that no two clients have the same."""
 CLIENT = "client"
 """The key of the metadata that has the client's name."""
 
@@ -40,6 +44,10 @@ class AskedCall(NamedTuple):
     dialect: Dialect
     keeps: bool
     """Its caller may come back for it with its key."""
+    repeats: int = 0
+    """How often its SDK has sent it before, by its own word."""
+    detached: bool = False
+    """It goes on, and stays parked, when its caller goes, who fetches it by its id."""
 
 
 def asked_call(
@@ -53,13 +61,15 @@ def asked_call(
     if found is None:
         raise Refused("no_such_path", f"{target.partition('?')[0]} is no call of an LLM that Paymaster knows")
     dialect, path = found
+    detached = _detached(headers)
     try:
         wire = Wire(dialect=dialect, body=body, headers=sent_headers(dialect, headers), path=path)
         check_route(route_named(wire), client)
         terms = Terms(
             budget=budget_of(headers.get(BUDGET_HEADER), client),
-            on_exhausted="fail",  # who waits for an HTTP response does not wait for tomorrow's money
-            wait_at_most=wait_at_most,
+            # Who waits for an HTTP response does not wait for tomorrow's money.
+            on_exhausted=None if detached else "fail",
+            wait_at_most=None if detached else wait_at_most,
             metadata={**metadata_in(headers.get(METADATA_HEADER, "")), **client.metadata, CLIENT: client.name},
             run=run_of(headers, client),
         )
@@ -68,7 +78,8 @@ def asked_call(
         raise Refused("bad_request", str(error)) from None
     key = headers.get(ID_HEADER)
     call_id = None if not key else call_id_of(client, key)
-    return AskedCall(request.model_copy(update={"call_id": call_id}), dialect, keeps=call_id is not None)
+    request = request.model_copy(update={"call_id": call_id})
+    return AskedCall(request, dialect, call_id is not None, repeats_of(headers), detached)
 
 
 def check_route(name: str, client: ClientTerms) -> None:
@@ -126,6 +137,28 @@ def metadata_in(written: str) -> dict[str, str]:
     return found
 
 
+def _detached(headers: Mapping[str, str]) -> bool:
+    """Raises Refused."""
+    said = headers.get(DETACH_HEADER, "false").lower()
+    if said not in ("true", "false"):
+        raise Refused("bad_request", f"{DETACH_HEADER}: {said!r} is neither true nor false")
+    return said == "true"
+
+
 def call_id_of(client: ClientTerms, key: str) -> str:
     """A client's `Idempotency-Key` as a call's id, which no other client can name."""
-    return "gateway-" + sha256("\0".join((client.name, key)).encode()).hexdigest()
+    return f"{_own(client)}key-{sha256(key.encode()).hexdigest()}"
+
+
+def new_call_id(client: ClientTerms) -> str:
+    return f"{_own(client)}{uuid4().hex}"
+
+
+def is_own_call(client: ClientTerms, call_id: str) -> bool:
+    """Whether the call is one of this client's."""
+    return call_id.startswith(_own(client))
+
+
+def _own(client: ClientTerms) -> str:
+    """What the ids of its calls begin with."""
+    return f"gw-{sha256(client.name.encode()).hexdigest()[:_NAME_DIGITS]}-"

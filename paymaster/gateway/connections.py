@@ -5,8 +5,10 @@ uvicorn bounds none of these with its quicker parser, which is why its protocol 
 
 import asyncio
 import resource
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
+from starlette.requests import Request
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -15,6 +17,9 @@ from paymaster.settings import GatewaySettings
 
 _FILES_LEFT = 100
 """Of the files that the process may open, those for Temporal, the database and logs."""
+_WHEN_CUT = "paymaster.when_cut"
+_AT_ONCE_S = 2.0
+"""Clients keep a connection for 5 s at least."""
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -45,6 +50,12 @@ def bounds_of(settings: GatewaySettings) -> Bounds:
     )
 
 
+def when_cut(request: Request, callback: Callable[[], object]) -> None:
+    """Has it called when the connection ends before the answer has gone out, or at once afterwards: then nobody knows
+    whether it arrived. An SDK keeps its connection."""
+    request.scope[_WHEN_CUT] = callback
+
+
 class Connection(HttpToolsProtocol):
     """One connection. A subclass of it has the bounds, since uvicorn makes them by the class."""
 
@@ -62,6 +73,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._unsent = 0
         self._answering = False
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))  # what a TCP server has, also uvloop's
@@ -73,6 +85,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.bounds.idle.pop(self, None)
         self._headers_are_here()
+        self._tell_when_cut()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -90,7 +103,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        self._answering = bool(self.pipeline)
+        self._answering, self._answered_at = bool(self.pipeline), self.loop.time()
         super().on_response_complete()
         if self.timeout_keep_alive_task is not None:
             self.bounds.idle[self] = None
@@ -107,6 +120,13 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def _tell_when_cut(self) -> None:
+        if not self.cycle or (callback := self.cycle.scope.get(_WHEN_CUT)) is None:
+            return
+        at_once = self.cycle.keep_alive and self.loop.time() - self._answered_at < _AT_ONCE_S
+        if at_once or not self.cycle.response_complete:
+            callback()
 
     def _expect_headers(self) -> None:
         if self._headers_timer is None:

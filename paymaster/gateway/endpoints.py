@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from uuid import uuid4
+from functools import partial
 
 from pydantic import JsonValue
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,30 +18,34 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from paymaster.gateway.answered import response_of
-from paymaster.gateway.asked import Refused, asked_call, check_route
+from paymaster.gateway.asked import AskedCall, Refused, asked_call, check_route
 from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
+from paymaster.gateway.connections import when_cut
 from paymaster.gateway.models import described, listed, names_for
+from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
 from paymaster.messages.wire import Dialect
 from paymaster.settings import Settings
 from paymaster.wire.refusals import Told, refusal
-from paymaster.wire_requests import TemporalUnreachable, told_by_client
+from paymaster.wire_requests import TemporalUnreachable
 
 Handler = Callable[[Request, ClientTerms], Awaitable[Response]]
 """Answers a request of a client. Raises Refused, TemporalUnreachable and CallerGone."""
 
 _HEALTH_WITHIN = timedelta(seconds=2)
+_ANSWERED = range(200, 300)
 _CALLER_GONE = 499
 """What proxies write into their logs; nobody gets it."""
 logger = logging.getLogger("paymaster.gateway")
 
 
 class Endpoints:
-    def __init__(self, settings: Settings, clients: Clients, temporal: Client) -> None:
+    def __init__(self, settings: Settings, clients: Clients, temporal: Client, engine: AsyncEngine | None) -> None:
         self._settings = settings
         self._gateway = settings.gateway
         self._clients = clients
         self._temporal = temporal
+        self._once = Once(temporal, engine, settings.ledger.name)
         self._in_flight = Counter[str]()
 
     def routes(self) -> list[Route]:
@@ -57,6 +62,7 @@ class Endpoints:
         ]
         return [
             Route("/healthz", self._healthz, methods=["GET"]),
+            Route(f"{CALLS_PATH}/{{call_id}}", self._served(None, self._fetched), methods=["GET"]),
             *(Route(path, self._served(dialect, self._call), methods=["POST"]) for path, dialect in posts),
             *(Route(path, self._no_websocket, methods=["GET"]) for path in ("/v1/responses", "/responses")),
             *(
@@ -121,13 +127,21 @@ class Endpoints:
     # -------------------------------------------------------- one each
 
     async def _call(self, request: Request, client: ClientTerms) -> Response:
+        async with self._once.call(await self._asked(request, client), client) as call:
+            answer = await while_connected(request, call.told(self._gateway.wait_at_most))
+            call.is_told = True
+        if answer.status in _ANSWERED:
+            when_cut(request, partial(self._once.lost, call))
+        return response_of(answer)
+
+    async def _asked(self, request: Request, client: ClientTerms) -> AskedCall:
         body = await read_body(request, self._gateway)
-        asked = asked_call(target_of(request), request.headers, body, client, self._gateway.wait_at_most)
-        call = asked.request
-        if call.call_id is None:
-            call = call.model_copy(update={"call_id": str(uuid4())})
-        telling = told_by_client(self._temporal, call, asked.dialect, keeps=asked.keeps, may_wait_again=True)
-        return response_of(await while_connected(request, telling))
+        return asked_call(target_of(request), request.headers, body, client, self._gateway.wait_at_most)
+
+    async def _fetched(self, request: Request, client: ClientTerms) -> Response:
+        """What became of one of the client's calls."""
+        found = await self._once.found(request.path_params["call_id"], client, dialect_spoken(request))
+        return response_of(found)
 
     async def _models(self, request: Request, client: ClientTerms) -> Response:
         """All that the client may name, or the one that the path names."""

@@ -86,9 +86,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     watching = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise CallerGone
+        if watching.done():  # also where there is an answer: nobody would get it
+            raise CallerGone
+        return working.result()
     finally:
         watching.cancel()
         working.cancel()

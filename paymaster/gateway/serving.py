@@ -21,6 +21,7 @@ from paymaster.gateway.connections import Connection, bounds_of
 from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.observability.telemetry import telemetry_of
 from paymaster.settings import ConfigurationError, GatewaySettings, Settings, format_duration
+from paymaster.storage.engine import create_engine
 
 _CLEARS_UP_WITHIN_S = 12.0
 """For requests that are given up at the end: the call of each is cancelled within 10 s."""
@@ -54,7 +55,10 @@ async def run_gateway(
             telemetry_of(settings, core_logs, served_at=gateway.health_address)
         )
         client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
-        server = _Server(_config(gateway_app(settings, Clients(gateway), client), gateway))
+        engine = None if settings.database.url is None else create_engine(settings.database.url.get_secret_value())
+        if engine is not None:
+            running.push_async_callback(engine.dispose)
+        server = _Server(_config(gateway_app(settings, Clients(gateway), client, engine), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)

@@ -19,7 +19,7 @@ from paymaster.settings.kinds import (
 )
 from paymaster.settings.problems import raise_at
 from paymaster.settings.table import Table
-from paymaster.values.limits import WIRE_BYTES_MAX
+from paymaster.values.limits import STORED_WIRE_BYTES_MAX
 
 
 class GatewayClientSettings(Table):
@@ -61,8 +61,10 @@ class GatewaySettings(Table):
     connections_max: AtLeastOne = 10_000
     """Open connections; beyond it the one that has been idle for the longest time is closed. Default 10000, or what the
     system allows the process."""
-    body_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1, le=WIRE_BYTES_MAX)] = WIRE_BYTES_MAX
-    """Bytes of a request's body; a larger one is answered 413. At most, and by default, 8000000."""
+    body_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1, le=STORED_WIRE_BYTES_MAX)] = (
+        STORED_WIRE_BYTES_MAX
+    )
+    """Bytes of a request's body; a larger one is answered 413. At most, and by default, 33554432."""
     header_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1024)] = 64 * 1024
     """Bytes of a request's line and headers; larger ones are answered 431. Default 65536."""
     headers_within: Duration = timedelta(seconds=10)

@@ -83,6 +83,9 @@ _BY_REASON = {
     "body_too_slow": _TOO_SLOW,
     "too_many_at_once": _BUSY,
     "temporal_unreachable": _UNAVAILABLE,
+    "database_unreachable": _UNAVAILABLE,
+    "caller_gone": _UNAVAILABLE,
+    "unknown_call": _NOT_FOUND,
     "clients_unknown": _UNAVAILABLE,
     # Of a service of another format, whose refusal is not told as it was.
     "rate_limited": _BUSY,

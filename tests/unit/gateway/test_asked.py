@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paymaster.gateway.asked import AskedCall, Refused, asked_call
+from paymaster.gateway.asked import AskedCall, Refused, asked_call, is_own_call, new_call_id
 from paymaster.gateway.clients import ClientTerms
 
 CLIENT = ClientTerms("notebooks", "acme/notebooks", metadata={"team": "tides"})
@@ -103,3 +103,23 @@ def test_each_dialect_by_its_path(path: str, dialect: str, named: str) -> None:
 def test_what_is_no_call_is_refused() -> None:
     with pytest.raises(Refused, match="no_such_path"):
         asked("/v1/files")
+
+
+def test_a_detached_call_waits_as_its_budget_says() -> None:
+    request = asked(x_paymaster_detach="true").request
+    assert (request.on_exhausted, request.wait_at_most) == (None, None)
+    assert not asked(x_paymaster_detach="false").detached
+    with pytest.raises(Refused, match="neither true nor false"):
+        asked(x_paymaster_detach="1")
+
+
+def test_the_id_of_a_call_says_whose_it_is() -> None:
+    other = ClientTerms("notebook", "acme/notebooks")
+    for call_id in (asked(idempotency_key="k").request.call_id, new_call_id(CLIENT)):
+        assert call_id is not None
+        assert (is_own_call(CLIENT, call_id), is_own_call(other, call_id)) == (True, False)
+
+
+@pytest.mark.parametrize(("said", "repeats"), [("0", 0), ("2", 2), ("-1", 0), ("x", 0), ("9" * 50, 0)])
+def test_how_often_it_was_sent_before_is_what_its_sdk_says(said: str, repeats: int) -> None:
+    assert asked(x_stainless_retry_count=said).repeats == repeats
