@@ -151,6 +151,13 @@ def run_raised(change: RaiseRun) -> str:
     return f"{by_whom(change)} gave run {change.run} {', '.join(filter(None, more))} more"
 
 
+def other_limits(run: str) -> str:
+    return (
+        f"run:{run} has had other limits since its first call: ask for those again, or for none; carve a part of it "
+        f"(`name=`); name another run (`run=`); or let an admin give it more (`paymaster runs raise {run}`)"
+    )
+
+
 def run_resumed(change: ResumeRun) -> str:
     return f"{by_whom(change)} let run {change.run} go on"
 

@@ -86,7 +86,7 @@ class StatusCopies:
         return answer.model_copy(update={"version": self._state.version + copies})
 
     def _for_later(self, status: AccountStatus) -> AccountStatus:
-        """With what changes by itself: the steps of rolling windows, and raises that lapse."""
+        """With what changes by itself: the steps of rolling windows."""
         balances = self._ledger.accounts[status.account].balances
         windows = tuple(_window_for_later(each, balances[each.window]) for each in status.windows)
         return status.model_copy(update={"windows": windows})
@@ -95,8 +95,6 @@ class StatusCopies:
 def _window_for_later(status: WindowStatus, balance: Balance) -> WindowStatus:
     if balance.steps is not None:
         return status.model_copy(update={"steps_nanos": balance.steps.copy()})
-    if balance.lapsing_nanos and status.cap_nanos == balance.cap_nanos:  # else it has lapsed already
-        return status.model_copy(update={"lapsing_nanos": balance.lapsing_nanos})
     return status
 
 

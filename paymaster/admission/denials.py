@@ -8,16 +8,18 @@ from paymaster.admission.accounts import Balance
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
-from paymaster.admission.routing import bound_nanos, name_of
+from paymaster.admission.routing import Obstacle, bound_nanos, name_of
 from paymaster.admission.signed_commands import utc
 from paymaster.admission.standing import notice_of
-from paymaster.messages import BudgetNotice, Candidate, Reserve
+from paymaster.messages import BudgetNotice, Candidate, DeskConfig, Reserve
 from paymaster.values.cut import cut
 from paymaster.values.limits import DETAIL_BYTES_MAX, IN_THE_WAY_MAX
 from paymaster.values.money import NANOS_MAX, format_usd
 
 MONEY_SHORT = frozenset(("bound_above_cap", "cap_reached", "run_budget_exhausted", "money_held"))
 """The reasons of obstacles that are about money."""
+_MORE_OF_RUN = {"run_calls_exhausted": "--calls N", "run_time_over": "--lasts TIME"}
+"""By the reason, what gives a run more."""
 _CANDIDATES_SHOWN_MAX = 5
 _CAPS_SHOWN_MAX = 5
 """Caps with their figures; of further ones the names."""
@@ -74,6 +76,20 @@ def explained(
     )
 
 
+def with_way_out(obstacle: Obstacle, request: Reserve, config: DeskConfig) -> Obstacle:
+    """With what to do about it in its words, where routing does not know that."""
+    way_out = ""
+    if obstacle.reason in _MORE_OF_RUN and obstacle.account is not None:
+        run, more = obstacle.account.removeprefix("run:"), _MORE_OF_RUN[obstacle.reason]
+        signature = _signature(signs=config.admin.require_signature)
+        way_out = f'; `paymaster runs raise {run} {more} --reason "…"{signature}` gives it more'
+    elif obstacle.reason == "unknown_budget":
+        for budget in request.budgets:
+            if f"{budget}/*" in config.budgets and obstacle.detail.startswith(f"budget {budget!r}:"):
+                way_out = f'; [budgets."{budget}/*"] stands for the names below it, such as {budget}/NAME'
+    return obstacle._replace(detail=obstacle.detail + way_out) if way_out else obstacle
+
+
 def _short(request: Reserve, candidate: Candidate, ledger: Ledger, gates: Mapping[str, Gate]) -> _Short:
     gate = None if candidate.purchase else gates[candidate.service]
     margin_percent = COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent
@@ -119,12 +135,16 @@ def _help(request: Reserve, short: _Short, *, signs: bool) -> str:
 def _raises(short: _Short, *, signs: bool) -> str:
     if len(short.caps) > _COMMANDS_MAX:
         return f"raise each of these caps by {format_usd(max(short.missing_nanos))}"
-    signature = " --sign-with FILE" if signs else ""
+    signature = _signature(signs=signs)
     commands = [
         f'{_raise(each.balance)} --by {format_usd(by)[1:].replace(",", "")} --reason "…"{signature}'
         for each, by in zip(short.caps, short.missing_nanos, strict=True)
     ]
     return f"`{' && '.join(commands)}`"
+
+
+def _signature(*, signs: bool) -> str:
+    return " --sign-with FILE" if signs else ""
 
 
 def _raise(balance: Balance) -> str:

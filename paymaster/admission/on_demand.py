@@ -7,6 +7,7 @@ who is active, and not who exists.
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 
+from paymaster.admission import alert_texts
 from paymaster.admission.account_rows import account_configs, limiting_runs, template_key
 from paymaster.admission.accounts import Account
 from paymaster.admission.alert_policy import AlertPolicy
@@ -108,7 +109,7 @@ class OnDemand:
         run = account.run
         assert run is not None  # the key says it
         if asked is not None and run.asked is not None and asked != run.asked:
-            detail = f"{account.key} has had other limits since its first call; `paymaster runs raise` gives it more"
+            detail = alert_texts.other_limits(account.key.removeprefix("run:"))
             return Obstacle("impossible", "run_limits_differ", detail, account.key)
         more = tuple(key for key in limiting if key not in run.budgets)
         if more or (asked is not None and run.asked is None):

@@ -3,7 +3,7 @@
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
-from paymaster.admission.denials import MONEY_SHORT, Explained, explained
+from paymaster.admission.denials import MONEY_SHORT, Explained, explained, with_way_out
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
 from paymaster.admission.on_demand import OnDemand
@@ -71,7 +71,10 @@ class Parking:
             state.now_ms,
             lambda accounts: self.queue.comes_first(place, accounts, state.freed, state.now_ms),
         )
-        if isinstance(found, Choice) or state.began or state.rules < 2:
+        if isinstance(found, Choice) or state.rules < 2:
+            return found
+        found = [with_way_out(obstacle, request, state.config) for obstacle in found]
+        if state.began:
             return found
         return [
             _until_it_began(obstacle, candidate.service)

@@ -219,11 +219,7 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
             continue
         if over == "run_ended":
             return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
-        what, more = (
-            (f"{run.calls} calls", "--calls N") if over == "run_calls_exhausted" else ("its time", "--lasts TIME")
-        )
-        command = f'paymaster runs raise {key.removeprefix("run:")} {more} --reason "…"'
-        detail = f"{key} has used up {what}; `{command}` gives it more"
+        detail = f"{key} has used up {f'{run.calls} calls' if over == 'run_calls_exhausted' else 'its time'}"
         found = found or Obstacle("exhausted", over, detail, key, window="total")
     return found
 

@@ -164,6 +164,7 @@ def _window(balance: Balance, now_ms: int, zone: Zone, *, ended: bool) -> Window
         ends_at_ms=window_end_ms(balance.window, now_ms, zone),
         missing_nanos=0 if ended else balance.missing_nanos,
         let_through=0 if ended else balance.let_through,
+        lapsing_nanos=0 if ended or balance.steps is not None else balance.lapsing_nanos,
     )
 
 

@@ -225,6 +225,8 @@ def _described(window: "WindowStatus", now_ms: int, *, is_short: bool) -> tuple[
     first = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}{by_admin}{held}"
     until = "" if window.ends_at_ms is None else f" until {_minute(window.ends_at_ms)} UTC"
     parts = [f"{format_usd(left)} left{until}"]
+    if window.lapsing_nanos:
+        parts.append(f"{format_usd(window.lapsing_nanos)} lapse then")
     if window.let_through:
         parts.append(f"would have held up {window.let_through:,} calls")
     if rate := burn_nanos_per_hour(window, now_ms):
@@ -261,6 +263,7 @@ def _document(account: "AccountStatus") -> "JsonValue":
                 "available_usd": None if left is None else usd(left),
                 "ends_at": utc(window.ends_at_ms),
                 "let_through": window.let_through,
+                "lapsing_usd": usd(window.lapsing_nanos),
                 "burn_usd_per_hour": None if rate is None else usd(rate),
                 "cap_reached_at": utc(cap_reached_at_ms(window, now_ms)),
             }

@@ -1,5 +1,10 @@
 """How a command ends whose work could not be done, or whose answer is "no": exit codes, and the error that says why."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 EXIT_NO = 1
 """The command did its work and the answer is "no": differences, a denied call, a problem found."""
 EXIT_ERROR = 2
@@ -14,3 +19,10 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def given_once(option: str, given: "Sequence[str] | None") -> str | None:
+    """The value of an option that means one thing; None where it is not given. Raises CommandError for several."""
+    if given and len(given) > 1:
+        raise CommandError(f"{option} is given {len(given)} times, and this tells of one: ask once for each")
+    return given[0] if given else None

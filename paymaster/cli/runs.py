@@ -105,7 +105,7 @@ def resume(
 
     change = checked(ResumeRun, {"run": run, "reason": reason, "who": who or admin()})
     told = tell_ledger(command_settings(config), RESUME_RUN.name, change, sign_with, Ledger.resume_run)
-    _tell(run_async(told), as_json=as_json)
+    _tell(run_async(told), as_json=as_json, has="goes on, with")
 
 
 @app.command()
@@ -172,7 +172,7 @@ def _describe(account: "AccountStatus", run: "RunState") -> None:
     print_line(f"`paymaster usage --run {run.run} --by model` shows what it paid for")
 
 
-def _tell(run: "RunState", *, as_json: bool) -> None:
+def _tell(run: "RunState", *, as_json: bool, has: str = "has now") -> None:
     from paymaster.values.money import format_usd
 
     if as_json:
@@ -185,7 +185,7 @@ def _tell(run: "RunState", *, as_json: bool) -> None:
             f"{run.calls} calls" if run.calls_max is None else f"{run.calls} of {run.calls_max} calls",
             "no end" if run.ends_at_ms is None else f"until {utc(run.ends_at_ms)}",
         ]
-        print_line(f"{run.run} has now {', '.join(limits)}")
+        print_line(f"{run.run} {has} {', '.join(limits)}")
 
 
 def _document(account: "AccountStatus", run: "RunState") -> "JsonValue":

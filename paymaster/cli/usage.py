@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
-from paymaster.cli.exits import CommandError
+from paymaster.cli.exits import CommandError, given_once
 from paymaster.cli.present import JsonOption, csv_text, iso, print_csv, print_json, print_line, print_table, usd
 from paymaster.cli.span import SinceOption, UntilOption, span_of
 from paymaster.cli.usage_kinds import kinds_of, print_kinds
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
     from paymaster.reports.usage import Scope, UsageRow
     from paymaster.settings import Settings
+
+_Budget = Annotated[
+    list[str] | None, typer.Option("--budget", metavar="PATH", help="Only this budget and what is below it; once.")
+]
+_Run = Annotated[
+    list[str] | None, typer.Option("--run", metavar="PATH", help="Only this run, or this part of one; once.")
+]
 
 
 def usage(
@@ -33,8 +40,8 @@ def usage(
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    budget: Annotated[str | None, typer.Option(help="Only this budget and what is below it.")] = None,
-    run: Annotated[str | None, typer.Option(metavar="PATH", help="Only this run, or this part of one.")] = None,
+    budget: _Budget = None,
+    run: _Run = None,
     as_json: JsonOption = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="For finance: exact US dollars, and integer nano-dollars beside them.")
@@ -45,15 +52,16 @@ def usage(
     """Calls, attempts, tokens and cost."""
     if [as_json, as_csv, html is not None].count(True) > 1:
         raise CommandError("choose one of --json, --csv and --html")
+    of_budget, of_run = given_once("--budget", budget), given_once("--run", run)
     settings = command_settings(config)
     dimensions = _dimensions(by or ["service,model"])
     start, end = span_of(since, until)
-    scope: Scope = {"since": start, "until": end, "budget": budget, "run": run}
+    scope: Scope = {"since": start, "until": end, "budget": of_budget, "run": of_run}
     if html is not None:
         _write_html(settings, html, scope)
         return
     asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "by": list(dimensions)}
-    asked |= {"since": iso(start), "until": iso(end), "budget": budget, "run": run}
+    asked |= {"since": iso(start), "until": iso(end), "budget": of_budget, "run": of_run}
     if "kind" in dimensions:
         kinds = run_async(kinds_of(settings, dimensions, scope))
         print_kinds(asked, dimensions, kinds, as_json=as_json, as_csv=as_csv)

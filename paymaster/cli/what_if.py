@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
-from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.exits import EXIT_NO, CommandError, given_once
 from paymaster.cli.present import JsonOption, iso, print_json, print_line, print_table, usd, utc
 from paymaster.cli.span import SinceOption, UntilOption, span_of
 
@@ -30,7 +30,9 @@ def what_if(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The other configuration, a whole paymaster.toml.")],
     since: SinceOption = None,
     until: UntilOption = None,
-    budget: Annotated[str | None, typer.Option(help="Only calls of this budget and what is below it.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Only calls of this budget and what is below it; once.")
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -38,13 +40,14 @@ def what_if(
 
     The ledger is not asked, and nothing is changed.
     """
+    of_budget = given_once("--budget", budget)
     wanted = _desk_config(file)
     settings = command_settings(config)
     start, end = span_of(since, until)
-    replay = run_async(_replay(settings, wanted, start, end, budget))
+    replay = run_async(_replay(settings, wanted, start, end, of_budget))
     if as_json:
         asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "file": str(file)}
-        asked |= {"since": iso(start), "until": iso(end), "budget": budget}
+        asked |= {"since": iso(start), "until": iso(end), "budget": of_budget}
         print_json(asked | _document(replay))
     elif replay.total.calls:
         _print(replay)

@@ -111,7 +111,7 @@ class WindowStatus(Message):
     let_through: int = added(0)
     """Calls that went on although this cap, which is watched only, had no room for them."""
     lapsing_nanos: int = added(0)
-    """In a copy: the part of the cap that is taken away when the window ends."""
+    """The part of the cap that is taken away when the window ends."""
     steps_nanos: dict[int, int] = added({})
     """In a copy, of a rolling window: what was posted, by when its step began."""
 

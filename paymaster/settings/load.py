@@ -37,13 +37,13 @@ Write one, for example
 or name another file with --config FILE or PAYMASTER_CONFIG=FILE."""
 
 
-def load_settings(path: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(path: Path | str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings from a file, overridden by environment variables.
 
     `path` None: PAYMASTER_CONFIG names the file, else it is `paymaster.toml` in the working directory.
     `environ` None: the process's own. Raises ConfigurationError with every problem.
     """
-    file = _find_file(path, environ)
+    file = _find_file(None if path is None else Path(path), environ)
     settings = _read(file, environ)
     # Raised here and not below, because nothing in this frame holds what was read, and no other exception is under way:
     # neither a traceback with its locals nor the exception's context shows a secret.

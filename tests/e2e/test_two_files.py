@@ -111,6 +111,7 @@ async def test_the_commands_show_and_change_the_running_ledger(site: Site, servi
         "available_usd": usd(2_500_000_000 - result.cost_nanos),
         "ends_at": None,
         "let_through": 0,
+        "lapsing_usd": usd(0),
         "burn_usd_per_hour": None,
         "cap_reached_at": None,
     }

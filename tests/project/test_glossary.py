@@ -32,6 +32,7 @@ WORDS = [
     "post",
     "purchase",
     "route",
+    "run",
     "service",
     "short",
     "transport",

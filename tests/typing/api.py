@@ -29,10 +29,12 @@ from paymaster import (
     OutputInvalid,
     PaymasterError,
     PaymasterPlugin,
+    RunLimits,
     Tool,
     ToolCall,
     generate,
     purchase,
+    run_budget,
     try_generate,
 )
 from paymaster.client import Ledger
@@ -75,6 +77,14 @@ def what_a_request_refuses() -> None:
 
 
 async def in_a_workflow() -> None:
+    with run_budget("0.50", calls=20, lasts=timedelta(hours=1)), run_budget(Decimal("0.10"), name="critic", lasts="5m"):
+        await generate(a_request())
+    with run_budget(run="pr-17"):
+        await generate(a_request())
+    run_budget(0.5)  # pyright: ignore[reportArgumentType]
+    limits = RunLimits(usd="0.50", calls=20, lasts="1h")
+    LLMRequest(route="writer", budget="acme", prompt="x", run="pr-17", run_limits=limits)
+    RunLimits(tokens=5)  # pyright: ignore[reportCallIssue]
     assert_type(await generate(a_request()), LLMResult)
     assert_type(await generate(a_request(), Verdict), Verdict)
     assert_type(await generate(a_request(), output=Verdict), Verdict)

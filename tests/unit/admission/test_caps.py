@@ -4,7 +4,7 @@ import pytest
 from desk_kit import DAY, HOUR, NOON, USD, Site, at, candidate, capped, config, service
 from pydantic import ValidationError
 
-from paymaster.messages import Granted, PauseService, RaiseCap, ResumeService, SetCap
+from paymaster.messages import AccountStatus, Granted, PauseService, RaiseCap, ResumeService, SetCap
 
 # ---------------------------------------------------------------- wrong messages
 
@@ -307,3 +307,18 @@ def test_a_new_budgets_account_charges_the_calls_below_it() -> None:
     assert site.served() == [below[0], beside]
     site.set_cap("4", account="budget:acme/new")
     assert site.served() == [below[1]]
+
+
+def test_the_status_says_what_lapses_with_the_window() -> None:
+    site = Site()
+    site.raise_cap("3", lapses=True)
+    [day] = [each for each in account_status(site).windows if each.window == "day"]
+    assert (day.cap_nanos, day.lapsing_nanos) == (13 * USD, 3 * USD)
+    site.wait(DAY)
+    [day] = [each for each in account_status(site).windows if each.window == "day"]
+    assert (day.cap_nanos, day.lapsing_nanos) == (10 * USD, 0)
+
+
+def account_status(site: Site) -> AccountStatus:
+    """Of `budget:acme`, also if nothing happened since the window ended."""
+    return next(each for each in site.desk.status(now_ms=site.now_ms).accounts if each.account == "budget:acme")

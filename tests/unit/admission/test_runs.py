@@ -5,7 +5,7 @@ from desk_kit import HOUR, MINUTE, NOON, USD, Site, candidate, capped, config
 
 from paymaster.admission import books
 from paymaster.admission.on_demand import FORGOTTEN_AFTER_MINUTES
-from paymaster.messages import AccountConfig, Denied, EndRun, LoadedSpend, RaiseRun, RunTerms, Window
+from paymaster.messages import AccountConfig, AdminConfig, Denied, EndRun, LoadedSpend, RaiseRun, RunTerms, Window
 
 IDLE = (FORGOTTEN_AFTER_MINUTES + 1) * MINUTE
 RUN = "nightly@5f0c"
@@ -78,6 +78,15 @@ def test_a_run_that_comes_to_a_stricter_budget_is_bound_by_that_too() -> None:
     assert site.denied(candidate(usd=3), run=RUN).reason == "bound_above_cap"
 
 
+def test_where_signatures_are_required_commands_in_denials_have_one() -> None:
+    acme = capped(day=1_000).model_copy(update={"per_run": terms(calls=1)})
+    signed = {"admin": AdminConfig(require_signature=True)}
+    site = Site(config(budgets={"acme": acme}).model_copy(update=signed))
+    begun(site, None)
+    command = f'`paymaster runs raise {RUN} --calls N --reason "…" --sign-with FILE`'
+    assert command in site.denied(run=RUN).detail
+
+
 def test_calls_are_counted_and_not_attempts() -> None:
     site = a_site()
     first = begun(site, terms(calls=2))
@@ -126,6 +135,8 @@ def test_other_limits_than_the_first_ones_are_refused_in_words() -> None:
     refused = site.denied(run=RUN, run_terms=(terms(usd=4),))
     assert refused.reason == "run_limits_differ"
     assert "has had other limits since its first call" in refused.detail
+    for way_out in ("for those again, or for none", "`name=`", "`run=`", f"`paymaster runs raise {RUN}`"):
+        assert way_out in refused.detail
     site.granted(run=RUN, run_terms=(terms(usd=3),))
 
 

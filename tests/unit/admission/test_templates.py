@@ -310,3 +310,11 @@ def test_a_cut_desk_decides_as_one_that_was_not_cut() -> None:
                 each.settle(hold_id, 1)
             time_passes(each, wait_ms)
         assert site.desk.dump() == cut.desk.dump()
+
+
+def test_a_denial_of_an_unknown_budget_names_the_template_below_it() -> None:
+    site = Site(config(budgets={"acme/users/*": capped(day=1)}))
+    denied = site.denied(budget="acme/users")
+    assert denied.reason == "unknown_budget"
+    assert '[budgets."acme/users/*"] stands for the names below it, such as acme/users/NAME' in denied.detail
+    assert "stands for" not in site.denied(budget="other").detail

@@ -452,6 +452,16 @@ def test_accounts_are_readable_in_80_columns_without_colour_in_a_pipe(capsys: py
     assert max(map(len, lines)) <= 80
 
 
+def test_what_lapses_with_the_window_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    day = today(5_000_000_000, 1_000_000_000).model_copy(update={"lapsing_nanos": 2_000_000_000})
+    account = AccountStatus(account="budget:acme", parked=0, windows=(day,))
+    status = DeskStatus(
+        ledger="default", epoch="e", config_digest="d", accounts=(account,), holds=0, parked=0, outbox=0, unconfirmed=0
+    )
+    print_accounts(status, status.accounts)
+    assert "$4.00 left until 03-02 00:00 UTC; $2.00 lapse then; " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("parked", "said"), [(0, "/h, enough"), (1, "/h")])
 def test_what_calls_wait_for_is_not_called_enough(parked: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     now_ms = time.time_ns() // 1_000_000

@@ -185,3 +185,17 @@ def test_a_wrong_file_is_2_and_says_what_to_do(folder: Path, run: Run) -> None:
     assert_ends_with_advice(run("budget", "what-if", "other.toml"), 2, "other.toml", "budgets.acme.unknown")
     write(folder, LOWER)
     assert_ends_with_advice(run("budget", "what-if", "other.toml"), 2, "no database is configured")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("usage",), "--budget"),
+        (("usage",), "--run"),
+        (("budget", "what-if", "other.toml"), "--budget"),
+    ],
+)
+def test_what_tells_of_one_is_not_asked_for_two_in_silence(command: tuple[str, ...], option: str, run: Run) -> None:
+    assert_ends_with_advice(
+        run(*command, option, "a", option, "b"), 2, f"{option} is given 2 times", "ask once for each"
+    )

@@ -580,6 +580,14 @@ def test_a_file_of_another_kind_is_a_problem_and_no_crash(tmp_path: Path, conten
         load_settings(file, environ={})
 
 
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    file = tmp_path / "paymaster.toml"
+    file.write_text(LOCAL)
+    assert load_settings(str(file), environ={}).services.keys() == {"local"}
+    with pytest.raises(ConfigurationError, match=r"there is no file elsewhere\.toml"):
+        load_settings("elsewhere.toml", environ={})
+
+
 def test_the_file_is_the_argument_then_the_variable_then_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
