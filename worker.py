@@ -31,6 +31,7 @@ from activities.await_result import AwaitResultActivities
 from activities.body_store import BodyStore
 from activities.call_service import CallServiceActivities
 from activities.catch_up import CatchUpActivities
+from activities.count_input import CountInputActivities
 from activities.count_tokens import CountTokensActivities
 from activities.load_spend import LoadSpendActivities
 from activities.measure_request import MeasureRequestActivities
@@ -97,6 +98,7 @@ from paymaster.storage.schema import SchemaOutdated, check_schema
 from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
 from workflows.content_agent import ContentAgentWorkflow
+from workflows.counting import InputCountWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
@@ -378,6 +380,7 @@ def _activities_of_services(
         MeasureRequestActivities(requests).measure_request,
         CallServiceActivities(settings.services, keys, connections, reports, bodies, names, requests).call_service,
         CountTokensActivities(settings.services, keys, connections, requests).count_tokens,
+        CountInputActivities(settings, keys, connections).count_input,
     ]
 
 
@@ -412,6 +415,7 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
             BodySweepWorkflow,
             AnswerPieceWorkflow,
             StandingWorkflow,
+            InputCountWorkflow,
             ContentAgentWorkflow,
         ],
         activities=activities,

@@ -1,6 +1,7 @@
 """Paymaster from outside a workflow: connecting, and calls; `Ledger` is what admins and operators ask."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from functools import cache, partial
 from typing import overload
 from uuid import uuid4
@@ -23,10 +24,11 @@ from paymaster.generations import CallHandle, latest_generation
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, Standing, call_workflow_id
-from paymaster.messages.call_steps import BodyPiece
+from paymaster.messages.call_steps import BodyPiece, InputCount
 from paymaster.messages.temporal_names import (
     ANSWER_PIECE_WORKFLOW,
     CALL_WORKFLOW,
+    INPUT_COUNT_WORKFLOW,
     STANDING_WORKFLOW,
     ResultT,
     generation_id,
@@ -48,12 +50,15 @@ __all__ = [
     "answer_pieces",
     "connect",
     "generate",
+    "input_count",
     "quiet_runtime",
     "read_answer",
     "standing",
     "start",
     "try_generate",
 ]
+
+COUNTED_WITHIN = timedelta(seconds=45)
 
 
 async def connect(
@@ -163,6 +168,26 @@ async def standing(client: Client, budget: str | Sequence[str], *, run: str | No
     except WorkflowFailureError as error:
         raise standing_unknown(error.cause) from error
     return read_raw(answer, STANDING_WORKFLOW.result)
+
+
+async def input_count(client: Client, request: LLMRequest) -> InputCount:
+    """How many tokens the input of a request has, by the tokenizer or the free counter of the first candidate of its
+    route that has one. It costs nothing and needs no budget.
+
+    Raises CallDenied for a request that no message can carry, WorkflowFailureError where no worker answers.
+    """
+    if denied := denial_of(request, REQUEST_BYTES_MAX):
+        raise CallDenied(denied)
+    answer = await client.execute_workflow(
+        INPUT_COUNT_WORKFLOW.name,
+        as_raw(INPUT_COUNT_WORKFLOW.takes(request)),
+        id=f"count/{uuid4()}",
+        task_queue=CALLS_TASK_QUEUE,
+        result_type=RawValue,
+        execution_timeout=COUNTED_WITHIN,
+        static_summary="how many tokens a request has",
+    )
+    return read_raw(answer, INPUT_COUNT_WORKFLOW.result)
 
 
 async def read_answer(client: Client, result: LLMResult) -> bytes:

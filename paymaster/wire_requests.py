@@ -9,8 +9,9 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
 import paymaster.client
-from paymaster.errors import AnswerGone, CallIdReused
+from paymaster.errors import AnswerGone, CallDenied, CallIdReused
 from paymaster.messages import Budgets, LLMRequest, LLMResult, Outcome
+from paymaster.messages.call_steps import InputCount
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.values.money import nanos_to_usd
 from paymaster.wire.dialects import model_named
@@ -93,6 +94,18 @@ async def told_by_client(
     except RPCError as error:
         raise TemporalUnreachable(f"Temporal cannot be reached: {error.message}") from error
     except RuntimeError as error:  # of a lazy client
+        raise TemporalUnreachable(f"Temporal cannot be reached: {error}") from error
+
+
+async def counted_by_client(client: Client, request: LLMRequest) -> InputCount:
+    """How many tokens the input of a request has. Raises TemporalUnreachable."""
+    try:
+        return await paymaster.client.input_count(client, request)
+    except CallDenied as error:
+        return InputCount(tokens=None, detail=str(error))
+    except WorkflowFailureError:
+        return InputCount(tokens=None, detail="no worker has answered")
+    except (RPCError, RuntimeError) as error:  # RuntimeError: of a lazy client
         raise TemporalUnreachable(f"Temporal cannot be reached: {error}") from error
 
 

@@ -21,13 +21,14 @@ from paymaster.gateway.answered import response_of
 from paymaster.gateway.asked import AskedCall, Refused, asked_call, check_route
 from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
 from paymaster.gateway.connections import when_cut
+from paymaster.gateway.counted import count_document, counted_request, is_googles_count
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
 from paymaster.messages.wire import Dialect
 from paymaster.settings import Settings
 from paymaster.wire.refusals import Told, refusal
-from paymaster.wire_requests import TemporalUnreachable
+from paymaster.wire_requests import TemporalUnreachable, counted_by_client
 
 Handler = Callable[[Request, ClientTerms], Awaitable[Response]]
 """Answers a request of a client. Raises Refused, TemporalUnreachable and CallerGone."""
@@ -57,6 +58,12 @@ class Endpoints:
             ("/openai/deployments/{name}/chat/completions", "openai"),
             ("/openai/deployments/{name}/embeddings", "openai-embeddings"),
             ("/v1/messages", "anthropic"),
+        ]
+        counts: list[tuple[str, Dialect]] = [
+            ("/v1/messages/count_tokens", "anthropic"),
+            *((f"{base}/responses/input_tokens", "openai-responses") for base in ("/v1", "", "/openai/v1")),
+        ]
+        googles: list[tuple[str, Dialect]] = [
             ("/v1beta/models/{name:path}", "gemini"),
             ("/v1/models/{name:path}", "gemini"),
         ]
@@ -64,6 +71,11 @@ class Endpoints:
             Route("/healthz", self._healthz, methods=["GET"]),
             Route(f"{CALLS_PATH}/{{call_id}}", self._served(None, self._fetched), methods=["GET"]),
             *(Route(path, self._served(dialect, self._call), methods=["POST"]) for path, dialect in posts),
+            *(
+                Route(path, self._served(dialect, partial(self._count, dialect)), methods=["POST"])
+                for path, dialect in counts
+            ),
+            *(Route(path, self._served(dialect, self._googles), methods=["POST"]) for path, dialect in googles),
             *(Route(path, self._no_websocket, methods=["GET"]) for path in ("/v1/responses", "/responses")),
             *(
                 Route(f"{base}/models{name}", self._served(None, self._models), methods=["GET"])
@@ -143,6 +155,21 @@ class Endpoints:
         found = await self._once.found(request.path_params["call_id"], client, dialect_spoken(request))
         return response_of(found)
 
+    async def _googles(self, request: Request, client: ClientTerms) -> Response:
+        """Google's methods share one path."""
+        counts = is_googles_count(request.url.path)
+        return await (self._count("gemini", request, client) if counts else self._call(request, client))
+
+    async def _count(self, dialect: Dialect, request: Request, client: ClientTerms) -> Response:
+        """How many tokens a request would have: a worker asks for it, since it has the keys."""
+        body = await read_body(request, self._gateway)
+        counted = counted_request(target_of(request), body, dialect)
+        asked = asked_call(counted.target, request.headers, counted.body, client, self._gateway.wait_at_most)
+        count = await while_connected(request, counted_by_client(self._temporal, asked.request))
+        if count.tokens is None:
+            raise Refused("not_counted", count.detail)
+        return _json(count_document(count.tokens, dialect))
+
     async def _models(self, request: Request, client: ClientTerms) -> Response:
         """All that the client may name, or the one that the path names."""
         dialect, names = dialect_spoken(request), names_for(client, self._settings)
@@ -170,10 +197,11 @@ class Endpoints:
 
 
 def dialect_spoken(request: Request) -> Dialect:
-    """By whose words a refusal is told, where the path does not say it."""
+    """In whose words an answer is told, where the path does not say it."""
     if "anthropic-version" in request.headers or request.url.path.startswith("/v1/messages"):
         return "anthropic"
-    return "gemini" if request.url.path.startswith("/v1beta") else "openai"
+    is_googles = "x-goog-api-key" in request.headers or request.url.path.startswith("/v1beta")
+    return "gemini" if is_googles else "openai"
 
 
 def target_of(request: Request) -> str:

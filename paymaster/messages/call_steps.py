@@ -132,6 +132,15 @@ class TokenCount(Message):
     """Of the input. None: they could not be counted."""
 
 
+class InputCount(Message):
+    """How many tokens the input of a request has, for a program that asks before it calls."""
+
+    tokens: int | None
+    """None: nobody could count them."""
+    detail: str = ""
+    """Why not."""
+
+
 class ServiceCall(Message):
     """Input of the activity `call_service`."""
 

@@ -29,6 +29,7 @@ from paymaster.messages.call_steps import (
     BodySweep,
     Completion,
     CountRequest,
+    InputCount,
     MeasuredRequest,
     RecordAnswer,
     Reservation,
@@ -235,6 +236,7 @@ BACKLOG_WORKFLOW = WorkflowName("UsageBacklogWorkflow", BacklogStart, NoneType)
 BACKLOG_PIECE_WORKFLOW = WorkflowName("UsageBacklogPieceWorkflow", BacklogPiece, PieceEnded)
 BODY_SWEEP_WORKFLOW = WorkflowName("BodySweepWorkflow", BodySweep, NoneType)
 ANSWER_PIECE_WORKFLOW = WorkflowName("AnswerPieceWorkflow", BodyPiece, bytes)
+INPUT_COUNT_WORKFLOW = WorkflowName("InputCountWorkflow", LLMRequest, InputCount)
 STANDING_WORKFLOW = WorkflowName("StandingWorkflow", StandingRequest, Standing)
 CONTENT_AGENT_WORKFLOW = "ContentAgentWorkflow"
 """The example agent; its messages are its own."""
@@ -243,6 +245,7 @@ ANSWER_CALLS = ActivityName("answer_calls", CallMessages, Delivery)
 AWAIT_RESULT = ActivityName("await_result", str, LLMResult)
 CALL_SERVICE = ActivityName("call_service", ServiceCall, Completion)
 CATCH_UP = ActivityName("catch_up", BacklogBatch, CaughtUp)
+COUNT_INPUT = ActivityName("count_input", LLMRequest, InputCount)
 COUNT_TOKENS = ActivityName("count_tokens", CountRequest, TokenCount)
 LOAD_SPEND = ActivityName("load_spend", LoadSpend, LoadedSpend)
 MEASURE_REQUEST = ActivityName("measure_request", LLMRequest, MeasuredRequest)

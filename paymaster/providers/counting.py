@@ -37,12 +37,15 @@ _TOLD_CHARACTERS = 200
 _PRICE = Price(input_nanos=0, output_nanos=0, source="")
 
 
-def ways_of_counting(service: ServiceSettings, model: str) -> tuple[Way, ...]:
-    """Who may count the tokens that come before a model of this service, the best first."""
+def ways_of_counting(service: ServiceSettings, model: str, *, asked: bool = False) -> tuple[Way, ...]:
+    """Who may count the tokens that come before a model of this service, the best first.
+
+    `asked`: somebody wants to know, and it is not for a bound, for which the configuration says whether they are.
+    """
     provider, ways = PROVIDERS[service.api], list[Way]()
-    if service.bound == "bytes":
+    if service.bound == "bytes" and not asked:
         return ()
-    wanted = service.bound == "counted"
+    wanted = asked or service.bound == "counted"
     if provider.tokenizer_sees is not None and (wanted or _is_openais_own(service)) and encoding_name(model):
         ways.append("tokenizer")
     if provider.counter is not None and wanted:
@@ -83,14 +86,17 @@ class TokenCounting:
         self._services, self._keys, self._connections = services, keys, connections
         self._tokenizer = Tokenizer()
 
-    async def count(self, request: LLMRequest, candidate: Candidate) -> int:
-        """The input tokens of the request as this candidate gets it. Raises CannotCount."""
+    async def count(self, request: LLMRequest, candidate: Candidate, *, asked: bool = False) -> int:
+        """The input tokens of the request as this candidate gets it; `asked` is that of `ways_of_counting`.
+
+        Raises CannotCount.
+        """
         service = self._services.get(candidate.service)
         if service is None:
             raise CannotCount("this worker has no such service")
         problems: list[str] = []
         built = await _built(request, candidate, service)
-        for way in ways_of_counting(service, candidate.model):
+        for way in ways_of_counting(service, candidate.model, asked=asked):
             try:
                 if way == "tokenizer":
                     return await self._tokenized(built.request, service, candidate.model)

@@ -77,6 +77,7 @@ _BY_REASON = {
     "not_a_client": _STRANGER,
     "not_allowed": _FORBIDDEN,
     "no_such_path": _NOT_FOUND,
+    "not_counted": _NOT_FOUND,
     "method_not_allowed": _NO_METHOD,
     "no_websocket": _NO_UPGRADE,
     "headers_too_large": _LONG_HEADERS,

@@ -43,6 +43,7 @@ async def site(
     stack: EmbeddedStack, databases: Databases, server: CountingServer, module_folder: Path
 ) -> AsyncIterator[Site]:
     names = ("chat", "responses", "claude", "flash", "failing", "parking")
+    names = (*names, "claude-counts", "flash-counts", "responses-count")
     tables = configuration(
         [server.service(name) for name in names],
         budgets={
@@ -55,6 +56,9 @@ async def site(
             "responses": {"api": "openai-responses"},
             "claude": {"api": "anthropic"},
             "flash": {"api": "gemini"},
+            "claude-counts": {"api": "anthropic"},
+            "flash-counts": {"api": "gemini"},
+            "responses-count": {"api": "openai-responses"},
         },
     )
     tables["gateway"] = {
@@ -136,6 +140,19 @@ async def test_googles_sdk(callers: Callers, site: Site, server: CountingServer)
     pieces = [piece.text async for piece in await models.generate_content_stream(model="flash/model-1", contents="x")]
     assert pieces == ["a", "é"]
     await settled_books(site)
+
+
+async def test_tokens_are_counted(callers: Callers, server: CountingServer) -> None:
+    """By the provider's free counter, whatever the configuration says of bounds; where there is none, in words."""
+    server.service("claude-counts").script.append(Reply(body=b'{"input_tokens": 12}'))
+    server.service("flash-counts").script.append(Reply(body=b'{"totalTokens": 13}'))
+    server.service("responses-count").script.append(Reply(body=b'{"input_tokens": 14}'))
+    claudes = await callers.claude().messages.count_tokens(**asked("claude-counts"))
+    googles = await callers.google().models.count_tokens(model="flash-counts", contents="Hello")
+    openais = await callers.openai().responses.input_tokens.count(model="responses-count", input="Hello")
+    assert (claudes.input_tokens, googles.total_tokens, openais.input_tokens) == (12, 13, 14)
+    with pytest.raises(anthropic.NotFoundError, match="not_counted: chat/model-1: nobody counts for this service"):
+        await callers.claude().messages.count_tokens(**asked("chat"))
 
 
 # ------------------------------------------------------------ errors

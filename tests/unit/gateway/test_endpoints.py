@@ -181,8 +181,11 @@ async def test_models_are_what_a_client_may_name(http: httpx.AsyncClient, key: s
     assert [model["id"] for model in listed["data"]] == names
     claudes = (await http.get("/v1/models", headers={**bearer(key), "anthropic-version": "2023-06-01"})).json()
     assert ([model["id"] for model in claudes["data"]], claudes["has_more"]) == (names, False)
-    googles = (await http.get("/v1beta/models", headers=bearer(key))).json()
-    assert [model["name"] for model in googles["models"]] == [f"models/{name}" for name in names]
+    for googles in (
+        await http.get("/v1beta/models", headers=bearer(key)),
+        await http.get("/v1/models", headers={"x-goog-api-key": key}),
+    ):
+        assert [model["name"] for model in googles.json()["models"]] == [f"models/{name}" for name in names]
 
 
 async def test_one_model_by_its_name(http: httpx.AsyncClient) -> None:
