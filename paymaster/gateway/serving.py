@@ -112,14 +112,16 @@ def _config(app: Starlette, gateway: GatewaySettings) -> uvicorn.Config:
 def _listener(address: str) -> socket.socket:
     """Raises OSError, which names the setting."""
     host, _, port = address.rpartition(":")
-    try:
-        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-    except OSError as error:
-        raise OSError(f"gateway.address {address!r} cannot be used: {error.strerror or error}") from error
-    return listener
+    with contextlib.ExitStack() as unused:
+        try:
+            family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+            listener = unused.enter_context(socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
+        except OSError as error:
+            raise OSError(f"gateway.address {address!r} cannot be used: {error.strerror or error}") from error
+        unused.pop_all()
+        return listener
 
 
 def _url(listener: socket.socket, gateway: GatewaySettings) -> str:

@@ -1,0 +1,213 @@
+"""Slow, idle and hostile clients before a listening gateway: raw sockets on loopback, without Temporal."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+from temporalio.client import Client
+
+from paymaster.gateway import serving
+from paymaster.gateway.serving import run_gateway
+from paymaster.settings import ConfigurationError, Settings
+
+KEY = "gw-0123456789abcdef"
+QUICK = {"headers_within": "300ms", "body_within": "300ms", "idle_timeout": "1s", "header_bytes_max": 4096}
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"
+
+
+@asynccontextmanager
+async def gateway(monkeypatch: pytest.MonkeyPatch, **table: Any) -> AsyncGenerator[str]:
+    """Its URL."""
+
+    async def connected(*ignored: object, **also: object) -> Client:
+        return await Client.connect("127.0.0.1:1", lazy=True)
+
+    monkeypatch.setattr(serving, "connect", connected)
+    clients = {"tester": {"key_sha256": sha256(KEY.encode()).hexdigest(), "budget": "acme"}}
+    settings = Settings.model_validate({"gateway": {"address": "127.0.0.1:0", "clients": clients, **QUICK, **table}})
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(run_gateway(settings, stop, on_ready=ready.set_result))
+    await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    try:
+        yield ready.result()
+    finally:
+        stop.set()
+        await running
+
+
+class Caller:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def of(cls, url: str) -> "Caller":
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        return cls(*await asyncio.open_connection(host, int(port)))
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def rest(self) -> bytes:
+        """All that comes until the gateway ends the connection."""
+        try:
+            async with asyncio.timeout(10):
+                return await self.reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            self.writer.close()
+
+
+async def serves(url: str) -> bool:
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"{url}/v1/models", headers={"x-api-key": KEY})).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", b"\r\n\r\n", CHAT, CHAT + b"x-slow: 1"])
+async def test_whoever_sends_no_headers_is_left(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """Also one that sends a byte now and then, and one that sends none."""
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(sent)
+        answer = await caller.rest()
+        assert answer.startswith(b"HTTP/1.1 408") if sent else answer == b""
+        assert await serves(url)
+
+
+async def test_headers_byte_by_byte_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(CHAT + b"x-slow: ")
+
+        async def drips() -> None:
+            while True:
+                caller.send(b"x")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drips())
+        answer = await caller.rest()  # which is lost where a byte comes behind the end
+        dripping.cancel()
+        assert not answer or answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_headers_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(CHAT + b"x-long: " + b"x" * 8192)
+        assert (await caller.rest()).startswith(b"HTTP/1.1 431")
+
+
+async def test_a_slow_body_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(CHAT + b'content-length: 100\r\n\r\n{"model": ')
+        head, _, body = (await caller.rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in head
+        assert "did not come within 300ms" in json.loads(body)["error"]["message"]
+
+
+async def test_a_body_that_goes_on_behind_its_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection ends, and the refusal has arrived."""
+    async with gateway(monkeypatch, body_bytes_max=1000) as url:
+        caller = await Caller.of(url)
+        caller.send(CHAT + b"content-length: 100000\r\n\r\n" + b"x" * 500)
+        assert (await caller.rest()).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/9.9\r\n\r\n",
+        CHAT + b"content-length: 5\r\ncontent-length: 6\r\n\r\n{}",
+        CHAT + b"transfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n{}",
+        CHAT + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+        CHAT + b"x-a : 1\r\n\r\n",
+        CHAT + b"x-a: 1\x00\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """No two parsers could read it as two different requests."""
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(sent)
+        assert (await caller.rest()).startswith(b"HTTP/1.1 400")
+        assert await serves(url)
+
+
+async def test_idle_connections_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has been idle for the longest time is closed for a new one, and whoever asks is served."""
+    async with gateway(monkeypatch, connections_max=3, headers_within="1h", idle_timeout="1h") as url:
+        idle = [await Caller.of(url) for _ in range(20)]
+        assert await serves(url)
+        ended = await asyncio.gather(*(caller.rest() for caller in idle[:10]))
+        assert ended == [b""] * 10
+        for caller in idle[10:]:
+            caller.writer.close()
+
+
+async def test_a_kept_connection_ends_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: " + KEY.encode() + b"\r\n\r\n")
+        assert (await caller.rest()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "path", [b"/v1/models/../../v1/models", b"/v1//models", b"//v1/models", b"/v1/models?key=1", b"/%2e%2e/v1/models"]
+)
+async def test_tricks_with_paths_lead_nowhere(monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
+    async with gateway(monkeypatch) as url:
+        caller = await Caller.of(url)
+        caller.send(
+            b"GET " + path + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: " + KEY.encode() + b"\r\n\r\n"
+        )
+        status = (await caller.rest()).split(b" ")[1]
+        assert status in (b"400", b"404")
+
+
+async def test_it_speaks_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
+    async with gateway(monkeypatch, **files) as url, httpx.AsyncClient(verify=context) as http:
+        assert url.startswith("https://")
+        assert (await http.get(f"{url}/v1/models", headers={"x-api-key": KEY})).status_code == 200
+
+
+async def test_a_certificate_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tls.crt").write_text("no certificate")
+    files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.crt"}
+    with pytest.raises(ConfigurationError, match=r"tls\.crt cannot be used"):
+        async with gateway(monkeypatch, **files):
+            pass
+
+
+async def test_an_address_that_is_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(monkeypatch) as url:
+        with pytest.raises(OSError, match=r"gateway\.address .* cannot be used"):
+            async with gateway(monkeypatch, address=url.rpartition("/")[2]):
+                pass
+
+
+async def test_nobody_who_could_ask_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="nobody could ask"):
+        async with gateway(monkeypatch, clients={}):
+            pass
