@@ -22,6 +22,7 @@ from sqlalchemy import text
 from stored_bodies import stored_bodies
 
 from paymaster.devstack import EmbeddedStack
+from paymaster.generations import CallHandle
 
 Ask = Callable[[str, str], Awaitable[str]]
 pytestmark = pytest.mark.timeout(120)
@@ -100,6 +101,12 @@ async def has_left(site: Site, count: int) -> bool:
     return await left(site) == count
 
 
+async def latest_left(site: Site) -> str:
+    """The id of the call of such a request."""
+    async with site.engine.connect() as connection:
+        return await connection.scalar(text("SELECT call_id FROM left_requests ORDER BY id DESC LIMIT 1")) or ""
+
+
 async def parked(site: Site) -> int:
     return (await site.ledger.status()).parked
 
@@ -155,11 +162,9 @@ async def test_a_connection_that_is_cut_costs_nothing_twice(
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-async def test_a_connection_is_cut_behind_each_byte(
-    gateway: GatewayProcess, site: Site, server: CountingServer
-) -> None:
+async def test_a_connection_is_cut_at_many_places(gateway: GatewayProcess, site: Site, server: CountingServer) -> None:
     service, before, places = server.service("plain"), await paid(site), asyncio.Semaphore(20)
-    cuts = [Cut(sent=size) for size in range(0, 1_000, 3)] + [Cut(answered=-size) for size in range(1, 700)]
+    cuts = [Cut(sent=size) for size in range(0, 1_000, 10)] + [Cut(answered=-size) for size in range(1, 700, 7)]
 
     async def one(number: int, cut: Cut) -> None:
         async with places:
@@ -174,13 +179,20 @@ async def test_a_connection_is_cut_behind_each_byte(
 async def test_nothing_is_parked_for_a_caller_who_has_gone(
     gateway: GatewayProcess, site: Site, server: CountingServer
 ) -> None:
-    """Cut off while its call is parked, and told 429 once: its SDK goes on asking, for one call."""
+    """One that does not come back leaves nothing; one that is cut off while its call is parked, and told 429 once, asks
+    again, for one call."""
     service = server.service("parking")
     service.hold()
     ask = partial(by_openai, route="parking", key=TIGHT, max_retries=5)
     first = asyncio.create_task(ask(gateway.url, "first"))
     await until(lambda: service.held == 1, "the first has all the money on hold")
-    is_parked = partial(are_parked, site, 1)
+    is_parked, before = partial(are_parked, site, 1), await left(site)
+    leaving = posted(gateway, "leaving", "parking", TIGHT)
+    await until(is_parked, "a call is parked")
+    leaving.cancel()
+    await until(partial(has_left, site, before + 1), "the gateway has noticed")
+    given_up = await CallHandle(site.client, await latest_left(site)).result()
+    assert (given_up.reason, given_up.attempts) == ("caller_gone", 0)
     async with cut_way(gateway, Cut(when=partial(until, is_parked, "the second is parked"))) as proxy:
         second = asyncio.create_task(ask(proxy.url, "second"))
         await until(lambda: proxy.connections == 2, "it asks again")
