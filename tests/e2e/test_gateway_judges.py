@@ -93,6 +93,7 @@ ANTHROPIC = {
     "streamed": TEXT,
     "metered": 17,
     "beta": TEXT,
+    "counted": 12,
 }
 GOOGLE = {**ANSWERS, "streamed": "aé", "vectors": VECTORS}
 VERCEL = {**ANSWERS, "streamed": "aé", "response": TEXT, "response_streamed": TEXT, "vectors": VECTORS}

@@ -1,4 +1,4 @@
-// Anthropic's SDK: messages, tools, structured output, streams, betas, errors.
+// Anthropic's SDK: messages, tools, structured output, streams, betas, counted tokens, errors.
 import Anthropic from "@anthropic-ai/sdk";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { z } from "zod";
@@ -25,6 +25,7 @@ const stream = client.messages.stream(question);
 const texts = await collected(stream, (event) => event.delta?.text ?? "");
 const whole = await stream.finalMessage();
 const beta = await client.beta.messages.create({ ...question, betas: ["context-management-2025-06-27"] });
+const counting = await client.messages.countTokens({ model: asked.messages, messages });
 
 const ask = async ({ key, model, headers }) =>
   new Anthropic({ baseURL: asked.address, apiKey: key, fetch: counted }).messages.create(
@@ -41,6 +42,7 @@ print({
   streamed: texts.join(""),
   metered: whole.usage.input_tokens + whole.usage.output_tokens,
   beta: beta.content[0].text,
+  counted: counting.input_tokens,
   refusals: await refusals(ask, (error) => ({
     status: error.status,
     reason: error.error?.paymaster?.reason ?? null,

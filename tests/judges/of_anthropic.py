@@ -35,6 +35,7 @@ def main() -> None:
         streamed = "".join(stream.text_stream)
         usage = stream.get_final_message().usage
     beta: Any = client.beta.messages.create(**question, betas=["context-management-2025-06-27"])
+    counting = client.messages.count_tokens(model=models["messages"], messages=messages)
 
     def ask(refusal: Mapping[str, Any], http: Counted) -> object:
         client = anthropic.Anthropic(base_url=address, api_key=refusal["key"], http_client=http)
@@ -56,6 +57,7 @@ def main() -> None:
             "streamed": streamed,
             "metered": usage.input_tokens + usage.output_tokens,
             "beta": beta.content[0].text,
+            "counted": counting.input_tokens,
             "refusals": refusals(models, ask, said),
         }
     )

@@ -55,6 +55,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     message: str = "scripted"
     """Of the error, in the form of an OpenAI error body."""
+    free: bool = False
+    """Nothing is billed for it, as for counted tokens."""
     body: bytes | Callable[[Received], bytes] | None = None
     """The whole body, instead of an answer or an error."""
     cut: bool = False
@@ -148,7 +150,7 @@ class FakeService:
         try:
             reply = self.script.popleft() if self.script else self.reply(request)
             usage = self.usage(request)
-            if reply.status == 200:
+            if reply.status == 200 and not reply.free:
                 self.billed.append(usage)
             if self._holding:
                 released = asyncio.Event()

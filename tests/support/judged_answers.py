@@ -47,7 +47,7 @@ def judged_reply(request: Received) -> Reply:
             else Reply(body=RESPONSE)
         )
     if path.endswith("/messages/count_tokens"):
-        return Reply(body=json.dumps({"input_tokens": 12}).encode())
+        return Reply(free=True, body=json.dumps({"input_tokens": 12}).encode())
     if path.endswith("/messages"):
         return Reply(stream=MESSAGE_EVENTS) if body.get("stream") else Reply(body=_message(body))
     if path.endswith(":batchEmbedContents"):

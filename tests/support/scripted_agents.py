@@ -19,7 +19,7 @@ def of_messages(tool: str, arguments: Mapping[str, object]) -> Callable[[Receive
 
     def reply(request: Received) -> Reply:
         if "/count_tokens" in request.path:
-            return Reply(body=json.dumps({"input_tokens": 12}).encode())
+            return Reply(free=True, body=json.dumps({"input_tokens": 12}).encode())
         offered = tool in _names(request.body.get("tools", ()))
         if offered and not _within(request.body["messages"], "tool_result"):
             block: Item = {"type": "tool_use", "id": _CALL_ID, "name": tool, "input": arguments}
