@@ -81,6 +81,10 @@ class AdminRefused(Exception):
     """An admin's command that makes no sense to the ledger; the message says what exists."""
 
 
+class AdminStale(AdminRefused):
+    """An admin's command for what has changed since its sender saw it."""
+
+
 class LedgerNotFound(Exception):
     """There is no ledger of this name in the Temporal namespace, or no worker answers for it."""
 

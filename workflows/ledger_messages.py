@@ -11,9 +11,10 @@ from temporalio.exceptions import ApplicationError
 from paymaster.admission.answers import digest_of
 from paymaster.admission.desk import Desk
 from paymaster.admission.signed_commands import SignatureRefused
+from paymaster.admission.stale import Stale
 from paymaster.messages import ENCRYPTED, AdminMessage, Configure
 from paymaster.messages.bounds import check_text
-from paymaster.messages.temporal_names import SignalName, UpdateName
+from paymaster.messages.temporal_names import CONTENT_OF_COMMAND, STALE, SignalName, UpdateName
 from paymaster.values.json_reading import exact_json
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
@@ -31,6 +32,7 @@ class LedgerMessages:
         name, change = signal.name, self.decoded(signal, message)
         if change is not None:
             try:
+                self._check_tag(change)
                 act(change, workflow_now_ms())
             except ValueError as error:
                 self.refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
@@ -45,17 +47,24 @@ class LedgerMessages:
         assert update is not None  # only handlers of updates call this
         try:
             digest = digest_of(name, change)
-            return self._desk.answers.once(update.id, digest, asked.result, lambda: self._told(act, change))
+            command_id = update.id.rpartition(CONTENT_OF_COMMAND)[0] or update.id
+            return self._desk.answers.once(command_id, digest, asked.result, lambda: self._told(act, change))
         except ValueError as error:
             if isinstance(error, SignatureRefused):  # not a slip of whoever waits for the answer
                 self.refuse(name, change.model_dump_json(exclude={"signature"}), str(error))
-            raise ApplicationError(str(error), type="Refused", non_retryable=True) from error
+            kind = STALE if isinstance(error, Stale) else "Refused"
+            raise ApplicationError(str(error), type=kind, non_retryable=True) from error
         except Exception as error:  # as above
             self.failed(name, change, error)
             raise ApplicationError(f"internal error: {error!r}", type="Refused", non_retryable=True) from error
 
     def _told(self, act: Callable[[CommandT, int], StateT], change: CommandT) -> StateT:
+        self._check_tag(change)
         return self._desk.copies.told(act(change, workflow_now_ms()))
+
+    def _check_tag(self, change: BaseModel) -> None:
+        if isinstance(change, AdminMessage):
+            self._desk.check_tag(change, workflow_now_ms())
 
     def failed(self, name: str, change: BaseModel, error: Exception) -> None:
         workflow.logger.exception("the desk failed on %s", name)

@@ -14,9 +14,11 @@ from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState
 from paymaster.admission.state_size import StateSize
 from paymaster.admission.status import account_status, desk_status
+from paymaster.admission.tags import account_tag, service_tag
 from paymaster.messages import (
     AccountStatus,
     CapState,
+    DeskStatus,
     LimitStatus,
     RunState,
     ServiceState,
@@ -63,7 +65,7 @@ class StatusCopies:
         return StatusCopy(
             version=state.version,
             anew=anew,
-            status=desk_status(state, ledger, queue, None, now_ms, self._size.about()),
+            status=self._whole(now_ms),
             accounts=tuple(map(self._for_later, statuses)),
             gone=tuple(key for key in keys if key not in ledger.accounts),
         )
@@ -86,10 +88,18 @@ class StatusCopies:
         return answer.model_copy(update={"version": self._state.version + copies})
 
     def _for_later(self, status: AccountStatus) -> AccountStatus:
-        """With what changes by itself: the steps of rolling windows."""
+        """With its tag, and with what changes by itself: the steps of rolling windows."""
         balances = self._ledger.accounts[status.account].balances
         windows = tuple(_window_for_later(each, balances[each.window]) for each in status.windows)
-        return status.model_copy(update={"windows": windows})
+        tag = account_tag(self._ledger, status.account)
+        return status.model_copy(update={"windows": windows, "tag": tag})
+
+    def _whole(self, now_ms: int) -> DeskStatus:
+        """Without accounts."""
+        state = self._state
+        status = desk_status(state, self._ledger, self._parking.queue, None, now_ms, self._size.about())
+        services = [each.model_copy(update={"tag": service_tag(state, each.service)}) for each in status.services]
+        return status.model_copy(update={"services": tuple(services)})
 
 
 def _window_for_later(status: WindowStatus, balance: Balance) -> WindowStatus:

@@ -28,8 +28,10 @@ from paymaster.admission.standing import standing_of
 from paymaster.admission.state import RULES, DeskState, read
 from paymaster.admission.state_size import StateSize
 from paymaster.admission.status import desk_status, unconfirmed_page
+from paymaster.admission.tags import check_tag
 from paymaster.messages import (
     AcceptLower,
+    AdminMessage,
     Answer,
     AskStanding,
     AttemptReport,
@@ -255,6 +257,12 @@ class Desk:
             prices=state.prices,
             who=state.config_by,
         )
+
+    def check_tag(self, change: AdminMessage, now_ms: int) -> None:
+        """Raises Stale for a command that changes what its sender has not seen."""
+        if change.if_tag is not None:
+            self.advance(now_ms)  # a raise that has lapsed is copied now, and can be seen
+            check_tag(change, change.if_tag, self.state, self.ledger)
 
     def raise_cap(self, change: RaiseCap, now_ms: int) -> CapState:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not.

@@ -24,7 +24,10 @@ from paymaster.gateway.connections import when_cut
 from paymaster.gateway.counted import count_document, counted_request, is_googles_count
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
+from paymaster.gateway.openapi import openapi_document
 from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
+from paymaster.gateway.standing import standing_of
+from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.messages.wire import Dialect
 from paymaster.settings import Settings
 from paymaster.wire.refusals import Told, refusal
@@ -42,6 +45,7 @@ logger = logging.getLogger("paymaster.gateway")
 
 class Endpoints:
     def __init__(self, settings: Settings, clients: Clients, temporal: Client, engine: AsyncEngine | None) -> None:
+        self._copy = None if engine is None else CopiedStatus(engine, settings.ledger.name)
         self._settings = settings
         self._gateway = settings.gateway
         self._clients = clients
@@ -70,6 +74,8 @@ class Endpoints:
         return [
             Route("/healthz", self._healthz, methods=["GET"]),
             Route(f"{CALLS_PATH}/{{call_id}}", self._served(None, self._fetched), methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+            Route("/v1/paymaster/budget", self._served(None, self._budget), methods=["GET"]),
             *(Route(path, self._served(dialect, self._call), methods=["POST"]) for path, dialect in posts),
             *(
                 Route(path, self._served(dialect, partial(self._count, dialect)), methods=["POST"])
@@ -180,6 +186,12 @@ class Endpoints:
             check_route(name, client)
             raise Refused("unknown_route", f"there is no route, and no service with a model, named {name!r}")
         return _json(described(name, dialect))
+
+    async def _budget(self, request: Request, client: ClientTerms) -> Response:
+        return await standing_of(client, self._copy)
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi_document())
 
     async def _healthz(self, request: Request) -> Response:
         """Whether calls can be made: Temporal answers."""

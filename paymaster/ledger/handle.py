@@ -14,7 +14,8 @@ from temporalio.common import RawValue, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from paymaster.errors import AdminRefused, LedgerNotFound
+from paymaster.admission.answers import digest_of
+from paymaster.errors import AdminRefused, AdminStale, LedgerNotFound
 from paymaster.ledger.group_commit import PoisonedBatch
 from paymaster.ledger.updates import (
     UPDATE_ERRORS,
@@ -28,6 +29,7 @@ from paymaster.ledger.versions import RunningWorker, common_rules, running_worke
 from paymaster.messages import (
     LEDGER_TASK_QUEUE,
     AcceptLower,
+    AdminMessage,
     Answer,
     AttemptReport,
     AttemptReports,
@@ -69,6 +71,7 @@ from paymaster.messages.temporal_names import (
     COMPARE_ROWS,
     CONFIGURATION,
     CONFIGURE,
+    CONTENT_OF_COMMAND,
     CORRECT_SPEND,
     END_RUN,
     LEDGER_WORKFLOW,
@@ -80,6 +83,7 @@ from paymaster.messages.temporal_names import (
     RESUME_RUN,
     RESUME_SERVICE,
     SET_CAP,
+    STALE,
     STATUS,
     TAKE_CLOCK,
     UNCONFIRMED_HOLDS,
@@ -308,13 +312,13 @@ class Ledger:
         command_id = command_id or uuid4().hex
         try:
             return await update_until_answered(
-                self._handle, update, message, within=ANSWER_WITHIN, update_id=command_id
+                self._handle, update, message, within=ANSWER_WITHIN, update_id=_update_id(command_id, update, message)
             )
         except Unanswered as error:
             raise self._not_found(error, None if error.nothing_applied else command_id) from error
         except UPDATE_ERRORS as error:
             if fate_of(error) is Fate.REFUSED:
-                raise AdminRefused(_reason(error)) from error
+                raise (AdminStale if _is_stale(error) else AdminRefused)(_reason(error)) from error
             raise self._not_found(error) from error
 
     async def _start(self, config: DeskConfig, who: str) -> None:
@@ -338,6 +342,19 @@ class Ledger:
             "is a worker running? `paymaster worker` starts one",
             unanswered,
         )
+
+
+def _update_id(command_id: str, update: UpdateName[ArgumentT, ResultT], message: ArgumentT) -> str:
+    """Temporal takes two updates of one id for one, whatever they say; so the content is in the id, and the ledger sees
+    that a command id is used for another command."""
+    if not isinstance(message, AdminMessage | Configure):
+        return command_id
+    return f"{command_id}{CONTENT_OF_COMMAND}{digest_of(update.name, message)}"
+
+
+def _is_stale(error: Exception) -> bool:
+    cause = error.cause if isinstance(error, WorkflowUpdateFailedError) else None
+    return isinstance(cause, ApplicationError) and cause.type == STALE
 
 
 def _reason(error: BaseException) -> str:

@@ -39,6 +39,8 @@ class AdminMessage(BaseModel):
     """Of a signed command its signer, whatever is written here."""
     signature: Signature | None = None
     """None: refused where `[admin] require_signature` is set."""
+    if_tag: str | None = added(None, max_length=64)
+    """The tag of what it changes, as its sender saw it: refused where that has changed. None: whatever there is."""
 
 
 class RaiseCap(AdminMessage):

@@ -142,6 +142,8 @@ class AccountStatus(Message):
     """At what they are posted."""
     run: RunState | None = added(None)
     """Of a run. None: it is a budget's or a service's."""
+    tag: str = added("")
+    """In a copy: of what admins decide about it. It is another one when that has changed."""
 
 
 class ServiceStatus(Message):
@@ -156,6 +158,8 @@ class ServiceStatus(Message):
     """The admin who paused it, and why. None: nobody."""
     paused_models: tuple[str, ...] = added(())
     """Models of it that are paused, because their limit was reached."""
+    tag: str = added("")
+    """In a copy: of what admins decide about it. It is another one when that has changed."""
 
 
 class WaitingCall(CountsForBudgets, Message):

@@ -112,6 +112,12 @@ it."""
 ANSWER_GONE = "AnswerGone"
 """Error type of a stored answer that is not there any more, or cannot be read."""
 
+CONTENT_OF_COMMAND = "#"
+"""In the id of an update of an admin, between the command's id and a digest of what it says."""
+
+STALE = "Stale"
+"""The error type of an admin's command for what has changed since its sender saw it."""
+
 STANDING_UNKNOWN = "StandingUnknown"
 """Error type where nobody can say what is left of a budget."""
 

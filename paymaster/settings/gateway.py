@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from paymaster.settings.gateway_admins import GatewayAdminSettings
 from paymaster.settings.kinds import (
     AdminName,
     AtLeastOne,
@@ -53,6 +54,8 @@ class GatewaySettings(Table):
     machine only. None, the default: a request without a key is refused."""
     clients: dict[AdminName, GatewayClientSettings] = Field(default_factory=dict[str, GatewayClientSettings])
     """Who may ask, by name. Default {}."""
+    admins: dict[AdminName, GatewayAdminSettings] = Field(default_factory=dict[str, GatewayAdminSettings])
+    """Who may administrate over HTTP, by the name that the log has. Default {}: nobody."""
     wait_at_most: Duration = timedelta(seconds=50)
     """The longest time that a request waits for money, a limit or a service: then it is answered 429 or 503. Many
     proxies end a silent connection after 60 s. Default "50s"."""

@@ -41,6 +41,7 @@ _NAMES = {
     "budgets": '"acme/content"',
     "endpoints": "NAME",
     "clients": "NAME",
+    "admins": "NAME",
 }
 """What stands for the names that a table of tables has."""
 

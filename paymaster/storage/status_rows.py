@@ -1,7 +1,7 @@
 """The copy of how a ledger stands: written by the activity `store_status`, read by everybody who shows it."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, text
@@ -91,14 +91,11 @@ async def copied_accounts(engine: AsyncEngine, ledger: str, accounts: Sequence[s
     return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]
 
 
-async def copied_page(engine: AsyncEngine, ledger: str, kind: str, after: str, limit: int) -> list[CopiedAccount]:
-    """So many accounts of a kind ("budget", "run" or "service") after this one, in alphabetical order."""
-    values = {"ledger": ledger, "after": after, "first": f"{kind}:", "end": f"{kind};", "limit": limit}
+async def copied_page(
+    engine: AsyncEngine, ledger: str, first: str, end: str, after: str, limit: int
+) -> list[CopiedAccount]:
+    """So many accounts from `first` up to `end`, which is none of them, and after `after`, in the order of bytes."""
+    values = {"ledger": ledger, "after": after, "first": first, "end": end, "limit": limit}
     async with engine.connect() as connection:
         rows = (await connection.execute(_PAGE, values)).mappings().all()
     return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]
-
-
-def age_s(copied_at: datetime, now: datetime | None = None) -> float:
-    """How old a copy is. Default: now."""
-    return max(0.0, ((now or datetime.now(UTC)) - copied_at).total_seconds())

@@ -88,6 +88,7 @@ _BY_REASON = {
     "caller_gone": _UNAVAILABLE,
     "unknown_call": _NOT_FOUND,
     "clients_unknown": _UNAVAILABLE,
+    "standing_unknown": _UNAVAILABLE,
     # Of a service of another format, whose refusal is not told as it was.
     "rate_limited": _BUSY,
     "overloaded": _UNAVAILABLE,

@@ -1,4 +1,5 @@
-"""docs/schemas: the messages that cross to callers in other languages, as JSON schemas with the docstrings' words.
+"""docs/schemas: the messages that cross to callers in other languages, as JSON schemas with the docstrings' words, and
+the gateway's OpenAPI document.
 
 `make schemas` writes them anew.
 """
@@ -13,6 +14,7 @@ from paymaster_process import ROOT
 from pydantic import BaseModel
 
 from paymaster import messages
+from paymaster.gateway.openapi import openapi_document
 from paymaster.messages import BodyPiece, EndpointRequest, LLMRequest, LLMResult
 from paymaster.values.money import TokenUsage
 
@@ -27,7 +29,8 @@ def schemas() -> dict[str, str]:
     """File name → content."""
     found = {kind: kind.model_json_schema(mode="validation") for kind in READ}
     found |= {kind: kind.model_json_schema(mode="serialization") for kind in WRITTEN}
-    return {f"{kind.__name__}.json": _written(kind, schema) for kind, schema in found.items()}
+    written = {f"{kind.__name__}.json": _written(kind, schema) for kind, schema in found.items()}
+    return written | {"gateway.openapi.json": json.dumps(openapi_document(), indent=2) + "\n"}
 
 
 def _written(kind: type[BaseModel], schema: dict[str, Any]) -> str:

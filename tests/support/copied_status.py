@@ -38,4 +38,4 @@ def every_copy(desk: Desk, now_ms: int) -> list[StatusCopy]:
 
 def _as_asked(status: AccountStatus) -> AccountStatus:
     windows = tuple(each.model_copy(update={"steps_nanos": {}}) for each in status.windows)
-    return status.model_copy(update={"windows": windows})
+    return status.model_copy(update={"windows": windows, "tag": ""})

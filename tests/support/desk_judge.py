@@ -372,7 +372,9 @@ class DeskJudge(DeskChecks):
         self.steps += 1
         if self.steps % 3 == 0:
             now_ms = self.desk.state.now_ms
-            for copy in self.both(lambda desk: every_copy(desk, now_ms)):
+            copies = every_copy(self.desk, now_ms)
+            assert copies == every_copy(self.cut_desk, now_ms), "a desk that was cut and restored copies otherwise"
+            for copy in copies:
                 self.copied.take_in(copy, now_ms)
             status = {each.account: each for each in self.desk.status(now_ms=now_ms).accounts}
             assert self.copied.read(now_ms) == status

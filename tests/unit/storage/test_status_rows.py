@@ -40,7 +40,7 @@ async def test_a_copy_that_comes_late_changes_nothing(engine: AsyncEngine) -> No
     second = named(site.desk.copies.take(0), "late")
     await store_status(engine, second, NOW + timedelta(seconds=1))
     await store_status(engine, first, NOW)
-    ledger, page = await copied_ledger(engine, "late"), await copied_page(engine, "late", "budget", "", 10)
+    ledger, page = await copied_ledger(engine, "late"), await copied_page(engine, "late", "budget:", "budget;", "", 10)
     assert ledger is not None
     assert ledger.version == 2
     assert [each.status.account for each in page] == ["budget:a"]
@@ -60,7 +60,7 @@ async def test_new_books_forget_the_old_accounts(engine: AsyncEngine) -> None:
     old = Site(config(budgets={"old": capped(day=1)})).desk.copies.take(0)
     await store_status(engine, named(old, "anew"), NOW)
     await store_status(engine, named(Site().desk.copies.take(0), "anew"), NOW + timedelta(seconds=1))
-    page = await copied_page(engine, "anew", "budget", "", 10)
+    page = await copied_page(engine, "anew", "budget:", "budget;", "", 10)
     assert [each.status.account for each in page] == ["budget:acme"]
 
 
@@ -69,7 +69,9 @@ async def test_pages_are_in_order_and_of_one_kind(engine: AsyncEngine) -> None:
     copy = named(Site(config(budgets={name: capped(day=1) for name in names})).desk.copies.take(0), "pages")
     await store_status(engine, copy, NOW)
     found: list[str] = []
-    while page := await copied_page(engine, "pages", "budget", f"budget:{found[-1]}" if found else "", 2):
+    while page := await copied_page(engine, "pages", "budget:", "budget;", f"budget:{found[-1]}" if found else "", 2):
         found += [each.status.account.removeprefix("budget:") for each in page]
     assert found == sorted(names)
-    assert [each.status.account for each in await copied_page(engine, "pages", "service", "", 10)] == ["service:s"]
+    assert [each.status.account for each in await copied_page(engine, "pages", "service:", "service;", "", 10)] == [
+        "service:s"
+    ]

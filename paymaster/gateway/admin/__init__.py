@@ -1,0 +1,1 @@
+"""Administration over HTTP: what the commands of the CLI do, as JSON."""

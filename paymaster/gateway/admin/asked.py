@@ -1,0 +1,79 @@
+"""A request to the administration, read and checked."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from paymaster.gateway.admin.documents import Wanted
+from paymaster.gateway.admin.problems import Problem
+from paymaster.gateway.admin.who import Admin
+from paymaster.messages import Signature
+
+PAGE_DEFAULT, PAGE_MAX = 100, 1_000
+_ETAG = re.compile(r'"([0-9a-z]{1,64})"')
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+class Said(TypedDict):
+    """What every command says."""
+
+    reason: str
+    who: str
+    signature: Signature | None
+    if_tag: str | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    admin: Admin
+    path: Mapping[str, str]
+    """What stands in the path, by name."""
+    query: Mapping[str, str]
+    body: bytes
+    if_match: str | None
+
+    def read(self, kind: type[BodyT]) -> BodyT:
+        """The body. Raises Problem, which says what is wrong where."""
+        try:
+            return kind.model_validate_json(self.body)
+        except ValidationError as error:
+            found = (f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg']}" for each in error.errors())
+            raise Problem(400, "bad_request", "; ".join(found)[:2_000]) from None
+
+    def said(self, wanted: Wanted) -> Said:
+        """What every command says. The log names the admin; of a signed command the ledger names the signer. Raises
+        Problem."""
+        who = self.admin.name if wanted.signature is None else wanted.who
+        return Said(reason=wanted.reason, who=who, signature=wanted.signature, if_tag=self.tag)
+
+    @property
+    def tag(self) -> str | None:
+        """What `If-Match` names. None: nothing. Raises Problem."""
+        if self.if_match is None:
+            return None
+        found = _ETAG.fullmatch(self.if_match.strip())
+        if found is None:
+            raise Problem(400, "bad_request", 'If-Match takes one ETag as it was answered, such as "0123abcd"')
+        return found[1]
+
+    @property
+    def limit(self) -> int:
+        """Raises Problem."""
+        text = self.query.get("limit", str(PAGE_DEFAULT))
+        if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= PAGE_MAX:
+            raise Problem(400, "bad_request", f"limit is a number from 1 to {PAGE_MAX:,}")
+        return int(text)
+
+    @property
+    def after(self) -> str:
+        return self.query.get("after", "")
+
+
+@dataclass(frozen=True)
+class Answer:
+    document: BaseModel
+    tag: str | None = None
+    status: int = 200
