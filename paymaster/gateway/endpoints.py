@@ -22,6 +22,7 @@ from paymaster.gateway.asked import AskedCall, Refused, asked_call, check_route
 from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
 from paymaster.gateway.connections import when_cut
 from paymaster.gateway.counted import count_document, counted_request, is_googles_count
+from paymaster.gateway.measured import measure_request
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.openapi import openapi_document
@@ -123,7 +124,7 @@ class Endpoints:
                 return refusal(dialect, error.reason, error.detail, status=error.status)
             case TemporalUnreachable():
                 logger.warning("%s", error)
-                return refusal(dialect, "temporal_unreachable", "Temporal cannot be reached; nothing is begun")
+                return refusal(dialect, "temporal_unreachable", "Temporal cannot be reached")
             case _:
                 logger.error("internal error", exc_info=error)
                 return refusal(dialect, "internal_error", "the gateway failed; its log says why")
@@ -228,10 +229,12 @@ def _json(document: JsonValue) -> Response:
 
 def _log(request: Request, client: str, response: Response, took_s: float) -> None:
     route: Route | None = request.scope.get("route")
+    path = "-" if route is None else route.path
+    measure_request(request.method, path, response.status_code, took_s)
     logger.info(
         "%s %s %d",
         request.method,
-        "-" if route is None else route.path,
+        path,
         response.status_code,
         extra={
             "client": client,

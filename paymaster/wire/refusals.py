@@ -41,6 +41,7 @@ _NO_METHOD = _Kind(405, "method_not_allowed", "invalid_request_error", "UNIMPLEM
 _TOO_SLOW = _Kind(408, "timeout", "timeout_error", "DEADLINE_EXCEEDED")
 _REUSED = _Kind(409, "conflict", "invalid_request_error", "ALREADY_EXISTS")
 _TOO_LARGE = _Kind(413, "request_too_large", "request_too_large", "INVALID_ARGUMENT")
+_BROKEN = _Kind(500, "server_error", "api_error", "INTERNAL")
 _FAILED = _Kind(502, "server_error", "api_error", "INTERNAL", retried=True)
 _UNAVAILABLE = _Kind(503, "server_error", "overloaded_error", "UNAVAILABLE", retried=True)
 _NO_UPGRADE = _Kind(426, "upgrade_refused", "invalid_request_error", "UNIMPLEMENTED")
@@ -84,6 +85,7 @@ _BY_REASON = {
     "body_too_slow": _TOO_SLOW,
     "too_many_at_once": _BUSY,
     "temporal_unreachable": _UNAVAILABLE,
+    "internal_error": _BROKEN,
     "database_unreachable": _UNAVAILABLE,
     "caller_gone": _UNAVAILABLE,
     "unknown_call": _NOT_FOUND,

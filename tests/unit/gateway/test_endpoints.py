@@ -8,6 +8,7 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from paymaster.gateway import endpoints
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import Clients
 from paymaster.settings import Settings
@@ -171,6 +172,25 @@ async def test_without_temporal_it_is_tried_again(http: httpx.AsyncClient) -> No
     assert (failed.status_code, failed.headers["retry-after"]) == (503, "2")
     assert "127.0.0.1" not in failed.text
     assert (await http.get("/healthz")).status_code == 503
+
+
+async def test_a_defect_is_no_fault_of_the_caller(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it sent again, since nobody knows what became of it; and its text stays in the log."""
+    measured = list[tuple[object, ...]]()
+
+    def measure(*of: object) -> None:
+        measured.append(of)
+
+    monkeypatch.setattr(endpoints, "measure_request", measure)
+
+    async def breaks(self: Clients, headers: object) -> None:
+        raise LookupError("a secret")
+
+    monkeypatch.setattr(Clients, "of", breaks)
+    failed = await http.get("/v1/models/x")
+    assert (failed.status_code, failed.headers["x-should-retry"]) == (500, "false")
+    assert "a secret" not in failed.text
+    assert [of[:3] for of in measured] == [("GET", "/v1/models/{name:path}", 500)]
 
 
 @pytest.mark.parametrize(
