@@ -1,4 +1,4 @@
-# The worker's image; the same one migrates. Build: docker build -t paymaster .
+# The worker's image; the same one migrates, and is the gateway (paymaster serve). Build: docker build -t paymaster .
 FROM python:3.13.9-slim-trixie AS build
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 RUN pip install --no-cache-dir uv==0.13.9
@@ -21,7 +21,7 @@ COPY --from=build /app /app
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PAYMASTER_CONFIG=/etc/paymaster/paymaster.toml \
     PAYMASTER__WORKER__HEALTH_ADDRESS=0.0.0.0:8000
 USER 10001
-EXPOSE 8000
+EXPOSE 8000 4000
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/ready', timeout=5)"]
 # SIGTERM lets running calls finish: give it [worker] grace_period and 15 s more (docker stop --timeout).

@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import jsonschema
@@ -130,14 +131,13 @@ def test_the_collector_and_prometheus_listen_where_the_worker_is(compose: dict[s
 # ---------------------------------------------------------------- the services that are ours
 
 
-class Ours:
-    """The migration job has ended and the worker runs, each with its command and environment from the file."""
+class Ours(NamedTuple):
+    """The migration job has ended; worker and gateway run. Each has its command and environment from the file."""
 
-    def __init__(self, worker: Worker, health_address: str, client: Client, receiver: OtlpReceiver) -> None:
-        self.worker = worker
-        self.health_address = health_address
-        self.client = client
-        self.receiver = receiver
+    health_address: str
+    gateway_address: str
+    client: Client
+    receiver: OtlpReceiver
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +147,13 @@ async def ours(
     database = "compose_" + os.urandom(4).hex()
     await _create_database(stack.database_url, database)
     namespace = await new_namespace(stack.temporal_address)
-    health_address = free_address()
+    health_address, gateway_address = free_address(), free_address()
     with OtlpReceiver() as receiver:
         addresses = {
             "postgresql+asyncpg://temporal:only-on-this-machine@postgres:5432/paymaster": _url(stack, database),
             "temporal:7233": stack.temporal_address,
             "0.0.0.0:8000": health_address,
+            "0.0.0.0:4000": gateway_address,
             "http://otel-collector:4318": receiver.url,
             "/etc/paymaster/paymaster.toml": str(ROOT / "deploy" / "paymaster.toml"),
         }
@@ -175,22 +176,28 @@ async def ours(
         )
         output, _ = await migrated.communicate()
         assert migrated.returncode == 0, output
-        command = compose["services"]["worker"]["command"]
-        assert command[0] == "python"
-        log_file = module_folder / "worker.log"
-        python = PAYMASTER.with_name("python")
-        worker = Worker(
-            GuardedProcess([str(python), *command[1:]], env=here("worker"), cwd=ROOT, log_file=log_file), log_file
+        client = await Client.connect(
+            stack.temporal_address, namespace=namespace, plugins=[PaymasterPlugin(Settings())]
         )
-        try:
+        async with (
+            _running(compose, "worker", here("worker"), module_folder) as worker,
+            _running(compose, "gateway", here("gateway"), module_folder) as gateway,
+        ):
             await worker.ready()
-            client = await Client.connect(
-                stack.temporal_address, namespace=namespace, plugins=[PaymasterPlugin(Settings())]
-            )
-            yield Ours(worker, health_address, client, receiver)
-        finally:
-            worker.process.kill()
-            await worker.process.stop()
+            await until(lambda: gateway_address in gateway.log(), "the gateway listens")
+            yield Ours(health_address, gateway_address, client, receiver)
+
+
+@asynccontextmanager
+async def _running(
+    compose: Mapping[str, Any], service: str, environment: dict[str, str], folder: Path
+) -> AsyncGenerator[Worker]:
+    """The file's own command for a service."""
+    program, *arguments = compose["services"][service]["command"]
+    assert program in ("python", "paymaster")
+    command, log_file = [str(PAYMASTER.with_name(program)), *arguments], folder / f"{service}.log"
+    async with GuardedProcess(command, env=environment, cwd=ROOT, log_file=log_file) as process:
+        yield Worker(process, log_file)
 
 
 def _url(stack: EmbeddedStack, database: str) -> str:
@@ -210,15 +217,36 @@ async def test_the_worker_of_the_file_answers_calls_and_its_own_health_check(
     server.service("compose").script.extend([Reply(500), ANSWER])
     result = await try_generate(ours.client, LLMRequest(route="writer", budget="acme/docs", prompt="Say hello"))
     assert (result.outcome, result.attempts) == (Outcome.COMPLETED, 2), result
-    check = [part.replace("127.0.0.1:8000", ours.health_address) for part in _health_check(compose)]
-    process = await asyncio.create_subprocess_exec(PAYMASTER.with_name("python"), *check[1:])
-    assert await process.wait() == 0
-    assert json.dumps(_health_check(compose)) in (ROOT / "Dockerfile").read_text(), "the image has another check"
+    assert await _healthy(compose, "worker", {"127.0.0.1:8000": ours.health_address})
+    check = json.dumps(_health_check(compose, "worker"))
+    assert check in (ROOT / "Dockerfile").read_text(), "the image has another check"
     await until(lambda: ours.receiver.metrics, "the collector gets metrics")
 
 
-def _health_check(compose: Mapping[str, Any]) -> list[str]:
-    kind, *command = compose["services"]["worker"]["healthcheck"]["test"]
+async def test_the_gateway_of_the_file_serves_a_client_and_its_own_health_check(
+    ours: Ours, compose: dict[str, Any]
+) -> None:
+    assert await _healthy(compose, "gateway", {"127.0.0.1:4000": ours.gateway_address})
+    async with httpx.AsyncClient(base_url=f"http://{ours.gateway_address}/v1", timeout=30) as client:
+        body = {"model": "writer", "messages": [{"role": "user", "content": "Say hello"}]}
+        answer = await client.post("/chat/completions", json=body)
+        assert answer.status_code == 401, answer.text
+        answer = await client.post("/chat/completions", json=body, headers={"x-api-key": "only-on-this-machine"})
+    assert answer.json()["choices"][0]["message"]["content"] == "answer to Say hello", answer.text
+
+
+async def _healthy(compose: Mapping[str, Any], service: str, addresses: Mapping[str, str]) -> bool:
+    """What the file's check of a service says. `addresses`: where it listens in its container, and here."""
+    check = _health_check(compose, service)
+    for there, here in addresses.items():
+        assert there in check[-1]
+        check = [part.replace(there, here) for part in check]
+    process = await asyncio.create_subprocess_exec(PAYMASTER.with_name("python"), *check[1:])
+    return await process.wait() == 0
+
+
+def _health_check(compose: Mapping[str, Any], service: str) -> list[str]:
+    kind, *command = compose["services"][service]["healthcheck"]["test"]
     assert (kind, command[0]) == ("CMD", "python")
     return command
 
