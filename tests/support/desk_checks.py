@@ -71,16 +71,17 @@ class DeskChecks(TwoDesks):
             assert parked is not None, f"{request.hold_id} has left the queue, and was told nothing"
             waiting.claims = parked.keeps
             model.take_part(request)
-            verdicts = set(model.verdicts(request))
             assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
             assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
-            # That one is not for now, because money is not short any more, is told once its run may go on.
-            waits_for_run = model.of_run(request) in ("gone", "stopped")
-            assert verdicts != {"never"} or waits_for_run, f"{request.hold_id} is parked though it can never fit"
+            # That one is not for now, because money is not short any more, is told when what it waits for comes.
+            for_always = [candidate.model_copy(update={"short_below": None}) for candidate in request.candidates]
+            may_fit = any(model.verdict(request, candidate) != "never" for candidate in for_always)
+            assert may_fit, f"{request.hold_id} is parked though it can never fit"
             if not model.busy_candidates(request):
                 waiting.busy_since_ms, waiting.kept = None, frozenset()
-                # What a run takes wakes nobody who waits for others.
-                is_told_late = model.parts.keys() & levels(request.run) or model.is_stopped(request)
+                # What a run takes wakes nobody who waits for others, and neither does money that is not short any more.
+                of_run = model.parts.keys() & levels(request.run) or model.is_stopped(request)
+                is_told_late = of_run or set(model.verdicts(request)) == {"never"}
                 assert request.on_exhausted == "wait" or is_told_late, (
                     f"{request.hold_id} is to fail and waits for money"
                 )

@@ -220,6 +220,7 @@ class Model(Sums):
             part.asked_for = [(digest, min(at_ms, to_ms)) for digest, at_ms in part.asked_for]
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
         self.now_ms = self.returned_ms = to_ms
+        self.earlier_ms = min(self.earlier_ms, to_ms)
         self.loading = set(self.open)
 
     def _ended_ms(self, at_ms: int, to_ms: int) -> int:

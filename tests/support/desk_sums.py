@@ -55,6 +55,8 @@ class Sums:
     """What was stored before the desk began is known."""
     earlier: dict[Place, int] = field(default_factory=dict[Place, int])
     """What was spent before the desk began, in the windows in which it began; in rolling ones `EARLIER_MS` before."""
+    earlier_ms: int = START_MS
+    """When that was, but in rolling windows: no later than the clock was put back to."""
     gates: dict[str, ServiceStatus] = field(default_factory=dict[str, ServiceStatus])
     holds: dict[str, HeldMoney] = field(default_factory=dict[str, HeldMoney])
     queue: list[Waiting] = field(default_factory=list[Waiting])
@@ -69,7 +71,7 @@ class Sums:
     # ------------------------------------------------------------ sums
 
     def posted(self, account: str, window: Window) -> int:
-        is_first = counts(window, START_MS - EARLIER_MS if window in ROLLING else START_MS, self.now_ms)
+        is_first = counts(window, START_MS - EARLIER_MS if window in ROLLING else self.earlier_ms, self.now_ms)
         earlier = self.earlier.get((account, window), 0) if is_first else 0
         return earlier + sum(hold.posted_nanos for hold in self._in_window(account, window))
 

@@ -115,7 +115,7 @@ class TwoDesks(RuleBasedStateMachine):
         )
 
     def steps_without(self, left_out: set[str], account: str, window: Window) -> dict[int, int]:
-        """What the stored entries say of a rolling window, by when its steps began, but for those of these holds."""
+        """What they say of a rolling window, by when its steps began."""
         spent = [(START_MS - EARLIER_MS, self.model.earlier.get((account, window), 0))]
         for hold_id, hold in self.model.holds.items():
             if account in hold.accounts and hold_id not in left_out:

@@ -140,6 +140,18 @@ def test_a_clock_behind_the_time_to_which_it_was_put_back() -> None:
     assert len(steps.in_state("pending")) == 1
 
 
+def test_what_was_spent_before_a_clock_went_back_counts_now() -> None:
+    steps = DeskMachine()
+    place: Place = ("budget:acme", "hour")
+    steps.begin(File(caps_nanos={place: 4 * UNIT}), {place: UNIT})
+    steps.reads_at_once = True
+    steps.books_agree_with_the_model()
+    steps.advance_to(steps.clock_ms - HOUR)
+    steps.advance_to(steps.clock_ms + 3 * MINUTE)
+    steps.books_agree_with_the_model()
+    assert steps.model.posted(*place) == UNIT
+
+
 def steps_of_budgets() -> None:
     """Two calls fill a cap, a third one waits; one of them is settled, one gives its hold back."""
     steps = Steps(File(caps_nanos={("budget:acme", "day"): 3 * UNIT - 1}))
