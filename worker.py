@@ -59,6 +59,7 @@ from paymaster.ledger.joining import join_ledger
 from paymaster.ledger.price_lists import KeptPrices
 from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
+from paymaster.live.pushes import Pushes
 from paymaster.messages import (
     ACTIVITIES_TASK_QUEUE,
     CALLS_TASK_QUEUE,
@@ -165,16 +166,17 @@ async def _run(
     # The ledger serves all calls at once: it belongs to no call's trace.
     ledger_client = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else client
     ledger = Ledger(ledger_client, settings.ledger.name)
-    engine = create_engine(database_url)
-    connections = Connections(settings.services)
-    keys = kept_keys(settings)
-    ready = asyncio.Event()
+    engine, ready = create_engine(database_url), asyncio.Event()
+    connections, keys = Connections(settings.services), kept_keys(settings)
+    pushes = Pushes(settings.gateway.streams, keys)
     try:
         await check_schema(engine)
         prices = KeptPrices(engine, settings.ledger.name)
         await prices.try_to_look()
         findable = role != "activities" and await _is_findable(client)
-        workers = workers_of(settings, role, client, engine, connections, keys, ledger_client, findable=findable)
+        workers = workers_of(
+            settings, role, client, engine, connections, keys, ledger_client, pushes, findable=findable
+        )
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             running.callback(asyncio.create_task(prices.follow()).cancel)
@@ -199,8 +201,8 @@ async def _run(
             # Together, so that one grace period is enough for all; the ledger answers them until they have ended.
             await asyncio.gather(*(worker.shutdown() for worker in workers if worker.task_queue != LEDGER_TASK_QUEUE))
     finally:
-        await keys.close()
-        await connections.close()
+        for each in (keys, connections, pushes):
+            await each.close()
         await engine.dispose()
 
 
@@ -280,13 +282,14 @@ def workers_of(
     connections: Connections,
     keys: KeyRing,
     ledger_client: Client | None = None,
+    pushes: Pushes | None = None,
     *,
     findable: bool = False,
 ) -> list[Worker]:
     """The workers of one process in the order of starting; the ledger's is stopped last.
 
-    `ledger_client`: for what concerns no single call. Default: `client`. `findable`: whether calls may set search
-    attributes.
+    `ledger_client`: for what concerns no single call. Default: `client`. `pushes` None: no gateway gets an answer while
+    it comes. `findable`: whether calls may set search attributes.
     """
     ledger_client = ledger_client or client
     name = settings.payloads.storage
@@ -303,7 +306,7 @@ def workers_of(
     backlog = Backlog(ledger_client, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
-    of_service = _activities_of_services(settings, client, engine, connections, keys, reports)
+    of_service = _activities_of_services(settings, client, engine, connections, keys, reports, pushes)
     of_call = [reservations.reserve, reservations.void, records.record_usage]
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
@@ -372,13 +375,16 @@ def _activities_of_services(
     connections: Connections,
     keys: KeyRing,
     reports: GroupCommit[AttemptReport, None],
+    pushes: Pushes | None,
 ) -> list[Callable[..., object]]:
     """Those that have a request before them, and ask a service."""
     bodies, names = BodyStore(client, engine, settings.ledger.name), storage_names(client.data_converter)
     requests = RequestBodies(engine, client.data_converter.payload_codec)
     return [
         MeasureRequestActivities(requests).measure_request,
-        CallServiceActivities(settings.services, keys, connections, reports, bodies, names, requests).call_service,
+        CallServiceActivities(
+            settings.services, keys, connections, reports, bodies, names, requests, pushes
+        ).call_service,
         CountTokensActivities(settings.services, keys, connections, requests).count_tokens,
         CountInputActivities(settings, keys, connections).count_input,
     ]

@@ -19,6 +19,8 @@ from activities.body_store import BodyStore, Prepared
 from activities.request_bodies import BodyOutOfReach, RequestBodies
 from paymaster.keys.api_key import ServiceKeys
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.live.frames import Failed
+from paymaster.live.pushes import Push, Pushes
 from paymaster.messages import (
     BILLED,
     KEY_SOURCE_DOWN,
@@ -30,9 +32,11 @@ from paymaster.messages import (
     Completion,
     Failure,
     ServiceCall,
+    call_id_of,
     json_bytes,
 )
-from paymaster.messages.temporal_names import ANSWER_NOT_STORED
+from paymaster.messages.streams import StreamTo
+from paymaster.messages.temporal_names import ANSWER_NOT_STORED, first_generation
 from paymaster.messages.wire import WireAnswer, packed
 from paymaster.observability.measurements import http_request
 from paymaster.providers.connections import Connections
@@ -68,15 +72,18 @@ class CallServiceActivities:
         bodies: BodyStore | None = None,
         storages: Sequence[str] = (),
         requests: RequestBodies | None = None,
+        pushes: Pushes | None = None,
     ) -> None:
         """`bodies` None: an answer that is too large to be carried is lost. `storages`: the external storages of this
-        worker, by their names. `requests` None: those whose bodies are stored cannot be read."""
+        worker, by their names. `requests` None: those whose bodies are stored cannot be read. `pushes` None: nobody
+        gets an answer while it comes."""
         self._services = services
         self._keys = keys
         self._reports = reports
         self._bodies = bodies
         self._requests = requests or RequestBodies()
         self._storages = frozenset(storages)
+        self._pushes = pushes
         self._outages_told: set[str] = set()
         self._exchange = Exchange(services, keys, connections, watched=http_request, is_stopping=_worker_is_stopping)
 
@@ -96,7 +103,7 @@ class CallServiceActivities:
         if any(attempt.error_class == STATE_REFUSED.name for attempt in earlier):
             call = call.model_copy(update={"request": without_states(call.request)})
         read_s = _may_be_read_s(call)
-        async with _heartbeats(earlier, read_s + call.grant.timeout_ms / 1000 + BEATS_MARGIN_S) as beats:
+        async with _heartbeats(earlier, read_s + self._may_take_s(call)) as beats:
             try:
                 async with self._requests.whole(call.request, read_s) as request:
                     tried = await self._tried(call.model_copy(update={"request": request}), info.attempt)
@@ -115,12 +122,33 @@ class CallServiceActivities:
         await self._report(call, tried)
         raise _failure(call, tried, attempts)
 
+    def _may_take_s(self, call: ServiceCall) -> float:
+        """How long an attempt lives at most."""
+        held_up_s = self._pushes.patience_s if self._pushes is not None and call.request.stream_to is not None else 0
+        return call.grant.timeout_ms / 1000 + BEATS_MARGIN_S + held_up_s
+
     async def _tried(self, call: ServiceCall, number: int) -> Tried:
+        """One attempt, which a gateway's caller may read along."""
+        push = await self._push(call.request.stream_to)
         try:
-            return await self._exchange.attempt(call, number)
+            tried = await self._exchange.attempt(call, number, push)
+        except asyncio.CancelledError:
+            if push is not None:
+                push.give_up()
+            raise
         except Exception as error:  # as an error that nobody foresaw it would be retried, under the same hold
             activity.logger.error("a defect in attempt %s: %s", number, type(error).__name__)
-            return lost(number, error)
+            tried = lost(number, error)
+        stream_to = call.request.stream_to
+        if push is None or stream_to is None:
+            return tried
+        push.end(_why_it_ends(call, tried))
+        return tried._replace(ends_call=push.has_begun and not stream_to.keeps)
+
+    async def _push(self, stream_to: StreamTo | None) -> Push | None:
+        if stream_to is None or self._pushes is None:
+            return None
+        return await self._pushes.to(stream_to, first_generation(call_id_of(activity.info().workflow_id or "")))
 
     async def _prepared(self, tried: Tried, call: ServiceCall) -> tuple[Tried, Prepared | None]:
         """The attempt with a reference in the place of what the service wrote, and what is to be stored under it.
@@ -253,6 +281,13 @@ def _unread(error: BodyGone | BodyOutOfReach, earlier: tuple[Attempt, ...]) -> A
     return ApplicationError(detail, failure, type=NOT_BILLED, non_retryable=gone)
 
 
+def _why_it_ends(call: ServiceCall, tried: Tried) -> Failed | None:
+    """For whoever read the answer along. None: he has all of it, or the service's own error."""
+    if tried.error_class is None or tried.has_told_error:
+        return None
+    return Failed(reason=tried.error_class.name, detail=_detail(call, tried))
+
+
 def _not_stored(tried: Tried) -> Tried:
     error_class = ErrorClass(ANSWER_NOT_STORED, tried.attempt.billing)
     detail = "the answer is too large to be carried, and the database did not take it before this worker was stopped"
@@ -298,12 +333,17 @@ def _failure(call: ServiceCall, tried: Tried, attempts: tuple[Attempt, ...]) -> 
         unknown=billing is Billing.UNKNOWN,
         wire=tried.refusal,
         model_paused=error_class == RATE_LIMITED_MODEL and not too_long,
+        ends_call=tried.ends_call,
     )
     activity.logger.warning("attempt failed: %s: %s", failure.reason, failure.detail)
     return ApplicationError(
         failure.detail,
         failure,
         type=_ERROR_TYPES[billing],
-        non_retryable=billing is not Billing.NOT_BILLED or too_long or too_often or not error_class.retry,
+        non_retryable=billing is not Billing.NOT_BILLED
+        or too_long
+        or too_often
+        or not error_class.retry
+        or tried.ends_call,
         next_retry_delay=retry_delay(call.grant.retry, tried.attempt.number, wait_ms, random.random()),  # noqa: S311
     )

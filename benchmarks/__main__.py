@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     reservations,
     several_budgets,
+    streams,
     usage,
     waiting,
     where_time_goes,
@@ -45,10 +46,12 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "transport": wire_calls.cost_of_the_transport,
     "gateway": gateway.cost_of_the_gateway,
     "budgets": several_budgets.cost_of_budgets,
+    "streams": streams.latency,
+    "streams-20ms": streams.how_many_hold,
     "memory": memory.growth,
 }
-LONG = {"memory"}
-"""Only with --long, or when named: 20,000 calls take a quarter of an hour."""
+LONG = {"memory", "streams", "streams-20ms"}
+"""Only with --long, or when named: 20,000 calls take a quarter of an hour, 200 streams two minutes."""
 ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure, "demo": first_answer, "usage": usage.measure}
 """These need no Paymaster that runs."""
 

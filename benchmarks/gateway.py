@@ -31,7 +31,7 @@ class Address(NamedTuple):
 
 async def cost_of_the_gateway(site: Site, *, pairs: int = 9, calls: int = 200) -> list[Figure]:
     """50 at once, not streamed: calls a second through the gateway, and as many wire calls of a client, in turns."""
-    async with _running_gateway(site) as (process, ours), _asking(ours) as ask:
+    async with running_gateway(site) as (process, ours), _asking(ours) as ask:
         before = cpu_seconds(process)
         taken = await paired(site, ask, wire, time.perf_counter, pairs, calls)
         needed_ms = 1_000 * (cpu_seconds(process) - before) / ((pairs + 1) * calls)
@@ -45,7 +45,7 @@ async def against_another(site: Site, *, other: Address, pairs: int = 9, calls: 
     """Calls a second through our gateway, and through another one, which has a provider like ours
     (`python -m benchmarks.provider`) behind it, in turns; and how long one takes."""
     times: dict[str, list[float]] = {"ours": [], "the other": []}
-    async with _running_gateway(site) as (_, ours), _asking(ours) as ask, _asking(other) as ask_other:
+    async with running_gateway(site) as (_, ours), _asking(ours) as ask, _asking(other) as ask_other:
         timed, timed_other = _timed(ask, times["ours"]), _timed(ask_other, times["the other"])
         taken = await paired(site, timed, timed_other, time.perf_counter, pairs, calls)
     return [
@@ -98,7 +98,7 @@ async def _asking(where: Address) -> AsyncGenerator[Ask]:
 
 
 @asynccontextmanager
-async def _running_gateway(site: Site) -> AsyncGenerator[tuple[GuardedProcess, Address]]:
+async def running_gateway(site: Site) -> AsyncGenerator[tuple[GuardedProcess, Address]]:
     """`paymaster serve`, for anybody on this machine, and where it listens."""
     command = [sys.executable, "-m", "paymaster", "serve", "--address", "127.0.0.1:0", "--budget", "bench/agent"]
     log_file = site.folder / "gateway.log"

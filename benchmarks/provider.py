@@ -1,12 +1,16 @@
 """The provider of the benchmarks: a server of chat completions that costs as little as it can.
 
 It runs in a process of its own, so that it takes no time from the client's. `/now/v1` answers at once, `/later/v1`
-holds every request until `/release`; `/waiting` says how many it holds.
+holds every request until `/release`; `/waiting` says how many it holds. `/tokens/v1` streams `max_tokens` tokens, one
+every `seed` milliseconds, each of which is the time of the monotonic clock at which it was sent, in nanoseconds.
 """
 
 import asyncio
 import json
 import sys
+import time
+
+from pydantic import JsonValue
 
 _ANSWER = json.dumps(
     {
@@ -18,6 +22,36 @@ _ANSWER = json.dumps(
         "usage": {"prompt_tokens": 300, "completion_tokens": 60, "total_tokens": 360},
     }
 ).encode()
+
+
+_CHUNK: dict[str, JsonValue] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1_700_000_000,
+    "model": "bench-model",
+    "service_tier": "default",
+    "system_fingerprint": "fp_0123456789",
+}
+_BEFORE, _, _AFTER = json.dumps(
+    {**_CHUNK, "choices": [{"index": 0, "delta": {"content": "@"}, "logprobs": None, "finish_reason": None}]}
+).partition("@")
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _token() -> bytes:
+    return _chunked(f"data: {_BEFORE}{time.monotonic_ns()}{_AFTER}\n\n".encode())
+
+
+def _end_of_stream(tokens: int) -> bytes:
+    stop: JsonValue = {**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    used: JsonValue = {"prompt_tokens": 300, "completion_tokens": tokens, "total_tokens": 300 + tokens}
+    last: JsonValue = {**_CHUNK, "choices": [], "usage": used}
+    text = f"data: {json.dumps(stop)}\n\ndata: {json.dumps(last)}\n\ndata: [DONE]\n\n"
+    return _chunked(text.encode()) + b"0\r\n\r\n"
 
 
 def _response(body: bytes) -> bytes:
@@ -50,12 +84,30 @@ class _Connection(asyncio.Protocol):
         if len(body) < length:
             return
         self._received = body[length:]
-        self._serve(head.split(b" ", 2)[1])
+        self._serve(head.split(b" ", 2)[1], body[:length])
 
     def answer(self) -> None:
         self._transport.write(_response(_ANSWER))
 
-    def _serve(self, path: bytes) -> None:
+    def _stream(self, tokens: int, every_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        began, sent = loop.time(), 0
+
+        def send() -> None:
+            nonlocal sent
+            if self._transport.is_closing():
+                return
+            if sent == tokens:
+                self._transport.write(_end_of_stream(tokens))
+                return
+            self._transport.write(_token())
+            sent += 1
+            loop.call_at(began + sent * every_s, send)
+
+        self._transport.write(_STREAM_HEAD)
+        send()
+
+    def _serve(self, path: bytes, body: bytes) -> None:
         if path == b"/waiting":
             self._transport.write(_response(str(len(self.held)).encode()))
         elif path == b"/release":
@@ -63,6 +115,9 @@ class _Connection(asyncio.Protocol):
                 connection.answer()
             self.held.clear()
             self._transport.write(_response(b"released"))
+        elif path.startswith(b"/tokens/"):
+            asked = json.loads(body)
+            self._stream(asked["max_tokens"], asked["seed"] / 1000)
         elif path.startswith(b"/later/"):
             self.held.add(self)
         else:

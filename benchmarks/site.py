@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
@@ -43,7 +44,15 @@ timeout = "600s"
 retry.maximum_attempts = 1
 models.bench-model = {{ max_output_tokens = 400, price = {{ input = "1.00", output = "4.00" }} }}
 
+[services.tokens]
+api = "openai"
+base_url = "{provider}/tokens/v1"
+timeout = "600s"
+retry.maximum_attempts = 1
+models.bench-model = {{ max_output_tokens = 10000, price = {{ input = "1.00", output = "4.00" }} }}
+
 [routes]
+tokens = ["tokens/bench-model"]
 now = ["now/bench-model"]
 later = ["later/bench-model"]
 
@@ -52,6 +61,11 @@ cap_usd = {{ day = "1000000", total = "1000000" }}
 
 [budgets."customers/*"]
 cap_usd = {{ day = "1000000" }}
+
+[gateway]
+address = "127.0.0.1:0"
+budget = "bench/agent"
+streams.secret_key = "bench-streams"
 """
 
 
@@ -107,6 +121,7 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
             TEMPORAL_NAMESPACE=name,
             PAYMASTER__DATABASE__URL=database_url,
             PAYMASTER_CONFIG=str(config_file),
+            PAYMASTER_KEY_BENCH_STREAMS=token_urlsafe(32),
         )
         async with (
             GuardedProcess(
@@ -119,17 +134,8 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
                 log_file=folder / "unbudgeted.log",
             ) as unbudgeted_worker,
         ):
-            site = Site(
-                client,
-                stack,
-                provider_url,
-                config_file,
-                provider,
-                worker,
-                unbudgeted_worker,
-                environment,
-                folder,
-            )
+            processes = provider, worker, unbudgeted_worker
+            site = Site(client, stack, provider_url, config_file, *processes, environment, folder)
             await _until_the_ledger_answers(site)
             yield site
 

@@ -13,8 +13,10 @@ import threading
 import traceback
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, cast
+from urllib.parse import unquote
 
 PLACEHOLDER = "[key]"
 SECRET_CHARACTERS_MIN = 8
@@ -26,6 +28,10 @@ _CLIENT_KEY = re.compile(r"(pmk_[a-z0-9]{12}_)[A-Za-z0-9]+")
 _NESTED_MAX = 5
 _SLICE = 64 * 1024
 """Characters of a text that are searched in one go: what a long text needs does not hold the interpreter at once."""
+
+
+_TELLS_NOTHING = 7
+"""Characters at a secret's beginning that are no secret: most begin alike."""
 
 
 class _Forms(NamedTuple):
@@ -88,6 +94,65 @@ def _without_escaped(text: str, forms: _Forms) -> str:
             if at == len(text):
                 break
     return text if not pieces else "".join([*pieces, text[at:]])
+
+
+def ends_within_secret(text: str) -> bool:
+    """Whether the text ends with the beginning of a known secret, in whatever form, so that the rest may follow.
+
+    What is not more than seven characters of it, and less than half, does not count. For texts that come in pieces.
+    """
+    plain = _as_meant(text)
+    forms = _all_forms(len(known_secrets), next(reversed(known_secrets), ""))
+    if len(plain) < forms.shortest or plain[-forms.shortest :] not in forms.joined:  # what nearly all texts are
+        return False
+    return any(_ends_with_beginning(plain, form) for form in forms.joined.split("\n"))
+
+
+class _AllForms(NamedTuple):
+    """Every form of every secret that has no escapes."""
+
+    joined: str
+    """A line each."""
+    shortest: int
+    """Characters of the shortest beginning that counts."""
+
+
+@lru_cache(maxsize=1)
+def _all_forms(count: int, latest: str) -> _AllForms:
+    """`count` and `latest` tell whether they have changed since."""
+    forms = [form for secret, of_secret in known_secrets.items() for form in (secret, *of_secret.encoded)]
+    return _AllForms("\n".join(forms), min(map(_beginning, forms), default=1))
+
+
+def _beginning(form: str) -> int:
+    return min(_TELLS_NOTHING, len(form) // 2) + 1
+
+
+def _ends_with_beginning(text: str, form: str) -> bool:
+    beginning = form[: _beginning(form)]
+    at = text.find(beginning, max(0, len(text) - len(form) + 1))
+    while at >= 0:
+        if form.startswith(text[at:]):
+            return True
+        at = text.find(beginning, at + 1)
+    return False
+
+
+_ESCAPE_CUT_SHORT = re.compile(
+    r"\\{1,32}(?:u[0-9a-fA-F]{0,3}|x[0-9a-fA-F]?)?\Z|%(?:25){0,5}2?[0-9a-fA-F]?\Z|&[#a-z0-9]{0,6}\Z"
+)
+_BY_NUMBER = re.compile(r"\\{1,32}(?:u00|x)([0-9a-fA-F]{2})")
+_UNQUOTED_MAX = 6
+
+
+def _as_meant(text: str) -> str:
+    """The text with what URLs, JSON and HTML escape as it was before, and without the part of an escape at its end."""
+    if not any(sign in text for sign in "\\%&"):
+        return text
+    text = _BY_NUMBER.sub(lambda escape: chr(int(escape[1], 16)), _ESCAPE_CUT_SHORT.sub("", text)).replace("\\", "")
+    for _ in range(_UNQUOTED_MAX):
+        text = unquote(text)
+    return html.unescape(text)
 
 
 def redact_bytes(content: bytes) -> bytes:

@@ -191,7 +191,7 @@ class LLMCallWorkflow:
                 raise asyncio.CancelledError
             if isinstance(ended, Completion):
                 return self._completed(answer.grant, ended)
-            if not ended.fall_back or self._caller_gone:
+            if not ended.fall_back or self._caller_gone or ended.ends_call:
                 return self._unavailable(ended)
             self._pass_over(answer.grant, ended)
 

@@ -174,7 +174,7 @@ def _bundles(settings: "Settings") -> Iterator[Check]:
     for name, service in settings.services.items():
         if service.ca_bundle is not None:
             try:
-                tls_context(name, service.ca_bundle)
+                tls_context(f"services.{name}", service.ca_bundle)
             except ConfigurationError as error:
                 yield Check(f"authorities of {name}", False, str(error))
             else:

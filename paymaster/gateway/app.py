@@ -14,19 +14,22 @@ from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.answered import response_of
 from paymaster.gateway.clients import Clients
 from paymaster.gateway.endpoints import Endpoints, dialect_spoken
+from paymaster.gateway.streams import Streams
 from paymaster.ledger.handle import Ledger
 from paymaster.settings import Settings
 from paymaster.wire.refusals import refusal
 
 
-def gateway_app(settings: Settings, clients: Clients, temporal: Client, engine: AsyncEngine | None = None) -> Starlette:
+def gateway_app(
+    settings: Settings, clients: Clients, temporal: Client, streams: Streams, engine: AsyncEngine | None = None
+) -> Starlette:
     """Everything that the gateway answers on its public address. `engine` None: there is no database."""
     administration: list[Route] = []
     if engine is not None:
         site = AdminSite(Ledger(temporal, settings.ledger.name), engine)
         administration = AdminEndpoints(settings.gateway, Admins(settings.gateway.admins, clients), site).routes()
     app = Starlette(
-        routes=[*administration, *Endpoints(settings, clients, temporal, engine).routes()],
+        routes=[*administration, *Endpoints(settings, clients, temporal, streams, engine).routes()],
         exception_handlers={HTTPException: _not_served},
     )
     app.router.redirect_slashes = False

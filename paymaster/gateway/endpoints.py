@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -22,12 +22,14 @@ from paymaster.gateway.asked import AskedCall, Refused, asked_call, check_route
 from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
 from paymaster.gateway.connections import when_cut
 from paymaster.gateway.counted import count_document, counted_request, is_googles_count
+from paymaster.gateway.live import LiveCalls, LiveResponse, may_stream
 from paymaster.gateway.measured import measure_request
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.openapi import openapi_document
 from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
 from paymaster.gateway.standing import standing_of
+from paymaster.gateway.streams import Streams
 from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.messages.wire import Dialect
 from paymaster.settings import Settings
@@ -45,13 +47,21 @@ logger = logging.getLogger("paymaster.gateway")
 
 
 class Endpoints:
-    def __init__(self, settings: Settings, clients: Clients, temporal: Client, engine: AsyncEngine | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clients: Clients,
+        temporal: Client,
+        streams: Streams,
+        engine: AsyncEngine | None,
+    ) -> None:
         self._copy = None if engine is None else CopiedStatus(engine, settings.ledger.name)
         self._settings = settings
         self._gateway = settings.gateway
         self._clients = clients
         self._temporal = temporal
         self._once = Once(temporal, engine, settings.ledger.name)
+        self._live = LiveCalls(streams, temporal, self._once)
         self._in_flight = Counter[str]()
 
     def routes(self) -> list[Route]:
@@ -103,8 +113,11 @@ class Endpoints:
                 check_headers(request, self._gateway)
                 client = await self._clients.of(request.headers)
                 name = client.name
-                with self._one_more_of(client):
+                with ExitStack() as lasting:
+                    lasting.enter_context(self._one_more_of(client))
                     response = await handler(request, client)
+                    if isinstance(response, LiveResponse):
+                        response.lasting.push(lasting.pop_all())
             except CallerGone:
                 response = Response(status_code=_CALLER_GONE)
             except Exception as error:
@@ -146,12 +159,17 @@ class Endpoints:
     # -------------------------------------------------------- one each
 
     async def _call(self, request: Request, client: ClientTerms) -> Response:
-        async with self._once.call(await self._asked(request, client), client) as call:
-            answer = await while_connected(request, call.told(self._gateway.wait_at_most))
+        asked = await self._asked(request, client)
+        streams = not asked.detached and asked.request.wire is not None and may_stream(asked.request.wire)
+        async with self._once.call(asked, client) as call:
+            if streams:
+                answer = await self._live.answer(request, call)
+            else:
+                answer = await while_connected(request, call.told(self._gateway.wait_at_most))
             call.is_told = True
-        if answer.status in _ANSWERED:
+        if isinstance(answer, LiveResponse) or answer.status in _ANSWERED:
             when_cut(request, partial(self._once.lost, call))
-        return response_of(answer)
+        return answer if isinstance(answer, LiveResponse) else response_of(answer)
 
     async def _asked(self, request: Request, client: ClientTerms) -> AskedCall:
         body = await read_body(request, self._gateway)

@@ -61,14 +61,14 @@ class Call:
         """
         try:
             async with asyncio.timeout(within.total_seconds() if self.asked.detached else None):
-                told = await told_by_client(self._temporal, self._result(), self.asked.dialect, may_wait_again=True)
+                told = await told_by_client(self._temporal, self.result(), self.asked.dialect, may_wait_again=True)
         except TimeoutError:
             return _under_way(self.request.call_id or "")
         self.has_ended = True
         return told
 
-    async def _result(self) -> LLMResult:
-        """Raises CallIdReused, and what Temporal's client raises."""
+    async def result(self) -> LLMResult:
+        """Of the call, which is started or found under its id. Raises CallIdReused, and what Temporal's client does."""
         while True:
             self._starting = asyncio.ensure_future(paymaster.client.start(self._temporal, self.request))
             try:
@@ -117,8 +117,13 @@ class Once:
         finally:
             if not call.is_told:
                 await asyncio.shield(self._begin(self._leave(call)))
-            elif call.has_ended and call.request.wire is not None and call.request.wire.stored is not None:
-                self._begin(self._delete(call.request.wire.stored.reference))
+            elif call.has_ended:
+                self.ended(call)
+
+    def ended(self, call: Call) -> None:
+        """What was stored for it is not needed any more."""
+        if call.request.wire is not None and call.request.wire.stored is not None:
+            self._begin(self._delete(call.request.wire.stored.reference))
 
     def lost(self, call: Call) -> None:
         """Its answer was told, and perhaps did not arrive: the connection was closed at once."""

@@ -18,6 +18,8 @@ from paymaster.client import connect
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import Clients
 from paymaster.gateway.connections import Connection, bounds_of
+from paymaster.gateway.streams import Streams
+from paymaster.keys.ring import named_keys
 from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.observability.telemetry import telemetry_of
 from paymaster.settings import ConfigurationError, GatewaySettings, Settings, format_duration
@@ -55,10 +57,13 @@ async def run_gateway(
             telemetry_of(settings, core_logs, served_at=gateway.health_address)
         )
         client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
+        keys = named_keys(settings)
+        running.push_async_callback(keys.close)
+        streams = await running.enter_async_context(Streams(gateway.streams, keys))
         engine = None if settings.database.url is None else create_engine(settings.database.url.get_secret_value())
         if engine is not None:
             running.push_async_callback(engine.dispose)
-        server = _Server(_config(gateway_app(settings, Clients(gateway), client, engine), gateway))
+        server = _Server(_config(gateway_app(settings, Clients(gateway), client, streams, engine), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)

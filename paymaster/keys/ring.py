@@ -69,17 +69,25 @@ class KeyRing:
         return self._others[scheme] if separator else self._keys
 
 
-def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> KeyRing:
-    """The keys, tokens and credentials of all services, kept in memory for as long as `[keys]` says. Close it.
+def named_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> KeyCache:
+    """The keys that have names, kept in memory for as long as `[keys]` says. Close it.
 
-    Raises ExtraMissing where an extra would be needed that is not installed.
+    Raises ExtraMissing for Azure Key Vault without the extra `azure`.
     """
-    keys = KeyCache(
+    return KeyCache(
         key_source(settings),
         refresh_after=settings.keys.refresh_after,
         keep_in_outage=settings.keys.keep_in_outage,
         wait_at_most_s=wait_at_most_s,
     )
+
+
+def kept_keys(settings: Settings, *, wait_at_most_s: float = WAIT_AT_MOST_S) -> KeyRing:
+    """The keys, tokens and credentials of all services, kept in memory for as long as `[keys]` says. Close it.
+
+    Raises ExtraMissing where an extra would be needed that is not installed.
+    """
+    keys = named_keys(settings, wait_at_most_s=wait_at_most_s)
 
     def kept_shortly(source: KeySource) -> KeyCache:
         return KeyCache(

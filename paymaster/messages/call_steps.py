@@ -183,6 +183,8 @@ class Failure(Message):
     """The model is paused for a moment and may be asked again then; until then another candidate, where one fits."""
     wire: WireAnswer | None = added(None)
     """Of a wire call: the refusal as it came, where one did. Of an answer that is too large: that answer, stored."""
+    ends_call: bool = added(False)
+    """Whoever asked has the beginning of the answer that failed, and could have no other one."""
 
 
 class BodyPiece(Message):

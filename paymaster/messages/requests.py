@@ -16,6 +16,7 @@ from pydantic import (
 
 from paymaster.messages.base import Message, added
 from paymaster.messages.runs import RunId, RunLimits, RunPart
+from paymaster.messages.streams import StreamTo
 from paymaster.messages.wire import Wire
 from paymaster.values.limits import BUDGETS_OF_CALL_MAX
 from paymaster.values.run_path import check_run_path
@@ -171,6 +172,7 @@ _NOT_ASKED: dict[str, bool | set[str]] = {
     "run": True,
     "run_limits": True,
     "run_parts": True,
+    "stream_to": True,
 }
 """The fields of a request that do not change what is asked, and the body, which is looked at as it was before it was
 compressed or stored."""
@@ -221,6 +223,8 @@ class LLMRequest(BaseModel):
     """The most that the run may take. None: what its first call named, and its budgets' `per_run`."""
     run_parts: tuple[RunPart, ...] = added(())
     """The part of the run that it counts for too, below those that it is in, outermost first."""
+    stream_to: StreamTo | None = added(None)
+    """Of a wire call: the gateway that gets the answer while it comes. None: nobody; the result has it."""
 
     @model_validator(mode="after")
     def _names_few_budgets(self) -> Self:

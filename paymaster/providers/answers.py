@@ -201,14 +201,18 @@ def _raw(call: ServiceCall, answer: HttpAnswer, body: bytes, streamed: bool, byt
     """What a wire call gets back, as the service wrote it. None: nothing, or what has a known key in escapes."""
     if call.request.wire is None or len(body) > bytes_max or _hides_a_key(body.decode(errors="replace")):
         return None
-    named = ((name.lower().decode("latin-1"), value) for name, value in answer.headers)
-    headers = {
+    given = given_back(call.request.wire)(body) if streamed else body
+    return WireAnswer(status=answer.status, headers=headers_given_back(answer.headers), body=given)
+
+
+def headers_given_back(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Those of an answer that a wire call gets back, by their names in lower case."""
+    named = ((name.lower().decode("latin-1"), value) for name, value in headers)
+    return {
         name: redact(value.decode("latin-1"))
         for name, value in named
         if _GIVEN_BACK.fullmatch(name) and len(value) <= HEADER_LENGTH_MAX
     }
-    given = given_back(call.request.wire, body) if streamed else body
-    return WireAnswer(status=answer.status, headers=headers, body=given)
 
 
 def _paid_for_in_vain(answer: HttpAnswer, body: bytes) -> WireAnswer | None:

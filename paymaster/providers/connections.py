@@ -35,7 +35,7 @@ class Connections:
                 headers={"accept-encoding": ACCEPT_ENCODING},
                 timeout=httpx.Timeout(service.timeout.total_seconds(), connect=CONNECT_TIMEOUT_S),
                 limits=limits,
-                verify=tls_context(name, service.ca_bundle),
+                verify=tls_context(f"services.{name}", service.ca_bundle),
                 follow_redirects=False,  # a redirect would carry the key to wherever it leads
                 proxy=proxy_for(service.base_url),
                 trust_env=False,  # what it says of proxies is read by us: httpx raises for what it cannot read

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from paymaster.values.limits import BODY_HELD_PLAIN_BYTES
@@ -60,8 +60,15 @@ class HeldBody:
         return zlib.decompress(packed, bufsize=self._size) + self._plain
 
 
-async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], bytes_max: int) -> HeldBody:
+async def read_body(
+    pieces: AsyncIterator[bytes],
+    encodings: Sequence[str],
+    bytes_max: int,
+    hear: Callable[[bytes], Awaitable[None]] | None = None,
+) -> HeldBody:
     """The whole body. `encodings`: the values of its Content-Encoding headers.
+
+    `hear` gets it piece by piece, and an empty piece at its end; each is waited for before the next one is read.
 
     Raises BodyTooLarge, as soon as it is; and BodyUnreadable.
     """
@@ -74,24 +81,30 @@ async def read_body(pieces: AsyncIterator[bytes], encodings: Sequence[str], byte
     received = False
     async for piece in pieces:
         received = True
-        if unzip is None:
-            body.add(piece)
-        else:
-            await _decompress(unzip, piece, body, bytes_max)
-        if len(body) > bytes_max:
-            raise BodyTooLarge(f"the answer has more than {bytes_max} bytes")
+        async for data in _decompressed(unzip, piece):
+            body.add(data)
+            if len(body) > bytes_max:
+                raise BodyTooLarge(f"the answer has more than {bytes_max} bytes")
+            if hear is not None and data:
+                await hear(data)
     if unzip is not None and received and not unzip.eof:
         raise BodyUnreadable("the compressed body is cut off")
+    if hear is not None:
+        await hear(b"")
     return body
 
 
-async def _decompress(unzip: _Unzip, piece: bytes, body: HeldBody, bytes_max: int) -> None:
-    """Adds what the piece is when it is decompressed, not much more than `bytes_max` in all."""
-    while piece and not unzip.eof and len(body) <= bytes_max:
+async def _decompressed(unzip: _Unzip | None, piece: bytes) -> AsyncIterator[bytes]:
+    """The piece as it is when it is decompressed, not too much at once."""
+    if unzip is None:
+        yield piece
+        return
+    while piece and not unzip.eof:
         try:
-            body.add(unzip.decompress(piece, _PIECE))
+            data = unzip.decompress(piece, _PIECE)
         except zlib.error as error:
             raise BodyUnreadable(f"the body is not {ACCEPT_ENCODING}: {error}") from None
+        yield data
         piece = unzip.unconsumed_tail
         if piece:
             await asyncio.sleep(0)

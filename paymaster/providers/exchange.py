@@ -24,6 +24,7 @@ from paymaster.providers.decompression import BodyTooLarge, BodyUnreadable, Held
 from paymaster.providers.http_errors import AUTH, INVALID_REQUEST, STATE_REFUSED, ErrorClass
 from paymaster.providers.kept_state import has_states
 from paymaster.providers.provider import Outgoing, UnsupportedParameter
+from paymaster.providers.reading_along import Audience, ReadAlong, read_along
 from paymaster.providers.registry import PROVIDERS, wire_format
 from paymaster.providers.translated_calls import as_answered
 from paymaster.redaction import redact
@@ -64,6 +65,10 @@ class Tried(NamedTuple):
     retry_after_ms: int | None = None
     refusal: WireAnswer | None = None
     """Of a wire call that failed: what the service wrote."""
+    has_told_error: bool = False
+    """Whoever read along has the service's own error event."""
+    ends_call: bool = False
+    """Whoever asked has the beginning of the answer, and could have no other one."""
 
 
 class _Answered(NamedTuple):
@@ -113,17 +118,20 @@ class Exchange:
         # One, so that many long answers at a time do not take the interpreter from everything else.
         self._reader = ThreadPoolExecutor(1, "paymaster-answers")
 
-    async def attempt(self, call: ServiceCall, number: int) -> Tried:
+    async def attempt(self, call: ServiceCall, number: int, audience: Audience | None = None) -> Tried:
         """The attempt of this number. Raises CancelledError when it was cancelled before anything was sent."""
         begun, sending = _Begun(number), Sending()
+        along: ReadAlong | None = None
         try:
             service = self._service(call)
             key = None if service.key_name is None else await self._key(service.key_name)
             built = await self._built(call, service)
             request = self._request(call, service, key, sending, built)
-            answer = await self._send(call, service, request, sending)
+            along = await self._along(call, built.call, service, audience)
+            answer = await self._send(call, service, request, sending, along)
         except _Failed as failed:
-            return begun.failed(failed.error_class, str(failed))
+            told = along is not None and along.has_told_error
+            return begun.failed(failed.error_class, str(failed))._replace(has_told_error=told)
         except Exception as error:
             if sending.sent:
                 raise
@@ -144,7 +152,7 @@ class Exchange:
             # The next attempt is another request, whatever the service says of this one.
             error_class = error_class._replace(retry=has_states(call.request))
         failed = begun.failed(error_class, error.message, reading.facts, error.retry_after_ms)
-        return failed._replace(refusal=reading.refusal)
+        return failed._replace(refusal=reading.refusal, has_told_error=along is not None and along.has_told_error)
 
     def _service(self, call: ServiceCall) -> ServiceSettings:
         service = self._services.get(call.grant.service)
@@ -179,6 +187,14 @@ class Exchange:
         except (BadBody, UnsupportedParameter) as error:
             raise _Failed(UNSUPPORTED_PARAMETER, str(error)) from error
 
+    async def _along(
+        self, call: ServiceCall, asked: ServiceCall, service: ServiceSettings, audience: Audience | None
+    ) -> ReadAlong | None:
+        if audience is None or asks_shortly(call.request):
+            return read_along(call, asked, service, audience)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, read_along, call, asked, service, audience)
+
     def _request(
         self, call: ServiceCall, service: ServiceSettings, key: ApiKey | None, sending: Sending, built: BuiltRequest
     ) -> httpx.Request:
@@ -200,10 +216,15 @@ class Exchange:
         )
 
     async def _send(
-        self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, sending: Sending
+        self,
+        call: ServiceCall,
+        service: ServiceSettings,
+        request: httpx.Request,
+        sending: Sending,
+        along: ReadAlong | None,
     ) -> _Answered:
         try:
-            return await self._finish_once_sent(self._answer(call, service, request), sending)
+            return await self._finish_once_sent(self._answer(call, service, request, along), sending)
         except asyncio.CancelledError:
             if not sending.sent and not self._is_stopping():
                 raise
@@ -215,17 +236,20 @@ class Exchange:
         except BodyTooLarge as error:
             raise _Failed(TOO_LARGE, str(error)) from error
 
-    async def _answer(self, call: ServiceCall, service: ServiceSettings, request: httpx.Request) -> _Answered:
+    async def _answer(
+        self, call: ServiceCall, service: ServiceSettings, request: httpx.Request, along: ReadAlong | None
+    ) -> _Answered:
         """The response with its whole body. Raises BodyTooLarge."""
         body, unreadable = HeldBody(), None
         with self._watched(request.method, str(request.url)) as answered:
-            async with asyncio.timeout(service.timeout.total_seconds()):
+            async with asyncio.timeout(service.timeout.total_seconds()) as limit:
                 response = await self._connections[call.grant.service].send(request, stream=True)
                 answered(response.status_code)
                 headers = response.headers.raw
                 encodings = [value.decode("latin-1") for name, value in headers if name.lower() == b"content-encoding"]
+                hear = None if along is None else along.hearing(response.status_code, headers, limit)
                 try:
-                    body = await read_body(response.aiter_raw(), encodings, ANSWER_BODY_BYTES_MAX)
+                    body = await read_body(response.aiter_raw(), encodings, ANSWER_BODY_BYTES_MAX, hear)
                 except BodyUnreadable as error:
                     unreadable = str(error)
                 finally:

@@ -1,4 +1,4 @@
-"""Whom a connection to a service trusts."""
+"""Whom a connection of a worker trusts."""
 
 import ssl
 from pathlib import Path
@@ -8,10 +8,10 @@ import httpx
 from paymaster.settings import ConfigurationError
 
 
-def tls_context(name: str, ca_bundle: Path | None) -> ssl.SSLContext:
+def tls_context(table: str, ca_bundle: Path | None) -> ssl.SSLContext:
     """Trusts the usual authorities (or those that SSL_CERT_FILE names), and those in the bundle.
 
-    `name`: the service, for the error. Raises ConfigurationError when the bundle cannot be read.
+    `table`: of the configuration, for the error. Raises ConfigurationError when the bundle cannot be read.
     """
     context = httpx.create_ssl_context()
     if ca_bundle is not None:
@@ -20,7 +20,7 @@ def tls_context(name: str, ca_bundle: Path | None) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
                 [
-                    f"services.{name}.ca_bundle: {ca_bundle} cannot be used ({error}); name a PEM file with the "
+                    f"{table}.ca_bundle: {ca_bundle} cannot be used ({error}); name a PEM file with the "
                     "certificates of the authorities to trust"
                 ]
             ) from None

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paymaster.settings.gateway_admins import GatewayAdminSettings
+from paymaster.settings.gateway_streams import GatewayStreamsSettings
 from paymaster.settings.kinds import (
     AdminName,
     AtLeastOne,
@@ -84,6 +85,9 @@ class GatewaySettings(Table):
     health_address: Annotated[str, AfterValidator(check_address)] | None = None
     """Host and port, such as "127.0.0.1:8001", of an HTTP server with /live, /ready and /metrics (Prometheus). It
     has no password: let only the orchestrator and Prometheus reach it. None, the default: no such server."""
+
+    streams: GatewayStreamsSettings = GatewayStreamsSettings()
+    """How streams come from workers, token by token."""
 
     @model_validator(mode="after")
     def _has_certificate_and_key(self) -> Self:

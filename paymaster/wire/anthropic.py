@@ -237,4 +237,13 @@ def _taken_apart(content: JsonValue, found: list[dict[str, JsonValue]]) -> JsonV
     return content
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/v1/messages",), sent_headers=sent_headers)
+def says_something(event: Mapping[str, JsonValue]) -> bool:
+    return event.get("type") not in ("message_start", "ping", None)
+
+
+GRAMMAR = Grammar(
+    measured=of_body(measured),
+    path_ends=("/v1/messages",),
+    sent_headers=sent_headers,
+    says_something=says_something,
+)

@@ -1,6 +1,8 @@
 """The formats in which wire calls are written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from pydantic import JsonValue
 
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.wire import anthropic, gemini, openai_chat, openai_embeddings, openai_responses
@@ -31,9 +33,14 @@ def sent_headers(dialect: Dialect, headers: Mapping[str, str]) -> dict[str, str]
     return GRAMMARS[dialect].sent_headers(headers)
 
 
-def given_back(wire: Wire, stream: bytes) -> bytes:
-    """The events of a stream as the caller asked for them."""
-    return GRAMMARS[wire.dialect].given_back(wire.body, stream)
+def given_back(wire: Wire) -> Callable[[bytes], bytes]:
+    """Events of the stream that this asks for, as the caller asked for them."""
+    return GRAMMARS[wire.dialect].given_back(wire.body)
+
+
+def says_something(dialect: Dialect, event: Mapping[str, JsonValue]) -> bool:
+    """Whether an event of a stream has a part of the answer, and not only that one begins."""
+    return GRAMMARS[dialect].says_something(event)
 
 
 def dialect_of(path: str) -> tuple[Dialect, str | None] | None:

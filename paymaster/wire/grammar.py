@@ -4,13 +4,19 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from pydantic import JsonValue
+
 from paymaster.messages.wire import Wire
 from paymaster.values.json_reading import NestedTooDeeply, object_of
 from paymaster.wire.measured import Measured, model_of
 
 
-def _as_it_came(asked: bytes, stream: bytes) -> bytes:
-    return stream
+def _as_it_came(asked: bytes) -> Callable[[bytes], bytes]:
+    return bytes
+
+
+def _says_something(event: Mapping[str, JsonValue]) -> bool:
+    return bool(event)
 
 
 def _model_in_body(wire: Wire) -> str:
@@ -37,8 +43,11 @@ class Grammar(NamedTuple):
     """The model that a request names. Raises ValueError."""
     wire_path: Callable[[str, str], str | None] = _none
     """`Wire.path` of a URL path and its query."""
-    given_back: Callable[[bytes, bytes], bytes] = _as_it_came
-    """The events of a stream as the body asked for them: without what only Paymaster asked for."""
+    given_back: Callable[[bytes], Callable[[bytes], bytes]] = _as_it_came
+    """For a body: the events of its stream, or some of them, as it asked for them: without what only Paymaster asked
+    for."""
+    says_something: Callable[[Mapping[str, JsonValue]], bool] = _says_something
+    """Whether an event of a stream has a part of the answer, and not only that one begins."""
 
 
 def of_body(measured: Callable[[bytes], Measured]) -> Callable[[Wire], Measured]:

@@ -1,7 +1,7 @@
 """The dialect `openai`: bodies of chat completions, as OpenAI's SDK and those of compatible servers write them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from pydantic import JsonValue
 
@@ -152,10 +152,19 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return passed_on(headers, _HEADERS)
 
 
-def given_back(asked: bytes, stream: bytes) -> bytes:
+def given_back(asked: bytes) -> Callable[[bytes], bytes]:
     """The events of a stream as the caller asked for them: without the one that only says what is billed, where `sent`
     asked for it."""
-    return stream if _wants_usage(body_object(asked)) else _without_usage(stream)
+    return bytes if _wants_usage(body_object(asked)) else _without_usage
+
+
+def says_something(event: Mapping[str, JsonValue]) -> bool:
+    """Not the chunks before the first token: one that names the role, and Azure's about the prompt."""
+    return any(
+        choice.get("finish_reason") is not None
+        or any(name != "role" and bool(said) for name, said in object_of(choice.get("delta")).items())
+        for choice in map(object_of, list_of(event.get("choices")))
+    )
 
 
 def _wants_usage(data: Mapping[str, JsonValue]) -> bool:
@@ -241,5 +250,6 @@ GRAMMAR = Grammar(
     path_ends=("/chat/completions",),
     wire_path=deployment_path,
     given_back=given_back,
+    says_something=says_something,
     sent_headers=sent_headers,
 )

@@ -250,4 +250,13 @@ def _without_bytes(part: dict[str, JsonValue]) -> JsonValue:
     return without(part, _BYTES.get(kind_of(part), ""))
 
 
-GRAMMAR = Grammar(measured=of_body(measured), path_ends=("/responses",), sent_headers=sent_headers)
+def says_something(event: Mapping[str, JsonValue]) -> bool:
+    return event.get("type") not in ("response.created", "response.queued", "response.in_progress", None)
+
+
+GRAMMAR = Grammar(
+    measured=of_body(measured),
+    path_ends=("/responses",),
+    sent_headers=sent_headers,
+    says_something=says_something,
+)

@@ -65,9 +65,9 @@ class Reply:
     """The connection is closed without good order: the client gets a TCP reset."""
     raw: bytes | None = None
     """What goes over the wire, head and all, whether or not it is HTTP; then the connection is closed."""
-    stream: Sequence[str | bytes | float] | None = None
-    """The body in pieces, instead of an answer; a number is a pause in seconds. With `cut` the connection is closed
-    after them, without the end that HTTP wants."""
+    stream: Sequence[str | bytes | float | None] | None = None
+    """The body in pieces, instead of an answer; a number is a pause in seconds, None one until `release`. With `cut`
+    the connection is closed after them, without the end that HTTP wants."""
     stream_type: str = "text/event-stream"
 
 
@@ -153,12 +153,16 @@ class FakeService:
             if reply.status == 200 and not reply.free:
                 self.billed.append(usage)
             if self._holding:
-                released = asyncio.Event()
-                self._held.append(released)
-                await released.wait()
+                await self.wait_for_release()
             return reply, usage
         finally:
             self.in_flight -= 1
+
+    async def wait_for_release(self) -> None:
+        """Called in the server's thread."""
+        released = asyncio.Event()
+        self._held.append(released)
+        await released.wait()
 
     def next_request(self, path: str, headers: Mapping[str, str], content: bytes) -> Received:
         authorization = headers.get("authorization")
@@ -214,7 +218,7 @@ class CountingServer:
         reply, usage = await service.decide(request)
         service.answered += 1
         if reply.stream is not None:
-            await _write_stream(writer, reply.stream, reply.stream_type, whole=not (reply.cut or reply.reset))
+            await _write_stream(writer, service, reply, whole=not (reply.cut or reply.reset))
         if reply.raw is not None:
             writer.write(reply.raw)
             await writer.drain()
@@ -264,13 +268,13 @@ def _body(service: FakeService, request: Received, reply: Reply, usage: TokenUsa
     return json.dumps(answer).encode()
 
 
-async def _write_stream(
-    writer: asyncio.StreamWriter, pieces: Sequence[str | bytes | float], content_type: str, *, whole: bool
-) -> None:
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n"
+async def _write_stream(writer: asyncio.StreamWriter, service: FakeService, reply: Reply, *, whole: bool) -> None:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {reply.stream_type}\r\ntransfer-encoding: chunked\r\n\r\n"
     writer.write(head.encode())
-    for piece in pieces:
-        if isinstance(piece, str | bytes):
+    for piece in reply.stream or ():
+        if piece is None:
+            await service.wait_for_release()
+        elif isinstance(piece, str | bytes):
             data = piece.encode() if isinstance(piece, str) else piece
             writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             await writer.drain()

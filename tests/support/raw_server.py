@@ -15,7 +15,8 @@ from activities.call_service import CallServiceActivities
 from paymaster.keys.api_key import ApiKey, EnvironmentKeys
 from paymaster.keys.cache import KeyCache
 from paymaster.ledger.group_commit import GroupCommit
-from paymaster.messages import AttemptReport, Completion, Failure, ServiceCall
+from paymaster.live.pushes import Pushes
+from paymaster.messages import AttemptReport, Completion, Failure, LLMRequest, ServiceCall
 from paymaster.providers.connections import Connections
 from paymaster.settings import ServiceSettings
 
@@ -69,15 +70,20 @@ class Caller:
         }
         self.connections = Connections(self.services)
         self.bodies: BodyStore | None = None
+        self.pushes: Pushes | None = None
 
-    async def call(self, service: str, environment: ActivityEnvironment | None = None) -> Completion | ApplicationError:
+    async def call(
+        self, service: str, environment: ActivityEnvironment | None = None, request: LLMRequest | None = None
+    ) -> Completion | ApplicationError:
         environment = environment or ActivityEnvironment()
         reports = GroupCommit[AttemptReport, None](self._report, size_of=lambda _: 0)
-        activities = CallServiceActivities(self.services, SomeKeys(), self.connections, reports, self.bodies)
+        activities = CallServiceActivities(
+            self.services, SomeKeys(), self.connections, reports, self.bodies, pushes=self.pushes
+        )
         hold_id = f"{environment.info.workflow_run_id}/1"
         grant = GRANT.model_copy(update={"hold_id": hold_id, "service": service, "bound_nanos": 1_000})
         try:
-            return await environment.run(activities.call_service, ServiceCall(grant=grant, request=ask()))
+            return await environment.run(activities.call_service, ServiceCall(grant=grant, request=request or ask()))
         except ApplicationError as error:
             return error
 

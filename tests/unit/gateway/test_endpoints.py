@@ -11,6 +11,8 @@ from temporalio.client import Client
 from paymaster.gateway import endpoints
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import Clients
+from paymaster.gateway.streams import Streams
+from paymaster.keys.ring import named_keys
 from paymaster.settings import Settings
 
 KEY = "gw-0123456789abcdef"
@@ -38,7 +40,8 @@ TABLES: dict[str, Any] = {
 async def serving(tables: dict[str, Any]) -> httpx.AsyncClient:
     settings = Settings.model_validate(tables)
     nowhere = await Client.connect("127.0.0.1:1", lazy=True)
-    app = gateway_app(settings, Clients(settings.gateway), nowhere)
+    streams = Streams(settings.gateway.streams, named_keys(settings))
+    app = gateway_app(settings, Clients(settings.gateway), nowhere, streams)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 

@@ -11,6 +11,8 @@ from temporalio.client import Client
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import Clients
 from paymaster.gateway.openapi import openapi_document
+from paymaster.gateway.streams import Streams
+from paymaster.keys.ring import named_keys
 from paymaster.settings import Settings
 from paymaster.storage.engine import create_engine
 
@@ -34,7 +36,8 @@ async def test_the_gateway_answers_it(method: str, path: str) -> None:
     settings = Settings()
     client = await Client.connect("127.0.0.1:1", lazy=True)
     engine = create_engine("postgresql+asyncpg://127.0.0.1:1/none")  # nobody connects
-    app = gateway_app(settings, Clients(settings.gateway), client, engine)
+    streams = Streams(settings.gateway.streams, named_keys(settings))
+    app = gateway_app(settings, Clients(settings.gateway), client, streams, engine)
     real = re.sub(r"{\w+}", "a", path)
     scope = {"type": "http", "method": method.upper(), "path": real, "headers": [], "query_string": b""}
     assert any(route.matches(scope)[0] is Match.FULL for route in app.routes)

@@ -171,9 +171,9 @@ def test_the_chunk_that_was_not_asked_for_is_taken_out() -> None:
     first = b'data: {"choices":[{"delta":{"content":"\\"usage\\""}}],"usage":null}\n\n'
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\r\n\r\n'
     last = b"data: [DONE]\n\n"
-    assert given_back(body(stream=True), first + usage + last) == first + last
+    assert given_back(body(stream=True))(first + usage + last) == first + last
     asked = body(stream=True, stream_options={"include_usage": True})
-    assert given_back(asked, first + usage + last) == first + usage + last
+    assert given_back(asked)(first + usage + last) == first + usage + last
 
 
 def test_no_key_of_the_caller_is_passed_on() -> None:
