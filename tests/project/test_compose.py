@@ -21,6 +21,7 @@ import yaml
 from counting_server import ANSWER, CountingServer, Reply
 from otlp_receiver import OtlpReceiver
 from paymaster_process import PAYMASTER, ROOT, Worker, free_address, new_namespace, until
+from sdk_answers import CHAT_CHUNKS
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from temporalio.client import Client
@@ -147,13 +148,16 @@ async def ours(
     database = "compose_" + os.urandom(4).hex()
     await _create_database(stack.database_url, database)
     namespace = await new_namespace(stack.temporal_address)
-    health_address, gateway_address = free_address(), free_address()
+    health_address, gateway_address, streams_address = free_address(), free_address(), free_address()
     with OtlpReceiver() as receiver:
         addresses = {
             "postgresql+asyncpg://temporal:only-on-this-machine@postgres:5432/paymaster": _url(stack, database),
             "temporal:7233": stack.temporal_address,
             "0.0.0.0:8000": health_address,
             "0.0.0.0:4000": gateway_address,
+            "0.0.0.0:7301": streams_address,
+            "http://gateway:7301": f"http://{streams_address}",
+            '["http://gateway"]': '["127.0.0.1"]',
             "http://otel-collector:4318": receiver.url,
             "/etc/paymaster/paymaster.toml": str(ROOT / "deploy" / "paymaster.toml"),
         }
@@ -224,15 +228,27 @@ async def test_the_worker_of_the_file_answers_calls_and_its_own_health_check(
 
 
 async def test_the_gateway_of_the_file_serves_a_client_and_its_own_health_check(
-    ours: Ours, compose: dict[str, Any]
+    ours: Ours, compose: dict[str, Any], server: CountingServer
 ) -> None:
+    """Its streams token by token: the first comes while the provider holds the rest."""
     assert await _healthy(compose, "gateway", {"127.0.0.1:4000": ours.gateway_address})
     async with httpx.AsyncClient(base_url=f"http://{ours.gateway_address}/v1", timeout=30) as client:
         body = {"model": "writer", "messages": [{"role": "user", "content": "Say hello"}]}
         answer = await client.post("/chat/completions", json=body)
         assert answer.status_code == 401, answer.text
-        answer = await client.post("/chat/completions", json=body, headers={"x-api-key": "only-on-this-machine"})
-    assert answer.json()["choices"][0]["message"]["content"] == "answer to Say hello", answer.text
+        headers = {"x-api-key": "only-on-this-machine"}
+        answer = await client.post("/chat/completions", json=body, headers=headers)
+        assert answer.json()["choices"][0]["message"]["content"] == "answer to Say hello", answer.text
+        service = server.service("compose")
+        service.script.append(Reply(stream=[CHAT_CHUNKS[0], None, *CHAT_CHUNKS[1:]]))
+        streamed = client.stream("POST", "/chat/completions", json={**body, "stream": True}, headers=headers)
+        async with streamed as answer, asyncio.timeout(30):
+            pieces = answer.aiter_text()
+            first = await anext(pieces)
+            service.release()
+            rest = "".join([piece async for piece in pieces])
+    assert "choices" in first
+    assert "[DONE]" in rest
 
 
 async def _healthy(compose: Mapping[str, Any], service: str, addresses: Mapping[str, str]) -> bool:
