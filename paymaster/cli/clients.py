@@ -48,7 +48,7 @@ def create(
 
     settings, key = command_settings(config), new_client_key()
     client = NewClient(
-        name=_name(name),
+        name=_name(settings, name),
         key_id=key.id,
         key_sha256=key_digest(key.text),
         budget=_budget(budget),
@@ -102,9 +102,11 @@ def revoke(client: Client, who: Who = None, as_json: JsonOption = False, config:
 # ---------------------------------------------------------------- what was typed
 
 
-def _name(name: str) -> str:
+def _name(settings: "Settings", name: str) -> str:
     from paymaster.settings.kinds import check_name
 
+    if name in settings.gateway.clients:
+        raise CommandError(f"the configuration has a client {name!r}; take another name")
     try:
         return check_name(name)
     except ValueError as error:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 from uuid import uuid4
 
-from paymaster.gateway.clients import ClientTerms
+from paymaster.gateway.clients import ClientTerms, budget_below
 from paymaster.messages import LLMRequest
 from paymaster.messages.wire import Dialect, Wire
-from paymaster.values.budget_path import check_budget_path
 from paymaster.values.run_path import check_run_segment
 from paymaster.wire.dialects import dialect_of, sent_headers
 from paymaster.wire_requests import ID_HEADER, Terms, repeats_of, request_of, route_named
@@ -90,17 +89,16 @@ def check_route(name: str, client: ClientTerms) -> None:
 
 
 def budget_of(named: str | None, client: ClientTerms) -> str:
-    """The budget that a request names, which is the client's or below it. None: the client's. Raises Refused."""
+    """The budget that a request names, which is the client's or below it. None: the client's.
+
+    Raises Refused and NotAClient.
+    """
     if named is None:
         return client.budget
     try:
-        check_budget_path(named)
+        return budget_below(client.budget, named)
     except ValueError as error:
         raise Refused("bad_request", f"{BUDGET_HEADER}: {error}") from None
-    if named != client.budget and not named.startswith(f"{client.budget}/"):
-        detail = f"the client {client.name} may name {client.budget} or a budget below it, and not {named}"
-        raise Refused("not_allowed", f"{BUDGET_HEADER}: {detail}")
-    return named
 
 
 def run_of(headers: Mapping[str, str], client: ClientTerms) -> str | None:

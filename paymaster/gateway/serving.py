@@ -16,7 +16,7 @@ from temporalio.runtime import LoggingConfig
 
 from paymaster.client import connect
 from paymaster.gateway.app import gateway_app
-from paymaster.gateway.clients import Clients
+from paymaster.gateway.clients import open_clients
 from paymaster.gateway.connections import Connection, bounds_of
 from paymaster.gateway.streams import Streams
 from paymaster.keys.ring import named_keys
@@ -44,11 +44,13 @@ async def run_gateway(
     without a key for the payloads' encryption, OSError when an address is taken.
     """
     gateway = settings.gateway
-    if not gateway.clients and gateway.budget is None:
+    url = settings.database.url
+    if not gateway.clients and gateway.jwt is None and gateway.budget is None and url is None:
         raise ConfigurationError(
             [
-                "gateway: nobody could ask; make a table [gateway.clients.NAME], or on this machine only set "
-                "gateway.budget for requests without a key"
+                "gateway: nobody could ask; set database.url for clients that `paymaster clients create` makes, make a "
+                "table [gateway.clients.NAME] or [gateway.jwt], or on this machine only set gateway.budget for "
+                "requests without a key"
             ]
         )
     async with AsyncExitStack() as running:
@@ -60,10 +62,11 @@ async def run_gateway(
         keys = named_keys(settings)
         running.push_async_callback(keys.close)
         streams = await running.enter_async_context(Streams(gateway.streams, keys))
-        engine = None if settings.database.url is None else create_engine(settings.database.url.get_secret_value())
+        engine = None if url is None else create_engine(url.get_secret_value())
         if engine is not None:
             running.push_async_callback(engine.dispose)
-        server = _Server(_config(gateway_app(settings, Clients(gateway), client, streams, engine), gateway))
+        clients = await running.enter_async_context(open_clients(settings, keys, engine))
+        server = _Server(_config(gateway_app(settings, clients, client, streams, engine), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)

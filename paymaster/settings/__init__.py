@@ -4,7 +4,8 @@ It fails at start, with every problem in one message, the key's path and the fix
 that message.
 """
 
-from paymaster.settings.gateway import GatewayClientSettings, GatewaySettings
+from paymaster.settings.gateway import GatewaySettings
+from paymaster.settings.gateway_clients import GatewayClientSettings, JwtSettings
 from paymaster.settings.kinds import (
     AdminName,
     Api,
@@ -77,6 +78,7 @@ __all__ = [
     "Fraction",
     "GatewayClientSettings",
     "GatewaySettings",
+    "JwtSettings",
     "KeyName",
     "KeysSettings",
     "LedgerName",

@@ -7,14 +7,14 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paymaster.settings.gateway_admins import GatewayAdminSettings
+from paymaster.settings.gateway_clients import GatewayClientSettings, JwtSettings
 from paymaster.settings.gateway_streams import GatewayStreamsSettings
 from paymaster.settings.kinds import (
     AdminName,
     AtLeastOne,
     BudgetPath,
+    ClientName,
     Duration,
-    ModelName,
-    RouteName,
     check_address,
     is_loopback,
     not_a_boolean,
@@ -22,20 +22,6 @@ from paymaster.settings.kinds import (
 from paymaster.settings.problems import raise_at
 from paymaster.settings.table import Table
 from paymaster.values.limits import STORED_WIRE_BYTES_MAX
-
-
-class GatewayClientSettings(Table):
-    """Who may ask the gateway, by a key of which the configuration has only the hash."""
-
-    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """SHA-256 of the client's key in hexadecimal: `printf %s "$KEY" | sha256sum`. The key is at least 32 random
-    characters, such as `openssl rand -hex 32`. No default."""
-    budget: BudgetPath
-    """What its requests are charged to, or a budget below it that a request names; never another one. No default."""
-    routes: tuple[RouteName | ModelName, ...] | None = None
-    """The routes, and "service/model", that it may ask for. None, the default: all."""
-    requests_at_once: AtLeastOne | None = None
-    """Requests that it may have in flight in one gateway. None, the default: `gateway.requests_at_once`."""
 
 
 class GatewaySettings(Table):
@@ -51,10 +37,12 @@ class GatewaySettings(Table):
     tls_key: Path | None = None
     """A PEM file with the certificate's private key. None, the default: no TLS."""
     budget: BudgetPath | None = None
-    """What requests without a key are charged to, as long as there are no `clients` and the gateway listens on this
-    machine only. None, the default: a request without a key is refused."""
-    clients: dict[AdminName, GatewayClientSettings] = Field(default_factory=dict[str, GatewayClientSettings])
-    """Who may ask, by name. Default {}."""
+    """What requests without a key are charged to, as long as there are no `clients` here, no `jwt`, and the gateway
+    listens on this machine only. None, the default: a request without a key is refused."""
+    clients: dict[ClientName, GatewayClientSettings] = Field(default_factory=dict[str, GatewayClientSettings])
+    """Who may ask, by name. `paymaster clients create` makes others at run time. Default {}."""
+    jwt: JwtSettings | None = None
+    """None, the default: no tokens are taken."""
     admins: dict[AdminName, GatewayAdminSettings] = Field(default_factory=dict[str, GatewayAdminSettings])
     """Who may administrate over HTTP, by the name that the log has. Default {}: nobody."""
     wait_at_most: Duration = timedelta(seconds=50)

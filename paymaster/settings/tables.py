@@ -696,3 +696,25 @@ class Settings(BaseSettings):
             if route not in known
         )
         return nexus
+
+    @field_validator("gateway")
+    @classmethod
+    def _clients_lead_to_routes(cls, gateway: GatewaySettings, info: ValidationInfo) -> GatewaySettings:
+        if "routes" not in info.data or "services" not in info.data:
+            return gateway  # they have their own problem, which is reported
+        routes, services = info.data["routes"], info.data["services"]
+        named: dict[tuple[str, ...], tuple[str, ...] | None] = {
+            ("clients", name): client.routes for name, client in gateway.clients.items()
+        }
+        if gateway.jwt is not None:
+            named[("jwt",)] = gateway.jwt.routes
+        raise_at(
+            (
+                (*place, "routes", number),
+                f"there is no route {route!r}; {did_you_mean(route, routes) or 'add it, or name a service/model'}",
+            )
+            for place, allowed in named.items()
+            for number, route in enumerate(allowed or ())
+            if route not in routes and route.partition("/")[0] not in services
+        )
+        return gateway

@@ -84,6 +84,8 @@ HEADERS_BYTES_MAX = 16_384
 
 KEY_ANSWER_BYTES_MAX = 256 * 1024
 """An answer of a key vault or of where we sign in to it; a secret has 25 KB at most, a token a few."""
+JWKS_BYTES_MAX = 256 * 1024
+"""The public keys of an identity provider; those of the largest have 20 KB."""
 PRICE_LIST_BYTES_MAX = 16 * 1024 * 1024
 """A list of prices that is fetched; that of genai-prices has about 2 MB."""
 COLLECTOR_ANSWER_BYTES_MAX = 64 * 1024

@@ -23,13 +23,11 @@ from paymaster_process import (
     Databases,
     Site,
     configuration,
-    readable_history,
     running_site,
     settled_books,
     until,
 )
-from sqlalchemy import text
-from stored_bodies import stored_bodies
+from readable_places import everything_readable
 
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import try_generate
@@ -117,23 +115,6 @@ async def _talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWri
         writer.write(f"NONSENSE {heard}\r\n\r\n".encode())
         await writer.drain()
     writer.close()
-
-
-async def everything_readable(site: Site) -> dict[str, str]:
-    """Histories with their payloads decoded and as they are, logs, and every column of every row."""
-    histories: list[str] = []
-    async for execution in site.client.list_workflows():
-        handle = site.client.get_workflow_handle(execution.id, run_id=execution.run_id)
-        histories += [await readable_history(handle), (await handle.fetch_history()).to_json()]
-    rows: list[str] = []
-    async with site.engine.connect() as connection:
-        tables = await connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
-        for table in tables.all():
-            found = await connection.scalars(text(f'SELECT to_jsonb(t)::text FROM "{table}" AS t'))
-            rows += found.all()
-    bodies = b"\n".join((await stored_bodies(site.engine)).values()).decode()
-    places = {"histories": "\n".join(histories), "logs": site.logs(), "rows": "\n".join(rows)}
-    return places | {"stored answers": bodies}
 
 
 def echo(request: Received) -> bytes:

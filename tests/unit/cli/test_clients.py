@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from command_line import Run, assert_ends_with_advice
@@ -71,6 +72,14 @@ def test_a_whole_key_is_no_argument_and_not_repeated(clients: Run) -> None:
 def test_what_makes_no_client_is_refused_in_words(run: Run, arguments: list[str], advice: str) -> None:
     """Before any database is asked."""
     assert_ends_with_advice(run("clients", *arguments), 2, advice)
+
+
+def test_a_name_of_the_configuration_is_taken(run: Run, folder: Path) -> None:
+    """What a client did is told from what others did by its name."""
+    with (folder / "paymaster.toml").open("a") as file:
+        file.write(f'[gateway.clients.bot]\nkey_sha256 = "{"0" * 64}"\nbudget = "acme"\n')
+    taken = run("clients", "create", "bot", "--budget", "acme")
+    assert_ends_with_advice(taken, 2, "the configuration has a client 'bot'; take another name")
 
 
 def test_a_client_that_is_not_there(clients: Run) -> None:

@@ -81,7 +81,7 @@ async def test_a_client_is_known_by_its_key(http: httpx.AsyncClient, headers: di
         ({}, "no_key"),
         (bearer(""), "no_key"),
         (bearer("gw-another"), "unknown_key"),
-        ({"authorization": f"Basic {KEY}"}, "no_key"),
+        ({"authorization": f"Basic {KEY}"}, "bad_key"),
         (bearer(sha256(KEY.encode()).hexdigest()), "unknown_key"),
     ],
 )
