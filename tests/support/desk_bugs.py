@@ -302,7 +302,8 @@ BROKEN = [
     pytest.param(come_back_with_nothing_spent, f"posted in|over its cap|the notice|{DECIDES}"),
     pytest.param(ignore_caps_of_templates, f"cap of|no cap|cut and restored|over its cap|not shown|{DECIDES}"),
     pytest.param(
-        ignore_tables_of_names, f"cap of|the most calls|the end of|named it|without an account|not shown|{DECIDES}"
+        ignore_tables_of_names,
+        f"cap of|no account|the most calls|the end of|named it|without an account|not shown|{DECIDES}",
     ),
     pytest.param(make_accounts_without_room, "there is no room"),
     pytest.param(count_attempts_as_calls, f"calls of|{DECIDES}"),
