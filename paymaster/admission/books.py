@@ -47,6 +47,20 @@ class LedgerState:
     """When accounts were looked for last that could be forgotten, because there was no room for new ones."""
     changed: dict[str, None] = field(default_factory=dict[str, None])
     """Accounts that changed, or went, since they were copied, in the order of their first change."""
+    all_changed: bool = False
+    """More than are kept one by one: all are copied anew."""
+
+    def mark(self, keys: Iterable[str]) -> None:
+        """Something changed in these accounts that a status shows."""
+        if not self.all_changed:
+            self.changed.update(dict.fromkeys(keys))
+            if len(self.changed) > ACCOUNTS_MAX:
+                self.mark_all()
+
+    def mark_all(self) -> None:
+        """Takes no room, however many accounts there are and were."""
+        self.changed.clear()
+        self.all_changed = True
 
 
 class Ledger:
@@ -57,7 +71,6 @@ class Ledger:
         self._state = state
         self.accounts = state.accounts
         self.holds = state.holds
-        self.changed = state.changed
         self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
         """Of the holds here."""
         self.calendars = Calendars(state.window_starts_ms, state.zone_starts_ms)
@@ -78,8 +91,7 @@ class Ledger:
 
     def mark(self, keys: Iterable[str]) -> None:
         """Something changed in these accounts that a status shows."""
-        for key in keys:
-            self.changed[key] = None
+        self._state.mark(keys)
 
     def end_ms(self, balance: Balance) -> int | None:
         """When the window ends whose money the balance has; None for `total`."""

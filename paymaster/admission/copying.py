@@ -25,7 +25,6 @@ from paymaster.messages import (
     StatusCopy,
     WindowStatus,
 )
-from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.time_zones import Zone
 from paymaster.values.windows import STEPS_MS, window_end_ms, window_start_ms
 
@@ -42,15 +41,20 @@ class StatusCopies:
     @property
     def is_due(self) -> bool:
         """Whether anything changed since the last copy was taken."""
-        return bool(self._ledger.changed) or self._state.version == 0
+        return bool(self._state.books.changed) or self._is_anew
+
+    @property
+    def _is_anew(self) -> bool:
+        """Whether the next copy takes the place of all that was copied before."""
+        return self._state.version == 0 or self._state.books.all_changed
 
     def take(self, now_ms: int) -> StatusCopy:
         """The next copy. What it has counts as copied, until `again` says that it did not arrive."""
-        state, ledger, changed = self._state, self._ledger, self._ledger.changed
-        anew = state.version == 0
-        if anew:
+        state, ledger, changed = self._state, self._ledger, self._state.books.changed
+        if anew := self._is_anew:
             changed.clear()
             changed.update(dict.fromkeys(ledger.accounts))
+            state.books.all_changed = False
         keys = list(islice(changed, ACCOUNTS_AT_ONCE))
         for key in keys:
             del changed[key]
@@ -72,19 +76,19 @@ class StatusCopies:
 
     def again(self, copy: StatusCopy) -> None:
         """A copy did not arrive, or nobody knows: what it had comes first in the next one."""
-        changed = self._ledger.changed
-        later = list(changed)
-        changed.clear()
-        changed.update(dict.fromkeys(each.account for each in copy.accounts))
-        changed.update(dict.fromkeys([*copy.gone, *later]))
-        if copy.anew or len(changed) > 2 * ACCOUNTS_MAX:
-            self._state.version = 0
+        books = self._state.books
+        if copy.anew:
+            books.mark_all()
+        later = list(books.changed)
+        books.changed.clear()
+        books.mark([*(each.account for each in copy.accounts), *copy.gone, *later])
 
     def told(self, answer: AnswerT) -> AnswerT:
         """The answer to an admin, with the version of the copy that has all that changed so far."""
         if self._state.rules < 2 or not isinstance(answer, CapState | RunState | ServiceState):
             return answer
-        copies = max(1, -(-len(self._ledger.changed) // ACCOUNTS_AT_ONCE))
+        changed = self._ledger.accounts if self._is_anew else self._state.books.changed
+        copies = max(1, -(-len(changed) // ACCOUNTS_AT_ONCE))
         return answer.model_copy(update={"version": self._state.version + copies})
 
     def _for_later(self, status: AccountStatus) -> AccountStatus:

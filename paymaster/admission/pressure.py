@@ -1,8 +1,9 @@
 """The size of the state, estimated from what is in it, and what is dropped when it becomes too large.
 
-The order, from what is missed least: alerts that wait for the webhook (the database has them), alerts that wait for the
-database, what runs have asked for once, remembered ends of holds; the oldest first. When that is not enough, new calls
-are denied. Money is never dropped: balances, holds, parked calls and their answers, cap changes, expired holds.
+The order, from what is missed least: which accounts changed since they were copied (all are copied anew), alerts that
+wait for the webhook (the database has them), alerts that wait for the database, what runs have asked for once,
+remembered ends of holds; the oldest first. When that is not enough, new calls are denied. Money is never dropped:
+balances, holds, parked calls and their answers, cap changes, expired holds.
 """
 
 from collections.abc import Iterable
@@ -54,7 +55,10 @@ def relieve(state: DeskState, over_bytes: int) -> int:
 
     What was dropped is counted. The desk's outbox counts its alerts anew afterwards.
     """
-    outbox = state.outbox
+    outbox, books = state.outbox, state.books
+    if over_bytes > 0 and books.changed:
+        over_bytes -= _CHANGED * len(books.changed)
+        books.mark_all()
     while over_bytes > 0 and outbox.sending:
         over_bytes -= alert_bytes(outbox.sending.pop(0))
         outbox.alerts_dropped += 1

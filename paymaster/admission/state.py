@@ -164,7 +164,7 @@ def written(state: DeskState) -> tuple[str, int]:
     time to read.
     """
     if state.rules == 1:
-        plain = _STATE.dump_json(state, exclude={"version": True, "books": {"changed"}})
+        plain = _STATE.dump_json(state, exclude={"version": True, "books": {"changed", "all_changed"}})
         return pack(plain), len(plain)
     # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
     outbox = _OUTBOX.dump_json(state.outbox)

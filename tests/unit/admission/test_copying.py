@@ -5,8 +5,9 @@ from copied_status import CopiedStatus, every_copy
 from desk_kit import DAY, HOUR, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
 from paymaster.admission.copying import ACCOUNTS_AT_ONCE
+from paymaster.admission.pressure import relieve
 from paymaster.messages import AccountConfig, AccountStatus, CapState, RaiseCap, StatusCopy
-from paymaster.values.limits import COPY_PLAIN_BYTES_MAX
+from paymaster.values.limits import ACCOUNTS_MAX, COPY_PLAIN_BYTES_MAX
 
 
 def copied(site: Site) -> CopiedStatus:
@@ -78,6 +79,31 @@ def test_the_first_copy_of_new_books_says_so_until_it_arrived() -> None:
     assert not site.desk.copies.take(site.now_ms).anew
 
 
+def test_of_more_changes_than_there_is_room_all_is_copied_anew() -> None:
+    site = Site(config(budgets={name: capped(day=5) for name in ("a", "b")}))
+    copied(site)
+    before, dumped = site.desk.state.version, len(site.desk.dump())
+    for number in range(3 * ACCOUNTS_MAX):  # of names that are forgotten while no copy is taken
+        site.desk.ledger.mark([f"budget:users/{number}"])
+    assert len(site.desk.dump()) < dumped + 100
+    site.cut()
+    copy = site.desk.copies.take(site.now_ms)
+    assert (copy.anew, copy.version, copy.gone) == (True, before + 1, ())
+    assert sorted(names(copy)) == ["budget:a", "budget:b", "service:s"]
+    assert not site.desk.copies.is_due
+
+
+def test_in_a_state_that_is_too_large_changes_go_first() -> None:
+    site = Site(config(budgets={name: capped(day=5) for name in ("a", "b")}))
+    copied(site)
+    site.granted(budget="a")
+    ended = dict(site.desk.state.ended)
+    assert relieve(site.desk.state, 1) == 0
+    assert site.desk.state.ended == ended
+    assert names(copy := site.desk.copies.take(site.now_ms)) == list(site.desk.ledger.accounts)
+    assert copy.anew
+
+
 def test_an_answer_says_which_copy_will_have_it() -> None:
     budgets = {f"b/{number}": capped(day=5) for number in range(2 * ACCOUNTS_AT_ONCE)}
     site = Site(config(budgets=budgets))
@@ -96,7 +122,7 @@ def test_under_the_rules_of_0_1_0_nothing_is_told_and_carried() -> None:
     answer = CapState(account="budget:acme", window="day", cap_nanos=USD)
     assert site.desk.copies.told(answer) == answer
     site.cut()
-    assert (site.desk.ledger.changed, site.desk.state.version) == ({}, 0)
+    assert (site.desk.state.books.changed, site.desk.state.version) == ({}, 0)
 
 
 def test_many_accounts_are_compressed_in_a_copy() -> None:
