@@ -36,7 +36,7 @@ CREDENTIAL_CHARACTERS_MAX = 16 * 1024
 OWN_KEY_CHARACTERS_MIN = 20
 """Of a client's key that is not made here; a shorter one could be guessed."""
 _WRITTEN_AT_THE_END_WITHIN_S = 3.0
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):

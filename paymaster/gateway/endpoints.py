@@ -43,7 +43,7 @@ _HEALTH_WITHIN = timedelta(seconds=2)
 _ANSWERED = range(200, 300)
 _CALLER_GONE = 499
 """What proxies write into their logs; nobody gets it."""
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 class Endpoints:

@@ -30,7 +30,7 @@ WAIT_AT_MOST_S = 5.0
 _KEYS_MAX = 100
 _ANSWERS_WITHIN_S = 5.0
 _COMES_WITHIN_S = 10.0
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 class KeysUnknown(Exception):

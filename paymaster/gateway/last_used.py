@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import SQLAlchemyError
 
 WRITTEN_EVERY_S = 60.0
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 Write = Callable[[Mapping[str, datetime]], Awaitable[None]]
 """Stores the times by the ids of the keys."""

@@ -36,7 +36,7 @@ LEAVES_WITHIN_S = 10.0
 """How long the call of a caller who has gone is looked after, when Temporal or the database does not answer."""
 _LOOK_AGAIN_S = 2
 """After which a call that runs may be fetched again."""
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 class Call:

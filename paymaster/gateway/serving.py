@@ -28,7 +28,7 @@ from paymaster.storage.engine import create_engine
 _CLEARS_UP_WITHIN_S = 12.0
 """For requests that are given up at the end: the call of each is cancelled within 10 s."""
 _BACKLOG = 2_048
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 async def run_gateway(

@@ -12,7 +12,7 @@ from paymaster.gateway.once import DATABASE_ERRORS
 from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.values.budget_path import budgets_charged
 
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 async def standing_of(client: ClientTerms, copy: CopiedStatus | None) -> Response:

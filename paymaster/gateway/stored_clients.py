@@ -35,7 +35,7 @@ UNKNOWN_ASKED_MAX = 2_000
 """Keys that nobody has read before and that wait for a query; further ones are answered 503."""
 REMEMBERED_MAX = 10_000
 """Clients that are kept, and ids of keys that nobody has; the oldest are forgotten."""
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 Read = Callable[[Collection[str]], Awaitable[Mapping[str, StoredClient]]]
 """Reads the clients that have keys with these ids."""

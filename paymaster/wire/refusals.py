@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from paymaster.messages import BudgetNotice, LLMResult, Outcome
+from paymaster.messages.temporal_names import NOT_WANTED
 from paymaster.messages.wire import Dialect
 
 
@@ -87,7 +88,7 @@ _BY_REASON = {
     "temporal_unreachable": _UNAVAILABLE,
     "internal_error": _BROKEN,
     "database_unreachable": _UNAVAILABLE,
-    "caller_gone": _UNAVAILABLE,
+    NOT_WANTED: _UNAVAILABLE,
     "unknown_call": _NOT_FOUND,
     "clients_unknown": _UNAVAILABLE,
     "standing_unknown": _UNAVAILABLE,

@@ -61,8 +61,10 @@ PRIVATE = (PROMPT, ANSWER, SYSTEM, NOTE, TOPIC)
 PLAIN_PLACES = re.compile(
     # How the SDK finds a local activity again: its number, name and times. The result beside it is encrypted.
     r"\.marker_recorded_event_attributes\.details\.data\.payloads"
+    # Names of changes to the code of a workflow, by which the SDK replays what began before them.
+    r"|\.marker_recorded_event_attributes\.details\.patch-data\.payloads"
     # What one can search by: budget, service, model, outcome, cost, and the server's own.
-    r"|.*\.search_attributes\.indexed_fields\.(Paymaster\w+|BuildIds)"
+    r"|.*\.search_attributes\.indexed_fields\.(Paymaster\w+|BuildIds|TemporalChangeVersion)"
 )
 SERVICES = ("crypt-ok", "crypt-fails", "crypt-held")
 

@@ -49,7 +49,7 @@ async def accounts_of_copy(site: Site, now_ms: int) -> list[AccountStatus]:
     found: list[AccountStatus] = []
     for each in await copied_accounts(site.engine, site.ledger.name, ACCOUNTS):
         status = as_of(each.status, int(each.copied_at.timestamp() * 1_000), now_ms, UTC_ZONE)
-        found.append(status)
+        found.append(status.model_copy(update={"tag": ""}))  # which only the copy has
     return found
 
 

@@ -36,6 +36,7 @@ from paymaster.messages import (
     backlog_workflow_id,
     budget_workflow_id,
 )
+from paymaster.messages.temporal_names import CALLER_GONE
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.charging import posted_by_account
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
@@ -82,10 +83,13 @@ async def site(
 
 
 def handlers(kind: type) -> dict[str, list[str]]:
-    """The names of a workflow's signals, updates and queries; those of others show that nobody is hurt by a mistake."""
+    """The names of a workflow's signals, updates and queries; those of others show that nobody is hurt by a mistake.
+
+    Without the signal that a caller has gone, whose whole content is its name: the call ends by it.
+    """
     definition = vars(kind)["__temporal_workflow_definition"]
     return {
-        "signal": [name for name in definition.signals if name],
+        "signal": [name for name in definition.signals if name and name != CALLER_GONE.name],
         "update": [name for name in definition.updates if name],
         "query": [name for name in definition.queries if name],
     }

@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 import paymaster.client
 from paymaster import CallIdReused, LLMRequest, LLMResult, Outcome, try_generate
 from paymaster.generations import latest_generation
-from paymaster.messages.temporal_names import CALL_WORKFLOW, CALLS_TASK_QUEUE, generation_of
+from paymaster.messages.temporal_names import CALL_SERVICE, CALL_WORKFLOW, CALLS_TASK_QUEUE, generation_of
 from paymaster.testing import ScriptedCall, completed, denied, local_temporal, parked, scripted_calls, unavailable
 
 pytestmark = pytest.mark.stack
@@ -108,7 +108,9 @@ class CallInFlight:
 
     @workflow.run
     async def run(self, message: RawValue) -> None:
-        await workflow.execute_activity("attempt", task_queue="nobody", start_to_close_timeout=timedelta(days=1))
+        await workflow.execute_activity(
+            CALL_SERVICE.name, task_queue="nobody", start_to_close_timeout=timedelta(days=1)
+        )
 
 
 async def test_what_was_cancelled_when_it_was_sent_stays_so(temporal: WorkflowEnvironment) -> None:

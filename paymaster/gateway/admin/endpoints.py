@@ -27,7 +27,7 @@ from paymaster.settings import GatewaySettings
 
 BASE = "/v1/paymaster/admin"
 _CALLER_GONE = 499
-logger = logging.getLogger("paymaster.gateway")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The rows that are the copy of a ledger's status: a late copy changes nothing, and pages are in order."""
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,8 +15,10 @@ NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def engine(database_url: str) -> AsyncEngine:
-    return create_engine(database_url)
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
 
 
 def named(copy: StatusCopy, ledger: str) -> StatusCopy:
