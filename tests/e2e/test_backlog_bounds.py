@@ -187,6 +187,7 @@ async def test_forged_messages_poison_neither_ledger_nor_backlog(site: Site, ser
     await no_task_failed(site, budget_workflow_id("default"), backlog_workflow_id("default"))
 
 
+@pytest.mark.full
 @pytest.mark.timeout(240)
 async def test_220_calls_with_much_metadata_arrive_after_an_outage(
     site: Site, own_database: EmbeddedStack, service: FakeService

@@ -141,6 +141,7 @@ async def _told(site: Site) -> bool:
     return bool(await site.alerts("price_changed"))
 
 
+@pytest.mark.full
 async def test_a_price_of_zero_is_taken_only_when_somebody_agrees(
     site: Site, service: FakeService, published: ListServer
 ) -> None:

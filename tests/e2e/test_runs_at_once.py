@@ -118,6 +118,7 @@ async def test_calls_of_a_run_are_counted_exactly(site: Site, service: FakeServi
     await check_reports(site, run)
 
 
+@pytest.mark.full
 async def test_the_money_of_a_run_is_exact(site: Site, service: FakeService) -> None:
     """By `run_budget`, which the plugin hands to the sub-agents."""
     bound_nanos = site.bound_nanos(service, ASKED)
