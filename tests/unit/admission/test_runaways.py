@@ -159,11 +159,12 @@ def test_only_a_held_run_is_let_go_on() -> None:
         site.desk.resume_run(ResumeRun(run=RUN), site.now_ms)
 
 
-def test_where_there_is_no_room_what_was_asked_once_is_forgotten_first() -> None:
+def test_where_there_is_no_room_what_was_asked_once_is_forgotten() -> None:
     site = a_site()
     first_call(site)
     call(site, "twice")
     call(site, "twice")
+    assert relieve(site.desk.state, 1) == 0  # which accounts changed since a copy, which costs nobody anything
     before = estimated_bytes(site.desk.state)
     assert relieve(site.desk.state, 1) == 0
     assert estimated_bytes(site.desk.state) < before
