@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.converter import PayloadCodec
 
 from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import LLMRequest, StoredBody
 from paymaster.storage.call_bodies import give_body_to
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.stored_bodies import read_body
 from paymaster.values.limits import REQUEST_BODIES_BYTES_MAX
 
@@ -82,5 +82,5 @@ class RequestBodies:
 def _database() -> Generator[None]:
     try:
         yield
-    except (SQLAlchemyError, OSError, TimeoutError, KeyUnavailable) as error:
+    except (*DATABASE_ERRORS, KeyUnavailable) as error:
         raise BodyOutOfReach(f"{type(error).__name__}: {error}") from error

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import SQLAlchemyError
+from paymaster.storage.engine import DATABASE_ERRORS
 
 WRITTEN_EVERY_S = 60.0
 logger = logging.getLogger(__name__)
@@ -37,6 +37,6 @@ class LastUsed:
             return
         try:
             await self._write(used)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             logger.warning("when clients used their keys last is not written now: %s", error)
             self._used = used | self._used

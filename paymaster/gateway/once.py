@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,13 +24,13 @@ from paymaster.messages import LLMRequest, LLMResult
 from paymaster.messages.temporal_names import CALLER_GONE, NOT_WANTED, generation_id
 from paymaster.messages.wire import Dialect
 from paymaster.storage.call_bodies import delete_bodies
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.left_requests import note_left, take_left
 from paymaster.stored_bodies import stored_request
 from paymaster.wire.refusals import Told
 from paymaster.wire_requests import TemporalUnreachable, told_by_client
 
 CALLS_PATH = "/v1/paymaster/calls"
-DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
 LEAVES_WITHIN_S = 10.0
 """How long the call of a caller who has gone is looked after, when Temporal or the database does not answer."""
 _LOOK_AGAIN_S = 2

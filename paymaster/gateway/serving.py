@@ -1,11 +1,9 @@
 """The gateway's process: connects, listens, and stops without losing what is under way."""
 
 import asyncio
-import contextlib
 import logging
 import socket
-import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -18,6 +16,7 @@ from paymaster.client import connect
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import open_clients
 from paymaster.gateway.connections import Connection, bounds_of
+from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
 from paymaster.gateway.streams import Streams
 from paymaster.keys.ring import named_keys
 from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
@@ -54,7 +53,7 @@ async def run_gateway(
             ]
         )
     async with AsyncExitStack() as running:
-        listener = running.enter_context(_listener(gateway.address))
+        listener = running.enter_context(bound_socket(gateway.address, "gateway.address"))
         telemetry = await running.enter_async_context(
             telemetry_of(settings, core_logs, served_at=gateway.health_address)
         )
@@ -71,20 +70,15 @@ async def run_gateway(
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)
             await running.enter_async_context(health)
-        server.on_started = lambda: on_ready(_url(listener, gateway))
+        server.on_started = lambda: on_ready(url_of(listener, gateway.tls_certificate))
         running.callback(asyncio.create_task(_end(server, stop, gateway.grace_period)).cancel)
         await server.serve([listener])
         if left := list(server.server_state.tasks):
             await asyncio.wait(left, timeout=_CLEARS_UP_WITHIN_S)
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     on_started: Callable[[], object]
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Whoever runs the gateway hears of signals."""
-        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -109,33 +103,8 @@ def _config(app: Starlette, gateway: GatewaySettings) -> uvicorn.Config:
         ssl_certfile=gateway.tls_certificate,
         ssl_keyfile=gateway.tls_key,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        files = f"{gateway.tls_certificate} and {gateway.tls_key}"
-        raise ConfigurationError([f"gateway.tls_certificate, tls_key: {files} cannot be used: {error}"]) from None
+    check_certificate(config, "gateway")
     return config
-
-
-def _listener(address: str) -> socket.socket:
-    """Raises OSError, which names the setting."""
-    host, _, port = address.rpartition(":")
-    with contextlib.ExitStack() as unused:
-        try:
-            family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-            listener = unused.enter_context(socket.socket(family, kind))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
-        except OSError as error:
-            raise OSError(f"gateway.address {address!r} cannot be used: {error.strerror or error}") from error
-        unused.pop_all()
-        return listener
-
-
-def _url(listener: socket.socket, gateway: GatewaySettings) -> str:
-    host, port = listener.getsockname()[:2]
-    scheme = "http" if gateway.tls_certificate is None else "https"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _answers(client: Client) -> Check:

@@ -8,8 +8,8 @@ from starlette.responses import Response
 from paymaster.gateway.admin.documents import StandingDocument, budget_document
 from paymaster.gateway.asked import Refused
 from paymaster.gateway.clients import ClientTerms
-from paymaster.gateway.once import DATABASE_ERRORS
 from paymaster.ledger.copied_status import CopiedStatus
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.values.budget_path import budgets_charged
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from paymaster.storage.clients import StoredClient
+from paymaster.storage.engine import DATABASE_ERRORS
 
 FRESH_S = 2.0
 """A client that was read so recently is taken at its word."""
@@ -119,7 +118,7 @@ class StoredClients:
                 await self._read_some(wanted)
                 for key_id in wanted:
                     self._asked.pop(key_id).set_result(None)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             self._failed_at_s = self._clock()
             if not self._is_down:
                 logger.error("clients cannot be read; known ones go on for some minutes: %s", error)

@@ -8,21 +8,19 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import socket
-import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Self
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
 from paymaster.keys.api_key import KeyUnavailable, ServiceKeys
 from paymaster.live.frames import BadFrame, Complete, Failed, Frame, FrameReader, Head, Piece
 from paymaster.live.pushes import STREAMS_PATH
 from paymaster.live.signing import PROOF_HEADER, is_worker, signed
 from paymaster.messages.streams import StreamTo
-from paymaster.settings import ConfigurationError
 from paymaster.settings.gateway_streams import GatewayStreamsSettings
 
 LIVES_MS = 60 * 60 * 1000
@@ -235,13 +233,6 @@ async def _taken(opened: Opened, receive: Receive) -> int:
     return _NOT_FOUND
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Whoever runs the gateway hears of signals."""
-        yield
-
-
 class _Listener:
     """The HTTP server for workers."""
 
@@ -263,33 +254,16 @@ class _Listener:
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            files = f"{settings.tls_certificate} and {settings.tls_key}"
-            raise ConfigurationError(
-                [f"gateway.streams.tls_certificate, tls_key: {files} cannot be used: {error}"]
-            ) from None
-        self._server = _Server(config)
+        check_certificate(config, "gateway.streams")
+        self._server = Server(config)
         self._serving: asyncio.Task[None] | None = None
         self.url = ""
 
     async def start(self) -> None:
         """Raises OSError, which names the setting."""
-        host, _, port = self._settings.listen.rpartition(":")
-        try:
-            family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family, kind)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
-            listener.listen(self._server.config.backlog)
-        except OSError as error:
-            raise OSError(
-                f"gateway.streams.listen {self._settings.listen!r} cannot be used: {error.strerror or error}"
-            ) from error
-        scheme = "http" if self._settings.tls_certificate is None else "https"
-        name, number = listener.getsockname()[:2]
-        self.url = f"{scheme}://{f'[{name}]' if ':' in name else name}:{number}"
+        listener = bound_socket(self._settings.listen, "gateway.streams.listen")
+        listener.listen(self._server.config.backlog)  # the address is given out before the server has begun
+        self.url = url_of(listener, self._settings.tls_certificate)
         self._serving = asyncio.create_task(self._server.serve([listener]))
 
     async def stop(self) -> None:

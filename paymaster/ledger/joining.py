@@ -5,13 +5,13 @@ import logging
 import time
 from uuid import uuid4
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.admission.state import RULES
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import ConfigState, DeskConfig, StoredRows
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.ledger_state_rows import latest_granted_ms
 
 LEDGER_ANSWERS_WITHIN_S = 60.0
@@ -65,7 +65,7 @@ async def _compare_rows(ledger: Ledger, engine: AsyncEngine) -> None:
     try:
         newest = StoredRows(latest_granted_ms=await latest_granted_ms(engine, ledger.name))
         again = await ledger.compare_rows(newest)
-    except (LedgerNotFound, AdminRefused, SQLAlchemyError, OSError, TimeoutError) as error:
+    except (LedgerNotFound, AdminRefused, *DATABASE_ERRORS) as error:
         logger.warning("whether the database has entries that the ledger does not know was not looked at: %s", error)
         return
     if again.accounts:

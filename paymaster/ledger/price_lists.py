@@ -4,11 +4,11 @@ import asyncio
 import logging
 from datetime import UTC
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.providers.list_reading import UnusableList, read_list
 from paymaster.providers.listings import list_version, newest, take
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.price_lists import newest_price_list
 
 LOOKS_EVERY_S = 10.0
@@ -52,7 +52,7 @@ class KeptPrices:
         try:
             await self.look()
             self._lost = False
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             if not self._lost:
                 logger.warning("whether there is a newer list of prices was not looked at: %s", error)
             self._lost = True

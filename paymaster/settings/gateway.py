@@ -16,6 +16,7 @@ from paymaster.settings.kinds import (
     ClientName,
     Duration,
     check_address,
+    check_tls_files,
     is_loopback,
     not_a_boolean,
 )
@@ -79,8 +80,7 @@ class GatewaySettings(Table):
 
     @model_validator(mode="after")
     def _has_certificate_and_key(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together; set both, or neither")
+        check_tls_files(self.tls_certificate, self.tls_key)
         return self
 
     @model_validator(mode="after")

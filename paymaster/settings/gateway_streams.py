@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
 
-from paymaster.settings.kinds import AtLeastOne, Duration, KeyName, check_address, is_loopback
+from paymaster.settings.kinds import AtLeastOne, Duration, KeyName, check_address, check_tls_files, is_loopback
 from paymaster.settings.problems import raise_at
 from paymaster.settings.table import Table
 
@@ -73,8 +73,7 @@ class GatewayStreamsSettings(Table):
 
     @model_validator(mode="after")
     def _has_certificate_and_key(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together; set both, or neither")
+        check_tls_files(self.tls_certificate, self.tls_key)
         return self
 
     @model_validator(mode="after")

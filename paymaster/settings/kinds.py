@@ -5,6 +5,7 @@ import re
 from base64 import b64decode
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -175,6 +176,11 @@ def check_http_url(url: str, *, allow_http: bool) -> str:
             "write https://, or set allow_http = true if the network in between is yours"
         )
     return url.rstrip("/")
+
+
+def check_tls_files(certificate: Path | None, key: Path | None) -> None:
+    if (certificate is None) != (key is None):
+        raise ValueError("tls_certificate and tls_key belong together; set both, or neither")
 
 
 def is_loopback(host: str) -> bool:

@@ -9,8 +9,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
+"""What a database raises that does not answer, or refuses."""
 
 CONNECT_TIMEOUT_S = 3.0
 """For making a connection, and for getting one from the pool."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +23,7 @@ from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.asked import Refused
 from paymaster.gateway.reading import CallerGone, check_headers, read_body
 from paymaster.settings import GatewaySettings
+from paymaster.storage.engine import DATABASE_ERRORS
 
 BASE = "/v1/paymaster/admin"
 _CALLER_GONE = 499
@@ -177,7 +177,7 @@ def _problem(error: Exception) -> Problem:
             return Problem(409, "refused", str(error))
         case LedgerNotFound():
             return Problem(503, "unavailable", str(error))
-        case SQLAlchemyError() | OSError() | TimeoutError():
+        case _ if isinstance(error, DATABASE_ERRORS):
             logger.warning("the database did not answer the administration: %s", error)
             return Problem(503, "unavailable", "the database does not answer: ask again")
         case _:
