@@ -121,7 +121,7 @@ async def rows_of(site: Site, service: FakeService) -> dict[str, int]:
         return {row.state: row.rows for row in await connection.execute(query)}
 
 
-async def test_the_first_token_arrives_while_the_provider_holds_the_rest(
+async def test_the_first_token_comes_while_the_provider_holds_the_rest(
     gateway: GatewayProcess, site: Site, server: CountingServer
 ) -> None:
     service = server.service("first")
@@ -183,6 +183,10 @@ async def test_a_caller_who_goes_does_not_stop_a_call_that_is_sent(
     assert await rows_of(site, service) == {"final": 1}
 
 
+WARM = 4
+"""Rounds of quick readers before the slow ones."""
+
+
 async def test_slow_readers_take_no_memory_and_hold_up_nobody(
     gateway: GatewayProcess, site: Site, server: CountingServer
 ) -> None:
@@ -190,7 +194,9 @@ async def test_slow_readers_take_no_memory_and_hold_up_nobody(
     service, count, size = server.service("slow"), 6, 3_000_000
     service.reply = lambda request: Reply(stream=[token("One"), *[token("x" * (size // 80))] * 80, *LAST])
     processes = [gateway.process.pid, site.workers[-1].process.pid]
-    assert await asyncio.gather(*(asking(gateway, service, number).reading for number in range(count))) == [200] * count
+    for _ in range(WARM):  # until a process has the memory that it keeps for so many answers at once
+        read = await asyncio.gather(*(asking(gateway, service, number).reading for number in range(count)))
+        assert read == [200] * count
     with_quick_ones = [memory_mib(process) for process in processes]
     async with AsyncExitStack() as waiting:
         for number in range(count):
@@ -200,7 +206,7 @@ async def test_slow_readers_take_no_memory_and_hold_up_nobody(
             writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
             writer.write(http_request(body(service, number)))
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        await until(lambda: service.answered == 2 * count, "the service was read to its end, whoever reads")
+        await until(lambda: service.answered == (WARM + 1) * count, "the service was read to its end, whoever reads")
         quick = server.service("first")
         quick.script.append(Reply(stream=[token("One"), *LAST]))
         assert await asking(gateway, quick).reading == 200
@@ -208,7 +214,7 @@ async def test_slow_readers_take_no_memory_and_hold_up_nobody(
         with_slow_ones = [memory_mib(process) for process in processes]
     more = [slow - quick for slow, quick in zip(with_slow_ones, with_quick_ones, strict=True)]
     assert max(more) < 0.4 * count * size / 2**20
-    assert await rows_of(site, service) == {"final": 2 * count}
+    assert await rows_of(site, service) == {"final": (WARM + 1) * count}
 
 
 def http_request(body: dict[str, object]) -> bytes:

@@ -227,7 +227,7 @@ async def test_the_worker_of_the_file_answers_calls_and_its_own_health_check(
     await until(lambda: ours.receiver.metrics, "the collector gets metrics")
 
 
-async def test_the_gateway_of_the_file_serves_a_client_and_its_own_health_check(
+async def test_the_gateway_of_the_file_serves_and_is_healthy(
     ours: Ours, compose: dict[str, Any], server: CountingServer
 ) -> None:
     """Its streams token by token: the first comes while the provider holds the rest."""

@@ -73,7 +73,7 @@ async def streaming(dialect: Dialect = "openai") -> AsyncGenerator[tuple[Provide
             await caller.connections.close()
 
 
-async def test_the_first_token_arrives_while_the_provider_holds_the_rest() -> None:
+async def test_the_first_token_comes_while_the_provider_holds_the_rest() -> None:
     async with streaming() as (provider, opened, calling_now):
         await provider.send(f"{HEAD}\r\n{FIRST}")
         head = await opened.head()

@@ -203,7 +203,7 @@ def test_what_ended_while_ahead_answers_nobody_ended() -> None:
     site.granted()
 
 
-def test_a_call_that_began_before_the_time_put_back_to_asks_again() -> None:
+def test_a_call_from_before_the_time_put_back_to_asks_again() -> None:
     """What was forgotten while the clock was ahead may have had its id; a moment later it goes on under another one."""
     site = Site()
     site.now_ms = NOON + YEAR

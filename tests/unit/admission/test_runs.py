@@ -78,7 +78,7 @@ def test_a_run_that_comes_to_a_stricter_budget_is_bound_by_that_too() -> None:
     assert site.denied(candidate(usd=3), run=RUN).reason == "bound_above_cap"
 
 
-def test_where_signatures_are_required_commands_in_denials_have_one() -> None:
+def test_commands_in_denials_are_signed_where_that_is_required() -> None:
     acme = capped(day=1_000).model_copy(update={"per_run": terms(calls=1)})
     signed = {"admin": AdminConfig(require_signature=True)}
     site = Site(config(budgets={"acme": acme}).model_copy(update=signed))
@@ -295,7 +295,7 @@ def test_a_cut_changes_nothing_of_runs() -> None:
     assert (status.run.calls, status.run.calls_max) == (1, 3)
 
 
-def test_what_a_watched_budget_allows_a_run_is_only_watched_after_a_cut() -> None:
+def test_runs_of_a_watched_budget_are_only_watched_after_a_cut() -> None:
     acme = capped(day=1_000).model_copy(update={"per_run": terms(usd=2), "enforce": False})
     site = Site(config(budgets={"acme": acme}))
     begun(site, None, usd=2)

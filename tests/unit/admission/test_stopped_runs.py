@@ -72,7 +72,7 @@ def test_a_flood_of_ended_runs_leaves_room_for_others() -> None:
     site.settle(held, 1)
 
 
-def test_what_is_ended_while_nothing_can_be_read_is_known_by_name() -> None:
+def test_what_ends_while_nothing_can_be_read_is_known_by_name() -> None:
     site = a_site()
     for number in range(ROOM):
         site.desk.end_run(EndRun(run=f"ended@{number}", who="ada"), site.now_ms)
@@ -137,7 +137,7 @@ def test_a_held_run_of_which_a_call_waits_stays() -> None:
     assert "held@0" in runs(site)
 
 
-def test_names_of_ended_runs_go_after_a_week_and_the_oldest_of_too_many() -> None:
+def test_names_of_ended_runs_go_after_a_week_or_when_too_many() -> None:
     site = a_site()
     for number in range(KEPT + NAMES + 2):
         end(site, f"ended@{number}")

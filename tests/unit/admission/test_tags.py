@@ -16,7 +16,7 @@ def tag(site: Site, account: str = "budget:acme") -> str:
     return account_tag(site.desk.ledger, account)
 
 
-def test_a_tag_is_another_one_when_a_cap_changes_and_not_when_money_is_spent() -> None:
+def test_a_tag_changes_with_a_cap_and_not_with_money_spent() -> None:
     site = Site()
     before = tag(site)
     site.settle(site.granted(), 1)

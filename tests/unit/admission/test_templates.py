@@ -312,7 +312,7 @@ def test_a_cut_desk_decides_as_one_that_was_not_cut() -> None:
         assert site.desk.dump() == cut.desk.dump()
 
 
-def test_a_denial_of_an_unknown_budget_names_the_template_below_it() -> None:
+def test_denials_of_unknown_budgets_name_the_template_below() -> None:
     site = Site(config(budgets={"acme/users/*": capped(day=1)}))
     denied = site.denied(budget="acme/users")
     assert denied.reason == "unknown_budget"

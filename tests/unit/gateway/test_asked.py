@@ -18,7 +18,7 @@ def asked(path: str = "/v1/chat/completions", client: ClientTerms = CLIENT, **he
     return asked_call(path, named, BODY, client, timedelta(seconds=50))
 
 
-def test_it_waits_for_what_is_held_and_not_for_money_that_is_gone() -> None:
+def test_it_waits_for_held_money_and_not_for_money_that_is_gone() -> None:
     """A killed gateway leaves nothing parked: the call says itself how long it waits."""
     request = asked().request
     assert (request.route, request.budget, request.on_exhausted) == ("writer", "acme/notebooks", "fail")

@@ -61,7 +61,7 @@ async def test_a_new_key_is_found_and_made_up_ones_ask_rarely(
     assert provider.asked == 2
 
 
-async def test_a_key_that_the_provider_takes_back_is_not_taken_for_long(
+async def test_a_key_that_the_provider_took_back_is_not_taken_long(
     jwks: Jwks, provider: IdentityProvider, clock: Clock
 ) -> None:
     assert await jwks.key("rsa-1") is not None

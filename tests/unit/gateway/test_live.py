@@ -87,7 +87,7 @@ async def test_what_raises_is_told_too(caller: Caller) -> None:
     assert b"call_ended" in await caller.gets(Piece(FIRST))
 
 
-async def test_a_broken_stream_is_not_waited_for_when_another_attempt_answers(caller: Caller) -> None:
+async def test_a_broken_stream_is_left_when_another_attempt_answers(caller: Caller) -> None:
     caller.opened.another_began.set()
     assert b"worker_lost" in await caller.gets(Piece(FIRST))
     assert caller.given_up.is_set()

@@ -23,7 +23,7 @@ def test_it_is_valid() -> None:
     OpenAPIV31SpecValidator(openapi_document()).validate()
 
 
-def test_every_operation_of_the_administration_has_a_name_of_its_own() -> None:
+def test_each_operation_of_an_admin_has_a_name_of_its_own() -> None:
     paths: dict[str, dict[str, Any]] = openapi_document()["paths"]
     names = [
         operation["operationId"] for path in paths.values() for operation in path.values() if "operationId" in operation

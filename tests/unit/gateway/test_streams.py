@@ -232,7 +232,7 @@ async def test_beyond_one_machine_it_goes_by_tls(tmp_path: Path) -> None:
         assert await all_of(opened) == b"One"
 
 
-async def test_without_a_secret_and_beyond_the_limit_streams_are_not_taken() -> None:
+async def test_without_a_secret_or_beyond_the_limit_none_is_taken() -> None:
     async with Streams(stream_settings(secret_key=None), SomeKeys()) as none, none.opened(CALL_ID) as opened:
         assert opened.stream_to is None
     async with listening(at_once=1) as streams, streams.opened(CALL_ID) as first:

@@ -75,7 +75,7 @@ def test_the_event_that_only_we_asked_for_is_not_given() -> None:
         ("openai-responses", {"type": "response.in_progress"}, {"type": "response.output_text.delta"}),
     ],
 )  # fmt: skip
-def test_nothing_is_given_before_the_first_event_that_says_something(
+def test_nothing_is_given_before_an_event_that_says_something(
     dialect: Dialect, before: dict[str, Any], says: dict[str, Any]
 ) -> None:
     beginning, token = sse(before).encode(), sse(says).encode()
