@@ -190,14 +190,24 @@ WARM = 4
 async def test_slow_readers_take_no_memory_and_hold_up_nobody(
     gateway: GatewayProcess, site: Site, server: CountingServer
 ) -> None:
-    """Six answers of three megabytes each, of which nobody reads more than the beginning."""
+    """Six answers of three megabytes each, of which nobody reads more than the beginning.
+
+    They are compared with as many that are read as they come, at the moment when the service has yet to end each.
+    """
     service, count, size = server.service("slow"), 6, 3_000_000
-    service.reply = lambda request: Reply(stream=[token("One"), *[token("x" * (size // 80))] * 80, *LAST])
-    processes = [gateway.process.pid, site.workers[-1].process.pid]
-    for _ in range(WARM):  # until a process has the memory that it keeps for so many answers at once
-        read = await asyncio.gather(*(asking(gateway, service, number).reading for number in range(count)))
-        assert read == [200] * count
-    with_quick_ones = [memory_mib(process) for process in processes]
+    service.reply = lambda request: Reply(stream=[token("One"), *[token("x" * (size // 80))] * 80, None, *LAST])
+
+    async def with_quick_readers() -> list[float]:
+        callers = [asking(gateway, service, number) for number in range(count)]
+        await until(lambda: service.held == count, "the service has sent all but the ends")
+        await until(lambda: all(sum(map(len, caller.pieces)) > size for caller in callers), "all of that is read")
+        memory = memory_of(gateway, site)
+        service.release()
+        assert await asyncio.gather(*(caller.reading for caller in callers)) == [200] * count
+        return memory
+
+    # Several times, until a process has the memory that it keeps for so many answers at once.
+    with_quick_ones = [await with_quick_readers() for _ in range(WARM)][-1]
     async with AsyncExitStack() as waiting:
         for number in range(count):
             port = int(gateway.url.rpartition(":")[2])
@@ -206,15 +216,21 @@ async def test_slow_readers_take_no_memory_and_hold_up_nobody(
             writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
             writer.write(http_request(body(service, number)))
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        await until(lambda: service.answered == (WARM + 1) * count, "the service was read to its end, whoever reads")
+        await until(lambda: service.held == count, "the service has sent all but the ends, whoever reads")
         quick = server.service("first")
         quick.script.append(Reply(stream=[token("One"), *LAST]))
         assert await asking(gateway, quick).reading == 200
+        with_slow_ones = memory_of(gateway, site)
+        service.release()
         await settled_books(site)
-        with_slow_ones = [memory_mib(process) for process in processes]
     more = [slow - quick for slow, quick in zip(with_slow_ones, with_quick_ones, strict=True)]
     assert max(more) < 0.4 * count * size / 2**20
     assert await rows_of(site, service) == {"final": (WARM + 1) * count}
+
+
+def memory_of(gateway: GatewayProcess, site: Site) -> list[float]:
+    """In MiB: of the gateway, and of the worker."""
+    return [memory_mib(process) for process in (gateway.process.pid, site.workers[-1].process.pid)]
 
 
 def http_request(body: dict[str, object]) -> bytes:

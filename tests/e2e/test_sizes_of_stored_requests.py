@@ -13,6 +13,7 @@ from counting_server import CountingServer, Reply
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from sqlalchemy.exc import SQLAlchemyError
 from stored_bodies import look_now, stored_bodies
+from temporalio.client import WorkflowFailureError
 from temporalio.testing import ActivityEnvironment
 
 from activities.request_bodies import BodyOutOfReach, RequestBodies
@@ -160,6 +161,8 @@ async def test_a_call_cancelled_before_it_is_sent_is_free(site: Site, server: Co
     parked = await start(site.client, await stored(site, asked))
     await until(lambda: is_parked(site), "the second one is parked")
     await parked.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await parked.result()
     again = await start(site.client, await stored(site, asked))
     assert again.id != parked.id
     service.release()
