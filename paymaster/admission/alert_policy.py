@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from paymaster.admission import alert_texts
 from paymaster.admission.account_rows import template_key
 from paymaster.admission.accounts import Balance
+from paymaster.admission.approvals import offer_of
 from paymaster.admission.book_changes import Crossed, LetThrough
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Breaker
@@ -15,7 +16,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.price_changes import price_changes, price_differences, rates_of
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.state import DeskState
-from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, Settle, Window
+from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, RaiseOffer, Settle, Window
 from paymaster.values.limits import PRICES_MAX, REFUSED_ALERTS_A_MINUTE, STATE_BYTES_ALERT
 from paymaster.values.money import AT_CHOICE
 from paymaster.values.windows import ALL_WINDOWS, window_start_ms
@@ -47,7 +48,7 @@ class AlertPolicy:
         """Once a window: calls wait for money that is spent."""
         if deciding.kind == "exhausted" and deciding.account and deciding.window:
             text = alert_texts.calls_are_parked(deciding.detail)
-            self._in_window("parked", deciding.account, deciding.window, text)
+            self._in_window("parked", deciding.account, deciding.window, text, offered=True)
 
     def let_through(self, over: Iterable[Balance], grant: Grant) -> None:
         """Once a window: a cap that is watched only has no room for a call, which goes on."""
@@ -210,18 +211,34 @@ class AlertPolicy:
         self._outbox.alert(to_ms, "clock_jumped", alert_texts.clock_back(before_ms, to_ms))
 
     def _in_window(
-        self, what: Literal["exhausted", "parked", "watched"], account: str, window: Window, text: str
+        self,
+        what: Literal["exhausted", "parked", "watched"],
+        account: str,
+        window: Window,
+        text: str,
+        *,
+        offered: bool = False,
     ) -> None:
+        """`offered`: approvers may raise the cap."""
         balance = self._ledger.accounts[account].balances[window]
         if what in balance.alerted:
             return
         balance.alerted |= {what}
+        offer = self._offer(balance) if offered else None
         if not self._ledger.accounts[account].is_on_demand:
-            self._outbox.alert(self._state.now_ms, what, text, account, window)
+            self._outbox.alert(self._state.now_ms, what, text, account, window, offer)
             return
         template = template_key(account)
         about = f"{template} {window_start_ms('hour', self._state.now_ms)}"
-        self._outbox.alert_once(self._state.now_ms, what, alert_texts.first_of_template(text, template), about)
+        text = alert_texts.first_of_template(text, template)
+        of = (None, None) if offer is None else (account, window)
+        self._outbox.alert_once(self._state.now_ms, what, text, about, *of, offer)
+
+    def _offer(self, balance: Balance) -> RaiseOffer | None:
+        state, zone = self._state, self._ledger.accounts[balance.account].time_zone
+        if state.rules < 2 or not state.config.approvers:
+            return None
+        return offer_of(state.config, balance, self._ledger.calendars.end_ms(zone, balance.window, state.now_ms))
 
     def _once_a_day(
         self, what: Literal["price_fell", "price_changed", "key_source_down", "service_refuses"], text: str, about: str

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from paymaster.admission.signed_commands import SignatureRefused
-from paymaster.admission.stale import Stale
+from paymaster.admission.stale import ApprovalRefused, Stale
 from paymaster.messages import AdminMessage, Configure
 from paymaster.values.limits import ANSWERS_BYTES_MAX, ANSWERS_MAX, REFUSAL_BYTES_MAX
 
@@ -50,7 +50,7 @@ class CommandAnswers:
 
         Raises ValueError as `act` did, and for an id that another command had. A command whose signature was refused
         is not remembered: it did nothing, and nobody without a key shall crowd out the answers of those who have one.
-        Nor is one that came too late for what its sender saw.
+        Nor is one that came too late for what its sender saw, or that an approver may not give now.
         """
         if not self._remembers:
             return act()
@@ -62,7 +62,7 @@ class CommandAnswers:
             return kind.model_validate_json(earlier.text)
         try:
             answer = act()
-        except (SignatureRefused, Stale):
+        except (SignatureRefused, Stale, ApprovalRefused):
             raise
         except ValueError as error:
             text = str(error).encode(errors="replace")[:REFUSAL_BYTES_MAX].decode(errors="ignore")

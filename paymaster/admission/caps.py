@@ -1,13 +1,15 @@
 """Caps that admins change."""
 
-from paymaster.admission.accounts import Account
+from paymaster.admission.accounts import Account, Balance
+from paymaster.admission.approvals import Approvals
 from paymaster.admission.authority import signed
 from paymaster.admission.books import Ledger
 from paymaster.admission.in_force import InForce
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
+from paymaster.admission.stale import ApprovalRefused
 from paymaster.admission.state import DeskState
-from paymaster.messages import CapState, RaiseCap, SetCap, Window
+from paymaster.messages import Approval, CapState, RaiseCap, SetCap, Window
 from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.limits import ACCOUNTS_MAX
@@ -30,13 +32,34 @@ class Caps:
     def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox, in_force: InForce, parking: Parking) -> None:
         self._state, self._ledger, self._outbox = state, ledger, outbox
         self._in_force, self._parking = in_force, parking
+        self._approvals = Approvals(state)
 
     def raise_cap(self, change: RaiseCap) -> CapState:
-        """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not."""
-        return self.carry_out(signed(self._state, RAISE_CAP.name, change))
+        """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not, and
+        ApprovalRefused for what an approver may not do."""
+        change = signed(self._state, RAISE_CAP.name, change)
+        return self.carry_out(change) if change.approval is None else self._approve(change, change.approval)
 
     def carry_out(self, change: RaiseCap) -> CapState:
         """Adds to a cap, on a command that was signed as it must be. Raises as `raise_cap`."""
+        account, balance, by = self._raisable(change)
+        return self._raise(change, account, balance, by)
+
+    def _approve(self, change: RaiseCap, approval: Approval) -> CapState:
+        self._approvals.check(change, approval, usd_to_nanos(change.by))  # before anything is opened for it
+        try:
+            account, balance, by = self._raisable(change)
+        except ValueError as error:
+            raise ApprovalRefused(str(error)) from None
+        ends_at_ms = self._ledger.calendars.end_ms(account.time_zone, change.window, self._state.now_ms)
+        self._approvals.check_now(change, approval, by, balance, ends_at_ms)
+        change = change.model_copy(update={"who": f"{approval.by} ({approval.where})"})
+        raised = self._raise(change, account, balance, by)
+        self._approvals.keep(approval, by)
+        return raised
+
+    def _raisable(self, change: RaiseCap) -> tuple[Account, Balance, int]:
+        """What it raises, and by how many nano-dollars."""
         self._in_force.check_cap_changes()
         account = self._ledger.accounts.get(change.account)
         if account is None and self._parking.on_demand.stands_for(change.account):
@@ -52,8 +75,11 @@ class Caps:
             raise ValueError(f"a cap is raised by a positive amount, not by {change.by}")
         if change.until_window_end and (change.window == "total" or change.window in ROLLING_MS):
             raise ValueError(f"the window `{change.window}` never ends; a raise of it cannot lapse")
+        return account, balance, by
+
+    def _raise(self, change: RaiseCap, account: Account, balance: Balance, by: int) -> CapState:
         lapsing = balance.lapsing_nanos + (by if change.until_window_end else 0)
-        return self._set(account, change, balance.cap_nanos + by, by, lapsing)
+        return self._set(account, change, (balance.cap_nanos or 0) + by, by, lapsing)
 
     def set_cap(self, change: SetCap) -> CapState:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""

@@ -5,7 +5,16 @@ from datetime import timedelta
 from typing import NamedTuple, TypeVar, cast
 
 from paymaster.admission.account_rows import account_configs
-from paymaster.messages import AccountConfig, AdminConfig, DeskConfig, RetrySettings, RunawayTerms, RunTerms, Window
+from paymaster.messages import (
+    AccountConfig,
+    AdminConfig,
+    ApproverConfig,
+    DeskConfig,
+    RetrySettings,
+    RunawayTerms,
+    RunTerms,
+    Window,
+)
 from paymaster.values.durations import format_duration
 from paymaster.values.money import format_usd
 from paymaster.values.windows import ALL_WINDOWS
@@ -14,6 +23,9 @@ WORDS_MAX_BYTES = 600
 """How much is said of the differences where they are kept or sent on; with who and what to do, an alert takes 1 KB."""
 
 ConfigT = TypeVar("ConfigT", bound=AccountConfig)
+
+_NAMED = {"digest", "budgets", "services", "admin", "approvers", "time_zones"}
+"""Fields of a configuration whose differences are told one by one."""
 
 AdminCaps = Mapping[str, Mapping[Window, int]]
 """By account, the caps in nano-dollars that an admin changed since the file's value came into force."""
@@ -34,7 +46,8 @@ def differences(before: DeskConfig, after: DeskConfig, admin_caps: AdminCaps | N
     for key in sorted(old.keys() | new.keys()):
         found += _account(key, old.get(key), new.get(key), by_admin.get(key, {}))
     found += _admin(before.admin, after.admin)
-    found += _fields("the ledger's", before, after, {"digest", "budgets", "services", "admin", "time_zones"})
+    found += _approvers(before.approvers, after.approvers)
+    found += _fields("the ledger's", before, after, _NAMED)
     for zone in sorted(before.time_zones.keys() & after.time_zones.keys()):
         if before.time_zones[zone] != after.time_zones[zone]:
             found.append(Difference(f"the clocks of {zone} change at other times", loosens=False))
@@ -151,6 +164,22 @@ def _admin(before: AdminConfig, after: AdminConfig) -> Iterable[Difference]:
         if old != new:
             what = "new key" if old is None else "key removed" if new is None else "another key"
             yield Difference(f"[admin.keys] {owner}: {what}", loosens=False)
+
+
+def _approvers(before: Mapping[str, ApproverConfig], after: Mapping[str, ApproverConfig]) -> Iterable[Difference]:
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            key = old is not None and new is not None and old.key != new.key
+            text = f"[approvals] {name}: {_approver(old)} → {_approver(new)}{', with another key' if key else ''}"
+            yield Difference(text, loosens=False)
+
+
+def _approver(approver: ApproverConfig | None) -> str:
+    if approver is None:
+        return "nothing"
+    most, in_a_day = format_usd(approver.per_raise_nanos), format_usd(approver.per_day_nanos)
+    return f"{most} at once, {in_a_day} a day, of {', '.join(approver.budgets)}"
 
 
 def _fields(

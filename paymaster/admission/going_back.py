@@ -33,6 +33,8 @@ def put_back(state: DeskState, to_ms: int) -> None:
     for ended in state.ended.values():
         ended.at_ms = min(ended.at_ms, to_ms)
     state.early = [change.model_copy(update={"at_ms": min(change.at_ms, to_ms)}) for change in state.early]
+    for approved in state.approved.values():
+        approved.at_ms = min(approved.at_ms, to_ms)
     state.forgotten_until_ms = min(state.forgotten_until_ms, to_ms)
     state.books.looked_for_room_ms = min(state.books.looked_for_room_ms, to_ms)
     state.now_ms = to_ms

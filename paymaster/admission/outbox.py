@@ -24,6 +24,7 @@ from paymaster.messages import (
     Granted,
     Notice,
     ParkedAnswer,
+    RaiseOffer,
     Window,
     Withdrawn,
 )
@@ -62,6 +63,7 @@ DELIVERY_BYTES_MAX = 512 * 1024
 """All items of one delivery. A single item is far smaller."""
 _ONCE_BYTES_MAX = 200
 _ALERT_OVERHEAD_BYTES = 100
+_OFFER_BYTES = 150
 
 ItemT = TypeVar("ItemT", bound=BaseModel)
 
@@ -163,12 +165,18 @@ class Outbox:
         )
 
     def alert(
-        self, at_ms: int, what: AlertKind, text: str, account: str | None = None, window: Window | None = None
+        self,
+        at_ms: int,
+        what: AlertKind,
+        text: str,
+        account: str | None = None,
+        window: Window | None = None,
+        offer: RaiseOffer | None = None,
     ) -> None:
         text = cut(text, ALERT_TEXT_BYTES_MAX)
         if self._rules == 1 and what not in KINDS_OF_RULES_1:
             what = "refused_message"
-        alert = Alert(sequence=0, at_ms=at_ms, what=what, text=text, account=account, window=window)
+        alert = Alert(sequence=0, at_ms=at_ms, what=what, text=text, account=account, window=window, offer=offer)
         size, sending = alert_bytes(alert), self.state.sending
         while sending and self._is_full(size):
             self._gone(sending.pop(0))
@@ -187,7 +195,16 @@ class Outbox:
         self._alerts -= 1
         self._alert_bytes -= alert_bytes(alert)
 
-    def alert_once(self, at_ms: int, what: AlertKind, text: str, about: str) -> None:
+    def alert_once(
+        self,
+        at_ms: int,
+        what: AlertKind,
+        text: str,
+        about: str,
+        account: str | None = None,
+        window: Window | None = None,
+        offer: RaiseOffer | None = None,
+    ) -> None:
         """Gives an alert, unless one of this kind about this thing was given before."""
         if len(about.encode(errors="replace")) > _ONCE_BYTES_MAX:
             about = sha256(about.encode(errors="replace")).hexdigest()
@@ -197,7 +214,7 @@ class Outbox:
         if len(once) >= ONCE_MAX:
             del once[next(iter(once))]
         once[key] = None
-        self.alert(at_ms, what, text)
+        self.alert(at_ms, what, text, account, window, offer)
 
     def acknowledge(self, done: set[int]) -> None:
         """Takes out what arrived. An alert that is stored goes on to the webhook."""
@@ -214,7 +231,8 @@ class Outbox:
 
 def alert_bytes(alert: Alert) -> int:
     """What an alert takes as a message, about."""
-    return len(alert.text.encode()) + len((alert.account or "").encode()) + _ALERT_OVERHEAD_BYTES
+    overhead = _ALERT_OVERHEAD_BYTES + (0 if alert.offer is None else _OFFER_BYTES)
+    return len(alert.text.encode()) + len((alert.account or "").encode()) + overhead
 
 
 def first_delivery(waiting: Sequence[ItemT]) -> tuple[ItemT, ...]:

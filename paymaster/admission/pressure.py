@@ -16,6 +16,7 @@ from paymaster.messages import Alert, DeskConfig, Notice
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
 _HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
+_APPROVED = 120
 _DIGEST = 12
 _CHANGED = 16
 _DETAIL_PART = 10
@@ -44,6 +45,7 @@ def estimated_bytes(state: DeskState) -> int:
         + sum(map(alert_bytes, outbox.sending))
         + (0 if loading is None else _KNOWN_HOLD * (len(loading.known_holds) + len(loading.accounts)))
         + _SIGNATURE * len(state.used_signatures)
+        + _APPROVED * len(state.approved)
         + sum(map(len, state.ended_runs))
         + sum(len(text.encode()) for text in state.refused_messages)
         + sum(answer.size() for answer in state.answers.values())

@@ -4,7 +4,16 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 
 from paymaster.admission.signatures import SIGNATURE_LIVES_MAX_MS, SignedT, is_genuine
-from paymaster.messages import AdminConfig, AdminMessage, DeskConfig, RunawayTerms, RunTerms, Signature, Window
+from paymaster.messages import (
+    AdminConfig,
+    AdminMessage,
+    ApproverConfig,
+    DeskConfig,
+    RunawayTerms,
+    RunTerms,
+    Signature,
+    Window,
+)
 from paymaster.values.time_zones import UTC_NAME
 
 REMEMBER_USED = 200
@@ -25,11 +34,13 @@ def check_signature(
     epoch: str,
     now_ms: int,
     may_have_expired: bool = False,
+    table: str = "[admin.keys]",
 ) -> SignedT:
     """The command, in the name of its signer. Raises SignatureRefused.
 
     A signature that is there is checked, also where none is required. `used` are the ids of signatures with the times
     at which they expire; this one joins them, whatever becomes of the command: a signature is good for one try.
+    `table` has the keys of `config`.
     """
     signature = command.signature
     if signature is None:
@@ -39,7 +50,7 @@ def check_signature(
     public = config.keys.get(signature.by)
     if public is None:
         known = ", ".join(sorted(config.keys)) or "nobody"
-        raise SignatureRefused(f"signed by {signature.by!r}, and [admin.keys] of the ledger has only: {known}")
+        raise SignatureRefused(f"signed by {signature.by!r}, and {table} of the ledger has only: {known}")
     if not is_genuine(public, action, command, signature, ledger=ledger, epoch=epoch):
         raise SignatureRefused(
             f"not what {signature.by} signed: made with another key, for another ledger or another epoch of this one, "
@@ -74,13 +85,17 @@ def _check_time(signature: Signature, now_ms: int) -> None:
 
 
 def changes_money(before: DeskConfig, after: DeskConfig) -> bool:
-    """Whether a configuration changes who may raise caps, any cap, whether it binds, its time zone, what runs may take,
-    or which budgets there are."""
-    return any(said(before) != said(after) for said in (_admin, _caps, _zones, _watched, _runs))
+    """Whether a configuration changes who may raise caps and by how much, any cap, whether it binds, its time zone,
+    what runs may take, or which budgets there are."""
+    return any(said(before) != said(after) for said in (_admin, _approvers, _caps, _zones, _watched, _runs))
 
 
 def _admin(config: DeskConfig) -> AdminConfig:
     return config.admin
+
+
+def _approvers(config: DeskConfig) -> dict[str, ApproverConfig]:
+    return config.approvers
 
 
 def _watched(config: DeskConfig) -> set[str]:

@@ -76,6 +76,17 @@ class Loading:
 
 
 @dataclass(slots=True)
+class Approved:
+    """A raise that an approver gave."""
+
+    by: str
+    where: str
+    nanos: int
+    at_ms: int
+    window_ends_at_ms: int
+
+
+@dataclass(slots=True)
 class DeskState:
     """Everything that the desk knows; what continue-as-new carries."""
 
@@ -131,6 +142,8 @@ class DeskState:
     """The next loading counts stored rows of pending holds too: they are of attempts before the state was put back."""
     answers: dict[str, CommandAnswer] = field(default_factory=dict[str, CommandAnswer])
     """What the latest commands of admins got, by command id."""
+    approved: dict[str, Approved] = field(default_factory=dict[str, Approved])
+    """Raises that approvers gave, by what each was given with (Approval.nonce), until their window and day are over."""
     version: int = 0
     """Of the last copy of the status. 0: there was none of these books."""
 

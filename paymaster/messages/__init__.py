@@ -8,6 +8,7 @@ of what is written until it is used. Money is in nano-dollars (`…_nanos`), tim
 from paymaster.messages.admin import (
     AcceptLower,
     AdminMessage,
+    Approval,
     ConfigState,
     Configure,
     CorrectSpend,
@@ -79,6 +80,7 @@ from paymaster.messages.config import (
     LIMITS,
     AccountConfig,
     AdminConfig,
+    ApproverConfig,
     CarriedConfig,
     DeskConfig,
     LimitName,
@@ -105,6 +107,7 @@ from paymaster.messages.notices import (
     Notice,
     Notices,
     ParkedAnswer,
+    RaiseOffer,
     Withdrawn,
 )
 from paymaster.messages.requests import (
@@ -211,6 +214,8 @@ __all__ = [
     "Alerts",
     "Answer",
     "AnswerBatch",
+    "Approval",
+    "ApproverConfig",
     "AskStanding",
     "Asker",
     "Attempt",
@@ -275,6 +280,7 @@ __all__ = [
     "PieceEnded",
     "ProviderState",
     "RaiseCap",
+    "RaiseOffer",
     "RaiseRun",
     "ReadAgain",
     "ReasoningEffort",

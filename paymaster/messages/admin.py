@@ -43,6 +43,23 @@ class AdminMessage(BaseModel):
     """The tag of what it changes, as its sender saw it: refused where that has changed. None: whatever there is."""
 
 
+class Approval(BaseModel):
+    """What an approver of `[approvals]` raises a cap by: a button, a link or a form that was made for this."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: str = Field(max_length=100)
+    """The approver's name."""
+    nonce: str = Field(min_length=1, max_length=200)
+    """Of the button: it raises once, whoever presses it, and however often."""
+    cap_nanos: int
+    """The cap as the approver saw it: another one is not raised."""
+    window_ends_at_ms: int
+    """The end of the window that the raise is for."""
+    where: str = Field(max_length=150)
+    """Where it was given, such as "Slack, U012AB3CD"."""
+
+
 class RaiseCap(AdminMessage):
     """`raise_cap`: adds to a cap. Amounts are US dollars as exact text."""
 
@@ -52,6 +69,8 @@ class RaiseCap(AdminMessage):
     by: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
     until_window_end: bool = False
     """The raise lapses when the window ends."""
+    approval: Approval | None = added(None)
+    """None: an admin's."""
 
 
 class SetCap(AdminMessage):

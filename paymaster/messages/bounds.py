@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from paymaster.messages import (
     AccountConfig,
     AdminMessage,
+    ApproverConfig,
     AskStanding,
     AttemptReport,
     AttemptReports,
@@ -53,6 +54,7 @@ from paymaster.values.limits import (
     ID_CHARACTERS_MAX,
     MODEL_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
+    OFFERS_MAX,
     REFUSED_CHARACTERS_MAX,
     REQUEST_BYTES_MAX,
     RESERVE_BYTES_MAX,
@@ -128,6 +130,19 @@ def check_config(config: DeskConfig) -> None:
     for name, key in config.admin.keys.items():
         _text("an admin's name", name, NAME_CHARACTERS_MAX)
         _text("an admin's key", key, NAME_CHARACTERS_MAX)
+    _within("the number of approvers", len(config.approvers), 0, SERVICES_MAX)
+    for name, approver in config.approvers.items():
+        _check_approver(name, approver)
+
+
+def _check_approver(name: str, approver: ApproverConfig) -> None:
+    _text("an approver's name", name, NAME_CHARACTERS_MAX)
+    _text("an approver's key", approver.key, NAME_CHARACTERS_MAX)
+    _within("the number of an approver's budgets", len(approver.budgets), 1, SERVICES_MAX)
+    _names(*approver.budgets)
+    _within("the number of an approver's offers", len(approver.offers_nanos), 0, OFFERS_MAX)
+    for nanos in (approver.per_raise_nanos, approver.per_day_nanos, *approver.offers_nanos):
+        _within("what an approver may raise by", nanos, 1, NANOS_MAX)
 
 
 def _check_zone(name: str, offsets: Offsets) -> None:

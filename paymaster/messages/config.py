@@ -70,6 +70,20 @@ class AdminConfig(Message):
     """Public Ed25519 keys in base64, by the name of their owner."""
 
 
+class ApproverConfig(Message):
+    """What an approver may raise, by buttons and links of alerts and in the console."""
+
+    budgets: tuple[str, ...]
+    """And those below them."""
+    per_raise_nanos: int
+    per_day_nanos: int
+    """From midnight to midnight in UTC."""
+    offers_nanos: tuple[int, ...]
+    """The raises that alerts offer."""
+    key: str = added("")
+    """Public Ed25519 key in base64. Empty: raises of this approver are not signed."""
+
+
 class DeskConfig(Message):
     """What the worker's configuration file says about admission. Applied once for each digest."""
 
@@ -81,6 +95,8 @@ class DeskConfig(Message):
     admin: AdminConfig = AdminConfig()
     time_zones: dict[str, Offsets] = added({})
     """By name, those that budgets have, but for UTC."""
+    approvers: dict[str, ApproverConfig] = added({})
+    """By name."""
 
 
 def config_too_large(config: DeskConfig) -> str | None:

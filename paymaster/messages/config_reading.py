@@ -38,6 +38,7 @@ def read_configure(text: bytes) -> Configure:
         if "services" in config:
             made["services"] = _accounts("services", config["services"], ServiceConfig, SERVICES_MAX)
         _at_most("[admin.keys]", object_of(object_of(config.get("admin")).get("keys")), SERVICES_MAX)
+        _at_most("[approvals]", object_of(config.get("approvers")), SERVICES_MAX)
         return Configure.model_validate({**cast(dict[str, JsonValue], data), "config": made})
 
 

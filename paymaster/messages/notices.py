@@ -73,6 +73,15 @@ AlertKind = Literal[
 ]
 
 
+class RaiseOffer(Message):
+    """What approvers may do about an alert: raise the cap of its account in its window, until that ends."""
+
+    cap_nanos: int
+    window_ends_at_ms: int
+    by_nanos: tuple[int, ...]
+    """By one of these."""
+
+
 class Alert(Message):
     """Something that an admin or operator should know of."""
 
@@ -84,6 +93,8 @@ class Alert(Message):
     window: Window | None = None
     text: str
     """A sentence for people."""
+    offer: RaiseOffer | None = added(None)
+    """None: nobody may raise anything because of it."""
 
 
 class CapChange(Message):

@@ -7,6 +7,7 @@ from paymaster.messages import (
     LIMITS,
     AccountConfig,
     AdminConfig,
+    ApproverConfig,
     DeskConfig,
     LimitName,
     RetrySettings,
@@ -16,6 +17,7 @@ from paymaster.messages import (
     config_too_large,
 )
 from paymaster.settings import AccountSettings, BudgetSettings, ConfigurationError, ServiceSettings, Settings
+from paymaster.settings.approvals import ApproverSettings
 from paymaster.settings.runs import PerRunSettings, RunawaySettings
 from paymaster.settings.time_zones import offsets_of
 from paymaster.values.budget_path import is_template
@@ -34,6 +36,7 @@ def desk_config(settings: Settings) -> DeskConfig:
         time_zones={zone: offsets_of(zone) for zone in sorted(_zones(settings))},
         hold_expires_after_ms=_ms(settings.ledger.hold_expires_after),
         max_parked=settings.ledger.max_parked,
+        approvers={name: _approver(each) for name, each in sorted(settings.approvals.items())},
         admin=AdminConfig(
             require_signature=settings.admin.require_signature, keys=dict(sorted(settings.admin.keys.items()))
         ),
@@ -74,6 +77,16 @@ def _runaway(limits: RunawaySettings) -> RunawayTerms:
         identical_calls=limits.identical_calls,
         calls_per_minute=limits.calls_per_minute,
         usd_nanos_per_minute=limits.usd_per_minute,
+    )
+
+
+def _approver(approver: ApproverSettings) -> ApproverConfig:
+    return ApproverConfig(
+        budgets=approver.budgets,
+        per_raise_nanos=approver.usd_per_raise,
+        per_day_nanos=approver.usd_per_day,
+        offers_nanos=approver.offers,
+        key=approver.public_key or "",
     )
 
 

@@ -42,6 +42,7 @@ _NAMES = {
     "endpoints": "NAME",
     "clients": "NAME",
     "admins": "NAME",
+    "approvals": "NAME",
 }
 """What stands for the names that a table of tables has."""
 

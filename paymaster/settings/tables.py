@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from paymaster.messages import Window
+from paymaster.settings.approvals import ApproverSettings, wrong_with_approvers
 from paymaster.settings.gateway import GatewaySettings
 from paymaster.settings.kinds import (
     AWS_CREDENTIALS,
@@ -625,6 +626,8 @@ class Settings(BaseSettings):
     codec: CodecSettings = CodecSettings()
     azure: AzureSettings = AzureSettings()
     admin: AdminSettings = AdminSettings()
+    approvals: dict[AdminName, ApproverSettings] = Field(default_factory=dict[str, ApproverSettings])
+    """By the approver's name. Default {}: alerts have no buttons."""
     alerts: AlertsSettings = AlertsSettings()
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -696,6 +699,16 @@ class Settings(BaseSettings):
             if route not in known
         )
         return nexus
+
+    @field_validator("approvals")
+    @classmethod
+    def _approvers_are_known(
+        cls, approvals: dict[str, ApproverSettings], info: ValidationInfo
+    ) -> dict[str, ApproverSettings]:
+        admin: AdminSettings | None = info.data.get("admin")
+        if admin is not None:  # else it has its own problem, which is reported
+            raise_at(wrong_with_approvers(approvals, require_signature=admin.require_signature))
+        return approvals
 
     @field_validator("gateway")
     @classmethod

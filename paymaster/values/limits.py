@@ -163,6 +163,8 @@ UNCONFIRMED_MAX = 1_000
 """Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
 FOLDED_AT_ONCE = 100
 """Unconfirmed holds beyond that number, and the oldest are folded."""
+APPROVALS_KEPT_MAX = 500
+"""Raises that approvers gave and that are remembered until their window and their day are over."""
 PRICES_MAX = 1_000
 """Models whose last price is remembered."""
 ANSWERS_MAX = 500
@@ -256,6 +258,8 @@ RESERVE_BYTES_MAX = 64 * 1024
 """The question of a call, which has each candidate of its route with its price: about 300 bytes each."""
 ADMIN_MESSAGE_BYTES_MAX = 64 * 1024
 """A command of an admin, signal or update, before it is read."""
+OFFERS_MAX = 5
+"""Raises that an alert offers: each is a button."""
 ALERT_PARTS_MAX = 20
 """Parts of its caps at which an account alerts."""
 CONFIG_ACCOUNTS_MAX = 2 * BUDGETS_MAX

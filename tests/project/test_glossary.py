@@ -6,6 +6,7 @@ from paymaster_process import ROOT
 
 WORDS = [
     "account",
+    "approver",
     "attempt",
     "bound",
     "budget",
