@@ -1,5 +1,6 @@
 """`paymaster serve`: the gateway, by which programs in any language make calls over HTTP."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,6 +51,7 @@ async def _serve(settings: "Settings") -> None:
     import asyncio
     import signal
 
+    from paymaster.console.routes import console_routes
     from paymaster.gateway.serving import run_gateway
     from paymaster.observability.logs import configure_logs
     from paymaster.settings import ConfigurationError
@@ -58,15 +60,17 @@ async def _serve(settings: "Settings") -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await run_gateway(settings, stop, configure_logs(settings.logs), _tell)
+        await run_gateway(settings, stop, configure_logs(settings.logs), partial(_tell, settings), console_routes)
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
     except (RuntimeError, OSError) as error:
         raise CommandError(str(error), EXIT_NO) from None
 
 
-def _tell(url: str) -> None:
+def _tell(settings: "Settings", url: str) -> None:
     print_line(f"Gateway        {url}")
+    if settings.console.is_on:
+        print_line(f"Console        {url}/console")
     print_line(f"OpenAI         base_url {url}/v1")
     print_line(f"Anthropic      base_url {url}")
     print_line(f"Google         base_url {url}")

@@ -1,5 +1,7 @@
 """The gateway's ASGI application, made of its parts."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,15 +23,21 @@ from paymaster.wire.refusals import refusal
 
 
 def gateway_app(
-    settings: Settings, clients: Clients, temporal: Client, streams: Streams, engine: AsyncEngine | None = None
+    settings: Settings,
+    clients: Clients,
+    temporal: Client,
+    streams: Streams,
+    engine: AsyncEngine | None = None,
+    pages: Sequence[Route] = (),
 ) -> Starlette:
-    """Everything that the gateway answers on its public address. `engine` None: there is no database."""
+    """Everything that the gateway answers on its public address. `engine` None: there is no database. `pages`: for
+    people."""
     administration: list[Route] = []
     if engine is not None:
         site = AdminSite(Ledger(temporal, settings.ledger.name), engine)
         administration = AdminEndpoints(settings.gateway, Admins(settings.gateway.admins, clients), site).routes()
     app = Starlette(
-        routes=[*administration, *Endpoints(settings, clients, temporal, streams, engine).routes()],
+        routes=[*administration, *pages, *Endpoints(settings, clients, temporal, streams, engine).routes()],
         exception_handlers={HTTPException: _not_served},
     )
     app.router.redirect_slashes = False

@@ -3,22 +3,26 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Route
 from temporalio.client import Client
 from temporalio.runtime import LoggingConfig
 
 from paymaster.client import connect
+from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import open_clients
 from paymaster.gateway.connections import Connection, bounds_of
 from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
 from paymaster.gateway.streams import Streams
+from paymaster.keys.api_key import ServiceKeys
 from paymaster.keys.ring import named_keys
+from paymaster.ledger.handle import Ledger
 from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.observability.telemetry import telemetry_of
 from paymaster.settings import ConfigurationError, GatewaySettings, Settings, format_duration
@@ -29,29 +33,25 @@ _CLEARS_UP_WITHIN_S = 12.0
 _BACKLOG = 2_048
 logger = logging.getLogger(__name__)
 
+MakePages = Callable[[Settings, ServiceKeys, AdminSite], Awaitable[Sequence[Route]]]
+"""Makes pages for people, which the gateway serves beside its own answers."""
+
 
 async def run_gateway(
     settings: Settings,
     stop: asyncio.Event,
     core_logs: LoggingConfig = LoggingConfig.default,
     on_ready: Callable[[str], object] = lambda url: None,
+    make_pages: MakePages | None = None,
 ) -> None:
     """Runs until `stop` is set, then lets requests in flight finish, within the grace period.
 
     `on_ready` is called with the gateway's URL as soon as requests are answered. Raises ConfigurationError where nobody
     could ask and for a certificate that cannot be used, RuntimeError when Temporal can't be reached, KeyUnavailable
-    without a key for the payloads' encryption, OSError when an address is taken.
+    without a key for the payloads' encryption or the console's sessions, OSError when an address is taken.
     """
-    gateway = settings.gateway
-    url = settings.database.url
-    if not gateway.clients and gateway.jwt is None and gateway.budget is None and url is None:
-        raise ConfigurationError(
-            [
-                "gateway: nobody could ask; set database.url for clients that `paymaster clients create` makes, make a "
-                "table [gateway.clients.NAME] or [gateway.jwt], or on this machine only set gateway.budget for "
-                "requests without a key"
-            ]
-        )
+    _check_who_asks(settings)
+    gateway, url = settings.gateway, settings.database.url
     async with AsyncExitStack() as running:
         listener = running.enter_context(bound_socket(gateway.address, "gateway.address"))
         telemetry = await running.enter_async_context(
@@ -65,7 +65,10 @@ async def run_gateway(
         if engine is not None:
             running.push_async_callback(engine.dispose)
         clients = await running.enter_async_context(open_clients(settings, keys, engine))
-        server = _Server(_config(gateway_app(settings, clients, client, streams, engine), gateway))
+        pages: Sequence[Route] = ()
+        if engine is not None and make_pages is not None:
+            pages = await make_pages(settings, keys, AdminSite(Ledger(client, settings.ledger.name), engine))
+        server = _Server(_config(gateway_app(settings, clients, client, streams, engine, pages), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)
@@ -75,6 +78,22 @@ async def run_gateway(
         await server.serve([listener])
         if left := list(server.server_state.tasks):
             await asyncio.wait(left, timeout=_CLEARS_UP_WITHIN_S)
+
+
+def _check_who_asks(settings: Settings) -> None:
+    """Raises ConfigurationError where nobody could ask, or nothing be shown."""
+    gateway = settings.gateway
+    url = settings.database.url
+    if not gateway.clients and gateway.jwt is None and gateway.budget is None and url is None:
+        raise ConfigurationError(
+            [
+                "gateway: nobody could ask; set database.url for clients that `paymaster clients create` makes, make a "
+                "table [gateway.clients.NAME] or [gateway.jwt], or on this machine only set gateway.budget for "
+                "requests without a key"
+            ]
+        )
+    if settings.console.is_on and url is None:
+        raise ConfigurationError(["console: it shows what is in the database; set database.url"])
 
 
 class _Server(Server):

@@ -11,7 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from paymaster.admission.copying import as_of
 from paymaster.messages import AccountStatus
 from paymaster.settings.time_zones import offsets_of
-from paymaster.storage.status_rows import CopiedAccount, CopiedLedger, copied_accounts, copied_ledger, copied_page
+from paymaster.storage.status_rows import (
+    CopiedAccount,
+    CopiedLedger,
+    copied_accounts,
+    copied_ledger,
+    copied_page,
+    copied_short,
+    copied_tree,
+)
 from paymaster.values.time_zones import UTC_NAME, UTC_ZONE, Zone
 
 _LOOKS_AGAIN_AFTER_S = 0.1
@@ -58,6 +66,19 @@ class CopiedStatus:
             within = await copied_page(self._engine, self._name, f"{key}/", f"{key}0", after, limit)
             rows = [*own, *within][:limit]
         return Standing(_now(rows), ledger.copied_at)
+
+    async def tree(
+        self, *, below: str = "", find: str = "", offset: int = 0, limit: int
+    ) -> tuple[list[AccountStatus], int]:
+        """So many budgets as a tree, each before those below it, and how many there are in all. `below`: only this one
+        and those below it. `find`: only those with this text in their path."""
+        rows, budgets = await copied_tree(self._engine, self._name, below=below, find=find, offset=offset, limit=limit)
+        return _now(rows), budgets
+
+    async def short(self, share: float, limit: int) -> list[AccountStatus]:
+        """The accounts in which calls wait, the most first, then those that have used this share of a cap."""
+        now_ms = int(datetime.now(UTC).timestamp() * 1_000)
+        return _now(await copied_short(self._engine, self._name, share, now_ms, limit))
 
     async def wait_for(self, version: int) -> None:
         """Until the copy has this version, or it takes too long: what is read then is what it was before."""

@@ -20,6 +20,18 @@ _ROWS_MAX = 30
 _POINTS_MAX = 800
 _WIDTH, _HEIGHT = 920, 260
 _LEFT, _BOTTOM, _TOP = 84, 26, 10
+CHART_STYLE = """
+.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
+.figures div { background: var(--card); border-radius: 8px; padding: 10px 16px; min-width: 110px; }
+.figures b { display: block; font-size: 20px; overflow-wrap: anywhere; }
+.chart { width: 100%; height: auto; display: block; } .chart line { stroke: var(--line); }
+.chart text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+.legend span { display: inline-block; margin: 4px 14px 0 0; }
+.legend svg { width: 11px; height: 11px; border-radius: 2px; margin-right: 5px; }
+.bar { background: var(--line); border-radius: 4px; height: 12px; width: 100%; min-width: 80px; margin-top: 5px;
+  display: block; overflow: hidden; }
+"""
+"""For the charts, wherever they stand: --ink, --soft, --line and --card are that page's colours."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #667; --line: #d8dce2; --paper: #fff; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) {
@@ -29,20 +41,10 @@ body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var
   max-width: 960px; padding: 24px 20px 60px; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 34px 0 8px; }
 p.soft, td.soft, .soft { color: var(--soft); } p { margin: 4px 0; }
-.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
-.figures div { background: var(--card); border-radius: 8px; padding: 10px 16px; min-width: 110px; }
-.figures b { display: block; font-size: 20px; overflow-wrap: anywhere; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
-svg line { stroke: var(--line); }
-.legend span { display: inline-block; margin: 4px 14px 0 0; } .legend i { display: inline-block; width: 11px;
-  height: 11px; border-radius: 2px; margin-right: 5px; }
 table { border-collapse: collapse; width: 100%; } th { text-align: left; color: var(--soft); font-weight: 500; }
 td, th { padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { overflow-wrap: anywhere; } td.n, th.n { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.bar { background: var(--line); border-radius: 4px; height: 12px; min-width: 140px; margin-top: 5px; display: flex;
-  overflow: hidden; }
-.bar i { display: block; height: 100%; }
 """
 
 
@@ -64,8 +66,25 @@ def render(
             "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
             "<meta name='viewport' content='width=device-width'>"
-            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+            f"<title>{escape(title)}</title><style>{_STYLE}{CHART_STYLE}</style></head><body>"
             f"<h1>{escape(title)}</h1><p class='soft'>{escape(covers)} · made {made_at:%Y-%m-%d %H:%M} UTC</p>",
+            sections(total=total, models=models, budgets=budgets, trends=trends, accounts=accounts),
+            "</body></html>\n",
+        )
+    )
+
+
+def sections(
+    *,
+    total: UsageRow,
+    models: Sequence[UsageRow],
+    budgets: Sequence[UsageRow],
+    trends: UsageTrends,
+    accounts: Sequence[AccountStatus] | None,
+) -> str:
+    """The figures and charts alone, as HTML, for a page that has `CHART_STYLE`."""
+    return "".join(
+        (
             _figures(total),
             "<h2>Cost over time, by service</h2>",
             _cost_chart(trends),
@@ -79,7 +98,6 @@ def render(
             _errors(trends.errors, total.attempts),
             "<h2>Latency of answered attempts</h2>",
             _latencies(trends.latencies),
-            "</body></html>\n",
         )
     )
 
@@ -134,8 +152,17 @@ def _cost_chart(trends: UsageTrends) -> str:
         )
         if len(ordered) == 1:
             break
-    legend = "".join(f"<span><i style='background:{colours[name]}'></i>{escape(name)}</span>" for name in names)
-    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img'>{''.join(parts)}</svg><div class='legend'>{legend}</div>"
+    legend = "".join(f"<span>{_key(colours[name])}{escape(name)}</span>" for name in names)
+    return f"{_svg(parts, highest)}<div class='legend'>{legend}</div>"
+
+
+def _svg(parts: Sequence[str], highest: int) -> str:
+    words = f"Cost over time, by service; at most {format_usd(highest)} in one interval"
+    return f"<svg class='chart' viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{words}'>{''.join(parts)}</svg>"
+
+
+def _key(colour: str) -> str:
+    return f"<svg viewBox='0 0 1 1' aria-hidden='true'><rect width='1' height='1' fill='{colour}'/></svg>"
 
 
 def _largest(costs: Iterable[CostPoint]) -> list[str]:
@@ -271,9 +298,10 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: int)
     """`rows` is HTML already. The columns from number `right` on are numbers."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
+        tags = (tag if cell else "td" for cell in cells)  # an empty heading is none
         return "".join(
-            f"<{tag} class='n'>{cell}</{tag}>" if number >= right else f"<{tag}>{cell}</{tag}>"
-            for number, cell in enumerate(cells)
+            f"<{each} class='n'>{cell}</{each}>" if number >= right else f"<{each}>{cell}</{each}>"
+            for number, (each, cell) in enumerate(zip(tags, cells, strict=True))
         )
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)

@@ -4,6 +4,7 @@ It fails at start, with every problem in one message, the key's path and the fix
 that message.
 """
 
+from paymaster.settings.console import ConsoleKeySettings, ConsoleProxySettings, ConsoleRole, ConsoleSettings
 from paymaster.settings.gateway import GatewaySettings
 from paymaster.settings.gateway_clients import GatewayClientSettings, JwtSettings
 from paymaster.settings.kinds import (
@@ -72,6 +73,10 @@ __all__ = [
     "BudgetTable",
     "CodecSettings",
     "ConfigurationError",
+    "ConsoleKeySettings",
+    "ConsoleProxySettings",
+    "ConsoleRole",
+    "ConsoleSettings",
     "DatabaseSettings",
     "Duration",
     "EncryptionSettings",

@@ -11,8 +11,8 @@ from paymaster.settings.tables import Settings
 _HEAD = """\
 # Configuration
 
-Made by `make settings` from the settings themselves (`tables.py`, `routes.py`, `gateway.py` and
-`gateway_clients.py` in `paymaster/settings`): change it there.
+Made by `make settings` from the settings themselves (`tables.py`, `routes.py`, `gateway.py`,
+`gateway_clients.py` and `console.py` in `paymaster/settings`): change it there.
 
 Everything is in `paymaster.toml` (`--config FILE`, else `PAYMASTER_CONFIG`, else in the working directory). A key that
 is not listed here, or that contradicts another one, stops the program with its path and what to do. Where Temporal is
@@ -43,6 +43,7 @@ _NAMES = {
     "clients": "NAME",
     "admins": "NAME",
     "approvals": "NAME",
+    "keys": "NAME",
 }
 """What stands for the names that a table of tables has."""
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from paymaster.messages import Window
 from paymaster.settings.approvals import ApproverSettings, wrong_with_approvers
+from paymaster.settings.console import ConsoleSettings
 from paymaster.settings.gateway import GatewaySettings
 from paymaster.settings.kinds import (
     AWS_CREDENTIALS,
@@ -632,6 +633,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
     gateway: GatewaySettings = GatewaySettings()
+    console: ConsoleSettings = ConsoleSettings()
     logs: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import RowMapping, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -40,6 +40,36 @@ _PAGE = text(
     SELECT copied_at, status FROM account_status
     WHERE ledger = :ledger AND account > :after AND account >= :first AND account < :end
     ORDER BY account LIMIT :limit
+    """
+)
+
+# As a tree: what is below a budget comes right after it. "/" comes after "-" and "." in the order of bytes.
+_TREE = text(
+    """
+    SELECT copied_at, status, count(*) OVER () AS budgets FROM account_status
+    WHERE ledger = :ledger AND account >= 'budget:' AND account < 'budget;'
+      AND (:below = '' OR account = 'budget:' || :below
+           OR (account > 'budget:' || :below || '/' AND account < 'budget:' || :below || '0'))
+      AND strpos(substr(account, 8), :find) > 0
+    ORDER BY replace(account, '/', chr(1)) LIMIT :limit OFFSET :offset
+    """
+)
+# What waits comes first, then what is used up most. A window that is over by now has nothing in it.
+_SHORT = text(
+    """
+    SELECT copied_at, status FROM account_status, LATERAL (
+        SELECT (status::jsonb ->> 'parked')::bigint AS parked, coalesce((status::jsonb ->> 'enforced')::boolean, true)
+    ) AS told (parked, enforced), LATERAL (
+        SELECT max(CASE WHEN cap = 0 THEN 1 ELSE used / cap END) AS share FROM (
+            SELECT (each ->> 'cap_nanos')::numeric,
+                   (each ->> 'posted_nanos')::numeric + (each ->> 'pending_nanos')::numeric,
+                   (each ->> 'ends_at_ms')::bigint
+            FROM jsonb_array_elements(status::jsonb -> 'windows') AS windows (each)
+        ) AS capped (cap, used, ends_at_ms)
+        WHERE cap IS NOT NULL AND (ends_at_ms IS NULL OR ends_at_ms > :now_ms)
+    ) AS fullest
+    WHERE ledger = :ledger AND (parked > 0 OR (enforced AND share >= :share))
+    ORDER BY parked DESC, share DESC NULLS LAST, account LIMIT :limit
     """
 )
 
@@ -88,7 +118,7 @@ async def copied_accounts(engine: AsyncEngine, ledger: str, accounts: Sequence[s
     """Those of these that were copied, in alphabetical order."""
     async with engine.connect() as connection:
         rows = (await connection.execute(_ACCOUNTS, {"ledger": ledger, "accounts": list(accounts)})).mappings().all()
-    return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]
+    return _copied(rows)
 
 
 async def copied_page(
@@ -98,4 +128,28 @@ async def copied_page(
     values = {"ledger": ledger, "after": after, "first": first, "end": end, "limit": limit}
     async with engine.connect() as connection:
         rows = (await connection.execute(_PAGE, values)).mappings().all()
+    return _copied(rows)
+
+
+async def copied_tree(
+    engine: AsyncEngine, ledger: str, *, below: str = "", find: str = "", offset: int, limit: int
+) -> tuple[list[CopiedAccount], int]:
+    """So many budgets as a tree, each before those below it, and how many there are in all.
+
+    `below`: only this one and those below it; empty: all. `find`: only those with this text in their path.
+    """
+    values = {"ledger": ledger, "below": below, "find": find, "offset": offset, "limit": limit}
+    async with engine.connect() as connection:
+        rows = (await connection.execute(_TREE, values)).mappings().all()
+    return _copied(rows), rows[0]["budgets"] if rows else 0
+
+
+async def copied_short(engine: AsyncEngine, ledger: str, share: float, now_ms: int, limit: int) -> list[CopiedAccount]:
+    """The accounts in which calls wait, the most first, then those that have used this share of an enforced cap."""
+    values = {"ledger": ledger, "share": share, "now_ms": now_ms, "limit": limit}
+    async with engine.connect() as connection:
+        return _copied((await connection.execute(_SHORT, values)).mappings().all())
+
+
+def _copied(rows: Sequence[RowMapping]) -> list[CopiedAccount]:
     return [CopiedAccount(row["copied_at"], AccountStatus.model_validate_json(row["status"])) for row in rows]

@@ -23,7 +23,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "vertex": ("google.auth",),
     "tiktoken": ("tiktoken",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
-    "gateway": ("httptools", "jwt", "starlette", "uvicorn", "uvloop"),
+    "gateway": ("httptools", "jinja2", "jwt", "starlette", "uvicorn", "uvloop"),
     "transport": ("httpx2",),
     "openai": ("openai",),
     "anthropic": ("anthropic",),

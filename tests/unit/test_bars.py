@@ -43,8 +43,9 @@ def test_the_temporal_ui_shows_full_tenths_and_percent(cap: int | None, posted: 
 
 def test_a_report_shows_posted_and_held_shares() -> None:
     assert html_bar(day(100, 90, 20)) == (
-        f"<div class='bar'><i style='width:90.00%;background:{RED}'></i>"
-        f"<i style='width:10.00%;background:{GREY}'></i></div>"
+        "<svg class='bar' viewBox='0 0 100 1' preserveAspectRatio='none' aria-hidden='true'>"
+        f"<rect x='0.00' width='90.00' height='1' fill='{RED}'/>"
+        f"<rect x='90.00' width='10.00' height='1' fill='{GREY}'/></svg>"
     )
 
 

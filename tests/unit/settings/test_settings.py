@@ -305,7 +305,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
     [
         # unknown keys, at every depth
         ("[service.x]", "service", "did you mean services?"),
-        ("[xyz]", "xyz", "unknown key; known here: admin, alerts, approvals, azure, budgets, codec, database, "),
+        ("[xyz]", "xyz", "unknown key; known here: admin, alerts, approvals, azure, budgets, codec, console, "),
         ("_env_file = 'x'", "_env_file", "unknown key"),
         ('[ledger]\nwait_atmost = "1h"', "ledger.wait_atmost", "did you mean wait_at_most?"),
         (OPENAI + "requests_per_minut = 5", "services.openai.requests_per_minut", "did you mean requests_per_minute?"),

@@ -1,0 +1,114 @@
+"""The console without a gateway process: its routes alone, over a database with a copy that a test writes."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import httpx
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from temporalio.client import Client
+
+from paymaster.console.routes import console_routes
+from paymaster.gateway.admin.site import AdminSite
+from paymaster.keys.ring import named_keys
+from paymaster.ledger.handle import Ledger
+from paymaster.messages import AccountStatus, DeskStatus, ServiceStatus, StatusCopy, WaitingCall, Window, WindowStatus
+from paymaster.settings import Settings
+from paymaster.storage.engine import create_engine
+from paymaster.storage.status_rows import store_status
+
+VIEWER, APPROVER, ADMIN = (f"{name}-0123456789abcdef0123456789abcdef" for name in ("viewer", "approver", "admin"))
+USD = 1_000_000_000
+HOUR_MS = 3_600_000
+NOWHERE = "postgresql+asyncpg://nobody@127.0.0.1:1/none"
+
+
+def key_table(key: str, role: str) -> dict[str, str]:
+    """A `[console.keys.NAME]`."""
+    return {"key_sha256": sha256(key.encode()).hexdigest(), "role": role}
+
+
+KEYS = {"vera": key_table(VIEWER, "viewer"), "otto": key_table(APPROVER, "approver"), "ada": key_table(ADMIN, "admin")}
+
+
+async def console_app(
+    engine: AsyncEngine | None = None, temporal: Client | None = None, **tables: Mapping[str, Any]
+) -> Starlette:
+    """`engine` None: the database does not answer. `tables`: of the settings, instead of those with three keys."""
+    settings = Settings.model_validate({"console": {"keys": KEYS}, **tables})
+    temporal = temporal or await Client.connect("127.0.0.1:1", lazy=True)
+    site = AdminSite(Ledger(temporal, settings.ledger.name), engine or create_engine(NOWHERE))
+    return Starlette(routes=await console_routes(settings, named_keys(settings), site))
+
+
+class Browser(httpx.AsyncClient):
+    """What a browser sends, with its cookies; forms are sent as it sends them."""
+
+    def __init__(self, app: Starlette, *, address: str = "127.0.0.1", url: str = "http://localhost:4000") -> None:
+        super().__init__(transport=httpx.ASGITransport(app, client=(address, 50_000)), base_url=url)
+        self.url = url
+
+    async def send_form(self, path: str, headers: Mapping[str, str] | None = None, **fields: str) -> httpx.Response:
+        return await self.post(path, data=fields, headers={"origin": self.url, **(headers or {})})
+
+    async def log_in(self, key: str) -> httpx.Response:
+        return await self.send_form("/console/login", key=key)
+
+
+def form_token(page: str) -> str:
+    found = re.search(r'name="token" value="([0-9a-f]{64})"', page)
+    assert found is not None, page
+    return found[1]
+
+
+# ---------------------------------------------------------------- what the copy has
+
+
+def window(name: Window, cap: float | None, posted: float, pending: float = 0, **more: Any) -> WindowStatus:
+    """Amounts in dollars. It began six hours ago and ends in six."""
+    now_ms = int(time.time() * 1_000)
+    lasts = name != "total"
+    return WindowStatus(
+        window=name,
+        cap_nanos=None if cap is None else round(cap * USD),
+        posted_nanos=round(posted * USD),
+        pending_nanos=round(pending * USD),
+        ends_at_ms=now_ms + 6 * HOUR_MS if lasts else None,
+        began_at_ms=now_ms - 6 * HOUR_MS if lasts else 0,
+        **more,
+    )
+
+
+def account(key: str, *windows: WindowStatus, parked: int = 0, **more: Any) -> AccountStatus:
+    return AccountStatus(account=key, windows=windows, parked=parked, tag=sha256(key.encode()).hexdigest()[:16], **more)
+
+
+async def store_copy(
+    engine: AsyncEngine,
+    accounts: Sequence[AccountStatus],
+    services: Sequence[ServiceStatus] = (),
+    waiting: Sequence[WaitingCall] = (),
+    **more: Any,
+) -> None:
+    """The copy of the ledger `default`, in place of the one before."""
+    facts = {"holds": 0, "parked": sum(each.parked for each in accounts if "/" not in each.account), "outbox": 0}
+    status = DeskStatus.model_validate(
+        {
+            "ledger": "default",
+            "epoch": "e1",
+            "config_digest": "d",
+            "accounts": (),
+            "unconfirmed": 0,
+            **facts,
+            "services": tuple(services),
+            "waiting": tuple(waiting),
+            "rules": 2,
+            **more,
+        }
+    )
+    copy = StatusCopy(version=1, anew=True, status=status, accounts=tuple(accounts), gone=())
+    await store_status(engine, copy, datetime.now(UTC))
