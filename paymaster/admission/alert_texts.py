@@ -55,7 +55,8 @@ def let_through(balance: Balance, grant: Grant) -> str:
 
 def would_have_held_up(ended: LetThrough) -> str:
     over = f"its cap of {format_usd(ended.cap_nanos)} would have held up {ended.calls:,} calls"
-    return f"{ended.account} is watched only: in the {ended.window} that ended, {over}"
+    when = f"the {ended.window} that ended" if ended.ended else f"this {ended.window}, until others needed its room"
+    return f"{ended.account} is watched only: in {when}, {over}"
 
 
 def overage(grant: Grant, cost_nanos: int, counted_margin_percent: int) -> str:

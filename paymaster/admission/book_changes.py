@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from paymaster.admission.accounts import Balance
+from paymaster.admission.accounts import Account, Balance
 from paymaster.messages import BudgetNotice, Window
 
 
@@ -19,12 +19,23 @@ class Posted(NamedTuple):
 
 
 class LetThrough(NamedTuple):
-    """How many calls a cap, which is watched only, would have held up in a window that has ended."""
+    """How many calls a cap, which is watched only, would have held up."""
 
     account: str
     window: Window
     cap_nanos: int
     calls: int
+    ended: bool = True
+    """The window has ended. False: its account leaves the books."""
+
+
+def yet_to_tell(account: Account) -> list[LetThrough]:
+    """What is to be told of an account when its windows end. That of `total` never does."""
+    return [
+        LetThrough(account.key, balance.window, balance.cap_nanos or 0, balance.let_through, ended=False)
+        for balance in account.balances.values()
+        if balance.let_through and balance.window != "total"
+    ]
 
 
 class Rolled(NamedTuple):

@@ -11,6 +11,7 @@ from paymaster.admission import alert_texts
 from paymaster.admission.account_rows import account_configs, limiting_runs, template_key
 from paymaster.admission.accounts import Account
 from paymaster.admission.alert_policy import AlertPolicy
+from paymaster.admission.book_changes import yet_to_tell
 from paymaster.admission.books import Ledger
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.runs import Run, limits_of, run_levels
@@ -133,7 +134,8 @@ class OnDemand:
 
     def forget(self) -> None:
         """Takes accounts out of the books that nobody has used for a while, and names of ended runs."""
-        self._forget(self._idle(self._minute() - FORGOTTEN_AFTER_MINUTES, self._parked()))
+        idle = self._idle(self._minute() - FORGOTTEN_AFTER_MINUTES, self._parked())
+        self._forget(account for account in idle if not yet_to_tell(account))
         ended, latest_minute = self._state.ended_runs, self._minute() - CHANGED_RUN_KEPT_MINUTES
         for path in [path for path, minute in ended.items() if minute <= latest_minute]:
             del ended[path]
@@ -170,7 +172,9 @@ class OnDemand:
         if self._ledger.is_full and self._ledger.may_have_room(self._state.now_ms):
             self._ledger.looks_for_room(self._state.now_ms)
             idle = self._idle(self._minute(), [*needed_by, *self._parked()])
-            self._forget(sorted(idle, key=attrgetter("used_minute"))[:_ROOM])
+            leaving = sorted(idle, key=attrgetter("used_minute"))[:_ROOM]
+            self._alerts.watched(told for account in leaving for told in yet_to_tell(account))
+            self._forget(leaving)
         return not self._ledger.is_full
 
     def _idle(self, latest_minute: int, needed_by: Iterable[Reserve]) -> list[Account]:
@@ -187,9 +191,9 @@ class OnDemand:
         return self._unneeded(idle, needed_by)
 
     def _is_at_rest(self, account: Account) -> bool:
-        unsettled = any(balance.missing_nanos or balance.let_through for balance in account.balances.values())
+        is_missing = any(balance.missing_nanos for balance in account.balances.values())
         by_admin = account.run is None and account.is_changed_by_admin
-        return not (account.loading or unsettled or by_admin) and account.limiter.is_idle(self._state.now_ms)
+        return not (account.loading or is_missing or by_admin) and account.limiter.is_idle(self._state.now_ms)
 
     def _unneeded(self, accounts: Iterable[Account], needed_by: Iterable[Reserve]) -> list[Account]:
         """Those that no hold is charged to, and that none of these requests needs."""

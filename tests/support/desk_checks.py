@@ -33,7 +33,7 @@ class DeskChecks(TwoDesks):
     def check_room(self) -> None:
         """What calls wait for gets an account within a second of when there is room."""
         model, wait = self.model, [w for w in self.model.queue if self.model.is_missing(w.request)]
-        has_room = len(model.open) < model.accounts_max or any(map(self.is_idle, model.open))
+        has_room = len(model.open) < model.accounts_max or any(map(model.may_go, model.open))
         if not wait or model.loading or not has_room:
             self.room_since_ms = None
         elif self.room_since_ms is None or self.room_since_ms > model.now_ms:
@@ -42,15 +42,12 @@ class DeskChecks(TwoDesks):
             hold_id = wait[0].request.hold_id
             assert model.now_ms <= self.room_since_ms + 1_000, f"{hold_id} waits for an account though there is room"
 
-    def is_idle(self, account: str) -> bool:
-        """Nobody needs it, and nobody is told yet of what a watched cap let through."""
-        return self.model.may_go(account) and not self.model.is_watched(account)
-
     def take_in_runaways(self, *asked: Reserve) -> None:
         """Runs that the desk holds since it looked at a call that makes them runaways."""
         model, accounts = self.model, self.desk.ledger.accounts
         for path, part in model.parts.items():
-            run = accounts[f"run:{path}"].run
+            account = accounts.get(f"run:{path}")  # it may just have left
+            run = None if account is None else account.run
             if run is not None and run.held and not part.held:
                 looked_at = [r for r in (*asked, *(w.request for w in model.queue)) if path in levels(r.run)]
                 assert any(model.is_runaway(path, request) for request in looked_at), (

@@ -234,6 +234,7 @@ class DeskJudge(DeskChecks):
         for account, window, cap in model.capped(hold.accounts):
             held = model.posted(account, window) + model.pending(account, window)
             assert held <= cap, f"a grant took {account} ({window}) over its cap"
+        model.count_let_through(hold.accounts)
         for account, most in model.limited(hold.accounts):
             assert model.running(account) <= most, f"too many calls at once in {account}"
         for path in [path for path in levels(request.run) if path in model.parts]:

@@ -304,5 +304,5 @@ class DeskMachine(Admins):
             self.spend_arrives()
             self.books_agree_with_the_model()
         self.advance_to(self.clock_ms + 11 * MINUTE)
-        idle = [account for account in self.model.open if self.is_idle(account)]
+        idle = [a for a in self.model.open if self.model.may_go(a) and not self.model.is_to_tell(a)]
         assert not idle, f"nobody uses {idle}, and they stay in the books"

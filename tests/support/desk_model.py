@@ -219,6 +219,7 @@ class Model(Sums):
             part.granted_ms = tuple(min(at_ms, to_ms) for at_ms in part.granted_ms)
             part.asked_for = [(digest, min(at_ms, to_ms)) for digest, at_ms in part.asked_for]
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
+        self.let_through_ms = {place: min(at_ms, to_ms) for place, at_ms in self.let_through_ms.items()}
         self.now_ms = self.returned_ms = to_ms
         self.earlier_ms = min(self.earlier_ms, to_ms)
         self.loading = set(self.open)

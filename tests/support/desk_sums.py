@@ -49,6 +49,8 @@ class Sums:
     """Accounts of which it is not known yet what was spent before."""
     used_ms: dict[str, int] = field(default_factory=dict[str, int])
     """When a call asked for an account last."""
+    let_through_ms: dict[Place, int] = field(default_factory=dict[Place, int])
+    """When a watched cap let a call through last that it had no room for."""
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
     """Runs and their parts that have accounts, by path."""
     began: bool = False
@@ -101,8 +103,10 @@ class Sums:
 
     def capped(self, accounts: Iterable[str]) -> list[tuple[str, Window, int]]:
         """The caps that bind."""
-        binding = [account for account in accounts if account in self.open and not self.is_watched(account)]
-        return [(a, w, cap) for a in binding for w in PLACES if (cap := self.cap((a, w))) is not None]
+        return self._caps(account for account in accounts if account in self.open and not self.is_watched(account))
+
+    def _caps(self, accounts: Iterable[str]) -> list[tuple[str, Window, int]]:
+        return [(a, w, cap) for a in accounts for w in PLACES if (cap := self.cap((a, w))) is not None]
 
     def limited(self, accounts: Iterable[str]) -> list[tuple[str, int]]:
         """The most calls at once that bind."""
@@ -118,7 +122,20 @@ class Sums:
             return part.asked is None and bool(limiting) and all(map(self.is_watched, limiting))
         return self.file.table_of(account) in self.file.watched
 
+    def count_let_through(self, accounts: Iterable[str]) -> None:
+        """After a grant: which of the caps that only watch it had no room for it."""
+        for account, window, cap in self._caps(account for account in accounts if self.is_watched(account)):
+            if self.posted(account, window) + self.pending(account, window) > cap:
+                self.let_through_ms[account, window] = self.now_ms
+
     # ------------------------------------------------------------ accounts that nobody named
+
+    def is_to_tell(self, account: str) -> bool:
+        """Whether somebody is told of what it let through when its window ends, as that of `total` never does."""
+        return any(
+            of == account and window != "total" and counts(window, at_ms, self.now_ms)
+            for (of, window), at_ms in self.let_through_ms.items()
+        )
 
     def may_go(self, account: str) -> bool:
         """Whether nothing is lost when this account leaves the books: its name comes back with what is stored."""

@@ -318,3 +318,55 @@ def test_denials_of_unknown_budgets_name_the_template_below() -> None:
     assert denied.reason == "unknown_budget"
     assert '[budgets."acme/users/*"] stands for the names below it, such as acme/users/NAME' in denied.detail
     assert "stands for" not in site.denied(budget="other").detail
+
+
+# ---------------------------------------------------------------- names whose caps are watched only
+
+
+def a_watched_site(**caps: int) -> Site:
+    return Site(config(budgets={USERS: capped(**caps).model_copy(update={"enforce": False})}))
+
+
+def let_through(site: Site, budget: str) -> None:
+    """Its first call, which its cap has no room for."""
+    site.settle(first_use(site, budget, usd=4), 4)
+
+
+def told_of_watched(site: Site) -> list[str]:
+    found = [alert.text for alert in site.alerts("watched")]
+    site.new_alerts()
+    return found
+
+
+def test_a_watched_name_stays_until_its_window_is_told() -> None:
+    site = a_watched_site(day=3)
+    let_through(site, ANN)
+    [_] = told_of_watched(site)
+    time_passes(site)
+    assert names(site) == {ANN}
+    site.wait(DAY)
+    time_passes(site)
+    assert names(site) == set()
+    [text] = told_of_watched(site)
+    assert text.endswith("in the day that ended, its cap of $3.00 would have held up 1 calls")
+
+
+def test_a_watched_name_whose_window_never_ends_is_forgotten() -> None:
+    site = a_watched_site(total=3)
+    let_through(site, ANN)
+    time_passes(site)
+    assert names(site) == set()
+
+
+@pytest.mark.usefixtures("room_for_six")
+def test_what_is_watched_only_makes_room() -> None:
+    site = a_watched_site(day=3, month=3)
+    for number in range(5):
+        let_through(site, f"acme/users/{number}")
+    told_of_watched(site)
+    site.answers()
+    hold_id = first_use(site, ANN)
+    assert site.served() == [hold_id]
+    over = "until others needed its room, its cap of $3.00 would have held up 1 calls"
+    text = f"budget:acme/users/0 is watched only: in this {{}}, {over}"
+    assert {text.format(window) for window in ("day", "month")} <= set(told_of_watched(site))
