@@ -2,8 +2,8 @@
 
 It runs for ever, on its own task queue. Calls send commands by the update `apply`, many in one (see
 paymaster/ledger/group_commit.py), and reports of failed attempts by the signal `report_attempts`. Admins send
-`raise_cap`, `set_cap`, `pause_service` and `resume_service`, as signals or as updates that answer. Operators ask the
-query `status`.
+`raise_cap`, `set_cap`, `unset_cap`, `pause_service` and others, as signals or as updates that answer. Operators ask
+the query `status`.
 """
 
 import logging
@@ -50,6 +50,7 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnconfirmedHolds,
+    UnsetCap,
     Upgrade,
     Upgraded,
     Void,
@@ -69,6 +70,7 @@ from paymaster.messages.temporal_names import (
     RESUME_SERVICE,
     SET_CAP,
     TAKE_CLOCK,
+    UNSET_CAP,
     UPGRADE,
 )
 from paymaster.observability.temporal_ui import ledger_details
@@ -81,6 +83,7 @@ from workflows.updates import with_one_message
 SIGNALS = (
     RAISE_CAP,
     SET_CAP,
+    UNSET_CAP,
     RAISE_RUN,
     RESUME_RUN,
     END_RUN,
@@ -225,6 +228,16 @@ class BudgetWorkflow:
     @with_one_message
     def set_cap_update(self, change: SetCap) -> CapState:
         return self._messages.answered(SET_CAP, self._desk.set_cap, change)
+
+    @workflow.signal(name=UNSET_CAP.name)
+    @tolerate_any_payload_count
+    def unset_cap_signal(self, message: RawValue) -> None:
+        self._messages.signalled(UNSET_CAP, self._desk.unset_cap, message)
+
+    @workflow.update(name=UNSET_CAP.name)
+    @with_one_message
+    def unset_cap_update(self, change: UnsetCap) -> CapState:
+        return self._messages.answered(UNSET_CAP, self._desk.unset_cap, change)
 
     @workflow.signal(name=RAISE_RUN.name)
     @tolerate_any_payload_count

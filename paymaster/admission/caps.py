@@ -9,8 +9,8 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.stale import ApprovalRefused
 from paymaster.admission.state import DeskState
-from paymaster.messages import Approval, CapState, RaiseCap, SetCap, Window
-from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP
+from paymaster.messages import Approval, CapState, RaiseCap, SetCap, UnsetCap, Window
+from paymaster.messages.temporal_names import RAISE_CAP, SET_CAP, UNSET_CAP
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
@@ -91,6 +91,49 @@ class Caps:
         if change.window not in self._ledger.calendars.windows and (self._state.rules < 2 or change.window in WINDOWS):
             raise ValueError(f"the ledger still runs by the rules of version 0.1.0, which know no {change.window}")
         return self._set(self._account(change.account), change, to, None, 0)
+
+    def unset_cap(self, change: UnsetCap) -> CapState:
+        """Ends what admins made of a cap: the configuration's value is in force, or none. A cap that no admin changed
+        stays as it is. Raises ValueError for an account that is not there."""
+        self._in_force.check_cap_changes()
+        change = signed(self._state, UNSET_CAP.name, change)
+        if self._state.rules < 2:
+            raise ValueError("the ledger still runs by the rules of version 0.1.0: `paymaster upgrade`, then unset it")
+        if not self._state.began:  # what was stored may bring other caps of admins
+            raise ValueError("the ledger is still reading what was stored before it began; ask again in a moment")
+        account = self._ledger.accounts.get(change.account)
+        if account is None:
+            raise no_such_account(self._ledger, change.account)
+        balance = account.balances.get(change.window)
+        if balance is not None and balance.by_admin:
+            self._unset(account, balance, change)
+        cap_nanos = None if balance is None else balance.cap_nanos
+        return CapState(account=account.key, window=change.window, cap_nanos=cap_nanos)
+
+    def _unset(self, account: Account, balance: Balance, change: UnsetCap) -> None:
+        before = balance.cap_nanos
+        self._ledger.uncap(balance)
+        account.tell_again(balance)
+        self._outbox.cap_changed(
+            self._state.now_ms,
+            account.key,
+            change.window,
+            before,
+            None,
+            by_nanos=None,
+            file_nanos=balance.file_cap_nanos,
+            until_window_end=False,
+            who=change.who,
+            reason=change.reason,
+        )
+        if balance.cap_nanos is not None:
+            self._withdraw_above(account, change.window)
+        elif change.window in ROLLING_MS:
+            del account.balances[change.window]
+        self._in_force.close_unnamed()
+        if account.key not in self._ledger.accounts:
+            self._parking.file_again()
+        self._parking.look_at_everybody()
 
     def _set(
         self, account: Account, change: RaiseCap | SetCap, to_nanos: int, by_nanos: int | None, lapsing_nanos: int

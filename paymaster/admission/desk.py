@@ -68,6 +68,7 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnconfirmedHolds,
+    UnsetCap,
     Upgrade,
     Upgraded,
     Void,
@@ -278,6 +279,13 @@ class Desk:
         """Sets a cap, also on a budget that had none. Raises ValueError for a bad account or amount."""
         self.advance(now_ms)
         answer = self._caps.set_cap(change)
+        self.advance(self.state.now_ms)
+        return answer
+
+    def unset_cap(self, change: UnsetCap, now_ms: int) -> CapState:
+        """Ends what admins made of a cap: the configuration's value is in force. Raises ValueError for no account."""
+        self.advance(now_ms)
+        answer = self._caps.unset_cap(change)
         self.advance(self.state.now_ms)
         return answer
 

@@ -18,6 +18,7 @@ from paymaster.messages import (
     ResumeRun,
     ResumeService,
     SetCap,
+    UnsetCap,
 )
 
 NOTHING = "none"
@@ -32,7 +33,7 @@ def check_tag(change: AdminMessage, wanted: str, state: DeskState, ledger: Ledge
     if state.rules < SINCE_RULES:
         raise ValueError("the ledger still runs by the rules of version 0.1.0, which know no tags: `paymaster upgrade`")
     match change:
-        case RaiseCap() | SetCap():
+        case RaiseCap() | SetCap() | UnsetCap():
             what, tag = change.account, account_tag(ledger, change.account)
         case RaiseRun() | ResumeRun() | EndRun():
             what, tag = f"run:{change.run}", account_tag(ledger, f"run:{change.run}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SHOWN_MAX = 20
 """Of the accounts that there are, where one is asked for that is not there."""
 
-app = typer.Typer(help="Show the accounts, raise or set a cap, see who did.", no_args_is_help=True)
+app = typer.Typer(help="Show the accounts, raise, set or unset a cap, see who did.", no_args_is_help=True)
 
 app.command()(log)
 app.command(name="what-if")(what_if)
@@ -155,7 +155,7 @@ def set_(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Set a cap, also on a budget that has none. It stays until the configuration's own value changes."""
+    """Set a cap, also on a budget that has none. It stays until it is unset or the configuration's value changes."""
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import SetCap
     from paymaster.messages.temporal_names import SET_CAP
@@ -171,6 +171,28 @@ def set_(
         },
     )
     told = tell_ledger(command_settings(config), SET_CAP.name, change, sign_with, Ledger.set_cap)
+    _tell(run_async(told), as_json=as_json)
+
+
+@app.command()
+def unset(
+    account: Account,
+    window: WindowOption,
+    reason: Reason,
+    who: Who = None,
+    sign_with: SignOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take back what admins made of a cap: the configuration's value is in force again, or none where it has none."""
+    from paymaster.ledger.handle import Ledger
+    from paymaster.messages import UnsetCap
+    from paymaster.messages.temporal_names import UNSET_CAP
+
+    change = checked(
+        UnsetCap, {"account": _full_name(account), "window": window, "reason": reason, "who": who or admin()}
+    )
+    told = tell_ledger(command_settings(config), UNSET_CAP.name, change, sign_with, Ledger.unset_cap)
     _tell(run_async(told), as_json=as_json)
 
 
@@ -191,7 +213,10 @@ def _tell(state: "CapState", *, as_json: bool, until_window_end: bool = False) -
 
     lapses = ", until the window ends" if until_window_end else ""
     if as_json:
-        print_json({"account": state.account, "window": state.window, "cap_usd": usd(state.cap_nanos)})
+        cap_usd = None if state.cap_nanos is None else usd(state.cap_nanos)
+        print_json({"account": state.account, "window": state.window, "cap_usd": cap_usd})
+    elif state.cap_nanos is None:
+        print_line(f"{state.account} {state.window}: there is no cap now")
     else:
         print_line(f"{state.account} {state.window}: the cap is now {format_usd(state.cap_nanos)}{lapses}")
 

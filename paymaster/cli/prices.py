@@ -1,8 +1,7 @@
 """`paymaster prices`: what a newer list of prices would change, and bringing it to the workers."""
 
 import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,26 +21,15 @@ from paymaster.cli.present import JsonOption, print_json, print_line, print_note
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from genai_prices.types import Provider
     from pydantic import JsonValue
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from paymaster.admission.configuration import Difference
+    from paymaster.ledger.newer_prices import NewerList
     from paymaster.providers.list_changes import ListChange
     from paymaster.settings import Settings
 
 app = typer.Typer(help="The list of prices that workers look models up in.", no_args_is_help=True)
-_WORDS_MAX_BYTES = 20_000
-"""What is kept of the changes that a list brought."""
-
-
-class _Newer(NamedTuple):
-    """A list that was fetched, and what it would change."""
-
-    url: str
-    data: bytes
-    is_in_force: bool
-    changes: "Sequence[ListChange]"
 
 
 @app.callback()
@@ -83,7 +71,7 @@ def refresh(
         _print(settings, newer.changes)
     brings = not newer.is_in_force
     if brings:
-        if any(change.needs_consent for change in newer.changes) and not yes:
+        if newer.needs_consent and not yes:
             _ask(as_json=as_json)
         run_async(_store(settings, newer))
     if as_json:
@@ -108,7 +96,7 @@ async def _look(settings: "Settings", engine: "AsyncEngine") -> None:
     await KeptPrices(engine, settings.ledger.name).look()
 
 
-async def _differences(settings: "Settings") -> "tuple[_Newer, Sequence[Difference]]":
+async def _differences(settings: "Settings") -> "tuple[NewerList, Sequence[Difference]]":
     from paymaster.admission.price_changes import price_differences
     from paymaster.providers.price_list import rates_now
 
@@ -119,57 +107,25 @@ async def _differences(settings: "Settings") -> "tuple[_Newer, Sequence[Differen
     return newer, price_differences(granted, rates_now(settings, granted))
 
 
-async def _fetched(settings: "Settings", granted: "Iterable[str]" = ()) -> _Newer:
+async def _fetched(settings: "Settings", granted: "Iterable[str]" = ()) -> "NewerList":
     """The list at its address, beside the one in force. Raises CommandError."""
-    from hashlib import sha256
+    from paymaster.ledger.newer_prices import fetch_newer
+    from paymaster.providers.list_fetching import ListUnavailable, list_url
 
-    from genai_prices.data_snapshot import DataSnapshot
-
-    from paymaster.providers.list_changes import list_changes
-    from paymaster.providers.list_fetching import ListUnavailable, fetch_list, list_url
-    from paymaster.providers.listings import list_version, newest
-    from paymaster.storage.price_lists import newest_price_list
-
-    url = list_url(settings)
     async with open_database(settings) as engine:
-        stored = await newest_price_list(engine, settings.ledger.name)
         await _look(settings, engine)
-    try:
-        async with tell_if_slow(f"fetching {url}"):
-            data = await fetch_list(url)
-    except ListUnavailable as error:
-        raise CommandError(str(error)) from None
-    after = DataSnapshot(_read(url, data), from_auto_update=True)
-    changes = list_changes(settings, newest().snapshot, after, datetime.now(UTC), granted)
-    known = stored is not None and (stored.sha256, stored.read_by) == (sha256(data).hexdigest(), list_version())
-    return _Newer(url, data, known, changes)
+        try:
+            async with tell_if_slow(f"fetching {list_url(settings)}"):
+                return await fetch_newer(settings, engine, granted)
+        except ListUnavailable as error:
+            raise CommandError(str(error)) from None
 
 
-def _read(url: str, data: bytes) -> "list[Provider]":
-    from paymaster.providers.list_reading import UnusableList, read_list
+async def _store(settings: "Settings", newer: "NewerList") -> None:
+    from paymaster.ledger.newer_prices import bring_list
 
-    try:
-        return read_list(data)
-    except UnusableList as error:
-        raise CommandError(f"the list at {url} cannot be used: {error}") from None
-
-
-async def _store(settings: "Settings", newer: _Newer) -> None:
-    from paymaster.admission.configuration import Difference, in_words
-    from paymaster.providers.listings import list_version
-    from paymaster.storage.price_lists import store_price_list
-
-    said = in_words((Difference(change.text, change.needs_consent) for change in newer.changes), _WORDS_MAX_BYTES)
     async with open_database(settings) as engine:
-        await store_price_list(
-            engine,
-            settings.ledger.name,
-            newer.data,
-            who=f"{admin()}, prices refresh",
-            source=newer.url,
-            read_by=list_version(),
-            changes=said,
-        )
+        await bring_list(settings, engine, newer, f"{admin()}, prices refresh")
 
 
 def _print(settings: "Settings", changes: "Sequence[ListChange]") -> None:

@@ -19,6 +19,7 @@ from paymaster.cli.present import JsonOption, print_json, print_line, print_tabl
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
+    from paymaster.ledger.resolving import Resolution
     from paymaster.messages import UsageEntry
     from paymaster.settings import Settings
 
@@ -91,8 +92,8 @@ def resolve(
     except ValueError as error:
         raise CommandError(f"--cost: {error}") from None
     settings = command_settings(config)
-    before, new = run_async(_store(settings, attempt, cost_nanos, force=force))
-    posted = run_async(_post(settings, before, new, cost_nanos, reason, who or admin(), sign_with))
+    found = run_async(_store(settings, attempt, cost_nanos, force=force))
+    before, posted = found.before, run_async(_post(settings, found, reason, who or admin(), sign_with))
     if as_json:
         print_json({"attempt_id": attempt, "cost_usd": usd(cost_nanos), "posted": posted})
     elif posted:
@@ -109,90 +110,37 @@ async def _list(settings: "Settings") -> "list[UsageEntry]":
         return await unconfirmed_entries(engine, settings.ledger.name)
 
 
-async def _store(
-    settings: "Settings", attempt: str, cost_nanos: int, *, force: bool
-) -> "tuple[UsageEntry, UsageEntry]":
-    """Stores the row. Returns what counted before, corrections added up, and the row."""
-    from paymaster.messages import CallRef
-    from paymaster.storage.usage_rows import entries_of_attempt, insert_entries
-    from paymaster.values.cost_lines import Kind, in_one
-    from paymaster.values.money import format_usd
+async def _store(settings: "Settings", attempt: str, cost_nanos: int, *, force: bool) -> "Resolution":
+    from paymaster.ledger.resolving import AboveBound, CannotResolve, find_resolution, store_resolution
 
     async with open_database(settings) as engine:
-        entries = await entries_of_attempt(engine, settings.ledger.name, attempt)
-        unsure = next((entry for entry in entries if entry.state == "unconfirmed"), None)
-        if unsure is None:
-            raise CommandError(f"{attempt} is not an unconfirmed attempt; see `paymaster unconfirmed list`", EXIT_NO)
-        if cost_nanos > unsure.cost_nanos and not force:
+        try:
+            found = await find_resolution(engine, settings.ledger.name, attempt, cost_nanos)
+            await store_resolution(engine, await connect_ledger(settings), found, force=force)
+        except AboveBound as error:
             raise CommandError(
-                f"{attempt} can have cost {format_usd(unsure.cost_nanos)} at most, and {format_usd(cost_nanos)} is "
-                "more: is the amount right? If the provider did bill it, repeat the command with --force",
-                EXIT_NO,
-            )
-        finals = [entry for entry in entries if entry.state == "final"]
-        if finals:
-            before = finals[0].model_copy(update={"cost_nanos": sum(entry.cost_nanos for entry in finals)})
-            correction = cost_nanos - before.cost_nanos
-            difference = {"cost_nanos": correction, "status": "corrected", "usage": None}
-            lines = {"paid_for": in_one(Kind.RESOLVED, correction)}
-            new = before.model_copy(update=difference | lines | {"attempt_id": f"{attempt}/correction/{len(finals)}"})
-        else:
-            lines = {"paid_for": in_one(Kind.RESOLVED, cost_nanos, used=unsure.paid_for or ())}
-            before, new = unsure, unsure.model_copy(update={"state": "final", "cost_nanos": cost_nanos} | lines)
-            call = CallRef(workflow_id=unsure.workflow_id, run_id=unsure.run_id)
-            ledger = await connect_ledger(settings)
-            if unsure.status == "expired" and await ledger.is_running(call):
-                raise CommandError(
-                    f"{call.workflow_id} is still running and will report itself what it did cost; wait, or cancel it",
-                    EXIT_NO,
-                )
-        if not finals or new.cost_nanos != 0:
-            await insert_entries(engine, [new])
-    return before, new
+                f"{error} If the provider did bill it, repeat the command with --force", EXIT_NO
+            ) from None
+        except CannotResolve as error:
+            raise CommandError(str(error), EXIT_NO) from None
+    return found
 
 
-async def _post(
-    settings: "Settings",
-    before: "UsageEntry",
-    new: "UsageEntry",
-    cost_nanos: int,
-    reason: str,
-    who: str,
-    sign_with: Path | None,
-) -> bool:
+async def _post(settings: "Settings", found: "Resolution", reason: str, who: str, sign_with: Path | None) -> bool:
     """First the row, then the books, as for every attempt. Whether the books have it."""
     from paymaster.errors import AdminRefused, LedgerNotFound
     from paymaster.ledger.handle import Ledger
-    from paymaster.messages import CorrectSpend, Settle, UnconfirmedEntry
+    from paymaster.ledger.resolving import settle_resolution
+    from paymaster.messages import CorrectSpend
     from paymaster.messages.temporal_names import CORRECT_SPEND
 
     ledger = await connect_ledger(settings)
     try:
-        if before.state == "unconfirmed" and before.epoch == await ledger.epoch():
-            # The hold's other attempts were certainly not billed: their cost is zero.
-            said = before.model_dump(include={"budget", "further_budgets", "run", "service", "granted_at_ms"})
-            entry = UnconfirmedEntry(**said, posted_nanos=before.cost_nanos)
-            settle = Settle(hold_id=new.hold_id, cost_nanos=cost_nanos, epoch=new.epoch, corrects=entry)
-            (answer,) = await ledger.send([settle])
-            if answer.kind == "settled":
-                return True
+        if await settle_resolution(ledger, await ledger.epoch(), found):
+            return True
     except (LedgerNotFound, AdminRefused) as error:
         raise CommandError(f"the row is stored, but no ledger answered ({error}); run `paymaster reconcile`") from None
-    change = checked(
-        CorrectSpend,
-        {
-            "hold_id": before.hold_id,
-            "budget": before.budget,
-            "further_budgets": before.further_budgets,
-            "run": before.run,
-            "service": before.service,
-            "granted_at_ms": max(1, before.granted_at_ms),
-            "from_usd": usd(before.cost_nanos),
-            "to_usd": usd(cost_nanos),
-            "reason": reason,
-            "who": who,
-        },
-    )
+    change = checked(CorrectSpend, found.correction() | {"reason": reason, "who": who})
     try:
         read = await tell_ledger(settings, CORRECT_SPEND.name, change, sign_with, Ledger.correct_spend)
     except CommandError as error:

@@ -34,7 +34,7 @@ def gateway_app(
     people."""
     administration: list[Route] = []
     if engine is not None:
-        site = AdminSite(Ledger(temporal, settings.ledger.name), engine)
+        site = AdminSite(settings, Ledger(temporal, settings.ledger.name), engine)
         administration = AdminEndpoints(settings.gateway, Admins(settings.gateway.admins, clients), site).routes()
     app = Starlette(
         routes=[*administration, *pages, *Endpoints(settings, clients, temporal, streams, engine).routes()],

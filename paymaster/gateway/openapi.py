@@ -103,7 +103,9 @@ def _operation(name: str, each: Endpoint) -> Json:
             _in_query("budget", {"type": "string"}, "Only its changes."),
             _in_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "The latest."),
         ]
-    if each.takes is not None and each.is_tagged:
+    if each.takes_reason:
+        parameters.append(_in_query("reason", {"type": "string", "maxLength": 1000}, "Kept with the change."))
+    if each.method != "GET" and each.is_tagged:
         what = "The ETag as it was read; where it is another one by now the answer is 412, and nothing is changed."
         parameters.append({"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": what})
     answers = _answer(each.summary, each.answers, each.or_answers, is_tagged=each.is_tagged)

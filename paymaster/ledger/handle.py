@@ -60,6 +60,7 @@ from paymaster.messages import (
     StoredRows,
     TakeClock,
     UnconfirmedHold,
+    UnsetCap,
     Upgrade,
     Upgraded,
     backlog_workflow_id,
@@ -87,6 +88,7 @@ from paymaster.messages.temporal_names import (
     STATUS,
     TAKE_CLOCK,
     UNCONFIRMED_HOLDS,
+    UNSET_CAP,
     UPGRADE,
     WAITING,
     ArgumentT,
@@ -151,6 +153,10 @@ class Ledger:
     async def set_cap(self, change: SetCap, command_id: str | None = None) -> CapState:
         """Sets a cap, also where there was none. Raises AdminRefused and LedgerNotFound."""
         return await self._command(SET_CAP, change, command_id)
+
+    async def unset_cap(self, change: UnsetCap, command_id: str | None = None) -> CapState:
+        """Ends what admins made of a cap: the configuration's value counts. Raises AdminRefused and LedgerNotFound."""
+        return await self._command(UNSET_CAP, change, command_id)
 
     async def raise_run(self, change: RaiseRun, command_id: str | None = None) -> RunState:
         """Gives a run more than its limits. Raises AdminRefused and LedgerNotFound."""

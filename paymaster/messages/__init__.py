@@ -21,6 +21,7 @@ from paymaster.messages.admin import (
     SetCap,
     Signature,
     TakeClock,
+    UnsetCap,
     Upgrade,
 )
 from paymaster.messages.backlog_steps import (
@@ -324,6 +325,7 @@ __all__ = [
     "UnconfirmedHold",
     "UnconfirmedHolds",
     "UnknownHold",
+    "UnsetCap",
     "Upgrade",
     "Upgraded",
     "UsageEntry",

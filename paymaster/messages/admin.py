@@ -81,6 +81,13 @@ class SetCap(AdminMessage):
     to: Annotated[str, Field(coerce_numbers_to_str=True, max_length=100)]
 
 
+class UnsetCap(AdminMessage):
+    """`unset_cap`: what admins made of a cap is over, and the configuration's value is in force."""
+
+    account: str = Field(max_length=300)
+    window: Window
+
+
 class RaiseRun(AdminMessage):
     """`raise_run`: gives a run, or a part of one, more than its limits."""
 

@@ -98,7 +98,7 @@ class Alert(Message):
 
 
 class CapChange(Message):
-    """A cap that an admin changed, or such a cap that another value of the file ended; a row of `cap_changes`."""
+    """A cap that an admin changed or took back, or one that another value of the file ended; a row of `cap_changes`."""
 
     kind: Literal["cap_change"] = "cap_change"
     sequence: int
@@ -108,7 +108,7 @@ class CapChange(Message):
     from_nanos: int | None
     """None: not capped before."""
     to_nanos: int | None
-    """None: not capped any more."""
+    """None: not capped any more, or, unless it is `by_file`, whatever the configuration says."""
     by_nanos: int | None
     """Of a raise. None: the cap was set."""
     file_nanos: int | None

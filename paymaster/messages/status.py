@@ -60,7 +60,8 @@ class Upgraded(Message):
 class CapState(Message):
     account: str
     window: Window
-    cap_nanos: int
+    cap_nanos: int | None
+    """None: no cap."""
     version: int = added(0)
     """Of the first copy of the ledger's status that has it. 0: there are no copies."""
 

@@ -21,6 +21,7 @@ from paymaster.messages.admin import (
     ResumeService,
     SetCap,
     TakeClock,
+    UnsetCap,
     Upgrade,
 )
 from paymaster.messages.backlog_steps import BacklogBatch, BacklogPiece, BacklogStart, CaughtUp, PieceEnded
@@ -280,6 +281,7 @@ CORRECT_SPEND = UpdateName("correct_spend", CorrectSpend, ReadAgain)
 # The following are signals too, for whoever needs no answer.
 RAISE_CAP = UpdateName("raise_cap", RaiseCap, CapState)
 SET_CAP = UpdateName("set_cap", SetCap, CapState)
+UNSET_CAP = UpdateName("unset_cap", UnsetCap, CapState)
 RAISE_RUN = UpdateName("raise_run", RaiseRun, RunState)
 RESUME_RUN = UpdateName("resume_run", ResumeRun, RunState)
 END_RUN = UpdateName("end_run", EndRun, RunState)

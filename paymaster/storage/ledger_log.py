@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.admission.configuration import Difference, account_differences
-from paymaster.messages import AccountConfig
+from paymaster.messages import AccountConfig, DeskConfig
 from paymaster.values.money import format_usd, usd_to_nanos
 
 _CAP_CHANGES = text(
@@ -23,6 +23,7 @@ _CONFIGURATIONS = text(
     SELECT id, at, who, changes FROM configurations WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit
     """
 )
+_CONFIGURATION = text("SELECT at, who, config FROM configurations WHERE ledger = :ledger ORDER BY id DESC LIMIT 1")
 _PRICE_LISTS = text(
     "SELECT at, who, source, changes FROM price_lists WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit"
 )
@@ -48,6 +49,19 @@ class LoggedChange(NamedTuple):
     who: str
     what: str
     reason: str
+
+
+class StoredConfiguration(NamedTuple):
+    at: datetime
+    who: str
+    config: DeskConfig
+
+
+async def stored_configuration(engine: AsyncEngine, ledger: str) -> StoredConfiguration | None:
+    """The one that came into force last, as far as it is stored."""
+    async with engine.connect() as connection:
+        row = (await connection.execute(_CONFIGURATION, {"ledger": ledger})).mappings().one_or_none()
+    return None if row is None else StoredConfiguration(row["at"], row["who"], DeskConfig.model_validate(row["config"]))
 
 
 async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, limit: int) -> list[LoggedChange]:
@@ -83,6 +97,8 @@ _FIRST = "the configuration that is stored first"
 def _cap(row: RowMapping) -> str:
     lapses = ", until the window ends" if row["until_window_end"] else ""
     account = row["account"].removeprefix("budget:")
+    if row["to_usd"] is None:
+        return f"{account} {row['window']} {_usd(row['from_usd'])} → {_usd(row['file_usd'])}, as configured"
     return f"{account} {row['window']} {_usd(row['from_usd'])} → {_usd(row['to_usd'])}{lapses}"
 
 

@@ -16,13 +16,18 @@ _INSERT = text(
     VALUES (:ledger, :who, :source, :read_by, :sha256, :changes, :list)
     """
 )
-_NEWEST = text("SELECT id, at, read_by, sha256, list FROM price_lists WHERE ledger = :ledger ORDER BY id DESC LIMIT 1")
+_NEWEST = text(
+    "SELECT id, at, who, source, read_by, sha256, list FROM price_lists WHERE ledger = :ledger ORDER BY id DESC LIMIT 1"
+)
 _NEWEST_ID = text("SELECT max(id) FROM price_lists WHERE ledger = :ledger")
 
 
 class StoredList(NamedTuple):
     id: int
     at: datetime
+    who: str
+    source: str
+    """Where it was fetched."""
     read_by: str
     """The version of genai-prices that it was checked with."""
     sha256: str
@@ -49,4 +54,4 @@ async def newest_price_list(engine: AsyncEngine, ledger: str, known: int | None 
     data = zlib.decompressobj().decompress(
         row["list"], PRICE_LIST_BYTES_MAX + 1
     )  # a longer one is refused by its reader
-    return StoredList(row["id"], row["at"], row["read_by"], row["sha256"], data)
+    return StoredList(row["id"], row["at"], row["who"], row["source"], row["read_by"], row["sha256"], data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from counting_server import CountingServer, FakeService
+from counting_server import CountingServer, FakeService, Reply
 from gateway_process import KEY, client_table, running_gateway
 from paymaster_process import Databases, Site, configuration, running_site, until, write_configuration
 
@@ -18,6 +18,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.messages import SetCap
 from paymaster.messages.temporal_names import SET_CAP
 from paymaster.security.signing_key import SigningKey
+from paymaster.values.money import usd_to_nanos
 
 pytestmark = pytest.mark.timeout(120)
 BASE = "/v1/paymaster/admin"
@@ -78,8 +79,8 @@ class Caller:
     async def put(self, path: str, document: object, if_match: str | None = None) -> httpx.Response:
         return await self._ask("PUT", path, if_match, json=document)
 
-    async def delete(self, path: str) -> httpx.Response:
-        return await self._ask("DELETE", path)
+    async def delete(self, path: str, if_match: str | None = None, **query: str) -> httpx.Response:
+        return await self._ask("DELETE", path, if_match, params=query)
 
     async def _ask(self, method: str, path: str, if_match: str | None = None, **more: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self._key}"} | ({} if if_match is None else {"if-match": if_match})
@@ -122,6 +123,45 @@ async def test_a_raise_sent_twice_is_one_raise(ada: Caller) -> None:
     another = await ada.put("/raises/of-today", {**wanted, "by_usd": "5"})
     assert another.status_code == 409
     assert "was used before, for another command" in another.json()["detail"]
+
+
+async def test_a_cap_is_taken_back(ada: Caller, site: Site) -> None:
+    """Of a budget of the file its value is in force again; one that only the cap had named is gone."""
+    read = await ada.get("/caps/day/other")
+    assert (read.json()["cap_usd"], read.json()["cap_from"]) == (None, "file")
+    assert (await ada.delete("/caps/day/other", read.headers["etag"])).status_code == 200  # nothing to take back
+    await ada.put("/caps/day/other", {"usd": "3"})
+    assert (await ada.delete("/caps/day/other", read.headers["etag"])).status_code == 412
+    taken = [await ada.delete("/caps/day/other", reason="as it was") for _ in range(2)]
+    assert [(each.status_code, each.json()["cap_usd"]) for each in taken] == [(200, None)] * 2
+    logged = (await ada.get("/changes", budget="other")).json()["items"][-1]
+    assert (logged["who"], logged["what"], logged["reason"]) == (
+        "ada",
+        "other day $3.00 → no cap, as configured",
+        "as it was",
+    )
+    await ada.put("/caps/day/only/for/now", {"usd": "3"})
+    assert (await ada.put("/caps/day/only/for/now", {"usd": None})).json()["cap_from"] == "file"
+    assert (await ada.get("/caps/day/only/for/now")).status_code == 404
+    await ada.put("/caps/month/acme", {"usd": "9"})
+    unset = await site.document("budget", "unset", "acme", "--window", "month", "--reason", "as it was")
+    assert unset == {"account": "budget:acme", "window": "month", "cap_usd": None}
+
+
+async def test_a_service_has_caps_of_its_own(ada: Caller, url: str, site: Site) -> None:
+    path = "/services/administrated/caps/day"
+    answer = await ada.put(path, {"usd": "50", "reason": "contract"})
+    assert (answer.status_code, answer.json()["service"], answer.json()["cap_usd"]) == (
+        200,
+        "administrated",
+        "50.000000000",
+    )
+    raised = await ada.put("/raises/of-it", {"service": "administrated", "window": "day", "by_usd": "1"})
+    assert raised.json()["cap_usd"] == "51.000000000"
+    assert (await site.balance("service:administrated", "day")).cap_nanos == 51_000_000_000
+    assert (await Caller(url, TEAM).put(path, {"usd": "1"})).status_code == 403
+    assert (await ada.get(path)).headers["etag"] == raised.headers["etag"]
+    assert (await ada.delete(path)).json()["cap_usd"] is None
 
 
 async def test_of_two_admins_at_once_one_comes_too_late(ada: Caller, url: str) -> None:
@@ -195,6 +235,37 @@ async def test_a_run_is_raised_and_ended(ada: Caller, site: Site) -> None:
     assert (ended.status_code, ended.json()["ended_by"]) == (200, "ada")
 
 
+async def test_an_unconfirmed_attempt_is_resolved(ada: Caller, url: str, site: Site, service: FakeService) -> None:
+    """By what the provider's bill says: the row, and the books. Corrected later, and given again it is the same."""
+    service.script.append(Reply(cut=True))
+    await generate(site.client, LLMRequest(route="writer", budget="acme/team", prompt="hello", call_id="lost"))
+    [found] = (await ada.get("/unconfirmed")).json()["items"]
+    assert (found["call_id"], found["budget"], found["why"]) == ("lost", "acme/team", "connection_lost")
+    before = (await site.balance("budget:acme/team", "total")).posted_nanos
+    path = f"/unconfirmed/{found['attempt']}"
+    too_much = await ada.put(path, {"cost_usd": "1000"})
+    assert (too_much.status_code, "`force: true`" in too_much.json()["detail"]) == (409, True)
+    assert (await Caller(url, READER).put(path, {"cost_usd": "0"})).status_code == 403
+    for _ in range(2):
+        resolved = await ada.put(path, {"cost_usd": "0"})
+        assert (resolved.status_code, resolved.json()["posted"]) == (200, True), resolved.text
+    assert (await ada.get("/unconfirmed")).json()["items"] == []
+    charged = before - usd_to_nanos(found["charged_usd"])
+
+    async def is_posted() -> bool:
+        return (await site.balance("budget:acme/team", "total")).posted_nanos == charged
+
+    await until(is_posted, "the books have it")
+    assert (await ada.put("/unconfirmed/no/such", {"cost_usd": "0"})).status_code == 404
+
+
+async def test_the_configuration_in_force_beside_the_file(ada: Caller, url: str) -> None:
+    document = (await ada.get("/configuration")).json()
+    assert (document["differences"], len(document["digest"])) == ([], 64)
+    assert document["brought_by"].startswith("worker on ")
+    assert (await Caller(url, TEAM).get("/configuration")).status_code == 403
+
+
 async def test_clients_are_made_once_and_revoked(ada: Caller) -> None:
     terms = {"budget": "acme/team", "routes": ["writer"], "expires_at": "2030-01-01T00:00:00Z"}
     made = await ada.put("/clients/notebooks", terms)
@@ -229,8 +300,11 @@ async def test_pages_follow_each_other(ada: Caller) -> None:
         ("/caps/day/acme", {"usd": 5}, 400, "usd: "),
         ("/caps/day/acme", {"usd": "5", "bye": 1}, 400, "bye: "),
         ("/caps/fortnight/acme", {"usd": "5"}, 404, "there is no window"),
+        ("/caps/day/acme", {}, 400, "usd: "),
+        ("/services/nowhere/caps/day", {"usd": "5"}, 409, "there is no account 'service:nowhere'"),
+        (f"/services/{'x' * 400}", {"paused": True}, 400, "service: "),
         ("/caps/day/a//b", {"usd": "5"}, 400, "budget"),
-        ("/raises/x", {"by_usd": "5"}, 400, "either a budget or a run"),
+        ("/raises/x", {"by_usd": "5"}, 400, "either a budget, a service or a run"),
         ("/raises/y", {"budget": "other", "window": "day", "by_usd": "5"}, 409, "has no cap for 'day'"),
         ("/runs/none", {}, 400, "say either"),
     ],

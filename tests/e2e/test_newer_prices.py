@@ -2,6 +2,7 @@
 budget by changing the list."""
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -9,8 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from counting_server import CountingServer, FakeService
+from gateway_process import running_gateway
 from loopback_server import LoopbackServer
 from paymaster_process import MODEL, Site, configuration, running_site, until
 from sqlalchemy import text
@@ -19,6 +22,7 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, try_generate
 from paymaster.devstack import EmbeddedStack
 
+ADMIN = "ada-0123456789abcdef0123456789abcdef"
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -70,6 +74,8 @@ async def site(
         service={"models": {MODEL: {"max_output_tokens": 100}}, "price_factor": "0.5"},
     )
     tables["prices"] = {"list_url": published.url}
+    digest = hashlib.sha256(ADMIN.encode()).hexdigest()
+    tables["gateway"] = {"admins": {"ada": {"key_sha256": digest, "may": ["prices"]}}}
     async with running_site(stack.temporal_address, database_url, tmp_path, tables) as site:
         yield site
 
@@ -169,3 +175,33 @@ async def test_a_price_of_zero_is_taken_only_when_somebody_agrees(
     assert "does not answer" in (await site.command("prices", "refresh", "--yes")).errors
     started = await site.start_workers()  # it needs the database alone
     assert f"prices are looked up in {await used(site)}" in started[0].log()
+
+
+async def test_an_admin_brings_a_list_over_http(site: Site, service: FakeService, published: ListServer) -> None:
+    """The list that was looked at and no other; one whose price falls where the admin says so."""
+    published.publish(service, input=2, output=4)
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    async with (
+        running_gateway(site) as gateway,
+        httpx.AsyncClient(base_url=f"{gateway.url}/v1/paymaster/admin", headers=headers, timeout=30) as admin,
+    ):
+        assert (await admin.get("/prices")).json()["prices"][0]["source"] is None
+        newer = (await admin.get("/prices/newer")).json()
+        assert [each["text"] for each in newer["changes"]] == [f"{service.name}/{MODEL}: new, input $2, output $4"]
+        brought = await admin.put("/prices", json={"sha256": newer["sha256"], "reason": "it is new"})
+        assert (brought.status_code, brought.json()["brought_by"]) == (200, "ada (it is new)")
+        [price] = brought.json()["prices"]
+        assert (price["input_usd"], price["output_usd"]) == ("1.000000000", "2.000000000")  # by half
+        assert (await admin.put("/prices", json={"sha256": newer["sha256"]})).json() == brought.json()
+
+        published.publish(service, input=0, output=4)
+        assert (await admin.put("/prices", json={"sha256": newer["sha256"]})).status_code == 412
+        newer = (await admin.get("/prices/newer")).json()
+        refused = await admin.put("/prices", json={"sha256": newer["sha256"]})
+        assert (refused.status_code, "input $2 → $0" in refused.json()["detail"]) == (409, True)
+        accepted = await admin.put("/prices", json={"sha256": newer["sha256"], "accept_falls": True})
+        assert accepted.json()["prices"][0]["input_usd"] == "0.000000000"
+        published.status = 500
+        assert (await admin.get("/prices/newer")).status_code == 502
+        logged = (await admin.get("/changes")).json()["items"]
+    assert [each["who"] for each in logged if each["reason"] == published.url] == ["ada (it is new)", "ada"]

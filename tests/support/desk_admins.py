@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from paymaster.admission.desk import Desk
-from paymaster.messages import EndRun, PauseService, RaiseCap, RaiseRun, ResumeRun, ResumeService, SetCap
+from paymaster.messages import EndRun, PauseService, RaiseCap, RaiseRun, ResumeRun, ResumeService, SetCap, UnsetCap
 from paymaster.values.money import nanos_to_usd
 
 
@@ -128,6 +128,18 @@ class Admins(DeskJudge):
             self.model.loading.add(place[0])
         self.model.changed[place] = Cap(to)
         assert answer.cap_nanos == to
+        self.after_a_look()
+
+    @rule(place=places)
+    def unset_cap(self, place: Place) -> None:
+        change = UnsetCap(account=place[0], window=place[1])
+        self.let_time_pass()
+        if not self.model.began or place[0] not in self.model.open:
+            self.refused(lambda desk: desk.unset_cap(change, self.clock_ms), "still reading|no account")
+        else:
+            answer = self.allowed(lambda desk: desk.unset_cap(change, self.clock_ms))
+            self.model.changed.pop(place, None)
+            assert answer.cap_nanos == self.model.cap(place)
         self.after_a_look()
 
     @precondition(lambda self: self.model.parts)

@@ -36,6 +36,7 @@ from paymaster.messages import (
     SetCap,
     Settle,
     Settled,
+    UnsetCap,
     Void,
     Window,
     Withdrawn,
@@ -273,11 +274,16 @@ class Site:
     def raise_cap(self, by: str, account: str = "budget:acme", window: Window = "day", *, lapses: bool = False) -> int:
         """The new cap in nano-dollars."""
         change = RaiseCap(account=account, window=window, by=by, until_window_end=lapses, who="ada", reason="more work")
-        return self.desk.raise_cap(change, self.now_ms).cap_nanos
+        return self.desk.raise_cap(change, self.now_ms).cap_nanos or 0
 
     def set_cap(self, to: str, account: str = "budget:acme", window: Window = "day") -> int:
         change = SetCap(account=account, window=window, to=to, who="ada", reason="new plan")
-        return self.desk.set_cap(change, self.now_ms).cap_nanos
+        return self.desk.set_cap(change, self.now_ms).cap_nanos or 0
+
+    def unset_cap(self, account: str = "budget:acme", window: Window = "day") -> int | None:
+        """The cap that is in force then, in nano-dollars."""
+        change = UnsetCap(account=account, window=window, who="ada", reason="as it was")
+        return self.desk.unset_cap(change, self.now_ms).cap_nanos
 
     # ------------------------------------------------------------ what it shows
 

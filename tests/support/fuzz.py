@@ -57,6 +57,7 @@ EXAMPLES: Mapping[str, object] = {
     "configure": {"config": CONFIG, "force": True, "signature": SIGNATURE},
     "raise_cap": {**ADMIN, "by": "0.01", "until_window_end": True},
     "set_cap": {**ADMIN, "to": "1.00", "signature": SIGNATURE},
+    "unset_cap": ADMIN,
     "pause_service": {"service": "fuzz", "who": "fuzz", "reason": "r"},
     "resume_service": {"service": "fuzz", "who": "fuzz", "reason": "r"},
     "report_attempts": {"reports": [{"hold_id": "x/1", "service": "fuzz", "pause_ms": 10, "trips_breaker": True}]},

@@ -7,8 +7,8 @@ from typing import TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from paymaster.gateway.admin.documents import Wanted
 from paymaster.gateway.admin.problems import Problem
+from paymaster.gateway.admin.wanted import Wanted
 from paymaster.gateway.admin.who import Admin
 from paymaster.messages import Signature
 
@@ -40,8 +40,7 @@ class Asked:
         try:
             return kind.model_validate_json(self.body)
         except ValidationError as error:
-            found = (f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg']}" for each in error.errors())
-            raise Problem(400, "bad_request", "; ".join(found)[:2_000]) from None
+            raise Problem(400, "bad_request", _in_words(error)) from None
 
     def said(self, wanted: Wanted) -> Said:
         """What every command says. The log names the admin; of a signed command the ledger names the signer. Raises
@@ -70,6 +69,19 @@ class Asked:
     @property
     def after(self) -> str:
         return self.query.get("after", "")
+
+
+def command(kind: type[BodyT], **values: object) -> BodyT:
+    """What is sent to the ledger. Raises Problem for what no such command can say."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise Problem(400, "bad_request", _in_words(error)) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    found = (f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg']}" for each in error.errors())
+    return "; ".join(found)[:2_000]
 
 
 @dataclass(frozen=True)

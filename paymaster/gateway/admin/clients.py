@@ -1,9 +1,10 @@
 """Clients of the gateway: made, listed and revoked."""
 
 from paymaster.gateway.admin.asked import Answer, Asked
-from paymaster.gateway.admin.documents import ClientPage, ClientWanted, client_document
+from paymaster.gateway.admin.documents import ClientPage, client_document
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.gateway.admin.wanted import ClientWanted
 from paymaster.settings.kinds import check_name
 from paymaster.storage.clients import (
     ClientExists,

@@ -1,24 +1,23 @@
-"""What the administration answers and takes, as JSON. Money is US dollars as exact text with nine decimals."""
+"""What the administration answers, as JSON. Money is US dollars as exact text with nine decimals."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from paymaster.messages import AccountStatus, LimitName, RunState, ServiceStatus, Signature, Window, WindowStatus
-from paymaster.settings.kinds import BudgetPath
+from paymaster.messages import (
+    AccountStatus,
+    LimitName,
+    RunState,
+    ServiceStatus,
+    UsageEntry,
+    Window,
+    WindowStatus,
+)
 from paymaster.storage.clients import StoredClient
 from paymaster.storage.ledger_log import LoggedChange
 from paymaster.storage.status_rows import CopiedLedger
-from paymaster.values.money import nanos_to_usd, usd_to_nanos
-
-
-def _check_amount(text: str) -> str:
-    usd_to_nanos(text)
-    return text
-
-
-Amount = Annotated[str, Field(max_length=100, examples=["12.50"]), AfterValidator(_check_amount)]
+from paymaster.values.money import Price, nanos_to_usd
 
 
 class Document(BaseModel):
@@ -57,6 +56,19 @@ class BudgetDocument(Document):
     """What was spent before is being read, and its calls wait."""
     enforced: bool
     time_zone: str
+
+
+class CapDocument(Document):
+    """The cap of a budget, or of a service, in one window."""
+
+    budget: str | None
+    service: str | None
+    window: Window
+    cap_usd: str | None
+    """Null: not capped."""
+    cap_from: Literal["file", "admin"]
+    lapsing_usd: str
+    """The part of the cap that is taken away when the window ends."""
 
 
 class ServiceDocument(Document):
@@ -105,6 +117,80 @@ class ClientDocument(Document):
     """Told once, in the answer that made it."""
 
 
+class UnconfirmedDocument(Document):
+    attempt: str
+    call_id: str
+    budget: str
+    service: str
+    model: str
+    granted_at: datetime | None
+    why: str
+    charged_usd: str
+    """Its bound, until somebody resolves it."""
+
+
+class ResolvedDocument(Document):
+    attempt: str
+    cost_usd: str
+    posted: bool
+    """The books have it. False: the row is stored, and `paymaster reconcile --repair` posts it."""
+
+
+class PriceDocument(Document):
+    """In US dollars for a million tokens, at this moment. Null: unknown."""
+
+    model: str
+    """`service/model`."""
+    input_usd: str | None
+    cached_input_usd: str | None
+    output_usd: str | None
+    source: str | None
+    """Null: there is no price, and calls are refused."""
+
+
+class PricesDocument(Document):
+    list: str
+    """What prices are looked up in that the configuration does not say."""
+    sha256: str | None
+    """Of the list that was brought last. Null: none was, and each package's own is used."""
+    brought_at: datetime | None
+    brought_by: str | None
+    source: str | None
+    prices: tuple[PriceDocument, ...]
+    """Of the models that the configuration names."""
+
+
+class ListChangeDocument(Document):
+    name: str
+    """`service/model`."""
+    text: str
+    needs_consent: bool
+    """It falls to zero or by a large part."""
+
+
+class NewerPricesDocument(Document):
+    """What is at the list's address now."""
+
+    url: str
+    sha256: str
+    in_force: bool
+    changes: tuple[ListChangeDocument, ...]
+
+
+class DifferenceDocument(Document):
+    text: str
+    loosens: bool
+    """A cap, a budget or a service goes."""
+
+
+class ConfigurationDocument(Document):
+    digest: str
+    brought_at: datetime
+    brought_by: str
+    differences: tuple[DifferenceDocument, ...]
+    """What the gateway's file would change."""
+
+
 class ChangeDocument(Document):
     at: datetime
     who: str
@@ -149,6 +235,12 @@ class ClientPage(Document):
     next: None = None
 
 
+class UnconfirmedPage(Document):
+    items: tuple[UnconfirmedDocument, ...]
+    """Oldest first."""
+    next: None = None
+
+
 class ChangePage(Document):
     items: tuple[ChangeDocument, ...]
     """Oldest first."""
@@ -162,50 +254,6 @@ class StandingDocument(Document):
     copied_at: datetime
     """When the ledger told last that anything changed."""
     age_s: float
-
-
-class Wanted(Document):
-    reason: Annotated[str, Field(max_length=1_000)] = ""
-    """Kept with the change."""
-    who: Annotated[str, Field(max_length=200)] = ""
-    """Of a signed command: what its signer wrote there. Without a signature it is the admin's name."""
-    signature: Signature | None = None
-    """Needed where `[admin] require_signature` is set; docs/security.md."""
-
-
-class CapWanted(Wanted):
-    usd: Amount
-
-
-class RaiseWanted(Wanted):
-    budget: BudgetPath | None = None
-    window: Window | None = None
-    """Of a budget."""
-    run: Annotated[str, Field(max_length=1_000)] | None = None
-    by_usd: Amount | None = None
-    until_window_end: bool = False
-    calls: Annotated[int, Field(ge=0)] = 0
-    """Of a run: so many calls more."""
-    lasts_s: Annotated[int, Field(ge=0)] = 0
-    """Of a run: so many seconds longer."""
-
-
-class ServiceWanted(Wanted):
-    paused: bool
-
-
-class RunWanted(Wanted):
-    ended: Literal[True] | None = None
-    """It is ended: no further call of it begins."""
-    held: Literal[False] | None = None
-    """It goes on, which is held as a runaway."""
-
-
-class ClientWanted(Document):
-    budget: BudgetPath
-    routes: tuple[str, ...] | None = None
-    requests_at_once: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    expires_at: AwareDatetime | None = None
 
 
 class ProblemDocument(BaseModel):
@@ -250,6 +298,21 @@ def budget_document(status: AccountStatus) -> BudgetDocument:
         loading=status.loading,
         enforced=status.enforced,
         time_zone=status.time_zone,
+    )
+
+
+def cap_document(account: str, window: Window, status: AccountStatus | None) -> CapDocument:
+    """Of the account with this key; None: there is none any more, and so no cap."""
+    kind, _, name = account.partition(":")
+    windows = () if status is None else status.windows
+    found = next((each for each in windows if each.window == window), None)
+    return CapDocument(
+        budget=name if kind == "budget" else None,
+        service=name if kind == "service" else None,
+        window=window,
+        cap_usd=None if found is None or found.cap_nanos is None else usd(found.cap_nanos),
+        cap_from="file" if found is None else found.cap_from,
+        lapsing_usd=usd(0 if found is None else found.lapsing_nanos),
     )
 
 
@@ -302,6 +365,31 @@ def ledger_document(copied: CopiedLedger) -> LedgerDocument:
         rules=status.rules,
         version=copied.version,
         copied_at=copied.copied_at,
+    )
+
+
+def unconfirmed_document(entry: UsageEntry) -> UnconfirmedDocument:
+    return UnconfirmedDocument(
+        attempt=entry.attempt_id,
+        call_id=entry.call_id,
+        budget=entry.budget,
+        service=entry.service,
+        model=entry.model,
+        granted_at=at(entry.granted_at_ms),
+        why=entry.error_class or entry.status,
+        charged_usd=usd(entry.cost_nanos),
+    )
+
+
+def price_document(model: str, price: Price | None) -> PriceDocument:
+    if price is None:
+        return PriceDocument(model=model, input_usd=None, cached_input_usd=None, output_usd=None, source=None)
+    return PriceDocument(
+        model=model,
+        input_usd=usd(price.input_nanos),
+        cached_input_usd=usd(price.cached_nanos),
+        output_usd=usd(price.output_nanos),
+        source=price.source,
     )
 
 

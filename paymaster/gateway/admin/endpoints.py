@@ -12,13 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paymaster.errors import AdminRefused, AdminStale, LedgerNotFound
-from paymaster.gateway.admin import documents
+from paymaster.gateway.admin import documents, wanted
 from paymaster.gateway.admin.asked import Answer, Asked
 from paymaster.gateway.admin.budgets import BudgetEndpoints
+from paymaster.gateway.admin.caps import CapEndpoints
 from paymaster.gateway.admin.clients import ClientEndpoints
+from paymaster.gateway.admin.configuration import ConfigurationEndpoints
+from paymaster.gateway.admin.prices import PriceEndpoints
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.services import RunEndpoints, ServiceEndpoints
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.gateway.admin.unconfirmed import UnconfirmedEndpoints
 from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.asked import Refused
 from paymaster.gateway.reading import CallerGone, check_headers, read_body
@@ -42,26 +46,41 @@ class Endpoint:
     is_tagged: bool = False
     """Its answer has an ETag, and a change takes `If-Match`."""
     or_answers: type[BaseModel] | None = None
+    takes_reason: bool = False
+    """In the query, because it takes no body."""
+
+
+def _caps(name: str, path: str, of: str) -> dict[str, Endpoint]:
+    """Of one cap, and by the names of what answers it."""
+    answers = documents.CapDocument
+    return {
+        name: Endpoint("GET", path, f"The cap of a {of} in a window", answers, is_tagged=True),
+        f"set_{name}": Endpoint(
+            "PUT", path, f"Set the cap of a {of} in a window", answers, wanted.CapWanted, is_tagged=True
+        ),
+        f"unset_{name}": Endpoint(
+            "DELETE",
+            path,
+            f"Take back what admins made of a {of}'s cap: the configuration's counts",
+            answers,
+            is_tagged=True,
+            takes_reason=True,
+        ),
+    }
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "ledger": Endpoint("GET", "/ledger", "The ledger as a whole", documents.LedgerDocument),
     "budgets": Endpoint("GET", "/budgets", "Budgets and how they stand", documents.BudgetPage, is_paged=True),
     "budget": Endpoint("GET", "/budgets/{budget:path}", "One budget", documents.BudgetDocument, is_tagged=True),
-    "cap": Endpoint(
-        "PUT",
-        "/caps/{window}/{budget:path}",
-        "Set the cap of a budget in a window",
-        documents.BudgetDocument,
-        documents.CapWanted,
-        is_tagged=True,
-    ),
+    **_caps("cap", "/caps/{window}/{budget:path}", "budget"),
+    **_caps("service_cap", "/services/{service}/caps/{window}", "service"),
     "raise": Endpoint(
         "PUT",
         "/raises/{raise_id}",
-        "Raise a budget's cap, or a run's limits, once for each id",
-        documents.BudgetDocument,
-        documents.RaiseWanted,
+        "Raise the cap of a budget or a service, or a run's limits, once for each id",
+        documents.CapDocument,
+        wanted.RaiseWanted,
         is_tagged=True,
         or_answers=documents.RunDocument,
     ),
@@ -73,7 +92,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         "/services/{service}",
         "Pause a service, or let it go on",
         documents.ServiceDocument,
-        documents.ServiceWanted,
+        wanted.ServiceWanted,
         is_tagged=True,
     ),
     "runs": Endpoint("GET", "/runs", "Runs with limits that somebody uses now", documents.RunPage, is_paged=True),
@@ -83,8 +102,35 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         "/runs/{run:path}",
         "End a run, or let one go on that is held",
         documents.RunDocument,
-        documents.RunWanted,
+        wanted.RunWanted,
         is_tagged=True,
+    ),
+    "unconfirmed": Endpoint(
+        "GET", "/unconfirmed", "Attempts that may or may not have been billed", documents.UnconfirmedPage
+    ),
+    "resolve": Endpoint(
+        "PUT",
+        "/unconfirmed/{attempt:path}",
+        "Say what an unconfirmed attempt did cost",
+        documents.ResolvedDocument,
+        wanted.ResolveWanted,
+    ),
+    "configuration": Endpoint(
+        "GET",
+        "/configuration",
+        "The configuration in force, and what the gateway's file would change",
+        documents.ConfigurationDocument,
+    ),
+    "prices": Endpoint("GET", "/prices", "Prices in force", documents.PricesDocument),
+    "newer_prices": Endpoint(
+        "GET", "/prices/newer", "What the newest list of prices would change", documents.NewerPricesDocument
+    ),
+    "bring_prices": Endpoint(
+        "PUT",
+        "/prices",
+        "Bring the newest list of prices to the workers",
+        documents.PricesDocument,
+        wanted.PricesWanted,
     ),
     "clients": Endpoint("GET", "/clients", "Clients of the database", documents.ClientPage),
     "client": Endpoint("GET", "/clients/{name}", "One client", documents.ClientDocument),
@@ -93,7 +139,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         "/clients/{name}",
         "Make a client; its key is told once",
         documents.ClientDocument,
-        documents.ClientWanted,
+        wanted.ClientWanted,
     ),
     "revoke": Endpoint("DELETE", "/clients/{name}", "Revoke a client's key", documents.ClientDocument),
 }
@@ -105,13 +151,19 @@ class AdminEndpoints:
         self._settings = settings
         self._admins = admins
         budgets, services, runs = BudgetEndpoints(site), ServiceEndpoints(site), RunEndpoints(site)
-        clients = ClientEndpoints(site)
+        clients, caps = ClientEndpoints(site), CapEndpoints(site)
+        unconfirmed, prices = UnconfirmedEndpoints(site), PriceEndpoints(site)
         self._answers: dict[str, Callable[[Asked], Awaitable[Answer]]] = {
             "ledger": budgets.ledger,
             "budgets": budgets.all,
             "budget": budgets.one,
-            "cap": budgets.set_cap,
-            "raise": budgets.raise_,
+            "cap": caps.one,
+            "set_cap": caps.put,
+            "unset_cap": caps.delete,
+            "service_cap": caps.one,
+            "set_service_cap": caps.put,
+            "unset_service_cap": caps.delete,
+            "raise": caps.raise_,
             "changes": budgets.changes,
             "services": services.all,
             "service": services.one,
@@ -119,6 +171,12 @@ class AdminEndpoints:
             "runs": runs.all,
             "run": runs.one,
             "end": runs.end_or_resume,
+            "unconfirmed": unconfirmed.all,
+            "resolve": unconfirmed.resolve,
+            "configuration": ConfigurationEndpoints(site).in_force,
+            "prices": prices.in_force,
+            "newer_prices": prices.newer,
+            "bring_prices": prices.bring,
             "clients": clients.all,
             "client": clients.one,
             "make": clients.make,

@@ -13,6 +13,7 @@ TITLES = {
     "exists": "There is another one of this name",
     "refused": "Refused by the ledger",
     "stale": "Changed since it was read",
+    "no_list": "There is no list of prices to be had",
     "unavailable": "Not available now",
     "internal_error": "Internal error",
 }

@@ -1,16 +1,10 @@
 """Services and runs, and what admins do to them."""
 
-from paymaster.gateway.admin.asked import Answer, Asked
-from paymaster.gateway.admin.documents import (
-    RunPage,
-    RunWanted,
-    ServicePage,
-    ServiceWanted,
-    run_document,
-    service_document,
-)
+from paymaster.gateway.admin.asked import Answer, Asked, command
+from paymaster.gateway.admin.documents import RunPage, ServicePage, run_document, service_document
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.gateway.admin.wanted import RunWanted, ServiceWanted
 from paymaster.messages import EndRun, PauseService, ResumeRun, ResumeService
 
 
@@ -36,10 +30,10 @@ class ServiceEndpoints:
         name, wanted, ledger = asked.path["service"], asked.read(ServiceWanted), self._administrated.ledger
         said = asked.said(wanted)
         if wanted.paused:
-            command = ledger.pause_service(PauseService(service=name, **said))
+            answer = ledger.pause_service(command(PauseService, service=name, **said))
         else:
-            command = ledger.resume_service(ResumeService(service=name, **said))
-        await self._administrated.carry_out(command)
+            answer = ledger.resume_service(command(ResumeService, service=name, **said))
+        await self._administrated.carry_out(answer)
         return await self._told(name)
 
     async def _told(self, name: str) -> Answer:
@@ -74,10 +68,10 @@ class RunEndpoints:
         if (wanted.ended is None) == (wanted.held is None):
             raise Problem(400, "bad_request", "say either `ended: true` or `held: false`")
         if wanted.ended:
-            command = ledger.end_run(EndRun(run=run, **said))
+            answer = ledger.end_run(command(EndRun, run=run, **said))
         else:
-            command = ledger.resume_run(ResumeRun(run=run, **said))
-        await self._administrated.carry_out(command)
+            answer = ledger.resume_run(command(ResumeRun, run=run, **said))
+        await self._administrated.carry_out(answer)
         return await self._told(run)
 
     async def _told(self, run: str) -> Answer:

@@ -9,6 +9,7 @@ from paymaster.gateway.admin.problems import Problem
 from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import AccountStatus, CapState, RunState, ServiceState
+from paymaster.settings import Settings
 from paymaster.storage.status_rows import CopiedLedger
 
 AnswerT = TypeVar("AnswerT", CapState, RunState, ServiceState)
@@ -16,7 +17,8 @@ _NO_COPY = "the ledger has copied nothing yet: a worker has to run, by the rules
 
 
 class AdminSite:
-    def __init__(self, ledger: Ledger, engine: AsyncEngine) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, engine: AsyncEngine) -> None:
+        self.settings = settings
         self.ledger = ledger
         self.engine = engine
         self.copy = CopiedStatus(engine, ledger.name)
@@ -29,13 +31,18 @@ class AdminSite:
 
     async def account(self, key: str) -> AccountStatus:
         """Raises Problem."""
+        found = await self.find(key)
+        if found is None:
+            kind, _, name = key.partition(":")
+            raise Problem(404, "not_found", f"the ledger has no {kind} {name!r} now")
+        return found
+
+    async def find(self, key: str) -> AccountStatus | None:
+        """Raises Problem."""
         found = await self.copy.accounts([key])
         if found is None:
             raise Problem(503, "unavailable", _NO_COPY)
-        if not found.accounts:
-            kind, _, name = key.partition(":")
-            raise Problem(404, "not_found", f"the ledger has no {kind} {name!r} now")
-        return found.accounts[0]
+        return next(iter(found.accounts), None)
 
     async def page(self, kind: str, after: str, limit: int, below: str | None = None) -> list[AccountStatus]:
         """`below`: only this budget and those below it. Raises Problem."""

@@ -124,6 +124,89 @@ def test_a_cap_on_a_new_account_first_loads_what_was_spent_there() -> None:
     site.parked(candidate(usd=1), budget="acme/team")
 
 
+# ---------------------------------------------------------------- caps that are taken back
+
+
+def test_an_unset_cap_is_what_the_file_says() -> None:
+    """A set one, raises, a first one, and one that no admin changed; each change is kept."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    site.set_cap("3")
+    site.raise_cap("1", lapses=True)
+    site.set_cap("5", window="month")
+    assert site.unset_cap() == 10 * USD
+    assert site.unset_cap(window="month") is None
+    assert not site.balance().by_admin
+    assert site.balance().lapsing_nanos == 0
+    before = len(site.cap_changes())
+    assert site.unset_cap() == 10 * USD
+    assert [(c.window, c.from_nanos, c.to_nanos, c.file_nanos, c.who) for c in site.cap_changes()[3:]] == [
+        ("day", 4 * USD, None, 10 * USD, "ada"),
+        ("month", 5 * USD, None, None, "ada"),
+    ]
+    assert before == 5, "what is as the file says already is no change"
+
+
+def test_an_unset_cap_gives_room_or_takes_back_what_has_none() -> None:
+    """From $1 back to $3, from none at all, and from $8 back to $3."""
+    site = Site(config(budgets={"acme": capped(day=3)}))
+    site.set_cap("1")
+    site.settle(site.granted(), 1)
+    waiting = site.parked()
+    site.unset_cap()
+    assert site.served() == [waiting]
+    site.void(waiting)
+    site.set_cap("1", window="total")
+    waiting = site.parked()
+    site.unset_cap(window="total")
+    assert site.served() == [waiting]
+    site.set_cap("8")
+    newest = [site.granted(candidate(usd=2)).hold_id for _ in range(2)][::-1]
+    site.unset_cap()
+    assert site.withdrawn() == newest
+
+
+def test_a_budget_that_only_an_admins_cap_named_is_closed() -> None:
+    """Its calls are charged above, as before there was one; those that wait are looked at."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    site.set_cap("1", "budget:acme/new")
+    site.load()
+    site.settle(site.granted(budget="acme/new"), 1)
+    waiting = site.parked(budget="acme/new")
+    assert site.unset_cap("budget:acme/new") is None
+    assert "budget:acme/new" not in site.desk.ledger.accounts
+    assert site.served() == [waiting]
+    assert site.pending() == 1
+
+
+def test_a_rolling_window_that_nothing_caps_any_more_goes() -> None:
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    site.set_cap("1", window="7d")
+    site.load()
+    assert site.unset_cap(window="7d") is None
+    assert "7d" not in site.desk.ledger.accounts["budget:acme"].balances
+
+
+def test_an_unset_caps_thresholds_alert_again() -> None:
+    site = Site(config(budgets={"acme": capped(day=10).model_copy(update={"alert_at": (0.8,)})}))
+    site.set_cap("100")
+    site.settle(site.granted(candidate(usd=8)), 8)
+    assert site.alerts("threshold") == []
+    site.unset_cap()
+    site.settle(site.granted(candidate(usd=1)), 1)
+    assert site.alerts("threshold") != []
+
+
+def test_unset_cap_is_refused_where_nothing_can_be_said() -> None:
+    """No such account; what was stored is not read yet; the rules of version 0.1.0."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    with pytest.raises(ValueError, match="there is no account 'budget:typo'"):
+        site.unset_cap("budget:typo")
+    with pytest.raises(ValueError, match="still reading what was stored"):
+        Site(config(budgets={"acme": capped(day=10)}), load=False).unset_cap()
+    with pytest.raises(ValueError, match="`paymaster upgrade`"):
+        Site(config(budgets={"acme": capped(day=10)}), rules=1).unset_cap()
+
+
 # ---------------------------------------------------------------- grants that are taken back
 
 

@@ -70,6 +70,7 @@ admins_step = st.one_of(
     st.tuples(st.just("set"), places, st.integers(0, 30)),
     st.tuples(st.just("raise"), places, st.integers(1, 9)),
     st.tuples(st.just("lapse"), places, st.integers(1, 9)),
+    st.tuples(st.just("unset"), places, st.just(0)),
 )
 steps = st.one_of(
     st.tuples(st.just("bring"), files),
@@ -97,6 +98,8 @@ def do(site: Site, step: tuple[Any, ...]) -> bool:
             try:
                 if what == "set":
                     site.set_cap(str(usd), account, window)
+                elif what == "unset":
+                    site.unset_cap(account, window)
                 else:
                     site.raise_cap(str(usd), account, window, lapses=what == "lapse")
             except ValueError:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from paymaster.gateway.admin.asked import Asked
-from paymaster.gateway.admin.documents import CapWanted
 from paymaster.gateway.admin.problems import Problem
+from paymaster.gateway.admin.wanted import CapWanted
 from paymaster.gateway.admin.who import Admin, Admins
 from paymaster.gateway.clients import Clients
 from paymaster.settings import GatewaySettings
@@ -94,7 +94,7 @@ def test_a_page_has_a_size(limit: str) -> None:
         _ = asked(limit=limit).limit
 
 
-@pytest.mark.parametrize("usd", ['"1e999999999"', '"a"', '"0.0000000001"', "1.5", "null", '"NaN"', '""'])
+@pytest.mark.parametrize("usd", ['"1e999999999"', '"a"', '"0.0000000001"', "1.5", '"NaN"', '""'])
 def test_amounts_are_exact_text(usd: str) -> None:
     with pytest.raises(Problem, match="usd: "):
         asked(b'{"usd": %b}' % usd.encode()).read(CapWanted)
