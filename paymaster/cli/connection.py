@@ -108,16 +108,32 @@ async def _without_traceback(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def command_settings(config: Path | None) -> "Settings":
     """The settings for this command. Raises CommandError."""
-    from paymaster.settings import ConfigurationError, load_settings
+    from paymaster.settings import ConfigurationError
 
-    stack = _dev_stack(config)
     try:
-        if stack is None:
-            return load_settings(config)
-        os.environ.setdefault("TEMPORAL_ADDRESS", stack.environment["TEMPORAL_ADDRESS"])
-        return load_settings(stack.config_file, environ=stack.environment | dict(os.environ))
+        return read_settings(config)
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
+
+
+def read_settings(config: Path | None) -> "Settings":
+    """The settings for this command. Raises ConfigurationError."""
+    from paymaster.settings import load_settings
+
+    stack = _dev_stack(config)
+    if stack is None:
+        return load_settings(config)
+    os.environ.setdefault("TEMPORAL_ADDRESS", stack.environment["TEMPORAL_ADDRESS"])
+    return load_settings(stack.config_file, environ=stack.environment | dict(os.environ))
+
+
+def settings_file(config: Path | None) -> Path:
+    """The file that `read_settings` reads."""
+    from paymaster.settings.load import CONFIG_FILE_DEFAULT
+
+    stack = _dev_stack(config)
+    named = config or Path(os.environ.get("PAYMASTER_CONFIG") or CONFIG_FILE_DEFAULT)
+    return named if stack is None else stack.config_file
 
 
 def _dev_stack(config: Path | None) -> "RunningStack | None":

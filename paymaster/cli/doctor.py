@@ -3,39 +3,37 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import typer
 
+from paymaster.cli.check import Check
 from paymaster.cli.connection import (
     ConfigOption,
-    command_settings,
     connect_temporal,
     database_url,
     ledger_status,
     open_database,
+    read_settings,
     run_async,
+    settings_file,
     temporal_address,
 )
+from paymaster.cli.doctor_gateway import gateway_checks
 from paymaster.cli.exits import EXIT_NO, CommandError
-from paymaster.cli.present import JsonOption, print_checks, print_json
+from paymaster.cli.present import JsonOption, print_checks, print_json, utc
 from paymaster.cli.prices import use_stored_list
 
 if TYPE_CHECKING:
+    from paymaster.messages import DeskStatus
     from paymaster.settings import Settings
     from paymaster.values.money import Price
 
-
-class Check(NamedTuple):
-    """One line of the report. `detail` is what was found, or the problem with what to do about it."""
-
-    name: str
-    ok: bool
-    detail: str
+_SHOWN_MAX = 10
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Check configuration, Temporal, ledger, database, keys and prices, and say what to do."""
+    """Check configuration, Temporal, ledger, database, gateway, keys and prices, and say what to do."""
     checks = run_async(_checks(config))
     if as_json:
         print_json(
@@ -51,16 +49,17 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 
 async def _checks(config: Path | None) -> list[Check]:
+    from paymaster.settings import ConfigurationError
+
+    file = settings_file(config)
     try:
-        settings = command_settings(config)
-    except CommandError as error:
-        return [Check("configuration", False, str(error))]
-    checks = [
-        Check("configuration", True, f"services: {len(settings.services)}, routes: {len(settings.routes)}"),
-        await _check("temporal", _temporal, settings),
-    ]
+        settings = read_settings(config)
+    except ConfigurationError as error:
+        return [Check("configuration", False, f"{file}: {problem}") for problem in error.problems]
+    counts = f"services: {len(settings.services)}, routes: {len(settings.routes)}, budgets: {len(settings.budgets)}"
+    checks = [Check("configuration", True, f"{file}: {counts}"), await _check("temporal", _temporal, settings)]
     if checks[-1].ok:
-        checks.append(await _check("ledger", _ledger, settings))
+        checks += await _ledger(settings)
         if checks[-1].ok:
             checks.append(await _check("configuration in force", _configuration, settings))
     checks.append(await _check("database", _database, settings))
@@ -68,6 +67,7 @@ async def _checks(config: Path | None) -> list[Check]:
         checks.append(await _check("database pooler", _pooler, settings))
         checks.append(await _check("database grants", _grants, settings))
         checks.append(await _check("price list", _price_list, settings))
+    checks += await gateway_checks(settings)
     checks.extend([check async for check in _keys(settings)])
     checks.extend(_bundles(settings))
     checks.extend(_proxies(settings))
@@ -92,9 +92,33 @@ async def _temporal(settings: "Settings") -> str:
     return f"{temporal_address()}, namespace {client.namespace}, {attributes} search attributes"
 
 
-async def _ledger(settings: "Settings") -> str:
-    status = await ledger_status(settings)
-    return f"{status.ledger} answers: {status.holds} in flight, {status.parked} parked"
+async def _ledger(settings: "Settings") -> list[Check]:
+    """How it stands, where it answers, and what somebody should look at."""
+    try:
+        status = await ledger_status(settings)
+    except CommandError as error:
+        return [Check("ledger", False, str(error))]
+    see = ", see `paymaster unconfirmed list`" if status.unconfirmed else ""
+    counts = f"{status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed{see}"
+    checks = [Check("ledger", True, f"{status.ledger} answers: {counts}")]
+    if used_up := list(_used_up(status)):
+        more = f" and {len(used_up) - _SHOWN_MAX} more" if len(used_up) > _SHOWN_MAX else ""
+        checks.append(Check("caps", True, f"used up: {', '.join(used_up[:_SHOWN_MAX])}{more}; `paymaster budget show`"))
+    if not any(account.account.startswith("budget:") for account in status.accounts):
+        checks.append(Check("budgets", False, 'there is none, so calls are refused: add [budgets."NAME"] to the file'))
+    return checks
+
+
+def _used_up(status: "DeskStatus") -> Iterator[str]:
+    """Caps under which nothing is left to spend, and when that ends."""
+    from paymaster.values.money import format_usd
+
+    for account in status.accounts:
+        for window in account.windows:
+            if account.enforced and window.cap_nanos is not None and window.posted_nanos >= window.cap_nanos:
+                until = "" if window.ends_at_ms is None else f" until {utc(window.ends_at_ms)}"
+                spent = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}"
+                yield f"{account.account} {window.window} ({spent}){until}"
 
 
 async def _database(settings: "Settings") -> str:

@@ -82,6 +82,11 @@ async def find_keys(settings: "Settings") -> AsyncIterator[FoundKey]:
             used_by.setdefault(service.key_name, []).append(name)
     for name in settings.encryption.keys:
         used_by.setdefault(name, []).append("[encryption]")
+    if settings.gateway.streams.secret_key is not None:
+        used_by.setdefault(settings.gateway.streams.secret_key, []).append("[gateway.streams]")
+    for name, client in settings.gateway.clients.items():
+        if client.key is not None:
+            used_by.setdefault(client.key, []).append(f"[gateway.clients.{name}]")
     signing = {service.key_name for service in settings.services.values() if service.auth == "aws"}
     keys = kept_keys(settings, wait_at_most_s=_ANSWERS_WITHIN_S)
     try:

@@ -150,3 +150,28 @@ async def test_what_a_routes_model_refuses_is_said(site: Site) -> None:
     assert ok
     assert "refuses tools, json_schema" in detail
     assert "there is none" not in detail
+
+
+async def test_the_file_is_named_and_each_problem_has_a_line(site: Site) -> None:
+    file = site.folder / "wrong.toml"
+    file.write_text('[budgets.acme]\nlimit = 5\n[gateway]\naddress = "nowhere"\n')
+    ended = await site.command("doctor", "--json", "--config", str(file))
+    checks = json.loads(ended.output)["checks"]
+    assert (ended.code, len(checks) >= 2) == (1, True)
+    assert all(each["detail"].startswith(f"{file}: ") for each in checks)
+    assert any("gateway.address" in each["detail"] for each in checks)
+    found = await checked(site)
+    assert found["configuration"] == (True, f"{site.folder / 'paymaster.toml'}: services: 3, routes: 3, budgets: 0")
+
+
+async def test_used_up_caps_and_what_is_unconfirmed_are_said(
+    stack: EmbeddedStack, database_url: str, tmp_path: Path
+) -> None:
+    tables = {**TABLES, "budgets": {"acme": {"cap_usd": {"day": "0"}}}}
+    async with running_site(stack.temporal_address, database_url, tmp_path / "used", tables, workers=1) as site:
+        found = await checked(site)
+    assert found["ledger"] == (True, f"{site.ledger.name} answers: 0 in flight, 0 parked, 0 unconfirmed")
+    ok, detail = found["caps"]
+    assert ok
+    assert detail.startswith("used up: budget:acme day ($0.00 of $0.00) until ")
+    assert "budgets" not in found
