@@ -67,7 +67,7 @@ async def run_gateway(
         clients = await running.enter_async_context(open_clients(settings, keys, engine))
         pages: Sequence[Route] = ()
         if engine is not None and make_pages is not None:
-            pages = await make_pages(settings, keys, AdminSite(Ledger(client, settings.ledger.name), engine))
+            pages = await make_pages(settings, keys, AdminSite(settings, Ledger(client, settings.ledger.name), engine))
         server = _Server(_config(gateway_app(settings, clients, client, streams, engine, pages), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"

@@ -41,7 +41,7 @@ async def console_app(
     """`engine` None: the database does not answer. `tables`: of the settings, instead of those with three keys."""
     settings = Settings.model_validate({"console": {"keys": KEYS}, **tables})
     temporal = temporal or await Client.connect("127.0.0.1:1", lazy=True)
-    site = AdminSite(Ledger(temporal, settings.ledger.name), engine or create_engine(NOWHERE))
+    site = AdminSite(settings, Ledger(temporal, settings.ledger.name), engine or create_engine(NOWHERE))
     return Starlette(routes=await console_routes(settings, named_keys(settings), site))
 
 
