@@ -47,18 +47,21 @@ def usage(
         bool, typer.Option("--csv", help="For finance: exact US dollars, and integer nano-dollars beside them.")
     ] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML report.")] = None,
+    focus: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write each attempt in FOCUS columns, as CSV, or as FILE.parquet."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Calls, attempts, tokens and cost."""
-    if [as_json, as_csv, html is not None].count(True) > 1:
-        raise CommandError("choose one of --json, --csv and --html")
+    _check_form([as_json, as_csv, html is not None], by, focus)
     of_budget, of_run = given_once("--budget", budget), given_once("--run", run)
     settings = command_settings(config)
     dimensions = _dimensions(by or ["service,model"])
     start, end = span_of(since, until)
     scope: Scope = {"since": start, "until": end, "budget": of_budget, "run": of_run}
-    if html is not None:
-        _write_html(settings, html, scope)
+    if html is not None or focus is not None:
+        _write_file(settings, scope, html, focus)
         return
     asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "by": list(dimensions)}
     asked |= {"since": iso(start), "until": iso(end), "budget": of_budget, "run": of_run}
@@ -78,13 +81,26 @@ def usage(
         print_line("no usage is stored for this")
 
 
-def _write_html(settings: "Settings", file: Path, scope: "Scope") -> None:
-    if not file.absolute().parent.is_dir():
-        raise CommandError(f"--html {file}: there is no such folder")
-    from paymaster.cli.usage_page import write_page
+def _check_form(others: "Sequence[bool]", by: list[str] | None, focus: Path | None) -> None:
+    if sum([*others, focus is not None]) > 1:
+        raise CommandError("choose one of --json, --csv, --html and --focus")
+    if by and focus is not None:
+        raise CommandError("--focus writes every attempt, and has all dimensions as columns: leave --by out")
 
-    run_async(write_page(settings, file, scope))
-    print_line(f"wrote {file}")
+
+def _write_file(settings: "Settings", scope: "Scope", html: Path | None, focus: Path | None) -> None:
+    for option, file in (("--html", html), ("--focus", focus)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise CommandError(f"{option} {file}: there is no such folder")
+    if html is not None:
+        from paymaster.cli.usage_page import write_page
+
+        run_async(write_page(settings, html, scope))
+        print_line(f"wrote {html}")
+    if focus is not None:
+        from paymaster.cli.usage_focus import write_focus
+
+        run_async(write_focus(settings, focus, scope))
 
 
 def _dimensions(by: "Sequence[str]") -> list[str]:

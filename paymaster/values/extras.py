@@ -31,6 +31,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "pydantic-ai": ("pydantic_ai",),
     "openai-agents": ("agents",),
     "langchain": ("langchain_core",),
+    "parquet": ("pyarrow",),
     "cli": ("platformdirs", "rich", "typer", "tzdata"),
 }
 """What they install, by the names that are imported; the longest name that fits says which extra it is."""

@@ -312,7 +312,9 @@ async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, da
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["--csv", "--json"], "choose one of --json, --csv and --html"),
+        (["--csv", "--json"], "choose one of --json, --csv, --html and --focus"),
+        (["--by", "day", "--focus", "a.csv"], "leave --by out"),
+        (["--focus", "no/such/folder.csv"], "--focus no/such/folder.csv: there is no such folder"),
         (["--by", "metadata."], "--by metadata.: write some of"),
         (["--since", "2026-02-02", "--until", "2026-02-01"], "is not before"),
         (["--since", "9999-12-31", "--until", "0001-01-01"], "--since 9999-12-31 is not before --until 0001-01-01"),
