@@ -9,6 +9,7 @@ import typer
 
 from paymaster.cli import (
     admin,
+    bill,
     budget,
     call,
     clients,
@@ -69,6 +70,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(services.app, name="services")
 app.command()(usage.usage)
 app.command()(reconcile.reconcile)
+app.add_typer(bill.app, name="bill")
 app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(clock.app, name="clock")
 app.add_typer(config.app, name="config")
