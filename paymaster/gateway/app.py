@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.client import Client
 
-from paymaster.gateway.admin.endpoints import AdminEndpoints
+from paymaster.gateway.admin.endpoints import BASE, AdminEndpoints
+from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.answered import response_of
@@ -48,10 +49,14 @@ async def _not_served(request: Request, error: Exception) -> Response:
     """A path, or a method, that the gateway does not have, in the words of whoever asks."""
     assert isinstance(error, HTTPException)  # that is what it is called for
     where = f"{request.method} {request.url.path}"
-    if error.status_code == 405:
-        answer = refusal(dialect_spoken(request), "method_not_allowed", f"{where} is not served")
+    is_method = error.status_code == 405
+    if f"{request.url.path}/".startswith(f"{BASE}/"):
+        name = "method_not_allowed" if is_method else "not_found"
+        response = Problem(error.status_code, name, f"{where} is no request of the administration").response()
+    elif is_method:
+        response = response_of(refusal(dialect_spoken(request), "method_not_allowed", f"{where} is not served"))
     else:
-        answer = refusal(dialect_spoken(request), "no_such_path", f"{where} is no call of an LLM and nothing else here")
-    response = response_of(answer)
+        said = f"{where} is no call of an LLM and nothing else here"
+        response = response_of(refusal(dialect_spoken(request), "no_such_path", said))
     response.headers.update(error.headers or {})
     return response

@@ -1,20 +1,26 @@
 """Administration over HTTP: a process of `paymaster serve`, a worker and a real ledger."""
 
 import asyncio
+import random
+import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from counting_server import CountingServer, FakeService, Reply
 from gateway_process import KEY, client_table, running_gateway
+from jsonschema import Draft202012Validator
 from paymaster_process import Databases, Site, configuration, running_site, until, write_configuration
 
 from paymaster import LLMRequest, RunLimits
 from paymaster.client import generate
 from paymaster.devstack import EmbeddedStack
+from paymaster.gateway.openapi import openapi_document
 from paymaster.messages import SetCap
 from paymaster.messages.temporal_names import SET_CAP
 from paymaster.security.signing_key import SigningKey
@@ -313,6 +319,38 @@ async def test_nonsense_is_refused_in_words(ada: Caller, path: str, document: ob
     answer = await ada.put(path, document)
     assert answer.status_code == status, answer.text
     assert why in answer.json()["detail"]
+
+
+def drawn(chance: random.Random, operation: dict[str, Any], path: str) -> tuple[str, object]:
+    """A path, and a body, some of it as the document says and some not."""
+    texts = ["acme", "acme/team", "day", "administrated", "pr-17", "x" * 400, "\u0000", "a b", "é/ö", "..", "%"]
+    for name in re.findall(r"{(\w+)}", path):
+        path = path.replace(f"{{{name}}}", quote(chance.choice(texts), safe=""))
+    fields = ["usd", "by_usd", "cost_usd", "reason", "budget", "service", "run", "window", "paused", "ended", "held"]
+    values = ["1", "day", "acme", "", None, True, 0, -1, [], {}, "x" * 2_000, "\u0000", "NaN", "1e99"]
+    body = {chance.choice([*fields, "sha256", "signature", "who", "calls"]): chance.choice(values) for _ in range(3)}
+    return path, body if "requestBody" in operation else None
+
+
+@pytest.mark.parametrize("method", ["get", "put", "delete"])
+async def test_every_answer_is_as_the_document_says(ada: Caller, url: str, method: str) -> None:
+    """Also to nonsense: a problem in words, and never an internal error."""
+    document = openapi_document()
+    chance, found = random.Random(method), Counter[int]()
+    paths = {p: each[method] for p, each in document["paths"].items() if p.startswith(f"{BASE}/") and method in each}
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {ADA}"}, timeout=30) as client:
+        for path, operation in paths.items():
+            for _ in range(1 if path.endswith("/prices/newer") else 8):
+                where, body = drawn(chance, operation, path)
+                answer = await client.request(method, where, json=body)
+                said = operation["responses"].get(str(answer.status_code), operation["responses"]["default"])
+                kind = answer.headers["content-type"].partition(";")[0]
+                assert kind in said["content"], (answer.status_code, where, body, answer.text)
+                schema = {**said["content"][kind]["schema"], "components": document["components"]}
+                Draft202012Validator(schema).validate(answer.json())
+                assert answer.status_code != 500, (where, body)
+                found[answer.status_code] += 1
+    assert found.keys() & {200, 400, 404}, found
 
 
 async def test_a_client_sees_how_its_own_budget_stands(ada: Caller, url: str) -> None:

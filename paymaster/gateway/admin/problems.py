@@ -10,6 +10,7 @@ TITLES = {
     "not_allowed": "Not allowed",
     "bad_request": "Not a request of this kind",
     "not_found": "No such thing",
+    "method_not_allowed": "Not done to this",
     "exists": "There is another one of this name",
     "refused": "Refused by the ledger",
     "stale": "Changed since it was read",
