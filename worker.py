@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -493,7 +494,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redact_crashes()
     try:
         settings = load_settings(options.config)
-        asyncio.run(_run_until_stopped(settings, options.role, on_ready))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run_until_stopped(settings, options.role, on_ready))
     except (ConfigurationError, KeyUnavailable, ExtraMissing) as error:
         logger.error("%s", error)
         return 2

@@ -16,6 +16,7 @@ from paymaster.keys.api_key import KeyUnavailable, ServiceKeys
 from paymaster.live.frames import Failed, Head, head_frame, last_frame, piece_frame
 from paymaster.live.signing import PROOF_HEADER, is_genuine, proof_of_worker
 from paymaster.messages.streams import StreamTo
+from paymaster.providers.network import quick_transport
 from paymaster.providers.tls import tls_context
 from paymaster.settings.gateway_streams import GatewayStreamsSettings
 
@@ -143,8 +144,11 @@ class Pushes:
         self._keys = keys
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(CONNECT_TIMEOUT_S, read=None, write=None),  # a Push has a time of its own
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=_IDLE_MAX_S),
-            verify=tls_context("gateway.streams", settings.ca_bundle),
+            transport=quick_transport(
+                verify=tls_context("gateway.streams", settings.ca_bundle),
+                limits=httpx.Limits(max_connections=CONNECTIONS_MAX, keepalive_expiry=_IDLE_MAX_S),
+                proxy=None,
+            ),
             follow_redirects=False,  # it goes where the gateway signed, and nowhere else
             trust_env=False,
         )

@@ -6,6 +6,7 @@ import httpcore
 import httpx
 
 from paymaster.providers.decompression import ACCEPT_ENCODING
+from paymaster.providers.network import quick_transport
 from paymaster.providers.proxies import proxy_for
 from paymaster.providers.tls import tls_context
 from paymaster.settings import ServiceSettings
@@ -34,10 +35,12 @@ class Connections:
             name: httpx.AsyncClient(
                 headers={"accept-encoding": ACCEPT_ENCODING},
                 timeout=httpx.Timeout(service.timeout.total_seconds(), connect=CONNECT_TIMEOUT_S),
-                limits=limits,
-                verify=tls_context(f"services.{name}", service.ca_bundle),
+                transport=quick_transport(
+                    verify=tls_context(f"services.{name}", service.ca_bundle),
+                    limits=limits,
+                    proxy=proxy_for(service.base_url),
+                ),
                 follow_redirects=False,  # a redirect would carry the key to wherever it leads
-                proxy=proxy_for(service.base_url),
                 trust_env=False,  # what it says of proxies is read by us: httpx raises for what it cannot read
             )
             for name, service in services.items()

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "worker": (
+        "aiohappyeyeballs",
         "aiohttp",
         "alembic",
         "asyncpg",
@@ -17,13 +18,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "sqlalchemy",
         "structlog",
         "tzdata",
+        "uvloop",
     ),
     "azure": ("azure",),
     "bedrock": ("botocore",),
     "vertex": ("google.auth",),
     "tiktoken": ("tiktoken",),
     "telemetry": ("opentelemetry.exporter", "opentelemetry.sdk", "prometheus_client", "requests"),
-    "gateway": ("httptools", "jinja2", "jwt", "starlette", "uvicorn", "uvloop"),
+    "gateway": ("httptools", "jinja2", "jwt", "starlette", "uvicorn"),
     "transport": ("httpx2",),
     "openai": ("openai",),
     "anthropic": ("anthropic",),
