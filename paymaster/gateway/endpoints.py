@@ -23,7 +23,7 @@ from paymaster.gateway.clients import Clients, ClientTerms, NotAClient
 from paymaster.gateway.connections import when_cut
 from paymaster.gateway.counted import count_document, counted_request, is_googles_count
 from paymaster.gateway.live import LiveCalls, LiveResponse, may_stream
-from paymaster.gateway.measured import measure_request
+from paymaster.gateway.measured import active_request, measure_request
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.openapi import openapi_document
@@ -115,9 +115,13 @@ class Endpoints:
                 name = client.name
                 with ExitStack() as lasting:
                     lasting.enter_context(self._one_more_of(client))
+                    lasting.enter_context(active_request(request.method))
                     response = await handler(request, client)
                     if isinstance(response, LiveResponse):
-                        response.lasting.push(lasting.pop_all())
+                        live = response
+                        lasting.callback(lambda: _log(request, name, live, time.monotonic() - began))
+                        live.lasting.push(lasting.pop_all())
+                        return live
             except CallerGone:
                 response = Response(status_code=_CALLER_GONE)
             except Exception as error:

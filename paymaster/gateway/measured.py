@@ -3,7 +3,8 @@
 Without telemetry all of this is OpenTelemetry's no-op. Nothing in here fails a request.
 """
 
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 
 from opentelemetry import metrics
 from opentelemetry.util.types import AttributeValue
@@ -13,8 +14,14 @@ _meter = metrics.get_meter("paymaster")
 _duration = _meter.create_histogram(
     "http.server.request.duration",
     unit="s",
-    description="How long a request to the gateway took, until its answer was there",
+    description="How long a request to the gateway took, to the end of its answer",
     explicit_bucket_boundaries_advisory=_DURATIONS_S,
+)
+_active = _meter.create_up_down_counter(
+    "http.server.active_requests", unit="{request}", description="Requests of clients that are being answered"
+)
+_streams = _meter.create_up_down_counter(
+    "paymaster.streams", unit="{stream}", description="Callers who wait for an answer that may come token by token"
 )
 
 
@@ -27,3 +34,28 @@ def measure_request(method: str, route: str, status: int, took_s: float) -> None
     }
     with suppress(Exception):
         _duration.record(took_s, attributes)
+
+
+@contextmanager
+def active_request(method: str) -> Generator[None]:
+    """One more request of a client while the block lasts."""
+    with _one_more(_active, {"http.request.method": method}):
+        yield
+
+
+@contextmanager
+def open_stream() -> Generator[None]:
+    """One more caller to whom a worker may stream while the block lasts."""
+    with _one_more(_streams, {}):
+        yield
+
+
+@contextmanager
+def _one_more(of: metrics.UpDownCounter, attributes: dict[str, AttributeValue]) -> Generator[None]:
+    with suppress(Exception):
+        of.add(1, attributes)
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            of.add(-1, attributes)

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
+from paymaster.gateway.measured import open_stream
 from paymaster.keys.api_key import KeyUnavailable, ServiceKeys
 from paymaster.live.frames import BadFrame, Complete, Failed, Frame, FrameReader, Head, Piece
 from paymaster.live.pushes import STREAMS_PATH
@@ -169,7 +170,8 @@ class Streams:
         )
         self._waiting[token] = opened
         try:
-            yield opened
+            with open_stream():
+                yield opened
         finally:
             del self._waiting[token]
             opened.leave()

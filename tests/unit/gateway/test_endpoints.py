@@ -1,6 +1,8 @@
 """Who is let in, and what is refused before there is a call: the ASGI application without Temporal."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import AsyncExitStack, contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -11,8 +13,10 @@ from temporalio.client import Client
 from paymaster.gateway import endpoints
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import Clients
+from paymaster.gateway.live import LiveCalls, LiveResponse
 from paymaster.gateway.streams import Streams
 from paymaster.keys.ring import named_keys
+from paymaster.live.frames import Head
 from paymaster.settings import Settings
 
 KEY = "gw-0123456789abcdef"
@@ -194,6 +198,37 @@ async def test_a_defect_is_no_fault_of_the_caller(http: httpx.AsyncClient, monke
     assert (failed.status_code, failed.headers["x-should-retry"]) == (500, "false")
     assert "a secret" not in failed.text
     assert [of[:3] for of in measured] == [("GET", "/v1/models/{name:path}", 500)]
+
+
+async def test_a_stream_is_measured_to_its_end(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, active, meanwhile = list[tuple[Any, ...]](), list[str](), list[tuple[int, int]]()
+
+    def measure(*of: object) -> None:
+        measured.append(of)
+
+    @contextmanager
+    def one_more(method: str) -> Generator[None]:
+        active.append(method)
+        yield
+        active.pop()
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield b"One"
+        await asyncio.sleep(0.05)
+        meanwhile.append((len(measured), len(active)))
+        yield b" two"
+
+    async def answer(self: LiveCalls, request: object, call: object) -> LiveResponse:
+        return LiveResponse(Head(status=200, service="one"), "c-1", pieces(), AsyncExitStack())
+
+    monkeypatch.setattr(endpoints, "measure_request", measure)
+    monkeypatch.setattr(endpoints, "active_request", one_more)
+    monkeypatch.setattr(LiveCalls, "answer", answer)
+    asked = {"model": "writer", "stream": True, "messages": []}
+    assert (await http.post(CHAT, headers=bearer(), json=asked)).content == b"One two"
+    assert (meanwhile, active) == ([(0, 1)], [])
+    assert [of[:3] for of in measured] == [("POST", CHAT, 200)]
+    assert measured[0][3] >= 0.05
 
 
 @pytest.mark.parametrize(
