@@ -9,7 +9,9 @@ import asyncio
 import json
 import sys
 import time
+from typing import cast
 
+import uvloop
 from pydantic import JsonValue
 
 _ANSWER = json.dumps(
@@ -67,8 +69,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.held.discard(self)
@@ -133,4 +134,5 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve())

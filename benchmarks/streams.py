@@ -17,8 +17,6 @@ from paymaster.devstack import GuardedProcess
 
 P50_MS, P99_MS = 20.0, 100.0
 """From the provider to the caller, each token. So many streams hold: their tokens do not come later than that."""
-_TOGETHER_S = 10
-"""For so long all streams of a round last that is to say whether they hold."""
 _NEXT_TO = 20
 """How exactly the number of streams that hold is said."""
 _TOKEN = re.compile(rb'"content": "(\d+)"')
@@ -96,15 +94,20 @@ async def latency(
     ]
 
 
-async def how_many_hold(site: Site, *, every_ms: int = 20, at_most: int = 400, a_second: float = 10) -> list[Figure]:
-    """With quicker tokens: the largest number of streams at once whose tokens are not late, found by halving."""
+async def how_many_hold(
+    site: Site, *, every_ms: int = 20, at_most: int = 400, a_second: float = 10, together_s: float = 10
+) -> list[Figure]:
+    """With quicker tokens: the largest number of streams at once whose tokens are not late, found by halving.
+
+    Those that count come while all streams of a round last, which is `together_s`.
+    """
     figures: list[Figure] = []
     holding, failing = 0, at_most + _NEXT_TO
     async with running_gateway(site) as gateway:
         await _round(site, gateway, 2, 10, 20, every_ms)
         while failing - holding > _NEXT_TO:
             streams = (holding + failing) // 2 // _NEXT_TO * _NEXT_TO
-            tokens = int((streams / a_second + _TOGETHER_S) * 1_000 / every_ms)
+            tokens = int((streams / a_second + together_s) * 1_000 / every_ms)
             found = await _round(site, gateway, streams, a_second, tokens, every_ms)
             holding, failing = (streams, failing) if found.holds else (holding, streams)
             what = f"{streams} streams, a token every {every_ms} ms"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calls, gateway, reservations, where_time_goes
+from benchmarks import calls, gateway, reservations, streams, where_time_goes
 from benchmarks import waiting as waiting_calls
 from benchmarks.figures import Figure, table
 from benchmarks.site import Site, running_site
@@ -53,6 +53,15 @@ async def test_the_gateway_is_compared_with_a_client_and_with_another(site: Site
     ratio, *_, p50, p99 = await gateway.against_another(site, other=provider, pairs=1, calls=4)
     assert 0 < ratio.value < 1
     assert 0 < p50.value <= p99.value
+
+
+async def test_streams_are_measured_from_provider_to_caller(site: Site):
+    figures = await streams.latency(site, streams=2, a_second=10, tokens=40, every_ms=20)
+    assert [figure.value for figure in figures if figure.what == "tokens that did not come"] == [0]
+    assert all(figure.value > 0 for figure in figures if figure.unit == "ms")
+    holding, *rounds = await streams.how_many_hold(site, at_most=20, together_s=1)
+    assert holding.value in (0, 20)
+    assert rounds
 
 
 def test_the_table_says_what_is_reached():
