@@ -302,7 +302,7 @@ class Ledger:
             balance.keep(posted_nanos, steps)
         for key in keys:
             if (run := self.accounts[key].run) is not None:
-                count_anew(key, run, self.holds.values())
+                count_anew(key, run, self.holds.values(), self.calendars.starts_ms(UTC_NAME))
 
     def set_cap(self, key: str, window: Window, cap_nanos: int, *, lapsing_nanos: int = 0) -> None:
         """An admin's cap, of which a part may lapse when the window ends.

@@ -98,7 +98,7 @@ def _with_caps_of(before: ConfigT | None, after: ConfigT) -> ConfigT:
     return after.model_copy(update={"per_run": per_run})
 
 
-def _limits(per_run: RunTerms | None) -> dict[str, int]:
+def _limits(per_run: RunTerms | None) -> dict[str, object]:
     """Those that are set."""
     return {} if per_run is None else per_run.model_dump(exclude_none=True)
 
@@ -135,6 +135,7 @@ def _per_run(terms: RunTerms | None) -> str:
         None if terms.usd_nanos is None else format_usd(terms.usd_nanos),
         None if terms.calls is None else f"{terms.calls:,} calls",
         None if terms.lasts_ms is None else format_duration(timedelta(milliseconds=terms.lasts_ms)),
+        None if terms.renews is None else f"anew each {terms.renews}",
     )
     return ", ".join(limit for limit in said if limit is not None)
 

@@ -13,7 +13,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState
 from paymaster.admission.state_size import StateSize
-from paymaster.admission.status import account_status, desk_status
+from paymaster.admission.status import account_status, desk_status, renewed
 from paymaster.admission.tags import account_tag, service_tag
 from paymaster.messages import (
     AccountStatus,
@@ -119,7 +119,8 @@ def as_of(copied: AccountStatus, copied_at_ms: int, now_ms: int, zone: Zone) -> 
     """
     windows = tuple(_window_as_of(each, now_ms, zone) for each in copied.windows)
     limits = tuple(_limit_as_of(each, now_ms - copied_at_ms) for each in copied.limits)
-    return copied.model_copy(update={"windows": windows, "limits": limits})
+    run = None if copied.run is None else renewed(copied.run, windows, now_ms)
+    return copied.model_copy(update={"windows": windows, "limits": limits, "run": run})
 
 
 def _window_as_of(copied: WindowStatus, now_ms: int, zone: Zone) -> WindowStatus:

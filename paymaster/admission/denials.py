@@ -82,7 +82,8 @@ def with_way_out(obstacle: Obstacle, request: Reserve, config: DeskConfig) -> Ob
     if obstacle.reason in _MORE_OF_RUN and obstacle.account is not None:
         run, more = obstacle.account.removeprefix("run:"), _MORE_OF_RUN[obstacle.reason]
         signature = _signature(signs=config.admin.require_signature)
-        way_out = f'; `paymaster runs raise {run} {more} --reason "…"{signature}` gives it more'
+        anew = "" if obstacle.until_ms is None else f", and at {utc(obstacle.until_ms)} it has calls anew"
+        way_out = f'; `paymaster runs raise {run} {more} --reason "…"{signature}` gives it more{anew}'
     elif obstacle.reason == "unknown_budget":
         for budget in request.budgets:
             if f"{budget}/*" in config.budgets and obstacle.detail.startswith(f"budget {budget!r}:"):
@@ -136,9 +137,11 @@ def _raises(short: _Short, *, signs: bool) -> str:
     if len(short.caps) > _COMMANDS_MAX:
         return f"raise each of these caps by {format_usd(max(short.missing_nanos))}"
     signature = _signature(signs=signs)
+    most: dict[str, int] = {}  # of a run all caps are raised at once
+    for each, by in zip(short.caps, short.missing_nanos, strict=True):
+        most[_raise(each.balance)] = max(by, most.get(_raise(each.balance), 0))
     commands = [
-        f'{_raise(each.balance)} --by {format_usd(by)[1:].replace(",", "")} --reason "…"{signature}'
-        for each, by in zip(short.caps, short.missing_nanos, strict=True)
+        f'{command} --by {format_usd(by)[1:].replace(",", "")} --reason "…"{signature}' for command, by in most.items()
     ]
     return f"`{' && '.join(commands)}`"
 

@@ -24,6 +24,8 @@ def put_back(state: DeskState, to_ms: int) -> None:
         if account.run is not None:
             account.run.began_ms = min(account.run.began_ms, to_ms)
             account.run.minute = min(account.run.minute, to_ms // 60_000)
+            for period in account.run.periods:
+                period.put_back(state.now_ms, to_ms)
     for path, minute in state.ended_runs.items():
         state.ended_runs[path] = min(minute, to_ms // 60_000)
     for gate in state.gates.values():

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from paymaster.admission.accounts import Account
 from paymaster.admission.holds import Hold
 from paymaster.admission.runs import Run
+from paymaster.messages import Window
 
 
 def runs_of(hold: Hold, accounts: Mapping[str, Account]) -> list[Run]:
@@ -17,7 +18,7 @@ def runs_of(hold: Hold, accounts: Mapping[str, Account]) -> list[Run]:
 def take_back(hold: Hold, accounts: Mapping[str, Account]) -> None:
     """The call of this hold sent nothing under its first grant: none of its runs has had it."""
     for run in runs_of(hold, accounts) if hold.is_first else ():
-        run.calls -= 1
+        run.take_back(hold.grant.granted_at_ms)
 
 
 def is_held(path: str, holds: Collection[Hold]) -> bool:
@@ -31,9 +32,12 @@ def is_of(hold: Hold, path: str) -> bool:
     return run is not None and (run == path or run.startswith(f"{path}/"))
 
 
-def count_anew(key: str, run: Run, holds: Collection[Hold]) -> None:
-    """What the run of this account has taken, as far as holds say it."""
+def count_anew(key: str, run: Run, holds: Collection[Hold], starts_ms: Mapping[Window, int]) -> None:
+    """What the run of this account has taken, as far as holds say it. `starts_ms`: when the open windows began."""
     held = [hold for hold in holds if key in hold.accounts]
     run.calls = sum(hold.is_first for hold in held)
     for hold in held:
         run.began_ms = min(run.began_ms or hold.grant.granted_at_ms, hold.grant.granted_at_ms)
+    for period in run.periods:
+        period.begin(starts_ms[period.window])
+        period.calls = sum(hold.is_first and hold.grant.granted_at_ms >= period.began_ms for hold in held)

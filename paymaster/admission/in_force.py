@@ -109,13 +109,13 @@ class InForce:
         others = {key: AccountConfig() for key in gone}
         for key, account in self._ledger.accounts.items():
             run = account.run
-            config = config_of(key, configs) if run is None else self._limits(run, configs).account()
+            config = config_of(key, configs) if run is None else self._limits(key, run, configs).account()
             if key not in named and (config or account.is_on_demand):
                 others[key] = config or AccountConfig()
         return others | named
 
-    def _limits(self, run: Run, configs: dict[str, AccountConfig]) -> Limits:
-        return limits_of(run, limiting_runs(run.budgets, configs))
+    def _limits(self, key: str, run: Run, configs: dict[str, AccountConfig]) -> Limits:
+        return limits_of(run, limiting_runs(run.budgets, configs), is_part="/" in key)
 
     def _ends_all(self) -> bool:
         """Before the stored changes are known, any of the caps may be an admin's."""
@@ -201,8 +201,9 @@ class InForce:
             of_template = key not in named and config_of(key, configs) is not None
             on_demand = of_template or opened.run is not None
             opened.used_minute = (opened.used_minute or state.now_ms // 60_000) if on_demand else 0
-            if opened.run is not None:
-                opened.run.limit(self._limits(opened.run, configs))
+            if opened.run is not None and opened.run.limit(self._limits(key, opened.run, configs)):
+                self._ledger.start_loading([key])
+                state.loading = None  # its question lacks the calls of a period that is counted from now on
             for window, cap_nanos in of_admins if state.rules >= 2 else ():
                 # A rolling window that nothing caps any more is gone already.
                 self._end_by_file(opened.balances.get(window) or new_balance(key, window), cap_nanos)

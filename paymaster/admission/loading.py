@@ -15,7 +15,7 @@ from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
 from paymaster.values.time_zones import UTC_NAME
-from paymaster.values.windows import STEPS_MS, window_start_ms
+from paymaster.values.windows import RENEWAL_WINDOWS, STEPS_MS, window_start_ms
 
 _AHEAD_MS = 86_400_000
 """How far ahead of the ledger's time a row may be and count as its newest: clocks differ, and were put back."""
@@ -64,7 +64,13 @@ class SpendLoading:
             by_account=all(self._ledger.accounts[key].is_on_demand for key in loading.accounts),
             returned_at_ms=state.clock.returned_at_ms,
             epoch=state.epoch if state.rules >= 2 else "",
+            calls_in=self._calls_in(loading),
         )
+
+    def _calls_in(self, loading: Loading) -> tuple[Window, ...]:
+        runs = [self._ledger.accounts[key].run for key in loading.accounts]
+        periods = {period.window for run in runs if run is not None for period in run.periods}
+        return tuple(window for window in RENEWAL_WINDOWS if window in periods)
 
     def _rolling_starts(self, loading: Loading) -> dict[Window, int]:
         accounts = [self._ledger.accounts[key] for key in loading.accounts]
@@ -114,6 +120,9 @@ class SpendLoading:
                     missing.append(Missing(lost, key, window))
             if account.run is not None:
                 account.run.loaded(*spend.runs.get(key, (0, 0)))
+                for period in account.run.periods:
+                    if period.window in open_windows:
+                        period.loaded(spend.run_calls.get(key, {}).get(period.window, 0), starts[period.window])
             if account.fresh:
                 account.tell_no_more()
             account.loading = account.fresh = False

@@ -14,7 +14,7 @@ from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.book_changes import yet_to_tell
 from paymaster.admission.books import Ledger
 from paymaster.admission.routing import Obstacle
-from paymaster.admission.runs import Run, limits_of, run_levels
+from paymaster.admission.runs import Limits, Run, limits_of, run_levels
 from paymaster.admission.state import DeskState
 from paymaster.messages import AccountConfig, DeskConfig, Reserve, RunTerms
 from paymaster.values.budget_path import accounts_charged, budgets_charged, is_template
@@ -75,10 +75,10 @@ class OnDemand:
 
     def _open_runs(self, request: Reserve, path: str) -> Obstacle | None:
         """The accounts of the run and its parts, as far as anything limits them."""
-        limiting = self._limiting(request)
+        limiting = needed = self._limiting(request)
         for level, asked in run_levels(path, request.run_terms):
             key, accounts = f"run:{level}", self._ledger.accounts
-            if key not in accounts and (asked is not None or limiting):
+            if key not in accounts and (asked is not None or needed):
                 if not self.has_room(request):
                     return self._full(key, request)
                 self.open_run(key, Run(asked, limiting))
@@ -86,7 +86,7 @@ class OnDemand:
                 return differs
             if key in accounts:
                 accounts[key].used_minute = self._minute()
-            limiting = ()  # of the run as a whole
+            limiting, needed = self._renewing(limiting), ()  # a part may take what is asked for it, as often as its run
         return None
 
     def _limiting(self, request: Reserve) -> tuple[str, ...]:
@@ -96,10 +96,18 @@ class OnDemand:
         keys = [f"budget:{path}" for path in budgets_charged(request.budgets)]
         return tuple(key for key in keys if limiting_runs([key], self._configs))
 
+    def _renewing(self, limiting: tuple[str, ...]) -> tuple[str, ...]:
+        """Of these accounts those that renew each run."""
+        each = ((key, limiting_runs([key], self._configs)[0].per_run) for key in limiting)
+        return tuple(key for key, per_run in each if per_run is not None and per_run.renews is not None)
+
+    def _limits(self, key: str, run: Run) -> Limits:
+        return limits_of(run, limiting_runs(run.budgets, self._configs), is_part="/" in key)
+
     def open_run(self, key: str, run: Run) -> Account:
         """Opens the account of a run that has none."""
         self._take_config()
-        limits = limits_of(run, limiting_runs(run.budgets, self._configs))
+        limits = self._limits(key, run)
         run.limit(limits)
         account = self._ledger.open_run(key, run, limits.account())
         account.used_minute = self._minute()
@@ -115,9 +123,11 @@ class OnDemand:
         more = tuple(key for key in limiting if key not in run.budgets)
         if more or (asked is not None and run.asked is None):
             run.asked, run.budgets = asked or run.asked, (*run.budgets, *more)
-            limits = limits_of(run, limiting_runs(run.budgets, self._configs))
-            run.limit(limits)
+            limits = self._limits(account.key, run)
             self._ledger.configure(account.key, limits.account())
+            if run.limit(limits):
+                self._ledger.start_loading([account.key])
+                self._state.loading = None
         return None
 
     def open(self, key: str) -> Account:

@@ -7,7 +7,7 @@ from paymaster.admission.accounts import Account
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
-from paymaster.admission.runs import Run
+from paymaster.admission.runs import Run, RunOver
 from paymaster.admission.sharing import least_used
 from paymaster.admission.token_counts import BYTES_PER_TOKEN, INPUT_OVERHEAD_TOKENS
 from paymaster.messages import Candidate, Grant, Reserve, Window
@@ -219,9 +219,18 @@ def _run_over(request: Reserve, ledger: Ledger, accounts: tuple[str, ...], now_m
             continue
         if over == "run_ended":
             return Obstacle("impossible", over, f"{key} was ended by {run.ended_by}", key)
-        detail = f"{key} has used up {f'{run.calls} calls' if over == 'run_calls_exhausted' else 'its time'}"
-        found = found or Obstacle("exhausted", over, detail, key, window="total")
+        found = found or _used_up(key, run, over, now_ms)
     return found
+
+
+def _used_up(key: str, run: Run, over: RunOver, now_ms: int) -> Obstacle:
+    """Its calls, or its time."""
+    if over == "run_calls_exhausted" and (period := run.used_up(now_ms)) is not None:
+        ends_ms = period.ends_ms(now_ms)
+        detail = f"{key} has used up the {period.calls} calls of this {period.window}"
+        return Obstacle("exhausted", over, detail, key, ends_ms, period.window)
+    detail = f"{key} has used up {f'{run.calls} calls' if over == 'run_calls_exhausted' else 'its time'}"
+    return Obstacle("exhausted", over, detail, key, window="total")
 
 
 def _runaway(request: Reserve, account: Account, run: Run, now_ms: int) -> str | None:

@@ -12,7 +12,7 @@ from paymaster.admission.parking import Parking
 from paymaster.admission.runs import Run
 from paymaster.admission.state import DeskState
 from paymaster.admission.status import run_state
-from paymaster.messages import EndRun, RaiseCap, RaiseRun, ResumeRun, RunState
+from paymaster.messages import EndRun, RaiseCap, RaiseRun, ResumeRun, RunState, Window
 from paymaster.messages.temporal_names import END_RUN, RAISE_RUN, RESUME_RUN
 from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.run_path import check_run_path
@@ -37,19 +37,34 @@ class RunCommands:
         account, run = self._known(change.run)
         if change.by is None and not change.calls and not change.lasts_ms:
             raise ValueError("a run is given more money, calls or time: name at least one")
-        if change.calls and run.calls_max is None:
+        limited = [period for period in run.periods if period.calls_max is not None]
+        if change.calls and run.calls_max is None and not limited:
             raise ValueError(f"the calls of run {change.run} are not limited")
         if change.lasts_ms and run.lasts_ms is None:
             raise ValueError(f"the time of run {change.run} is not limited")
         if change.by is not None:
-            raised = RaiseCap(account=account.key, window="total", by=change.by, who=change.who, reason=change.reason)
-            self._caps.carry_out(raised)
-        run.more_calls += change.calls
+            self._raise_money(account, change.by, change)
+        for period in limited if change.calls else ():
+            period.roll(self._state.now_ms)
+            period.more_calls += change.calls
+        if run.calls_max is not None:
+            run.more_calls += change.calls
         run.more_ms += change.lasts_ms
         self._ledger.mark([account.key])
         self._alerts.run_changed(alert_texts.run_raised(change), account.key)
         self._state.freed.add(account.key)
-        return run_state(account)
+        return run_state(account, self._state.now_ms)
+
+    def _raise_money(self, account: Account, by: str, change: RaiseRun) -> None:
+        """In the open window alone where the cap is renewed."""
+        assert account.run is not None  # the caller has looked
+        windows: list[Window] = [*(period.window for period in account.run.periods), "total"]
+        capped: list[Window] = [window for window in windows if account.balances[window].cap_nanos is not None]
+        for window in capped or windows[-1:]:
+            lapses, who, why = window != "total", change.who, change.reason
+            self._caps.carry_out(
+                RaiseCap(account=account.key, window=window, by=by, until_window_end=lapses, who=who, reason=why)
+            )
 
     def resume_run(self, change: ResumeRun) -> RunState:
         """Lets a run go on that is held as a runaway. Raises ValueError for one that is not."""
@@ -61,7 +76,7 @@ class RunCommands:
         self._ledger.mark([account.key])
         self._alerts.run_changed(alert_texts.run_resumed(change), account.key)
         self._state.freed.add(account.key)
-        return run_state(account)
+        return run_state(account, self._state.now_ms)
 
     def end_run(self, change: EndRun) -> RunState:
         """Lets no further call of a run begin; those that wait are denied, and grants that were not used are taken
@@ -72,10 +87,10 @@ class RunCommands:
         check_run_path(change.run)
         key = f"run:{change.run}"
         by, account = alert_texts.by_whom(change), self._ledger.accounts.get(key)
-        state = None if account is None else _ended(account, by)
+        state = None if account is None else self._ended(account, by)
         has_room = self._parking.on_demand.has_room_for_stopped()
         if state is None:
-            state = _ended(self._open(key), by) if has_room else self._ended_by_name(change.run, by)
+            state = self._ended(self._open(key), by) if has_room else self._ended_by_name(change.run, by)
         for hold in self._ledger.pending.values():
             if is_of(hold, change.run):
                 self._outbox.withdraw(hold, f"{key} was ended by {by}")
@@ -105,8 +120,7 @@ class RunCommands:
             )
         return account, account.run
 
-
-def _ended(account: Account, by: str) -> RunState:
-    assert account.run is not None  # the key says it
-    account.run.ended_by = by
-    return run_state(account)
+    def _ended(self, account: Account, by: str) -> RunState:
+        assert account.run is not None  # the key says it
+        account.run.ended_by = by
+        return run_state(account, self._state.now_ms)

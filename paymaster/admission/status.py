@@ -1,5 +1,7 @@
 """The desk's state as operators see it."""
 
+from collections.abc import Iterable
+
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
@@ -82,25 +84,26 @@ def account_statuses(
 
 def account_status(ledger: Ledger, queue: ParkedQueue, account: Account, now_ms: int, ended: Ended) -> AccountStatus:
     """`ended`: the windows that are over and were not begun anew yet."""
+    windows = _windows(ledger, account, now_ms, ended)
     return AccountStatus(
         account=account.key,
         parked=queue.waiting_in(account.key),
         loading=account.loading,
         folded=account.folded,
         folded_nanos=account.folded_nanos,
-        windows=_windows(ledger, account, now_ms, ended),
+        windows=windows,
         time_zone=account.time_zone,
         enforced=account.enforced,
         limits=account.limiter.in_use(now_ms),
-        run=None if account.run is None else run_state(account),
+        run=None if account.run is None else renewed(run_state(account, now_ms), windows, now_ms),
     )
 
 
-def run_state(account: Account) -> RunState:
-    """Of the account of a run."""
+def run_state(account: Account, now_ms: int) -> RunState:
+    """Of the account of a run; of its money as the books have it."""
     run = account.run
     assert run is not None
-    return RunState(
+    state = RunState(
         run=account.key.removeprefix("run:"),
         cap_nanos=account.balances["total"].cap_nanos,
         calls=run.calls,
@@ -110,6 +113,31 @@ def run_state(account: Account) -> RunState:
         ended_by=run.ended_by,
         held=run.held,
     )
+    if not run.periods:
+        return state
+    period = run.periods[0]
+    calls, more = (0, 0) if period.is_over(now_ms) else (period.calls, period.more_calls)
+    changed: dict[str, object] = {
+        "cap_nanos": account.balances[period.window].cap_nanos,
+        "calls": calls,
+        "calls_max": None if period.calls_max is None else period.calls_max + more,
+        "renews": period.window,
+        "renews_at_ms": period.ends_ms(now_ms),
+        "lapsing_calls": more,
+    }
+    return state.model_copy(update=changed)
+
+
+def renewed(run: RunState, windows: Iterable[WindowStatus], now_ms: int) -> RunState:
+    """The run at this time, if nothing happened since; `windows` are those of its account at this time."""
+    window, ends_ms = run.renews, run.renews_at_ms
+    if window is None or ends_ms is None:
+        return run
+    changed: dict[str, object] = {"cap_nanos": next((w.cap_nanos for w in windows if w.window == window), None)}
+    if now_ms >= ends_ms:
+        most = None if run.calls_max is None else run.calls_max - run.lapsing_calls
+        changed |= {"calls": 0, "calls_max": most, "lapsing_calls": 0, "renews_at_ms": window_end_ms(window, now_ms)}
+    return run.model_copy(update=changed)
 
 
 def _within_bytes(accounts: tuple[AccountStatus, ...]) -> tuple[AccountStatus, ...]:

@@ -56,7 +56,10 @@ def account_tag(ledger: Ledger, key: str) -> str:
         for each in account.balances.values()
         if each.cap_nanos is not None
     ]
-    limits = None if run is None else (run.calls_max, run.more_calls, run.more_ms, run.ended_by, run.held)
+    limits: tuple[object, ...] | None = None
+    if run is not None:
+        renewed = ((each.window, each.calls_max, each.more_calls) for each in run.periods)
+        limits = (run.calls_max, run.more_calls, run.more_ms, run.ended_by, run.held, *renewed)
     return _digest(sorted(caps), account.enforced, limits)
 
 

@@ -37,9 +37,9 @@ Kind = Literal[
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
 works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for the account that it needs;
-0. run_over: time for its run, 0, or calls, too, 1. runaway: that its run goes on; 0. has_money: no obstacle, but the
-highest bound of a call that may lose its money in this account to others. not_short: that less of a cap is unspent, for
-a candidate for when the money is short; the part below which it is.
+0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
+has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others. not_short:
+that less of a cap is unspent, for a candidate for when the money is short; the part below which it is.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -68,7 +68,7 @@ _HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
-_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "full"))
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "full", "run_over"))
 """Who is filed so waits for a time, or for the gate of a service."""
 
 Entries = dict[tuple[str, Kind], int]
@@ -141,6 +141,8 @@ class Waits:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
         if "model_paused" in files:
             times.append(files["model_paused"].lowest)
+        if "run_over" in files and account.run is not None:
+            times.append(account.run.renews_ms(now_ms))
         if "full" in files:
             times.append(self._ledger.may_have_room_ms)
         gate = self._gate(key)

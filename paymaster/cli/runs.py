@@ -147,22 +147,28 @@ def _runs(status: "DeskStatus") -> "Iterable[tuple[AccountStatus, RunState]]":
 def _row(account: "AccountStatus", run: "RunState") -> list[str]:
     from paymaster.values.money import format_usd
 
-    [total] = [window for window in account.windows if window.window == "total"]
+    counted = account.window_of_run
     return [
         run.run,
-        format_usd(total.posted_nanos),
-        format_usd(total.pending_nanos),
-        "no cap" if run.cap_nanos is None else format_usd(run.cap_nanos),
-        f"{run.calls}" if run.calls_max is None else f"{run.calls} of {run.calls_max}",
+        format_usd(counted.posted_nanos),
+        format_usd(counted.pending_nanos),
+        "no cap" if run.cap_nanos is None else f"{format_usd(run.cap_nanos)}{_each(run)}",
+        f"{run.calls}" if run.calls_max is None else f"{run.calls} of {run.calls_max}{_each(run)}",
         _until(run),
         str(account.parked),
     ]
 
 
+def _each(run: "RunState") -> str:
+    return "" if run.renews is None else f" each {run.renews}"
+
+
 def _until(run: "RunState") -> str:
     if run.ended_by:
         return f"ended by {run.ended_by}"
-    return f"held: {run.held}" if run.held else utc(run.ends_at_ms) or "no end"
+    if run.held:
+        return f"held: {run.held}"
+    return utc(run.ends_at_ms) or ("no end" if run.renews is None else f"no end, anew at {utc(run.renews_at_ms)}")
 
 
 def _describe(account: "AccountStatus", run: "RunState") -> None:
@@ -185,15 +191,17 @@ def _tell(run: "RunState", *, as_json: bool, has: str = "has now") -> None:
             f"{run.calls} calls" if run.calls_max is None else f"{run.calls} of {run.calls_max} calls",
             "no end" if run.ends_at_ms is None else f"until {utc(run.ends_at_ms)}",
         ]
+        if run.renews is not None:
+            limits.append(f"in this {run.renews}; anew at {utc(run.renews_at_ms)}")
         print_line(f"{run.run} {has} {', '.join(limits)}")
 
 
 def _document(account: "AccountStatus", run: "RunState") -> "JsonValue":
-    [total] = [window for window in account.windows if window.window == "total"]
+    counted = account.window_of_run
     return {
         **_state(run),
-        "posted_usd": usd(total.posted_nanos),
-        "pending_usd": usd(total.pending_nanos),
+        "posted_usd": usd(counted.posted_nanos),
+        "pending_usd": usd(counted.pending_nanos),
         "parked": account.parked,
     }
 
@@ -208,4 +216,6 @@ def _state(run: "RunState") -> "dict[str, JsonValue]":
         "ends_at": utc(run.ends_at_ms),
         "ended_by": run.ended_by or None,
         "held": run.held or None,
+        "renews": run.renews,
+        "renews_at": utc(run.renews_at_ms),
     }

@@ -66,6 +66,7 @@ from paymaster.values.limits import (
 from paymaster.values.money import NANOS_MAX, Price
 from paymaster.values.run_path import check_run_path
 from paymaster.values.time_zones import UTC_NAME, Offsets
+from paymaster.values.windows import RENEWAL_WINDOWS
 
 _OF_ANYBODY = (
     AttemptReports,
@@ -352,12 +353,16 @@ def _check_run(run: str | None, terms: Sequence[RunTerms | None]) -> None:
     for each in terms:
         if each is not None:
             _check_terms("run_terms", each)
+            if each.renews is not None:
+                raise ValueError("run_terms: only what a budget allows each run is renewed")
 
 
 def _check_terms(name: str, terms: RunTerms) -> None:
     _within_or_none(f"{name}: usd_nanos", terms.usd_nanos, 0, NANOS_MAX)
     _within_or_none(f"{name}: calls", terms.calls, 0, COUNT_MAX)
     _within_or_none(f"{name}: lasts_ms", terms.lasts_ms, 1, DURATION_MS_MAX)
+    if terms.renews not in (None, *RENEWAL_WINDOWS):
+        raise ValueError(f"{name}: renews is {terms.renews} and may be {', '.join(RENEWAL_WINDOWS)}")
 
 
 def _names(*names: str) -> None:

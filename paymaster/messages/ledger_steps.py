@@ -76,6 +76,8 @@ class LoadSpend(Message):
     """The accounts are few of many, and each is looked up by itself."""
     epoch: str = added("")
     """The books that ask: cap changes and configurations of their own are left out."""
+    calls_in: tuple[Window, ...] = added(())
+    """The windows in which calls of runs are counted, besides those of all time."""
 
 
 class LoadedSpend(Message):
@@ -87,6 +89,8 @@ class LoadedSpend(Message):
     """By account and rolling window, what was spent in each step; what is missing is zero."""
     runs: dict[str, tuple[int, int]] = added({})
     """By account of a run, how many calls of it have stored entries, and when the first of them was granted."""
+    run_calls: dict[str, dict[Window, int]] = added({})
+    """By account of a run and window, how many calls of it have entries there; what is missing is zero."""
     unconfirmed: dict[str, tuple[int, int]] = added({})
     """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
     cap_changes: Annotated[tuple[CapChange, ...], *_PACKS_CHANGES] = ()

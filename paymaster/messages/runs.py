@@ -14,10 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-from paymaster.messages.base import Message
+from paymaster.messages.base import Message, added
 from paymaster.values.durations import DURATION, duration_from_input, format_duration, milliseconds
 from paymaster.values.money import nanos_to_usd, usd_to_nanos
 from paymaster.values.run_path import RUN_LENGTH_MAX, RUN_SEGMENT, check_run_segment
+from paymaster.values.windows import Window
 
 
 class RunTerms(Message):
@@ -29,6 +30,8 @@ class RunTerms(Message):
     """Calls, and not attempts."""
     lasts_ms: int | None = None
     """Counted from its first reserve."""
+    renews: Window | None = added(None)
+    """Money and calls are those of each window of this kind, and not of all time. Only of what a budget says."""
 
 
 class RunawayTerms(Message):

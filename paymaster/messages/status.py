@@ -87,6 +87,12 @@ class RunState(Message):
     """Why it is held as a runaway. Empty: it is not."""
     version: int = added(0)
     """Of the first copy of the ledger's status that has it. 0: there are no copies, or this is not such an answer."""
+    renews: Window | None = added(None)
+    """It has money and calls anew in each such window: `cap_nanos`, `calls` and `calls_max` are of the open one."""
+    renews_at_ms: int | None = added(None)
+    """When the next one begins."""
+    lapsing_calls: int = added(0)
+    """The part of `calls_max` that an admin added to the open one alone."""
 
 
 class ServiceState(Message):
@@ -145,6 +151,12 @@ class AccountStatus(Message):
     """Of a run. None: it is a budget's or a service's."""
     tag: str = added("")
     """In a copy: of what admins decide about it. It is another one when that has changed."""
+
+    @property
+    def window_of_run(self) -> WindowStatus:
+        """Of a run: the open one where its money is renewed, else that of all time."""
+        renews = None if self.run is None else self.run.renews
+        return max(self.windows, key=lambda each: (each.window == renews, each.window == "total"))
 
 
 class ServiceStatus(Message):

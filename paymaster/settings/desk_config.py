@@ -22,6 +22,10 @@ from paymaster.settings.runs import PerRunSettings, RunawaySettings
 from paymaster.settings.time_zones import offsets_of
 from paymaster.values.budget_path import is_template
 from paymaster.values.time_zones import UTC_NAME
+from paymaster.values.windows import Window
+
+_RENEWS: dict[str, Window] = {"1h": "hour", "1d": "day", "1w": "week"}
+"""As it is written in the file."""
 
 
 def desk_config(settings: Settings) -> DeskConfig:
@@ -69,7 +73,8 @@ def _budget(path: str, budget: BudgetSettings) -> AccountConfig:
 
 def _per_run(limits: PerRunSettings) -> RunTerms:
     lasts_ms = None if limits.lasts is None else _ms(limits.lasts)
-    return RunTerms(usd_nanos=limits.usd, calls=limits.calls, lasts_ms=lasts_ms)
+    renews = None if limits.renews is None else _RENEWS[limits.renews]
+    return RunTerms(usd_nanos=limits.usd, calls=limits.calls, lasts_ms=lasts_ms, renews=renews)
 
 
 def _runaway(limits: RunawaySettings) -> RunawayTerms:

@@ -1,6 +1,6 @@
 """What a budget says of the runs that it pays for."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -18,11 +18,16 @@ class PerRunSettings(Table):
     """Calls, and not attempts. None, the default: no limit."""
     lasts: Duration | None = None
     """How long after its first call a run may begin others. None, the default: no limit."""
+    renews: Literal["1h", "1d", "1w"] | None = None
+    """A run that goes on has its money and calls anew in each hour, day or week, in UTC; not with `lasts`. None, the
+    default: never."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if self.usd is None and self.calls is None and self.lasts is None:
             raise ValueError("none of `usd`, `calls` and `lasts` is set; set one, or take this out")
+        if self.renews is not None and self.lasts is not None:
+            raise ValueError("a run that `renews` goes on for ever, and one that `lasts` ends: take one of them out")
         return self
 
 

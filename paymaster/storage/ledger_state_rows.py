@@ -50,15 +50,22 @@ def _column(window: Window) -> str:
 
 
 @lru_cache
-def _spent_by(windows: tuple[Window, ...]) -> TextClause:
-    """The sums of `_spent` for a few budgets and runs of many, each looked up by indexes; `charged` has the rule."""
+def _spent_by(windows: tuple[Window, ...], calls_in: tuple[Window, ...]) -> TextClause:
+    """The sums of `_spent` for a few budgets and runs of many, each looked up by indexes; `charged` has the rule.
+
+    A call of which a later window has a further attempt is counted there, too: so there are never too few.
+    """
     columns = [_column(window) for window in windows]
     sums = ", ".join(f"coalesce(sum(cost_usd) FILTER (WHERE at >= :{name}), 0) AS {name}" for name in columns)
+    calls = "".join(
+        f", count(DISTINCT run_id) FILTER (WHERE at >= :{_column(window)}) AS calls_{_column(window)}"
+        for window in calls_in
+    )
     entries = rows_of_accounts("cost_usd, granted_at, state, run_id", _ITS_OWN)
     query = f"""
     SELECT account, {sums}, count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
            coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd,
-           count(DISTINCT run_id) AS calls, min(granted_at) AS began_at
+           count(DISTINCT run_id) AS calls, min(granted_at) AS began_at{calls}
     FROM {entries}, {_AT}
     GROUP BY account
     """  # noqa: S608
@@ -158,7 +165,7 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     asked = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
     values: dict[str, object] = {**clock, **asked}
     async with engine.connect() as connection:
-        query = _spent_by(windows) if wanted.by_account else _spent(windows)
+        query = _spent_by(windows, wanted.calls_in) if wanted.by_account else _spent(windows)
         spent = (await connection.execute(query, values | starts)).mappings().all()
         found = LoadedSpend(
             number=wanted.number,
@@ -175,6 +182,11 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
                 row["account"]: (int(row["calls"]), _milliseconds(row["began_at"]))
                 for row in spent
                 if row["account"].startswith("run:")
+            },
+            run_calls={
+                row["account"]: {window: int(row[f"calls_{_column(window)}"]) for window in wanted.calls_in}
+                for row in spent
+                if wanted.calls_in and row["account"].startswith("run:")
             },
         )
         if wanted.rolling_starts_ms:

@@ -90,6 +90,8 @@ ROLLING_MS: dict[Window, int] = {"24h": _DAY_MS, "7d": 7 * _DAY_MS, "30d": 30 * 
 _ROLLING: dict[Window, _Calendar] = {
     window: _rolling(length_ms, STEPS_MS[window]) for window, length_ms in ROLLING_MS.items()
 }
+RENEWAL_WINDOWS: tuple[Window, ...] = ("hour", "day", "week")
+"""In which a run may have its money and calls anew, the shortest first; those of UTC, in which all runs are counted."""
 LOCAL_WINDOWS = frozenset[Window](("day", "week", "month"))
 """They begin at midnight in a time zone."""
 WINDOWS: tuple[Window, ...] = tuple(_CALENDARS)

@@ -15,9 +15,11 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 import paymaster
-from paymaster import RunLimits, run_budget
-from paymaster.client import start
+from paymaster import LLMRequest, RunLimits, run_budget
+from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
+from paymaster.errors import CallDenied
+from paymaster.messages import budget_workflow_id
 from paymaster.observability.search_attributes import RUN
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,7 +35,11 @@ async def site(
     tables = configuration(
         [service],
         routes={"runs": [service], "writer": [service]},
-        budgets={"acme": {"cap_usd": {"total": "1"}}, "acme/agents": page},
+        budgets={
+            "acme": {"cap_usd": {"total": "1"}},
+            "acme/agents": page,
+            "watchers": {"per_run": {"calls": 2, "renews": "1w"}},
+        },
     )
     url = await databases.create()
     async with running_site(stack.temporal_address, url, module_folder, tables, workers=0) as site:
@@ -94,6 +100,21 @@ async def test_a_programs_call_has_the_run_that_is_named(site: Site) -> None:
     found = [await run_of(site, each.call_id or "") for each in (unnamed, named, limited)]
     assert found == [None, "pr-17", f"{handle.id.replace('/', '_')}@{handle.first_execution_run_id}"]
     await settled_books(site)
+
+
+async def test_a_renewed_run_is_what_it_was_in_new_books(site: Site) -> None:
+    """What it took in this week is read from its rows when the ledger has lost everything."""
+    request = LLMRequest(route="runs", budget="watchers", prompt="Hello", run="watcher", on_exhausted="fail")
+    for _ in range(2):
+        await generate(site.client, request)
+    await settled_books(site)
+    shown = await site.document("runs", "show", "watcher")
+    assert (shown["calls"], shown["calls_max"], shown["renews"]) == (2, 2, "week")
+    await site.client.get_workflow_handle(budget_workflow_id("default")).terminate("its state is lost")
+    with pytest.raises(CallDenied, match="has used up the 2 calls of this week"):
+        await generate(site.client, request)
+    await site.document("runs", "raise", "watcher", "--calls", "1", "--reason", "more to watch")
+    await generate(site.client, request)
 
 
 async def test_the_agent_of_the_page(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

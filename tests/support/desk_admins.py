@@ -15,6 +15,7 @@ from desk_facts import (
     UNIT,
     Cap,
     File,
+    Part,
     Place,
     T,
     charged_by,
@@ -25,7 +26,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from paymaster.admission.desk import Desk
-from paymaster.messages import EndRun, PauseService, RaiseCap, RaiseRun, ResumeRun, ResumeService, SetCap, UnsetCap
+from paymaster.messages import (
+    EndRun,
+    PauseService,
+    RaiseCap,
+    RaiseRun,
+    ResumeRun,
+    ResumeService,
+    SetCap,
+    UnsetCap,
+    Window,
+)
 from paymaster.values.money import nanos_to_usd
 
 
@@ -61,8 +72,10 @@ class Admins(DeskJudge):
         self.both(lambda desk: desk.configure(config, self.clock_ms, may_remove=True))
         model = self.model
         before = {place: model.cap_unchanged(place) for place in model.changed}
-        rolling = self.capped_and_rolling()
+        rolling, renewed = self.capped_and_rolling(), {path: model.renewed(f"run:{path}") for path in model.parts}
         model.file = file
+        for path, windows in renewed.items():
+            model.is_limited_anew(f"run:{path}", windows)
         for place, cap in before.items():
             if model.cap_unchanged(place) != cap:
                 del model.changed[place]
@@ -154,17 +167,39 @@ class Admins(DeskJudge):
         usd = None if by is None else str(nanos_to_usd(by))
         change = RaiseRun(run=path, by=usd, calls=calls, lasts_ms=lasts_ms)
         self.let_time_pass()
-        place: Place = (f"run:{path}", "total")
-        part, terms, cap = model.parts.get(path), model.terms(place[0]), model.cap(place)
-        unlimited = (by and cap is None) or (calls and terms.calls is None) or (lasts_ms and terms.lasts_ms is None)
+        account, terms, part = f"run:{path}", model.terms(path), model.parts.get(path)
+        windows: list[Window] = ["total", *model.renewed(account)]
+        capped: list[Window] = [window for window in windows if model.cap((account, window)) is not None]
+        limited: list[Window] = [
+            w for w in windows if model.terms(account, None if w == "total" else w).calls is not None
+        ]
+        unlimited = (by and not capped) or (calls and not limited) or (lasts_ms and terms.lasts_ms is None)
         if part is None or unlimited or not (by or calls or lasts_ms):
             self.refused(lambda desk: desk.raise_run(change, self.clock_ms), "run|cap")
         else:
             self.allowed(lambda desk: desk.raise_run(change, self.clock_ms))
-            part.more_calls, part.more_ms = part.more_calls + calls, part.more_ms + lasts_ms
-            if by:
-                model.changed.setdefault(place, Cap(cap or 0)).nanos += by
+            part.more_ms += lasts_ms
+            for window in limited if calls else ():
+                self.more_calls(part, window, calls)
+            for window in capped if by else ():
+                self.more_money((account, window), by or 0)
         self.after_a_look()
+
+    def more_calls(self, part: Part, window: Window, calls: int) -> None:
+        """Where they are renewed, in the open window alone."""
+        if window == "total":
+            part.more_calls += calls
+        else:
+            of = window, window_name(window, self.model.now_ms)
+            part.more_in[of] = part.more_in.get(of, 0) + calls
+
+    def more_money(self, place: Place, by: int) -> None:
+        """Likewise."""
+        cap = self.model.changed.setdefault(place, Cap(self.model.cap_unchanged(place) or 0))
+        if place[1] == "total":
+            cap.nanos += by
+        else:
+            cap.lapsing.append((window_name(place[1], self.model.now_ms), by))
 
     @precondition(lambda self: self.model.parts)
     @rule(data=st.data())

@@ -54,6 +54,14 @@ terms = st.sampled_from(
         RunTerms(usd_nanos=6 * UNIT - 1, calls=2, lasts_ms=HOUR),
     ]
 )
+renewed = st.sampled_from(
+    [
+        RunTerms(usd_nanos=4 * UNIT, renews="hour"),
+        RunTerms(calls=1, renews="hour"),
+        RunTerms(usd_nanos=6 * UNIT, calls=2, renews="day"),
+        RunTerms(calls=2, renews="week"),
+    ]
+)
 watched = st.frozensets(st.sampled_from([*ACCOUNTS[:3], TEMPLATE]), max_size=2)
 runaways = st.sampled_from(
     [
@@ -67,7 +75,9 @@ files = st.builds(
     File,
     caps_nanos=caps,
     concurrent_max=st.dictionaries(st.sampled_from(tables), st.sampled_from([1, 2, 3]), max_size=1),
-    per_run=st.dictionaries(st.sampled_from(["budget:acme", "budget:solo", TEMPLATE]), terms, max_size=1),
+    per_run=st.dictionaries(
+        st.sampled_from(["budget:acme", "budget:solo", TEMPLATE]), st.one_of(terms, renewed), max_size=2
+    ),
     tables=st.sampled_from([frozenset({TEMPLATE}), frozenset({TEMPLATE, NAMES[0]}), frozenset[str]()]),
     runaway=st.dictionaries(st.sampled_from(["budget:acme", "budget:acme/team", TEMPLATE]), runaways, max_size=1),
     watched=st.one_of(st.just(frozenset[str]()), watched),

@@ -109,6 +109,8 @@ class Part:
     budgets: frozenset[str] = frozenset()
     """Accounts of budgets whose limits for each run hold for it."""
     more_calls: int = 0
+    more_in: dict[tuple[Window, str], int] = field(default_factory=dict[tuple[Window, str], int])
+    """By window and its name, the calls that admins added to that one alone."""
     more_ms: int = 0
     ended: bool = False
     held: bool = False

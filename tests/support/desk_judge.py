@@ -247,14 +247,14 @@ class DeskJudge(DeskChecks):
         model = self.model
         for path in levels(request.run):
             if path in model.parts:
-                most, ends_ms = model.calls_max(path), model.ends_ms(path)
+                ends_ms = model.ends_ms(path)
                 assert not model.parts[path].ended, f"{path} was ended and goes on"
                 assert not model.is_runaway(path, request), f"{path} is a runaway and goes on"
                 if model.is_watched(f"run:{path}"):
                     continue
                 assert ends_ms is None or model.now_ms < ends_ms, f"{path} goes on after its time"
                 is_new = not request.granted_before
-                assert not is_new or most is None or model.calls(path) < most, f"{path} got more calls than it may"
+                assert not (is_new and model.calls_used_up(path)), f"{path} got more calls than it may"
 
     def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
         """One ahead whose money was spent meanwhile waits for that, and nothing is kept for it any more."""
@@ -355,8 +355,9 @@ class DeskJudge(DeskChecks):
                 assert limit.used == model.running(account.account), f"calls at once in {account.account}"
             if account.run is not None and not account.loading:
                 run = account.run
-                assert run.calls == model.calls(run.run), f"calls of {run.run}"
-                assert run.calls_max == model.calls_max(run.run), f"the most calls of {run.run}"
+                assert run.renews == next(iter(model.renewed(account.account)), None), f"how {run.run} is renewed"
+                assert run.calls == model.calls(run.run, run.renews), f"calls of {run.run}"
+                assert run.calls_max == model.calls_max(run.run, run.renews), f"the most calls of {run.run}"
                 assert run.ends_at_ms == model.ends_ms(run.run), f"the end of {run.run}"
                 assert bool(run.ended_by) == model.parts[run.run].ended, f"who ended {run.run}"
                 assert bool(run.held) == model.parts[run.run].held, f"{run.run} is held, or is not"

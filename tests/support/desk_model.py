@@ -218,6 +218,11 @@ class Model(Sums):
         for part in self.parts.values():
             part.granted_ms = tuple(min(at_ms, to_ms) for at_ms in part.granted_ms)
             part.asked_for = [(digest, min(at_ms, to_ms)) for digest, at_ms in part.asked_for]
+            part.more_in = {
+                (window, window_name(window, to_ms)): more
+                for (window, name), more in part.more_in.items()
+                if name == window_name(window, self.now_ms)
+            }
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
         self.let_through_ms = {place: min(at_ms, to_ms) for place, at_ms in self.let_through_ms.items()}
         self.now_ms = self.returned_ms = to_ms

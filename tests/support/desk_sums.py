@@ -3,7 +3,7 @@
 Written without the desk's code, which it is compared with (tests/unit/admission/test_desk_machine.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
@@ -98,7 +98,7 @@ class Sums:
         """What it would be if no admin had changed it."""
         account, window = place
         if account.startswith("run:"):
-            return self.terms(account).usd_nanos if window == "total" else None
+            return self.terms(account, None if window == "total" else window).usd_nanos
         return self.file.cap(place)
 
     def capped(self, accounts: Iterable[str]) -> list[tuple[str, Window, int]]:
@@ -117,6 +117,8 @@ class Sums:
 
     def is_watched(self, account: str) -> bool:
         part = self.parts.get(account.removeprefix("run:"))
+        if part is not None and "/" in account:
+            return False
         if part is not None:
             limiting = [budget for budget in part.budgets if self.file.limits_runs(budget)]
             return part.asked is None and bool(limiting) and all(map(self.is_watched, limiting))
@@ -147,7 +149,9 @@ class Sums:
     def is_changed(self, account: str) -> bool:
         """An admin did something to it, which no stored entry says."""
         part = self.parts.get(account.removeprefix("run:"))
-        return any(changed == account for changed, _ in self.changed) or (part is not None and part.is_changed)
+        more_in = part is not None and any(name == window_name(w, self.now_ms) for w, name in part.more_in)
+        by_admin = any(changed == account for changed, _ in self.changed)
+        return by_admin or more_in or (part is not None and part.is_changed)
 
     def stays(self, account: str) -> bool:
         """Whether it is there whoever uses it. What admins did to a run is forgotten a week after its last call."""
@@ -211,48 +215,87 @@ class Sums:
             return
         limiting = self._limiting(request)
         for path, asked, needed in self._parts_of(request):
-            place: Place = (f"run:{path}", "total")
+            account = f"run:{path}"
             part = self.parts.get(path)
             if part is None and needed:
                 return  # it waits for room
             if part is not None:
                 if self._differs(part, asked):
                     return
-                before = self.cap_unchanged(place)
+                places: list[Place] = [(account, window) for window in PLACES]
+                before = {place: self.cap_unchanged(place) for place in places}
+                renewed = self.renewed(account)
                 part.asked, part.budgets = part.asked or asked, part.budgets | limiting
-                if self.cap_unchanged(place) != before:
-                    self.changed.pop(place, None)
-            limiting = frozenset[str]()
+                self.is_limited_anew(account, renewed)
+                for place, cap in before.items():
+                    if self.cap_unchanged(place) != cap:
+                        self.changed.pop(place, None)
+            limiting = frozenset(b for b in limiting if (of := self.file.limits_runs(b)) and of.renews)
 
     def _differs(self, part: Part, asked: RunTerms | None) -> bool:
         return asked is not None and part.asked is not None and asked != part.asked
 
-    def terms(self, account: str) -> RunTerms:
-        """The lowest of what limits a run that has an account, of budgets that are watched only where nothing else
-        does."""
+    def _said_by_budgets(self, account: str) -> list[RunTerms]:
+        """Of budgets that are watched only where nothing else limits it."""
         part = self.parts.get(account.removeprefix("run:"), Part())
         counted = [budget for budget in part.budgets if self.is_watched(account) or not self.is_watched(budget)]
-        every = [part.asked, *(self.file.limits_runs(budget) for budget in counted)]
+        return [of for budget in counted if (of := self.file.limits_runs(budget))]
+
+    def renewed(self, account: str) -> list[Window]:
+        """The windows in which a run has anything anew, the shortest first."""
+        said = {terms.renews for terms in self._said_by_budgets(account)}
+        every: list[Window] = [window for window in ("hour", "day", "week") if window in said]
+        return every[:1] if "/" in account else every
+
+    def is_limited_anew(self, account: str, before: Sequence[Window]) -> None:
+        """What it took in a window in which nobody counted is to be read."""
+        now = self.renewed(account)
+        if not set(now) <= set(before) and account in self.open:
+            self.loading.add(account)
+        part = self.parts[account.removeprefix("run:")]
+        part.more_in = {of: more for of, more in part.more_in.items() if of[0] in now}
+
+    def terms(self, account: str, renews: Window | None = None) -> RunTerms:
+        """The lowest of what limits a run that has an account: of all time, or in each window of a kind. What was asked
+        for is renewed with the shortest."""
+        asked = self.parts.get(account.removeprefix("run:"), Part()).asked
+        said = [] if "/" in account else self._said_by_budgets(account)
+        of_kind = [terms for terms in said if terms.renews == renews]
+        if asked is not None and next(iter(self.renewed(account)), None) == renews:
+            of_kind.append(asked)
+        lasting = [*said, *([] if asked is None else [asked])] if renews is None else []
         return RunTerms(
-            usd_nanos=min((e.usd_nanos for e in every if e and e.usd_nanos is not None), default=None),
-            calls=min((e.calls for e in every if e and e.calls is not None), default=None),
-            lasts_ms=min((e.lasts_ms for e in every if e and e.lasts_ms is not None), default=None),
+            usd_nanos=min((e.usd_nanos for e in of_kind if e.usd_nanos is not None), default=None),
+            calls=min((e.calls for e in of_kind if e.calls is not None), default=None),
+            lasts_ms=min((e.lasts_ms for e in lasting if e.lasts_ms is not None), default=None),
         )
 
-    def calls(self, path: str) -> int:
-        """How many calls of the run got grants, by whichever of their attempts."""
-        return len({hold.grant.hold_id.partition("/")[0] for hold in self.used_by(path)})
+    def calls(self, path: str, window: Window | None = None) -> int:
+        """How many calls of the run got grants, by whichever of their attempts; or their first one in this window."""
+        first_ms: dict[str, int] = {}
+        for hold in self.used_by(path):
+            call, at_ms = hold.grant.hold_id.partition("/")[0], hold.grant.granted_at_ms
+            first_ms[call] = min(at_ms, first_ms.get(call, at_ms))
+        return sum(window is None or counts(window, at_ms, self.now_ms) for at_ms in first_ms.values())
 
     def used_by(self, path: str) -> list[HeldMoney]:
         account = f"run:{path}"
         return [hold for hold in self.holds.values() if account in hold.accounts and hold.was_used]
 
-    def calls_max(self, path: str) -> int | None:
-        most = self.terms(path).calls
-        return None if most is None else most + self.parts[path].more_calls
+    def calls_max(self, path: str, window: Window | None = None) -> int | None:
+        part, most = self.parts[path], self.terms(f"run:{path}", window).calls
+        more = part.more_calls if window is None else part.more_in.get((window, window_name(window, self.now_ms)), 0)
+        return None if most is None else most + more
+
+    def calls_used_up(self, path: str) -> bool:
+        """Of all time, or of a window in which they are renewed."""
+        return any(
+            (most := self.calls_max(path, window)) is not None and self.calls(path, window) >= most
+            for window in (None, *self.renewed(f"run:{path}"))
+        )
 
     def ends_ms(self, path: str) -> int | None:
-        part, lasts_ms = self.parts[path], self.terms(path).lasts_ms
+        part, lasts_ms = self.parts[path], self.terms(f"run:{path}").lasts_ms
         grants = [*part.granted_ms, *(hold.grant.granted_at_ms for hold in self.used_by(path))]
         return None if lasts_ms is None or not grants else min(grants) + lasts_ms + part.more_ms
 
@@ -260,10 +303,10 @@ class Sums:
         """Whether its run, or a part that it belongs to, has used up its calls or its time."""
         for path in levels(request.run):
             if path in self.parts and not self.is_watched(f"run:{path}"):
-                most, ends_ms = self.calls_max(path), self.ends_ms(path)
+                ends_ms = self.ends_ms(path)
                 if ends_ms is not None and self.now_ms >= ends_ms:
                     return True
-                if most is not None and not request.granted_before and self.calls(path) >= most:
+                if not request.granted_before and self.calls_used_up(path):
                     return True
         return False
 
@@ -274,7 +317,8 @@ class Sums:
     def runaway_terms(self, path: str) -> RunawayTerms:
         """The lowest of what its budgets say, of those that are watched only where nothing else limits it."""
         part, is_watched = self.parts[path], self.is_watched(f"run:{path}")
-        every = [self.file.runaway_of(b) for b in part.budgets if is_watched or not self.is_watched(b)]
+        of = [] if "/" in path else part.budgets
+        every = [self.file.runaway_of(b) for b in of if is_watched or not self.is_watched(b)]
         money = [e.usd_nanos_per_minute for e in every if e.usd_nanos_per_minute is not None]
         return RunawayTerms(
             identical_calls=min((e.identical_calls for e in every if e.identical_calls is not None), default=None),

@@ -103,7 +103,13 @@ class TwoDesks(RuleBasedStateMachine):
             for account in wanted.accounts
         }
         runs = {account: self.calls_without(left_out, account) for account in wanted.accounts if account[:4] == "run:"}
-        self.spend = LoadedSpend(number=wanted.number, posted_nanos=posted, steps_nanos=steps, runs=runs)
+        run_calls: dict[str, dict[Window, int]] = {
+            account: {window: self.calls_without(left_out, account, window)[0] for window in wanted.calls_in}
+            for account in runs
+        }
+        self.spend = LoadedSpend(
+            number=wanted.number, posted_nanos=posted, steps_nanos=steps, runs=runs, run_calls=run_calls
+        )
 
     def posted_without(self, left_out: set[str], account: str, window: Window) -> int:
         """What the stored entries say, but for those of these holds."""
@@ -126,9 +132,10 @@ class TwoDesks(RuleBasedStateMachine):
                 steps[at_ms // step_ms * step_ms] += nanos
         return dict(steps)
 
-    def calls_without(self, left_out: set[str], account: str) -> tuple[int, int]:
+    def calls_without(self, left_out: set[str], account: str, window: Window = "total") -> tuple[int, int]:
         """How many calls have stored entries, but for those of these holds, and when the first one was granted."""
         used = self.model.used_by(account.removeprefix("run:"))
         stored = [hold.grant for hold in used if hold.state != "pending" and hold.grant.hold_id not in left_out]
+        stored = [grant for grant in stored if counts(window, grant.granted_at_ms, self.model.now_ms)]
         calls = {grant.hold_id.partition("/")[0] for grant in stored}
         return len(calls), min((grant.granted_at_ms for grant in stored), default=0)

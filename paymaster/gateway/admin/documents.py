@@ -99,6 +99,9 @@ class RunDocument(Document):
     held: str | None
     """Why it is held as a runaway."""
     parked: int
+    renews: Window | None
+    """It has money and calls anew in each such window, and all figures are of the open one."""
+    renews_at: datetime | None
 
 
 class ClientDocument(Document):
@@ -332,12 +335,12 @@ def service_document(service: ServiceStatus, account: AccountStatus | None) -> S
 
 
 def run_document(status: AccountStatus, run: RunState) -> RunDocument:
-    [total] = [window for window in status.windows if window.window == "total"]
+    counted = status.window_of_run
     return RunDocument(
         run=run.run,
         cap_usd=None if run.cap_nanos is None else usd(run.cap_nanos),
-        posted_usd=usd(total.posted_nanos),
-        pending_usd=usd(total.pending_nanos),
+        posted_usd=usd(counted.posted_nanos),
+        pending_usd=usd(counted.pending_nanos),
         calls=run.calls,
         calls_max=run.calls_max,
         began_at=at(run.began_at_ms),
@@ -345,6 +348,8 @@ def run_document(status: AccountStatus, run: RunState) -> RunDocument:
         ended_by=run.ended_by or None,
         held=run.held or None,
         parked=status.parked,
+        renews=run.renews,
+        renews_at=at(run.renews_at_ms),
     )
 
 

@@ -104,6 +104,9 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
     }
     of_runs = Counter(f"run:{path}" for _, _, run, _ in spent if run is not None for path in run_ancestors(run))
     assert found.runs == {name: (calls, 1_000) for name, calls in of_runs.items()}
+    renewed = {"calls_in": ("hour", "day"), "window_starts_ms": {**wanted.window_starts_ms, "day": 1_001}}
+    found = await load_spend(engine, wanted.model_copy(update={"accounts": looked_up, "by_account": True, **renewed}))
+    assert found.run_calls == {name: {"hour": calls, "day": 0} for name, calls in of_runs.items()}
     for path in {path for budgets, *_ in spent for path in budgets_charged(budgets)}:
         [row] = await usage_report(engine, ledger=ledger, by=(), budget=path)
         rows = await usage_report(engine, ledger=ledger, by=("budget",), budget=path)
