@@ -152,10 +152,12 @@ def run_raised(change: RaiseRun) -> str:
     return f"{by_whom(change)} gave run {change.run} {', '.join(filter(None, more))} more"
 
 
-def other_limits(run: str) -> str:
+def other_limits(run: str, *, signs: bool) -> str:
+    """`signs`: commands of admins need a signature."""
+    signature = " --sign-with FILE" if signs else ""
     return (
         f"run:{run} has had other limits since its first call: ask for those again, or for none; carve a part of it "
-        f"(`name=`); name another run (`run=`); or let an admin give it more (`paymaster runs raise {run}`)"
+        f"(`name=`); name another run (`run=`); or let an admin give it more (`paymaster runs raise {run}{signature}`)"
     )
 
 

@@ -118,7 +118,8 @@ class OnDemand:
         run = account.run
         assert run is not None  # the key says it
         if asked is not None and run.asked is not None and asked != run.asked:
-            detail = alert_texts.other_limits(account.key.removeprefix("run:"))
+            signs = self._state.config.admin.require_signature
+            detail = alert_texts.other_limits(account.key.removeprefix("run:"), signs=signs)
             return Obstacle("impossible", "run_limits_differ", detail, account.key)
         more = tuple(key for key in limiting if key not in run.budgets)
         if more or (asked is not None and run.asked is None):

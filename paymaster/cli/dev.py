@@ -21,6 +21,12 @@ TEMPORAL_PORT = 7233
 """Temporal's usual port, so that other tools find it."""
 
 
+_NO_SERVICES = (
+    'No call can be made: the configuration names no service. docs/budgets.md, "Trying it here", has a '
+    f"[services.{LOCAL_SERVICE}] for the model that comes with this, and a route to it."
+)
+
+
 def dev(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where its data is kept. Default: the user's data folder.")
@@ -82,7 +88,7 @@ async def _dev(folder: Path, config_file: Path, settings: "Settings", temporal_p
             if folder != default_data_dir().absolute():  # where other commands look by themselves
                 for name, value in local.environment().items():
                     print_line(f"  export {name}='{value}'")
-            print_line(f"  {command_name()} call {_example(settings)}")
+            print_line(f"  {command_name()} call {_example(settings)}" if settings.services else f"  {_NO_SERVICES}")
             print_line("Ctrl-C stops everything; the data stays.")
             await until_ctrl_c(local.until_worker_ends())
     except StackError as error:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from paymaster.values.money import Price
 
 _SHOWN_MAX = 10
+_NO_SERVICES = (
+    "it names no service, so no call can be made: add one (docs/services.md), such as [services.openai] with "
+    '`api = "openai"`, `base_url` and `key`, and in [routes] a way to it: `writer = ["openai/gpt-5-mini"]`'
+)
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -57,7 +61,11 @@ async def _checks(config: Path | None) -> list[Check]:
     except ConfigurationError as error:
         return [Check("configuration", False, f"{file}: {problem}") for problem in error.problems]
     counts = f"services: {len(settings.services)}, routes: {len(settings.routes)}, budgets: {len(settings.budgets)}"
-    checks = [Check("configuration", True, f"{file}: {counts}"), await _check("temporal", _temporal, settings)]
+    has_services = bool(settings.services)
+    checks = [
+        Check("configuration", has_services, f"{file}: {counts if has_services else _NO_SERVICES}"),
+        await _check("temporal", _temporal, settings),
+    ]
     if checks[-1].ok:
         checks += await _ledger(settings)
         if checks[-1].ok:

@@ -9,9 +9,24 @@ import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
 from paymaster.cli.exits import CommandError, given_once
-from paymaster.cli.present import JsonOption, csv_text, iso, print_csv, print_json, print_line, print_table, usd
+from paymaster.cli.present import (
+    JsonOption,
+    csv_text,
+    iso,
+    print_csv,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    usd,
+)
 from paymaster.cli.span import SinceOption, UntilOption, span_of
 from paymaster.cli.usage_kinds import kinds_of, print_kinds
+
+_NO_RUNS = (
+    "none of these calls is of a run: those that a program makes outside any run_budget have none, and a ledger that "
+    "still runs by the rules of version 0.1.0 stores none (`paymaster upgrade`)"
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +92,8 @@ def usage(
         _print_csv(dimensions, rows)
     elif rows:
         _print(dimensions, rows, total)
+        if "run" in dimensions and all(row.run is None for row in rows):
+            print_note(_NO_RUNS)
     else:
         print_line("no usage is stored for this")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from paymaster.messages.base import Message, json_bytes
 from paymaster.messages.requests import Budgets
-from paymaster.messages.results import BudgetNotice
+from paymaster.messages.results import BudgetNotice, Standing
 from paymaster.messages.runs import RunId, RunLimits, RunPart
 from paymaster.values.limits import BUDGETS_OF_CALL_MAX, ID_CHARACTERS_MAX, METADATA_KEYS_MAX, PURCHASE_BYTES_MAX
 from paymaster.values.money import NANOS_MAX, nanos_to_usd
@@ -120,3 +120,8 @@ class PurchaseResult(Message):
     @property
     def cost_usd(self) -> Decimal:
         return nanos_to_usd(self.cost_nanos)
+
+    @property
+    def standing(self) -> Standing:
+        """What was left after it in each capped account that it counts for, as LLMResult has it of a call."""
+        return Standing.of(self.budget)

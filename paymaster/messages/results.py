@@ -1,9 +1,10 @@
 """What an agent gets, and what became of each attempt."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import (
     Field,
@@ -90,6 +91,12 @@ class Standing(Message):
     accounts: tuple[BudgetNotice, ...] = ()
     """Each window of each capped account, the one with the least left first."""
 
+    @classmethod
+    def of(cls, notices: Iterable[BudgetNotice]) -> Self:
+        """Without accounts that are only watched."""
+        binding = (notice for notice in notices if notice.enforced)
+        return cls(accounts=tuple(sorted(binding, key=lambda notice: notice.left_nanos)))
+
     @property
     def left_nanos(self) -> int | None:
         """What is left where the least is. None: nothing is capped, or nobody could say."""
@@ -170,8 +177,7 @@ class LLMResult(Message):
         Of a denied call, in those without room for it. Empty where nothing is capped, where something else was in the
         way, and where the ledger did not answer in time.
         """
-        binding = (notice for notice in self.budget if notice.enforced)
-        return Standing(accounts=tuple(sorted(binding, key=lambda notice: notice.left_nanos)))
+        return Standing.of(self.budget)
 
     @property
     def cost_usd(self) -> Decimal:

@@ -25,7 +25,7 @@ from paymaster.values.time_zones import UTC_NAME
 from paymaster.values.windows import Window
 
 _RENEWS: dict[str, Window] = {"1h": "hour", "1d": "day", "1w": "week"}
-"""As it is written in the file."""
+"""How the file writes windows in which runs are renewed."""
 
 
 def desk_config(settings: Settings) -> DeskConfig:

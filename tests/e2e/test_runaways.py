@@ -56,6 +56,7 @@ async def test_an_agent_in_a_loop_is_held_and_ended_by_the_command_in_the_alert(
         # What the alert says, word for word but for the reason.
         resumed = await site.command("runs", "resume", run, "--reason", "it was meant to")
         assert resumed.code == 0, resumed
+        assert resumed.output == f"{run} goes on, with no cap, {MAY} calls, no end\n"
         await until(lambda: service.count == 2 * MAY, "it goes on, for as many calls again")
         await until(held, "and is held again")
         ended = await site.command("runs", "end", run, "--reason", "it loops")

@@ -82,9 +82,11 @@ def test_commands_in_denials_are_signed_where_that_is_required() -> None:
     acme = capped(day=1_000).model_copy(update={"per_run": terms(calls=1)})
     signed = {"admin": AdminConfig(require_signature=True)}
     site = Site(config(budgets={"acme": acme}).model_copy(update=signed))
-    begun(site, None)
+    begun(site, terms(usd=5))
     command = f'`paymaster runs raise {RUN} --calls N --reason "…" --sign-with FILE`'
     assert command in site.denied(run=RUN).detail
+    differs = site.denied(run=RUN, run_terms=(terms(calls=2),))
+    assert f"`paymaster runs raise {RUN} --sign-with FILE`" in differs.detail
 
 
 def test_calls_are_counted_and_not_attempts() -> None:

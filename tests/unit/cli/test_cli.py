@@ -213,6 +213,24 @@ async def test_migrate_makes_an_empty_database_usable(run: Run, database_url: st
     assert run("usage", **reached).stdout == "no usage is stored for this\n"
 
 
+async def test_usage_says_why_no_call_has_a_run(run: Run, database_url: str) -> None:
+    engine = create_engine(database_url)
+    await insert_entries(engine, [_entry("c-1", service="local", cost_nanos=1)])
+    await engine.dispose()
+    ended = run("usage", "--by", "run", PAYMASTER__DATABASE__URL=database_url)
+    assert (ended.returncode, ended.stdout.splitlines()[0].split()[0]) == (0, "run")
+    assert "rules of version 0.1.0 stores none (`paymaster upgrade`)" in ended.stderr
+
+
+def test_doctor_says_that_a_file_without_services_can_call_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "paymaster.toml").write_text('[budgets.acme]\ncap_usd = { day = "1" }\n')
+    ended = run("doctor", "--json", "--config", str(tmp_path / "paymaster.toml"))
+    checks = {each["name"]: each for each in json.loads(ended.stdout)["checks"]}
+    assert ended.returncode == 1
+    assert not checks["configuration"]["ok"]
+    assert "names no service, so no call can be made" in checks["configuration"]["detail"]
+
+
 async def test_usage_is_exact_in_json_and_has_a_total_of_different_calls(run: Run, database_url: str) -> None:
     entries = [
         _entry("a-1", service="openai", status="failed", usage=None, cost_nanos=0),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from paymaster.messages.purchases import PurchaseRequest
+from paymaster.messages.purchases import PurchaseOutcome, PurchaseRequest, PurchaseResult
+from paymaster.messages.results import BudgetNotice, Standing
 
 
 def a_request(**fields: object) -> PurchaseRequest:
@@ -28,6 +29,17 @@ def a_request(**fields: object) -> PurchaseRequest:
 def test_what_is_wrong_is_said(field: str, value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         a_request(**{field: value})
+
+
+def test_its_standing_is_what_binds_with_the_least_left_first() -> None:
+    tight = BudgetNotice("budget:acme/a", "day", 5, 3, 1, ())
+    loose, watched = (
+        BudgetNotice("budget:acme", "day", 9, 3, 0, ()),
+        BudgetNotice("budget:b", "day", 1, 1, 0, (), None, False),
+    )
+    result = PurchaseResult(outcome=PurchaseOutcome.PAID, budget=(watched, loose, tight))
+    assert result.standing == Standing(accounts=(tight, loose))
+    assert result.standing.left_nanos == 1
 
 
 def test_its_digest_tells_purchases_apart() -> None:
