@@ -29,6 +29,17 @@ class TemporalUnreachable(Exception):
     """Nobody knows whether the call was begun."""
 
 
+class Unended(Exception):
+    """A call that goes on, or was not begun, when it has to be answered for. The reason is one of
+    `paymaster.wire.refusals`."""
+
+    def __init__(self, reason: str, detail: str, call_id: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.call_id = call_id
+
+
 class Terms(NamedTuple):
     """What a request of a provider's format does not say."""
 
@@ -91,6 +102,8 @@ async def told_by_client(
         return answered(result, dialect, pieces, may_wait_again=may_wait_again)
     except (CallIdReused, AnswerGone, WorkflowFailureError) as error:
         return told_of_failure(error, dialect)
+    except Unended as error:
+        return refusal(dialect, error.reason, error.detail, call_id=error.call_id)
     except RPCError as error:
         raise TemporalUnreachable(f"Temporal cannot be reached: {error.message}") from error
     except RuntimeError as error:  # of a lazy client

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +16,7 @@ from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.answered import response_of
+from paymaster.gateway.body_room import BodyRoom, RoomForBodies
 from paymaster.gateway.clients import Clients
 from paymaster.gateway.endpoints import Endpoints, dialect_spoken
 from paymaster.gateway.streams import Streams
@@ -40,6 +42,7 @@ def gateway_app(
     app = Starlette(
         routes=[*administration, *pages, *Endpoints(settings, clients, temporal, streams, engine).routes()],
         exception_handlers={HTTPException: _not_served},
+        middleware=[Middleware(RoomForBodies, room=BodyRoom(settings.gateway.bodies_bytes_max))],
     )
     app.router.redirect_slashes = False
     return app

@@ -63,8 +63,10 @@ def asked_call(
     detached = _detached(headers)
     try:
         wire = Wire(dialect=dialect, body=body, headers=sent_headers(dialect, headers), path=path)
-        check_route(route_named(wire), client)
+        route = route_named(wire)
+        check_route(route, client)
         terms = Terms(
+            route=route,
             budget=budget_of(headers.get(BUDGET_HEADER), client),
             # Who waits for an HTTP response does not wait for tomorrow's money.
             on_exhausted=None if detached else "fail",

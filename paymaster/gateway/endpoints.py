@@ -1,5 +1,6 @@
 """What the gateway answers: calls in the dialects of the providers, lists of models, and how it is."""
 
+import asyncio
 import json
 import logging
 import time
@@ -8,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,7 +29,15 @@ from paymaster.gateway.measured import active_request, measure_request
 from paymaster.gateway.models import described, listed, names_for
 from paymaster.gateway.once import CALLS_PATH, Once
 from paymaster.gateway.openapi import openapi_document
-from paymaster.gateway.reading import CallerGone, body_was_read, check_headers, drain, read_body, while_connected
+from paymaster.gateway.reading import (
+    CallerGone,
+    body_was_read,
+    check_headers,
+    drain,
+    let_go,
+    read_body,
+    while_connected,
+)
 from paymaster.gateway.standing import standing_of
 from paymaster.gateway.streams import Streams
 from paymaster.ledger.copied_status import CopiedStatus
@@ -39,6 +49,10 @@ from paymaster.wire_requests import TemporalUnreachable, counted_by_client
 Handler = Callable[[Request, ClientTerms], Awaitable[Response]]
 """Answers a request of a client. Raises Refused, TemporalUnreachable and CallerGone."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_READ_AT_ONCE_BYTES = 256 * 1024
+"""Of a body that is read where it is: it takes a few milliseconds."""
 _HEALTH_WITHIN = timedelta(seconds=2)
 _ANSWERED = range(200, 300)
 _CALLER_GONE = 499
@@ -166,6 +180,9 @@ class Endpoints:
         asked = await self._asked(request, client)
         streams = not asked.detached and asked.request.wire is not None and may_stream(asked.request.wire)
         async with self._once.call(asked, client) as call:
+            del asked  # with its body, which may be stored now
+            if call.is_stored:
+                let_go(request)
             if streams:
                 answer = await self._live.answer(request, call)
             else:
@@ -177,7 +194,8 @@ class Endpoints:
 
     async def _asked(self, request: Request, client: ClientTerms) -> AskedCall:
         body = await read_body(request, self._gateway)
-        return asked_call(target_of(request), request.headers, body, client, self._gateway.wait_at_most)
+        within = self._gateway.wait_at_most
+        return await _beside(body, asked_call, target_of(request), request.headers, body, client, within)
 
     async def _fetched(self, request: Request, client: ClientTerms) -> Response:
         """What became of one of the client's calls."""
@@ -192,8 +210,9 @@ class Endpoints:
     async def _count(self, dialect: Dialect, request: Request, client: ClientTerms) -> Response:
         """How many tokens a request would have: a worker asks for it, since it has the keys."""
         body = await read_body(request, self._gateway)
-        counted = counted_request(target_of(request), body, dialect)
-        asked = asked_call(counted.target, request.headers, counted.body, client, self._gateway.wait_at_most)
+        counted = await _beside(body, counted_request, target_of(request), body, dialect)
+        within = self._gateway.wait_at_most
+        asked = await _beside(body, asked_call, counted.target, request.headers, counted.body, client, within)
         count = await while_connected(request, counted_by_client(self._temporal, asked.request))
         if count.tokens is None:
             raise Refused("not_counted", count.detail)
@@ -243,6 +262,13 @@ def target_of(request: Request) -> str:
     """The request's path and query as they were written."""
     path, query = request.scope["raw_path"].decode("ascii", "replace"), request.scope["query_string"].decode("latin-1")
     return f"{path}?{query}" if query else path
+
+
+async def _beside(body: bytes, work: Callable[P, T], *of: P.args, **more: P.kwargs) -> T:
+    """What the work gives, which reads the body: of a large one beside everything else that the gateway does."""
+    if len(body) <= _READ_AT_ONCE_BYTES:
+        return work(*of, **more)
+    return await asyncio.to_thread(work, *of, **more)
 
 
 def _json(document: JsonValue) -> Response:

@@ -1,6 +1,7 @@
 """What the gateway's HTTP servers, for callers and for workers, have in common: how they listen and say where."""
 
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Generator
@@ -10,13 +11,54 @@ import uvicorn
 
 from paymaster.settings import ConfigurationError
 
+RENEWED_WITHIN_S = 10.0
+"""How long after its files have changed a certificate is in use."""
+_TICKS_PER_S = 10
+"""Of uvicorn."""
+logger = logging.getLogger(__name__)
+
 
 class Server(uvicorn.Server):
-    """Leaves signals to whoever runs the gateway."""
+    """Leaves signals to whoever runs the gateway; connections that begin after a certificate was renewed have that."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._files = _stamps_of(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % round(RENEWED_WITHIN_S * _TICKS_PER_S) == 0:
+            self._take_renewed_certificate()
+        return await super().on_tick(counter)
+
+    def _take_renewed_certificate(self) -> None:
+        files, config = _stamps_of(self.config), self.config
+        if files == self._files or config.ssl is None or config.ssl_certfile is None:
+            return
+        self._files = files
+        try:
+            # First elsewhere: what fails halfway leaves a certificate without its key.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), config.ssl):
+                context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+        except (OSError, ssl.SSLError) as error:
+            logger.error("%s has changed and cannot be used; the one before stays: %s", config.ssl_certfile, error)
+        else:
+            logger.info("%s has changed and is in use", config.ssl_certfile)
+
+
+def _stamps_of(config: uvicorn.Config) -> list[tuple[int, int, int] | None]:
+    """What tells a certificate's files from those that take their place. None: there is no such file now."""
+    found: list[tuple[int, int, int] | None] = []
+    for file in filter(None, (config.ssl_certfile, config.ssl_keyfile)):
+        try:
+            at = Path(file).stat()
+            found.append((at.st_mtime_ns, at.st_ino, at.st_size))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def check_certificate(config: uvicorn.Config, table: str) -> None:

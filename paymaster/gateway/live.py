@@ -23,7 +23,7 @@ from paymaster.messages.temporal_names import generation_id
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.wire.error_events import error_event
 from paymaster.wire.refusals import Told
-from paymaster.wire_requests import body_of, told_by_client
+from paymaster.wire_requests import Unended, body_of, told_by_client
 
 T = TypeVar("T")
 OTHER_ANSWER = "the stream broke, and the answer that the call has in the end does not begin as it did"
@@ -80,19 +80,25 @@ class LiveBody:
                     yield piece
 
     async def _rest(self) -> AsyncIterator[bytes]:
-        """Of a stream that broke: from the call's result, where the answer is the one that had begun."""
+        """Of a stream that broke: from the call's result, where the answer is the one that had begun.
+
+        Its worker may be lost: what another attempt would answer nobody gets, so that none is made.
+        """
+        self._give_up()
         another = asyncio.ensure_future(self._opened.another_began.wait())
         try:
             await asyncio.wait({another, self._call}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             another.cancel()
         if not self._call.done():
-            self._give_up()
             yield self._error("worker_lost", "the worker was lost in the middle of the answer")
             return
         try:
             self._call.result()
             result, body = await self._result()
+        except Unended as error:
+            yield self._error(error.reason, error.detail)
+            return
         except Exception as error:  # the caller must learn that there is no more
             yield self._error("call_ended", f"the call ended without a result: {type(error).__name__}")
             return
@@ -163,9 +169,7 @@ class LiveCalls:
             raise
         if head is not None:
             return head, ending
-        told = await told_by_client(self._temporal, ending, call.asked.dialect, may_wait_again=True)
-        call.has_ended = True
-        return told
+        return await told_by_client(self._temporal, ending, call.asked.dialect, may_wait_again=True)
 
     async def _until_it_ends(self, call: Call, ending: asyncio.Task[LLMResult]) -> None:
         """Without holding what it gives."""

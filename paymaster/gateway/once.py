@@ -18,6 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 import paymaster.client
 from paymaster.errors import CallDenied, CallIdReused
 from paymaster.gateway.asked import AskedCall, Refused, is_own_call, new_call_id
+from paymaster.gateway.awaiting import CALLS_PATH, awaited
 from paymaster.gateway.clients import ClientTerms
 from paymaster.generations import CallHandle, latest_generation
 from paymaster.messages import LLMRequest, LLMResult
@@ -28,9 +29,8 @@ from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.left_requests import note_left, take_left
 from paymaster.stored_bodies import stored_request
 from paymaster.wire.refusals import Told
-from paymaster.wire_requests import TemporalUnreachable, told_by_client
+from paymaster.wire_requests import TemporalUnreachable, Unended, told_by_client
 
-CALLS_PATH = "/v1/paymaster/calls"
 LEAVES_WITHIN_S = 10.0
 """How long the call of a caller who has gone is looked after, when Temporal or the database does not answer."""
 _LOOK_AGAIN_S = 2
@@ -50,8 +50,16 @@ class Call:
         self.is_told = False
         """Whether its caller gets what became of it."""
         self.has_ended = False
+        self.is_unended = False
+        """It is answered for, and goes on or was not begun."""
+        self._is_given_up = False
         self._temporal = temporal
         self._starting: asyncio.Future[WorkflowHandle[object, LLMResult]] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its body is in the database, and not here."""
+        return self.request.wire is not None and self.request.wire.stored is not None
 
     async def told(self, within: timedelta) -> Told:
         """The response to it; of a detached one that has not ended within that time, where to fetch it.
@@ -60,14 +68,24 @@ class Call:
         """
         try:
             async with asyncio.timeout(within.total_seconds() if self.asked.detached else None):
-                told = await told_by_client(self._temporal, self.result(), self.asked.dialect, may_wait_again=True)
+                return await told_by_client(self._temporal, self.result(), self.asked.dialect, may_wait_again=True)
         except TimeoutError:
             return _under_way(self.request.call_id or "")
-        self.has_ended = True
-        return told
 
     async def result(self) -> LLMResult:
-        """Of the call, which is started or found under its id. Raises CallIdReused, and what Temporal's client does."""
+        """Of the call, which is started or found under its id.
+
+        Raises CallIdReused, Unended, and what Temporal's client does.
+        """
+        try:
+            result = await self._wanted_result()
+        except Unended:
+            self.is_unended = True
+            raise
+        self.has_ended = True
+        return result
+
+    async def _wanted_result(self) -> LLMResult:
         while True:
             self._starting = asyncio.ensure_future(paymaster.client.start(self._temporal, self.request))
             try:
@@ -76,8 +94,8 @@ class Call:
                 return error.result
             if isinstance(handle, CallHandle) and handle.result_run_id is None:
                 await self._check_that_it_is(handle)
-            result = await handle.result()
-            if result.reason != NOT_WANTED:
+            result = await awaited(handle, self.asked, self.give_up)
+            if result.reason != NOT_WANTED or self._is_given_up:
                 return result
             # It was given up for an earlier caller, and this one wants it.
 
@@ -88,6 +106,7 @@ class Call:
 
     async def give_up(self) -> None:
         """Has it voided where nothing was sent, also when only its start is under way. Raises nothing of Temporal's."""
+        self._is_given_up = True
         if self._starting is not None:
             with suppress(RPCError, RuntimeError, CallDenied, CallIdReused):
                 await (await self._starting).signal(CALLER_GONE.name)
@@ -114,7 +133,9 @@ class Once:
         try:
             yield call
         finally:
-            if not call.is_told:
+            if call.is_unended:
+                self._begin(self._leave(call))
+            elif not call.is_told:
                 await asyncio.shield(self._begin(self._leave(call)))
             elif call.has_ended:
                 self.ended(call)
@@ -167,7 +188,8 @@ class Once:
         if self._engine is None or asked.repeats == 0:
             return None
         try:
-            return await take_left(self._engine, self._ledger, client.name, asked.request.digest())
+            digest = await asyncio.to_thread(asked.request.digest)  # of a large body it takes a while
+            return await take_left(self._engine, self._ledger, client.name, digest)
         except DATABASE_ERRORS as error:
             raise _no_database("whether an earlier request was sent is looked up", error) from error
 

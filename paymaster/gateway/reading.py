@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from paymaster.gateway.asked import Refused
+from paymaster.gateway.body_room import Place, place_of
 from paymaster.settings import GatewaySettings
 from paymaster.values.durations import format_duration
 
 T = TypeVar("T")
+ROOM_WITHIN_S = 5.0
+"""How long a body waits until others are held no longer."""
 _READ = "body_was_read"
 _DRAINED_WITHIN_S = 5.0
 """Of a body that nobody reads: a connection that is closed with it unread may lose the answer on its way."""
@@ -33,27 +36,39 @@ def check_headers(request: Request, settings: GatewaySettings) -> None:
 
 
 async def read_body(request: Request, settings: GatewaySettings) -> bytes:
-    """Raises Refused for one that is too large, or does not come in time, and CallerGone."""
+    """The body, which takes room until the request has been answered, or `let_go` is called.
+
+    Raises Refused for one that is too large, does not come in time, or finds no room, and CallerGone.
+    """
     bytes_max, encoding = settings.body_bytes_max, request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise Refused("bad_request", f"a body with content-encoding {encoding!r} is not read: send it as it is")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > bytes_max:
         raise _too_large(int(announced), bytes_max)
-    body = bytearray()
+    place, body = place_of(request.scope), bytearray()
+    await _enlarge(place, int(announced) if announced.isdecimal() else min(place.least, bytes_max), settings)
     try:
         async with asyncio.timeout(settings.body_within.total_seconds()):
             async for piece in request.stream():
                 body += piece
                 if len(body) > bytes_max:
                     raise _too_large(len(body), bytes_max)
+                if len(body) > place.size:
+                    await _enlarge(place, bytes_max, settings)
     except TimeoutError:
         within = format_duration(settings.body_within)
         raise Refused("body_too_slow", f"the body did not come within {within}") from None
     except ClientDisconnect:
         raise CallerGone from None
     setattr(request.state, _READ, True)
+    place.shrink(len(body))
     return bytes(body)
+
+
+def let_go(request: Request) -> None:
+    """Says that its body is held no longer."""
+    place_of(request.scope).shrink(0)
 
 
 def body_was_read(request: Request) -> bool:
@@ -99,6 +114,16 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _enlarge(place: Place, size: int, settings: GatewaySettings) -> None:
+    """Raises Refused."""
+    try:
+        async with asyncio.timeout(ROOM_WITHIN_S):
+            await place.enlarge(size)
+    except TimeoutError:
+        room = f"all {settings.bodies_bytes_max:,} bytes that the gateway has for requests' bodies"
+        raise Refused("bodies_full", f"{room} (gateway.bodies_bytes_max) are taken; nothing is begun") from None
 
 
 def _too_large(size: int, bytes_max: int) -> Refused:

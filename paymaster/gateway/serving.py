@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Route
 from temporalio.client import Client
@@ -26,7 +27,8 @@ from paymaster.ledger.handle import Ledger
 from paymaster.observability.health import ANSWERS_WITHIN_S, Check, HealthServer
 from paymaster.observability.telemetry import telemetry_of
 from paymaster.settings import ConfigurationError, GatewaySettings, Settings, format_duration
-from paymaster.storage.engine import create_engine
+from paymaster.storage.engine import DATABASE_ERRORS, create_engine
+from paymaster.storage.schema import check_schema
 
 _CLEARS_UP_WITHIN_S = 12.0
 """For requests that are given up at the end: the call of each is cancelled within 10 s."""
@@ -47,8 +49,9 @@ async def run_gateway(
     """Runs until `stop` is set, then lets requests in flight finish, within the grace period.
 
     `on_ready` is called with the gateway's URL as soon as requests are answered. Raises ConfigurationError where nobody
-    could ask and for a certificate that cannot be used, RuntimeError when Temporal can't be reached, KeyUnavailable
-    without a key for the payloads' encryption or the console's sessions, OSError when an address is taken.
+    could ask and for a certificate that cannot be used, RuntimeError when Temporal can't be reached, SchemaOutdated
+    when the database needs `paymaster migrate`, KeyUnavailable without a key for the payloads' encryption or the
+    console's sessions, OSError when an address is taken.
     """
     _check_who_asks(settings)
     gateway, url = settings.gateway, settings.database.url
@@ -64,6 +67,7 @@ async def run_gateway(
         engine = None if url is None else create_engine(url.get_secret_value())
         if engine is not None:
             running.push_async_callback(engine.dispose)
+            await _check_schema(engine)
         clients = await running.enter_async_context(open_clients(settings, keys, engine))
         pages: Sequence[Route] = ()
         if engine is not None and make_pages is not None:
@@ -94,6 +98,14 @@ def _check_who_asks(settings: Settings) -> None:
         )
     if settings.console.is_on and url is None:
         raise ConfigurationError(["console: it shows what is in the database; set database.url"])
+
+
+async def _check_schema(engine: AsyncEngine) -> None:
+    """Raises SchemaOutdated. While the database does not answer, all that need none are served."""
+    try:
+        await check_schema(engine)
+    except DATABASE_ERRORS as error:
+        logger.warning("the database does not answer, so that its schema is not known: %s", error)
 
 
 class _Server(Server):

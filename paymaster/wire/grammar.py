@@ -1,13 +1,12 @@
 """What is known of a dialect by whoever passes its bodies on without reading them."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from paymaster.messages.wire import Wire
-from paymaster.values.json_reading import NestedTooDeeply, object_of
+from paymaster.values.json_reading import object_of, read_json
 from paymaster.wire.measured import Measured, model_of
 
 
@@ -20,10 +19,7 @@ def _says_something(event: Mapping[str, JsonValue]) -> bool:
 
 
 def _model_in_body(wire: Wire) -> str:
-    try:
-        return model_of(object_of(json.loads(wire.body)), wire.path)
-    except RecursionError:
-        raise NestedTooDeeply from None
+    return model_of(object_of(read_json(wire.body)), wire.path)
 
 
 def _none(url_path: str, query: str) -> None:

@@ -73,6 +73,7 @@ _BY_REASON = {
     "not_sent": _UNAVAILABLE,
     "call_id_reused": _REUSED,
     "call_ended": _UNKNOWN,
+    "call_runs_on": _UNKNOWN,
     "answer_gone": _UNKNOWN,
     "no_dialect": _NOT_FOUND,
     # Of a gateway, before there is a call.
@@ -84,6 +85,7 @@ _BY_REASON = {
     "no_websocket": _NO_UPGRADE,
     "headers_too_large": _LONG_HEADERS,
     "body_too_slow": _TOO_SLOW,
+    "bodies_full": _UNAVAILABLE,
     "too_many_at_once": _BUSY,
     "temporal_unreachable": _UNAVAILABLE,
     "internal_error": _BROKEN,
@@ -127,11 +129,13 @@ def told(result: LLMResult, dialect: Dialect, *, may_wait_again: bool = False) -
     return _told_as(_kind(result), result, dialect, may_wait_again=may_wait_again)
 
 
-def refusal(dialect: Dialect, reason: str, detail: str, *, status: int | None = None) -> Told:
-    """What a caller gets for what is no call, or was not made one. `status` None: that of the reason."""
-    result = LLMResult(outcome=Outcome.DENIED, call_id="", reason=reason, detail=detail)
+def refusal(dialect: Dialect, reason: str, detail: str, *, status: int | None = None, call_id: str = "") -> Told:
+    """What a caller gets for what is no call, or has no result. `status` None: that of the reason. `call_id`: of the
+    call, if there is one."""
+    result = LLMResult(outcome=Outcome.DENIED, call_id=call_id, reason=reason, detail=detail)
     kind = _kind(result) if status is None else _BY_STATUS.get(status, _INVALID)
-    return _told_as(kind, result, dialect, may_wait_again=False)
+    answer = _told_as(kind, result, dialect, may_wait_again=False)
+    return answer._replace(headers={**answer.headers, "x-paymaster-call-id": call_id}) if call_id else answer
 
 
 def _told_as(kind: _Kind, result: LLMResult, dialect: Dialect, *, may_wait_again: bool) -> Told:

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+import os
+import resource
 import ssl
-from collections.abc import AsyncGenerator
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,13 +17,15 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from paymaster_process import until
 from temporalio.client import Client
 
-from paymaster.gateway import serving
+from paymaster.gateway import listening, reading, serving
 from paymaster.gateway.serving import run_gateway
 from paymaster.settings import ConfigurationError, Settings
 
 KEY = "gw-0123456789abcdef"
+IDLE_CLIENTS = Path(__file__).parents[2] / "support/idle_clients.py"
 QUICK = {"headers_within": "300ms", "body_within": "300ms", "idle_timeout": "1s", "header_bytes_max": 4096}
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"
 
@@ -68,6 +75,18 @@ class Caller:
             return b""
         finally:
             self.writer.close()
+
+
+@pytest.fixture
+def soft_limit_kept() -> Iterator[None]:
+    """That of open files, after the test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def open_files() -> int:
+    return len(os.listdir("/dev/fd"))
 
 
 async def serves(url: str) -> bool:
@@ -127,6 +146,34 @@ async def test_a_body_that_goes_on_behind_its_refusal(monkeypatch: pytest.Monkey
         assert (await caller.rest()).startswith(b"HTTP/1.1 413")
 
 
+async def test_bodies_wait_for_room_and_small_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds none is refused in words; one that comes in pieces is not read beyond the room there is."""
+    monkeypatch.setattr(reading, "ROOM_WITHIN_S", 0.3)
+    sizes = {"body_bytes_max": 100_000, "bodies_bytes_max": 200_000, "body_within": "1h"}
+    async with gateway(monkeypatch, **sizes) as url:
+        large = CHAT + b"content-length: 100000\r\n\r\n"
+        holds = await Caller.of(url)
+        holds.send(large)
+        assert await serves(url)
+        refused, in_pieces, small = [await Caller.of(url) for _ in range(3)]
+        refused.send(large + b"x" * 100_000)
+        in_pieces.send(CHAT + b"transfer-encoding: chunked\r\n\r\n2000\r\n" + b"x" * 0x2000 + b"\r\n0\r\n\r\n")
+        small.send(CHAT + b'connection: close\r\ncontent-length: 19\r\n\r\n{"model": "writer"}')
+        assert b"temporal_unreachable" in await small.rest()
+        for caller in (refused, in_pieces):
+            head, _, body = (await caller.rest()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 2" in head
+            assert b"200,000 bytes that the gateway has for requests' bodies" in body
+        waits = await Caller.of(url)
+        monkeypatch.setattr(reading, "ROOM_WITHIN_S", 60)
+        waits.send(CHAT + b"connection: close\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000)
+        assert await serves(url)
+        holds.writer.close()
+        assert b"temporal_unreachable" not in (answer := await waits.rest())
+        assert b"bad_body" in answer
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -159,6 +206,31 @@ async def test_idle_connections_give_way(monkeypatch: pytest.MonkeyPatch) -> Non
             caller.writer.close()
 
 
+@asynccontextmanager
+async def idle_clients(url: str, count: int) -> AsyncGenerator[None]:
+    """So many connections of another process, on which nothing is said."""
+    program = [sys.executable, str(IDLE_CLIENTS), url.rpartition(":")[2], str(count)]
+    process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE)
+    assert process.stdout is not None
+    try:
+        assert int(await process.stdout.readline()) == count
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.full)])
+async def test_idle_connections_are_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, soft_limit_kept: None, count: int
+) -> None:
+    async with gateway(monkeypatch, connections_max=count + 100, headers_within="1h") as url:
+        before = open_files()
+        async with idle_clients(url, count):
+            assert await serves(url)
+            assert open_files() - before >= count
+
+
 async def test_a_kept_connection_ends_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     async with gateway(monkeypatch) as url:
         caller = await Caller.of(url)
@@ -179,17 +251,57 @@ async def test_tricks_with_paths_lead_nowhere(monkeypatch: pytest.MonkeyPatch, p
         assert status in (b"400", b"404")
 
 
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 async def test_it_speaks_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
     files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
-    async with gateway(monkeypatch, **files) as url, httpx.AsyncClient(verify=context) as http:
+    async with gateway(monkeypatch, **files) as url, httpx.AsyncClient(verify=trusting(authority)) as http:
         assert url.startswith("https://")
         assert (await http.get(f"{url}/v1/models", headers={"x-api-key": KEY})).status_code == 200
+
+
+async def test_a_renewed_certificate_is_in_use_without_a_restart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connections that are open stay; one that does not fit its key changes nothing."""
+    monkeypatch.setattr(listening, "RENEWED_WITHIN_S", 0.1)
+    old, new = trustme.CA(), trustme.CA()
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+
+    def issue(authority: trustme.CA) -> None:
+        issued = authority.issue_cert("127.0.0.1")
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+
+    issue(old)
+    url_path, headers = "/v1/models", {"x-api-key": KEY}
+    async with gateway(monkeypatch, tls_certificate=certificate, tls_key=key, idle_timeout="1h") as url:
+
+        async def is_spoken_to(authority: trustme.CA) -> bool:
+            try:
+                async with httpx.AsyncClient(verify=trusting(authority)) as http:
+                    return (await http.get(f"{url}{url_path}", headers=headers)).status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        async with httpx.AsyncClient(verify=trusting(old), limits=httpx.Limits(max_connections=1)) as kept:
+            assert (await kept.get(f"{url}{url_path}", headers=headers)).status_code == 200
+            broken = new.issue_cert("127.0.0.1").cert_chain_pems[0]
+            broken.write_to_path(certificate)
+            await until(lambda: "the one before stays" in caplog.text, "it is noticed")
+            assert await is_spoken_to(old)
+            issue(new)
+            await until(partial(is_spoken_to, new), "it is in use")
+            assert not await is_spoken_to(old)
+            assert (await kept.get(f"{url}{url_path}", headers=headers)).status_code == 200
 
 
 async def test_a_certificate_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

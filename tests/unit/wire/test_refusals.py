@@ -1,7 +1,9 @@
 """A call without an answer, as an HTTP response from which each SDK makes its own typed error."""
 
 import json
+import re
 from itertools import count
+from pathlib import Path
 
 import anthropic
 import google.genai
@@ -14,13 +16,13 @@ from google.genai.types import HttpOptions, HttpRetryOptions
 from paymaster.messages import BudgetNotice, LLMResult, Outcome, WireAnswer
 from paymaster.messages.wire import Dialect
 from paymaster.wire.dialects import GRAMMARS
-from paymaster.wire.refusals import Told, told
+from paymaster.wire.refusals import Told, refusal, told
 
 ENDS = [
-    (Outcome.DENIED, "cap_reached", 0, 402, None, None),
-    (Outcome.DENIED, "run_budget_exhausted", 0, 402, None, None),
-    (Outcome.DENIED, "run_calls_exhausted", 0, 402, None, None),
-    (Outcome.DENIED, "run_time_over", 0, 402, None, None),
+    (Outcome.DENIED, "cap_reached", 0, 402, None, anthropic.PaymentRequiredError),
+    (Outcome.DENIED, "run_budget_exhausted", 0, 402, None, anthropic.PaymentRequiredError),
+    (Outcome.DENIED, "run_calls_exhausted", 0, 402, None, anthropic.PaymentRequiredError),
+    (Outcome.DENIED, "run_time_over", 0, 402, None, anthropic.PaymentRequiredError),
     (Outcome.DENIED, "run_ended", 0, 403, openai.PermissionDeniedError, anthropic.PermissionDeniedError),
     (Outcome.DENIED, "waited_too_long", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
     (Outcome.DENIED, "queue_full", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
@@ -31,14 +33,14 @@ ENDS = [
     (Outcome.DENIED, "unknown_budget", 0, 403, openai.PermissionDeniedError, anthropic.PermissionDeniedError),
     (Outcome.DENIED, "unknown_route", 0, 404, openai.NotFoundError, anthropic.NotFoundError),
     (Outcome.DENIED, "call_id_reused", 0, 409, openai.ConflictError, anthropic.ConflictError),
-    (Outcome.DENIED, "request_too_long", 0, 413, None, anthropic.RequestTooLargeError),
+    (Outcome.DENIED, "request_too_long", 0, 413, None, anthropic.ContentTooLargeError),
     (Outcome.UNAVAILABLE, "server_error", 0, 502, openai.InternalServerError, anthropic.InternalServerError),
-    (Outcome.UNAVAILABLE, "ledger_unreachable", 0, 503, openai.InternalServerError, None),
+    (Outcome.UNAVAILABLE, "ledger_unreachable", 0, 503, openai.InternalServerError, anthropic.ServiceUnavailableError),
     (Outcome.UNAVAILABLE, "rate_limited", 0, 429, openai.RateLimitError, anthropic.RateLimitError),
-    (Outcome.UNAVAILABLE, "overloaded", 0, 503, openai.InternalServerError, None),
-    (Outcome.UNAVAILABLE, "timeout", 1, 504, openai.InternalServerError, None),
-    (Outcome.DENIED, "cap_reached", 1, 504, openai.InternalServerError, None),
-    (Outcome.COMPLETED, None, 1, 504, openai.InternalServerError, None),
+    (Outcome.UNAVAILABLE, "overloaded", 0, 503, openai.InternalServerError, anthropic.ServiceUnavailableError),
+    (Outcome.UNAVAILABLE, "timeout", 1, 504, openai.InternalServerError, anthropic.GatewayTimeoutError),
+    (Outcome.DENIED, "cap_reached", 1, 504, openai.InternalServerError, anthropic.GatewayTimeoutError),
+    (Outcome.COMPLETED, None, 1, 504, openai.InternalServerError, anthropic.GatewayTimeoutError),
     (Outcome.UNAVAILABLE, "invalid_request", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
     (Outcome.UNAVAILABLE, "unsupported_parameter", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
     (Outcome.UNAVAILABLE, "context_too_long", 0, 400, openai.BadRequestError, anthropic.BadRequestError),
@@ -89,6 +91,27 @@ def test_each_end_is_an_error_of_the_sdk(
         wanted = of_anthropic if dialect == "anthropic" else of_openai
         if dialect != "gemini" and wanted is not None:
             assert type(raised(answer, dialect)) is wanted
+
+
+TABLE = re.compile(r"^\| .* \| (\d{3}) \| `(\w+)` \| `(\w+)` \|$", re.MULTILINE)
+
+
+def test_the_page_names_the_errors_of_the_sdks() -> None:
+    page = (Path(__file__).parents[3] / "docs/transport.md").read_text()
+    reasons = {402: "cap_reached", 429: "queue_full", 400: "no_bound", 403: "unknown_budget", 404: "unknown_route"}
+    reasons |= {409: "call_id_reused", 413: "request_too_long", 504: "call_ended"}
+    rows = {int(status): names for status, *names in TABLE.findall(page)}
+    sdks: tuple[Dialect, ...] = ("openai", "anthropic")
+    assert rows == {
+        status: [type(raised(refusal(dialect, reason, "-"), dialect)).__name__ for dialect in sdks]
+        for status, reason in reasons.items()
+    }
+
+
+def test_a_call_that_is_not_ended_is_named() -> None:
+    answer = refusal("openai", "call_runs_on", "in words", call_id="id")
+    assert (answer.status, answer.headers["x-should-retry"]) == (504, "false")
+    assert answer.headers["x-paymaster-call-id"] == json.loads(answer.body)["error"]["paymaster"]["call_id"] == "id"
 
 
 def raised_by_google(answer: Told) -> tuple[google.genai.errors.APIError, int]:
