@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from temporalio.client import Client
 
 from paymaster.console.routes import console_routes
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.gateway.body_room import BodyRoom, RoomForBodies
 from paymaster.keys.ring import named_keys
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import AccountStatus, DeskStatus, ServiceStatus, StatusCopy, WaitingCall, Window, WindowStatus
@@ -42,7 +44,8 @@ async def console_app(
     settings = Settings.model_validate({"console": {"keys": KEYS}, **tables})
     temporal = temporal or await Client.connect("127.0.0.1:1", lazy=True)
     site = AdminSite(settings, Ledger(temporal, settings.ledger.name), engine or create_engine(NOWHERE))
-    return Starlette(routes=await console_routes(settings, named_keys(settings), site))
+    bodies = Middleware(RoomForBodies, room=BodyRoom(settings.gateway.bodies_bytes_max))
+    return Starlette(routes=await console_routes(settings, named_keys(settings), site), middleware=[bodies])
 
 
 class Browser(httpx.AsyncClient):
