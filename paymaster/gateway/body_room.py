@@ -45,7 +45,7 @@ class Place:
     def __init__(self, room: BodyRoom) -> None:
         self._room = room
         self._taken = {False: 0, True: 0}
-        """As a small body, and what it needs more as a large one."""
+        """For a small body, and what a large one needs more."""
 
     @property
     def size(self) -> int:
