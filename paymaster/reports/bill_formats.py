@@ -24,7 +24,7 @@ class BillUnreadable(ValueError):
 
 
 class Charge(NamedTuple):
-    """A line of a bill."""
+    """What a bill has for an item on a day."""
 
     day: date
     """UTC, as all of these providers count their days."""
@@ -175,8 +175,11 @@ def _time(text: Any, where: str) -> datetime:
 
 def _bill(charges: Iterable[Charge], buckets: Iterable[tuple[datetime, datetime]] = (), *, more: bool = False) -> Bill:
     """`buckets`: the times that the file says it covers. Without any, the days from its first charge to its last."""
-    listed = tuple(charges)
-    days = {charge.day for charge in listed}
+    sums: dict[tuple[date, str], Fraction] = {}
+    for charge in charges:  # added up at once: a file may have a line for each call
+        at = (charge.day, charge.item)
+        sums[at] = sums.get(at, Fraction(0)) + charge.usd
+    days = {day for day, _ in sums}
     partial: dict[date, str] = {}
     for start, end in buckets:
         midnight = datetime(start.year, start.month, start.day, tzinfo=UTC)
@@ -187,7 +190,7 @@ def _bill(charges: Iterable[Charge], buckets: Iterable[tuple[datetime, datetime]
         return Bill((), (), {}, more)
     first, last = min(days), max(days)
     every = tuple(first + number * _DAY for number in range((last - first).days + 1))
-    return Bill(listed, every, partial, more)
+    return Bill(tuple(Charge(*at, usd) for at, usd in sums.items()), every, partial, more)
 
 
 # ---------------------------------------------------------------- OpenAI

@@ -10,6 +10,7 @@ from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 from records import usual_entry
 
 from paymaster.messages import UsageEntry
+from paymaster.reports.bill_formats import FORMATS
 from paymaster.storage.engine import create_engine
 from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.cost_lines import CostLine, Kind, in_one
@@ -128,6 +129,11 @@ def test_a_bill_that_cannot_be_checked_says_why(run: Run, folder: Path, argument
     (folder / "other.csv").write_text("a,b\n1,2\n")
     (folder / "bill.csv").write_text("usage_date_utc,model,cost_usd\n2026-11-02,Claude Haiku 4.5,1\n")
     assert_ends_with_advice(run("bill", "check", *arguments), 2, advice)
+
+
+def test_the_help_names_every_format(run: Run) -> None:
+    said = " ".join(run("bill", "check", "--help", COLUMNS="400").stdout.split())
+    assert ", ".join(form.name for form in FORMATS) in said
 
 
 async def test_focus_is_written_when_it_is_complete(run: Run, folder: Path, database_url: str) -> None:

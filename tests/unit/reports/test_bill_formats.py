@@ -117,7 +117,7 @@ def test_a_part_of_a_day_is_told() -> None:
 def test_pages_may_be_in_one_array() -> None:
     pages = [json.loads(openai_page(openai_result(1), has_more=True)), json.loads(openai_page(openai_result(2)))]
     _, bill = read(json.dumps(pages))
-    assert ([usd for _, _, usd in bill.charges], bill.more) == ([1, 2], False)
+    assert ([usd for _, _, usd in bill.charges], bill.more) == ([3], False)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
