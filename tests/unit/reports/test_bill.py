@@ -55,7 +55,7 @@ ROWS = st.lists(
         model=st.sampled_from([LUNA, SOL, "claude-haiku-4-5"]),
         answered=st.just(None),
         attempts=st.integers(1, 100),
-        cost_nanos=st.integers(0, 10**15),
+        cost_nanos=st.integers(0, 10**18),  # more digits than a float has
     ),
     min_size=1,
     max_size=20,

@@ -111,6 +111,8 @@ def test_a_part_of_a_day_is_told() -> None:
     noon["data"][0]["start_time"] += DAY_S // 2
     _, bill = read(json.dumps(noon))
     assert bill.partial == {SECOND: "the bill has it from 12:00 to 00:00 UTC"}
+    noon["data"][0] |= {"start_time": SECOND_S, "end_time": SECOND_S + DAY_S // 4}
+    assert read(json.dumps(noon))[1].partial == {SECOND: "the bill has it from 00:00 to 06:00 UTC"}
     assert read(openai_page())[1].partial == {}
 
 
