@@ -118,7 +118,11 @@ async def how_many_hold(
 def _figures(which: str, late_ms: Sequence[float], what: str) -> list[Figure]:
     return [
         Figure(
-            f"{what}: {which}, {part:.0%}", percentile(late_ms, part), "ms", ("≤", bound), f"{len(late_ms):,} tokens"
+            f"{what}: {which}, p{part * 100:.0f}",
+            percentile(late_ms, part),
+            "ms",
+            ("≤", bound),
+            f"{len(late_ms):,} tokens",
         )
         for part, bound in ((0.5, P50_MS), (0.99, P99_MS))
     ]
