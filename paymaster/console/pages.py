@@ -66,14 +66,13 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals["base"] = BASE
-        self._templates.globals["asset"] = self._address_of
-        for name in ("usd", "moment", "until", "span", "ago", "count", "calls", "exact_usd"):
+        self._always: Mapping[str, object] = {"base": BASE, "asset": self._address_of}
+        for name in ("usd", "moment", "until", "span", "ago", "count", "calls", "exact_usd", "coded"):
             self._templates.filters[name] = getattr(words, name)
 
     def response(self, view: View, shared: Mapping[str, object]) -> Response:
         """`shared`: what every page shows."""
-        text = self._templates.get_template(view.template).render({**shared, **view.shows})
+        text = self._templates.get_template(view.template).render({**self._always, **shared, **view.shows})
         headers = {"cache-control": "no-store", **SECURITY_HEADERS}
         return Response(text, view.status, headers, media_type="text/html")
 

@@ -10,12 +10,19 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from temporalio.service import RPCError
 
+from paymaster.console.actions import Actions
 from paymaster.console.budgets import BudgetPages
+from paymaster.console.changes import ChangePages
 from paymaster.console.opened import Opened
 from paymaster.console.pages import BASE, SECURITY_HEADERS, Pages, View
+from paymaster.console.parked import ParkedPages
 from paymaster.console.people import NoRole, People, Person, TooManyGuesses
+from paymaster.console.services import RunPages, ServicePages
 from paymaster.console.sessions import Sessions
+from paymaster.console.temporal_links import TemporalLinks
+from paymaster.console.usage import UsagePages
 from paymaster.errors import AdminRefused, AdminStale, LedgerNotFound
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
@@ -30,7 +37,15 @@ HOME = f"{BASE}/budgets"
 _FORM_BYTES_MAX = 20_000
 _WITHIN = re.compile(rf"{BASE}/[A-Za-z0-9/._~%?&=+,:@!*()-]{{0,1500}}")
 """Where a login may lead: a page of the console, which begins with its path, so that no other host is named."""
-_NAVIGATION = (("budgets", "Budgets"),)
+_NAVIGATION = (
+    ("budgets", "Budgets"),
+    ("parked", "Parked"),
+    ("services", "Services"),
+    ("runs", "Runs"),
+    ("calls", "Calls"),
+    ("usage", "Usage"),
+    ("changes", "Changes and alerts"),
+)
 _CALLER_GONE = 499
 logger = logging.getLogger(__name__)
 
@@ -44,8 +59,21 @@ class ConsoleSite:
         self._pages = Pages()
 
     def routes(self) -> list[Route]:
-        budgets = BudgetPages(self._administrated)
-        gets: list[tuple[str, Handler]] = [("/budgets", budgets.all), ("/budgets/{budget:path}", budgets.one)]
+        site = self._administrated
+        links = TemporalLinks(self._settings.console.temporal_ui, site.ledger.namespace)
+        budgets, usage = BudgetPages(site), UsagePages(site, links)
+        actions = Actions(site, signs=self._settings.admin.require_signature)
+        gets: list[tuple[str, Handler]] = [
+            ("/budgets", budgets.all),
+            ("/budgets/{budget:path}", budgets.one),
+            ("/parked", ParkedPages(site, links).all),
+            ("/services", ServicePages(site).all),
+            ("/runs", RunPages(site).all),
+            ("/calls", usage.calls),
+            ("/usage", usage.usage),
+            ("/changes", ChangePages(site).all),
+            ("/do/{action}", actions.ask),
+        ]
         return [
             Route(BASE, self._home, methods=["GET"]),
             Route(f"{BASE}/", self._home, methods=["GET"]),
@@ -54,6 +82,7 @@ class ConsoleSite:
             Route(f"{BASE}/logout", self._log_out, methods=["POST"]),
             Route(f"{BASE}/static/{{name}}", self._static, methods=["GET"]),
             *(Route(f"{BASE}{path}", self._opened(handler), methods=["GET"]) for path, handler in gets),
+            Route(f"{BASE}/do/{{action}}", self._opened(actions.do), methods=["POST"]),
             Route(f"{BASE}/{{rest:path}}", self._opened(_no_such_page), methods=["GET", "POST"]),
         ]
 
@@ -259,6 +288,13 @@ def _told(error: Exception) -> tuple[int, str, str]:
             return 409, "The ledger refused", str(error)
         case LedgerNotFound():
             return 503, "The ledger does not answer", str(error)
+        case RPCError():
+            logger.warning("Temporal did not answer the console: %s", error)
+            return (
+                503,
+                "Temporal does not answer",
+                "Nobody knows whether it was carried out: look before you repeat it.",
+            )
         case _ if isinstance(error, DATABASE_ERRORS):
             logger.warning("the database did not answer the console: %s", error)
             return (

@@ -70,3 +70,13 @@ def count(number: int | None) -> str:
 
 def calls(number: int) -> str:
     return "1 call" if number == 1 else f"{number:,} calls"
+
+
+def coded(text: str) -> Markup:
+    """A sentence with commands between backticks, which become code."""
+    parts = text.split("`")
+    said = Markup("")
+    for number, part in enumerate(parts):
+        is_code = number % 2 == 1 and number < len(parts) - 1
+        said += Markup("<code>{}</code>").format(part) if is_code else part
+    return said

@@ -108,6 +108,7 @@ class Ledger:
     def __init__(self, client: Client, name: str = "default") -> None:
         self._client = client
         self.name = name
+        self.namespace = client.namespace
         self._handle = client.get_workflow_handle(budget_workflow_id(name))
 
     async def status(self) -> DeskStatus:

@@ -40,9 +40,15 @@ class CallRow(BaseModel):
 
 
 async def calls_report(
-    engine: AsyncEngine, *, ledger: str, since: datetime | None = None, limit: int = 100
+    engine: AsyncEngine,
+    *,
+    ledger: str,
+    since: datetime | None = None,
+    before: datetime | None = None,
+    limit: int = 100,
 ) -> list[CallRow]:
-    """The latest calls of a ledger, at most `limit`, oldest first. `since`: calls granted at this time or later."""
+    """The latest calls of a ledger, at most `limit`, oldest first. `since`: calls granted at this time or later;
+    `before`: those granted before this time."""
     first_granted_at = func.min(counted_usage.c.granted_at).label("granted_at")
     query = (
         select(
@@ -62,6 +68,8 @@ async def calls_report(
     )
     if since is not None:
         query = query.where(counted_usage.c.granted_at >= since)
+    if before is not None:
+        query = query.having(func.min(counted_usage.c.granted_at) < before)
     async with engine.connect() as connection:
         rows = (await connection.execute(query)).mappings().all()
     return [_call_row(row) for row in reversed(rows)]

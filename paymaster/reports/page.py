@@ -26,6 +26,7 @@ CHART_STYLE = """
 .figures b { display: block; font-size: 20px; overflow-wrap: anywhere; }
 .chart { width: 100%; height: auto; display: block; } .chart line { stroke: var(--line); }
 .chart text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+.wide { overflow-x: auto; }
 .legend span { display: inline-block; margin: 4px 14px 0 0; }
 .legend svg { width: 11px; height: 11px; border-radius: 2px; margin-right: 5px; }
 .bar { background: var(--line); border-radius: 4px; height: 12px; width: 100%; min-width: 80px; margin-top: 5px;
@@ -305,7 +306,10 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: int)
         )
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{line('th', headers)}</tr></thead><tbody>{body}</tbody></table>"
+    # In a frame that scrolls, also by keyboard, where the page is narrower than the table.
+    what = ", ".join(header for header in headers if header)
+    table = f"<table><thead><tr>{line('th', headers)}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class='wide' tabindex='0' role='group' aria-label='{what}'>{table}</div>"
 
 
 def _more(rows: Sequence[object]) -> str:

@@ -33,6 +33,11 @@ _PRICES = text(
     ORDER BY at DESC LIMIT :limit
     """
 )
+_ALERTS = text(
+    """
+    SELECT at, what, account, text FROM alerts WHERE ledger = :ledger ORDER BY at DESC, id DESC LIMIT :limit
+    """
+)
 # One more than is shown: the oldest is what the next one is compared with.
 _ACCOUNT_IN_CONFIGURATIONS = text(
     """
@@ -80,6 +85,23 @@ async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, 
             rows = (await connection.execute(_ACCOUNT_IN_CONFIGURATIONS, values)).mappings().all()
             found += _of_account(account, [dict(row) for row in reversed(rows)])
     return sorted(found)[-limit:]
+
+
+class LoggedAlert(NamedTuple):
+    """One of the things that the ledger told people."""
+
+    at: datetime
+    what: str
+    account: str | None
+    """None: it is about the ledger as a whole."""
+    text: str
+
+
+async def logged_alerts(engine: AsyncEngine, ledger: str, limit: int) -> list[LoggedAlert]:
+    """The latest so many, the latest first."""
+    async with engine.connect() as connection:
+        rows = (await connection.execute(_ALERTS, {"ledger": ledger, "limit": limit})).mappings().all()
+    return [LoggedAlert(row["at"], row["what"], row["account"], row["text"]) for row in rows]
 
 
 async def _prices(connection: AsyncConnection, values: Mapping[str, object]) -> list[LoggedChange]:

@@ -18,7 +18,16 @@ from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.body_room import BodyRoom, RoomForBodies
 from paymaster.keys.ring import named_keys
 from paymaster.ledger.handle import Ledger
-from paymaster.messages import AccountStatus, DeskStatus, ServiceStatus, StatusCopy, WaitingCall, Window, WindowStatus
+from paymaster.messages import (
+    AccountStatus,
+    DeskStatus,
+    RunState,
+    ServiceStatus,
+    StatusCopy,
+    WaitingCall,
+    Window,
+    WindowStatus,
+)
 from paymaster.settings import Settings
 from paymaster.storage.engine import create_engine
 from paymaster.storage.status_rows import store_status
@@ -26,6 +35,8 @@ from paymaster.storage.status_rows import store_status
 VIEWER, APPROVER, ADMIN = (f"{name}-0123456789abcdef0123456789abcdef" for name in ("viewer", "approver", "admin"))
 USD = 1_000_000_000
 HOUR_MS = 3_600_000
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+"""What no page may take for anything but text."""
 NOWHERE = "postgresql+asyncpg://nobody@127.0.0.1:1/none"
 
 
@@ -37,11 +48,10 @@ def key_table(key: str, role: str) -> dict[str, str]:
 KEYS = {"vera": key_table(VIEWER, "viewer"), "otto": key_table(APPROVER, "approver"), "ada": key_table(ADMIN, "admin")}
 
 
-async def console_app(
-    engine: AsyncEngine | None = None, temporal: Client | None = None, **tables: Mapping[str, Any]
-) -> Starlette:
-    """`engine` None: the database does not answer. `tables`: of the settings, instead of those with three keys."""
-    settings = Settings.model_validate({"console": {"keys": KEYS}, **tables})
+async def console_app(engine: AsyncEngine | None = None, temporal: Client | None = None, **tables: Any) -> Starlette:
+    """`engine` None: the database does not answer. `tables`: of the settings, besides the three keys."""
+    tables["console"] = {"keys": KEYS, **tables.get("console", {})}
+    settings = Settings.model_validate(tables)
     temporal = temporal or await Client.connect("127.0.0.1:1", lazy=True)
     site = AdminSite(settings, Ledger(temporal, settings.ledger.name), engine or create_engine(NOWHERE))
     bodies = Middleware(RoomForBodies, room=BodyRoom(settings.gateway.bodies_bytes_max))
@@ -62,6 +72,15 @@ class Browser(httpx.AsyncClient):
         return await self.send_form("/console/login", key=key)
 
 
+async def opened(engine: AsyncEngine, path: str, key: str = ADMIN, **tables: Any) -> str:
+    """A page, which is there."""
+    browser = Browser(await console_app(engine, **tables))
+    await browser.log_in(key)
+    answer = await browser.get(f"/console/{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
 def form_token(page: str) -> str:
     found = re.search(r'name="token" value="([0-9a-f]{64})"', page)
     assert found is not None, page
@@ -73,21 +92,50 @@ def form_token(page: str) -> str:
 
 def window(name: Window, cap: float | None, posted: float, pending: float = 0, **more: Any) -> WindowStatus:
     """Amounts in dollars. It began six hours ago and ends in six."""
-    now_ms = int(time.time() * 1_000)
+    at_ms = now_ms()
     lasts = name != "total"
     return WindowStatus(
         window=name,
         cap_nanos=None if cap is None else round(cap * USD),
         posted_nanos=round(posted * USD),
         pending_nanos=round(pending * USD),
-        ends_at_ms=now_ms + 6 * HOUR_MS if lasts else None,
-        began_at_ms=now_ms - 6 * HOUR_MS if lasts else 0,
+        ends_at_ms=at_ms + 6 * HOUR_MS if lasts else None,
+        began_at_ms=at_ms - 6 * HOUR_MS if lasts else 0,
         **more,
     )
 
 
 def account(key: str, *windows: WindowStatus, parked: int = 0, **more: Any) -> AccountStatus:
     return AccountStatus(account=key, windows=windows, parked=parked, tag=sha256(key.encode()).hexdigest()[:16], **more)
+
+
+def now_ms() -> int:
+    return int(time.time() * 1_000)
+
+
+def service(name: str, **more: object) -> ServiceStatus:
+    """One that works, but for what is said."""
+    fine = {"breaker": "closed", "failures": 0, "open_until_ms": None, "paused_until_ms": None, "paused_by": None}
+    return ServiceStatus.model_validate({"service": name, **fine, **more})
+
+
+def waiting(number: int, **more: object) -> WaitingCall:
+    """A parked call."""
+    facts = {"workflow_id": f"call/{number}", "budget": "acme", "parked_at_ms": now_ms() - 60_000, "detail": "no money"}
+    return WaitingCall.model_validate({**facts, "deadline_at_ms": now_ms() + HOUR_MS, **more})
+
+
+def run(name: str, **more: object) -> RunState:
+    """A run that has used $1 of $2, but for what is said."""
+    facts = {
+        "run": name,
+        "cap_nanos": 2 * USD,
+        "calls": 3,
+        "calls_max": 10,
+        "began_at_ms": now_ms(),
+        "ends_at_ms": None,
+    }
+    return RunState.model_validate({**facts, **more})
 
 
 async def store_copy(

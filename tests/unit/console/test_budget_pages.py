@@ -1,29 +1,7 @@
 """The pages of budgets, over a copy of the ledger's status as the database has it."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-from console_pages import ADMIN, Browser, account, console_app, store_copy, window
+from console_pages import ADMIN, HOSTILE, Browser, account, console_app, opened, store_copy, window
 from sqlalchemy.ext.asyncio import AsyncEngine
-
-from paymaster.storage.engine import create_engine
-
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-async def opened(engine: AsyncEngine, path: str) -> str:
-    browser = Browser(await console_app(engine))
-    await browser.log_in(ADMIN)
-    answer = await browser.get(f"/console/{path}")
-    assert answer.status_code == 200, answer.text
-    return answer.text
 
 
 async def test_a_ledger_that_has_told_nothing_yet_is_said_in_words(engine: AsyncEngine) -> None:

@@ -66,7 +66,7 @@ async def test_a_header_that_names_not_one_user_names_nobody(headers: Any) -> No
 
 
 async def test_forms_of_whom_the_proxy_lets_in_have_a_token_too() -> None:
-    app = await console_app(console={"proxy": PROXY})
+    app = await console_app(console={"keys": {}, "proxy": PROXY})
     browser = Browser(app, address="10.1.2.3")
     browser.headers["x-forwarded-email"] = "ada@example.com"
     assert (await browser.send_form(INSIDE, token="")).status_code == 403

@@ -1,0 +1,187 @@
+"""The console of a gateway process, with a worker and a real ledger: each action does what its page says."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from console_pages import ADMIN, APPROVER, KEYS
+from counting_server import CountingServer, FakeService
+from gateway_process import running_gateway
+from paymaster_process import Databases, Site, configuration, running_site, until
+
+from paymaster import LLMRequest, RunLimits
+from paymaster.client import generate, start
+from paymaster.devstack import EmbeddedStack
+from paymaster.values.money import nanos_to_usd
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def service(server: CountingServer) -> FakeService:
+    return server.service("consoled")
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, module_folder: Path, service: FakeService
+) -> AsyncIterator[Site]:
+    budgets = {"acme": {"cap_usd": {"day": "5"}}, "acme/set": {}}
+    tables: dict[str, Any] = configuration([service], routes={"writer": [service]}, budgets=budgets)
+    tables["console"] = {"keys": KEYS, "temporal_ui": "http://127.0.0.1:8233"}
+    async with running_site(
+        stack.temporal_address, await databases.create(), module_folder, tables, workers=1
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def url(site: Site) -> AsyncIterator[str]:
+    async with running_gateway(site) as gateway:
+        yield gateway.url
+
+
+class Person:
+    """Opens pages and presses their buttons."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.AsyncClient(base_url=url, timeout=30, headers={"origin": url}, follow_redirects=True)
+
+    async def log_in(self, key: str) -> None:
+        page = await self.http.post("/console/login", data={"key": key})
+        assert "Log out" in page.text, page.text
+
+    async def open(self, path: str) -> str:
+        answer = await self.http.get(f"/console/{path}")
+        assert answer.status_code in (200, 503), answer.text
+        return answer.text
+
+    async def confirm(self, path: str, reason: str = "because") -> tuple[int, str]:
+        """Opens what asks for an action, and presses its button."""
+        page = await self.open(path)
+        action = re.findall(r'<form method="post" action="(/console/do/[^"]+)"', page)[0]
+        form = page.partition(f'action="{action}"')[2]
+        found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form)
+        fields = {name: unescape(value) for name, value in found}
+        answer = await self.http.post(action, data={**fields, "reason": reason})
+        return answer.status_code, answer.text
+
+    async def do(self, path: str) -> str:
+        status, page = await self.confirm(path)
+        assert status == 200, page
+        assert "<h1>Done</h1>" in page
+        return page
+
+
+@asynccontextmanager
+async def logged_in(url: str, key: str) -> AsyncGenerator[Person]:
+    person = Person(url)
+    async with person.http:
+        await person.log_in(key)
+        yield person
+
+
+@pytest.fixture
+async def ada(url: str) -> AsyncIterator[Person]:
+    async with logged_in(url, ADMIN) as person:
+
+        async def is_copied() -> bool:
+            return "acme" in await person.open("budgets")
+
+        await until(is_copied, "the ledger has copied how it stands")
+        yield person
+
+
+async def test_a_parked_call_goes_on_after_one_press(ada: Person, site: Site, service: FakeService, url: str) -> None:
+    request = LLMRequest(route="writer", budget="acme/short", prompt="hello")
+    await ada.do(f"do/set?budget=acme/short&window=day&usd={nanos_to_usd(site.bound_nanos(service, request))}")
+    await generate(site.client, request)  # what it cost is missing for the next one
+    call = await start(site.client, request)
+
+    async def waits() -> bool:
+        return "Raise the day cap" in await ada.open("parked")
+
+    await until(waits, "the page shows the call that waits")
+    page = await ada.open("parked")
+    assert "1 call waits" in page
+    assert "budget:acme/short has a cap of" in page  # in the ledger's own words
+    async with logged_in(url, APPROVER) as otto:
+        await otto.do("do/raise?budget=acme/short&window=day&by=1&lapses=1&reason=night")
+    result = await call.result()
+    assert result.outcome == "completed"
+
+    async def is_calm() -> bool:
+        return "No call waits" in await ada.open("parked")
+
+    await until(is_calm, "nothing waits any more")
+    assert re.search(r"<strong>otto</strong> acme/short day .* → .*, until the window ends", await ada.open("changes"))
+    calls = await ada.open("calls")
+    assert "acme/short" in calls
+    assert "http://127.0.0.1:8233/namespaces/" in calls
+
+
+async def test_a_raise_that_is_sent_twice_is_one_raise(ada: Person, site: Site) -> None:
+    await ada.do("do/set?budget=acme/set&window=day&usd=2")
+    page = await ada.open("do/raise?budget=acme/set&window=day&by=1&reason=x")
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page.partition("/console/do/")[2])
+    fields = {**dict(found), "reason": "twice"}
+    for _ in range(2):
+        answer = await ada.http.post("/console/do/raise", data=fields)
+        assert answer.status_code in (200, 400, 409)
+    assert (await site.balance("budget:acme/set", "day")).cap_nanos == 3_000_000_000
+
+
+async def test_a_cap_is_set_and_taken_back(ada: Person, site: Site) -> None:
+    await ada.do("do/set?budget=acme/undone&window=week&usd=10")
+    done = await ada.do("do/set?budget=acme/undone&window=week&usd=3")
+    undo = re.findall(r'href="/console/(do/set[^"]+)">Take it back', done)[0]
+    assert (await site.balance("budget:acme/undone", "week")).cap_nanos == 3_000_000_000
+    await ada.do(unescape(undo))
+    assert (await site.balance("budget:acme/undone", "week")).cap_nanos == 10_000_000_000
+
+
+async def test_of_two_people_one_comes_too_late(ada: Person, site: Site) -> None:
+    await ada.do("do/set?budget=acme/contested&window=day&usd=1")
+    page = await ada.open("do/set?budget=acme/contested&window=day&usd=2&reason=x")
+    await ada.do("do/set?budget=acme/contested&window=day&usd=7")
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page.partition("/console/do/")[2])
+    answer = await ada.http.post("/console/do/set", data={**dict(found), "reason": "late"})
+    assert answer.status_code == 409
+    assert "Somebody was faster" in answer.text
+    assert (await site.balance("budget:acme/contested", "day")).cap_nanos == 7_000_000_000
+
+
+async def test_a_service_is_paused_and_resumed(ada: Person, site: Site) -> None:
+    done = await ada.do("do/pause?service=consoled")
+    assert (await site.service_status("consoled")).paused_by is not None
+    assert "paused by ada" in await ada.open("services")
+    undo = re.findall(r'href="/console/(do/resume[^"]+)">Take it back', done)[0]
+    await ada.do(unescape(undo))
+    assert (await site.service_status("consoled")).paused_by is None
+
+
+async def test_a_run_gets_more_and_is_ended(ada: Person, site: Site) -> None:
+    limits = RunLimits(usd="1", calls=5)
+    request = LLMRequest(route="writer", budget="acme", run="research", run_limits=limits, prompt="hello")
+    await generate(site.client, request)
+
+    async def is_listed() -> bool:
+        return "research" in await ada.open("runs")
+
+    await until(is_listed, "the run is listed")
+    await ada.do("do/raise-run?run=research&by=2&calls=10")
+    assert "of 15" in await ada.open("runs")
+    await ada.do("do/end-run?run=research")
+    assert "ended by ada" in await ada.open("runs")
+
+
+async def test_what_the_ledger_refuses_is_said_in_its_words(ada: Person) -> None:
+    await ada.do("do/set?budget=acme/refused&window=day&usd=1")
+    status, page = await ada.confirm("do/raise?budget=acme/refused&window=day&by=99999999999")
+    assert status in (400, 409)
+    assert "more than the books can hold" in page or "not an amount" in page
