@@ -16,7 +16,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.runs import Limits, Run, limits_of, run_levels
 from paymaster.admission.state import DeskState
-from paymaster.messages import AccountConfig, DeskConfig, Reserve, RunTerms
+from paymaster.messages import AccountConfig, Candidate, DeskConfig, Reserve, RunTerms
 from paymaster.values.budget_path import accounts_charged, budgets_charged, is_template
 from paymaster.values.limits import ACCOUNTS_MAX, ENDED_RUNS_MAX, RUNS_KEPT_MAX
 from paymaster.values.run_path import run_ancestors
@@ -47,8 +47,8 @@ class OnDemand:
         self._take_config()
         if request.run is not None and (ended := self._ended(request.run)) is not None:
             return ended
-        if self._known_service(request) is None and not _is_purchase(request):
-            return None  # none of its candidates can ever be called
+        if not any(map(self._may_be_called, request.candidates)):
+            return None
         in_the_way = self._open_budgets(request) if self._has_templates else None
         if in_the_way is None and request.run is not None:
             return self._open_runs(request, request.run)
@@ -67,7 +67,7 @@ class OnDemand:
             account = self._ledger.accounts.get(key)
             if account is None and self.stands_for(key):
                 if not self.has_room(request):
-                    return self._full(key, request)
+                    return self._full(key)
                 account = self.open(key)
             if account is not None and account.is_on_demand:
                 account.used_minute = self._minute()
@@ -80,7 +80,7 @@ class OnDemand:
             key, accounts = f"run:{level}", self._ledger.accounts
             if key not in accounts and (asked is not None or needed):
                 if not self.has_room(request):
-                    return self._full(key, request)
+                    return self._full(key)
                 self.open_run(key, Run(asked, limiting))
             elif key in accounts and (differs := self._named_anew(accounts[key], asked, limiting)):
                 return differs
@@ -109,9 +109,7 @@ class OnDemand:
         self._take_config()
         limits = self._limits(key, run)
         run.limit(limits)
-        account = self._ledger.open_run(key, run, limits.account())
-        account.used_minute = self._minute()
-        return account
+        return self._is_open(self._ledger.open_run(key, run, limits.account()))
 
     def _named_anew(self, account: Account, asked: RunTerms | None, limiting: tuple[str, ...]) -> Obstacle | None:
         """The first limits that a request names stand, and each budget that limits its runs may lower them."""
@@ -134,8 +132,12 @@ class OnDemand:
     def open(self, key: str) -> Account:
         """Opens an account that a template stands for. Raises KeyError where none does."""
         self._take_config()
-        account = self._ledger.open_on_demand(key, self._configs[template_key(key)])
+        return self._is_open(self._ledger.open_on_demand(key, self._configs[template_key(key)]))
+
+    def _is_open(self, account: Account) -> Account:
+        """Others may have waited for it."""
         account.used_minute = self._minute()
+        self._state.freed.add(account.key)
         return account
 
     def stands_for(self, key: str) -> bool:
@@ -218,17 +220,14 @@ class OnDemand:
         if gone := {account.key for account in accounts}:
             self._ledger.close_accounts(gone)
 
-    def _full(self, key: str, request: Reserve) -> Obstacle:
+    def _full(self, key: str) -> Obstacle:
         detail = f"{key}: the ledger has {ACCOUNTS_MAX:,} accounts, and none is idle that could be forgotten"
         self._alerts.accounts_full(detail)
         until_ms = self._ledger.may_have_room_ms
-        return Obstacle("transient", "accounts_full", detail, self._known_service(request), until_ms)
+        return Obstacle("transient", "accounts_full", detail, key, until_ms)
 
-    def _known_service(self, request: Reserve) -> str | None:
-        """The account of the first of its services that has one. A purchase has none: any will do to wait in."""
-        services = self._state.gates if _is_purchase(request) else (each.service for each in request.candidates)
-        keys = (f"service:{service}" for service in services)
-        return next((key for key in keys if key in self._ledger.accounts), None)
+    def _may_be_called(self, candidate: Candidate) -> bool:
+        return candidate.purchase or f"service:{candidate.service}" in self._ledger.accounts
 
     def _minute(self) -> int:
         return self._state.now_ms // 60_000
@@ -239,10 +238,6 @@ class OnDemand:
             self._of, self._configs = config, account_configs(config)
             self._has_templates = any(map(is_template, config.budgets))
             self._limits_runs = any(budget.limits_runs for budget in config.budgets.values())
-
-
-def _is_purchase(request: Reserve) -> bool:
-    return any(candidate.purchase for candidate in request.candidates)
 
 
 def _kept_until(account: Account) -> int:

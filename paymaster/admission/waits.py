@@ -36,8 +36,8 @@ Kind = Literal[
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
-works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for the account that it needs;
-0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
+works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for this account, which it
+needs; 0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
 has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others. not_short:
 that less of a cap is unspent, for a candidate for when the money is short; the part below which it is.
 """
@@ -68,7 +68,7 @@ _HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
-_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "full", "run_over"))
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "run_over"))
 """Who is filed so waits for a time, or for the gate of a service."""
 
 Entries = dict[tuple[str, Kind], int]
@@ -115,8 +115,12 @@ class Waits:
         Without `may_lose`: something that it waits for.
         """
         files, account = self._files.get(key), self._ledger.accounts.get(key)
-        if not files or account is None or account.loading:
+        if not files:
             return None
+        if account is None or account.loading:
+            full = files.get("full")
+            is_helped = full is not None and (account is not None or self._ledger.may_have_room(now_ms))
+            return full.first if full is not None and is_helped else None
         first: Place | None = None
         for kind, entries in files.items():
             if kind == "has_money" and not may_lose:
@@ -129,6 +133,8 @@ class Waits:
     def next_ms(self, key: str, now_ms: int) -> int | None:
         """When something may change in the account by itself for those that wait there."""
         files, account = self._files.get(key), self._ledger.accounts.get(key)
+        if files and account is None and "full" in files and self._ledger.may_have_room_ms > now_ms:
+            return self._ledger.may_have_room_ms
         if not files or account is None or account.loading:
             return None
         spending = [files[kind].highest or 0 for kind in _BY_SPENDING if kind in files]
@@ -143,8 +149,6 @@ class Waits:
             times.append(files["model_paused"].lowest)
         if "run_over" in files and account.run is not None:
             times.append(account.run.renews_ms(now_ms))
-        if "full" in files:
-            times.append(self._ledger.may_have_room_ms)
         gate = self._gate(key)
         if gate is not None:
             times += [gate.paused_until_ms, gate.breaker.open_until_ms]
@@ -171,8 +175,8 @@ class Waits:
                 return self._first_of_run(entries, account.run, now_ms)
             case "runaway":
                 return None if account.run is not None and account.run.held else entries.first
-            case "full":
-                return entries.first if self._ledger.may_have_room(now_ms) else None
+            case "full":  # somebody else found room for the account
+                return entries.first
             case "model_paused":  # also when an admin ended all pauses
                 gate = self._gate(account.key)
                 return entries.first_at_most(now_ms) if gate and gate.models_paused_until_ms else entries.first

@@ -243,6 +243,19 @@ def test_a_clock_that_was_ahead_does_not_put_off_the_look_for_room() -> None:
 
 
 @pytest.mark.usefixtures("room_for_six")
+def test_who_waits_for_room_holds_up_nobody_whose_name_has_it() -> None:
+    site = a_site()
+    held = [first_use(site, f"acme/users/{number}") for number in range(4)]
+    first, stranger, second = (site.parked(budget=name) for name in (ANN, BOB, ANN))
+    site.answers()
+    site.settle(held[0], 1)
+    site.wait(LOOK_FOR_ROOM_MS)
+    site.load()
+    assert site.served() == [first, second]
+    assert site.desk.queue.get(stranger) is not None
+
+
+@pytest.mark.usefixtures("room_for_six")
 def test_a_call_for_several_names_finds_room_for_all_or_waits() -> None:
     site = a_site()
     for number in range(4):
