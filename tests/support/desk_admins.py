@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from desk_drawn import Usual, configuration, files, places, tight, usuals, watched
+from desk_drawn import Drawn, Usual, configuration, drawn_by_machine, places, tight, watched
 from desk_facts import (
     ACCOUNTS,
     MINUTE,
@@ -41,11 +41,10 @@ from paymaster.values.money import nanos_to_usd
 
 
 class Admins(DeskJudge):
+    drawn = Drawn()
     usual: Usual
 
-    @initialize(
-        file=files, earlier=st.dictionaries(places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2), usual=usuals
-    )
+    @initialize(file=drawn_by_machine("files"), earlier=drawn_by_machine("earlier"), usual=drawn_by_machine("usuals"))
     def begin(self, file: File, earlier: dict[Place, int] | None = None, usual: Usual | None = None) -> None:
         self.model.earlier = earlier or {}
         if usual is not None:
@@ -59,7 +58,7 @@ class Admins(DeskJudge):
         self.configure(replace(self.model.file, watched=watched))
 
     @precondition(lambda self: self.desk.state.began)  # before that nothing can be removed
-    @rule(file=files, keep=st.booleans())
+    @rule(file=drawn_by_machine("files"), keep=st.booleans())
     def change_configuration(self, file: File, keep: bool) -> None:
         before = self.model.file
         caps_nanos = {**before.caps_nanos, **file.caps_nanos} if keep else file.caps_nanos

@@ -168,6 +168,23 @@ def one_of_the_usual(what: Literal["budgets", "routes", "runs"]) -> st.SearchStr
     return st.runner().flatmap(lambda machine: st.sampled_from(getattr(machine.usual, what)))
 
 
+class Drawn(NamedTuple):
+    """What a machine draws."""
+
+    files: st.SearchStrategy[File] = files
+    usuals: st.SearchStrategy[Usual] = usuals
+    earlier: st.SearchStrategy[dict[Place, int]] = st.dictionaries(
+        places, st.sampled_from([1, UNIT, 4 * UNIT]), max_size=2
+    )
+    left_out: tuple[str, ...] = ()
+    """Rules that it never follows."""
+
+
+def drawn_by_machine(what: Literal["files", "usuals", "earlier"]) -> st.SearchStrategy[Any]:
+    """Of the machine that runs."""
+    return st.runner().flatmap(lambda machine: getattr(machine.drawn, what))
+
+
 odd_budgets = st.sampled_from(
     [("acme",), ("nowhere",), ("acmeteam",), ("acme/team/",), ("acme", "nowhere"), (names[0],), (names[1], names[2])]
 )

@@ -275,12 +275,12 @@ class DeskJudge(DeskChecks):
         assert waited or not is_decided or not self.to_count(request), f"denied ({denied.reason}) and not told to count"
         match denied.reason:
             case "cap_reached" | "run_budget_exhausted" | "run_calls_exhausted" | "run_time_over":
-                assert request.on_exhausted == "fail"
+                assert request.on_exhausted == "fail", f"denied ({denied.reason}) though it may wait"
                 assert not verdicts & {"held", "stopped", "fits"}, "denied while only holds are in the way"
-                assert "gone" in verdicts
+                assert "gone" in verdicts, f"denied ({denied.reason}) though nothing is used up"
             case "breaker_open":
                 assert not verdicts & {"held", "stopped", "fits", "gone"}, "denied though waiting would help"
-                assert "open" in verdicts
+                assert "open" in verdicts, "denied though no breaker is open"
             case "queue_full":
                 assert len(model.queue) >= model.file.max_parked
             case "waited_too_long":
