@@ -72,6 +72,7 @@ from paymaster.messages import (
     DeskConfig,
     json_bytes,
 )
+from paymaster.observability.alert_buttons import AlertButtons
 from paymaster.observability.event_loop import watched_event_loop
 from paymaster.observability.logs import configure_logs
 from paymaster.observability.measurements import measure_batch
@@ -312,7 +313,7 @@ def workers_of(
     ledger_worker = _ledger_worker(settings, ledger_client)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
     asking = [catching_up.catch_up, StandingActivities(ledger, commits).standing]
-    others = [*of_service, *_activities_for_the_ledger(settings, client, engine), *asking]
+    others = [*of_service, *_activities_for_the_ledger(settings, client, engine, keys), *asking]
     activities_worker = _activities_worker(settings, client, others)
     match role:
         case "all":
@@ -391,11 +392,15 @@ def _activities_of_services(
     ]
 
 
-def _activities_for_the_ledger(settings: Settings, client: Client, engine: AsyncEngine) -> list[Callable[..., object]]:
+def _activities_for_the_ledger(
+    settings: Settings, client: Client, engine: AsyncEngine, keys: KeyRing
+) -> list[Callable[..., object]]:
     """Those that wait for nobody's answer but a workflow's: what the ledger, the backlog and agents ask for."""
     webhook_url = settings.alerts.webhook_url
     alerts = SendAlertsActivities(
-        webhook_url.get_secret_value() if webhook_url else None, settings.alerts.webhook_format
+        webhook_url.get_secret_value() if webhook_url else None,
+        settings.alerts.webhook_format,
+        AlertButtons(settings, keys),
     )
     return [
         AwaitResultActivities(client).await_result,

@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import Alerts, Delivery
+from paymaster.observability.alert_buttons import AlertButtons
 from paymaster.observability.alert_forms import AlertForm, document
 from paymaster.providers.proxies import proxy_for
 from paymaster.providers.retry_after import retry_after_ms
@@ -22,12 +23,13 @@ RETRY_AFTER_MAX = timedelta(seconds=60)
 
 
 class SendAlertsActivities:
-    def __init__(self, webhook_url: str | None, form: AlertForm = "json") -> None:
-        """None: there is no webhook; alerts are in the log and in the database."""
+    def __init__(self, webhook_url: str | None, form: AlertForm = "json", buttons: AlertButtons | None = None) -> None:
+        """None: there is no webhook; alerts are in the log and in the database. `buttons` None: alerts have none."""
         if webhook_url is not None:
             remember(httpx.URL(webhook_url).raw_path.decode())  # whoever knows it may post; HTTP libraries log it
         self._webhook_url = webhook_url
         self._form: AlertForm = form
+        self._buttons = buttons
 
     @activity.defn
     async def send_alerts(self, batch: Alerts) -> Delivery:
@@ -42,7 +44,8 @@ class SendAlertsActivities:
             timeout=WEBHOOK_ANSWERS_WITHIN_S, proxy=proxy, trust_env=False, verify=httpx.create_ssl_context()
         ) as client:
             for alert in batch.alerts:
-                content = document(self._form, batch, alert)
+                buttons = () if self._buttons is None else await self._buttons.of(batch, alert)
+                content = document(self._form, batch, alert, buttons)
                 try:
                     async with (
                         asyncio.timeout(2 * WEBHOOK_ANSWERS_WITHIN_S),  # for one that sends its head byte by byte

@@ -16,10 +16,14 @@ from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.admin.who import Admins
 from paymaster.gateway.answered import response_of
+from paymaster.gateway.approvals.links import ApproveLinks
+from paymaster.gateway.approvals.raising import Raising
+from paymaster.gateway.approvals.slack import SlackActions
 from paymaster.gateway.body_room import BodyRoom, RoomForBodies
 from paymaster.gateway.clients import Clients
 from paymaster.gateway.endpoints import Endpoints, dialect_spoken
 from paymaster.gateway.streams import Streams
+from paymaster.ledger.approving import Approvers, Keys
 from paymaster.ledger.handle import Ledger
 from paymaster.settings import Settings
 from paymaster.wire.refusals import refusal
@@ -30,17 +34,25 @@ def gateway_app(
     clients: Clients,
     temporal: Client,
     streams: Streams,
+    keys: Keys,
     engine: AsyncEngine | None = None,
     pages: Sequence[Route] = (),
 ) -> Starlette:
     """Everything that the gateway answers on its public address. `engine` None: there is no database. `pages`: for
     people."""
+    ledger = Ledger(temporal, settings.ledger.name)
+    raising = Raising(Approvers(settings.approvals, keys, ledger.name), ledger, settings.alerts.buttons_key, keys)
+    presses = [
+        *SlackActions(settings.gateway, raising, keys).routes(),
+        *ApproveLinks(settings.gateway, raising).routes(),
+    ]
     administration: list[Route] = []
     if engine is not None:
-        site = AdminSite(settings, Ledger(temporal, settings.ledger.name), engine)
+        site = AdminSite(settings, ledger, engine)
         administration = AdminEndpoints(settings.gateway, Admins(settings.gateway.admins, clients), site).routes()
+    calls = Endpoints(settings, clients, temporal, streams, engine).routes()
     app = Starlette(
-        routes=[*administration, *pages, *Endpoints(settings, clients, temporal, streams, engine).routes()],
+        routes=[*administration, *pages, *presses, *calls],
         exception_handlers={HTTPException: _not_served},
         middleware=[Middleware(RoomForBodies, room=BodyRoom(settings.gateway.bodies_bytes_max))],
     )

@@ -72,7 +72,7 @@ async def run_gateway(
         pages: Sequence[Route] = ()
         if engine is not None and make_pages is not None:
             pages = await make_pages(settings, keys, AdminSite(settings, Ledger(client, settings.ledger.name), engine))
-        server = _Server(_config(gateway_app(settings, clients, client, streams, engine, pages), gateway))
+        server = _Server(_config(gateway_app(settings, clients, client, streams, keys, engine, pages), gateway))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_der_private_key,
     load_pem_private_key,
 )
 
@@ -63,6 +64,19 @@ class SigningKey:
         if not isinstance(private, Ed25519PrivateKey):
             raise KeyFileUnusable(
                 f"{file} is not an Ed25519 key in PEM without a passphrase; `paymaster admin new-key FILE` makes one"
+            )
+        return cls(private)
+
+    @classmethod
+    def from_line(cls, line: str, name: str) -> "SigningKey":
+        """The key in the second line of such a file, which a key ring has under this name. Raises KeyFileUnusable."""
+        try:
+            private = load_der_private_key(b64decode(line, validate=True), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            private = None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise KeyFileUnusable(
+                f"the key {name!r} is not the second line of a file of `paymaster admin new-key FILE`"
             )
         return cls(private)
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from paymaster.settings.kinds import BudgetPath, KeyName, PublicKey, each_once
 from paymaster.settings.problems import Location
 from paymaster.settings.table import Table
+from paymaster.values.choices import AlertForm
 from paymaster.values.limits import OFFERS_MAX
 from paymaster.values.money import UsdAsNanos, format_usd
 
@@ -37,8 +38,8 @@ class ApproverSettings(Table):
     """The public key that the ledger checks this approver's raises with, where `[admin] require_signature` is set; the
     line that `paymaster admin new-key FILE` prints. None, the default: they are not signed."""
     signing_key: KeyName | None = None
-    """The NAME of a key (see `[keys]`) with the content of that FILE, which gateways sign with. None, the default: they
-    are not signed."""
+    """The NAME of a key (see `[keys]`) with the second line of that FILE, which gateways sign with. None, the default:
+    they are not signed."""
 
     @property
     def offers(self) -> tuple[int, ...]:
@@ -70,4 +71,19 @@ def wrong_with_approvers(
             if of_users[user] > 1:
                 what = f"{user} is in the tables of several approvers; a Slack user presses in one name"
                 problems.append(((name, "slack_users", number), what))
+    return problems
+
+
+def missing_for_buttons(
+    approvers: Mapping[str, ApproverSettings], form: AlertForm, buttons_key: str | None, gateway_url: str | None
+) -> list[tuple[Location, str]]:
+    """What `[alerts]` lacks so that somebody could press what it shows."""
+    by_button = any(each.slack_users for each in approvers.values())
+    by_link = any(each.by_link for each in approvers.values())
+    problems: list[tuple[Location, str]] = []
+    if buttons_key is None and (by_button if form == "slack" else by_link):
+        what = "approvers press buttons or links of alerts, which are signed; set the NAME of a key with a secret"
+        problems.append((("buttons_key",), what))
+    if gateway_url is None and by_link and form != "slack":
+        problems.append((("gateway_url",), "approvers follow links of alerts; say how browsers reach a gateway"))
     return problems

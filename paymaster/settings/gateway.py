@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paymaster.settings.gateway_admins import GatewayAdminSettings
 from paymaster.settings.gateway_clients import GatewayClientSettings, JwtSettings
+from paymaster.settings.gateway_slack import GatewaySlackSettings
 from paymaster.settings.gateway_streams import GatewayStreamsSettings
 from paymaster.settings.kinds import (
     AdminName,
@@ -79,6 +80,8 @@ class GatewaySettings(Table):
     """Host and port, such as "127.0.0.1:8001", of an HTTP server with /live, /ready and /metrics (Prometheus). It
     has no password: let only the orchestrator and Prometheus reach it. None, the default: no such server."""
 
+    slack: GatewaySlackSettings = GatewaySlackSettings()
+    """Presses of buttons that Slack sends."""
     streams: GatewayStreamsSettings = GatewayStreamsSettings()
     """How streams come from workers, token by token."""
 

@@ -259,6 +259,14 @@ def check_list_url(url: str) -> str:
     return check_http_url(url, allow_http=False)
 
 
+def check_gateway_url(url: str) -> str:
+    url = check_http_url(url, allow_http=False)
+    parts = urlsplit(url)
+    if parts.query or parts.fragment:
+        raise ValueError('write what comes before /v1, like "https://paymaster.example.com"')
+    return url
+
+
 def check_webhook_url(url: SecretText) -> SecretText:
     return SecretText(check_http_url(url.get_secret_value(), allow_http=False))
 

@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from paymaster.messages import Window
-from paymaster.settings.approvals import ApproverSettings, wrong_with_approvers
+from paymaster.settings.approvals import ApproverSettings, missing_for_buttons, wrong_with_approvers
 from paymaster.settings.console import ConsoleSettings
 from paymaster.settings.gateway import GatewaySettings
 from paymaster.settings.kinds import (
@@ -55,6 +55,7 @@ from paymaster.settings.kinds import (
     check_azure_url,
     check_collector_url,
     check_database_url,
+    check_gateway_url,
     check_http_url,
     check_list_url,
     check_object_name,
@@ -530,6 +531,13 @@ class AlertsSettings(Table):
     """What the webhook takes: "slack" (an incoming webhook), "teams" (the address of a Teams workflow "When a Teams
     webhook request is received", which shows an adaptive card), or "json": every field of the alert, for programs.
     Default "json"."""
+    buttons_key: KeyName | None = None
+    """The NAME of a key (see `[keys]`) with a secret that workers and gateways share (`openssl rand -base64 32`): what
+    the buttons and links of alerts may do is signed with it ([page](approvals.md)). None, the default: alerts have
+    none."""
+    gateway_url: Annotated[str, AfterValidator(check_gateway_url)] | None = None
+    """How browsers reach a gateway, such as "https://paymaster.example.com": where links of alerts (Teams, plain
+    webhooks) lead. None, the default: alerts have no links."""
 
 
 class DatabaseSettings(Table):
@@ -711,6 +719,14 @@ class Settings(BaseSettings):
         if admin is not None:  # else it has its own problem, which is reported
             raise_at(wrong_with_approvers(approvals, require_signature=admin.require_signature))
         return approvals
+
+    @field_validator("alerts")
+    @classmethod
+    def _alerts_have_what_approvers_press(cls, alerts: AlertsSettings, info: ValidationInfo) -> AlertsSettings:
+        approvals: dict[str, ApproverSettings] | None = info.data.get("approvals")
+        if approvals is not None:  # else it has its own problem, which is reported
+            raise_at(missing_for_buttons(approvals, alerts.webhook_format, alerts.buttons_key, alerts.gateway_url))
+        return alerts
 
     @field_validator("gateway")
     @classmethod

@@ -44,8 +44,8 @@ TABLES: dict[str, Any] = {
 async def serving(tables: dict[str, Any]) -> httpx.AsyncClient:
     settings = Settings.model_validate(tables)
     nowhere = await Client.connect("127.0.0.1:1", lazy=True)
-    streams = Streams(settings.gateway.streams, named_keys(settings))
-    app = gateway_app(settings, Clients(settings.gateway), nowhere, streams)
+    keys = named_keys(settings)
+    app = gateway_app(settings, Clients(settings.gateway), nowhere, Streams(settings.gateway.streams, keys), keys)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 

@@ -36,8 +36,10 @@ async def test_the_gateway_answers_it(method: str, path: str) -> None:
     settings = Settings()
     client = await Client.connect("127.0.0.1:1", lazy=True)
     engine = create_engine("postgresql+asyncpg://127.0.0.1:1/none")  # nobody connects
-    streams = Streams(settings.gateway.streams, named_keys(settings))
-    app = gateway_app(settings, Clients(settings.gateway), client, streams, engine)
+    keys = named_keys(settings)
+    app = gateway_app(
+        settings, Clients(settings.gateway), client, Streams(settings.gateway.streams, keys), keys, engine
+    )
     real = re.sub(r"{\w+}", "a", path)
     scope = {"type": "http", "method": method.upper(), "path": real, "headers": [], "query_string": b""}
     assert any(route.matches(scope)[0] is Match.FULL for route in app.routes)

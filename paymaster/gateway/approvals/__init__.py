@@ -1,0 +1,1 @@
+"""Raises that approvers give: buttons in Slack, and links for others."""
