@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from console_browser import PHONE, chromium, person
 from console_pages import ADMIN, APPROVER, KEYS
 from counting_server import CountingServer, FakeService
 from gateway_process import running_gateway
 from paymaster_process import Databases, Site, configuration, running_site, until
+from playwright.async_api import Page
 
 from paymaster import LLMRequest, RunLimits
 from paymaster.client import generate, start
@@ -20,6 +22,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.values.money import nanos_to_usd
 
 pytestmark = pytest.mark.timeout(120)
+LIMITS = RunLimits(usd="1", calls=5)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +169,7 @@ async def test_a_service_is_paused_and_resumed(ada: Person, site: Site) -> None:
 
 
 async def test_a_run_gets_more_and_is_ended(ada: Person, site: Site) -> None:
-    limits = RunLimits(usd="1", calls=5)
-    request = LLMRequest(route="writer", budget="acme", run="research", run_limits=limits, prompt="hello")
+    request = LLMRequest(route="writer", budget="acme", run="research", run_limits=LIMITS, prompt="hello")
     await generate(site.client, request)
 
     async def is_listed() -> bool:
@@ -185,3 +187,71 @@ async def test_what_the_ledger_refuses_is_said_in_its_words(ada: Person) -> None
     status, page = await ada.confirm("do/raise?budget=acme/refused&window=day&by=99999999999")
     assert status in (400, 409)
     assert "more than the books can hold" in page or "not an amount" in page
+
+
+# ---------------------------------------------------------------- as people press them
+
+
+async def press(page: Page, name: str, reason: str = "because") -> str:
+    """A button or link that asks for an action, then the one that does it. What is so then."""
+    await page.get_by_role("link", name=name, exact=True).first.click()
+    await page.fill("#reason", reason)
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="Done").wait_for()
+    return await page.inner_text("[role=status]")
+
+
+@pytest.mark.full
+async def test_each_action_in_a_browser(ada: Person, site: Site, service: FakeService, url: str) -> None:
+    request = LLMRequest(route="writer", budget="acme/pressed", prompt="hello")
+    cap = nanos_to_usd(site.bound_nanos(service, request))
+    async with chromium() as browser, person(browser, url, ADMIN, width=PHONE) as page:
+        await page.goto("/console/budgets/acme/pressed")
+        assert "Not found" in await page.inner_text("h1")
+        await page.goto("/console/do/set?budget=acme/pressed")
+        await page.select_option("#window", "day")
+        await page.fill("#usd", f"{cap}")
+        await page.get_by_role("button", name="Go on").click()
+        await page.fill("#reason", "a try")
+        await page.get_by_role("button", name="Set the cap").click()
+        await page.get_by_role("link", name="See how it stands").click()
+        assert "nothing left" not in await page.inner_text("main")
+
+        await generate(site.client, request)
+        call = await start(site.client, request)
+
+        async def waits() -> bool:
+            await page.goto("/console/parked")
+            return await page.get_by_role("link", name="Raise the day cap by $0.01").count() == 1
+
+        await until(waits, "the page shows the call that waits")
+        assert "until the window ends" in await press(page, "Raise the day cap by $0.01")
+        assert (await call.result()).outcome == "completed"
+        assert "acme/pressed (day) is $" in await press(page, "Take it back")
+
+        await page.goto("/console/services")
+        assert await press(page, "Pause consoled") == "consoled is paused."
+        assert await press(page, "Take it back") == "consoled is resumed."
+
+        await generate(site.client, request.model_copy(update={"budget": "acme", "run": "r7", "run_limits": LIMITS}))
+
+        async def is_listed() -> bool:
+            await page.goto("/console/runs")
+            return "r7" in await page.inner_text("main")
+
+        await until(is_listed, "the run is listed")
+        await page.goto("/console/do/raise-run?run=r7")
+        await page.fill("#calls", "10")
+        await page.get_by_role("button", name="Go on").click()
+        await page.fill("#reason", "more to do")
+        await page.get_by_role("button", name="Give it").click()
+        assert "10 calls more" in await page.inner_text("[role=status]")
+        await page.goto("/console/do/end-run?run=r7")
+        await page.fill("#reason", "enough")
+        await page.get_by_role("button", name="End it").click()
+        await page.get_by_role("link", name="See how it stands").click()
+        assert "ended by ada" in await page.inner_text("main")
+        await page.get_by_role("button", name="Log out").click()
+        await page.wait_for_url("**/console/login")
+        await page.goto("/console/budgets")
+        assert "Log in" in await page.inner_text("h1")
