@@ -86,9 +86,20 @@ def _of_clients() -> Json:
         **paths,
         "/v1/models": {"get": models},
         "/v1/paymaster/budget": {"get": own},
+        "/v1/paymaster/approve/{token}": {
+            "get": _press("A page that asks whether to raise a cap", "token"),
+            "post": _press("Raises the cap that the link is for, once", "token"),
+        },
+        "/v1/paymaster/slack/actions": {"post": _press("A press of a button, signed by Slack")},
         "/v1/paymaster/calls/{call_id}": {"get": fetched | _parameters([_in_path("call_id")])},
         "/healthz": {"get": {"summary": "Whether calls can be made", "responses": healthy, "security": []}},
     }
+
+
+def _press(what: str, *path: str) -> Json:
+    """Of an approver's, whom a token or Slack names."""
+    answers = {"200": {"description": "Done, or asked"}, "default": {"description": "Why not, in words"}}
+    return {"summary": what, "responses": answers, "security": [], **_parameters([_in_path(name) for name in path])}
 
 
 def _operation(name: str, each: Endpoint) -> Json:

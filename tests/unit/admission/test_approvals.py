@@ -57,7 +57,7 @@ def raised(
 
 def give(site: Site, change: RaiseCap) -> int:
     """The new cap in dollars."""
-    return site.desk.raise_cap(change, site.now_ms).cap_nanos // USD
+    return (site.desk.raise_cap(change, site.now_ms).cap_nanos or 0) // USD
 
 
 def test_a_raise_lapses_with_its_window_and_says_who_and_where(site: Site) -> None:
@@ -175,6 +175,21 @@ def test_a_clock_that_comes_back_gives_nobody_a_second_day(site: Site) -> None:
         give(site, raised("5", nonce="2", cap=cap))
     with pytest.raises(ApprovalRefused, match="each is good for one raise"):
         give(site, raised("1", cap=cap))
+    site.wait_until(MIDNIGHT)
+    site.desk.advance(site.now_ms)
+    cap = (site.balance().cap_nanos or 0) // USD
+    assert give(site, raised("5", nonce="3", cap=cap, ends_at_ms=MIDNIGHT + DAY)) == cap + 5, "it is another day"
+
+
+def test_a_window_that_is_over_still_counts_for_the_day() -> None:
+    site = Site(approvers(ada=ADA.model_copy(update={"budgets": ("other",)})))
+    for hour, nonce in enumerate(("1", "2")):
+        hourly = raised("4", nonce=nonce, account="budget:other", cap=3, ends_at_ms=NOON + (hour + 1) * HOUR)
+        assert give(site, hourly.model_copy(update={"window": "hour"})) == 7
+        site.wait(HOUR)
+    third = raised("1", nonce="3", account="budget:other", cap=3, ends_at_ms=NOON + 3 * HOUR)
+    with pytest.raises(ApprovalRefused, match=r"raised by \$8.00 today"):
+        give(site, third.model_copy(update={"window": "hour"}))
 
 
 def test_what_is_remembered_has_an_end() -> None:
