@@ -8,6 +8,8 @@ from paymaster.errors import AnswerGone
 from paymaster.messages import LLMResult, StoredBody
 from paymaster.messages.call_steps import BodyPiece
 
+PIECE_BYTES_MAX = 1024 * 1024
+"""Of a stored body, which may be a thousand times as large as what is stored of it."""
 ReadPiece = Callable[[BodyPiece], Awaitable[bytes]]
 """Gives a piece as it is stored, compressed. Raises AnswerGone."""
 
@@ -31,15 +33,19 @@ async def decompressed(body: StoredBody, read: ReadPiece) -> AsyncIterator[bytes
     unpacker, digest, size = zlib.decompressobj(), sha256(), 0
     for number in range(body.pieces):
         data = await read(BodyPiece(body=body, piece=number))
-        try:
-            piece = unpacker.decompress(data, body.size - size + 1)
-        except zlib.error as error:
-            raise _changed(body) from error
-        size += len(piece)
-        digest.update(piece)
-        if size > body.size:
-            raise _changed(body)
-        yield piece
+        more = True
+        while more:
+            try:
+                piece = unpacker.decompress(data, PIECE_BYTES_MAX)
+            except zlib.error as error:
+                raise _changed(body) from error
+            data = unpacker.unconsumed_tail
+            more = bool(data) or len(piece) == PIECE_BYTES_MAX  # it may have more to give of what it has taken
+            size += len(piece)
+            digest.update(piece)
+            if size > body.size:
+                raise _changed(body)
+            yield piece
     if digest.hexdigest() != body.sha256:
         raise _changed(body)
 

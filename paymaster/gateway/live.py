@@ -23,7 +23,7 @@ from paymaster.messages.temporal_names import generation_id
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.wire.error_events import error_event
 from paymaster.wire.refusals import Told
-from paymaster.wire_requests import Unended, body_of, told_by_client
+from paymaster.wire_requests import Unended, told_by_client
 
 T = TypeVar("T")
 OTHER_ANSWER = "the stream broke, and the answer that the call has in the end does not begin as it did"
@@ -48,17 +48,19 @@ class LiveBody:
         call: asyncio.Task[None],
         dialect: Dialect,
         call_id: str,
-        result: Callable[[], Awaitable[tuple[LLMResult, bytes]]],
+        result: Callable[[], Awaitable[LLMResult]],
+        read: Callable[[LLMResult], AsyncIterator[bytes]],
         give_up: Callable[[], object],
     ) -> None:
-        """`call` lasts as long as the call does. `result` brings its result and the body of its answer: a caller who
-        reads slowly may not need them for long, and they are large. `give_up` says that nobody can have an answer of
-        the call any more."""
+        """`call` lasts as long as the call does. `result` brings its result and `read` the body of its answer, piece by
+        piece: a caller who reads slowly may not need them for long, and they are large. `give_up` says that nobody can
+        have an answer of the call any more."""
         self._opened = opened
         self._call = call
         self._dialect: Dialect = dialect
         self._call_id = call_id
         self._result = result
+        self._read = read
         self._give_up = give_up
         self._given = sha256()
         self._size = 0
@@ -95,19 +97,30 @@ class LiveBody:
             return
         try:
             self._call.result()
-            result, body = await self._result()
+            result = await self._result()
+            if result.outcome is not Outcome.COMPLETED:
+                yield error_event(result, self._dialect)
+                return
+            async for piece in self._behind_what_was_given(result):
+                yield piece
         except Unended as error:
             yield self._error(error.reason, error.detail)
-            return
         except Exception as error:  # the caller must learn that there is no more
             yield self._error("call_ended", f"the call ended without a result: {type(error).__name__}")
-            return
-        if result.outcome is not Outcome.COMPLETED:
-            yield error_event(result, self._dialect)
-        elif len(body) >= self._size and sha256(body[: self._size]).digest() == self._given.digest():
-            if len(body) > self._size:
-                yield body[self._size :]
-        else:
+
+    async def _behind_what_was_given(self, result: LLMResult) -> AsyncIterator[bytes]:
+        """No more at once than a piece of it: a caller who does not read must not have it held here."""
+        missing, seen = self._size, sha256()
+        async for piece in self._read(result):
+            again, rest = piece[:missing], piece[missing:]
+            missing -= len(again)
+            seen.update(again)
+            if again and not missing and seen.digest() != self._given.digest():
+                yield self._error("other_answer", OTHER_ANSWER)
+                return
+            if rest:
+                yield rest
+        if missing:
             yield self._error("other_answer", OTHER_ANSWER)
 
     def _error(self, reason: str, detail: str) -> bytes:
@@ -155,6 +168,7 @@ class LiveCalls:
                 call.asked.dialect,
                 call_id,
                 lambda: self._result(call_id),
+                lambda result: paymaster.client.answer_pieces(self._temporal, result),
                 lambda: None if call.asked.keeps else self._kept(call.give_up()),
             )
             return LiveResponse(head, call_id, body.pieces(), lasting.pop_all())
@@ -183,11 +197,10 @@ class LiveCalls:
         task.add_done_callback(self._calls.discard)
         return task
 
-    async def _result(self, call_id: str) -> tuple[LLMResult, bytes]:
+    async def _result(self, call_id: str) -> LLMResult:
         """Of a call that has ended."""
         generation = await latest_generation(self._temporal, call_id)
-        result = await CallHandle(self._temporal, generation_id(call_id, generation)).result()
-        return result, await body_of(result, lambda found: paymaster.client.answer_pieces(self._temporal, found))
+        return await CallHandle(self._temporal, generation_id(call_id, generation)).result()
 
 
 def may_stream(wire: Wire) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paymaster.errors import AnswerGone
 from paymaster.messages import LLMResult, Outcome, StoredBody, WireAnswer
 from paymaster.messages.call_steps import BodyPiece
-from paymaster.stored_answers import pieces_of, whole
+from paymaster.stored_answers import PIECE_BYTES_MAX, pieces_of, whole
 
 
 def result_of(body: bytes, pieces: Sequence[bytes]) -> LLMResult:
@@ -36,6 +36,19 @@ async def read(result: LLMResult, pieces: Sequence[bytes]) -> bytes:
 async def test_any_body_comes_back(body: bytes, size: int) -> None:
     pieces = cut(body, size)
     assert await read(result_of(body, pieces), pieces) == body
+
+
+@pytest.mark.parametrize("size", [0, PIECE_BYTES_MAX - 1, PIECE_BYTES_MAX, 3 * PIECE_BYTES_MAX, 3_500_000])
+async def test_what_packs_well_is_not_unpacked_at_once(size: int) -> None:
+    body = b"x" * size
+    stored = cut(body, 1_500)
+
+    async def piece(asked: BodyPiece) -> bytes:
+        return stored[asked.piece]
+
+    given = [each async for each in pieces_of(result_of(body, stored), piece)]
+    assert b"".join(given) == body
+    assert all(len(each) <= PIECE_BYTES_MAX for each in given)
 
 
 @pytest.mark.parametrize("change", ["a bit", "two swapped", "another's", "one too long"])

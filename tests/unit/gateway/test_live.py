@@ -18,6 +18,13 @@ COMPLETED = LLMResult(outcome=Outcome.COMPLETED, call_id="c-1", wire=WireAnswer(
 LOST = LLMResult(outcome=Outcome.UNAVAILABLE, call_id="c-1", reason="worker_lost", detail="it was lost", cost_nanos=7)
 
 
+async def in_threes(result: LLMResult) -> AsyncIterator[bytes]:
+    """The body of its answer as it is read."""
+    assert result.wire is not None
+    for start in range(0, len(result.wire.body), 3):
+        yield result.wire.body[start : start + 3]
+
+
 class Caller:
     """A call, and whoever reads its answer along."""
 
@@ -26,14 +33,13 @@ class Caller:
         self.result = asyncio.get_running_loop().create_future()
         self.given_up = asyncio.Event()
         self.call = asyncio.create_task(self._call())
-        self.body = LiveBody(self.opened, self.call, dialect, "c-1", self._result, self.given_up.set)
+        self.body = LiveBody(self.opened, self.call, dialect, "c-1", self._result, in_threes, self.given_up.set)
 
     async def _call(self) -> None:
         await self.result
 
-    async def _result(self) -> tuple[LLMResult, bytes]:
-        result: LLMResult = self.result.result()
-        return result, b"" if result.wire is None else result.wire.body
+    async def _result(self) -> LLMResult:
+        return self.result.result()
 
     async def gets(self, *frames: Frame) -> bytes:
         """What he has, when the stream has these frames and no more."""
@@ -67,6 +73,24 @@ async def test_a_failure_is_told(caller: Caller) -> None:
 async def test_the_rest_of_a_broken_stream_is_given_from_the_result(caller: Caller) -> None:
     caller.result.set_result(COMPLETED)
     assert await caller.gets(Piece(FIRST)) == WHOLE
+
+
+@pytest.mark.parametrize("size", range(len(WHOLE) + 1))
+async def test_wherever_it_broke_the_rest_begins_there(caller: Caller, size: int) -> None:
+    """It is given as it is read, so that a caller who does not read has no more than a piece of it held."""
+    caller.result.set_result(COMPLETED)
+    await caller.opened.take(Piece(WHOLE[:size]))
+    caller.opened.close()
+    pieces = [piece async for piece in caller.body.pieces()]
+    assert b"".join(pieces) == WHOLE
+    assert all(len(piece) <= 3 for piece in pieces[1:])
+
+
+async def test_an_answer_that_ends_sooner_is_another_one(caller: Caller) -> None:
+    caller.result.set_result(COMPLETED.model_copy(update={"wire": WireAnswer(status=200, body=FIRST)}))
+    given = await caller.gets(Piece(WHOLE))
+    assert given.startswith(WHOLE)
+    assert b"other_answer" in given
 
 
 async def test_another_answer_is_not_given_behind_the_beginning_of_one(caller: Caller) -> None:
