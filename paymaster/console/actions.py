@@ -48,6 +48,7 @@ class Actions:
                 "Raise a cap", "Raise the cap", "approver", (*cap, "by", "lapses"), caps.raise_, "raise.html"
             ),
             "set": Action("Set a cap", "Set the cap", "admin", (*cap, "usd"), caps.set_, "set.html"),
+            "unset": Action("Take a cap back", "Take it back", "admin", cap, caps.unset),
             "pause": Action("Pause a service", "Pause it", "admin", ("service",), services.pause),
             "resume": Action("Resume a service", "Resume it", "admin", ("service",), services.resume),
             "raise-run": Action(

@@ -8,7 +8,7 @@ from paymaster.console.plans import Confirmed, Fields, Plan, action_address, amo
 from paymaster.console.words import exact_usd
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
-from paymaster.messages import AccountStatus, RaiseCap, SetCap, Window, WindowStatus
+from paymaster.messages import AccountStatus, RaiseCap, SetCap, UnsetCap, Window, WindowStatus
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.money import format_usd
 from paymaster.values.windows import ALL_WINDOWS, ROLLING_MS
@@ -30,10 +30,17 @@ class _Cap(NamedTuple):
     def name(self) -> str:
         return f"The cap of {self.budget} ({self.window})"
 
-    def back_to(self, nanos: int) -> str:
-        """The address at which it gets its value of before again."""
-        fields = {"budget": self.budget, "window": self.window, "usd": exact_usd(nanos), "reason": "taken back"}
-        return action_address("set", **fields)
+    @property
+    def is_by_admin(self) -> bool:
+        return self.status is not None and self.nanos is not None and self.status.cap_from == "admin"
+
+    @property
+    def undo(self) -> str:
+        """The address at which a change of it is taken back: to what an admin set before, or to the configuration's."""
+        fields = {"budget": self.budget, "window": self.window, "reason": "taken back"}
+        if self.is_by_admin and self.nanos is not None:
+            return action_address("set", **fields, usd=exact_usd(self.nanos))
+        return action_address("unset", **fields)
 
 
 class CapPlans:
@@ -85,7 +92,7 @@ class CapPlans:
             send=send,
             back=f"{BASE}/budgets/{cap.budget}",
             tag=cap.tag,
-            undo=cap.back_to(cap.nanos),
+            undo=cap.undo,
         )
 
     async def set_(self, fields: Fields) -> Plan | None:
@@ -110,6 +117,27 @@ class CapPlans:
             send=send,
             back=f"{BASE}/budgets/{cap.budget}",
             tag=cap.tag,
-            undo=None if cap.nanos is None else cap.back_to(cap.nanos),
+            undo=cap.undo,
             warns=warns if used_nanos >= to_nanos else "",
+        )
+
+    async def unset(self, fields: Fields) -> Plan:
+        cap = await self._cap(fields)
+        if not cap.is_by_admin or cap.nanos is None:
+            detail = f"{cap.name} is the configuration's: there is nothing of an admin to take back"
+            raise Problem(409, "refused", detail)
+
+        def send(given: Confirmed) -> Awaitable[object]:
+            change = UnsetCap(account=f"budget:{cap.budget}", window=cap.window, **given.said)
+            return self._administrated.carry_out(self._administrated.ledger.unset_cap(change))
+
+        return Plan(
+            says=f"{cap.name} is {format_usd(cap.nanos)}, as admins made it. The configuration's own value is in force "
+            "again; where it has none, there is no cap.",
+            done=f"{cap.name} is the configuration's own.",
+            command=("budget", "unset", cap.budget, "--window", cap.window),
+            send=send,
+            back=f"{BASE}/budgets",
+            tag=cap.tag,
+            undo=cap.undo,
         )

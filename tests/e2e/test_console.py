@@ -148,6 +148,15 @@ async def test_a_cap_is_set_and_taken_back(ada: Person, site: Site) -> None:
     assert (await site.balance("budget:acme/undone", "week")).cap_nanos == 10_000_000_000
 
 
+async def test_what_admins_made_of_a_cap_is_taken_back(ada: Person, site: Site) -> None:
+    done = await ada.do("do/raise?budget=acme&window=day&by=3&lapses=1")
+    undo = re.findall(r'href="/console/(do/unset[^"]+)">Take it back', done)[0]
+    assert (await site.balance("budget:acme", "day")).cap_nanos == 8_000_000_000
+    await ada.do(unescape(undo))
+    assert (await site.balance("budget:acme", "day")).cap_nanos == 5_000_000_000
+    assert "do/unset" not in await ada.open("budgets/acme")
+
+
 async def test_of_two_people_one_comes_too_late(ada: Person, site: Site) -> None:
     await ada.do("do/set?budget=acme/contested&window=day&usd=1")
     page = await ada.open("do/set?budget=acme/contested&window=day&usd=2&reason=x")

@@ -25,7 +25,13 @@ from paymaster.console.budgets import shown
 from paymaster.devstack import EmbeddedStack
 
 RAISE = "do/raise?budget=acme&window=day&by=5&lapses=1&reason=launch"
-OF_ADMINS = ("do/set?budget=acme&window=day&usd=5", "do/pause?service=s", "do/resume?service=s", "do/end-run?run=r")
+OF_ADMINS = (
+    "do/unset?budget=made&window=day",
+    "do/set?budget=acme&window=day&usd=5",
+    "do/pause?service=s",
+    "do/resume?service=s",
+    "do/end-run?run=r",
+)
 OF_APPROVERS = (RAISE, "do/raise-run?run=r&calls=5", "do/resume-run?run=r")
 
 
@@ -33,6 +39,7 @@ OF_APPROVERS = (RAISE, "do/raise-run?run=r&calls=5", "do/resume-run?run=r")
 async def stored(engine: AsyncEngine) -> AsyncEngine:
     accounts = [
         account("budget:acme", window("day", 50, 50), window("total", None, 60), parked=3),
+        account("budget:made", window("day", 9, 1, cap_from="admin")),
         account("budget:free", window("total", None, 1)),
         account("run:r", window("total", 2, 1), run=run("r", held="too quick")),
     ]
@@ -65,6 +72,7 @@ async def test_one_press_leads_to_what_will_be_so(stored: AsyncEngine) -> None:
         ("do/set?budget=acme&window=day&usd=0", "becomes $0.00; it is $50.00 now"),
         ("do/set?budget=acme&window=day&usd=0", "$50.00 are spent or held already"),
         ("do/set?budget=new/one&window=week&usd=7", "becomes $7.00; there is none now"),
+        ("do/unset?budget=made&window=day", "is $9.00, as admins made it"),
         ("do/pause?service=s", "Nothing more is sent to s"),
         ("do/resume?service=s", "Calls go to s again"),
         ("do/raise-run?run=r&by=1&calls=20&minutes=30", "gets more: $1.00, 20 calls, 30 minutes"),
@@ -101,6 +109,7 @@ async def test_what_was_not_said_is_asked_for(stored: AsyncEngine, path: str) ->
         ("do/raise-run?run=r&calls=-1", 400, "is no number of calls"),
         ("do/raise-run?run=r&minutes=1e3", 400, "is no number of minutes"),
         ("do/raise-run?run=none&calls=1", 404, "has no run"),
+        ("do/unset?budget=acme&window=day", 409, "nothing of an admin to take back"),
         ("do/pause?service=none", 404, "there is no service"),
         ("do/nothing", 404, "no such page"),
         (f"do/raise?budget={HOSTILE}&window=day&by=1", 404, "is not a segment"),
