@@ -46,13 +46,16 @@ LARGEST := $(addprefix tests/,unit/admission/test_pressure.py unit/admission/tes
 	unit/observability/test_event_loop.py unit/messages/test_hostile_messages.py unit/ledger/test_backlog_pile.py \
 	unit/workflows/test_usage_backlog.py project/test_linear_time.py project/test_agent_project.py)
 
-.PHONY: help demo dev check unit test test-full test-oldest test-pythons test-lowest soak lint format types bench histories settings contract schemas fingerprints wheel clean
+.PHONY: help demo init dev check unit test test-full test-oldest test-pythons test-lowest soak lint format types bench histories settings contract schemas fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 demo: .venv/.runs       ## the main job: an agent on a real model, parked at its cap, raised, finished
 	.venv/bin/paymaster demo $(ARGS)
+
+init: .venv/.runs       ## a first paymaster.toml for the keys in the environment, and an agent
+	.venv/bin/paymaster init $(ARGS)
 
 dev: .venv/.runs        ## Temporal, PostgreSQL, the local model and a worker until Ctrl-C
 	.venv/bin/paymaster dev $(ARGS)

@@ -1,11 +1,14 @@
 """The command `paymaster`: a module for each command group; `output` is what they print, `connection` what they use."""
 
+import os
 import sys
+from errno import ENOSPC, EPIPE
 from importlib.metadata import version
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from paymaster.cli import (
     admin,
@@ -19,6 +22,7 @@ from paymaster.cli import (
     demo,
     dev,
     doctor,
+    init,
     keys,
     migrate,
     prices,
@@ -31,7 +35,7 @@ from paymaster.cli import (
     usage,
     worker,
 )
-from paymaster.cli.exits import EXIT_ERROR, EXIT_NO, CommandError
+from paymaster.cli.exits import EXIT_ERROR, EXIT_NO, EXIT_READER_GONE, CommandError
 from paymaster.cli.present import print_line, print_note
 from paymaster.redaction import redact_logs, redacted_traceback
 from paymaster.values.extras import extra_missing
@@ -45,8 +49,28 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class _Commands(TyperGroup):
+    """All commands. One whose reader has gone, as `head` does, ends as others do that SIGPIPE ends."""
+
+    def invoke(self, ctx: Any) -> object:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in (EPIPE, ENOSPC):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+            if error.errno == EPIPE:
+                raise typer.Exit(EXIT_READER_GONE) from None
+            raise CommandError(f"the answer cannot be written: {error.strerror}") from None
+
+
 app = typer.Typer(
     name="paymaster",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # what reaches the top is a defect: its plain traceback, and no values of variables
 )
@@ -61,6 +85,7 @@ def options(
     """Durable LLM calls under a budget."""
 
 
+app.command()(init.init)
 app.command()(demo.demo)
 app.command()(dev.dev)
 app.command()(worker.worker)

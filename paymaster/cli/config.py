@@ -1,6 +1,7 @@
-"""`paymaster config`: compare the file with the ledger's configuration; bring it; print what can be configured."""
+"""`paymaster config`: check the file, compare it with the ledger's configuration, bring it; print what can be set."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +12,12 @@ from paymaster.cli.connection import (
     admin_errors,
     command_settings,
     connect_ledger,
+    read_settings,
     run_async,
+    settings_file,
 )
 from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.file_checks import NO_SERVICES, counts, file_checks
 from paymaster.cli.present import JsonOption, print_json, print_line, print_styled
 from paymaster.cli.prices import use_stored_list
 from paymaster.cli.signing import SignOption, tell_ledger
@@ -94,6 +98,48 @@ def apply(
         print_line(f"{'applied' if state.applied else 'not applied'}{f': {state.detail}' if state.detail else ''}")
     if state.digest != wanted.digest:
         raise typer.Exit(EXIT_NO)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Default: what other commands read.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a file without asking anybody: all that is wrong in it at once. Exit code 1: something. Keys: `doctor`."""
+    named = settings_file(file)
+    if not named.is_file():
+        raise CommandError(f"there is no {named}: `paymaster init` writes one")
+    problems, has = _checked(file)
+    if as_json:
+        print_json({"file": str(named), "ok": not problems, "problems": list(problems)})
+    elif problems:
+        for problem in problems:
+            print_line(f"{named}: {problem}")
+    else:
+        print_line(f"{named}: in order ({has})")
+    if problems:
+        raise typer.Exit(EXIT_NO)
+
+
+def _checked(file: Path | None) -> tuple[list[str], str]:
+    """Everything that is wrong in the file, and how much is in it."""
+    from paymaster.settings import ConfigurationError
+    from paymaster.settings.desk_config import desk_config
+
+    try:
+        settings = read_settings(file)
+        desk_config(settings)
+    except ConfigurationError as error:
+        return list(error.problems), ""
+    problems = [f"{check.name}: {check.detail}" for check in file_checks(settings) if not check.ok]
+    if not settings.services:
+        problems.append(NO_SERVICES)
+    if not settings.budgets:
+        problems.append('budgets: there is none, so calls are refused: add [budgets."NAME"]')
+    return problems, counts(settings)
 
 
 @app.command()

@@ -72,6 +72,7 @@ def run_async(
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(run())
     except KeyboardInterrupt:
+        print_note("paymaster: stopped by Ctrl-C")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except asyncio.CancelledError:
         raise typer.Exit(EXIT_TERMINATED) from None

@@ -1,7 +1,6 @@
 """`paymaster doctor`: is everything there that a call needs?"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +20,15 @@ from paymaster.cli.connection import (
 )
 from paymaster.cli.doctor_gateway import gateway_checks
 from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.file_checks import NO_SERVICES, counts, file_checks
 from paymaster.cli.present import JsonOption, print_checks, print_json, utc
 from paymaster.cli.prices import use_stored_list
 
 if TYPE_CHECKING:
     from paymaster.messages import DeskStatus
     from paymaster.settings import Settings
-    from paymaster.values.money import Price
 
 _SHOWN_MAX = 10
-_NO_SERVICES = (
-    "it names no service, so no call can be made: add one (docs/services.md), such as [services.openai] with "
-    '`api = "openai"`, `base_url` and `key`, and in [routes] a way to it: `writer = ["openai/gpt-5-mini"]`'
-)
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -60,10 +55,9 @@ async def _checks(config: Path | None) -> list[Check]:
         settings = read_settings(config)
     except ConfigurationError as error:
         return [Check("configuration", False, f"{file}: {problem}") for problem in error.problems]
-    counts = f"services: {len(settings.services)}, routes: {len(settings.routes)}, budgets: {len(settings.budgets)}"
     has_services = bool(settings.services)
     checks = [
-        Check("configuration", has_services, f"{file}: {counts if has_services else _NO_SERVICES}"),
+        Check("configuration", has_services, f"{file}: {counts(settings) if has_services else NO_SERVICES}"),
         await _check("temporal", _temporal, settings),
     ]
     if checks[-1].ok:
@@ -77,10 +71,8 @@ async def _checks(config: Path | None) -> list[Check]:
         checks.append(await _check("price list", _price_list, settings))
     checks += await gateway_checks(settings)
     checks.extend([check async for check in _keys(settings)])
-    checks.extend(_bundles(settings))
     checks.extend(_proxies(settings))
-    checks.extend(_models(settings))
-    checks.extend(_prices(settings))
+    checks.extend(file_checks(settings))
     checks.extend([check async for check in _encodings(settings)])
     return checks
 
@@ -198,21 +190,6 @@ async def _keys(settings: "Settings") -> AsyncIterator[Check]:
         yield Check(f"key {found.name}", found.problem is None, found.problem or where(found))
 
 
-def _bundles(settings: "Settings") -> Iterator[Check]:
-    """Whether each `ca_bundle` can be read here."""
-    from paymaster.providers.tls import tls_context
-    from paymaster.settings import ConfigurationError
-
-    for name, service in settings.services.items():
-        if service.ca_bundle is not None:
-            try:
-                tls_context(f"services.{name}", service.ca_bundle)
-            except ConfigurationError as error:
-                yield Check(f"authorities of {name}", False, str(error))
-            else:
-                yield Check(f"authorities of {name}", True, f"in {service.ca_bundle}")
-
-
 def _proxies(settings: "Settings") -> Iterator[Check]:
     """Which proxies the environment names for services, and those that cannot be read."""
     from paymaster.providers.proxies import ProxyUnreadable, named_proxy
@@ -228,42 +205,6 @@ def _proxies(settings: "Settings") -> Iterator[Check]:
             at = f"{named.proxy.url.scheme}://{named.proxy.url.host}:{named.proxy.url.port or 80}"
             found.setdefault(f"{named.variable} {name}", Check(f"proxy of {name}", True, f"{named.variable}, {at}"))
     yield from found.values()
-
-
-def _prices(settings: "Settings") -> Iterator[Check]:
-    from paymaster.providers.price_list import Asked, price_of
-    from paymaster.settings import split_candidate
-
-    for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
-        service, model = split_candidate(candidate)
-        now = datetime.now(UTC)
-        price = price_of(settings, service, model, now) or price_of(settings, service, model, now, Asked(embeds=True))
-        problem = (
-            f'unknown, so calls are refused: add [services.{service}.models."{model}"] with '
-            'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'
-        )
-        yield Check(f"price {candidate}", price is not None, _described(price) if price else problem)
-
-
-def _models(settings: "Settings") -> Iterator[Check]:
-    """What the model of each candidate refuses, and what its configuration asks of it in vain."""
-    from paymaster.providers.profiles import profile_of
-    from paymaster.settings import ModelSettings, split_candidate
-
-    for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
-        service, model = split_candidate(candidate)
-        profile = profile_of(settings.services[service].api, model)
-        configured = settings.services[service].models.get(model, ModelSettings())
-        most, wanted = profile.output_tokens_max, configured.max_output_tokens
-        if most is not None and wanted is not None and wanted > most:
-            detail = (
-                f"max_output_tokens = {wanted} is more than its {most}, so every call is refused: set {most} or less"
-            )
-            yield Check(f"model {candidate}", False, detail)
-        elif profile.refuses:
-            detail = f"refuses {', '.join(profile.refuses)}: a request with these goes to the route's next candidate"
-            is_last = any(route.candidates[-1] == (candidate,) for route in settings.routes.values())
-            yield Check(f"model {candidate}", True, detail + ("; in its route there is none" if is_last else ""))
 
 
 async def _encodings(settings: "Settings") -> AsyncIterator[Check]:
@@ -286,18 +227,3 @@ async def _encodings(settings: "Settings") -> AsyncIterator[Check]:
             yield Check(f"tokenizer {name}", False, str(error))
         else:
             yield Check(f"tokenizer {name}", True, f"can count for {candidate}")
-
-
-def _described(price: "Price") -> str:
-    """The rates and where they are from."""
-    from paymaster.values.money import format_usd
-
-    rates = {
-        "input": price.input_nanos,
-        "cached": price.cached_input_nanos,
-        "cache writes": price.cache_write_nanos,
-        "output": price.output_nanos,
-    }
-    per_million = ", ".join(f"{name} {format_usd(rate)}" for name, rate in rates.items() if rate is not None)
-    tiers = "".join(f"; more above {tier.above_input_tokens:,} tokens of input" for tier in price.tiers)
-    return f"{per_million} per million tokens{tiers}; from {price.source}"

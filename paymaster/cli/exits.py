@@ -10,6 +10,8 @@ EXIT_NO = 1
 EXIT_ERROR = 2
 """The command could not do its work: wrong usage or configuration, or something that it needs is not there."""
 EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 141
+"""Nobody read the answer to its end: 128 and the number of SIGPIPE, as a shell says of other programs."""
 EXIT_TERMINATED = 143
 
 

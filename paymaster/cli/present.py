@@ -55,7 +55,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = _TABLE_WIDTH_MAX
-    console.print(table)
+    with console.capture() as captured:  # rich would end the process itself where nobody reads
+        console.print(table)
+    sys.stdout.write(captured.get())
 
 
 def print_csv(headers: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> None:
@@ -86,7 +88,10 @@ def print_styled(*parts: str | tuple[str, str]) -> None:
     for part in parts:
         text, style = (part, "") if isinstance(part, str) else part
         line.append(printable(text), style)
-    Console(file=sys.stdout).print(line, soft_wrap=True)
+    console = Console(file=sys.stdout)
+    with console.capture() as captured:
+        console.print(line, soft_wrap=True)
+    sys.stdout.write(captured.get())
 
 
 def print_note(message: str) -> None:

@@ -25,7 +25,7 @@ from paymaster.values.limits import NESTING_MAX
 CONFIG_FILE_DEFAULT = "paymaster.toml"
 
 _HOW_TO_BEGIN = """\
-Write one, for example
+`paymaster init` writes one. Or write it yourself, for example
 
   [services.local]
   api = "openai"

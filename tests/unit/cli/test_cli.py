@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CONFIGURATION, ENVIRONMENT, NOWHERE, Run, assert_ends_with_advice
+from command_line import CONFIGURATION, ENVIRONMENT, NOWHERE, PAYMASTER, Run, assert_ends_with_advice
 from pydantic import JsonValue
 from sqlalchemy import text
 
@@ -48,6 +48,30 @@ def test_help_names_every_command_and_is_quick(run_process: Run) -> None:
 
 def test_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version").stdout == f"paymaster {version('paymaster')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["budget", "raise", "-h"]])
+def test_h_is_help(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Usage: " in ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [["config", "docs"], ["config", "check", "--json"]])
+def test_a_reader_that_goes_is_not_the_answer_no(folder: Path, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([PAYMASTER, *arguments], cwd=folder, env=ENVIRONMENT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_full_disk_is_said_in_words(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [PAYMASTER, "config", "docs"], cwd=folder, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (ended.returncode, ended.stderr) == (2, "paymaster: the answer cannot be written: No space left on device\n")
 
 
 def test_the_commands_themselves_import_nothing_heavy() -> None:
