@@ -17,6 +17,7 @@ from paymaster.cli.connection import (
     run_async,
 )
 from paymaster.cli.exits import CommandError
+from paymaster.cli.forecasts import forecast_document, forecast_in_words, forecasts_of, minute, rounded
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 from paymaster.cli.what_if import what_if
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from paymaster.cli.forecasts import Forecasts
     from paymaster.messages import (
         AccountStatus,
         CapState,
         DeskStatus,
         WindowStatus,
     )
+    from paymaster.reports.forecast import Forecast
+    from paymaster.settings import Settings
 
 SHOWN_MAX = 20
 """Of the accounts that there are, where one is asked for that is not there."""
@@ -58,10 +62,8 @@ def show(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Caps, posted and pending money, what is available, and parked calls."""
-    status = run_async(ledger_status(command_settings(config)))
-    others = tuple(each for each in status.accounts if each.run is None)  # `paymaster runs list` has the runs
-    accounts = others if account is None else (_find(status, account),)
+    """Caps, posted and pending money, what is available and for how long, and parked calls."""
+    status, accounts, forecasts = run_async(_shown(command_settings(config), account))
     if as_json:
         print_json(
             {
@@ -72,25 +74,40 @@ def show(
                 "state_bytes": status.state_bytes,
                 "state_bytes_max": status.state_bytes_max,
                 "alerts_dropped": status.alerts_dropped,
-                "accounts": [_document(each) for each in accounts],
+                "accounts": [_document(each, forecasts) for each in accounts],
             }
         )
         return
-    print_accounts(status, accounts)
+    print_accounts(status, accounts, forecasts)
 
 
-def print_accounts(status: "DeskStatus", accounts: "Sequence[AccountStatus]") -> None:
-    """For people: two lines for each account and window, and how the ledger as a whole stands."""
-    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+async def _shown(
+    settings: "Settings", account: str | None
+) -> "tuple[DeskStatus, tuple[AccountStatus, ...], Forecasts | None]":
+    status = await ledger_status(settings)
+    others = tuple(each for each in status.accounts if each.run is None)  # `paymaster runs list` has the runs
+    accounts = others if account is None else (_find(status, account),)
+    return status, accounts, await forecasts_of(settings, accounts, _now_ms())
+
+
+def print_accounts(
+    status: "DeskStatus", accounts: "Sequence[AccountStatus]", forecasts: "Forecasts | None" = None
+) -> None:
+    """For people: some lines for each account and window, and how the ledger as a whole stands.
+
+    `forecasts` None: nobody knows what was spent lately; the average since the window began is said.
+    """
+    now_ms = _now_ms()
     for each in accounts:
         zone = "" if each.time_zone == "UTC" else f" ({each.time_zone})"
         watched = "" if each.enforced else ", watched only"
         print_line(f"{each.account}{zone}{watched}{f', {each.parked} parked' if each.parked else ''}")
         for window in each.windows:
-            first, second = _described(window, now_ms, is_short=each.parked > 0)
+            found = None if forecasts is None else forecasts.get((each.account, window.window))
+            first, *more = _described(window, now_ms, found, is_short=each.parked > 0)
             print_styled(f"  {window.window:<6} ", (terminal_bar(window), colour(window) or ""), f" {first}")
-            if second:
-                print_line(f"{'':9}{second}")
+            for line in filter(None, more):
+                print_line(f"{'':9}{line}")
     print_line(
         f"ledger {status.ledger}: {status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed"
     )
@@ -237,44 +254,40 @@ def _find(status: "DeskStatus", account: str) -> "AccountStatus":
     )
 
 
-def _described(window: "WindowStatus", now_ms: int, *, is_short: bool) -> tuple[str, str]:
-    """What is spent, and what is left with how long it will last. `is_short`: calls wait in this account, so that
-    nobody can say that it is enough."""
+def _described(window: "WindowStatus", now_ms: int, found: "Forecast | None", *, is_short: bool) -> tuple[str, ...]:
+    """What is spent, what is left, and how long it will last. `is_short`: calls wait in this account, so that nobody
+    can say that it is enough."""
     from paymaster.values.money import format_usd
 
     held = f", {format_usd(window.pending_nanos)} held" if window.pending_nanos else ""
     left = available_nanos(window)
     if window.cap_nanos is None or left is None:
-        return f"{format_usd(window.posted_nanos)}{held}, no cap", ""
+        return (f"{format_usd(window.posted_nanos)}{held}, no cap",)
     by_admin = " (set by an admin)" if window.cap_from == "admin" else ""
     first = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}{by_admin}{held}"
-    until = "" if window.ends_at_ms is None else f" until {_minute(window.ends_at_ms)} UTC"
+    until = "" if window.ends_at_ms is None else f" until {minute(window.ends_at_ms)} UTC"
     parts = [f"{format_usd(left)} left{until}"]
     if window.lapsing_nanos:
         parts.append(f"{format_usd(window.lapsing_nanos)} lapse then")
     if window.let_through:
         parts.append(f"would have held up {window.let_through:,} calls")
+    if found is not None:
+        return first, "; ".join(parts), "" if is_short else forecast_in_words(found, window, now_ms)
     if rate := burn_nanos_per_hour(window, now_ms):
         reached_ms = cap_reached_at_ms(window, now_ms)
         lasts = "" if is_short else ", enough"
         if reached_ms is not None:
-            lasts = f", reached {_minute(reached_ms)}"
-        parts.append(f"{format_usd(_rounded(rate))}/h" + (lasts if left > 0 else ""))
+            lasts = f", reached {minute(reached_ms)}"
+        parts.append(f"{format_usd(rounded(rate))}/h" + (lasts if left > 0 else ""))
     return first, "; ".join(parts)
 
 
-def _rounded(nanos: int) -> int:
-    """To three digits, because an average is no bill."""
-    unit = 10 ** max(0, len(str(nanos)) - 3)
-    return nanos // unit * unit
+def _now_ms() -> int:
+    return int(datetime.now(UTC).timestamp() * 1000)
 
 
-def _minute(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%m-%d %H:%M}"
-
-
-def _document(account: "AccountStatus") -> "JsonValue":
-    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+def _document(account: "AccountStatus", forecasts: "Forecasts | None") -> "JsonValue":
+    now_ms = _now_ms()
     windows: list[JsonValue] = []
     for window in account.windows:
         left, rate = available_nanos(window), burn_nanos_per_hour(window, now_ms)
@@ -291,6 +304,7 @@ def _document(account: "AccountStatus") -> "JsonValue":
                 "lapsing_usd": usd(window.lapsing_nanos),
                 "burn_usd_per_hour": None if rate is None else usd(rate),
                 "cap_reached_at": utc(cap_reached_at_ms(window, now_ms)),
+                "forecast": forecast_document((forecasts or {}).get((account.account, window.window))),
             }
         )
     return {

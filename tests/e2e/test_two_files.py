@@ -114,6 +114,7 @@ async def test_the_commands_show_and_change_the_running_ledger(site: Site, servi
         "lapsing_usd": usd(0),
         "burn_usd_per_hour": None,
         "cap_reached_at": None,
+        "forecast": {"last_hour_usd": usd(result.cost_nanos), "used_up_at": None, "by_pattern": None},
     }
     refused = await site.command("budget", "raise", "nobody", "--window", "day", "--by", "1", "--reason", "why")
     assert (refused.code, "there are: budget:acme, budget:other" in refused.errors) == (1, True)

@@ -22,10 +22,12 @@ import paymaster
 from paymaster.admission.burn_rate import burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.cli.budget import print_accounts
 from paymaster.cli.exits import CommandError
+from paymaster.cli.forecasts import forecast_in_words
 from paymaster.cli.present import print_json, print_line, print_table, printable, usd
 from paymaster.cli.worker import worker
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import AccountStatus, DeskStatus, UsageEntry, WindowStatus
+from paymaster.reports.forecast import Forecast
 from paymaster.security.signing_key import SigningKey
 from paymaster.settings import load_settings
 from paymaster.storage.engine import create_engine
@@ -504,6 +506,26 @@ def test_what_lapses_with_the_window_is_said(capsys: pytest.CaptureFixture[str])
     )
     print_accounts(status, status.accounts)
     assert "$4.00 left until 03-02 00:00 UTC; $2.00 lapse then; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("forecast", "said"),
+    [
+        (Forecast(204_000_000, None, None, False), "at the last hour's $0.204/h it lasts until then"),
+        (
+            Forecast(204_499_999, TODAY_MS + 60_000, TODAY_MS + 3_600_000, True),
+            "at the last hour's $0.204/h used up by 03-01 00:01; by four weeks' pattern used up by 03-01 01:00",
+        ),
+        (
+            Forecast(0, None, TODAY_MS, True),
+            "at the last hour's $0.00/h it lasts until then; by four weeks' pattern used up by 03-01 00:00",
+        ),
+        (Forecast(0, None, None, True), ""),
+        (Forecast(9, TODAY_MS - 1, None, False), ""),
+    ],
+)
+def test_a_forecast_is_one_sentence(forecast: Forecast, said: str) -> None:
+    assert forecast_in_words(forecast, today(1, 0), TODAY_MS - 1) == said
 
 
 @pytest.mark.parametrize(("parked", "said"), [(0, "/h, enough"), (1, "/h")])

@@ -1,0 +1,92 @@
+"""What accounts spent lately: PostgreSQL's sums are those that the desk's rule of charging makes."""
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paymaster_process import Databases
+from searches import examples
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.messages import UsageEntry
+from paymaster.reports.forecast import FURTHEST_MS, HOUR_MS, NOTHING, Spent
+from paymaster.reports.recent import spent_lately
+from paymaster.storage.engine import create_engine
+from paymaster.storage.usage_rows import insert_entries
+from paymaster.values.budget_path import accounts_charged
+
+NOW_MS = 1_772_325_000_123
+OLDEST_MS = (NOW_MS - FURTHEST_MS) // HOUR_MS * HOUR_MS
+NUMBERS = itertools.count(1)
+BUDGETS = st.sampled_from(["a", "a/b", "a/b/c", "ab", "b"])
+# Around each bound, and anywhere.
+AGES = st.one_of(
+    st.sampled_from([0, HOUR_MS - 1, HOUR_MS, HOUR_MS + 1]),
+    st.sampled_from([NOW_MS - OLDEST_MS, NOW_MS - OLDEST_MS + 1]),
+    st.integers(0, FURTHEST_MS * 2),
+)
+SPENT = st.lists(
+    st.tuples(
+        st.lists(BUDGETS, min_size=1, max_size=3).map(tuple), st.sampled_from(["x", "y"]), AGES, st.integers(0, 10**12)
+    ),
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module")
+async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
+    """For Hypothesis, whose examples have ledgers of their own."""
+    engine = create_engine(await databases.create())
+    yield engine
+    await engine.dispose()
+
+
+def entry(ledger: str, number: int, budgets: tuple[str, ...], service: str, at_ms: int, cost_nanos: int) -> UsageEntry:
+    run = f"{ledger}-{number}"
+    return UsageEntry(
+        attempt_id=f"{run}/1/1",
+        state="final",
+        hold_id=f"{run}/1",
+        call_id=run,
+        workflow_id=f"call/{run}",
+        run_id=run,
+        ledger=ledger,
+        epoch="epoch",
+        budget=budgets[0],
+        further_budgets=budgets[1:],
+        service=service,
+        granted_at_ms=at_ms,
+        model="model",
+        status="completed",
+        cost_nanos=cost_nanos,
+        price_source="test",
+    )
+
+
+@given(spent=SPENT)
+@settings(max_examples=examples(60), deadline=None)
+async def test_sums_are_those_of_the_desk(
+    engine: AsyncEngine, spent: list[tuple[tuple[str, ...], str, int, int]]
+) -> None:
+    ledger = f"ledger-{next(NUMBERS)}"
+    rows = [(budgets, service, NOW_MS - age_ms, nanos) for budgets, service, age_ms, nanos in spent]
+    await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(rows)])
+    lately: Counter[str] = Counter()
+    hours: dict[str, Counter[int]] = {}
+    for budgets, service, at_ms, nanos in rows:
+        for account in accounts_charged(budgets, service, None):
+            if at_ms >= OLDEST_MS:
+                hours.setdefault(account, Counter())[at_ms // HOUR_MS * HOUR_MS] += nanos
+            if at_ms >= NOW_MS - HOUR_MS:
+                lately[account] += nanos
+
+    asked = ["budget:a", "budget:a/b", "budget:ab", "budget:%", "service:x"]
+    found = await spent_lately(engine, ledger, NOW_MS, asked)
+    expected = {name: Spent(lately[name], dict(hours.get(name, {}))) for name in asked}
+    assert found == expected
+    assert found["budget:%"] == NOTHING
+    everybody = await spent_lately(engine, ledger, NOW_MS)
+    assert everybody == {name: Spent(nanos) for name, nanos in lately.items()}
