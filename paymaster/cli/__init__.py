@@ -15,6 +15,7 @@ from paymaster.cli import (
     bill,
     budget,
     call,
+    calls,
     clients,
     clock,
     codec,
@@ -30,6 +31,7 @@ from paymaster.cli import (
     runs,
     serve,
     services,
+    top,
     unconfirmed,
     upgrade,
     usage,
@@ -90,9 +92,11 @@ app.command()(demo.demo)
 app.command()(dev.dev)
 app.command()(worker.worker)
 app.command()(call.call)
+app.add_typer(calls.app, name="calls")
 app.add_typer(budget.app, name="budget")
 app.add_typer(runs.app, name="runs")
 app.add_typer(services.app, name="services")
+app.command()(top.top)
 app.command()(usage.usage)
 app.command()(reconcile.reconcile)
 app.add_typer(bill.app, name="bill")

@@ -17,8 +17,13 @@ from paymaster.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+    from rich.console import RenderableType
+    from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+
+Styled = str | tuple[str, str]
+"""A text, or one with a style, which a terminal shows that has colours."""
 
 _TABLE_WIDTH_MAX = 240
 _STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -40,8 +45,12 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
     Names are, on a terminal that is narrower than the table; a file or pipe gets each row on one line.
     """
+    print_renderable(table_of(headers, rows, right=right))
+
+
+def table_of(headers: Sequence[str], rows: "Sequence[Sequence[Styled]]", *, right: Collection[str] = ()) -> "Table":
+    """The table that `print_table` prints."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -51,12 +60,20 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
         table.add_column(header, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in rows:
         # Text and not str: names come from others, and rich would read "[…]" in them as markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*(Text(printable(text), style) for text, style in cells))
+    return table
+
+
+def print_renderable(what: "RenderableType") -> None:
+    """What rich draws, on stdout."""
+    from rich.console import Console
+
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = _TABLE_WIDTH_MAX
     with console.capture() as captured:  # rich would end the process itself where nobody reads
-        console.print(table)
+        console.print(what)
     sys.stdout.write(captured.get())
 
 
@@ -79,7 +96,7 @@ def print_checks(checks: Iterable[tuple[str, bool, str]]) -> None:
         print_line(f"{'ok' if ok else 'PROBLEM':8} {name}: {detail}")
 
 
-def print_styled(*parts: str | tuple[str, str]) -> None:
+def print_styled(*parts: Styled) -> None:
     """A line on stdout. A part with a style has it on a terminal that shows colours, unless NO_COLOR is set."""
     from rich.console import Console
     from rich.text import Text

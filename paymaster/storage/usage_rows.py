@@ -230,6 +230,17 @@ async def entries_of_attempt(engine: AsyncEngine, ledger: str, attempt_id: str) 
         return [entry_of(row) for row in (await connection.execute(query)).mappings()]
 
 
+async def entries_of_call(engine: AsyncEngine, ledger: str, call_id: str) -> list[UsageEntry]:
+    """What counts of a call's attempts, in the order of their grants."""
+    query = (
+        select(counted_usage)
+        .where(counted_usage.c.ledger == ledger, counted_usage.c.call_id == storable(call_id))
+        .order_by(counted_usage.c.granted_at, counted_usage.c.attempt_id)
+    )
+    async with engine.connect() as connection:
+        return [entry_of(row) for row in (await connection.execute(query)).mappings()]
+
+
 async def entries_of_holds(engine: AsyncEngine, ledger: str, hold_ids: Sequence[str]) -> list[UsageEntry]:
     """The entries that count of these holds."""
     query = select(counted_usage).where(counted_usage.c.ledger == ledger, counted_usage.c.hold_id.in_(hold_ids))

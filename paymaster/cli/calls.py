@@ -1,0 +1,370 @@
+"""`paymaster calls`: what calls do now, why they wait, what they cost; and giving one up."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from paymaster.cli.connection import ConfigOption, admin, command_settings, connect_temporal, open_database, run_async
+from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.present import JsonOption, iso, print_json, print_line, print_note, print_table, usd, utc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+    from temporalio.client import Client, WorkflowExecution, WorkflowExecutionDescription
+
+    from paymaster.messages import DeskStatus, UsageEntry, WaitingCall
+    from paymaster.settings import Settings
+
+app = typer.Typer(help="Show calls, what they wait for and what they cost; give one up.", no_args_is_help=True)
+
+CallId = Annotated[str, typer.Argument(metavar="CALL_ID", help="As `calls list`, results and alerts have it.")]
+
+_ENDS_WITHIN_S = 5.0
+_LOOKS_AGAIN_AFTER_S = 0.1
+
+
+class Call(NamedTuple):
+    """A call as Temporal and the ledger's copied status know it."""
+
+    call_id: str
+    state: str
+    """parked, running, or how it ended: its outcome, or what Temporal says of one that was terminated or failed."""
+    budget: str | None
+    asked: str | None
+    """The service and model of its last attempt."""
+    began_at: str | None
+    cost_usd: float | None
+    waiting: "WaitingCall | None"
+
+
+class Shown(NamedTuple):
+    call: Call | None
+    """None: Temporal does not have it any more."""
+    summary: str | None
+    sent: str | None
+    """The attempt that is under way: since when."""
+    entries: "tuple[UsageEntry, ...]"
+    link: str | None
+
+
+@app.command(name="list")
+def list_(
+    parked: Annotated[bool, typer.Option("--parked", help="Only those that run and had to wait.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="Only of this budget and those below it, once they waited or ended.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run of an agent, once they waited or ended.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")] = 50,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """The newest calls: from Temporal, and why they wait from the copy of the ledger's status."""
+    query = _query(parked=parked, budget=budget, run=run)
+    calls = run_async(_list(command_settings(config), query, limit))
+    if as_json:
+        print_json({"calls": [_document(each) for each in calls]})
+        return
+    rows = [
+        [each.call_id, each.state, each.budget or "", each.asked or "", each.began_at or "", _cost(each), _why(each)]
+        for each in calls
+    ]
+    print_table(["call", "state", "budget", "service/model", "began", "cost", "waits for"], rows, right=["cost"])
+    if len(calls) == limit:
+        print_note(f"there may be more than these {limit}: --limit")
+
+
+@app.command()
+def show(call_id: CallId, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """What one call does now, why it waits and until when, and its attempts with what each cost."""
+    settings = command_settings(config)
+    shown = run_async(_show(settings, _bare(call_id)))
+    if shown.call is None and not shown.entries:
+        raise CommandError(f"there is no call {_bare(call_id)}: neither Temporal nor the stored rows have one", EXIT_NO)
+    if as_json:
+        print_json(_shown_document(shown))
+    else:
+        _describe(_bare(call_id), shown)
+
+
+@app.command()
+def cancel(
+    call_id: CallId,
+    reason: Annotated[str, typer.Option(help="Why; kept in the call's history.")] = "",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Give a call up: one that waits ends and costs nothing; what was sent already runs on and is paid for."""
+    was_sent, ended = run_async(_cancel(command_settings(config), _bare(call_id), reason))
+    if as_json:
+        print_json({"call_id": _bare(call_id), "was_sent": was_sent, "ended": ended})
+    elif was_sent:
+        print_line(f"{_bare(call_id)}: an attempt was sent; it runs on and is paid for, and then the call is cancelled")
+    elif ended:
+        print_line(f"{_bare(call_id)}: cancelled; nothing is under way any more")
+    else:
+        print_line(f"{_bare(call_id)}: will be cancelled as soon as a worker takes it; nothing more is sent")
+
+
+def _bare(call_id: str) -> str:
+    from paymaster.messages import call_id_of
+
+    return call_id_of(call_id)
+
+
+# ---------------------------------------------------------------- what Temporal and the copy say
+
+
+def _query(*, parked: bool, budget: str | None, run: str | None) -> str:
+    """In the words of Temporal's visibility. Raises CommandError."""
+    from paymaster.messages.temporal_names import CALL_WORKFLOW
+    from paymaster.observability.search_attributes import BUDGET, OUTCOME, RUN
+    from paymaster.values.budget_path import check_budget_path
+    from paymaster.values.run_path import check_run_path
+
+    parts = [f"WorkflowType = '{CALL_WORKFLOW.name}'"]
+    if parked:
+        parts.append(f"{OUTCOME.name} = 'parked' AND ExecutionStatus = 'Running'")
+    try:
+        if budget is not None:
+            parts.append(_is_or_below(BUDGET.name, check_budget_path(budget)))
+        if run is not None:
+            parts.append(_is_or_below(RUN.name, check_run_path(run)))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    return " AND ".join(parts)
+
+
+def _is_or_below(attribute: str, path: str) -> str:
+    quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"({attribute} = '{quoted}' OR {attribute} STARTS_WITH '{quoted}/')"
+
+
+async def _list(settings: "Settings", query: str, limit: int) -> list[Call]:
+    from temporalio.service import RPCError
+
+    status = await _copied(settings)
+    client = await connect_temporal(settings)
+    try:
+        return [_call(each, status) async for each in client.list_workflows(query, limit=limit)]
+    except RPCError as error:
+        hint = "; `paymaster migrate` registers it" if "search attribute" in error.message else ""
+        raise CommandError(f"Temporal does not list calls: {error.message}{hint}") from None
+
+
+async def _copied(settings: "Settings") -> "DeskStatus | None":
+    """How the ledger stood a second ago. None: no database is configured, or it has no copy."""
+    from paymaster.ledger.copied_status import CopiedStatus
+
+    if settings.database.url is None:
+        return None
+    async with open_database(settings) as engine:
+        copied = await CopiedStatus(engine, settings.ledger.name).ledger()
+    return None if copied is None else copied.status
+
+
+def _call(execution: "WorkflowExecution", status: "DeskStatus | None") -> Call:
+    from paymaster.messages import call_id_of
+    from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, SERVICE
+
+    attributes = execution.typed_search_attributes
+    waiting = next((each for each in status.waiting if each.workflow_id == execution.id), None) if status else None
+    service, model = attributes.get(SERVICE), attributes.get(MODEL)
+    return Call(
+        call_id=call_id_of(execution.id),
+        state="parked" if waiting else _state(execution, status),
+        budget=", ".join(waiting.budgets) if waiting else attributes.get(BUDGET),
+        asked=f"{service}/{model}" if service else None,
+        began_at=iso(execution.start_time),
+        cost_usd=attributes.get(COST_USD),
+        waiting=waiting,
+    )
+
+
+def _state(execution: "WorkflowExecution", status: "DeskStatus | None") -> str:
+    """Of a call that is not among the first that wait."""
+    from temporalio.client import WorkflowExecutionStatus
+
+    from paymaster.observability.search_attributes import OUTCOME
+
+    outcome = execution.typed_search_attributes.get(OUTCOME)
+    if execution.status is WorkflowExecutionStatus.RUNNING:
+        all_are_known = status is not None and status.parked == len(status.waiting)
+        return "parked" if outcome == "parked" and not all_are_known else "running"
+    if execution.status is WorkflowExecutionStatus.COMPLETED and outcome is not None:
+        return outcome
+    return "ended" if execution.status is None else execution.status.name.lower().replace("canceled", "cancelled")
+
+
+async def _show(settings: "Settings", call_id: str) -> Shown:
+    from paymaster.console.temporal_links import TemporalLinks
+    from paymaster.messages import call_workflow_id
+
+    client = await connect_temporal(settings)
+    described = await _described(client, call_id)
+    links = TemporalLinks(settings.console.temporal_ui, client.namespace)
+    entries = await _entries(settings, call_id)
+    if described is None:
+        return Shown(None, None, None, entries, None)
+    call = _call(described, await _copied(settings))
+    summary = await described.static_summary()
+    return Shown(call, summary, _sent(described), entries, links.workflow(call_workflow_id(call_id)))
+
+
+async def _described(client: "Client", call_id: str) -> "WorkflowExecutionDescription | None":
+    """None: Temporal has no such call, or none any more."""
+    from temporalio.service import RPCError, RPCStatusCode
+
+    from paymaster.messages import call_workflow_id
+
+    try:
+        return await client.get_workflow_handle(call_workflow_id(call_id)).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise CommandError(f"Temporal gave no answer about {call_id}: {error.message}") from None
+
+
+async def _entries(settings: "Settings", call_id: str) -> "tuple[UsageEntry, ...]":
+    from paymaster.storage.usage_rows import entries_of_call
+
+    if settings.database.url is None:
+        return ()
+    async with open_database(settings) as engine:
+        return tuple(await entries_of_call(engine, settings.ledger.name, call_id))
+
+
+def _sent(described: "WorkflowExecutionDescription") -> str | None:
+    """Since when an attempt is at a service; None: none is."""
+    from datetime import UTC
+
+    from temporalio.api.enums.v1 import PendingActivityState
+
+    from paymaster.messages.temporal_names import CALL_SERVICE
+
+    for activity in described.raw_description.pending_activities:
+        is_begun = activity.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+        if activity.activity_type.name == CALL_SERVICE.name and is_begun:
+            return iso(activity.last_started_time.ToDatetime(UTC))
+    return None
+
+
+async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool, bool]:
+    """Whether something was sent already, and whether the call has ended. Raises CommandError where it had before."""
+    from temporalio.client import WorkflowExecutionStatus
+    from temporalio.service import RPCError
+
+    from paymaster.messages import call_workflow_id
+
+    client = await connect_temporal(settings)
+    described = await _described(client, call_id)
+    if described is None:
+        raise CommandError(f"Temporal has no call {call_id}", EXIT_NO)
+    if described.status is not WorkflowExecutionStatus.RUNNING:
+        raise CommandError(f"{call_id} has ended: {_state(described, None)}", EXIT_NO)
+    handle = client.get_workflow_handle(call_workflow_id(call_id))
+    was_sent = _sent(described) is not None
+    why = f"{admin()}: {reason}" if reason else admin()
+    try:
+        await handle.cancel(reason=why)
+        ended = not was_sent and await _ended(client, call_id)
+    except RPCError as error:
+        raise CommandError(f"{call_id} was not cancelled: {error.message}") from None
+    return was_sent, ended
+
+
+async def _ended(client: "Client", call_id: str) -> bool:
+    """Whether it has ended soon."""
+    from temporalio.client import WorkflowExecutionStatus
+
+    try:
+        async with asyncio.timeout(_ENDS_WITHIN_S):
+            while (described := await _described(client, call_id)) is not None:
+                if described.status is not WorkflowExecutionStatus.RUNNING:
+                    return True
+                await asyncio.sleep(_LOOKS_AGAIN_AFTER_S)
+    except TimeoutError:
+        pass
+    return False
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def _cost(call: Call) -> str:
+    return "" if call.cost_usd is None else f"${call.cost_usd:.6f}"
+
+
+def _why(call: Call) -> str:
+    return f"{call.waiting.detail}; until {utc(call.waiting.deadline_at_ms)}" if call.waiting else ""
+
+
+def _describe(call_id: str, shown: Shown) -> None:
+    from paymaster.values.money import format_usd
+
+    call = shown.call
+    lines = [("call", call_id)]
+    if call is None:
+        lines.append(("state", "Temporal does not have it any more; these are its stored rows"))
+    else:
+        lines.append(("asked", shown.summary or ""))
+        lines.append(("state", f"{call.state}, begun {call.began_at}"))
+        if call.waiting:
+            lines.append(("waits", f"{call.waiting.detail}"))
+            lines.append(("until", f"{utc(call.waiting.deadline_at_ms)}, and is denied then"))
+        elif call.state == "parked":
+            lines.append(("waits", "behind others; `paymaster calls list --parked` has why the first ones do"))
+        if shown.sent:
+            lines.append(("sent", f"{shown.sent}; it is paid for, also if the call is cancelled"))
+    lines += [("Temporal", shown.link)] if shown.link else []
+    for name, value in lines:
+        print_line(f"{name:<9}{value}")
+    rows = [_row(each) for each in shown.entries]
+    print_table(["attempt", "service/model", "granted", "status", "tokens", "cost"], rows, right=["tokens", "cost"])
+    print_line(f"{len(rows)} attempts, {format_usd(sum(each.cost_nanos for each in shown.entries))}")
+
+
+def _row(entry: "UsageEntry") -> "Sequence[str]":
+    from paymaster.values.money import format_usd
+
+    tokens = f"{entry.usage.input_tokens:,} + {entry.usage.output_tokens:,}" if entry.usage else "?"
+    status = ": ".join(filter(None, (entry.status, entry.error_class)))
+    unsure = " (unconfirmed)" if entry.state == "unconfirmed" else ""
+    asked, at = f"{entry.service}/{entry.model}", utc(entry.granted_at_ms) or ""
+    return [entry.attempt_id, asked, at, f"{status}{unsure}", tokens, format_usd(entry.cost_nanos)]
+
+
+def _document(call: Call) -> "dict[str, JsonValue]":
+    return {
+        "call_id": call.call_id,
+        "state": call.state,
+        "budget": call.budget,
+        "asked": call.asked,
+        "began_at": call.began_at,
+        "cost_usd": call.cost_usd,
+        "waits_for": call.waiting.detail if call.waiting else None,
+        "denied_at": utc(call.waiting.deadline_at_ms) if call.waiting else None,
+    }
+
+
+def _shown_document(shown: Shown) -> "JsonValue":
+    return {
+        **({} if shown.call is None else _document(shown.call)),
+        "sent_at": shown.sent,
+        "link": shown.link,
+        "attempts": [
+            {
+                "attempt_id": each.attempt_id,
+                "service": each.service,
+                "model": each.model,
+                "granted_at": utc(each.granted_at_ms),
+                "state": each.state,
+                "status": each.status,
+                "error": each.error_class,
+                "cost_usd": usd(each.cost_nanos),
+            }
+            for each in shown.entries
+        ],
+    }

@@ -1,0 +1,161 @@
+"""`paymaster calls` and `paymaster top` on a running Paymaster: what calls do now, why they wait, and giving one up."""
+
+import asyncio
+import os
+import pty
+import subprocess
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting_server import CountingServer, FakeService
+from paymaster_process import PAYMASTER, Databases, Site, configuration, running_site, until
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from paymaster import LLMRequest, LLMResult
+from paymaster.client import start
+from paymaster.devstack import EmbeddedStack
+from paymaster.messages import PauseService, ResumeService
+from paymaster.observability.search_attributes import register
+from paymaster.storage.status_rows import copied_ledger
+
+pytestmark = pytest.mark.timeout(120)
+UI = "http://127.0.0.1:8233"
+
+
+@pytest.fixture(scope="module")
+def service(server: CountingServer) -> FakeService:
+    return server.service("told")
+
+
+@pytest.fixture(scope="module")
+async def site(
+    stack: EmbeddedStack, databases: Databases, service: FakeService, module_folder: Path
+) -> AsyncIterator[Site]:
+    tables = configuration([service], routes={"writer": [service]}, budgets={"acme": {"cap_usd": {"day": "5"}}})
+    tables["console"] = {"temporal_ui": UI}
+    async with running_site(stack.temporal_address, await databases.create(), module_folder, tables, workers=0) as site:
+        await register(site.client)
+        await site.start_workers(1)
+        yield site
+
+
+def ask(call_id: str, budget: str = "acme/told") -> LLMRequest:
+    return LLMRequest(route="writer", budget=budget, prompt="x", call_id=call_id)
+
+
+async def said(site: Site, *arguments: str, code: int = 0) -> str:
+    """What a command prints, on stdout and stderr."""
+    ended = await site.command(*arguments)
+    assert ended.code == code, ended
+    return ended.output + ended.errors
+
+
+async def until_listed(site: Site, *arguments: str, are: set[str]) -> list[Any]:
+    """Visibility comes later than what it tells of."""
+    calls: list[Any] = []
+
+    async def listed() -> bool:
+        calls[:] = (await site.document("calls", "list", *arguments))["calls"]
+        return {each["call_id"] for each in calls} == are
+
+    await until(listed, f"{are} are listed")
+    return calls
+
+
+async def parked(site: Site, *calls: WorkflowHandle[Any, Any]) -> None:
+    async def are_parked() -> bool:
+        copied = await copied_ledger(site.engine, site.ledger.name)
+        return copied is not None and {each.workflow_id for each in copied.status.waiting} == {c.id for c in calls}
+
+    await until(are_parked, "the calls wait, and the copy says so")
+
+
+async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site) -> None:
+    result: LLMResult = await (await start(site.client, ask("done-1"))).result()
+    [listed] = await until_listed(site, "--budget", "acme/told", are={"done-1"})
+    assert (listed["state"], listed["budget"], listed["asked"]) == ("completed", "acme/told", "told/model-1")
+    assert listed["waits_for"] is None
+
+    shown = await site.document("calls", "show", "call/done-1")
+    [attempt] = shown["attempts"]
+    assert (shown["state"], attempt["status"]) == ("completed", "completed")
+    assert attempt["cost_usd"] == f"{result.cost_usd:.9f}"
+    assert shown["link"].startswith(f"{UI}/namespaces/")
+    assert shown["link"].endswith("/workflows/call%2Fdone-1")
+    shown_to_people = await said(site, "calls", "show", "done-1")
+    assert "writer for acme/told" in shown_to_people
+    assert "1 attempts, $" in shown_to_people
+
+
+async def test_a_parked_call_says_why_it_waits_and_ends_free(site: Site) -> None:
+    await site.ledger.pause_service(PauseService(service="told", reason="incident 4711", who="ada"))
+    call = await start(site.client, ask("parked-1", budget="acme/waiting"))
+    try:
+        await parked(site, call)
+        [listed] = await until_listed(site, "--parked", "--budget", "acme/waiting", are={"parked-1"})
+        assert listed["state"] == "parked"
+        assert "paused by ada" in listed["waits_for"]
+        assert listed["denied_at"] is not None
+        shown = await said(site, "calls", "show", "parked-1")
+        assert "incident 4711" in shown
+        assert "0 attempts, $0.00" in shown
+        top = await said(site, "top", "--once")
+        assert "parked-1" in top
+        assert "paused by ada (incident 4711)" in top
+        assert "\x1b" not in top
+        assert "nothing is under way" in await said(site, "calls", "cancel", "parked-1", "--reason", "not needed")
+    finally:
+        await call.cancel()
+        await site.ledger.resume_service(ResumeService(service="told"))
+    with pytest.raises(WorkflowFailureError):
+        await call.result()
+    assert "has ended: cancelled" in await said(site, "calls", "cancel", "parked-1", code=1)
+
+
+async def test_a_sent_call_runs_on_and_is_paid_for(site: Site, service: FakeService) -> None:
+    service.hold()
+    call = await start(site.client, ask("sent-1"))
+    await until(lambda: service.held == 1, "it is sent")
+    cancelled = await site.document("calls", "cancel", "sent-1")
+    assert cancelled == {"call_id": "sent-1", "was_sent": True, "ended": False}
+    service.release()
+    with pytest.raises(WorkflowFailureError):
+        await call.result()
+    [attempt] = (await site.document("calls", "show", "sent-1"))["attempts"]
+    assert (attempt["state"], attempt["status"]) == ("final", "completed")
+    assert float(attempt["cost_usd"]) > 0
+
+
+async def test_a_call_that_nobody_knows_is_said_to_be_none(site: Site) -> None:
+    assert "there is no call nobody" in await said(site, "calls", "show", "nobody", code=1)
+    assert "Temporal has no call nobody" in await said(site, "calls", "cancel", "nobody", code=1)
+    assert (await site.document("calls", "list", "--run", "no/such"))["calls"] == []
+
+
+async def test_top_leaves_the_terminal_as_it_was(site: Site) -> None:
+    """On a terminal of its own, which nobody but it writes to."""
+    await (await start(site.client, ask("seen-1"))).result()
+    ours, its = pty.openpty()
+    before = termios.tcgetattr(its)
+    config = str(site.folder / "paymaster.toml")
+    own = {"PAYMASTER_CONFIG": config, "TERM": "xterm", "COLUMNS": "160", "LINES": "60"}
+    top = subprocess.Popen(
+        [PAYMASTER, "top"],
+        cwd=site.folder,
+        env=site.environment | own,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    shown = b""
+    while b"seen-1" not in shown:
+        shown += await asyncio.to_thread(os.read, ours, 65_536)
+    os.write(ours, b"q")
+    while b"\x1b[?1049l" not in shown:  # the end of the second screen
+        shown += await asyncio.to_thread(os.read, ours, 65_536)
+    assert await asyncio.to_thread(top.wait, 30) == 0
+    assert b"\x1b[?1049h" in shown
+    assert termios.tcgetattr(its) == before
