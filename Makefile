@@ -123,12 +123,14 @@ schemas: .venv/.ready   ## writes docs/schemas anew, after a change of what cros
 	PYTHONPATH=$(WITH_TESTS) .venv/bin/python tests/project/message_schemas.py
 
 .venv/.ready: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --quiet --all-extras --python "$$(command -v $(PYTHON))"
+	@echo "installing what runs, and the tools that check it, into .venv, 1.5 GB; the first time takes a minute or more …"
+	@$(UV) sync --frozen --quiet --all-extras --python "$$(command -v $(PYTHON))"
 	@touch $@ .venv/.runs
 
 # What runs, without the tools that check it, which are as much again to download. Removes nothing that is there.
 .venv/.runs: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --quiet --inexact --all-extras --no-default-groups --group stack --python "$$(command -v $(PYTHON))"
+	@echo "installing what runs into .venv, about 1 GB; the first time takes a minute or more …"
+	@$(UV) sync --frozen --quiet --inexact --all-extras --no-default-groups --group stack --python "$$(command -v $(PYTHON))"
 	@touch $@
 
 .temporal-oldest/.ready: .venv/.ready Makefile
