@@ -63,6 +63,11 @@ def create(
     else:
         print_note(f"{name} may ask, under {budget}. Its key, which is shown this once:")
         print_new_key(key.text)
+    if not _is_known(settings, budget):
+        print_note(
+            f"The configuration has neither {budget} nor a budget above it: requests are refused until there is "
+            f'[budgets."{budget}"]'
+        )
 
 
 @app.command(name="list")
@@ -120,6 +125,13 @@ def _budget(path: str) -> str:
         return check_budget_path(path)
     except ValueError as error:
         raise CommandError(f"--budget: {error}") from None
+
+
+def _is_known(settings: "Settings", budget: str) -> bool:
+    """Whether the file has it or one above it. The ledger decides: an admin's cap is enough for it."""
+    from paymaster.values.budget_path import budget_ancestors, template_of
+
+    return any(path in settings.budgets or template_of(path) in settings.budgets for path in budget_ancestors(budget))
 
 
 def _routes(settings: "Settings", names: str) -> tuple[str, ...]:

@@ -31,6 +31,15 @@ def test_a_key_is_printed_once_and_never_again(clients: Run) -> None:
     assert not [ended for ended in outputs if key[-43:][:8] in ended.stdout + ended.stderr]
 
 
+@pytest.mark.parametrize(("budget", "is_known"), [("acme/a/b", True), ("users/ann/notes", True), ("acne/a", False)])
+def test_a_budget_that_nobody_configured_is_told(clients: Run, folder: Path, budget: str, is_known: bool) -> None:
+    with (folder / "paymaster.toml").open("a") as file:
+        file.write('[budgets."users/*"]\ncap_usd = { day = "1" }\n')
+    made = clients("create", "bot", "--budget", budget)
+    assert (made.returncode, key_id_of(made.stdout.strip()) is not None) == (0, True)
+    assert (f'refused until there is [budgets."{budget}"]' in made.stderr) is not is_known
+
+
 def test_json_has_the_key_and_whoever_made_it(clients: Run) -> None:
     made = clients("create", "bot", "--budget", "acme", "--requests-at-once", "5", "--who", "ada", "--json")
     document = json.loads(made.stdout)
