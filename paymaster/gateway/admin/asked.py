@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.wanted import Wanted
@@ -80,8 +81,12 @@ def command(kind: type[BodyT], **values: object) -> BodyT:
 
 
 def _in_words(error: ValidationError) -> str:
-    found = (f"{'.'.join(map(str, each['loc'])) or 'the body'}: {each['msg']}" for each in error.errors())
+    found = (f"{'.'.join(map(str, each['loc'])) or 'the body'}: {_words(each)}" for each in error.errors())
     return "; ".join(found)[:2_000]
+
+
+def _words(error: ErrorDetails) -> str:
+    return 'write it as text, in quotes, like "5"' if error["type"] == "string_type" else error["msg"]
 
 
 @dataclass(frozen=True)

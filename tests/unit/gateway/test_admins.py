@@ -94,6 +94,12 @@ def test_a_page_has_a_size(limit: str) -> None:
         _ = asked(limit=limit).limit
 
 
+def test_money_as_a_number_is_told_how_it_is_written() -> None:
+    with pytest.raises(Problem) as refused:
+        asked(b'{"usd": 5}').read(CapWanted)
+    assert refused.value.detail == 'usd: write it as text, in quotes, like "5"'
+
+
 @pytest.mark.parametrize("usd", ['"1e999999999"', '"a"', '"0.0000000001"', "1.5", '"NaN"', '""'])
 def test_amounts_are_exact_text(usd: str) -> None:
     with pytest.raises(Problem, match="usd: "):
