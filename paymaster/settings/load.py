@@ -30,11 +30,23 @@ _HOW_TO_BEGIN = """\
   [services.local]
   api = "openai"
   base_url = "http://127.0.0.1:8080/v1"
+  models."the-model" = { price = { input = "0", output = "0" } }
 
   [routes]
   writer = ["local/the-model"]
 
+  [budgets.dev]
+  cap_usd = { day = "5" }
+
 or name another file with --config FILE or PAYMASTER_CONFIG=FILE."""
+
+_TABLES = {
+    "cap_usd": 'day = "5"',
+    "per_run": 'usd = "2.00", calls = 200',
+    "runaway": "identical_calls = 10",
+    "price": 'input = "0.20", output = "1.20"',
+}
+"""What one may write into tables that are easily taken for a value."""
 
 
 def load_settings(path: Path | str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
@@ -136,7 +148,8 @@ def _explain(error: ErrorDetails) -> str:
         case "value_error":
             return str(context.get("error") or context["message"])
         case "model_type" | "dict_type":
-            return "must be a table"
+            example = _TABLES.get(str(error["loc"][-1]))
+            return "must be a table" if example is None else f"must be a table, like {{ {example} }}"
         case "tuple_type":
             return "must be a list"
         case _:

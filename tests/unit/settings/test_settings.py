@@ -329,6 +329,8 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[services.x]\napi = "openai"', "services.x.base_url", "missing; set it"),
         ('ledger = "default"', "ledger", "must be a table"),
         ("services = []", "services", "must be a table"),
+        ('[budgets.acme]\ncap_usd = "5"', "budgets.acme.cap_usd", 'must be a table, like { day = "5" }'),
+        ('[budgets.acme]\nper_run = "2"', "budgets.acme.per_run", "must be a table, like { usd ="),
         (f"database = 'postgresql://u:{SENTINEL}@h/d'", "database", "must be a table"),
         (LOCAL + '[routes]\nwriter = "local/x"', "routes.writer", 'must be a list of "service/model"'),
         ("[ledger]\nmax_parked = true", "ledger.max_parked", "must be a number, not true or false"),
