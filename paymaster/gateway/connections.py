@@ -14,9 +14,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from paymaster.settings import GatewaySettings
+from paymaster.settings.gateway_streams import GatewayStreamsSettings
 
 _FILES_LEFT = 100
 """Of the files that the process may open, those for Temporal, the database and logs."""
+_WORKERS_HEADERS_WITHIN_S = 10.0
+_WORKERS_HEADER_BYTES_MAX = 16 * 1024
 _WHEN_CUT = "paymaster.when_cut"
 _AT_ONCE_S = 2.0
 """Clients keep a connection for 5 s at least."""
@@ -35,9 +38,9 @@ class Bounds(NamedTuple):
 
 
 def bounds_of(settings: GatewaySettings) -> Bounds:
-    """With as many open files as the system allows the process."""
+    """Of clients, with as many open files as the system allows the process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.connections_max + _FILES_LEFT
+    wanted = settings.connections_max + _of_workers(settings.streams) + _FILES_LEFT
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -45,9 +48,24 @@ def bounds_of(settings: GatewaySettings) -> Bounds:
     return Bounds(
         headers_within_s=settings.headers_within.total_seconds(),
         header_bytes_max=settings.header_bytes_max,
-        connections_max=max(1, wanted - _FILES_LEFT),
+        connections_max=min(settings.connections_max, max(1, wanted - _FILES_LEFT)),
         idle={},
     )
+
+
+def bounds_of_workers(settings: GatewayStreamsSettings) -> Bounds:
+    """Of workers, whose listener anybody may reach who is in their network."""
+    return Bounds(_WORKERS_HEADERS_WITHIN_S, _WORKERS_HEADER_BYTES_MAX, _of_workers(settings), idle={})
+
+
+def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
+    """What uvicorn makes of each connection."""
+    return type("BoundedConnection", (Connection,), {"bounds": bounds})
+
+
+def _of_workers(settings: GatewayStreamsSettings) -> int:
+    """Of their connections some are kept, and on others there is a stream."""
+    return 2 * settings.at_once
 
 
 def when_cut(request: Request, callback: Callable[[], object]) -> None:
@@ -71,6 +89,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._headers_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        """That came since the last headers were complete, or the last piece of a body that is wanted."""
         self._unsent = 0
         self._answering = False
         self._answered_at = 0.0
@@ -91,10 +110,19 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._answering:  # also what is left of a body whose request has been answered
             self._expect_headers()
-            self._header_bytes += len(data)
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._headers_timer is not None and self._header_bytes > self.bounds.header_bytes_max:
+        if self._header_bytes <= self.bounds.header_bytes_max:
+            return
+        if self._answering:  # behind a body, or before a request that is not its turn
+            self.transport.abort()
+        else:
             self._end_with(_TOO_LONG)
+
+    def on_body(self, body: bytes) -> None:
+        if self._answering:
+            self._header_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._headers_are_here()

@@ -18,7 +18,7 @@ from paymaster.client import connect
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.app import gateway_app
 from paymaster.gateway.clients import open_clients
-from paymaster.gateway.connections import Connection, bounds_of
+from paymaster.gateway.connections import bounded, bounds_of
 from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
 from paymaster.gateway.streams import Streams
 from paymaster.keys.api_key import ServiceKeys
@@ -121,7 +121,7 @@ def _config(app: Starlette, gateway: GatewaySettings) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below, a line for each client that speaks no HTTP
     config = uvicorn.Config(
         app,
-        http=type("BoundedConnection", (Connection,), {"bounds": bounds_of(gateway)}),
+        http=bounded(bounds_of(gateway)),
         ws="none",
         lifespan="off",
         log_config=None,

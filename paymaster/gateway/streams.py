@@ -15,6 +15,7 @@ from typing import Self
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from paymaster.gateway.connections import bounded, bounds_of_workers
 from paymaster.gateway.listening import Server, bound_socket, check_certificate, url_of
 from paymaster.gateway.measured import open_stream
 from paymaster.keys.api_key import KeyUnavailable, ServiceKeys
@@ -244,7 +245,7 @@ class _Listener:
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - Starlette's types of ASGI, which are plain dicts
             interface="asgi3",
-            http="httptools",
+            http=bounded(bounds_of_workers(settings)),
             ws="none",
             lifespan="off",
             log_config=None,

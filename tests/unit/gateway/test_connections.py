@@ -128,6 +128,21 @@ async def test_headers_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) 
         assert (await caller.rest()).startswith(b"HTTP/1.1 431")
 
 
+@pytest.mark.parametrize("endless", [b"x-sum: 1\r\n", b"x"])
+async def test_trailers_without_end_are_not_read(monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
+    """Headers behind a body: of many small ones the process would hold fifteen times their bytes."""
+    async with gateway(monkeypatch, body_within="1h") as url:
+        chunked = CHAT + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+        usual, hostile = await Caller.of(url), await Caller.of(url)
+        usual.send(chunked + b"x-sum: 1\r\n\r\n")
+        assert b"bad_body" in await usual.rest()
+        hostile.send(chunked)
+        for _ in range(20):
+            hostile.send(endless * (100_000 // len(endless)))
+        assert await hostile.rest() == b""
+        assert await serves(url)
+
+
 async def test_a_slow_body_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     async with gateway(monkeypatch) as url:
         caller = await Caller.of(url)

@@ -11,6 +11,7 @@ import trustme
 from live_streams import CALL_ID, all_of, listening, push_to, pushing, stream_settings
 from raw_server import SomeKeys
 
+from paymaster.gateway import connections
 from paymaster.gateway import streams as gateway_streams
 from paymaster.gateway.streams import Streams
 from paymaster.live.frames import Complete, Failed, head_frame
@@ -21,6 +22,7 @@ from paymaster.live.signing import PROOF_HEADER, proof_of_worker, signed
 HEADERS = {"content-type": "text/event-stream"}
 SECRET = "sk-live-0123456789"
 TOKEN = "t" * 43
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 async def test_an_answer_arrives_as_it_comes() -> None:
@@ -79,6 +81,20 @@ async def test_only_workers_with_the_secret_are_let_in() -> None:
             assert not opened.has_begun
         gone = await stranger.post(url + token, headers={PROOF_HEADER: proof_of_worker(SECRET, token)})
         assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("sent", [b"POST /internal/streams/x HTTP/1.1\r\nx-long: ", b""])
+async def test_strangers_take_nothing_of_its_listener(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """Neither with headers without an end, nor with connections on which nothing is said."""
+    monkeypatch.setattr(connections, "_WORKERS_HEADERS_WITHIN_S", 0.3)
+    async with listening() as streams, streams.opened(CALL_ID) as opened:
+        assert opened.stream_to is not None
+        host, _, port = opened.stream_to.address.rpartition("/")[2].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent + b"x" * 20_000 if sent else b"")
+        async with asyncio.timeout(5):
+            assert await reader.read() == (TOO_LONG if sent else b"")
+        writer.close()
 
 
 async def test_what_is_no_stream_of_a_worker_breaks_it() -> None:
