@@ -36,7 +36,9 @@ def members(text: str, values_max: int = JSON_VALUES_MAX) -> dict[str, Member]:
         found, end = _members(text)
     except NotAnObject:
         raise
-    except (ValueError, IndexError) as error:  # IndexError: the text ends in the middle
+    except IndexError:
+        raise NotAnObject("no JSON object: it ends too early" if text.strip() else "empty") from None
+    except ValueError as error:
         raise NotAnObject(f"no JSON object: {error}") from None
     if _SPACE.fullmatch(text, end) is None:
         raise NotAnObject("something stands behind the JSON object")

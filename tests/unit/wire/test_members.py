@@ -95,6 +95,12 @@ def test_a_name_that_stands_twice_is_refused() -> None:
         members('{"model":"cheap","mod\\u0065l":"dear"}')
 
 
+@pytest.mark.parametrize(("text", "said"), [("", "^empty$"), (" \n", "^empty$"), ('{"a": 1', "it ends too early")])
+def test_a_text_that_ends_in_the_middle_is_told_so(text: str, said: str) -> None:
+    with pytest.raises(NotAnObject, match=said):
+        members(text)
+
+
 def test_endless_numbers_and_depths_are_refused_or_read_in_time() -> None:
     assert members('{"a":' + "9" * 1_000_000 + "}")["a"].value_end == 1_000_005
     with pytest.raises(NotAnObject, match="levels"):
