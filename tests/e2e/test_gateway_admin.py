@@ -285,6 +285,18 @@ async def test_clients_are_made_once_and_revoked(ada: Caller) -> None:
     assert [each["name"] for each in (await ada.get("/clients")).json()["items"]] == ["notebooks"]
 
 
+async def test_a_client_has_no_name_of_somebody_elses(ada: Caller, url: str) -> None:
+    """Neither that of a client of the configuration, nor one that was revoked under another budget: under its name are
+    the calls and the runs that it had."""
+    team, under = Caller(url, TEAM), {"budget": "acme/team"}
+    for taken in ("tester", "anybody-here"):
+        assert (await team.put(f"/clients/{taken}", under)).status_code == 409
+    await ada.put("/clients/revoked", {"budget": "other"})
+    await ada.delete("/clients/revoked")
+    assert (await team.put("/clients/revoked", under)).status_code == 403
+    assert (await ada.put("/clients/revoked", under)).status_code == 201
+
+
 async def test_pages_follow_each_other(ada: Caller) -> None:
     found: list[str] = []
     after = ""
@@ -312,7 +324,12 @@ async def test_pages_follow_each_other(ada: Caller) -> None:
         ("/caps/day/a//b", {"usd": "5"}, 400, "budget"),
         ("/raises/x", {"by_usd": "5"}, 400, "either a budget, a service or a run"),
         ("/raises/y", {"budget": "other", "window": "day", "by_usd": "5"}, 409, "has no cap for 'day'"),
+        (f"/raises/{'x' * 400}", {"budget": "acme", "window": "day", "by_usd": "5"}, 400, "200 characters"),
         ("/runs/none", {}, 400, "say either"),
+        ("/runs/no%00ne", {"ended": True}, 400, "NUL"),
+        ("/clients/late", {"budget": "acme", "expires_at": "9999-12-31T23:59:59-14:00"}, 400, "expires_at: "),
+        ("/clients/odd", {"budget": "acme", "routes": ["a\0"]}, 400, "routes.0: "),
+        ("/clients/all", {"budget": "acme", "routes": ["x"] * 1_001}, 400, "routes: "),
     ],
 )
 async def test_nonsense_is_refused_in_words(ada: Caller, path: str, document: object, status: int, why: str) -> None:

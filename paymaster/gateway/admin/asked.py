@@ -29,12 +29,18 @@ class Said(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
+    """Raises Problem for a NUL in the path or the query, which is in no name, and which PostgreSQL does not take."""
+
     admin: Admin
     path: Mapping[str, str]
     """What stands in the path, by name."""
     query: Mapping[str, str]
     body: bytes
     if_match: str | None
+
+    def __post_init__(self) -> None:
+        if any("\0" in value for value in (*self.path.values(), *self.query.values())):
+            raise Problem(400, "bad_request", "the path, or the query, has a NUL (%00)")
 
     def read(self, kind: type[BodyT]) -> BodyT:
         """The body. Raises Problem, which says what is wrong where."""

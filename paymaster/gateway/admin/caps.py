@@ -10,6 +10,8 @@ from paymaster.settings.gateway_admins import AdminRight
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.windows import ALL_WINDOWS
 
+_RAISE_ID_MAX = 200
+
 
 class CapEndpoints:
     def __init__(self, site: AdminSite) -> None:
@@ -40,7 +42,7 @@ class CapEndpoints:
 
     async def raise_(self, asked: Asked) -> Answer:
         """Under an id that whoever asks has chosen: sent again it raises nothing again."""
-        wanted, command_id = asked.read(RaiseWanted), f"raise-{asked.path['raise_id']}"
+        wanted, command_id = asked.read(RaiseWanted), _command_id(asked.path["raise_id"])
         if sum(each is not None for each in (wanted.budget, wanted.service, wanted.run)) != 1:
             raise Problem(400, "bad_request", "a raise names either a budget, a service or a run")
         if wanted.run is not None:
@@ -79,6 +81,13 @@ class CapEndpoints:
         """A budget that only an admin's cap had named is gone with it."""
         status = await self._administrated.find(account)
         return Answer(cap_document(account, window, status), None if status is None else status.tag)
+
+
+def _command_id(raise_id: str) -> str:
+    """Raises Problem."""
+    if len(raise_id) > _RAISE_ID_MAX:
+        raise Problem(400, "bad_request", f"the id of a raise has at most {_RAISE_ID_MAX} characters")
+    return f"raise-{raise_id}"
 
 
 def _account(asked: Asked, right: AdminRight) -> str:

@@ -5,6 +5,8 @@ from paymaster.gateway.admin.documents import ClientPage, client_document
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.admin.wanted import ClientWanted
+from paymaster.gateway.admin.who import Admin
+from paymaster.gateway.clients import NOBODY
 from paymaster.settings.kinds import check_name
 from paymaster.storage.clients import (
     ClientExists,
@@ -22,6 +24,8 @@ from paymaster.values.client_key import key_digest, new_client_key
 class ClientEndpoints:
     def __init__(self, site: AdminSite) -> None:
         self._engine, self._ledger = site.engine, site.ledger.name
+        self._taken = {NOBODY, *site.settings.gateway.clients}
+        """Names of those who are not in the database."""
 
     async def all(self, asked: Asked) -> Answer:
         below = asked.admin.budget
@@ -42,6 +46,7 @@ class ClientEndpoints:
             check_name(name)
         except ValueError as error:
             raise Problem(400, "bad_request", str(error)) from None
+        await self._check_whose(asked.admin, name)
         key = new_client_key()
         client = NewClient(
             name=name,
@@ -58,6 +63,14 @@ class ClientEndpoints:
         except ClientExists:
             return await self._there_already(asked, wanted)
         return Answer(client_document(stored, key.text), status=201)
+
+    async def _check_whose(self, admin: Admin, name: str) -> None:
+        """Raises Problem for the name of somebody else, whose calls and runs a client of this name would have."""
+        if name in self._taken:
+            raise Problem(409, "exists", f"the gateway's configuration has a client {name}: take another name")
+        earlier = await client_called(self._engine, self._ledger, name)
+        if earlier is not None:
+            admin.check("clients", earlier.budget)
 
     async def _there_already(self, asked: Asked, wanted: ClientWanted) -> Answer:
         there = await self._find(asked.path["name"])

@@ -206,7 +206,7 @@ class AdminEndpoints:
             except CallerGone:
                 response = Response(status_code=_CALLER_GONE)
             except Exception as error:
-                response = _problem(error).response()
+                response = problem_of(error).response()
                 response.headers["connection"] = "close"
             took_s = round(time.monotonic() - began, 3)
             logger.info("admin %s %d", name, response.status_code, extra={"admin": who, "took_s": took_s})
@@ -221,10 +221,13 @@ def _json(answer: Answer) -> Response:
     return Response(text, answer.status, headers, media_type="application/json")
 
 
-def _problem(error: Exception) -> Problem:
+def problem_of(error: Exception) -> Problem:
+    """How whoever asked is told of it."""
     match error:
         case Problem():
             return error
+        case Refused(reason="bodies_full"):
+            return Problem(503, "unavailable", error.detail)
         case Refused():
             return Problem(
                 413 if "large" in error.reason or "long" in error.reason else 400, "bad_request", error.detail

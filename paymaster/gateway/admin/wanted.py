@@ -1,5 +1,6 @@
 """What the administration takes, as JSON. Money is US dollars as exact text."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -16,6 +17,11 @@ def _check_amount(text: str) -> str:
 
 
 Amount = Annotated[str, Field(max_length=100, examples=["12.50"]), AfterValidator(_check_amount)]
+
+
+Route = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+_YEAR_9999 = datetime(9999, 1, 1, tzinfo=UTC)
+"""PostgreSQL has no later times, in whatever zone they are written."""
 
 
 class Wanted(Document):
@@ -76,6 +82,6 @@ class PricesWanted(Document):
 
 class ClientWanted(Document):
     budget: BudgetPath
-    routes: tuple[str, ...] | None = None
+    routes: Annotated[tuple[Route, ...], Field(max_length=1_000)] | None = None
     requests_at_once: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=_YEAR_9999)] | None = None

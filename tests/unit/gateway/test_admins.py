@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from paymaster.gateway.admin.asked import Asked
+from paymaster.gateway.admin.endpoints import problem_of
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.wanted import CapWanted
 from paymaster.gateway.admin.who import Admin, Admins
+from paymaster.gateway.asked import Refused
 from paymaster.gateway.clients import Clients
 from paymaster.settings import GatewaySettings
 
@@ -104,3 +106,10 @@ def test_money_as_a_number_is_told_how_it_is_written() -> None:
 def test_amounts_are_exact_text(usd: str) -> None:
     with pytest.raises(Problem, match="usd: "):
         asked(b'{"usd": %b}' % usd.encode()).read(CapWanted)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("bodies_full", 503), ("request_too_long", 413), ("headers_too_large", 413), ("x", 400)]
+)
+def test_a_body_without_room_may_be_sent_again(reason: str, status: int) -> None:
+    assert problem_of(Refused(reason, "why")).status == status
