@@ -10,6 +10,7 @@ import typer
 from paymaster.cli.connection import ConfigOption, command_settings, connect_temporal, run_async
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd, utc
+from paymaster.cli.waiting import tell_while_waiting
 from paymaster.values.budget_path import is_template
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from paymaster.messages import LLMRequest, LLMResult
     from paymaster.settings import Settings
-
-_SAYS_THAT_IT_WAITS_AFTER_S = 2.0
 
 
 def call(
@@ -101,9 +100,7 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
     assert request.call_id is not None
     workflow_id = call_workflow_id(request.call_id)
     client = await connect_temporal(settings)
-    hint = asyncio.get_running_loop().call_later(
-        _SAYS_THAT_IT_WAITS_AFTER_S, print_note, f"waiting for {workflow_id} … (Ctrl-C leaves it running)"
-    )
+    told = asyncio.create_task(tell_while_waiting(client, settings, request.call_id))
     try:
         return await try_generate(client, request)
     except CallIdReused as error:
@@ -116,7 +113,7 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
         print_note(f"{workflow_id} goes on; the same command with --call-id {request.call_id} gives its answer")
         raise
     finally:
-        hint.cancel()
+        told.cancel()
 
 
 def _summary(result: "LLMResult") -> str:

@@ -145,7 +145,7 @@ def _is_or_below(attribute: str, path: str) -> str:
 async def _list(settings: "Settings", query: str, limit: int) -> list[Call]:
     from temporalio.service import RPCError
 
-    status = await _copied(settings)
+    status = await copied_status(settings)
     client = await connect_temporal(settings)
     try:
         return [_call(each, status) async for each in client.list_workflows(query, limit=limit)]
@@ -154,7 +154,7 @@ async def _list(settings: "Settings", query: str, limit: int) -> list[Call]:
         raise CommandError(f"Temporal does not list calls: {error.message}{hint}") from None
 
 
-async def _copied(settings: "Settings") -> "DeskStatus | None":
+async def copied_status(settings: "Settings") -> "DeskStatus | None":
     """How the ledger stood a second ago. None: no database is configured, or it has no copy."""
     from paymaster.ledger.copied_status import CopiedStatus
 
@@ -208,7 +208,7 @@ async def _show(settings: "Settings", call_id: str) -> Shown:
     entries = await _entries(settings, call_id)
     if described is None:
         return Shown(None, None, None, entries, None)
-    call = _call(described, await _copied(settings))
+    call = _call(described, await copied_status(settings))
     summary = await described.static_summary()
     return Shown(call, summary, _sent(described), entries, links.workflow(call_workflow_id(call_id)))
 

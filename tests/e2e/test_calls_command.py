@@ -159,3 +159,23 @@ async def test_top_leaves_the_terminal_as_it_was(site: Site) -> None:
     assert await asyncio.to_thread(top.wait, 30) == 0
     assert b"\x1b[?1049h" in shown
     assert termios.tcgetattr(its) == before
+
+
+async def test_a_call_that_waits_says_why(site: Site) -> None:
+    """On stderr, until it has its answer."""
+    await site.ledger.pause_service(PauseService(service="told", reason="incident 4712", who="ada"))
+    config = str(site.folder / "paymaster.toml")
+    with (site.folder / "words").open("w+") as words:
+        call = subprocess.Popen(
+            [PAYMASTER, "call", "writer", "x", "--budget", "acme"],
+            env=site.environment | {"PAYMASTER_CONFIG": config},
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+        )
+        said = site.folder / "words"
+        await until(lambda: "incident 4712" in said.read_text(), "it says why", 60.0)
+        await site.ledger.resume_service(ResumeService(service="told"))
+        assert await asyncio.to_thread(call.wait, 30) == 0
+    assert "parked: " in said.read_text()
+    assert "denied at " in said.read_text()
+    assert "no worker" not in said.read_text()
