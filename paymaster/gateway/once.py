@@ -128,8 +128,8 @@ class Once:
 
         Raises Refused, TemporalUnreachable.
         """
-        asked = asked._replace(request=await self._request(asked, client))  # a large body is not held any longer
-        call = Call(self._temporal, asked, client.name)
+        call = await self._begun(asked, client)
+        del asked  # a large body is not held any longer
         try:
             yield call
         finally:
@@ -170,10 +170,20 @@ class Once:
             raise
         return CallHandle(self._temporal, generation_id(call_id, await latest_generation(self._temporal, call_id)))
 
-    async def _request(self, asked: AskedCall, client: ClientTerms) -> LLMRequest:
+    async def _begun(self, asked: AskedCall, client: ClientTerms) -> Call:
+        """Raises Refused, TemporalUnreachable; then the next retry finds what this one would have had."""
+        left = None if asked.request.call_id else await self._left(asked, client)
+        call_id = asked.request.call_id or left or new_call_id(client)
+        asked = asked._replace(request=asked.request.model_copy(update={"call_id": call_id}))
+        try:
+            return Call(self._temporal, asked._replace(request=await self._request(asked.request)), client.name)
+        except (Refused, TemporalUnreachable):
+            if left is not None:
+                await asyncio.shield(self._begin(self._note(Call(self._temporal, asked, client.name))))
+            raise
+
+    async def _request(self, request: LLMRequest) -> LLMRequest:
         """Raises Refused, TemporalUnreachable."""
-        call_id = asked.request.call_id or await self._left(asked, client) or new_call_id(client)
-        request = asked.request.model_copy(update={"call_id": call_id})
         try:
             if self._engine is not None:
                 return await stored_request(self._temporal, self._engine, self._ledger, request)
