@@ -1,6 +1,9 @@
-"""What the Temporal UI shows of calls and of the ledger, beside their history: summaries and details in Markdown."""
+"""What the Temporal UI shows of calls and of the ledger, beside their history: summaries and details in Markdown.
 
-import re
+Tables are blocks of code, with columns that line up: the UI gives the cells of Markdown's own no room, and reads what
+stands between two `$` as a formula.
+"""
+
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -14,7 +17,8 @@ _SUMMARY_BYTES_MAX = 200
 _DETAILS_BYTES_MAX = 8_000
 """A server refuses to start a workflow with details above 20,000 bytes (limit.userMetadataDetailsSize)."""
 _WINDOWS_SHOWN = 50
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~:&-])")
+_WIDTH_MAX = 60
+"""Characters of a column, which a longer cell moves apart."""
 
 
 def summary(text: str) -> str:
@@ -29,7 +33,7 @@ def call_summary(request: LLMRequest) -> str:
 def call_details(request: LLMRequest) -> str:
     """What was asked for, and by whom: nothing of the prompt."""
     rows = [("route", request.route), ("budget", ", ".join(request.budgets)), *sorted(request.metadata.items())]
-    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+    return cut(_table(rows), _DETAILS_BYTES_MAX)
 
 
 def state_of_call(
@@ -37,15 +41,18 @@ def state_of_call(
 ) -> str:
     """Where a call is: parked, at a service, or in between; and what it took so far."""
     if parked is not None:
-        now = f"parked until {_utc(parked.deadline_at_ms)} at most: {parked.detail}"
+        now = f"parked until {_utc(parked.deadline_at_ms)} at most"
     elif sending is not None:
         now = f"waits for {asked(sending)}; costs at most {format_usd(sending.bound_nanos)}"
     else:
         now = "at no service"
-    rows = [("now", now), ("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
+    rows = [("now", now)]
+    if parked is not None:
+        rows += [("why at first", parked.detail), ("why now", "paymaster budget show asks the ledger")]
+    rows += [("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
     if failed:
         rows.append(("failed at", ", ".join(failed)))
-    return cut(_table(("what", "value"), [(_cell(name), _cell(value)) for name, value in rows]), _DETAILS_BYTES_MAX)
+    return cut(_table(rows), _DETAILS_BYTES_MAX)
 
 
 def asked(grant: Grant) -> str:
@@ -61,19 +68,21 @@ def ledger_details(status: DeskStatus) -> str:
     )
     parts = [
         _table(
-            ("account", "window", "used", "posted", "held", "cap", "parked"),
             [
-                (
-                    _cell(account.account),
-                    window.window,
-                    markdown_bar(window),
-                    _usd(window.posted_nanos),
-                    _usd(window.pending_nanos),
-                    "no cap" if window.cap_nanos is None else _usd(window.cap_nanos),
-                    str(account.parked),
-                )
-                for account, window in windows[:_WINDOWS_SHOWN]
-            ],
+                ("account", "window", "used", "posted", "held", "cap", "parked"),
+                *(
+                    (
+                        account.account,
+                        window.window,
+                        markdown_bar(window),
+                        format_usd(window.posted_nanos),
+                        format_usd(window.pending_nanos),
+                        "no cap" if window.cap_nanos is None else format_usd(window.cap_nanos),
+                        str(account.parked),
+                    )
+                    for account, window in windows[:_WINDOWS_SHOWN]
+                ),
+            ]
         )
     ]
     if len(windows) > _WINDOWS_SHOWN or status.more_accounts:
@@ -84,18 +93,13 @@ def ledger_details(status: DeskStatus) -> str:
     )
     if status.waiting:
         rows = [
-            (
-                _cell(call.workflow_id),
-                _cell(", ".join(call.budgets)),
-                _utc(call.deadline_at_ms),
-                _cell(call.detail),
-            )
+            (call.workflow_id, ", ".join(call.budgets), _utc(call.deadline_at_ms), call.detail)
             for call in status.waiting
         ]
-        parts.append(_table(("parked call", "budget", "until", "waits for"), rows))
+        parts.append(_table([("parked call", "budget", "until", "waits for"), *rows]))
     if status.services:
-        rows = [(_cell(each.service), _cell(service_state(each))) for each in status.services]
-        parts.append(_table(("service", "state"), rows))
+        rows = [(each.service, service_state(each)) for each in status.services]
+        parts.append(_table([("service", "state"), *rows]))
     return "\n\n".join(parts)
 
 
@@ -118,19 +122,17 @@ def _fullness(window: WindowStatus) -> float:
     return -1.0 if used is None else used
 
 
-def _usd(nanos: int) -> str:
-    return _cell(format_usd(nanos))
-
-
 def _utc(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    cells = [[_cell(text) for text in row] for row in rows]
+    widths = [min(_WIDTH_MAX, max(map(len, column))) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return "\n".join(("```", *lines, "```"))
 
 
 def _cell(text: str) -> str:
-    """The text as it is read, whoever wrote it: no link, no other cell, no other line."""
-    return _MARKDOWN.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
+    """The text on one line, whoever wrote it: nothing in it ends the block."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("`", "'")

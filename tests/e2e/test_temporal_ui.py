@@ -1,5 +1,6 @@
 """Calls and the ledger in the Temporal UI: found by cost and budget, with details, at the price of one event."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,9 @@ async def test_a_parked_and_then_cancelled_call_is_found_and_says_what_it_waits_
         ledger = site.client.get_workflow_handle(budget_workflow_id("default"))
         before = (await ledger.describe()).history_length
         shown = await live_details(ledger)
-        assert f"| {call.id.replace('-', chr(92) + '-')} |" in shown
-        assert "| budget\\:acme/poor | day |" in shown
-        assert "| shown | paused by ada \\(a\\|b\\) |" in shown
+        assert f"\n{call.id}  " in shown
+        assert re.search(r"^budget:acme/poor +day ", shown, re.MULTILINE)
+        assert re.search(r"^shown +paused by ada \(a\|b\)$", shown, re.MULTILINE)
         assert (await ledger.describe()).history_length == before, "looking costs no event"
     finally:
         await call.cancel()
@@ -137,7 +138,7 @@ async def test_an_agents_call_has_summary_and_details_too(site: Site, service: F
         assert await description.static_summary() == "shown for acme/writer"
         details = await description.static_details()
         assert details is not None
-        assert "| team | a\\|b |" in details
+        assert re.search(r"^team +a\|b$", details, re.MULTILINE)
         assert "from" not in details
 
 
