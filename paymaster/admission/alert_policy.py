@@ -1,6 +1,6 @@
 """When operators are told of something. What is said is in alert_texts, and what becomes of it in outbox."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from paymaster.admission import alert_texts
@@ -36,19 +36,34 @@ class AlertPolicy:
 
     # ------------------------------------------------------------ calls
 
-    def obstacles(self, obstacles: Iterable[Obstacle]) -> None:
-        """Once a window each: a cap is reached. Once for ever: a model has no price."""
+    def obstacles(self, obstacles: Iterable[Obstacle], waits_for: Obstacle | None = None) -> None:
+        """Once a window each: a cap is reached. Once for ever: a model has no price. `waits_for`: what the call is
+        parked for, of which `parked` tells."""
+        awaited = waits_for and (waits_for.account, waits_for.window)
         for obstacle in obstacles:
             if obstacle.kind == "exhausted" and obstacle.account and obstacle.window:
-                self._in_window("exhausted", obstacle.account, obstacle.window, obstacle.detail)
+                if (obstacle.account, obstacle.window) == awaited:
+                    continue
+                text = obstacle.detail
+                if self._state.rules >= 2:
+                    text = alert_texts.exhausted(obstacle.account, obstacle.window, text, obstacle.until_ms)
+                self._in_window("exhausted", obstacle.account, obstacle.window, text)
             elif obstacle.reason == "no_price":
                 self._outbox.alert_once(self._state.now_ms, "no_price", obstacle.detail, obstacle.detail)
 
-    def parked(self, deciding: Obstacle) -> None:
-        """Once a window: calls wait for money that is spent."""
-        if deciding.kind == "exhausted" and deciding.account and deciding.window:
-            text = alert_texts.calls_are_parked(deciding.detail)
-            self._in_window("parked", deciding.account, deciding.window, text, offered=True)
+    def parked(self, deciding: Obstacle, calls: int, denied_at_ms: int, way_out: Callable[[], str]) -> None:
+        """Once a window: so many calls wait for money that is spent; the one that began to at most until
+        `denied_at_ms`. `way_out`: what lets it pass, in a sentence."""
+        if deciding.kind != "exhausted" or not deciding.account or not deciding.window:
+            return
+        balance = self._ledger.accounts[deciding.account].balances[deciding.window]
+        if "parked" in balance.alerted:
+            return
+        text = alert_texts.calls_are_parked(deciding.detail)
+        if self._state.rules >= 2:
+            balance.alerted |= {"exhausted"}
+            text = alert_texts.calls_wait(balance, calls, denied_at_ms, deciding.until_ms, way_out())
+        self._in_window("parked", deciding.account, deciding.window, text, offered=True)
 
     def let_through(self, over: Iterable[Balance], grant: Grant) -> None:
         """Once a window: a cap that is watched only has no room for a call, which goes on."""
@@ -133,7 +148,8 @@ class AlertPolicy:
                 }.values()
             )
         for balance, part in crossed:
-            text = alert_texts.threshold(balance, part)
+            zone, now_ms = self._ledger.accounts[balance.account].time_zone, self._state.now_ms
+            text = alert_texts.threshold(balance, part, self._ledger.calendars.end_ms(zone, balance.window, now_ms))
             self._outbox.alert(self._state.now_ms, "threshold", text, balance.account, balance.window)
 
     def unknown_hold(self, command: Settle) -> None:

@@ -7,7 +7,20 @@ from paymaster.admission.book_changes import LetThrough
 from paymaster.admission.breaker import Breaker
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.signed_commands import utc
-from paymaster.messages import AdminMessage, EndRun, Grant, RaiseRun, ResumeRun, Settle, Window
+from paymaster.messages import (
+    AdminMessage,
+    EndRun,
+    Grant,
+    PauseService,
+    RaiseCap,
+    RaiseRun,
+    ResumeRun,
+    ResumeService,
+    SetCap,
+    Settle,
+    UnsetCap,
+    Window,
+)
 from paymaster.values.limits import RUNS_KEPT_MAX, STATE_BYTES_MAX
 from paymaster.values.money import format_usd
 
@@ -36,13 +49,39 @@ PURCHASES_NEED_RULES = (
 # ---------------------------------------------------------------- money
 
 
-def threshold(balance: Balance, part: float) -> str:
-    spent = f"{format_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
-    return f"{balance.account} has spent {spent} ({balance.window}), {part:.0%} of its cap"
+def threshold(balance: Balance, part: float, ends_ms: int | None) -> str:
+    name, cap_nanos = _named(balance.account), balance.cap_nanos or 0
+    figures = f"{_figures(balance)}{_until(ends_ms)}"
+    if balance.posted_nanos < cap_nanos:
+        return f"{name} has spent {part:.0%} of its {balance.window} cap: {figures}"
+    state = "has used up" if balance.posted_nanos == cap_nanos else "is over"
+    return f"{name} {state} its {balance.window} cap: {figures}. More: {_raise(balance.account, balance.window)}"
+
+
+def exhausted(account: str, window: Window, detail: str, ends_ms: int | None) -> str:
+    """`detail`: which call had no room."""
+    return f"{detail}; the cap stands{_until(ends_ms) or ' for ever'}, or {_raise(account, window)}"
 
 
 def calls_are_parked(detail: str) -> str:
+    """As a ledger by the rules of 0.1.0 says it."""
     return f"calls are parked: {detail}"
+
+
+def calls_wait(balance: Balance, calls: int, denied_at_ms: int, ends_ms: int | None, way_out: str) -> str:
+    """`denied_at_ms`: when the call that waits does so no longer. `way_out`: a sentence with what lets it pass."""
+    wait = "1 call waits" if calls == 1 else f"{calls:,} calls wait"
+    held = f", and {format_usd(balance.pending_nanos)} held" if balance.pending_nanos else ""
+    return (
+        f"{wait} for {_named(balance.account)}: {_figures(balance)} of its {balance.window} cap{held}"
+        f"{_until(ends_ms)}; the first is denied at {utc(denied_at_ms)}{way_out}"
+    )
+
+
+def cap_changed(change: RaiseCap | SetCap | UnsetCap, before_nanos: int | None, after_nanos: int | None) -> str:
+    before, after = ("no cap" if nanos is None else format_usd(nanos) for nanos in (before_nanos, after_nanos))
+    lapses = ", until the window ends" if isinstance(change, RaiseCap) and change.until_window_end else ""
+    return f"{by_whom(change)} changed the {change.window} cap of {_named(change.account)}: {before} → {after}{lapses}"
 
 
 def let_through(balance: Balance, grant: Grant) -> str:
@@ -119,6 +158,18 @@ def spend_corrected(by: str, hold_id: str, from_usd: str, to_usd: str) -> str:
 
 
 # ---------------------------------------------------------------- services
+
+
+def service_paused(change: PauseService) -> str:
+    return (
+        f"{by_whom(change)} paused {change.service}: its calls fall back, or wait until "
+        f"`paymaster services resume {change.service} --reason …`"
+    )
+
+
+def service_resumed(change: ResumeService, paused_by: str | None) -> str:
+    was = f"; it was paused by {paused_by}" if paused_by else ""
+    return f"{by_whom(change)} lets calls go to {change.service} again{was}"
 
 
 def breaker_opened(service: str, breaker: Breaker) -> str:
@@ -266,6 +317,30 @@ def empty_books(ledger: str, others: Sequence[str]) -> str:
 def by_whom(change: AdminMessage) -> str:
     """Who gave a command, and why."""
     return f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"
+
+
+def _named(account: str) -> str:
+    return account.removeprefix("budget:")
+
+
+def _figures(balance: Balance) -> str:
+    return f"{_about_usd(balance.posted_nanos)} of {format_usd(balance.cap_nanos or 0)}"
+
+
+def _about_usd(nanos: int) -> str:
+    """Cut to cents, or to three digits of less than ten cents."""
+    unit = 10 ** max(0, min(7, len(str(nanos)) - 3))
+    return format_usd(nanos // unit * unit)
+
+
+def _until(ends_ms: int | None) -> str:
+    return "" if ends_ms is None else f" until {utc(ends_ms)}"
+
+
+def _raise(account: str, window: Window) -> str:
+    if account.startswith("run:"):
+        return f"`paymaster runs raise {account.removeprefix('run:')} --by USD --reason …`"
+    return f"`paymaster budget raise {_named(account)} --window {window} --by USD --reason …`"
 
 
 def _by(who: str) -> str:

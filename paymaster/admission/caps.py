@@ -1,5 +1,6 @@
 """Caps that admins change."""
 
+from paymaster.admission import alert_texts
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.approvals import Approvals
 from paymaster.admission.authority import signed
@@ -16,6 +17,8 @@ from paymaster.values.limits import ACCOUNTS_MAX
 from paymaster.values.money import NANOS_MAX, format_usd, usd_to_nanos
 from paymaster.values.windows import ROLLING_MS, WINDOWS
 
+CHANGES_TOLD_MAX = 100
+"""Alerts that wait. Above, cap changes are not told."""
 KNOWN_SHOWN_MAX = 20
 """Of the accounts that there are, in the answer to a command about one that is not there."""
 
@@ -38,12 +41,20 @@ class Caps:
         """Adds to a cap. Raises ValueError, which says what exists, for an account or a cap that does not, and
         ApprovalRefused for what an approver may not do."""
         change = signed(self._state, RAISE_CAP.name, change)
-        return self.carry_out(change) if change.approval is None else self._approve(change, change.approval)
+        raised = self.carry_out(change) if change.approval is None else self._approve(change, change.approval)
+        self._tell(change, (raised.cap_nanos or 0) - usd_to_nanos(change.by), raised.cap_nanos)
+        return raised
 
     def carry_out(self, change: RaiseCap) -> CapState:
         """Adds to a cap, on a command that was signed as it must be. Raises as `raise_cap`."""
         account, balance, by = self._raisable(change)
         return self._raise(change, account, balance, by)
+
+    def _tell(self, change: RaiseCap | SetCap | UnsetCap, before_nanos: int | None, after_nanos: int | None) -> None:
+        """Admins, of what one of them did. A flood of changes leaves room for other alerts: all are in the log."""
+        if self._state.rules >= 2 and self._outbox.alerts_waiting < CHANGES_TOLD_MAX:
+            text = alert_texts.cap_changed(change, before_nanos, after_nanos)
+            self._outbox.alert(self._state.now_ms, "cap_changed", text, change.account, change.window)
 
     def _approve(self, change: RaiseCap, approval: Approval) -> CapState:
         self._approvals.check(change, approval, usd_to_nanos(change.by))  # before anything is opened for it
@@ -90,7 +101,12 @@ class Caps:
             raise ValueError(f"a cap is not negative: {change.to}")
         if change.window not in self._ledger.calendars.windows and (self._state.rules < 2 or change.window in WINDOWS):
             raise ValueError(f"the ledger still runs by the rules of version 0.1.0, which know no {change.window}")
-        return self._set(self._account(change.account), change, to, None, 0)
+        account = self._account(change.account)
+        balance = account.balances.get(change.window)
+        before = None if balance is None else balance.cap_nanos
+        state = self._set(account, change, to, None, 0)
+        self._tell(change, before, to)
+        return state
 
     def unset_cap(self, change: UnsetCap) -> CapState:
         """Ends what admins made of a cap: the configuration's value is in force, or none. A cap that no admin changed
@@ -126,6 +142,7 @@ class Caps:
             who=change.who,
             reason=change.reason,
         )
+        self._tell(change, before, balance.cap_nanos)
         if balance.cap_nanos is not None:
             self._withdraw_above(account, change.window)
         elif change.window in ROLLING_MS:

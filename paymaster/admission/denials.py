@@ -32,6 +32,8 @@ class Explained(NamedTuple):
 
     detail: str
     in_the_way: tuple[BudgetNotice, ...]
+    way_out: str = ""
+    """The end of the words: what lets the call pass."""
 
 
 class _Short(NamedTuple):
@@ -73,6 +75,7 @@ def explained(
     return Explained(
         cut(facts, DETAIL_BYTES_MAX - len(help_.encode())) + help_,
         tuple(notices[:IN_THE_WAY_MAX]),
+        help_,
     )
 
 

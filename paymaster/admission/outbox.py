@@ -188,6 +188,11 @@ class Outbox:
         self._alert_bytes += size
         self.state.notices.append(alert.model_copy(update={"sequence": self.next_sequence()}))
 
+    @property
+    def alerts_waiting(self) -> int:
+        """For the database, or for the webhook."""
+        return self._alerts
+
     def _is_full(self, more_bytes: int) -> bool:
         return self._alerts >= ALERTS_MAX or self._alert_bytes + more_bytes > ALERTS_BYTES_MAX
 

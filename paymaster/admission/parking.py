@@ -101,7 +101,8 @@ class Parking:
             countable = worth_counting(request, obstacles, self._ledger, state.gates, state.now_ms)
             if countable is not None:
                 return CountFirst(hold_id=hold_id, candidate=countable.model_copy(update={"price": None}))
-        self._alerts.obstacles(obstacles)
+        may_wait = request.deadline_at_ms > state.now_ms
+        self._alerts.obstacles(obstacles, self._told_as_parked(request, deciding) if may_wait else None)
         self._hold_runaway(deciding, request)
         if deciding.kind == "impossible" or (deciding.kind != "transient" and request.on_exhausted == "fail"):
             why = self._why(request, obstacles)
@@ -123,8 +124,17 @@ class Parking:
         self.queue.add(call, obstacles, state.now_ms)
         self._remind_of(call)
         self.remind(request.deadline_at_ms)
-        self._alerts.parked(deciding)
+        self._tell_parked(call, deciding, obstacles)
         return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+
+    def _told_as_parked(self, request: Reserve, deciding: Obstacle) -> Obstacle | None:
+        """What the call will wait for: one event is one alert. 0.1.0 gave two."""
+        return deciding if request.on_exhausted == "wait" and self._state.rules >= 2 else None
+
+    def _tell_parked(self, call: ParkedCall, deciding: Obstacle, obstacles: list[Obstacle]) -> None:
+        calls = 0 if deciding.account is None else self.queue.waiting_in(deciding.account)
+        deadline_ms = call.reserve.deadline_at_ms
+        self._alerts.parked(deciding, calls, deadline_ms, lambda: self._why(call.reserve, obstacles).way_out)
 
     def _hold_runaway(self, deciding: Obstacle, request: Reserve) -> None:
         """From the call on that makes its run a runaway, all of the run's calls wait for an admin."""
@@ -213,7 +223,7 @@ class Parking:
             self._outbox.answer(call.reserve.call, granted)
             return True
         deciding = decide(found)
-        self._alerts.obstacles(found)
+        self._alerts.obstacles(found, self._told_as_parked(call.reserve, deciding))
         self._hold_runaway(deciding, call.reserve)
         # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
         failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
@@ -222,7 +232,7 @@ class Parking:
             return True
         self.queue.note(call, found, self._state.now_ms)
         self._remind_of(call)
-        self._alerts.parked(deciding)
+        self._tell_parked(call, deciding, found)
         return False
 
     def _cooled_down(self, call: ParkedCall) -> bool:

@@ -22,18 +22,26 @@ class ServiceCommands:
         gate = self._gate(change.service)
         gate.paused_by = cut(alert_texts.by_whom(change), PAUSED_BY_BYTES_MAX)
         self._ledger.mark([f"service:{change.service}"])
+        self._tell(change.service, alert_texts.service_paused(change))
         for hold in self._ledger.pending.values():
             if hold.grant.service == change.service:
                 self._outbox.withdraw(hold, f"{change.service} was paused by {gate.paused_by}")
-        return ServiceState(service=change.service, paused=True)
+        return ServiceState(service=change.service, paused=True, paused_by=gate.paused_by)
 
     def resume(self, change: ResumeService) -> ServiceState:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         change = signed(self._state, RESUME_SERVICE.name, change)
-        self._gate(change.service).open_up()
+        gate = self._gate(change.service)
+        paused_by = gate.paused_by
+        gate.open_up()
+        self._tell(change.service, alert_texts.service_resumed(change, paused_by))
         self._ledger.mark([f"service:{change.service}"])
         self._state.freed.add(f"service:{change.service}")
-        return ServiceState(service=change.service, paused=False)
+        return ServiceState(service=change.service, paused=False, paused_by=paused_by)
+
+    def _tell(self, service: str, text: str) -> None:
+        if self._state.rules >= 2:
+            self._outbox.alert(self._state.now_ms, "service_changed", text, f"service:{service}")
 
     def _gate(self, service: str) -> Gate:
         gates = self._state.gates

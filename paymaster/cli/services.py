@@ -85,9 +85,12 @@ def resume(
 
 def _tell(state: "ServiceState", *, as_json: bool) -> None:
     if as_json:
-        print_json({"service": state.service, "paused": state.paused})
+        print_json({"service": state.service, "paused": state.paused, "paused_by": state.paused_by})
+    elif state.paused:
+        print_line(f"{state.service} is paused")
     else:
-        print_line(f"{state.service} is {'paused' if state.paused else 'not paused'}")
+        was = f"; it was paused by {state.paused_by}" if state.paused_by else ""
+        print_line(f"{state.service} resumed{was}")
 
 
 def _row(service: "ServiceStatus", account: "AccountStatus") -> list[str]:

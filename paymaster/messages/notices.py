@@ -70,6 +70,8 @@ AlertKind = Literal[
     "accounts_full",
     "run_changed",
     "runaway",
+    "cap_changed",
+    "service_changed",
 ]
 
 

@@ -98,6 +98,8 @@ class RunState(Message):
 class ServiceState(Message):
     service: str
     paused: bool
+    paused_by: str | None = added(None)
+    """By whom, and why; after it was resumed, by whom it had been. None: by no admin."""
     version: int = added(0)
     """Of the first copy of the ledger's status that has it. 0: there are no copies."""
 

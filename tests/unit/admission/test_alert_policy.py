@@ -3,7 +3,19 @@
 import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, SECOND, Site, at, candidate, capped, config, service, usd_caps
 
-from paymaster.messages import AccountConfig, Alert, Delivery, Settle
+from paymaster.admission.caps import CHANGES_TOLD_MAX
+from paymaster.admission.signed_commands import utc
+from paymaster.messages import (
+    AccountConfig,
+    Alert,
+    Delivery,
+    PauseService,
+    RaiseCap,
+    ResumeService,
+    SetCap,
+    Settle,
+    UnsetCap,
+)
 from paymaster.values.limits import ALERTS_MAX, ONCE_MAX
 
 
@@ -26,8 +38,8 @@ def test_each_threshold_alerts_once_when_posted_money_reaches_it() -> None:
     crossed = [spend(site, usd) for usd in (49.999999999, 0.000000001, 29, 1, 10)]
     assert crossed == [(), (0.5,), (), (0.8,), ()]
     assert [alert.text for alert in site.alerts()] == [
-        "budget:acme has spent $50.00 of $100.00 (day), 50% of its cap",
-        "budget:acme has spent $80.00 of $100.00 (day), 80% of its cap",
+        "acme has spent 50% of its day cap: $50.00 of $100.00 until 2027-03-11 00:00:00 UTC",
+        "acme has spent 80% of its day cap: $80.00 of $100.00 until 2027-03-11 00:00:00 UTC",
     ]
     assert {(alert.account, alert.window, alert.at_ms) for alert in site.alerts()} == {("budget:acme", "day", NOON)}
 
@@ -46,14 +58,30 @@ def test_thresholds_reached_together_are_one_alert_for_each_cap() -> None:
     budgets = {"acme": watched(0.5, 0.8, day=10, total=10), "acme/team": watched(0.9, month=10)}
     site = Site(config(budgets=budgets))
     spend(site, 9, "acme/team")
-    told = {(alert.account, alert.window, alert.text.split(", ")[1]) for alert in site.alerts("threshold")}
+    told = {(alert.account, alert.window, alert.text.split(" of ")[0]) for alert in site.alerts("threshold")}
     assert told == {
-        ("budget:acme", "day", "80% of its cap"),
-        ("budget:acme", "total", "80% of its cap"),
-        ("budget:acme/team", "month", "90% of its cap"),
+        ("budget:acme", "day", "acme has spent 80%"),
+        ("budget:acme", "total", "acme has spent 80%"),
+        ("budget:acme/team", "month", "acme/team has spent 90%"),
     }
     spend(site, 0, "acme/team")
     assert len(site.alerts("threshold")) == 3
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [
+        (10, "acme has used up its day cap: $10.00 of $10.00 until"),
+        (10.031856, "acme is over its day cap: $10.03 of $10.00 until"),
+    ],
+)
+def test_a_cap_that_is_used_up_is_not_called_a_part_of_it(usd: float, said: str) -> None:
+    """Whatever part it is told at, with the command that raises it."""
+    site = Site(config(budgets={"acme": watched(0.5, day=10)}))
+    site.settle(site.granted(candidate(usd=10)), usd)
+    [alert] = site.alerts("threshold")
+    assert alert.text.startswith(said)
+    assert "`paymaster budget raise acme --window day --by USD --reason …`" in alert.text
 
 
 def test_a_threshold_alerts_again_in_the_next_window() -> None:
@@ -100,7 +128,7 @@ def test_what_was_alerted_survives_a_cut() -> None:
     site.cut()
     spend(site, 1)
     site.parked(candidate(usd=9))
-    assert [alert.what for alert in site.alerts()] == before == ["threshold", "exhausted", "parked"]
+    assert [alert.what for alert in site.alerts()] == before == ["threshold", "parked"]
 
 
 # ---------------------------------------------------------------- exhausted, parked
@@ -127,7 +155,7 @@ def test_exhausted_and_parked_are_told_once_per_window() -> None:
     site.raise_cap("1")
     spend(site, 1)
     exhaust()
-    assert site.new_alerts() == ["exhausted", "parked"]
+    assert site.new_alerts() == ["cap_changed", "exhausted", "parked"]
     site.wait(12 * HOUR)
     spend(site, 9)
     exhaust()
@@ -152,7 +180,63 @@ def test_an_admin_hears_of_it_when_the_money_that_calls_wait_for_turns_out_to_be
     grant = site.granted(candidate(usd=9))
     site.parked(candidate(usd=2))
     site.settle(grant, 9)
-    assert site.new_alerts() == ["exhausted", "parked"]
+    assert site.new_alerts() == ["parked"]
+
+
+def test_a_call_that_waits_for_a_cap_is_one_alert_that_says_all() -> None:
+    """How many wait, for how much, until when, and what to type, which lets the call pass."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    spend(site, 9)
+    waiting = site.parked(candidate(usd=4))
+    [alert] = site.alerts()
+    deadline = utc(site.desk.state.parked[waiting].reserve.deadline_at_ms)
+    assert (alert.what, alert.text) == (
+        "parked",
+        "1 call waits for acme: $9.00 of $10.00 of its day cap until 2027-03-11 00:00:00 UTC; the first is denied at "
+        f'{deadline}. To let it pass: `paymaster budget raise acme --window day --by 3.00 --reason "…"`',
+    )
+    site.raise_cap("3")
+    assert site.served() == [waiting]
+
+
+def test_the_alert_of_a_cap_in_the_way_of_others_has_a_command_and_a_time() -> None:
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    spend(site, 9)
+    site.denied(candidate(usd=4))
+    [alert] = site.alerts("exhausted")
+    assert alert.text.endswith(
+        "; the cap stands until 2027-03-11 00:00:00 UTC, or "
+        "`paymaster budget raise acme --window day --by USD --reason …`"
+    )
+
+
+def test_what_admins_change_is_told() -> None:
+    """Who, what, from what to what, and why; each once."""
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    by = {"account": "budget:acme", "window": "day", "who": "ada", "reason": "launch"}
+    site.desk.raise_cap(RaiseCap.model_validate({**by, "by": "2", "until_window_end": True}), site.now_ms)
+    site.desk.set_cap(SetCap.model_validate({**by, "to": "5"}), site.now_ms)
+    site.desk.unset_cap(UnsetCap.model_validate(by), site.now_ms)
+    site.desk.pause_service(PauseService(service="s", who="ada", reason="incident 4711"), site.now_ms)
+    resumed = site.desk.resume_service(ResumeService(service="s", who="bob"), site.now_ms)
+    assert [(alert.what, alert.text) for alert in site.alerts()] == [
+        ("cap_changed", "ada (launch) changed the day cap of acme: $10.00 → $12.00, until the window ends"),
+        ("cap_changed", "ada (launch) changed the day cap of acme: $12.00 → $5.00"),
+        ("cap_changed", "ada (launch) changed the day cap of acme: $5.00 → $10.00"),
+        (
+            "service_changed",
+            "ada (incident 4711) paused s: its calls fall back, or wait until `paymaster services resume s --reason …`",
+        ),
+        ("service_changed", "bob lets calls go to s again; it was paused by ada (incident 4711)"),
+    ]
+    assert resumed.paused_by == "ada (incident 4711)"
+
+
+def test_a_flood_of_cap_changes_leaves_room_for_other_alerts() -> None:
+    site = Site(config(budgets={"acme": capped(day=10)}))
+    for _ in range(2 * CHANGES_TOLD_MAX):
+        site.raise_cap("0.01")
+    assert len(site.alerts("cap_changed")) == CHANGES_TOLD_MAX
 
 
 # ---------------------------------------------------------------- what happened to one call

@@ -1,8 +1,8 @@
 """A month of an organisation, on the real desk and a virtual clock.
 
 200 agents in 10 departments of one company call 5 services on 4 routes. Services fail for hours, ask to be left alone,
-and lose calls; a bill is sometimes above its bound; an admin raises a cap half an hour after each `exhausted` alert; a
-person resolves what stayed unconfirmed a day later. Books of our own, kept from the answers alone, say on the way and
+and lose calls; a bill is sometimes above its bound; an admin raises a cap half an hour after each alert `exhausted` or
+`parked`; a person resolves what stayed unconfirmed a day later. Books of our own, kept from the answers alone, say on the way and
 at the end whether the promises were kept.
 """
 
@@ -390,7 +390,7 @@ class Organisation:
                     self.books.end(grant.hold_id, "unconfirmed", grant.bound_nanos)
                 case Alert():
                     self.count[f"alert: {item.what}"] += 1
-                    if item.what == "exhausted" and item.account and item.window:
+                    if item.what in ("exhausted", "parked") and item.account and item.window:
                         raise_it = partial(self.raise_cap, item.account, item.window)
                         self.later(self.now_ms + HOUR // 2, raise_it)
                 case CapChange():

@@ -166,7 +166,7 @@ def test_of_many_names_that_are_used_up_the_first_one_is_told() -> None:
         site.settle(first_use(site, name, usd=3), 3)
         site.parked(budget=name)
     [parked] = site.alerts("parked")
-    assert "budget:acme/users/0 has a cap" in parked.text
+    assert "1 call waits for acme/users/0: $3.00 of $3.00 of its day cap" in parked.text
     assert "the first account of budget:acme/users/*" in parked.text
 
 

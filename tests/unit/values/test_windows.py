@@ -298,7 +298,7 @@ def test_of_several_caps_that_are_used_up_the_one_that_lasts_longest_is_named() 
         named.append(in_the_way(site))
         site.wait(waits)
     assert named == list(WINDOWS)
-    assert [alert.window for alert in site.alerts("exhausted")] == list(WINDOWS)
+    assert [alert.window for alert in site.alerts("parked")] == list(WINDOWS)
     assert in_the_way(site) == "total"
 
 
