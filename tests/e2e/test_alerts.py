@@ -93,8 +93,12 @@ async def test_each_threshold_alerts_once_for_each_window_while_the_calls_go_on(
 
     rows = await site.alerts()
     assert {row["account"] for row in rows} == {"budget:acme/crossing"}
-    told = Counter((row["window"], row["text"].partition(", ")[2]) for row in rows if row["what"] == "threshold")
-    assert told == {(window, f"{part:.0%} of its cap"): 1 for window in ("month", "total") for part in ALERT_AT}
+    told = Counter((row["window"], row["text"].partition(": ")[0]) for row in rows if row["what"] == "threshold")
+    assert told == {
+        (window, f"acme/crossing has spent {part:.0%} of its {window} cap"): 1
+        for window in ("month", "total")
+        for part in ALERT_AT
+    }
     assert Counter(row["what"] for row in rows if row["what"] != "threshold") == {"exhausted": 1}
     await until_all_sent(site, webhook)
     texts = {row["text"] for row in rows}

@@ -2,8 +2,8 @@
 
 200 agents in 10 departments of one company call 5 services on 4 routes. Services fail for hours, ask to be left alone,
 and lose calls; a bill is sometimes above its bound; an admin raises a cap half an hour after each alert `exhausted` or
-`parked`; a person resolves what stayed unconfirmed a day later. Books of our own, kept from the answers alone, say on the way and
-at the end whether the promises were kept.
+`parked`; a person resolves what stayed unconfirmed a day later. Books of our own, kept from the answers
+alone, say on the way and at the end whether the promises were kept.
 """
 
 import random
