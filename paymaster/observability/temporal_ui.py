@@ -48,7 +48,7 @@ def state_of_call(
         now = "at no service"
     rows = [("now", now)]
     if parked is not None:
-        rows += [("why at first", parked.detail), ("why now", "paymaster budget show asks the ledger")]
+        rows += [("why at first", parked.detail), ("why now", "paymaster calls show has it")]
     rows += [("attempts", str(attempts)), ("cost", format_usd(cost_nanos))]
     if failed:
         rows.append(("failed at", ", ".join(failed)))

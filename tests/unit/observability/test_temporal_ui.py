@@ -88,7 +88,7 @@ def test_a_call_says_what_it_waits_for() -> None:
     waiting = dict(rows(state_of_call(parked, GRANT, 0, 0, [])))
     assert waiting["now"] == "parked until 2026-03-01 00:00 UTC at most"
     assert waiting["why at first"] == "acme has a cap"
-    assert "paymaster budget show" in waiting["why now"]
+    assert "paymaster calls show" in waiting["why now"]
     sending = state_of_call(None, GRANT, 1, 123_000, ["local/small"])
     assert "waits for openai/gpt; costs at most $1.50" in sending
     assert ["cost", "$0.000123"] in rows(sending)
