@@ -95,10 +95,6 @@ class Approvals:
             window_ends_at_ms=approval.window_ends_at_ms,
         )
 
-    def _raised_today(self, by: str) -> int:
-        today_ms = window_start_ms("day", self._state.now_ms)
-        return sum(each.nanos for each in self._state.approved.values() if each.by == by and each.at_ms >= today_ms)
-
     def _forget(self) -> None:
         """Those of earlier days that could raise nothing again, because their window is over."""
         state, today_ms = self._state, window_start_ms("day", self._state.now_ms)

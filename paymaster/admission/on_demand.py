@@ -45,7 +45,7 @@ class OnDemand:
     def open_for(self, request: Reserve) -> Obstacle | None:
         """Opens the accounts that a call needs and that nobody has named. Says why that cannot be now."""
         self._take_config()
-        if request.run is not None and (ended := self._ended(request.run)) is not None:
+        if request.run is not None and (ended := self.ended(request.run)) is not None:
             return ended
         if not any(map(self._may_be_called, request.candidates)):
             return None
@@ -54,7 +54,7 @@ class OnDemand:
             return self._open_runs(request, request.run)
         return in_the_way
 
-    def _ended(self, path: str) -> Obstacle | None:
+    def ended(self, path: str) -> Obstacle | None:
         """Whether an admin ended the run, or what it is a part of, and only its name is left."""
         for level in run_ancestors(path) if self._state.ended_runs else ():
             if level in self._state.ended_runs:

@@ -53,6 +53,8 @@ def standing_of(asked: AskStanding, ledger: Ledger, on_demand: OnDemand) -> Stan
                 return StandingAnswer(unknown=f"{key}: the ledger has no room for another account", passing=True)
             on_demand.open(key)
     accounts = ledger.charged_accounts(asked, "")
+    if asked.run is not None and (ended := _who_ended(asked.run, accounts, ledger, on_demand)) is not None:
+        return StandingAnswer(unknown=ended)
     if not any(key.startswith("budget:") for key in accounts):
         return StandingAnswer(unknown=f"neither {' nor '.join(asked.budgets)} nor an ancestor is configured")
     if (loading := ledger.is_loading(accounts)) is not None:
@@ -62,3 +64,13 @@ def standing_of(asked: AskStanding, ledger: Ledger, on_demand: OnDemand) -> Stan
         (notice_of(b, ledger) for b in balances if b.cap_nanos is not None), key=lambda notice: notice.left_nanos
     )
     return StandingAnswer(standing=Standing(accounts=tuple(notices[:NOTICES_MAX])))
+
+
+def _who_ended(run: str, accounts: tuple[str, ...], ledger: Ledger, on_demand: OnDemand) -> str | None:
+    """That nothing is left of a run, also where only its name is known; None: it goes on."""
+    for key in accounts:
+        of = ledger.accounts[key].run
+        if of is not None and of.ended_by:
+            return f"{key} was ended by {of.ended_by}"
+    ended = on_demand.ended(run)
+    return None if ended is None else ended.detail

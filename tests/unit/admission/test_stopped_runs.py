@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paymaster.admission import books, on_demand
-from paymaster.messages import EndRun, RunawayTerms, RunTerms
+from paymaster.messages import AskStanding, EndRun, RunawayTerms, RunTerms, StandingAnswer
 
 KEPT = 4
 NAMES = 6
@@ -78,6 +78,23 @@ def test_what_ends_while_nothing_can_be_read_is_known_by_name() -> None:
         site.desk.end_run(EndRun(run=f"ended@{number}", who="ada"), site.now_ms)
     assert len(runs(site)) == KEPT
     assert "ended by an admin" in site.denied(run=f"ended@{ROOM - 1}").detail
+
+
+@pytest.mark.parametrize("others", [0, KEPT])
+def test_what_is_left_of_an_ended_run_is_nothing(others: int) -> None:
+    """Whether it has an account or is known by name."""
+    site = a_site()
+    end(site, "old@1")
+    for number in range(others):
+        end(site, f"ended@{number}")
+    assert ("old@1" in runs(site)) == (others == 0)
+    answer = site.desk.handle(AskStanding(budget="acme", run="old@1/part"), site.now_ms)
+    assert isinstance(answer, StandingAnswer)
+    assert not answer.passing
+    assert "run:old@1 was ended by " in answer.unknown
+    answer = site.desk.handle(AskStanding(budget="acme", run="new@1"), site.now_ms)
+    assert isinstance(answer, StandingAnswer)
+    assert answer.standing is not None
 
 
 def test_a_run_that_is_known_by_name_gives_back_its_grants() -> None:
