@@ -13,7 +13,7 @@ from benchmarks.calls import AT_ONCE
 from benchmarks.figures import Figure, percentile
 from benchmarks.paired import paired
 from benchmarks.resources import cpu_seconds
-from benchmarks.site import PROMPT, ROOT, Site, first_line
+from benchmarks.site import PROMPT, ROOT, Site, said_by
 from benchmarks.wire_calls import wire
 from paymaster.devstack import GuardedProcess
 
@@ -103,5 +103,5 @@ async def running_gateway(site: Site) -> AsyncGenerator[tuple[GuardedProcess, Ad
     command = [sys.executable, "-m", "paymaster", "serve", "--address", "127.0.0.1:0", "--budget", "bench/agent"]
     log_file = site.folder / "gateway.log"
     async with GuardedProcess(command, env=site.environment, cwd=ROOT, log_file=log_file) as process:
-        said = await first_line(process)
-        yield process, Address(f"{said.split()[-1]}/v1", "-", "now")
+        said = await said_by(process, "Gateway ")
+        yield process, Address(f"{said.split()[1]}/v1", "-", "now")

@@ -112,7 +112,7 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
         cwd=ROOT,
         log_file=folder / "provider.log",
     ) as provider:
-        port = await first_line(provider)
+        port = await said_by(provider)
         provider_url = f"http://127.0.0.1:{port}"
         config_file = folder / "paymaster.toml"
         config_file.write_text(_CONFIGURATION.format(provider=provider_url))
@@ -152,14 +152,16 @@ async def _new_database(server_url: str, name: str) -> str:
     return url
 
 
-async def first_line(process: GuardedProcess) -> str:
-    """What a process says first, once it says something. Raises RuntimeError."""
+async def said_by(process: GuardedProcess, begins: str = "") -> str:
+    """The first line that begins so of what a process says, once it says it. Raises RuntimeError."""
     deadline = time.monotonic() + _STARTS_WITHIN_S
-    while not (said := process.log_tail()):
+    while True:
+        lines = [line for line in process.log_tail().splitlines() if line.startswith(begins)]
+        if lines:
+            return lines[0]
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.command} does not start:\n{process.log_tail()}")
         await asyncio.sleep(0.02)
-    return said.splitlines()[0]
 
 
 async def _until_the_ledger_answers(site: Site) -> None:

@@ -36,6 +36,14 @@ if TYPE_CHECKING:
     from paymaster.reports.usage import Scope, UsageRow
     from paymaster.settings import Settings
 
+_By = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LIST",
+        help="Of service, model, budget, run, day, status, dialect, metadata.KEY and kind (what was paid for: "
+        "input, cached_input, output …), in this order; may be repeated. Default: service,model.",
+    ),
+]
 _Budget = Annotated[
     list[str] | None, typer.Option("--budget", metavar="PATH", help="Only this budget and what is below it; once.")
 ]
@@ -45,14 +53,7 @@ _Run = Annotated[
 
 
 def usage(
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LIST",
-            help="Of service, model, budget, run, day, status, dialect, metadata.KEY and kind (what was paid for: "
-            "input, cached_input, output …), in this order; may be repeated. Default: service,model.",
-        ),
-    ] = None,
+    by: _By = None,
     since: SinceOption = None,
     until: UntilOption = None,
     budget: _Budget = None,

@@ -35,7 +35,7 @@ from paymaster.storage.status_rows import CopiedLedger
 Handler = Callable[[Opened], Awaitable[View]]
 HOME = f"{BASE}/budgets"
 _FORM_BYTES_MAX = 20_000
-_WITHIN = re.compile(rf"{BASE}/[A-Za-z0-9/._~%?&=+,:@!*()-]{{0,1500}}")
+_WITHIN = re.compile(r"/console/[A-Za-z0-9/._~%?&=+,:@!*()-]{0,1500}")
 """Where a login may lead: a page of the console, which begins with its path, so that no other host is named."""
 _NAVIGATION = (
     ("budgets", "Budgets"),

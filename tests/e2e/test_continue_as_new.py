@@ -100,7 +100,7 @@ async def test_a_raise_given_again_in_a_later_run_is_applied_once(
         key = SigningKey.read(tmp_path / "alice.pem")
         change = RaiseCap(account="budget:acme", window="total", by="1", reason="launch")
 
-        async def raised(command_id: str, change: RaiseCap = change) -> int:
+        async def raised(command_id: str, change: RaiseCap = change) -> int | None:
             command = key.sign("raise_cap", change, by="alice", ledger="default", epoch=await site.ledger.epoch())
             return (await site.ledger.raise_cap(command, command_id)).cap_nanos
 
