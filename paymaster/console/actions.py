@@ -15,6 +15,7 @@ from paymaster.console.service_plans import RunPlans, ServicePlans
 from paymaster.gateway.admin.asked import Said
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.ledger.approving import Approvers
 from paymaster.settings import ConsoleRole
 from paymaster.values.windows import ALL_WINDOWS
 
@@ -37,10 +38,11 @@ class Action:
 
 
 class Actions:
-    def __init__(self, site: AdminSite, *, signs: bool) -> None:
+    def __init__(self, site: AdminSite, approvers: Approvers, *, signs: bool) -> None:
         """`signs`: the ledger follows signed commands alone, so that a page shows the command to sign."""
         self._signs = signs
-        self._caps = caps = CapPlans(site)
+        self._approvers = approvers
+        self._caps = caps = CapPlans(site, approvers)
         services, runs = ServicePlans(site), RunPlans(site)
         cap, run = ("budget", "window"), ("run",)
         self._actions = {
@@ -66,6 +68,7 @@ class Actions:
         fields = _fields(action, opened.query)
         try:
             plan = await action.plan(fields)
+            by_approval = self._is_by_approval(opened, plan)
         except Problem as problem:
             if not action.form or problem.status != 400:
                 raise
@@ -73,7 +76,7 @@ class Actions:
         if plan is None:
             return await self._form(name, action, fields, "")
         reason = opened.query.get("reason", "")[:REASON_CHARACTERS_MAX]
-        return self._confirmation(name, action, fields, plan, reason)
+        return self._confirmation(name, action, fields, plan, reason, by_approval=by_approval)
 
     async def do(self, opened: Opened) -> View:
         """Carries out what was confirmed."""
@@ -82,11 +85,13 @@ class Actions:
         plan = await action.plan(fields)
         if plan is None:
             raise Problem(400, "bad_request", "something of the form is missing; ask for it again")
+        by_approval = self._is_by_approval(opened, plan)
         reason, once = opened.form.get("reason", "").strip(), opened.form.get("once", "")
-        if self._signs:
+        if self._signs and not by_approval:
             raise Problem(403, "not_allowed", "the ledger follows signed commands alone: give the one that was shown")
         if not reason or len(reason) > REASON_CHARACTERS_MAX:
-            view = self._confirmation(name, action, fields, plan, reason[:REASON_CHARACTERS_MAX])
+            cut = reason[:REASON_CHARACTERS_MAX]
+            view = self._confirmation(name, action, fields, plan, cut, by_approval=by_approval)
             wrong = f"Say why, in at most {REASON_CHARACTERS_MAX} characters: it is kept with the change."
             return View(view.template, {**view.shows, "wrong": wrong}, 400)
         if not _ONCE.fullmatch(once):
@@ -94,7 +99,7 @@ class Actions:
         tag = opened.form.get("tag") or None
         said = Said(who=opened.person.name, reason=reason, signature=None, if_tag=tag)
         try:
-            await plan.send(Confirmed(said, once))
+            await plan.send(Confirmed(said, once, by_approval))
         except ValueError as error:  # of the command's own bounds
             raise Problem(400, "bad_request", str(error)) from None
         return View("done.html", {"title": action.title, "plan": plan, "may_undo": self._may_undo(opened, plan)})
@@ -115,9 +120,29 @@ class Actions:
         shows = {"name": name, "action": action, "fields": fields, "wrong": wrong, "account": account}
         return View(action.form, {**shows, "windows": ALL_WINDOWS}, 400 if wrong else 200)
 
-    def _confirmation(self, name: str, action: Action, fields: Mapping[str, str], plan: Plan, reason: str) -> View:
+    def _is_by_approval(self, opened: Opened, plan: Plan | None) -> bool:
+        """Whether the ledger counts it for an approver: one of the console with a table of [approvals].
+
+        Raises Problem for a raise for good, which such approvers do not give.
+        """
+        person = opened.person
+        if (
+            plan is None
+            or plan.lapses is None
+            or person.role != "approver"
+            or person.name not in self._approvers.tables
+        ):
+            return False
+        if not plan.lapses:
+            detail = f"{person.name} is an approver of [approvals], who raises caps until their window ends"
+            raise Problem(400, "bad_request", detail)
+        return True
+
+    def _confirmation(
+        self, name: str, action: Action, fields: Fields, plan: Plan, reason: str, *, by_approval: bool
+    ) -> View:
         command = None
-        if self._signs:
+        if self._signs and not by_approval:
             why = ("--reason", reason or "…", "--sign-with", "YOUR-KEY.pem")
             command = f"paymaster {shlex.join((*plan.command, *why))}"
         shows = {"name": name, "action": action, "fields": fields, "plan": plan, "reason": reason, "wrong": ""}

@@ -8,6 +8,7 @@ from paymaster.console.plans import Confirmed, Fields, Plan, action_address, amo
 from paymaster.console.words import exact_usd
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.ledger.approving import Approvers, CannotApprove, approval_id
 from paymaster.messages import AccountStatus, RaiseCap, SetCap, UnsetCap, Window, WindowStatus
 from paymaster.values.budget_path import check_budget_path
 from paymaster.values.money import format_usd
@@ -44,8 +45,9 @@ class _Cap(NamedTuple):
 
 
 class CapPlans:
-    def __init__(self, site: AdminSite) -> None:
+    def __init__(self, site: AdminSite, approvers: Approvers) -> None:
         self._administrated = site
+        self._approvers = approvers
 
     async def account(self, fields: Fields) -> AccountStatus | None:
         """That of the budget in a form. None: it has none yet. Raises Problem."""
@@ -79,6 +81,8 @@ class CapPlans:
         until, by, to_nanos = " until the window ends" if lapses else "", exact_usd(by_nanos), cap.nanos + by_nanos
 
         def send(given: Confirmed) -> Awaitable[object]:
+            if given.by_approval:
+                return self._approved(cap, by_nanos, given)
             account = f"budget:{cap.budget}"
             change = RaiseCap(account=account, window=cap.window, by=by, until_window_end=lapses, **given.said)
             return self._administrated.carry_out(self._administrated.ledger.raise_cap(change, f"console-{given.once}"))
@@ -93,7 +97,31 @@ class CapPlans:
             back=f"{BASE}/budgets/{cap.budget}",
             tag=cap.tag,
             undo=cap.undo,
+            lapses=lapses,
         )
+
+    async def _approved(self, cap: _Cap, by_nanos: int, given: Confirmed) -> None:
+        """Raises Problem."""
+        copied = await self._administrated.whole()
+        assert cap.status is not None
+        assert cap.nanos is not None
+        assert cap.status.ends_at_ms is not None  # it lapses
+        try:
+            command = await self._approvers.raise_cap(
+                f"budget:{cap.budget}",
+                cap.window,
+                by_nanos,
+                approver=given.said["who"],
+                where="console",
+                reason=given.said["reason"],
+                nonce=f"console-{given.once}",
+                cap_nanos=cap.nanos,
+                window_ends_at_ms=cap.status.ends_at_ms,
+                epoch=copied.status.epoch,
+            )
+        except CannotApprove as error:
+            raise Problem(503, "unavailable", f"the gateway cannot sign in your name: {error}") from None
+        await self._administrated.carry_out(self._administrated.ledger.raise_cap(command, approval_id(command)))
 
     async def set_(self, fields: Fields) -> Plan | None:
         if not fields["usd"] or not fields["window"]:

@@ -20,6 +20,8 @@ class Confirmed:
     said: Said
     once: str
     """Of the form, however often it is sent: a raise by it is one raise."""
+    by_approval: bool = False
+    """In the name of an approver of [approvals], within the limits that the ledger counts."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Plan:
     undo: str | None = None
     """The address at which it is taken back."""
     warns: str = ""
+    lapses: bool | None = None
+    """Whether a raise of a cap ends with its window. None: it is no such raise."""
     is_hard: bool = False
     """It cannot be taken back."""
 

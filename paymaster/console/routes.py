@@ -9,6 +9,7 @@ from paymaster.console.sessions import Sessions
 from paymaster.console.site import ConsoleSite
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.keys.api_key import ServiceKeys
+from paymaster.ledger.approving import Approvers
 from paymaster.settings import Settings
 
 
@@ -20,4 +21,5 @@ async def console_routes(settings: Settings, keys: ServiceKeys, administrated: A
     secret = secrets.token_hex(32) if console.secret_key is None else (await keys.get(console.secret_key)).reveal()
     sessions = Sessions(secret, console.session_lasts)
     people = People(console, sessions, beyond_this_machine=is_beyond_this_machine(settings.gateway.address))
-    return ConsoleSite(settings, sessions, people, administrated).routes()
+    approvers = Approvers(settings.approvals, keys, settings.ledger.name)
+    return ConsoleSite(settings, sessions, people, administrated, approvers).routes()

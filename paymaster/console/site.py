@@ -28,6 +28,7 @@ from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.asked import Refused
 from paymaster.gateway.reading import CallerGone, check_headers, read_body
+from paymaster.ledger.approving import Approvers
 from paymaster.settings import Settings
 from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.status_rows import CopiedLedger
@@ -51,18 +52,21 @@ logger = logging.getLogger(__name__)
 
 
 class ConsoleSite:
-    def __init__(self, settings: Settings, sessions: Sessions, people: People, administrated: AdminSite) -> None:
+    def __init__(
+        self, settings: Settings, sessions: Sessions, people: People, administrated: AdminSite, approvers: Approvers
+    ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._people = people
         self._administrated = administrated
+        self._approvers = approvers
         self._pages = Pages()
 
     def routes(self) -> list[Route]:
         site = self._administrated
         links = TemporalLinks(self._settings.console.temporal_ui, site.ledger.namespace)
         budgets, usage = BudgetPages(site), UsagePages(site, links)
-        actions = Actions(site, signs=self._settings.admin.require_signature)
+        actions = Actions(site, self._approvers, signs=self._settings.admin.require_signature)
         gets: list[tuple[str, Handler]] = [
             ("/budgets", budgets.all),
             ("/budgets/{budget:path}", budgets.one),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from paymaster.admission.answers import digest_of
 from paymaster.keys.api_key import ApiKey, KeyUnavailable
 from paymaster.messages import Approval, RaiseCap, Window
 from paymaster.messages.temporal_names import RAISE_CAP
@@ -13,6 +14,14 @@ from paymaster.values.money import nanos_to_usd
 
 class CannotApprove(Exception):
     """No raise can be given in this approver's name here, in words: nothing was sent."""
+
+
+def approval_id(command: RaiseCap) -> str:
+    """The id of a raise in an approver's name: sent again it is the one command, and what another person asks for with
+    the same nonce is another one, which the ledger answers in words. Raises ValueError for a raise of an admin."""
+    if command.approval is None:
+        raise ValueError("this raise is not in an approver's name")
+    return f"approval-{command.approval.nonce}-{digest_of(RAISE_CAP.name, command)}"
 
 
 class Keys(Protocol):

@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
+from console_pages import APPROVER, KEYS
+from console_people import logged_in
 from counting_server import CountingServer, Webhook
 from gateway_process import running_gateway
 from paymaster_process import Databases, Site, configuration, results_of, running_site, until
@@ -92,19 +94,25 @@ async def approving(
 ) -> AsyncIterator[Approving]:
     service = server.service("approving")
     service.usage = lambda request: TokenUsage(input_tokens=1_100, output_tokens=100)
-    keys = {name: SigningKey.create(module_folder / f"{name}.pem") for name in ("alice", "ada", "oncall")}
+    keys = {name: SigningKey.create(module_folder / f"{name}.pem") for name in ("alice", "ada", "oncall", "otto")}
     environment = {"PAYMASTER_KEY_SLACK": SLACK_SECRET, "PAYMASTER_KEY_BUTTONS": BUTTONS_SECRET} | {
         f"PAYMASTER_KEY_{name.upper()}": (module_folder / f"{name}.pem").read_text().splitlines()[1] for name in keys
     }
     async with Webhook() as slack:
         await slack.listen()
-        tables = configuration([service], budgets={"acme": {"cap_usd": {"month": "0.002"}, "alert_at": []}})
+        budgets = {"acme": {"cap_usd": {"month": "0.002"}, "alert_at": []}, "desk": {"cap_usd": {"month": "1"}}}
+        tables = configuration([service], budgets=budgets)
+        tables["console"] = {"keys": KEYS}
         tables["alerts"] = {"webhook_url": slack.url, "webhook_format": "slack", "buttons_key": "buttons"}
         tables["admin"] = {"require_signature": True, "keys": {"alice": keys["alice"].public}}
         limits = {"budgets": ["acme"], "usd_per_raise": "0.002", "usd_per_day": "0.0025"}
         tables["approvals"] = {
             name: limits | {"public_key": keys[name].public, "signing_key": name, **more}
-            for name, more in (("ada", {"slack_users": ["U0ADA1"]}), ("oncall", {"by_link": True}))
+            for name, more in (
+                ("ada", {"slack_users": ["U0ADA1"]}),
+                ("oncall", {"by_link": True}),
+                ("otto", {"budgets": ["desk"]}),
+            )
         }
         tables["gateway"] = {"slack": {"signing_secret_key": "slack", "answers_to": ["127.0.0.1"]}}
         url = await databases.create()
@@ -200,3 +208,28 @@ async def test_a_press_after_an_admins_raise_changes_nothing(approving: Approvin
     assert answer.status_code == 409
     assert "the cap of budget:acme (month) is $0.016 now and was $0.006: somebody changed it" in answer.text
     assert await approving.cap() == 16_000_000
+
+
+async def test_an_approver_raises_in_the_console(approving: Approving) -> None:
+    """Signed by the gateway, within the limits that the ledger counts, and until the window ends."""
+    asked = "do/raise?budget={budget}&window=month&by={by}&reason=night"
+    url, site = str(approving.gateway.base_url).rstrip("/"), approving.site
+    async with logged_in(url, APPROVER) as otto:
+
+        async def is_copied() -> bool:
+            return "desk" in await otto.open("budgets")
+
+        await until(is_copied, "the ledger has copied how it stands")
+        for_good = await otto.http.get(f"/console/{asked.format(budget='desk', by='0.001')}")
+        assert (for_good.status_code, "raises caps until their window ends" in for_good.text) == (400, True)
+        await otto.do(f"{asked.format(budget='desk', by='0.002')}&lapses=1")
+        assert (await site.balance("budget:desk", "month")).cap_nanos == 1_002_000_000
+        for budget, by, why in (
+            ("desk", "0.003", "otto may raise by $0.002 at once"),
+            ("desk", "0.001", "otto has raised by $0.002 today and may by $0.0025"),
+            ("acme", "0.001", "otto may raise caps of desk and below"),
+        ):
+            status, page = await otto.confirm(f"{asked.format(budget=budget, by=by)}&lapses=1")
+            assert (status, why in page) == (409, True), page
+    assert (await site.balance("budget:desk", "month")).cap_nanos == 1_002_000_000
+    assert "otto (console)" in (await site.command("budget", "log")).output

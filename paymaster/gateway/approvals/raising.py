@@ -3,12 +3,10 @@
 import logging
 from typing import Literal, NamedTuple
 
-from paymaster.admission.answers import digest_of
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeyUnavailable
-from paymaster.ledger.approving import Approvers, CannotApprove, Keys
+from paymaster.ledger.approving import Approvers, CannotApprove, Keys, approval_id
 from paymaster.ledger.handle import Ledger
-from paymaster.messages.temporal_names import RAISE_CAP
 from paymaster.observability.alert_buttons import may_give
 from paymaster.observability.alert_forms import time_in_words
 from paymaster.security.raise_tokens import OfferedRaise, TokenRefused, read_token
@@ -80,9 +78,7 @@ class Raising:
                 window_ends_at_ms=offered.window_ends_at_ms,
                 epoch=offered.epoch,
             )
-            # Another press of the same button, by somebody else, is another command, which the ledger answers in words.
-            command_id = f"approval-{offered.nonce}-{digest_of(RAISE_CAP.name, command)}"
-            raised = await self._ledger.raise_cap(command, command_id)
+            raised = await self._ledger.raise_cap(command, approval_id(command))
         except CannotApprove as error:
             logger.error("a raise by %s cannot be given: %s", approver, error)
             return Outcome("refused", "Not raised: the gateway cannot sign for this approver; its log says more.")
