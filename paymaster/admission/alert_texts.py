@@ -64,7 +64,7 @@ def exhausted(account: str, window: Window, detail: str, ends_ms: int | None) ->
 
 
 def calls_are_parked(detail: str) -> str:
-    """As a ledger by the rules of 0.1.0 says it."""
+    """The words of a ledger by the rules of 0.1.0."""
     return f"calls are parked: {detail}"
 
 
