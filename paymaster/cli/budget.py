@@ -21,6 +21,7 @@ from paymaster.cli.forecasts import forecast_document, forecast_in_words, foreca
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 from paymaster.cli.what_if import what_if
+from paymaster.values.budget_path import budget_ancestors
 from paymaster.values.windows import ALL_WINDOWS
 
 if TYPE_CHECKING:
@@ -243,13 +244,21 @@ def _full_name(account: str) -> str:
 
 
 def _find(status: "DeskStatus", account: str) -> "AccountStatus":
-    for each in status.accounts:
-        if each.account == _full_name(account):
-            return each
+    accounts, name = {each.account: each for each in status.accounts}, _full_name(account)
+    if name in accounts:
+        return accounts[name]
+    kind, _, path = name.partition(":")
+    nearest = next((each for each in budget_ancestors(path) if f"budget:{each}" in accounts), None)
+    if kind == "budget" and nearest is not None:
+        raise CommandError(
+            f"{path} has no account: it has no cap of its own, or nobody has used it lately, and counts against "
+            f"{nearest}. What it has spent: `paymaster usage --budget {path}`. A cap of its own: `paymaster budget set "
+            f"{path} --window day --to USD --reason WHY`"
+        )
     known = sorted(each.account for each in status.accounts)
     more = f" and {len(known) - SHOWN_MAX} more" if len(known) > SHOWN_MAX else ""
     raise CommandError(
-        f"the ledger has no account {_full_name(account)}; it has {', '.join(known[:SHOWN_MAX]) or 'none'}{more}. A "
+        f"the ledger has no account {name}; it has {', '.join(known[:SHOWN_MAX]) or 'none'}{more}. A "
         f"template's is there while somebody uses it: `paymaster usage --budget {account}` shows what it has spent"
     )
 
@@ -265,8 +274,7 @@ def _described(window: "WindowStatus", now_ms: int, found: "Forecast | None", *,
         return (f"{format_usd(window.posted_nanos)}{held}, no cap",)
     by_admin = " (set by an admin)" if window.cap_from == "admin" else ""
     first = f"{format_usd(window.posted_nanos)} of {format_usd(window.cap_nanos)}{by_admin}{held}"
-    until = "" if window.ends_at_ms is None else f" until {minute(window.ends_at_ms)} UTC"
-    parts = [f"{format_usd(left)} left{until}"]
+    parts = [_left(window, left, window.posted_nanos - window.cap_nanos)]
     if window.lapsing_nanos:
         parts.append(f"{format_usd(window.lapsing_nanos)} lapse then")
     if window.let_through:
@@ -280,6 +288,16 @@ def _described(window: "WindowStatus", now_ms: int, found: "Forecast | None", *,
             lasts = f", reached {minute(reached_ms)}"
         parts.append(f"{format_usd(rounded(rate))}/h" + (lasts if left > 0 else ""))
     return first, "; ".join(parts)
+
+
+def _left(window: "WindowStatus", left_nanos: int, over_nanos: int) -> str:
+    from paymaster.values.money import format_usd
+
+    ends = "" if window.ends_at_ms is None else f"{minute(window.ends_at_ms)} UTC"
+    if over_nanos < 0:
+        return f"{format_usd(left_nanos)} left{ends and f' until {ends}'}"
+    over = f", {format_usd(over_nanos)} over" if over_nanos else ""
+    return f"USED UP{over}{ends and f'; free again {ends}'}"
 
 
 def _now_ms() -> int:

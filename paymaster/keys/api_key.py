@@ -110,7 +110,7 @@ class EnvironmentKeys:
         # The first that is set counts, even when it is empty: falling through would hide that it is wrong.
         if variable is None:
             raise KeyUnavailable(
-                f"there is no key {name!r}: set the environment variable {own} (or {usual}, tried second)"
+                f"there is no key {name!r}: set {usual} (or {own}, which counts first) where this runs, then restart it"
             )
         # Nothing in this frame holds the value: a traceback that shows locals must not show it.
         reason = why_unusable(self._environ[variable])

@@ -498,6 +498,23 @@ def test_accounts_are_readable_in_80_columns_without_colour_in_a_pipe(capsys: py
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("posted_nanos", "says"),
+    [
+        (5_000_000_000, "USED UP; free again 03-02 00:00 UTC"),
+        (9_530_000_000, "USED UP, $4.53 over; free again 03-02 00:00 UTC"),
+        (4_999_999_999, "$0.000000001 left until 03-02 00:00 UTC"),
+    ],
+)
+def test_a_cap_that_is_used_up_is_said(posted_nanos: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    account = AccountStatus(account="budget:acme", parked=0, windows=(today(5_000_000_000, posted_nanos),))
+    status = DeskStatus(
+        ledger="default", epoch="e", config_digest="d", accounts=(account,), holds=0, parked=0, outbox=0, unconfirmed=0
+    )
+    print_accounts(status, status.accounts)
+    assert says in capsys.readouterr().out
+
+
 def test_what_lapses_with_the_window_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     day = today(5_000_000_000, 1_000_000_000).model_copy(update={"lapsing_nanos": 2_000_000_000})
     account = AccountStatus(account="budget:acme", parked=0, windows=(day,))
