@@ -18,7 +18,7 @@ from paymaster.settings.gateway_streams import GatewayStreamsSettings
 
 _FILES_LEFT = 100
 """Of the files that the process may open, those for Temporal, the database and logs."""
-_WORKERS_HEADERS_WITHIN_S = 10.0
+WORKERS_HEADERS_WITHIN_S = 10.0
 _WORKERS_HEADER_BYTES_MAX = 16 * 1024
 _WHEN_CUT = "paymaster.when_cut"
 _AT_ONCE_S = 2.0
@@ -55,7 +55,7 @@ def bounds_of(settings: GatewaySettings) -> Bounds:
 
 def bounds_of_workers(settings: GatewayStreamsSettings) -> Bounds:
     """Of workers, whose listener anybody may reach who is in their network."""
-    return Bounds(_WORKERS_HEADERS_WITHIN_S, _WORKERS_HEADER_BYTES_MAX, _of_workers(settings), idle={})
+    return Bounds(WORKERS_HEADERS_WITHIN_S, _WORKERS_HEADER_BYTES_MAX, _of_workers(settings), idle={})
 
 
 def bounded(bounds: Bounds) -> type[asyncio.Protocol]:

@@ -73,7 +73,8 @@ async def test_what_is_said_late_corrects_what_was_unconfirmed(site: Site, cost:
 
 
 async def test_one_that_nobody_comes_to_pay_for_is_given_back(site: Site) -> None:
-    """A buyer that died while it was parked cannot have paid."""
+    """A buyer that died while it was parked cannot have paid; what its hold was charged for when it expired, is given
+    back too."""
     request = PurchaseRequest(what="search", budget="acme/nobody", up_to_nanos=500_000_000)
     result = await site.client.execute_workflow(
         PURCHASE_WORKFLOW.name,
@@ -84,7 +85,9 @@ async def test_one_that_nobody_comes_to_pay_for_is_given_back(site: Site) -> Non
     )
     assert read_raw(result, PurchaseResult).outcome is PurchaseOutcome.NOTHING
     await settled_books(site)
-    assert await rows_of(site, "acme/nobody") == []
+    rows = await rows_of(site, "acme/nobody")
+    assert all((row.attempt_id.endswith("/expiry"), row.cost_nanos) == (True, 0) for row in rows)
+    assert (await site.balance("budget:acme")).pending_nanos == 0
 
 
 async def test_what_is_no_purchase_is_denied_in_words(site: Site) -> None:

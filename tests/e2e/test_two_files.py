@@ -141,7 +141,7 @@ async def test_the_commands_show_and_change_the_running_ledger(site: Site, servi
         "max_concurrent": 7,
     }
     paused = await site.document("services", "pause", service.name, "--reason", "bill unclear", "--who", "ada")
-    assert paused == {"service": service.name, "paused": True}
+    assert paused == {"service": service.name, "paused": True, "paused_by": "ada (bill unclear)"}
     assert (await services())["paused_by"] == "ada (bill unclear)"
     refused = await site.command("services", "pause", "nobody", "--reason", "why")
     assert (refused.code, service.name in refused.errors) == (1, True)

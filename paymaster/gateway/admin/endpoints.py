@@ -55,10 +55,10 @@ def _caps(name: str, path: str, of: str) -> dict[str, Endpoint]:
     answers = documents.CapDocument
     return {
         name: Endpoint("GET", path, f"The cap of a {of} in a window", answers, is_tagged=True),
-        f"set_{name}": Endpoint(
+        f"put_{name}": Endpoint(
             "PUT", path, f"Set the cap of a {of} in a window", answers, wanted.CapWanted, is_tagged=True
         ),
-        f"unset_{name}": Endpoint(
+        f"delete_{name}": Endpoint(
             "DELETE",
             path,
             f"Take back what admins made of a {of}'s cap: the configuration's counts",
@@ -158,11 +158,11 @@ class AdminEndpoints:
             "budgets": budgets.all,
             "budget": budgets.one,
             "cap": caps.one,
-            "set_cap": caps.put,
-            "unset_cap": caps.delete,
+            "put_cap": caps.put,
+            "delete_cap": caps.delete,
             "service_cap": caps.one,
-            "set_service_cap": caps.put,
-            "unset_service_cap": caps.delete,
+            "put_service_cap": caps.put,
+            "delete_service_cap": caps.delete,
             "raise": caps.raise_,
             "changes": budgets.changes,
             "services": services.all,

@@ -86,7 +86,7 @@ async def test_only_workers_with_the_secret_are_let_in() -> None:
 @pytest.mark.parametrize("sent", [b"POST /internal/streams/x HTTP/1.1\r\nx-long: ", b""])
 async def test_strangers_take_nothing_of_its_listener(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Neither with headers without an end, nor with connections on which nothing is said."""
-    monkeypatch.setattr(connections, "_WORKERS_HEADERS_WITHIN_S", 0.3)
+    monkeypatch.setattr(connections, "WORKERS_HEADERS_WITHIN_S", 0.3)
     async with listening() as streams, streams.opened(CALL_ID) as opened:
         assert opened.stream_to is not None
         host, _, port = opened.stream_to.address.rpartition("/")[2].rpartition(":")

@@ -57,6 +57,8 @@ def ledger_of(handle: Handle) -> Ledger:
 
 
 class _ClientOf:
+    namespace = "default"
+
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
 
