@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Show calls, what they wait for and what they cost; give one up.", no_args_is_help=True)
 
-CallId = Annotated[str, typer.Argument(metavar="CALL_ID", help="As `calls list`, results and alerts have it.")]
+CallId = Annotated[str, typer.Argument(metavar="CALL_ID", help="The id that `calls list`, results and alerts show.")]
 
 _ENDS_WITHIN_S = 5.0
 _LOOKS_AGAIN_AFTER_S = 0.1
@@ -79,14 +79,14 @@ def list_(
 @app.command()
 def show(call_id: CallId, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """What one call does now, why it waits and until when, and its attempts with what each cost."""
-    settings = command_settings(config)
-    shown = run_async(_show(settings, _bare(call_id)))
+    call_id = _bare(call_id)
+    shown = run_async(_show(command_settings(config), call_id))
     if shown.call is None and not shown.entries:
-        raise CommandError(f"there is no call {_bare(call_id)}: neither Temporal nor the stored rows have one", EXIT_NO)
+        raise CommandError(f"there is no call {call_id}: neither Temporal nor the stored rows have one", EXIT_NO)
     if as_json:
         print_json(_shown_document(shown))
     else:
-        _describe(_bare(call_id), shown)
+        _describe(call_id, shown)
 
 
 @app.command()
@@ -97,15 +97,16 @@ def cancel(
     config: ConfigOption = None,
 ) -> None:
     """Give a call up: one that waits ends and costs nothing; what was sent already runs on and is paid for."""
-    was_sent, ended = run_async(_cancel(command_settings(config), _bare(call_id), reason))
+    call_id = _bare(call_id)
+    was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
     if as_json:
-        print_json({"call_id": _bare(call_id), "was_sent": was_sent, "ended": ended})
+        print_json({"call_id": call_id, "was_sent": was_sent, "ended": ended})
     elif was_sent:
-        print_line(f"{_bare(call_id)}: an attempt was sent; it runs on and is paid for, and then the call is cancelled")
+        print_line(f"{call_id}: an attempt was sent; it runs on and is paid for, and then the call is cancelled")
     elif ended:
-        print_line(f"{_bare(call_id)}: cancelled; nothing is under way any more")
+        print_line(f"{call_id}: cancelled; nothing is under way any more")
     else:
-        print_line(f"{_bare(call_id)}: will be cancelled as soon as a worker takes it; nothing more is sent")
+        print_line(f"{call_id}: will be cancelled as soon as a worker takes it; nothing more is sent")
 
 
 def _bare(call_id: str) -> str:
@@ -199,8 +200,8 @@ def _state(execution: "WorkflowExecution", status: "DeskStatus | None") -> str:
 
 
 async def _show(settings: "Settings", call_id: str) -> Shown:
-    from paymaster.console.temporal_links import TemporalLinks
     from paymaster.messages import call_workflow_id
+    from paymaster.observability.temporal_links import TemporalLinks
 
     client = await connect_temporal(settings)
     described = await _described(client, call_id)

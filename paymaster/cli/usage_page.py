@@ -18,22 +18,16 @@ if TYPE_CHECKING:
 async def write_page(settings: "Settings", file: Path, scope: "Scope") -> None:
     """Raises CommandError when the database cannot be used, or the file not be written."""
     from paymaster.reports.page import render
-    from paymaster.reports.trends import usage_trends
-    from paymaster.reports.usage import usage_report, usage_report_with_total
+    from paymaster.reports.page_figures import page_figures
 
     ledger = settings.ledger.name
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
-        models, total = await usage_report_with_total(engine, ledger=ledger, by=["service", "model"], **scope)
-        budgets = await usage_report(engine, ledger=ledger, by=["budget"], **scope)
-        trends = await usage_trends(engine, ledger=ledger, **scope)
+        figures = await page_figures(engine, ledger, scope)
     page = render(
         title=f"Usage of ledger {ledger}",
         covers=_covers(scope),
         made_at=datetime.now(UTC),
-        total=total,
-        models=models,
-        budgets=budgets,
-        trends=trends,
+        figures=figures,
         accounts=await _accounts(settings, scope["budget"]),
     )
     try:

@@ -3,8 +3,8 @@
 from paymaster.console.budgets import shown
 from paymaster.console.opened import Opened
 from paymaster.console.pages import View
-from paymaster.console.temporal_links import TemporalLinks
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.observability.temporal_links import TemporalLinks
 
 _ACCOUNTS_SHOWN = 50
 _NEVER = float("inf")

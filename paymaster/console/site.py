@@ -21,7 +21,6 @@ from paymaster.console.parked import ParkedPages
 from paymaster.console.people import NoRole, People, Person, TooManyGuesses
 from paymaster.console.services import RunPages, ServicePages
 from paymaster.console.sessions import Sessions
-from paymaster.console.temporal_links import TemporalLinks
 from paymaster.console.usage import UsagePages
 from paymaster.errors import AdminRefused, AdminStale, LedgerNotFound
 from paymaster.gateway.admin.problems import Problem
@@ -29,6 +28,7 @@ from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.asked import Refused
 from paymaster.gateway.reading import CallerGone, check_headers, read_body
 from paymaster.ledger.approving import Approvers
+from paymaster.observability.temporal_links import TemporalLinks
 from paymaster.settings import Settings
 from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.status_rows import CopiedLedger

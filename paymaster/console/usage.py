@@ -6,13 +6,13 @@ from markupsafe import Markup
 
 from paymaster.console.opened import Opened
 from paymaster.console.pages import View
-from paymaster.console.temporal_links import TemporalLinks
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
+from paymaster.observability.temporal_links import TemporalLinks
 from paymaster.reports.calls import calls_report
 from paymaster.reports.page import sections
-from paymaster.reports.trends import usage_trends
-from paymaster.reports.usage import Scope, usage_report, usage_report_with_total
+from paymaster.reports.page_figures import page_figures
+from paymaster.reports.usage import Scope
 from paymaster.values.budget_path import check_budget_path
 
 _CALLS_SHOWN = 100
@@ -51,14 +51,8 @@ class UsagePages:
         except ValueError as error:
             raise Problem(400, "bad_request", str(error)) from None
         engine, ledger = self._administrated.engine, self._administrated.ledger.name
-        models, total = await usage_report_with_total(engine, ledger=ledger, by=["service", "model"], **scope)
-        charts = sections(
-            total=total,
-            models=models,
-            budgets=await usage_report(engine, ledger=ledger, by=["budget"], **scope),
-            trends=await usage_trends(engine, ledger=ledger, **scope),
-            accounts=[] if budget else await self._administrated.copy.short(0, _CAPS_SHOWN),
-        )
+        figures = await page_figures(engine, ledger, scope)
+        charts = sections(figures, [] if budget else await self._administrated.copy.short(0, _CAPS_SHOWN))
         shows = {"span": span, "spans": tuple(SPANS), "budget": budget, "charts": Markup(charts)}  # noqa: S704 - escaped there
         return View("usage.html", shows)
 

@@ -10,6 +10,7 @@ from html import escape
 
 from paymaster.bars import RED, html_bar, html_parts, used_share
 from paymaster.messages import AccountStatus
+from paymaster.reports.page_figures import PageFigures
 from paymaster.reports.trends import CostPoint, ErrorCount, Latency, UsageTrends
 from paymaster.reports.usage import UsageRow
 from paymaster.values.money import format_usd
@@ -54,14 +55,10 @@ def render(
     title: str,
     covers: str,
     made_at: datetime,
-    total: UsageRow,
-    models: Sequence[UsageRow],
-    budgets: Sequence[UsageRow],
-    trends: UsageTrends,
+    figures: PageFigures,
     accounts: Sequence[AccountStatus] | None,
 ) -> str:
-    """The page. `models` and `budgets` are reports by service and model, and by budget. `accounts` None: the ledger
-    did not answer, so caps are not known."""
+    """The page. `accounts` None: the ledger did not answer, so caps are not known."""
     return "".join(
         (
             "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -69,21 +66,15 @@ def render(
             "<meta name='viewport' content='width=device-width'>"
             f"<title>{escape(title)}</title><style>{_STYLE}{CHART_STYLE}</style></head><body>"
             f"<h1>{escape(title)}</h1><p class='soft'>{escape(covers)} · made {made_at:%Y-%m-%d %H:%M} UTC</p>",
-            sections(total=total, models=models, budgets=budgets, trends=trends, accounts=accounts),
+            sections(figures, accounts),
             "</body></html>\n",
         )
     )
 
 
-def sections(
-    *,
-    total: UsageRow,
-    models: Sequence[UsageRow],
-    budgets: Sequence[UsageRow],
-    trends: UsageTrends,
-    accounts: Sequence[AccountStatus] | None,
-) -> str:
+def sections(figures: PageFigures, accounts: Sequence[AccountStatus] | None) -> str:
     """The figures and charts alone, as HTML, for a page that has `CHART_STYLE`."""
+    total, models, budgets, trends = figures
     return "".join(
         (
             _figures(total),

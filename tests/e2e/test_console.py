@@ -169,22 +169,26 @@ async def press(page: Page, name: str, reason: str = "because") -> str:
     return await page.inner_text("[role=status]")
 
 
+async def set_a_cap(page: Page, budget: str, usd: str) -> None:
+    """Of a budget that is not there yet."""
+    await page.goto(f"/console/budgets/{budget}")
+    assert "Not found" in await page.inner_text("h1")
+    await page.goto(f"/console/do/set?budget={budget}")
+    await page.select_option("#window", "day")
+    await page.fill("#usd", usd)
+    await page.get_by_role("button", name="Go on").click()
+    await page.fill("#reason", "a try")
+    await page.get_by_role("button", name="Set the cap").click()
+    await page.get_by_role("link", name="See how it stands").click()
+    assert "nothing left" not in await page.inner_text("main")
+
+
 @pytest.mark.full
 async def test_each_action_in_a_browser(ada: Person, site: Site, service: FakeService, url: str) -> None:
     request = LLMRequest(route="writer", budget="acme/pressed", prompt="hello")
     cap = nanos_to_usd(site.bound_nanos(service, request))
     async with chromium() as browser, person(browser, url, ADMIN, width=PHONE) as page:
-        await page.goto("/console/budgets/acme/pressed")
-        assert "Not found" in await page.inner_text("h1")
-        await page.goto("/console/do/set?budget=acme/pressed")
-        await page.select_option("#window", "day")
-        await page.fill("#usd", f"{cap}")
-        await page.get_by_role("button", name="Go on").click()
-        await page.fill("#reason", "a try")
-        await page.get_by_role("button", name="Set the cap").click()
-        await page.get_by_role("link", name="See how it stands").click()
-        assert "nothing left" not in await page.inner_text("main")
-
+        await set_a_cap(page, "acme/pressed", f"{cap}")
         await generate(site.client, request)
         call = await start(site.client, request)
 

@@ -124,13 +124,19 @@ async def gateway(site: Site, temporal: tuple[SlowProxy, str]) -> AsyncIterator[
         yield gateway
 
 
+async def sent(gateway: GatewayProcess, service: FakeService) -> asyncio.Task[httpx.Response]:
+    """A request whose call the service holds."""
+    service.hold()
+    asking = asyncio.create_task(asked(gateway, service))
+    await until(lambda: service.held == 1, "it is sent")
+    return asking
+
+
 async def test_temporal_may_be_away_while_an_answer_is_awaited(
     gateway: GatewayProcess, site: Site, service: FakeService, temporal: tuple[SlowProxy, str]
 ) -> None:
     before = service.count
-    service.hold()
-    asking = asyncio.create_task(asked(gateway, service))
-    await until(lambda: service.held == 1, "it is sent")
+    asking = await sent(gateway, service)
     temporal[0].cut()
     async with httpx.AsyncClient() as client:
 
@@ -151,9 +157,7 @@ async def test_without_temporal_a_caller_learns_that_its_call_goes_on(
 ) -> None:
     """Its SDK does not send it again, and its answer is there when Temporal is."""
     before = service.count
-    service.hold()
-    asking = asyncio.create_task(asked(gateway, service))
-    await until(lambda: service.held == 1, "it is sent")
+    asking = await sent(gateway, service)
     temporal[0].cut()
     told = await asking
     assert (told.status_code, told.headers["x-should-retry"], said(told)["reason"]) == (504, "false", "call_runs_on")

@@ -1,6 +1,6 @@
 """Usage records as calls send them."""
 
-from paymaster.messages import Attempt, BacklogBatch, Billing, CallRef, Grant, RetrySettings, UsageRecord
+from paymaster.messages import Attempt, BacklogBatch, Billing, CallRef, Grant, RetrySettings, UsageEntry, UsageRecord
 from paymaster.values.money import Price
 
 CALL = CallRef(workflow_id="call/article-7/outline", run_id="run-1")
@@ -51,3 +51,36 @@ def usual_entry(number: int) -> dict[str, object]:
         "cost_nanos": 1_000,
         "price_source": "test",
     }
+
+
+def charged_entry(
+    ledger: str,
+    number: int,
+    budgets: tuple[str, ...],
+    service: str,
+    cost_nanos: int,
+    *,
+    granted_at_ms: int = 1_000,
+    run: str | None = None,
+) -> UsageEntry:
+    """A final row, charged to these budgets, with ids that no other number and no other ledger has."""
+    own = f"{ledger}-{number}"
+    return UsageEntry(
+        attempt_id=f"{own}/1/1",
+        state="final",
+        hold_id=f"{own}/1",
+        call_id=own,
+        workflow_id=f"call/{own}",
+        run_id=own,
+        ledger=ledger,
+        epoch="epoch",
+        budget=budgets[0],
+        further_budgets=budgets[1:],
+        run=run,
+        service=service,
+        model="model",
+        granted_at_ms=granted_at_ms,
+        status="completed",
+        cost_nanos=cost_nanos,
+        price_source="test",
+    )

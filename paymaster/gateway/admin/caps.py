@@ -24,21 +24,21 @@ class CapEndpoints:
 
     async def put(self, asked: Asked) -> Answer:
         account, window, wanted = _account(asked, "budgets"), _window(asked), asked.read(CapWanted)
-        said, ledger = asked.said(wanted), self._administrated.ledger
+        said = asked.said(wanted)
         if wanted.usd is None:
-            unset = command(UnsetCap, account=account, window=window, **said)
-            await self._administrated.carry_out(ledger.unset_cap(unset))
-        else:
-            change = command(SetCap, account=account, window=window, to=wanted.usd, **said)
-            await self._administrated.carry_out(ledger.set_cap(change))
+            return await self._unset(command(UnsetCap, account=account, window=window, **said))
+        change = command(SetCap, account=account, window=window, to=wanted.usd, **said)
+        await self._administrated.carry_out(self._administrated.ledger.set_cap(change))
         return await self._told(account, window)
 
     async def delete(self, asked: Asked) -> Answer:
         account, window = _account(asked, "budgets"), _window(asked)
         said = {"reason": asked.query.get("reason", ""), "who": asked.admin.name, "if_tag": asked.tag}
-        change = command(UnsetCap, account=account, window=window, **said)
+        return await self._unset(command(UnsetCap, account=account, window=window, **said))
+
+    async def _unset(self, change: UnsetCap) -> Answer:
         await self._administrated.carry_out(self._administrated.ledger.unset_cap(change))
-        return await self._told(account, window)
+        return await self._told(change.account, change.window)
 
     async def raise_(self, asked: Asked) -> Answer:
         """Under an id that whoever asks has chosen: sent again it raises nothing again."""

@@ -199,7 +199,7 @@ def test_a_call_that_waits_for_a_cap_is_one_alert_that_says_all() -> None:
     assert site.served() == [waiting]
 
 
-def test_the_alert_of_a_cap_in_the_way_of_others_has_a_command_and_a_time() -> None:
+def test_an_alert_of_a_used_up_cap_has_a_command_and_a_time() -> None:
     site = Site(config(budgets={"acme": capped(day=10)}))
     spend(site, 9)
     site.denied(candidate(usd=4))

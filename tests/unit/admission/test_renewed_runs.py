@@ -202,7 +202,7 @@ def test_a_renewed_run_that_was_forgotten_is_what_it_was() -> None:
     assert site.denied(candidate(usd=0), run=RUN).reason == "run_calls_exhausted"
 
 
-def test_a_window_that_ends_while_it_is_read_begins_with_no_calls() -> None:
+def test_a_window_that_ends_while_read_begins_with_no_calls() -> None:
     site = a_site(terms(calls=1, renews="day"))
     site.wait_until(MIDNIGHT - 1)
     waiting = site.parked(run=RUN)
@@ -213,7 +213,7 @@ def test_a_window_that_ends_while_it_is_read_begins_with_no_calls() -> None:
     assert site.served() == [waiting]
 
 
-def test_a_configuration_that_begins_to_renew_counts_what_is_stored() -> None:
+def test_what_is_stored_counts_when_a_budget_begins_to_renew() -> None:
     site = a_site(terms(usd=9, calls=9))
     site.settle(begun(site), 1)
     held = site.granted(run=RUN)
@@ -285,7 +285,7 @@ def test_a_watched_budget_renews_what_it_only_watches() -> None:
     assert status(site)[0].windows[0].let_through == 1
 
 
-def test_a_configuration_that_renews_runs_is_said_in_words_and_signed() -> None:
+def test_that_a_budget_renews_runs_is_said_and_signed() -> None:
     site = a_site(terms(usd=5))
     renewed = config("renewed", {"acme": acme(terms(usd=5, renews="day"))})
     site.desk.configure(renewed, site.now_ms)

@@ -248,7 +248,7 @@ async def test_usage_says_why_no_call_has_a_run(run: Run, database_url: str) -> 
     assert "rules of version 0.1.0 stores none (`paymaster upgrade`)" in ended.stderr
 
 
-def test_doctor_says_that_a_file_without_services_can_call_nothing(run: Run, tmp_path: Path) -> None:
+def test_doctor_says_that_a_file_has_no_services(run: Run, tmp_path: Path) -> None:
     (tmp_path / "paymaster.toml").write_text('[budgets.acme]\ncap_usd = { day = "1" }\n')
     ended = run("doctor", "--json", "--config", str(tmp_path / "paymaster.toml"))
     checks = {each["name"]: each for each in json.loads(ended.stdout)["checks"]}

@@ -94,7 +94,7 @@ async def test_only_what_somebody_may_raise_is_shown() -> None:
     assert [each.offered.by_nanos for each in await buttons("slack", usd_per_raise="4")] == [2 * USD]
 
 
-async def test_an_alert_goes_without_buttons_where_their_secret_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_their_secret_alerts_go_without_buttons(caplog: pytest.LogCaptureFixture) -> None:
     assert await buttons("slack", key="gone") == ()
     assert "an alert goes without buttons: there is no key 'gone'" in caplog.text
 

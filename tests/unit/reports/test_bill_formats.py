@@ -99,7 +99,7 @@ def test_openrouter_has_generations_in_csv_and_days_in_json() -> None:
     assert charges(json.dumps({"data": [item]})) == [(SECOND, "openai/gpt-4.1", "0.500000000000000")]
 
 
-def test_azure_has_ai_services_alone_and_dollars_beside_other_money() -> None:
+def test_azure_has_ai_services_alone_in_dollars_too() -> None:
     assert charges(AZURE_EA) == [(SECOND, "gpt 4o 0806 Inp glbl Tokens", "0.000012500000001")]
     assert charges(AZURE_MCA) == [(SECOND, "gpt 4o 0806 Outp glbl Tokens", "1")]
     with pytest.raises(BillUnreadable, match="line 2: billingCurrency: it is in EUR"):

@@ -7,6 +7,7 @@ import pytest
 
 from paymaster.messages import AccountStatus, WindowStatus
 from paymaster.reports.page import render
+from paymaster.reports.page_figures import PageFigures
 from paymaster.reports.trends import CostPoint, ErrorCount, Latency, UsageTrends
 from paymaster.reports.usage import UsageRow
 from paymaster.values.money import NANOS_MAX
@@ -60,10 +61,7 @@ def page(
         title=title,
         covers=title,
         made_at=START,
-        total=total,
-        models=rows,
-        budgets=rows,
-        trends=trends,
+        figures=PageFigures(total, rows, rows, trends),
         accounts=accounts,
     )
     tags = Tags(html)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from records import charged_entry
 from searches import examples
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.messages import UsageEntry
 from paymaster.reports.forecast import FURTHEST_MS, HOUR_MS, NOTHING, Spent
 from paymaster.reports.recent import spent_lately
 from paymaster.storage.engine import create_engine
@@ -44,28 +44,6 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def entry(ledger: str, number: int, budgets: tuple[str, ...], service: str, at_ms: int, cost_nanos: int) -> UsageEntry:
-    run = f"{ledger}-{number}"
-    return UsageEntry(
-        attempt_id=f"{run}/1/1",
-        state="final",
-        hold_id=f"{run}/1",
-        call_id=run,
-        workflow_id=f"call/{run}",
-        run_id=run,
-        ledger=ledger,
-        epoch="epoch",
-        budget=budgets[0],
-        further_budgets=budgets[1:],
-        service=service,
-        granted_at_ms=at_ms,
-        model="model",
-        status="completed",
-        cost_nanos=cost_nanos,
-        price_source="test",
-    )
-
-
 @given(spent=SPENT)
 @settings(max_examples=examples(60), deadline=None)
 async def test_sums_are_those_of_the_desk(
@@ -73,7 +51,13 @@ async def test_sums_are_those_of_the_desk(
 ) -> None:
     ledger = f"ledger-{next(NUMBERS)}"
     rows = [(budgets, service, NOW_MS - age_ms, nanos) for budgets, service, age_ms, nanos in spent]
-    await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(rows)])
+    await insert_entries(
+        engine,
+        [
+            charged_entry(ledger, number, budgets, service, nanos, granted_at_ms=at_ms)
+            for number, (budgets, service, at_ms, nanos) in enumerate(rows)
+        ],
+    )
     lately: Counter[str] = Counter()
     hours: dict[str, Counter[int]] = {}
     for budgets, service, at_ms, nanos in rows:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paymaster_process import Databases
+from records import charged_entry
 from searches import examples
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.messages import LoadSpend, UsageEntry
+from paymaster.messages import LoadSpend
 from paymaster.reports.usage import usage_report
 from paymaster.storage.charging import posted_by_account
 from paymaster.storage.engine import create_engine
@@ -40,36 +41,17 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def entry(
-    ledger: str, number: int, budgets: tuple[str, ...], service: str, run_path: str | None, cost_nanos: int
-) -> UsageEntry:
-    run = f"{ledger}-{number}"
-    return UsageEntry(
-        attempt_id=f"{run}/1/1",
-        state="final",
-        hold_id=f"{run}/1",
-        call_id=run,
-        workflow_id=f"call/{run}",
-        run_id=run,
-        ledger=ledger,
-        epoch="epoch",
-        budget=budgets[0],
-        further_budgets=budgets[1:],
-        run=run_path,
-        service=service,
-        model="model",
-        granted_at_ms=1_000,
-        status="completed",
-        cost_nanos=cost_nanos,
-        price_source="test",
-    )
-
-
 @given(spent=SPENT)
 @settings(max_examples=examples(60), deadline=None)
 async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: list[Spent]) -> None:
     ledger = f"ledger-{next(NUMBERS)}"
-    await insert_entries(engine, [entry(ledger, number, *row) for number, row in enumerate(spent)])
+    await insert_entries(
+        engine,
+        [
+            charged_entry(ledger, number, budgets, service, nanos, run=run)
+            for number, (budgets, service, run, nanos) in enumerate(spent)
+        ],
+    )
     charged: Counter[str] = Counter()
     for budgets, service, run, nanos in spent:
         charged.update(dict.fromkeys(accounts_charged(budgets, service, run), nanos))
