@@ -62,15 +62,18 @@ from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.live.pushes import Pushes
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
-    CALLS_TASK_QUEUE,
-    LEDGER_TASK_QUEUE,
-    NEXUS_TASK_QUEUE,
     Answer,
     AttemptReport,
     Command,
     DeskConfig,
     json_bytes,
+)
+from paymaster.messages.temporal_names import (
+    activities_task_queue,
+    calls_task_queue,
+    ledger_of_task_queue,
+    ledger_task_queue,
+    nexus_task_queue,
 )
 from paymaster.observability.alert_buttons import AlertButtons
 from paymaster.observability.event_loop import watched_event_loop
@@ -201,11 +204,16 @@ async def _run(
             await stop.wait()
             logger.info("stopping; calls that are running may take %s", format_duration(_grace_period(settings)))
             # Together, so that one grace period is enough for all; the ledger answers them until they have ended.
-            await asyncio.gather(*(worker.shutdown() for worker in workers if worker.task_queue != LEDGER_TASK_QUEUE))
+            await asyncio.gather(*(worker.shutdown() for worker in workers if not _is_of_ledger(worker)))
     finally:
         for each in (keys, connections, pushes):
             await each.close()
         await engine.dispose()
+
+
+def _is_of_ledger(worker: Worker) -> bool:
+    """Whether it answers the others."""
+    return worker.task_queue == ledger_task_queue(ledger_of_task_queue(worker.task_queue))
 
 
 async def _warn_of_missing_encodings(settings: Settings, role: Role) -> None:
@@ -343,7 +351,7 @@ def _ledger_worker(settings: Settings, client: Client) -> Worker:
     client = _changed(client, lambda converter: replace(converter, external_storage=workers_storage(None)))
     worker = Worker(
         _bounding(client),
-        task_queue=LEDGER_TASK_QUEUE,
+        task_queue=ledger_task_queue(settings.ledger.name),
         workflows=[BudgetWorkflow],
         deployment_config=_deployment(settings.worker),
         identity=worker_identity(),
@@ -360,7 +368,7 @@ def _ledger_worker(settings: Settings, client: Client) -> Worker:
 def _activities_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
     return Worker(
         client,
-        task_queue=ACTIVITIES_TASK_QUEUE,
+        task_queue=activities_task_queue(settings.ledger.name),
         activities=activities,
         max_concurrent_activities=CALLS_AT_ONCE,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
@@ -381,7 +389,7 @@ def _activities_of_services(
 ) -> list[Callable[..., object]]:
     """Those that have a request before them, and ask a service."""
     bodies, names = BodyStore(client, engine, settings.ledger.name), storage_names(client.data_converter)
-    requests = RequestBodies(engine, client.data_converter.payload_codec)
+    requests = RequestBodies(engine, settings.ledger.name, client.data_converter.payload_codec)
     return [
         MeasureRequestActivities(requests).measure_request,
         CallServiceActivities(
@@ -405,12 +413,12 @@ def _activities_for_the_ledger(
     return [
         AwaitResultActivities(client).await_result,
         LoadSpendActivities(client, engine).load_spend,
-        RecallParkedActivities(client).recall_parked,
+        RecallParkedActivities(client, settings.ledger.name).recall_parked,
         AnswerCallsActivities(client).answer_calls,
         StoreNoticesActivities(engine).store_notices,
         StoreStatusActivities(engine).store_status,
         alerts.send_alerts,
-        ReadPieceActivities(client, engine).read_piece,
+        ReadPieceActivities(client, engine, settings.ledger.name).read_piece,
         SweepBodiesActivities(client, engine).sweep_bodies,
     ]
 
@@ -418,7 +426,7 @@ def _activities_for_the_ledger(
 def _calls_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
     return Worker(
         _bounding(client),
-        task_queue=CALLS_TASK_QUEUE,
+        task_queue=calls_task_queue(settings.ledger.name),
         workflows=[
             LLMCallWorkflow,
             PurchaseWorkflow,
@@ -446,10 +454,11 @@ def _nexus_workers(settings: Settings, client: Client, engine: AsyncEngine) -> l
     caller without our keys can read, and hold nothing of a request: so it has a client of its own."""
     if not settings.nexus.endpoints:
         return []
+    stored = ReadPieceActivities(client, engine, settings.ledger.name)
     worker = Worker(
         _changed(client, lambda converter: replace(converter, failure_converter_class=RedactingFailureConverter)),
-        task_queue=NEXUS_TASK_QUEUE,
-        nexus_service_handlers=[PaymasterServiceHandler(settings.nexus.endpoints, ReadPieceActivities(client, engine))],
+        task_queue=nexus_task_queue(settings.ledger.name),
+        nexus_service_handlers=[PaymasterServiceHandler(settings.nexus.endpoints, stored)],
         deployment_config=_deployment(settings.worker),
         identity=worker_identity(),
     )

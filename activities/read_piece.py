@@ -13,9 +13,10 @@ from paymaster.stored_bodies import BodyGone, stored_piece
 
 
 class ReadPieceActivities:
-    def __init__(self, client: Client, engine: AsyncEngine) -> None:
+    def __init__(self, client: Client, engine: AsyncEngine, ledger: str) -> None:
         self._client = client
         self._engine = engine
+        self._ledger = ledger
 
     @activity.defn
     async def read_piece(self, message: RawValue) -> RawValue:
@@ -25,7 +26,8 @@ class ReadPieceActivities:
         """
         try:
             asked = read_raw(message, BodyPiece)
-            piece = await stored_piece(self._engine, self._client.data_converter.payload_codec, asked)
+            codec = self._client.data_converter.payload_codec
+            piece = await stored_piece(self._engine, self._ledger, codec, asked)
         except (BodyGone, ValueError) as error:  # of a message that is none
             reason = error if isinstance(error, BodyGone) else f"cannot be read: {error}"
             raise ApplicationError(f"the stored answer {reason}", type=ANSWER_GONE, non_retryable=True) from error

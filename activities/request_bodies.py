@@ -9,6 +9,7 @@ from temporalio.converter import PayloadCodec
 
 from paymaster.keys.api_key import KeyUnavailable
 from paymaster.messages import LLMRequest, StoredBody
+from paymaster.messages.temporal_names import DEFAULT_LEDGER
 from paymaster.storage.call_bodies import give_body_to
 from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.stored_bodies import read_body
@@ -23,11 +24,13 @@ class RequestBodies:
     def __init__(
         self,
         engine: AsyncEngine | None = None,
+        ledger: str = DEFAULT_LEDGER,
         codec: PayloadCodec | None = None,
         bytes_max: int = REQUEST_BODIES_BYTES_MAX,
     ) -> None:
         """`engine` None: there is no database, and a request whose body is stored cannot be read."""
         self._engine = engine
+        self._ledger = ledger
         self._codec = codec
         self._free = bytes_max
         self._freed = asyncio.Event()
@@ -62,7 +65,7 @@ class RequestBodies:
         """
         if self._engine is not None and request.wire is not None and request.wire.stored is not None:
             with _database():
-                await give_body_to(self._engine, request.wire.stored, workflow_id)
+                await give_body_to(self._engine, self._ledger, request.wire.stored, workflow_id)
 
     async def _take_room(self, size: int) -> None:
         async with self._turn:  # who came first, so that a large one is not passed by small ones for ever
@@ -75,7 +78,7 @@ class RequestBodies:
         if self._engine is None:
             raise BodyOutOfReach("this worker has no database")
         with _database():
-            return await read_body(self._engine, self._codec, body)
+            return await read_body(self._engine, self._ledger, self._codec, body)
 
 
 @contextmanager

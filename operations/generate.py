@@ -11,8 +11,8 @@ from operations.endpoints import Endpoints, asked_through, message_of, refusal
 from paymaster.calls.request_limits import denial_of
 from paymaster.errors import CallIdReused
 from paymaster.generations import CallHandle, latest_generation
-from paymaster.messages import CALLS_TASK_QUEUE, Asker, EndpointRequest, LLMRequest, call_workflow_id
-from paymaster.messages.temporal_names import CALL_WORKFLOW, generation_id
+from paymaster.messages import Asker, EndpointRequest, LLMRequest, call_workflow_id
+from paymaster.messages.temporal_names import CALL_WORKFLOW, calls_task_queue, generation_id, ledger_of_task_queue
 from paymaster.observability.temporal_ui import call_details, call_summary
 from paymaster.security.payloads import PLAIN, as_raw, asker_of, from_asker, in_plain_text, read_raw
 from paymaster.settings.tables import EndpointSettings
@@ -65,7 +65,8 @@ class GenerateOperation(nexus.TemporalOperationHandler[RawValue, RawValue]):
         self, ctx: nexus.TemporalCancelOperationContext, options: nexus.CancelWorkflowRunOptions
     ) -> None:
         """Cancels the call. Whoever asks over HTTP writes the operation's token, so only calls of its endpoint."""
-        if not options.workflow_id.startswith(call_workflow_id(f"{nexus.info().endpoint}/")):
+        of_endpoint = call_workflow_id(f"{nexus.info().endpoint}/", _ledger())
+        if not options.workflow_id.startswith(of_endpoint):
             raise refusal("NOT_FOUND", "this endpoint has no such call")
         await super().cancel_workflow_run(ctx, options)
 
@@ -92,6 +93,11 @@ def _through(endpoint: str, settings: EndpointSettings, request: EndpointRequest
     return request.model_copy(update={"budget": request.budget or settings.budget, "run": run})
 
 
+def _ledger() -> str:
+    """Whose queue the operation came through."""
+    return ledger_of_task_queue(nexus.info().task_queue)
+
+
 def _asker(endpoint: str, said: Asker) -> Asker:
     """A run counts within its endpoint, as a call id does, and an id of whatever length is one."""
     return Asker(run=said.run and f"{endpoint[:_ENDPOINT_CHARACTERS]}:{said.run[-_RUN_CHARACTERS:]}")
@@ -105,11 +111,12 @@ async def _start(
     conflict: WorkflowIDConflictPolicy,
 ) -> nexus.TemporalOperationResult[RawValue]:
     """Raises WorkflowAlreadyStartedError where there is a call with this id; with USE_EXISTING only where it ended."""
+    ledger = _ledger()
     return await client.start_workflow(
         CALL_WORKFLOW.name,
         message,
-        id=call_workflow_id(call_id),
-        task_queue=CALLS_TASK_QUEUE,
+        id=call_workflow_id(call_id, ledger),
+        task_queue=calls_task_queue(ledger),
         result_type=RawValue,
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         id_conflict_policy=conflict,
@@ -130,7 +137,7 @@ async def _attach(
 
 async def _result_of(client: Client, call_id: str) -> RawValue:
     """An LLMResult of the call with this id, which has ended. Raises HandlerError when it has none."""
-    handle = client.get_workflow_handle(call_workflow_id(call_id), result_type=RawValue)
+    handle = client.get_workflow_handle(call_workflow_id(call_id, _ledger()), result_type=RawValue)
     try:
         return cast(RawValue, await handle.result())
     except WorkflowFailureError as error:
@@ -140,7 +147,7 @@ async def _result_of(client: Client, call_id: str) -> RawValue:
 
 async def _digest_of(client: Client, call_id: str) -> str | None:
     """Of the request that the call with this id began with; None when there is none any more."""
-    handle = client.get_workflow_handle(call_workflow_id(call_id))
+    handle = client.get_workflow_handle(call_workflow_id(call_id, _ledger()))
     async for event in handle.fetch_history_events(page_size=1):
         payloads = event.workflow_execution_started_event_attributes.input.payloads
         [message] = await client.data_converter.decode(payloads, [RawValue])

@@ -9,11 +9,10 @@ from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 from paymaster.agent_starts import denial_in_agent, room_for_start, storages_of_agent
+from paymaster.asked_ledger import ledger_of_agent
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AnswerGone, CallIdReused, completed_or_raise
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
-    CALLS_TASK_QUEUE,
     LLMRequest,
     LLMResult,
     Standing,
@@ -26,6 +25,8 @@ from paymaster.messages.temporal_names import (
     CALL_WORKFLOW,
     READ_PIECE,
     STANDING,
+    activities_task_queue,
+    calls_task_queue,
     generation_id,
     generation_of,
 )
@@ -84,11 +85,12 @@ async def try_generate(request: LLMRequest) -> LLMResult:
 async def _answer_of_child(request: LLMRequest, generated_id: str) -> LLMResult:
     """Raises WorkflowAlreadyStartedError when there is such a call already."""
     await room_for_start(json_bytes(request))
+    ledger = ledger_of_agent()
     answer = await workflow.execute_child_workflow(
         CALL_WORKFLOW.name,
         from_asker(CALL_WORKFLOW.takes(request), storages_of_agent(), asking_workflow()),
-        id=call_workflow_id(generated_id),
-        task_queue=CALLS_TASK_QUEUE,
+        id=call_workflow_id(generated_id, ledger),
+        task_queue=calls_task_queue(ledger),
         result_type=RawValue,
         # An agent that ends lets a call that is being paid for finish its bookkeeping.
         parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
@@ -105,7 +107,7 @@ async def _answer_of_other(call_id: str) -> LLMResult:
     answer = await workflow.execute_activity(
         AWAIT_RESULT.name,
         for_reader(AWAIT_RESULT.takes(call_id), storages_of_agent()),
-        task_queue=ACTIVITIES_TASK_QUEUE,
+        task_queue=activities_task_queue(ledger_of_agent()),
         result_type=RawValue,
         start_to_close_timeout=timedelta(days=366),
         heartbeat_timeout=timedelta(seconds=30),
@@ -124,7 +126,7 @@ async def standing(budget: str | Sequence[str], *, run: str | None = None) -> St
         answer = await workflow.execute_activity(
             STANDING.name,
             as_raw(STANDING.takes(standing_request(budget, run))),
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_task_queue(ledger_of_agent()),
             result_type=RawValue,
             start_to_close_timeout=ANSWERED_WITHIN,
             schedule_to_close_timeout=ASKED_FOR,
@@ -157,7 +159,7 @@ async def _read_piece(piece: BodyPiece) -> bytes:
         answer = await workflow.execute_activity(
             READ_PIECE.name,
             as_raw(READ_PIECE.takes(piece)),
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_task_queue(ledger_of_agent()),
             result_type=RawValue,
             start_to_close_timeout=timedelta(seconds=30),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),

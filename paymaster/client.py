@@ -18,13 +18,14 @@ from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError
 from temporalio.runtime import Runtime, TelemetryConfig
 
+from paymaster.asked_ledger import ledger_of_client
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
 from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_raise
 from paymaster.generations import CallHandle, latest_generation
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
-from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, LLMResult, Standing, call_workflow_id
+from paymaster.messages import LLMRequest, LLMResult, Standing, call_workflow_id
 from paymaster.messages.call_steps import BodyPiece, InputCount
 from paymaster.messages.temporal_names import (
     ANSWER_PIECE_WORKFLOW,
@@ -32,6 +33,7 @@ from paymaster.messages.temporal_names import (
     INPUT_COUNT_WORKFLOW,
     STANDING_WORKFLOW,
     ResultT,
+    calls_task_queue,
     generation_id,
 )
 from paymaster.observability.temporal_ui import call_details, call_summary
@@ -65,19 +67,23 @@ COUNTED_WITHIN = timedelta(seconds=45)
 
 
 async def connect(
-    settings: Settings | None = None, *, plugins: Sequence[Plugin] = (), runtime: Runtime | None = None
+    settings: Settings | None = None,
+    *,
+    ledger: str | None = None,
+    plugins: Sequence[Plugin] = (),
+    runtime: Runtime | None = None,
 ) -> Client:
     """A client of the Temporal that the standard environment configuration names (temporal.toml, TEMPORAL_ADDRESS, …).
 
-    Without one: localhost:7233. `settings` as for `PaymasterPlugin`; `plugins` come after it; `runtime` None: the
-    process's default one. Raises RuntimeError when Temporal can't be reached, KeyUnavailable without a key for the
-    payloads' encryption.
+    Without one: localhost:7233. `settings` and `ledger` as for `PaymasterPlugin`; `plugins` come after it; `runtime`
+    None: the process's default one. Raises RuntimeError when Temporal can't be reached, KeyUnavailable without a key
+    for the payloads' encryption, ConfigurationError for what is no ledger's name.
     """
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
     if "api_key" in config:
         remember(config["api_key"])
-    return await Client.connect(**config, plugins=[PaymasterPlugin(settings), *plugins], runtime=runtime)
+    return await Client.connect(**config, plugins=[PaymasterPlugin(settings, ledger=ledger), *plugins], runtime=runtime)
 
 
 @cache
@@ -128,15 +134,15 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         raise CallDenied(denied)
     call_id = request.call_id or str(uuid4())
     request = in_current_run(request).model_copy(update={"call_id": call_id})
-    generation = 1
+    ledger, generation = ledger_of_client(client), 1
     while True:
         generated_id = generation_id(call_id, generation)
         try:
             started = await client.start_workflow(
                 CALL_WORKFLOW.name,
                 from_asker(CALL_WORKFLOW.takes(request), storages, asking_client(client.namespace)),
-                id=call_workflow_id(generated_id),
-                task_queue=CALLS_TASK_QUEUE,
+                id=call_workflow_id(generated_id, ledger),
+                task_queue=calls_task_queue(ledger),
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=call_summary(request),
                 static_details=call_details(request),
@@ -157,7 +163,7 @@ async def standing(client: Client, budget: str | Sequence[str], *, run: str | No
     """What is left of a budget, or of several that a call would count for, and of those above them, now; with `run`,
     also of the limits of that run, once it has made a call.
 
-    Asks by a workflow of its own, so that a program needs neither the ledger's name nor its keys. Raises
+    Asks by a workflow of its own, so that a program needs neither the ledger's keys nor its database. Raises
     StandingUnknown for a budget that does not exist, and where no ledger answers within two minutes.
     """
     try:
@@ -165,7 +171,7 @@ async def standing(client: Client, budget: str | Sequence[str], *, run: str | No
             STANDING_WORKFLOW.name,
             as_raw(STANDING_WORKFLOW.takes(standing_request(budget, run))),
             id=f"standing/{uuid4()}",
-            task_queue=CALLS_TASK_QUEUE,
+            task_queue=calls_task_queue(ledger_of_client(client)),
             result_type=RawValue,
             execution_timeout=2 * ASKED_FOR,
             static_summary="what is left of a budget",
@@ -187,7 +193,7 @@ async def input_count(client: Client, request: LLMRequest) -> InputCount:
         INPUT_COUNT_WORKFLOW.name,
         as_raw(INPUT_COUNT_WORKFLOW.takes(request)),
         id=f"count/{uuid4()}",
-        task_queue=CALLS_TASK_QUEUE,
+        task_queue=calls_task_queue(ledger_of_client(client)),
         result_type=RawValue,
         execution_timeout=COUNTED_WITHIN,
         static_summary="how many tokens a request has",
@@ -215,7 +221,7 @@ async def _read_piece(client: Client, piece: BodyPiece) -> bytes:
             ANSWER_PIECE_WORKFLOW.name,
             as_raw(ANSWER_PIECE_WORKFLOW.takes(piece)),
             id=f"answer/{uuid4()}",
-            task_queue=CALLS_TASK_QUEUE,
+            task_queue=calls_task_queue(ledger_of_client(client)),
             result_type=RawValue,
             static_summary=f"piece {piece.piece + 1} of {piece.body.pieces} of a stored answer",
         )

@@ -13,6 +13,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
+from paymaster.asked_ledger import ledger_of_client
 from paymaster.messages import LLMRequest, LLMResult, Outcome, call_id_of, call_workflow_id
 from paymaster.messages.temporal_names import CALL_SERVICE, first_generation, generation_id, generation_of
 from paymaster.security.payloads import as_raw, in_plain_text, read_raw
@@ -25,7 +26,7 @@ class CallHandle(WorkflowHandle[object, LLMResult]):
         """`run_id` None: whichever run the workflow has."""
         super().__init__(
             client,
-            call_workflow_id(call_id),
+            call_workflow_id(call_id, ledger_of_client(client)),
             result_run_id=run_id,
             first_execution_run_id=run_id,
             result_type=RawValue,
@@ -105,7 +106,8 @@ async def newest_result(client: Client, generated_id: str, *, plain: bool = Fals
     known = generation_of(generated_id, call_id)
     newest = generation_id(call_id, await latest_generation(client, call_id, known=known))
     try:
-        return await client.get_workflow_handle(call_workflow_id(newest), result_type=RawValue).result()
+        workflow_id = call_workflow_id(newest, ledger_of_client(client))
+        return await client.get_workflow_handle(workflow_id, result_type=RawValue).result()
     except WorkflowFailureError as error:
         if (unsent := await CallHandle(client, newest).unbilled_end()) is not None:
             return in_plain_text(unsent) if plain else as_raw(unsent)
@@ -116,7 +118,7 @@ async def newest_result(client: Client, generated_id: str, *, plain: bool = Fals
 
 async def _exists(client: Client, call_id: str) -> bool:
     try:
-        await client.get_workflow_handle(call_workflow_id(call_id)).describe()
+        await client.get_workflow_handle(call_workflow_id(call_id, ledger_of_client(client))).describe()
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return False

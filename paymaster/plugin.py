@@ -4,16 +4,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from temporalio.client import ClientConfig
+from temporalio.client import Client, ClientConfig
 from temporalio.common import HeaderCodecBehavior
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker import Interceptor, ReplayerConfig, WorkerConfig, WorkflowInterceptorClassInput
 
+from paymaster.asked_ledger import NamesLedger, TellsLedger, ledger_of_client
 from paymaster.keys.ring import key_source
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
-from paymaster.messages.temporal_names import STORAGES_FUNCTION
+from paymaster.messages.temporal_names import STORAGES_FUNCTION, is_own_task_queue
 from paymaster.passed_through import failure_types, with_sandbox
 from paymaster.run_headers import RunHeaders
 from paymaster.security.composition import ComposedConverter, composed
@@ -22,6 +22,7 @@ from paymaster.security.payloads import PaymasterPayloadConverter
 from paymaster.security.team_codec import team_codec
 from paymaster.security.team_storage import storage_names, team_storage
 from paymaster.settings import ConfigurationError, Settings, load_settings_if_any
+from paymaster.settings.kinds import check_ledger_name
 
 
 class _TellsStorages(Interceptor):
@@ -34,7 +35,7 @@ class _TellsStorages(Interceptor):
         input.unsafe_extern_functions[STORAGES_FUNCTION] = lambda: ",".join(self._names)
 
 
-class PaymasterPlugin(SimplePlugin):
+class PaymasterPlugin(SimplePlugin, NamesLedger):
     """Give it to `Client.connect(plugins=[PaymasterPlugin()])`; workers of that client have it too.
 
     It encrypts payloads where that is configured, keeps known keys out of failures, and lets workflow code import
@@ -44,13 +45,16 @@ class PaymasterPlugin(SimplePlugin):
     its own gets Pydantic's.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, ledger: str | None = None) -> None:
         """`settings` None: those of this process, from PAYMASTER_CONFIG, paymaster.toml and PAYMASTER__… variables, as
-        far as there are any. Only `encryption`, `payloads` and `keys` matter here.
+        far as there are any. Only `ledger.name`, `encryption`, `payloads` and `keys` matter here.
+
+        `ledger`: the name of the ledger in which calls are made. Default: `ledger.name` of the settings.
 
         Raises ConfigurationError; connecting raises KeyUnavailable when a key for the encryption is not there.
         """
         settings = load_settings_if_any() if settings is None else settings
+        NamesLedger.__init__(self, settings.ledger.name if ledger is None else _checked(ledger))
         self._encryption = PayloadEncryption(settings.encryption.keys, partial(key_source, settings))
         self._codec = None if settings.encryption.codec is None else team_codec(settings.encryption.codec)
         self._storage = None if settings.payloads.storage is None else team_storage(settings.payloads.storage)
@@ -61,16 +65,20 @@ class PaymasterPlugin(SimplePlugin):
         would be tried again for ever. Not where Paymaster's own workflows run: there it would be an error of ours, and
         nothing may be lost.
 
-        Raises ConfigurationError where another plugin has taken the encryption out of the client.
+        Raises ConfigurationError where another plugin has taken the encryption out of the client, and where the client
+        asks another ledger.
         """
         config = super().configure_worker(config)
         client = config.get("client")
         if client is not None and any(plugin is self for plugin in client.config()["plugins"]):
             self._check(client.data_converter)
+        elif client is not None and ledger_of_client(client) != self.ledger:
+            self._check_other(client)
+        config["interceptors"] = [*config.get("interceptors", ()), TellsLedger(self.ledger)]
         names = () if client is None else storage_names(client.data_converter)
         if names:
             config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
-        if config.get("task_queue") not in (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE):
+        if not is_own_task_queue(config.get("task_queue") or ""):
             config["interceptors"] = [*config.get("interceptors", ()), RunHeaders()]
             types = config.get("workflow_failure_exception_types", ())
             config["workflow_failure_exception_types"] = [*types, *failure_types()]
@@ -103,6 +111,7 @@ class PaymasterPlugin(SimplePlugin):
         config["data_converter"] = self._on_top_of(config.get("data_converter", DataConverter.default), [])
         if self._encodes:
             config["header_codec_behavior"] = HeaderCodecBehavior.CODEC
+        config["interceptors"] = [*config.get("interceptors", ()), TellsLedger(self.ledger)]
         if names := storage_names(config["data_converter"]):
             config["interceptors"] = [*config.get("interceptors", ()), _TellsStorages(names)]
         return config
@@ -121,6 +130,16 @@ class PaymasterPlugin(SimplePlugin):
             return replace(converter, payload_converter_class=PaymasterPayloadConverter)
         return converter
 
+    def _check_other(self, client: Client) -> None:
+        """Raises ConfigurationError where a client names another ledger by a plugin of its own."""
+        if any(isinstance(plugin, NamesLedger) for plugin in client.config()["plugins"]):
+            raise ConfigurationError(
+                [
+                    f"ledger: the client's PaymasterPlugin names {ledger_of_client(client)!r}, the worker's "
+                    f"{self.ledger!r}; a worker with the client's plugin needs none of its own"
+                ]
+            )
+
     def _check(self, converter: DataConverter) -> None:
         encryption = converter.encryption if isinstance(converter, ComposedConverter) else None
         if self._encodes and (encryption is None or encryption.encrypts < self._encryption.encrypts):
@@ -130,6 +149,14 @@ class PaymasterPlugin(SimplePlugin):
                     "encrypts, and prompts would be readable in Temporal; give PaymasterPlugin as the last plugin"
                 ]
             )
+
+
+def _checked(ledger: str) -> str:
+    """Raises ConfigurationError."""
+    try:
+        return check_ledger_name(ledger)
+    except ValueError as error:
+        raise ConfigurationError([f"ledger: {error}"]) from None
 
 
 def _changed_by(plugins: Sequence[object], converter: DataConverter) -> DataConverter:

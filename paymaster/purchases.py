@@ -24,9 +24,10 @@ from temporalio.exceptions import ApplicationError, ChildWorkflowError, Workflow
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.agent_starts import room_for_start
+from paymaster.asked_ledger import ledger_of_agent, ledger_of_client
 from paymaster.errors import PurchaseDenied, PurchaseEnded
 from paymaster.ledger.updates import PAUSE_MAX_S, PAUSE_S, UPDATE_ERRORS, Fate, fate_of, update_once
-from paymaster.messages import CALLS_TASK_QUEUE, Budgets, json_bytes
+from paymaster.messages import Budgets, json_bytes
 from paymaster.messages.purchases import (
     PurchaseBegin,
     PurchaseEnd,
@@ -42,6 +43,7 @@ from paymaster.messages.temporal_names import (
     ArgumentT,
     ResultT,
     UpdateName,
+    calls_task_queue,
     generation_id,
     purchase_granted_signal,
     purchase_workflow_id,
@@ -186,7 +188,7 @@ class _OfWorkflow:
         self._child: workflow.ChildWorkflowHandle[object, RawValue] | None = None
 
     async def begin(self) -> None:
-        workflow_id, granted = purchase_workflow_id(self.id), asyncio.Event()
+        workflow_id, granted = purchase_workflow_id(self.id, ledger_of_agent()), asyncio.Event()
         name = purchase_granted_signal(workflow_id)
 
         def on_granted() -> None:
@@ -212,7 +214,7 @@ class _OfWorkflow:
             PURCHASE_WORKFLOW.name,
             from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asking_workflow()),
             id=workflow_id,
-            task_queue=CALLS_TASK_QUEUE,
+            task_queue=calls_task_queue(ledger_of_agent()),
             result_type=RawValue,
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
             static_summary=_summary(self._request),
@@ -257,6 +259,7 @@ class _OfClient:
 
     def __init__(self, request: PurchaseRequest, client: Client) -> None:
         self._request, self._client = request, client
+        self._ledger = ledger_of_client(client)
         self._purchase = call_of(request, 0, _elsewhere)
         self.id = self._purchase.id
         self._handle = self._run_of(self.id)
@@ -300,8 +303,8 @@ class _OfClient:
             started = await self._client.start_workflow(
                 PURCHASE_WORKFLOW.name,
                 from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asking_client(self._client.namespace)),
-                id=purchase_workflow_id(generated_id),
-                task_queue=CALLS_TASK_QUEUE,
+                id=purchase_workflow_id(generated_id, self._ledger),
+                task_queue=calls_task_queue(self._ledger),
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=_summary(self._request),
             )
@@ -312,7 +315,8 @@ class _OfClient:
         return True
 
     def _run_of(self, generated_id: str, run_id: str | None = None) -> WorkflowHandle[object, RawValue]:
-        return self._client.get_workflow_handle(purchase_workflow_id(generated_id), run_id=run_id, result_type=RawValue)
+        workflow_id = purchase_workflow_id(generated_id, self._ledger)
+        return self._client.get_workflow_handle(workflow_id, run_id=run_id, result_type=RawValue)
 
     async def say(self, end: PurchaseEnd) -> None:
         try:

@@ -14,9 +14,14 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.converter import PayloadCodec
 
 from paymaster.errors import AnswerGone
-from paymaster.messages import CALLS_TASK_QUEUE, LLMRequest, StoredBody, call_workflow_id
+from paymaster.messages import LLMRequest, StoredBody, call_workflow_id
 from paymaster.messages.call_steps import BodyPiece, BodySweep
-from paymaster.messages.temporal_names import BODY_SWEEP_WORKFLOW, body_sweep_workflow_id, stored_request_name
+from paymaster.messages.temporal_names import (
+    BODY_SWEEP_WORKFLOW,
+    body_sweep_workflow_id,
+    calls_task_queue,
+    stored_request_name,
+)
 from paymaster.messages.wire import packed
 from paymaster.security.payloads import as_raw
 from paymaster.security.sealed import sealed, unsealed
@@ -55,7 +60,7 @@ async def store(client: Client, engine: AsyncEngine, ledger: str, pieces: Pieces
         BODY_SWEEP_WORKFLOW.name,
         as_raw(BODY_SWEEP_WORKFLOW.takes(BodySweep(ledger=ledger))),
         id=body_sweep_workflow_id(ledger),
-        task_queue=CALLS_TASK_QUEUE,
+        task_queue=calls_task_queue(ledger),
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"deletes stored bodies of ledger {ledger} whose calls are gone",
     )
@@ -82,7 +87,7 @@ async def stored_request(client: Client, engine: AsyncEngine, ledger: str, reque
         return request
     name = stored_request_name(request.call_id, uuid4().hex)
     pieces = await asyncio.to_thread(in_pieces, request.wire.body, name)
-    await store(client, engine, ledger, pieces, call_workflow_id(request.call_id))
+    await store(client, engine, ledger, pieces, call_workflow_id(request.call_id, ledger))
     wire = request.wire.model_copy(update={"body": b"", "stored": pieces.body})
     return request.model_copy(update={"wire": wire})
 
@@ -91,10 +96,13 @@ def _is_carried(body: bytes) -> bool:
     return len(packed(body)) <= WIRE_INLINE_BYTES_MAX
 
 
-async def stored_piece(engine: AsyncEngine, codec: PayloadCodec | None, asked: BodyPiece) -> bytes:
-    """The piece, compressed. Raises BodyGone, KeyUnavailable and the driver's errors."""
+async def stored_piece(engine: AsyncEngine, ledger: str, codec: PayloadCodec | None, asked: BodyPiece) -> bytes:
+    """The piece, compressed, of a body that is stored for this ledger.
+
+    Raises BodyGone, KeyUnavailable and the driver's errors.
+    """
     try:
-        stored = await piece_of_body(engine, asked.body.reference, asked.body.sha256, asked.piece)
+        stored = await piece_of_body(engine, ledger, asked.body.reference, asked.body.sha256, asked.piece)
         if stored is not None:
             return await unsealed(stored, codec)
     except (ValueError, DecodeError) as error:  # of what a codec cannot decode any more
@@ -102,9 +110,9 @@ async def stored_piece(engine: AsyncEngine, codec: PayloadCodec | None, asked: B
     raise BodyGone("is gone: it is kept for as long as Temporal keeps the workflow of its call")
 
 
-async def read_body(engine: AsyncEngine, codec: PayloadCodec | None, body: StoredBody) -> bytes:
-    """The whole body. Raises BodyGone, KeyUnavailable and the driver's errors."""
+async def read_body(engine: AsyncEngine, ledger: str, codec: PayloadCodec | None, body: StoredBody) -> bytes:
+    """The whole body, which is stored for this ledger. Raises BodyGone, KeyUnavailable and the driver's errors."""
     try:
-        return await whole(decompressed(body, partial(stored_piece, engine, codec)))
+        return await whole(decompressed(body, partial(stored_piece, engine, ledger, codec)))
     except AnswerGone as error:
         raise BodyGone("is not what it was when it was stored") from error

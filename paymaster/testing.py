@@ -24,10 +24,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from paymaster.asked_ledger import ledger_of_client
 from paymaster.generations import newest_result
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
-    CALLS_TASK_QUEUE,
     BudgetNotice,
     LLMRequest,
     LLMResult,
@@ -53,6 +52,8 @@ from paymaster.messages.temporal_names import (
     SCRIPTED_PURCHASE,
     SCRIPTED_PURCHASE_END,
     STANDING,
+    activities_task_queue,
+    calls_task_queue,
     purchase_granted_signal,
 )
 from paymaster.plugin import PaymasterPlugin
@@ -338,13 +339,14 @@ async def scripted_calls(
     async def always_stands(asked: RawValue) -> RawValue:
         return as_raw(standing or Standing())
 
+    ledger = ledger_of_client(client)
     calls_worker = Worker(
         client,
-        task_queue=CALLS_TASK_QUEUE,
+        task_queue=calls_task_queue(ledger),
         workflows=[ScriptedCallWorkflow, ScriptedPurchaseWorkflow],
         activities=[calls.end_of, calls.denial_of, calls.keep_purchase],
     )
-    results_worker = Worker(client, task_queue=ACTIVITIES_TASK_QUEUE, activities=[await_result, always_stands])
+    results_worker = Worker(client, task_queue=activities_task_queue(ledger), activities=[await_result, always_stands])
     async with calls_worker, results_worker:
         yield calls
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 
-from paymaster.messages import ACTIVITIES_TASK_QUEUE
 from paymaster.messages.temporal_names import COUNT_INPUT, INPUT_COUNT_WORKFLOW
+from workflows.queues import activities_queue_here
 
 
 @workflow.defn(name=INPUT_COUNT_WORKFLOW.name, sandboxed=False)
@@ -18,7 +18,7 @@ class InputCountWorkflow:
             COUNT_INPUT.name,
             message,
             result_type=RawValue,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             start_to_close_timeout=timedelta(seconds=30),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=3),
         )

@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError
 from paymaster.admission.desk import Desk
 from paymaster.admission.outbox import first_delivery
 from paymaster.admission.timers import NEVER_MS
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, Alerts, CallMessages, ConfigChange, Delivery, Notices, StatusCopy
+from paymaster.messages import Alerts, CallMessages, ConfigChange, Delivery, Notices, StatusCopy
 from paymaster.messages.temporal_names import (
     ANSWER_CALLS,
     LOAD_SPEND,
@@ -27,6 +27,7 @@ from paymaster.messages.temporal_names import (
 )
 from paymaster.values.limits import DURATION_MS_MAX
 from workflows.ledger_messages import workflow_now_ms
+from workflows.queues import activities_queue_here
 
 PAUSE = timedelta(milliseconds=250)
 """Between two deliveries, and between two looks at the clock, so that what comes meanwhile goes together."""
@@ -117,7 +118,7 @@ class Duties:
         storing = workflow.start_activity(
             STORE_STATUS.name,
             copy,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             start_to_close_timeout=timedelta(seconds=10),
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
@@ -153,7 +154,7 @@ class Duties:
             name,
             args=[] if batch is None else [batch],
             result_type=activity.result,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             start_to_close_timeout=timedelta(seconds=30),
             retry_policy=RetryPolicy(maximum_attempts=3),
         )

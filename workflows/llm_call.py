@@ -9,7 +9,6 @@ from temporalio.common import RawValue, RetryPolicy
 
 from paymaster.calls.cost import cost_nanos
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
     BAD_SAMPLE,
     CONTEXT_TOO_LONG,
     UNKNOWN_OUTCOME,
@@ -45,6 +44,7 @@ from paymaster.security.payloads import PLAIN, asker_of, for_reader, in_plain_te
 from workflows.call_failures import failure_of
 from workflows.call_requests import request_of
 from workflows.holds import Holds, duration_ms, ms_of, now_ms
+from workflows.queues import activities_queue_here
 from workflows.signals import tolerate_any_payload_count
 
 UNAVAILABLE_REASONS = {"ledger_unreachable", "ledger_error", "breaker_open", "request_out_of_reach"}
@@ -141,7 +141,7 @@ class LLMCallWorkflow:
                 MEASURE_REQUEST.name,
                 MEASURE_REQUEST.takes(self._request),
                 result_type=MEASURE_REQUEST.result,
-                task_queue=ACTIVITIES_TASK_QUEUE,
+                task_queue=activities_queue_here(),
                 schedule_to_close_timeout=MEASURING_TIMEOUT,
                 start_to_close_timeout=MEASURING_TIMEOUT / 2,
                 retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
@@ -254,7 +254,7 @@ class LLMCallWorkflow:
             COUNT_TOKENS.name,
             COUNT_TOKENS.takes(CountRequest(request=self._request, candidate=candidate)),
             result_type=COUNT_TOKENS.result,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             schedule_to_close_timeout=COUNTING_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
             summary=summary(f"tokens for {candidate.service}/{candidate.model}"),
@@ -277,7 +277,7 @@ class LLMCallWorkflow:
             CALL_SERVICE.name,
             CALL_SERVICE.takes(ServiceCall(grant=grant, request=self._request, storages=self._storages)),
             result_type=CALL_SERVICE.result,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             schedule_to_start_timeout=timedelta(milliseconds=grant.expires_at_ms - grant.granted_at_ms),
             start_to_close_timeout=timeout + SEND_MARGIN + STORING_MAX,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,

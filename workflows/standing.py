@@ -3,9 +3,9 @@
 from temporalio import workflow
 from temporalio.common import RawValue
 
-from paymaster.messages import ACTIVITIES_TASK_QUEUE
 from paymaster.messages.temporal_names import STANDING, STANDING_WORKFLOW
 from paymaster.standing_request import ANSWERED_WITHIN, ASKED_FOR, RETRIES
+from workflows.queues import activities_queue_here
 
 
 @workflow.defn(name=STANDING_WORKFLOW.name, sandboxed=False)
@@ -17,7 +17,7 @@ class StandingWorkflow:
             STANDING.name,
             message,
             result_type=RawValue,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             start_to_close_timeout=ANSWERED_WITHIN,
             schedule_to_close_timeout=ASKED_FOR,
             retry_policy=RETRIES,

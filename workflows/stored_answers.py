@@ -6,9 +6,9 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError
 
-from paymaster.messages import ACTIVITIES_TASK_QUEUE
 from paymaster.messages.call_steps import BodySweep
 from paymaster.messages.temporal_names import ANSWER_PIECE_WORKFLOW, BODY_SWEEP_WORKFLOW, READ_PIECE, SWEEP_BODIES
+from workflows.queues import activities_queue_here
 
 SWEEP_EVERY = timedelta(hours=1)
 ROUNDS_OF_A_RUN = 100
@@ -36,7 +36,7 @@ class BodySweepWorkflow:
                 SWEEP_BODIES.name,
                 SWEEP_BODIES.takes(sweep),
                 result_type=SWEEP_BODIES.result,
-                task_queue=ACTIVITIES_TASK_QUEUE,
+                task_queue=activities_queue_here(),
                 start_to_close_timeout=timedelta(hours=1),
                 heartbeat_timeout=timedelta(minutes=1),
                 retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=5), maximum_attempts=10),
@@ -57,7 +57,7 @@ class AnswerPieceWorkflow:
             READ_PIECE.name,
             message,
             result_type=RawValue,
-            task_queue=ACTIVITIES_TASK_QUEUE,
+            task_queue=activities_queue_here(),
             start_to_close_timeout=timedelta(seconds=30),
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         )

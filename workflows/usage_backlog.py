@@ -15,8 +15,6 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 from paymaster.ledger.backlog_pile import Pile, SetAside, unpacked
 from paymaster.messages import (
-    ACTIVITIES_TASK_QUEUE,
-    CALLS_TASK_QUEUE,
     BacklogBatch,
     BacklogPiece,
     BacklogStart,
@@ -29,6 +27,7 @@ from paymaster.messages import (
 from paymaster.messages.temporal_names import BACKLOG_PIECE_WORKFLOW, BACKLOG_WORKFLOW, CATCH_UP, PIECE_ENDED
 from paymaster.values.limits import PIECE_BYTES_MAX
 from paymaster.values.packed import pack
+from workflows.queues import activities_queue_here
 from workflows.signals import message_of, text_of, tolerate_any_payload_count
 
 IDLE_TIMEOUT = timedelta(seconds=30)
@@ -176,7 +175,7 @@ class UsageBacklogPieceWorkflow:
                     CATCH_UP.name,
                     CATCH_UP.takes(batch),
                     result_type=CATCH_UP.result,
-                    task_queue=CALLS_TASK_QUEUE,  # whose few processes share their updates to the ledger with calls
+                    task_queue=workflow.info().task_queue,  # of calls: their few processes share their updates
                     start_to_close_timeout=timedelta(minutes=1),
                     retry_policy=RetryPolicy(maximum_interval=PIECE_RETRY_INTERVAL_MAX),
                 )
@@ -207,7 +206,7 @@ async def _caught_up(batch: BacklogBatch) -> CaughtUp:
         CATCH_UP.name,
         CATCH_UP.takes(batch),
         result_type=CATCH_UP.result,
-        task_queue=ACTIVITIES_TASK_QUEUE,
+        task_queue=activities_queue_here(),
         start_to_close_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=5), maximum_attempts=10),
     )

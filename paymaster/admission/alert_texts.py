@@ -310,7 +310,7 @@ def empty_books(ledger: str, others: Sequence[str]) -> str:
     names = ", ".join(others[:OTHERS_SHOWN_MAX]) + (" …" if len(others) > OTHERS_SHOWN_MAX else "")
     return (
         f"nothing is stored of ledger {ledger!r}, and something of: {names}. Its books begin empty, with every cap "
-        "unspent. Was another ledger.name meant?"
+        "unspent: right for a new ledger, wrong where another ledger.name was meant"
     )
 
 

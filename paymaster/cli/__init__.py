@@ -38,6 +38,7 @@ from paymaster.cli import (
     worker,
 )
 from paymaster.cli.exits import EXIT_ERROR, EXIT_NO, EXIT_READER_GONE, CommandError
+from paymaster.cli.ledger_option import add_ledger_option
 from paymaster.cli.present import print_line, print_note
 from paymaster.redaction import redact_logs, redacted_traceback
 from paymaster.values.extras import extra_missing
@@ -112,6 +113,7 @@ app.add_typer(keys.app, name="keys")
 app.command()(migrate.migrate)
 app.command()(upgrade.upgrade)
 app.command()(doctor.doctor)
+add_ledger_option(app)
 
 
 def main() -> None:

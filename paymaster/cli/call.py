@@ -98,7 +98,7 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
     from paymaster.messages import call_workflow_id
 
     assert request.call_id is not None
-    workflow_id = call_workflow_id(request.call_id)
+    workflow_id = call_workflow_id(request.call_id, settings.ledger.name)
     client = await connect_temporal(settings)
     told = asyncio.create_task(tell_while_waiting(client, settings, request.call_id))
     try:

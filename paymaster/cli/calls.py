@@ -62,8 +62,9 @@ def list_(
     config: ConfigOption = None,
 ) -> None:
     """The newest calls: from Temporal, and why they wait from the copy of the ledger's status."""
-    query = _query(parked=parked, budget=budget, run=run)
-    calls = run_async(_list(command_settings(config), query, limit))
+    settings = command_settings(config)
+    query = _query(settings.ledger.name, parked=parked, budget=budget, run=run)
+    calls = run_async(_list(settings, query, limit))
     if as_json:
         print_json({"calls": [_document(each) for each in calls]})
         return
@@ -118,14 +119,14 @@ def _bare(call_id: str) -> str:
 # ---------------------------------------------------------------- what Temporal and the copy say
 
 
-def _query(*, parked: bool, budget: str | None, run: str | None) -> str:
-    """In the words of Temporal's visibility. Raises CommandError."""
-    from paymaster.messages.temporal_names import CALL_WORKFLOW
+def _query(ledger: str, *, parked: bool, budget: str | None, run: str | None) -> str:
+    """In the words of Temporal's visibility, which knows a call's ledger by its task queue. Raises CommandError."""
+    from paymaster.messages.temporal_names import CALL_WORKFLOW, calls_task_queue
     from paymaster.observability.search_attributes import BUDGET, OUTCOME, RUN
     from paymaster.values.budget_path import check_budget_path
     from paymaster.values.run_path import check_run_path
 
-    parts = [f"WorkflowType = '{CALL_WORKFLOW.name}'"]
+    parts = [f"WorkflowType = '{CALL_WORKFLOW.name}' AND TaskQueue = '{calls_task_queue(ledger)}'"]
     if parked:
         parts.append(f"{OUTCOME.name} = 'parked' AND ExecutionStatus = 'Running'")
     try:
@@ -204,24 +205,26 @@ async def _show(settings: "Settings", call_id: str) -> Shown:
     from paymaster.observability.temporal_links import TemporalLinks
 
     client = await connect_temporal(settings)
-    described = await _described(client, call_id)
+    described = await _described(client, settings, call_id)
     links = TemporalLinks(settings.console.temporal_ui, client.namespace)
     entries = await _entries(settings, call_id)
     if described is None:
         return Shown(None, None, None, entries, None)
     call = _call(described, await copied_status(settings))
     summary = await described.static_summary()
-    return Shown(call, summary, _sent(described), entries, links.workflow(call_workflow_id(call_id)))
+    return Shown(
+        call, summary, _sent(described), entries, links.workflow(call_workflow_id(call_id, settings.ledger.name))
+    )
 
 
-async def _described(client: "Client", call_id: str) -> "WorkflowExecutionDescription | None":
+async def _described(client: "Client", settings: "Settings", call_id: str) -> "WorkflowExecutionDescription | None":
     """None: Temporal has no such call, or none any more."""
     from temporalio.service import RPCError, RPCStatusCode
 
     from paymaster.messages import call_workflow_id
 
     try:
-        return await client.get_workflow_handle(call_workflow_id(call_id)).describe()
+        return await client.get_workflow_handle(call_workflow_id(call_id, settings.ledger.name)).describe()
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return None
@@ -260,29 +263,29 @@ async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool
     from paymaster.messages import call_workflow_id
 
     client = await connect_temporal(settings)
-    described = await _described(client, call_id)
+    described = await _described(client, settings, call_id)
     if described is None:
         raise CommandError(f"Temporal has no call {call_id}", EXIT_NO)
     if described.status is not WorkflowExecutionStatus.RUNNING:
         raise CommandError(f"{call_id} has ended: {_state(described, None)}", EXIT_NO)
-    handle = client.get_workflow_handle(call_workflow_id(call_id))
+    handle = client.get_workflow_handle(call_workflow_id(call_id, settings.ledger.name))
     was_sent = _sent(described) is not None
     why = f"{admin()}: {reason}" if reason else admin()
     try:
         await handle.cancel(reason=why)
-        ended = not was_sent and await _ended(client, call_id)
+        ended = not was_sent and await _ended(client, settings, call_id)
     except RPCError as error:
         raise CommandError(f"{call_id} was not cancelled: {error.message}") from None
     return was_sent, ended
 
 
-async def _ended(client: "Client", call_id: str) -> bool:
+async def _ended(client: "Client", settings: "Settings", call_id: str) -> bool:
     """Whether it has ended soon."""
     from temporalio.client import WorkflowExecutionStatus
 
     try:
         async with asyncio.timeout(_ENDS_WITHIN_S):
-            while (described := await _described(client, call_id)) is not None:
+            while (described := await _described(client, settings, call_id)) is not None:
                 if described.status is not WorkflowExecutionStatus.RUNNING:
                     return True
                 await asyncio.sleep(_LOOKS_AGAIN_AFTER_S)

@@ -120,7 +120,7 @@ class _Story:
         self._told: set[str] = set()
 
     async def tell(self) -> None:
-        from paymaster.messages.temporal_names import CALLS_TASK_QUEUE, CONTENT_AGENT_WORKFLOW
+        from paymaster.messages.temporal_names import CONTENT_AGENT_WORKFLOW, calls_task_queue
 
         client = self._local.client
         article_id = f"article-{uuid4().hex[:6]}"
@@ -135,7 +135,7 @@ class _Story:
                 "max_output_tokens": OUTPUT_TOKENS_MAX,
             },
             id=article_id,
-            task_queue=CALLS_TASK_QUEUE,
+            task_queue=calls_task_queue(self._local.ledger.name),
         )
         result = asyncio.create_task(agent.result())
         try:

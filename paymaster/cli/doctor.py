@@ -97,7 +97,7 @@ async def _ledger(settings: "Settings") -> list[Check]:
     try:
         status = await ledger_status(settings)
     except CommandError as error:
-        return [Check("ledger", False, str(error))]
+        return [Check("ledger", False, f"{error}{await _others(settings)}")]
     see = ", see `paymaster unconfirmed list`" if status.unconfirmed else ""
     counts = f"{status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed{see}"
     checks = [Check("ledger", True, f"{status.ledger} answers: {counts}")]
@@ -107,6 +107,22 @@ async def _ledger(settings: "Settings") -> list[Check]:
     if not any(account.account.startswith("budget:") for account in status.accounts):
         checks.append(Check("budgets", False, 'there is none, so calls are refused: add [budgets."NAME"] to the file'))
     return checks
+
+
+async def _others(settings: "Settings") -> str:
+    """Why this ledger may not answer: it runs elsewhere, or others were meant."""
+    from temporalio.service import RPCError
+
+    from paymaster.ledger.neighbours import ledgers_running, misplaced
+
+    try:
+        running = await ledgers_running(await connect_temporal(settings))
+    except (CommandError, RPCError):
+        return ""
+    if (problem := misplaced(settings.ledger.name, running.get(settings.ledger.name))) is not None:
+        return f"; {problem}"
+    others = [name for name in running if name != settings.ledger.name]
+    return f"; in this namespace run the ledgers {', '.join(others)}" if others else ""
 
 
 def _used_up(status: "DeskStatus") -> Iterator[str]:

@@ -27,7 +27,7 @@ async def tell_while_waiting(client: "Client", settings: "Settings", call_id: st
 
     from paymaster.messages import call_workflow_id
 
-    workflow_id = call_workflow_id(call_id)
+    workflow_id = call_workflow_id(call_id, settings.ledger.name)
     await asyncio.sleep(_FIRST_AFTER_S)
     print_note(f"waiting for {workflow_id} … (Ctrl-C leaves it running)")
     await asyncio.sleep(_NO_WORKER_AFTER_S - _FIRST_AFTER_S)
@@ -43,10 +43,11 @@ async def tell_while_waiting(client: "Client", settings: "Settings", call_id: st
 
 async def _why(client: "Client", settings: "Settings", workflow_id: str) -> str:
     """Empty: nothing is known to be in its way."""
-    from paymaster.messages import CALLS_TASK_QUEUE
+    from paymaster.messages.temporal_names import calls_task_queue
 
-    if not await _has_worker(client, CALLS_TASK_QUEUE):
-        return f"no worker polls {CALLS_TASK_QUEUE} ({_NO_WORKER_AFTER_S:.0f} s): start one with `paymaster worker`"
+    task_queue = calls_task_queue(settings.ledger.name)
+    if not await _has_worker(client, task_queue):
+        return f"no worker polls {task_queue} ({_NO_WORKER_AFTER_S:.0f} s): start one with `paymaster worker`"
     waiting = await _waiting(settings, workflow_id)
     if waiting is None:
         return ""

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
@@ -13,8 +13,15 @@ from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.gateway.asked import AskedCall
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, LLMResult
-from paymaster.messages.temporal_names import CALL_SERVICE, NOT_WANTED
+from paymaster.messages import LLMResult
+from paymaster.messages.temporal_names import (
+    CALL_SERVICE,
+    NOT_WANTED,
+    activities_task_queue,
+    calls_task_queue,
+    ledger_of_task_queue,
+    ledger_task_queue,
+)
 from paymaster.wire_requests import Unended
 
 CALLS_PATH = "/v1/paymaster/calls"
@@ -43,10 +50,12 @@ Handle = WorkflowHandle[object, LLMResult]
 class Untaken(NamedTuple):
     """What has not been taken yet."""
 
-    task_queue: str
-    """Whose workers should: that of the ledger, where the call is parked."""
+    by: Literal["calls", "activities", "ledger"]
+    """Whose workers should take it: those of the ledger, where the call is parked."""
     which: int
     """Tells it from what waits there another time."""
+    task_queue: str
+    """Of these workers."""
 
 
 async def awaited(handle: Handle, asked: AskedCall, give_up: Callable[[], Awaitable[None]]) -> LLMResult:
@@ -96,7 +105,7 @@ class _Waiting:
         while not reading.done():
             is_late = time.monotonic() - began > self._at_most_s + _LEDGER_LATE_S
             found = await self._look()
-            if found is not None and found == before and (is_late or found.task_queue != LEDGER_TASK_QUEUE):
+            if found is not None and found == before and (is_late or found.by != "ledger"):
                 return await self._untaken(found, reading)
             before = found
             await asyncio.wait({reading}, timeout=every_s)
@@ -118,13 +127,13 @@ class _Waiting:
     async def _untaken(self, found: Untaken, reading: asyncio.Future[LLMResult]) -> LLMResult:
         """What becomes of a call that waits for a worker. Raises Unended."""
         why = f"no worker polls the task queue {found.task_queue}, or none has room: nothing took the call in time"
-        if found.task_queue == LEDGER_TASK_QUEUE:
+        if found.by == "ledger":
             why = "the ledger has not answered in time: workers may be away, its own or those with activities"
         logger.warning("call %s: %s", self._call_id, why)
         if self._keeps:
             raise Unended("no_worker", f"{why}; it begins when one does, and is found under its key", self._call_id)
         await self._give_up()
-        if found.task_queue != CALLS_TASK_QUEUE:  # there is somebody who does it
+        if found.by != "calls":  # there is somebody who does it
             await asyncio.wait({reading}, timeout=_ENDS_WITHIN_S)
         if reading.done():
             result = reading.result()
@@ -150,13 +159,13 @@ class _Waiting:
 
 def untaken(found: DescribeWorkflowExecutionResponse) -> Untaken | None:
     """What a call waits for, beside the answer of a service. None: nothing."""
-    task = found.pending_workflow_task
+    task, ledger = found.pending_workflow_task, ledger_of_task_queue(found.workflow_execution_info.task_queue)
     if task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
-        return Untaken(CALLS_TASK_QUEUE, task.original_scheduled_time.ToNanoseconds())
+        return Untaken("calls", task.original_scheduled_time.ToNanoseconds(), calls_task_queue(ledger))
     for activity in found.pending_activities:
         is_scheduled = activity.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
         if is_scheduled and activity.attempt <= 1:  # a further attempt waits for its service
-            return Untaken(ACTIVITIES_TASK_QUEUE, activity.scheduled_time.ToNanoseconds())
+            return Untaken("activities", activity.scheduled_time.ToNanoseconds(), activities_task_queue(ledger))
     if found.HasField("pending_workflow_task") or found.pending_activities:
         return None
-    return Untaken(LEDGER_TASK_QUEUE, found.workflow_execution_info.history_length)
+    return Untaken("ledger", found.workflow_execution_info.history_length, ledger_task_queue(ledger))

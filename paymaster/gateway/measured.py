@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from opentelemetry import metrics
 from opentelemetry.util.types import AttributeValue
 
+from paymaster.observability.measurements import measured
+
 _DURATIONS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 _meter = metrics.get_meter("paymaster")
 _duration = _meter.create_histogram(
@@ -33,7 +35,7 @@ def measure_request(method: str, route: str, status: int, took_s: float) -> None
         "http.response.status_code": status,
     }
     with suppress(Exception):
-        _duration.record(took_s, attributes)
+        _duration.record(took_s, measured(attributes))
 
 
 @contextmanager
@@ -53,9 +55,9 @@ def open_stream() -> Generator[None]:
 @contextmanager
 def _one_more(of: metrics.UpDownCounter, attributes: dict[str, AttributeValue]) -> Generator[None]:
     with suppress(Exception):
-        of.add(1, attributes)
+        of.add(1, measured(attributes))
     try:
         yield
     finally:
         with suppress(Exception):
-            of.add(-1, attributes)
+            of.add(-1, measured(attributes))

@@ -9,14 +9,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from paymaster.ledger.backlog_pile import with_bounded_metadata
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.messages import (
-    CALLS_TASK_QUEUE,
     BacklogBatch,
     BacklogStart,
     UsageRecord,
     backlog_workflow_id,
     json_bytes,
 )
-from paymaster.messages.temporal_names import ADD, BACKLOG_WORKFLOW
+from paymaster.messages.temporal_names import ADD, BACKLOG_WORKFLOW, calls_task_queue
 from paymaster.security.payloads import as_raw
 from paymaster.values.limits import BACKLOG_EVENTS_MAX, BACKLOG_HISTORY_BYTES_MAX, BATCH_BYTES_MAX
 
@@ -63,7 +62,7 @@ class Backlog:
             BACKLOG_WORKFLOW.name,
             as_raw(BACKLOG_WORKFLOW.takes(BacklogStart(ledger=self._ledger))),
             id=backlog_workflow_id(self._ledger),
-            task_queue=CALLS_TASK_QUEUE,
+            task_queue=calls_task_queue(self._ledger),
             start_signal=ADD.name,
             start_signal_args=[as_raw(ADD.takes(batch))],
             static_summary=f"what waits to be stored and settled for ledger {self._ledger}",

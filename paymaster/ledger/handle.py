@@ -27,7 +27,6 @@ from paymaster.ledger.updates import (
 )
 from paymaster.ledger.versions import RunningWorker, common_rules, running_workers
 from paymaster.messages import (
-    LEDGER_TASK_QUEUE,
     AcceptLower,
     AdminMessage,
     Answer,
@@ -95,6 +94,7 @@ from paymaster.messages.temporal_names import (
     QueryName,
     ResultT,
     UpdateName,
+    ledger_task_queue,
 )
 from paymaster.security.payloads import as_raw, read_raw
 
@@ -182,7 +182,7 @@ class Ledger:
     async def workers(self) -> list[RunningWorker]:
         """The workers that may get the ledger's tasks and those of its calls. Raises LedgerNotFound."""
         try:
-            return await running_workers(self._client)
+            return await running_workers(self._client, self.name)
         except RPCError as error:
             raise self._not_found(error) from error
 
@@ -272,6 +272,16 @@ class Ledger:
             raise self._not_found(error) from error
         return await self.configure(config, command_id, who=who)
 
+    async def task_queue(self) -> str | None:
+        """The one on which it runs. None: it does not run. Raises LedgerNotFound."""
+        try:
+            described = await self._handle.describe(rpc_timeout=ANSWER_WITHIN)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None
+            raise self._not_found(error) from error
+        return described.task_queue if described.status is WorkflowExecutionStatus.RUNNING else None
+
     async def report(self, reports: Sequence[AttemptReport]) -> Sequence[None]:
         """One signal with many reports of failed attempts."""
         batch = REPORT_ATTEMPTS.takes(AttemptReports(reports=tuple(reports)))
@@ -333,11 +343,13 @@ class Ledger:
             LEDGER_WORKFLOW.name,
             as_raw(
                 LEDGER_WORKFLOW.takes(
-                    LedgerStart(ledger=self.name, config=config, rules=await common_rules(self._client), who=who)
+                    LedgerStart(
+                        ledger=self.name, config=config, rules=await common_rules(self._client, self.name), who=who
+                    )
                 )
             ),
             id=budget_workflow_id(self.name),
-            task_queue=LEDGER_TASK_QUEUE,
+            task_queue=ledger_task_queue(self.name),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             static_summary=f"the books of ledger {self.name}",
         )

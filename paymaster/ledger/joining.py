@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from paymaster.admission.state import RULES
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.handle import Ledger
+from paymaster.ledger.neighbours import misplaced
 from paymaster.messages import ConfigState, DeskConfig, StoredRows
+from paymaster.settings import ConfigurationError
 from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.ledger_state_rows import latest_granted_ms
 
@@ -25,7 +27,8 @@ async def join_ledger(
 ) -> None:
     """Brings the ledger this process's configuration, logs what it keeps of another, and compares what is stored.
 
-    `stop` ends the wait for it. Raises LedgerNotFound when it does not answer at all, and AdminRefused when it refuses.
+    `stop` ends the wait for it. Raises LedgerNotFound when it does not answer at all, AdminRefused when it refuses, and
+    ConfigurationError when it runs where this version's workers do not look.
     """
     applied = await _configured(ledger, config, stop, who)
     if applied.digest != config.digest:
@@ -51,6 +54,8 @@ async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event, w
     give_up_at, command_id = time.monotonic() + LEDGER_ANSWERS_WITHIN_S, uuid4().hex
     while True:
         try:
+            if (problem := misplaced(ledger.name, await ledger.task_queue())) is not None:
+                raise ConfigurationError([problem])
             return await ledger.start(config, command_id, who=who)
         except LedgerNotFound as error:
             if stop.is_set() or time.monotonic() > give_up_at:

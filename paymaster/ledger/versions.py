@@ -13,16 +13,16 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from paymaster.admission.state import RULES
-from paymaster.messages import ACTIVITIES_TASK_QUEUE, CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE
+from paymaster.messages.temporal_names import activities_task_queue, calls_task_queue, ledger_task_queue
 
 VERSION = version("paymaster")
 POLLS_WITHIN_S = 90
 """A worker that runs polls again within so many seconds: a poll waits 60 s for a task. The server itself remembers a
 poller for five minutes."""
 _QUEUES = {
-    LEDGER_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    CALLS_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    ACTIVITIES_TASK_QUEUE: TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+    ledger_task_queue: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    calls_task_queue: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    activities_task_queue: TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
 }
 _IDENTITY = re.compile(r" paymaster/\S{1,50} rules/([1-9]\d{0,8})$")
 
@@ -46,13 +46,14 @@ class RunningWorker(NamedTuple):
     seen_s_ago: int
 
 
-async def running_workers(client: Client) -> list[RunningWorker]:
-    """The workers that poll Paymaster's task queues. Raises RPCError.
+async def running_workers(client: Client, ledger: str) -> list[RunningWorker]:
+    """The workers that poll the task queues of this ledger. Raises RPCError.
 
     Left out are those that Worker Versioning gives no task any more: neither current nor ramping.
     """
     found: dict[str, RunningWorker] = {}
-    for queue, kind in _QUEUES.items():
+    for queue_of, kind in _QUEUES.items():
+        queue = queue_of(ledger)
         described = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
         )
@@ -77,6 +78,6 @@ def _is_superseded(poller: PollerInfo, versioning: TaskQueueVersioningInfo) -> b
     return all((own.deployment_name, own.build_id) != (each.deployment_name, each.build_id) for each in at_work)
 
 
-async def common_rules(client: Client) -> int:
-    """The newest rules that this version and every running worker know. Raises RPCError."""
-    return min([RULES, *(worker.rules for worker in await running_workers(client))])
+async def common_rules(client: Client, ledger: str) -> int:
+    """The newest rules that this version and every running worker of the ledger know. Raises RPCError."""
+    return min([RULES, *(worker.rules for worker in await running_workers(client, ledger))])

@@ -63,17 +63,22 @@ from paymaster.messages.status import (
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
 
+DEFAULT_LEDGER = "default"
+"""The ledger whose names are those of version 0.1.0, which had one in a namespace. Names of all others end with "@" and
+the ledger's name, which has none itself."""
+
 CALLS_TASK_QUEUE = "paymaster"
-"""Call workflows with their short local activities. Agents start their children here."""
+"""Of the default ledger: call workflows with their short local activities. Agents start their children here."""
 
 LEDGER_TASK_QUEUE = "paymaster-ledger"
-"""The budget workflow alone: on the calls' queue the waiting `reserve`s hold every slot that could answer them."""
+"""Of the default ledger: the budget workflow alone. On the calls' queue the waiting `reserve`s hold every slot that
+could answer them."""
 
 ACTIVITIES_TASK_QUEUE = "paymaster-activities"
-"""Everything that waits for somebody else: services, deliveries."""
+"""Of the default ledger: everything that waits for somebody else, services and deliveries."""
 
 NEXUS_TASK_QUEUE = "paymaster-nexus"
-"""Nexus operations, by which callers of other namespaces ask: the target of their endpoints."""
+"""Of the default ledger: Nexus operations, by which callers of other namespaces ask; the target of their endpoints."""
 
 NEXUS_SERVICE = "paymaster"
 """The Nexus service that workers serve there."""
@@ -122,6 +127,9 @@ STALE = "Stale"
 STANDING_UNKNOWN = "StandingUnknown"
 """Error type where nobody can say what is left of a budget."""
 
+LEDGER_FUNCTION = "paymaster_ledger"
+"""What the plugin lets an agent's workflow ask: the name of the ledger that its calls are made in."""
+
 STORAGES_FUNCTION = "paymaster_storages"
 """What the plugin lets an agent's workflow ask: the names of the external storages that it reads from."""
 
@@ -129,13 +137,76 @@ ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
 
 CALL_WORKFLOW_PREFIX = "call/"
+"""Of the ids of the default ledger's calls."""
+PURCHASE_WORKFLOW_PREFIX = "purchase/"
+"""Of the ids of the default ledger's purchases."""
 _GENERATION = "~g"
 """Between a call's id and the number of its generation."""
 _DIGITS_MAX = 9
+_BEFORE_LEDGER = "@"
+"""In names of all ledgers but the default one, before the ledger's name."""
 
 
-def call_workflow_id(call_id: str) -> str:
-    return f"{CALL_WORKFLOW_PREFIX}{call_id}"
+def _of_ledger(name: str, ledger: str) -> str:
+    return name if ledger == DEFAULT_LEDGER else f"{name}{_BEFORE_LEDGER}{ledger}"
+
+
+def calls_task_queue(ledger: str) -> str:
+    """`CALLS_TASK_QUEUE` of the default ledger, "paymaster@acme" of ledger "acme"."""
+    return _of_ledger(CALLS_TASK_QUEUE, ledger)
+
+
+def ledger_task_queue(ledger: str) -> str:
+    """`LEDGER_TASK_QUEUE` of the default ledger, "paymaster-ledger@acme" of ledger "acme"."""
+    return _of_ledger(LEDGER_TASK_QUEUE, ledger)
+
+
+def activities_task_queue(ledger: str) -> str:
+    """`ACTIVITIES_TASK_QUEUE` of the default ledger, "paymaster-activities@acme" of ledger "acme"."""
+    return _of_ledger(ACTIVITIES_TASK_QUEUE, ledger)
+
+
+def nexus_task_queue(ledger: str) -> str:
+    """`NEXUS_TASK_QUEUE` of the default ledger, "paymaster-nexus@acme" of ledger "acme"."""
+    return _of_ledger(NEXUS_TASK_QUEUE, ledger)
+
+
+def ledger_of_task_queue(task_queue: str) -> str:
+    """Whose queue this is. A workflow knows its ledger by it, also in histories of version 0.1.0."""
+    return task_queue.partition(_BEFORE_LEDGER)[2] or DEFAULT_LEDGER
+
+
+def is_own_task_queue(task_queue: str) -> bool:
+    """Whether Paymaster's workflows or activities run on it, of whichever ledger."""
+    own = (CALLS_TASK_QUEUE, LEDGER_TASK_QUEUE, ACTIVITIES_TASK_QUEUE)
+    return task_queue.partition(_BEFORE_LEDGER)[0] in own
+
+
+def call_workflow_id(call_id: str, ledger: str = DEFAULT_LEDGER) -> str:
+    """ "call/ID" in the default ledger, "call@acme/ID" in ledger "acme": one id is two calls there."""
+    return f"{_of_ledger('call', ledger)}/{call_id}"
+
+
+def purchase_workflow_id(purchase_id: str, ledger: str) -> str:
+    """ "purchase/ID" in the default ledger, "purchase@acme/ID" in ledger "acme"."""
+    return f"{_of_ledger('purchase', ledger)}/{purchase_id}"
+
+
+def is_call(workflow_id: str) -> bool:
+    """Whether this is the id of a call's workflow, of whichever ledger."""
+    return workflow_id.startswith((CALL_WORKFLOW_PREFIX, f"call{_BEFORE_LEDGER}"))
+
+
+def call_id_of(workflow_id: str) -> str:
+    """The id of a call by that of its workflow; of a purchase "purchase/ID", in every ledger."""
+    kind, slash, own_id = workflow_id.partition("/")
+    match kind.partition(_BEFORE_LEDGER)[0], slash:
+        case "call", "/":
+            return own_id
+        case "purchase", "/":
+            return f"{PURCHASE_WORKFLOW_PREFIX}{own_id}"
+        case _:
+            return workflow_id
 
 
 def generation_id(call_id: str, generation: int) -> str:
@@ -171,13 +242,6 @@ def is_stored_request(reference: str) -> bool:
     return reference.startswith(_STORED_REQUEST_PREFIX)
 
 
-PURCHASE_WORKFLOW_PREFIX = "purchase/"
-
-
-def purchase_workflow_id(purchase_id: str) -> str:
-    return f"{PURCHASE_WORKFLOW_PREFIX}{purchase_id}"
-
-
 def purchase_granted_signal(workflow_id: str) -> str:
     """The signal by which a purchase's workflow tells the workflow that has started it that it may pay now."""
     return f"paymaster-granted-{workflow_id}"
@@ -190,10 +254,6 @@ def backlog_workflow_id(ledger: str) -> str:
 
 def body_sweep_workflow_id(ledger: str) -> str:
     return f"body-sweep/{ledger}"
-
-
-def call_id_of(workflow_id: str) -> str:
-    return workflow_id.removeprefix(CALL_WORKFLOW_PREFIX)
 
 
 def budget_workflow_id(ledger: str) -> str:

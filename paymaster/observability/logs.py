@@ -14,7 +14,8 @@ from structlog.typing import EventDict, WrappedLogger
 from temporalio import activity, workflow
 from temporalio.runtime import LoggingConfig, LoggingFormat
 
-from paymaster.messages import CALL_WORKFLOW_PREFIX, call_id_of
+from paymaster.messages import call_id_of
+from paymaster.messages.temporal_names import is_call
 from paymaster.redaction import redact_value
 from paymaster.settings import LogSettings
 
@@ -84,7 +85,7 @@ def _ids() -> dict[str, str | int | None]:
         running = workflow.info()
         ids = {"workflow_id": running.workflow_id, "run_id": running.run_id}
     workflow_id = ids.get("workflow_id")
-    if isinstance(workflow_id, str) and workflow_id.startswith(CALL_WORKFLOW_PREFIX):
+    if isinstance(workflow_id, str) and is_call(workflow_id):
         ids["call_id"] = call_id_of(workflow_id)
     span = trace.get_current_span().get_span_context()
     if span.is_valid:

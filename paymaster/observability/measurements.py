@@ -44,6 +44,8 @@ from paymaster.messages import (
 from paymaster.providers.registry import PROVIDERS
 from paymaster.settings import ServiceSettings
 
+LEDGER = "paymaster.ledger"
+"""The attribute that names the ledger which a process works for."""
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 _DURATIONS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -91,6 +93,20 @@ _batch_size = _meter.create_histogram(
     description="Commands in one update to the ledger",
     explicit_bucket_boundaries_advisory=_BATCH_SIZES,
 )
+
+
+_of_process: dict[str, AttributeValue] = {}
+"""What everything has that this process measures; its meters, too, are those of the whole process."""
+
+
+def measure_for(ledger: str) -> None:
+    """From now on what this process measures is of this ledger."""
+    _of_process[LEDGER] = ledger
+
+
+def measured(attributes: Mapping[str, AttributeValue] | None = None) -> dict[str, AttributeValue]:
+    """The attributes of one measurement."""
+    return {**_of_process, **(attributes or {})}
 
 
 class Measurements(Interceptor):
@@ -196,12 +212,12 @@ def rows_stored(entries: tuple[UsageEntry, ...]) -> Generator[Span]:
 def measure_batch(size: int) -> None:
     """Of the commands that one update brings to the ledger."""
     with _never_fails():
-        _batch_size.record(size)
+        _batch_size.record(size, measured())
 
 
 def measure_event_loop_delay(delay_s: float) -> None:
     with _never_fails():
-        _event_loop_delay.record(delay_s)
+        _event_loop_delay.record(delay_s, measured())
 
 
 def observe_ledger(latest: "LatestStatus") -> None:
@@ -219,7 +235,7 @@ def observe_ledger(latest: "LatestStatus") -> None:
         _meter.create_observable_gauge(name, [_observer(latest, of)], unit=unit, description=description)
 
     def in_backlog(_: metrics.CallbackOptions) -> _Observed:
-        return [] if latest.in_backlog is None else [metrics.Observation(latest.in_backlog)]
+        return [] if latest.in_backlog is None else [metrics.Observation(latest.in_backlog, measured())]
 
     _meter.create_observable_gauge(
         "paymaster.backlog",
@@ -241,11 +257,13 @@ class LatestStatus:
 
 def _of_request(call: ServiceCall, service: ServiceSettings | None) -> dict[str, AttributeValue]:
     """What spans and metrics of an attempt have in common; few values each, because each combination is a series."""
-    attributes: dict[str, AttributeValue] = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.request.model": call.grant.model,
-        "paymaster.service": call.grant.service,
-    }
+    attributes = measured(
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": call.grant.model,
+            "paymaster.service": call.grant.service,
+        }
+    )
     if service is not None:
         attributes["gen_ai.provider.name"] = PROVIDERS[service.api].telemetry_name
     return attributes
@@ -303,9 +321,9 @@ def _output_messages(completion: Completion) -> str:
 
 
 def _measure_reserve(answer: ReserveAnswer, duration_s: float) -> None:
-    _reserve_duration.record(duration_s, {"paymaster.answer": answer.kind})
+    _reserve_duration.record(duration_s, measured({"paymaster.answer": answer.kind}))
     if isinstance(answer, Denied):
-        _denied.add(1, {"paymaster.reason": answer.reason})
+        _denied.add(1, measured({"paymaster.reason": answer.reason}))
 
 
 def _measure_record(record: UsageRecord) -> None:
@@ -316,17 +334,19 @@ def _measure_record(record: UsageRecord) -> None:
 def _measure_notices(batch: Notices) -> None:
     for notice in batch.notices:
         if isinstance(notice, Alert):
-            _alerts.add(1, {"paymaster.alert": notice.what})
+            _alerts.add(1, measured({"paymaster.alert": notice.what}))
         elif isinstance(notice, ExpiredHold) and not notice.settled:
             _add_cost(notice.grant, notice.grant.bound_nanos, confirmed=False)
 
 
 def _add_cost(grant: Grant, cost_nanos: int, *, confirmed: bool) -> None:
-    attributes: dict[str, AttributeValue] = {
-        "paymaster.service": grant.service,
-        "gen_ai.request.model": grant.model,
-        "paymaster.confirmed": confirmed,
-    }
+    attributes = measured(
+        {
+            "paymaster.service": grant.service,
+            "gen_ai.request.model": grant.model,
+            "paymaster.confirmed": confirmed,
+        }
+    )
     if grant.money_short:
         attributes["paymaster.money_short"] = True
     _cost.add(cost_nanos, attributes)
@@ -341,7 +361,8 @@ def _observer(
     latest: LatestStatus, of: Callable[[DeskStatus], _Observed]
 ) -> Callable[[metrics.CallbackOptions], _Observed]:
     def observe(_: metrics.CallbackOptions) -> _Observed:
-        return [] if latest.status is None else of(latest.status)
+        found = [] if latest.status is None else of(latest.status)
+        return [metrics.Observation(each.value, measured(each.attributes)) for each in found]
 
     return observe
 

@@ -15,7 +15,7 @@ from temporalio.client import Plugin
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 
-from paymaster.observability.measurements import LatestStatus, Measurements, observe_ledger
+from paymaster.observability.measurements import LatestStatus, Measurements, measure_for, observe_ledger
 from paymaster.redaction import remember
 from paymaster.settings import Settings
 from paymaster.values.extras import names_extra
@@ -96,6 +96,7 @@ async def telemetry_of(
     with names_extra("telemetry (also /metrics beside the health endpoint)"):
         from paymaster.observability.exporters import exporting
     async with exporting(settings, core_logs, environ, traces=traces, measures=measures) as ready:
+        measure_for(settings.ledger.name)
         observe_ledger(latest)
         measurements = Measurements(settings.services, record_content=settings.telemetry.record_content)
         where = settings.telemetry.otlp_endpoint or "where OTEL_EXPORTER_OTLP_…ENDPOINT says"

@@ -113,9 +113,10 @@ def check_object_name(name: str) -> str:
     return name
 
 
-def _check_ledger_name(name: str) -> str:
+def check_ledger_name(name: str) -> str:
+    """A name as `ledger.name` takes it. Raises ValueError."""
     if not re.fullmatch(_LEDGER_NAME, name):
-        raise ValueError('not a ledger name: write 1 to 64 of a-z, 0-9 and "-"')
+        raise ValueError(f'{name[:80]!r} is no ledger name: write 1 to 64 of a-z, 0-9 and "-"')
     return name
 
 
@@ -301,7 +302,7 @@ Instant = Annotated[
 ]
 """A date, or a time with its zone; held in UTC."""
 
-LedgerName = Annotated[str, AfterValidator(_check_ledger_name), _text(_LEDGER_NAME)]
+LedgerName = Annotated[str, AfterValidator(check_ledger_name), _text(_LEDGER_NAME)]
 
 ServiceName = Annotated[str, AfterValidator(check_name), _text(_NAME)]
 

@@ -81,8 +81,9 @@ class LedgerSettings(Table):
     """The books, and what happens to a call when the money is gone."""
 
     name: LedgerName = "default"
-    """Which books: the budget workflow is `budget/<name>`. A namespace has one ledger: task queues are not named after
-    it, so workers of two would take each other's calls. Default "default"."""
+    """Which books. A namespace may have many ledgers beside each other, each with caps, workers, gateways and a
+    configuration of its own ([page](deployment.md#several-ledgers)); their task queues, calls and rows have its name.
+    Default "default", whose task queues and calls have the names without one."""
     on_exhausted: Literal["wait", "fail"] = "wait"
     """When the money is gone: "wait" parks the call until a cap is raised or a window ends, "fail" denies it at once.
     A request may choose. Default "wait"."""

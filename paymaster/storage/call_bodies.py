@@ -59,18 +59,26 @@ async def insert_body(
             await connection.execute(insert(_bodies).values(row).on_conflict_do_nothing())
 
 
-async def piece_of_body(engine: AsyncEngine, reference: str, sha256: str, piece: int) -> bytes | None:
-    """One piece. None: no body of this name and content is stored."""
+async def piece_of_body(engine: AsyncEngine, ledger: str, reference: str, sha256: str, piece: int) -> bytes | None:
+    """One piece. None: no body of this name and content is stored for this ledger."""
     query = select(_bodies.c.data).where(
-        _bodies.c.reference == reference, _bodies.c.sha256 == sha256, _bodies.c.piece == piece
+        _bodies.c.reference == reference,
+        _bodies.c.sha256 == sha256,
+        _bodies.c.piece == piece,
+        _bodies.c.ledger == ledger,
     )
     async with engine.connect() as connection:
         return await connection.scalar(query)
 
 
-async def give_body_to(engine: AsyncEngine, body: StoredBody, workflow_id: str) -> None:
-    """Has the body belong to this workflow from now on."""
-    named = (_bodies.c.reference == body.reference, _bodies.c.sha256 == body.sha256, _bodies.c.piece == 0)
+async def give_body_to(engine: AsyncEngine, ledger: str, body: StoredBody, workflow_id: str) -> None:
+    """Has the body, which is stored for this ledger, belong to this workflow from now on."""
+    named = (
+        _bodies.c.reference == body.reference,
+        _bodies.c.sha256 == body.sha256,
+        _bodies.c.piece == 0,
+        _bodies.c.ledger == ledger,
+    )
     async with engine.begin() as connection:
         await connection.execute(update(_bodies).where(*named).values(workflow_id=workflow_id))
 

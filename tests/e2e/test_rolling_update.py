@@ -140,7 +140,7 @@ async def test_a_rolling_update_loses_nothing_and_can_go_back(
 
 async def until_only_new_workers_poll(site: Site) -> None:
     async def so_it_is() -> bool:
-        return all(worker.rules == RULES for worker in await running_workers(site.client))
+        return all(worker.rules == RULES for worker in await running_workers(site.client, "default"))
 
     await until(so_it_is, "Temporal has forgotten the old worker", 100)
 

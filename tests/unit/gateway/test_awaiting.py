@@ -19,13 +19,13 @@ UNSENT.scheduled_time.FromNanoseconds(8)
 @pytest.mark.parametrize(
     ("task", "activities", "waits_for"),
     [
-        (TASK_WAITS, [], Untaken("paymaster", 7)),
-        (TASK_WAITS, [SENT], Untaken("paymaster", 7)),
+        (TASK_WAITS, [], Untaken("calls", 7, "paymaster")),
+        (TASK_WAITS, [SENT], Untaken("calls", 7, "paymaster")),
         (TASK_IS_TAKEN, [], None),
         (None, [SENT], None),
         (None, [RETRIED], None),
-        (None, [UNSENT], Untaken("paymaster-activities", 8)),
-        (None, [], Untaken("paymaster-ledger", 9)),
+        (None, [UNSENT], Untaken("activities", 8, "paymaster-activities")),
+        (None, [], Untaken("ledger", 9, "paymaster-ledger")),
     ],
 )
 def test_what_a_call_waits_for(

@@ -17,7 +17,7 @@ from paymaster.messages import temporal_names
 from paymaster.messages.temporal_names import ActivityName, QueryName, SignalName, UpdateName, WorkflowName
 from workflows.holds import Holds
 
-FOLDERS = ("paymaster", "workflows", "activities")
+FOLDERS = ("paymaster", "workflows", "activities", "operations")
 PRODUCT = [ROOT / "worker.py", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 TYPED = {
     constant: value
@@ -104,6 +104,91 @@ def types_of(function: Any) -> tuple[Any, Any]:
 def test_task_queues_have_the_names_that_agents_call() -> None:
     queues = (temporal_names.CALLS_TASK_QUEUE, temporal_names.LEDGER_TASK_QUEUE, temporal_names.ACTIVITIES_TASK_QUEUE)
     assert queues == ("paymaster", "paymaster-ledger", "paymaster-activities")
+
+
+QUEUES_OF = (
+    temporal_names.calls_task_queue,
+    temporal_names.ledger_task_queue,
+    temporal_names.activities_task_queue,
+    temporal_names.nexus_task_queue,
+)
+
+
+def test_the_default_ledger_has_the_names_of_0_1_0() -> None:
+    """Its callers, histories and running calls go on."""
+    queues = ["paymaster", "paymaster-ledger", "paymaster-activities", "paymaster-nexus"]
+    assert [queue_of("default") for queue_of in QUEUES_OF] == queues
+    assert temporal_names.call_workflow_id("article/1") == "call/article/1"
+    assert temporal_names.call_workflow_id("article/1", "default") == "call/article/1"
+    assert temporal_names.purchase_workflow_id("7", "default") == "purchase/7"
+
+
+def test_other_ledgers_have_names_of_their_own() -> None:
+    queues = ["paymaster@acme", "paymaster-ledger@acme", "paymaster-activities@acme", "paymaster-nexus@acme"]
+    assert [queue_of("acme") for queue_of in QUEUES_OF] == queues
+    assert temporal_names.call_workflow_id("article/1", "acme") == "call@acme/article/1"
+    assert temporal_names.purchase_workflow_id("7", "acme") == "purchase@acme/7"
+
+
+LEDGERS = ("default", "acme", "ledger", "activities", "nexus", "call", "a-b", "0", "-")
+"""Names that look like a part of others, too."""
+CALL_IDS = ("1", "article/1", "call/1", "call@acme/1", "@acme/1", "acme/1", "purchase/1", "purchase@acme/1", "/", "~g2")
+
+
+def test_no_two_ledgers_share_a_name() -> None:
+    queues = [queue_of(ledger) for queue_of in QUEUES_OF for ledger in LEDGERS]
+    assert len(set(queues)) == len(queues)
+    ids = [temporal_names.call_workflow_id(call_id, ledger) for call_id in CALL_IDS for ledger in LEDGERS]
+    bought = [temporal_names.purchase_workflow_id(call_id, ledger) for call_id in CALL_IDS for ledger in LEDGERS]
+    assert len({*ids, *bought}) == len(ids) + len(bought)
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_a_name_leads_back_to_its_ledger_and_its_call(ledger: str) -> None:
+    assert {temporal_names.ledger_of_task_queue(queue_of(ledger)) for queue_of in QUEUES_OF} == {ledger}
+    for call_id in CALL_IDS:
+        workflow_id = temporal_names.call_workflow_id(call_id, ledger)
+        assert temporal_names.is_call(workflow_id)
+        assert temporal_names.call_id_of(workflow_id) == call_id
+        bought = temporal_names.purchase_workflow_id(call_id, ledger)
+        assert not temporal_names.is_call(bought)
+        assert temporal_names.call_id_of(bought) == f"purchase/{call_id}", "as its rows have it"
+
+
+@pytest.mark.parametrize("workflow_id", ["article/1", "calls", "callers/1", "an agent", "caller@acme/1", ""])
+def test_the_id_of_another_workflow_is_no_calls(workflow_id: str) -> None:
+    assert not temporal_names.is_call(workflow_id)
+    assert temporal_names.call_id_of(workflow_id) == workflow_id
+
+
+def test_own_workers_are_known_by_their_queues_in_every_ledger() -> None:
+    for queue_of in QUEUES_OF[:3]:
+        assert all(temporal_names.is_own_task_queue(queue_of(ledger)) for ledger in LEDGERS)
+    assert not any(map(temporal_names.is_own_task_queue, ("agents", "agents@acme", "", "paymasters", "paymaster/acme")))
+
+
+def names_without_a_ledger(source: str) -> Iterator[tuple[int, str]]:
+    """Where a module takes a name of the default ledger's without having asked which ledger it is about."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name.endswith("_TASK_QUEUE"):
+                yield node.lineno, name
+            case ast.Call(func=ast.Name(id="call_workflow_id"), args=[_], keywords=[]):
+                yield node.lineno, "call_workflow_id"
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_product_names_the_ledger_wherever_it_asks(path: Path) -> None:
+    if path == Path(temporal_names.__file__) or path.name == "first_agent.py":  # whose queue is the agent's own
+        return
+    assert list(names_without_a_ledger(path.read_text())) == []
+
+
+@pytest.mark.parametrize("line", ["start(task_queue=CALLS_TASK_QUEUE)", "handle(call_workflow_id(call_id))"])
+def test_a_name_without_a_ledger_is_found(line: str) -> None:
+    assert list(names_without_a_ledger(line))
 
 
 @pytest.mark.parametrize("name", [value for value in TYPED.values() if isinstance(value, ActivityName)])

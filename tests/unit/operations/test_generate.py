@@ -18,10 +18,20 @@ async def test_a_request_without_an_endpoint_is_refused(monkeypatch: pytest.Monk
     assert (refused.value.type, refused.value.retryable) == (HandlerErrorType.UNAUTHORIZED, False)
 
 
-@pytest.mark.parametrize("workflow_id", ["budget/default", "call/other/1", "call/contents/1", "content/1"])
-async def test_a_forged_token_cancels_nothing(monkeypatch: pytest.MonkeyPatch, workflow_id: str) -> None:
-    """Not the ledger, and no call of another endpoint."""
-    info = nexus.Info(endpoint="content", namespace="paymaster", task_queue="paymaster-nexus")
+@pytest.mark.parametrize(
+    ("task_queue", "workflow_id"),
+    [
+        *(("paymaster-nexus", each) for each in ("budget/default", "call/other/1", "call/contents/1", "content/1")),
+        ("paymaster-nexus", "call@acme/content/1"),
+        ("paymaster-nexus@acme", "call/content/1"),
+        ("paymaster-nexus@acme", "call@zoo/content/1"),
+    ],
+)
+async def test_a_forged_token_cancels_nothing(
+    monkeypatch: pytest.MonkeyPatch, task_queue: str, workflow_id: str
+) -> None:
+    """Not the ledger, and no call of another endpoint or of another ledger."""
+    info = nexus.Info(endpoint="content", namespace="paymaster", task_queue=task_queue)
     monkeypatch.setattr(nexus, "info", lambda: info)
     context = nexus.TemporalCancelOperationContext(
         service="paymaster", operation="generate", headers={}, task_cancellation=NeverCancelled()
