@@ -104,7 +104,9 @@ async def test_the_cap_holds_and_nobody_is_refused_who_could_have_been_paid(
     balance = await site.balance(f"budget:{budget}")
     assert balance.cap_nanos is not None
     bill = service.bill_nanos(site.price(service)) - billed_before
-    assert balance.posted_nanos == bill == sum(result.cost_nanos for _, result in results) <= balance.cap_nanos
+    # Short of processor, Temporal starts some that no worker gets (docs/performance.md): each stays at its bound.
+    lost = sum(hold.posted_nanos for hold in await site.ledger.unconfirmed_holds() if hold.grant.budget == budget)
+    assert balance.posted_nanos == bill + lost == sum(result.cost_nanos for _, result in results) <= balance.cap_nanos
     left = balance.cap_nanos - balance.posted_nanos
     for request, result in denied:
         assert result.reason in ("cap_reached", "bound_above_cap")
