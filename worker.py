@@ -53,7 +53,7 @@ from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.keys.ring import KeyRing, kept_keys
 from paymaster.ledger.backlog_sender import Backlog
-from paymaster.ledger.batching import LedgerTraffic
+from paymaster.ledger.commits import client_of_commits, ledger_commits
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.ledger.joining import join_ledger
@@ -62,10 +62,7 @@ from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.live.pushes import Pushes
 from paymaster.messages import (
-    Answer,
     AttemptReport,
-    Command,
-    DeskConfig,
     json_bytes,
 )
 from paymaster.messages.temporal_names import (
@@ -78,7 +75,7 @@ from paymaster.messages.temporal_names import (
 from paymaster.observability.alert_buttons import AlertButtons
 from paymaster.observability.event_loop import watched_event_loop
 from paymaster.observability.logs import configure_logs
-from paymaster.observability.measurements import measure_batch
+from paymaster.observability.measurements import measure_batch, measure_turn
 from paymaster.observability.search_attributes import are_registered
 from paymaster.observability.telemetry import Telemetry, telemetry_of
 from paymaster.providers.connections import Connections
@@ -170,6 +167,7 @@ async def _run(
     client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
     # The ledger serves all calls at once: it belongs to no call's trace.
     ledger_client = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else client
+    commits_client = await client_of_commits(ledger_client)
     ledger = Ledger(ledger_client, settings.ledger.name)
     engine, ready = create_engine(database_url), asyncio.Event()
     connections, keys = Connections(settings.services), kept_keys(settings)
@@ -180,7 +178,16 @@ async def _run(
         await prices.try_to_look()
         findable = role != "activities" and await _is_findable(client)
         workers = workers_of(
-            settings, role, client, engine, connections, keys, ledger_client, pushes, findable=findable
+            settings,
+            role,
+            client,
+            engine,
+            connections,
+            keys,
+            ledger_client,
+            pushes,
+            commits_client=commits_client,
+            findable=findable,
         )
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
@@ -294,12 +301,14 @@ def workers_of(
     ledger_client: Client | None = None,
     pushes: Pushes | None = None,
     *,
+    commits_client: Client | None = None,
     findable: bool = False,
 ) -> list[Worker]:
     """The workers of one process in the order of starting; the ledger's is stopped last.
 
     `ledger_client`: for what concerns no single call. Default: `client`. `pushes` None: no gateway gets an answer while
-    it comes. `findable`: whether calls may set search attributes.
+    it comes. `commits_client`: for commands to the ledger (`client_of_commits`). Default: `ledger_client`. `findable`:
+    whether calls may set search attributes.
     """
     ledger_client = ledger_client or client
     name = settings.payloads.storage
@@ -310,7 +319,13 @@ def workers_of(
         lambda converter: replace(converter, marks_plain=marks_plain, external_storage=workers_storage(storage)),
     )
     ledger = Ledger(ledger_client, settings.ledger.name)
-    commits = _commits(ledger, desk_config(settings))
+    commits = ledger_commits(
+        Ledger(commits_client or ledger_client, ledger.name),
+        desk_config(settings),
+        who=WHO,
+        on_sent=measure_batch,
+        on_turn=measure_turn,
+    )
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
     backlog = Backlog(ledger_client, ledger.name)
@@ -330,19 +345,6 @@ def workers_of(
             return [ledger_worker, calls_worker, *_nexus_workers(settings, client, engine)]
         case "activities":
             return [activities_worker]
-
-
-def _commits(ledger: Ledger, config: DeskConfig) -> GroupCommit[Command, Answer]:
-    """The commands of all calls of this process, many at a time to the ledger."""
-    traffic = LedgerTraffic()
-
-    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
-        measure_batch(len(commands))
-        answers = await ledger.apply(commands, config, who=WHO)
-        traffic.sent(commands, answers)
-        return answers
-
-    return GroupCommit[Command, Answer](commit, size_of=json_bytes, worth_waiting_for=traffic.worth_waiting_for)
 
 
 def _ledger_worker(settings: Settings, client: Client) -> Worker:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from itertools import count
 from uuid import uuid4
 
 from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger
 from benchmarks.figures import Figure
 from benchmarks.site import Site
+from paymaster.ledger.commits import ledger_commits
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import Answer, CallRef, Candidate, Command, Granted, LedgerStart, Reserve, budget_workflow_id
@@ -43,10 +44,7 @@ async def _by_update(site: Site, reservations: int, at_once: int) -> float:
     config = desk_config(load_settings(site.config_file, environ={}))
     await ledger.start(config)
 
-    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
-        return await ledger.apply(commands, config)
-
-    commits = GroupCommit[Command, Answer](commit, size_of=lambda command: len(command.model_dump_json()))
+    commits = ledger_commits(ledger, config)
     await _until_granted(commits)  # it reads first what was spent before
 
     async def reserve() -> None:

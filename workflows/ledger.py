@@ -14,6 +14,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 
 from paymaster.admission.desk import Desk
+from paymaster.admission.senders import Senders
 from paymaster.admission.state import DeskState, NewerState, check_rules
 from paymaster.messages import (
     AcceptLower,
@@ -110,28 +111,31 @@ class BudgetWorkflow:
             epoch = workflow.info().first_execution_run_id
             desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules, recalls=start.rules >= 2))
             desk.configure(start.config, workflow_now_ms(), who=start.who)
-        self._desk, self._messages, self._duties = desk, LedgerMessages(desk), Duties(desk)
+        self._senders = Senders(start.senders)
+        self._desk, self._messages, self._duties = desk, LedgerMessages(desk), Duties(desk, self._senders)
 
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
-        """Does its duties until the server suggests a new run, which then begins with the same desk."""
+        """Does its duties until this run has had enough; a new one then begins with the same desk."""
         await self._duties.run(recall=start.state is None or self._desk.state.recalls)
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
         dumped = self._desk.handed_on(self._duties.next_rules)
-        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=dumped))
+        senders = self._senders.count(workflow_now_ms())
+        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=dumped, senders=senders))
 
     # ------------------------------------------------------------ calls
 
     @workflow.update
     @with_one_message
     def apply(self, batch: CommandBatch) -> AnswerBatch:
-        """One answer for each command, in order."""
+        """One answer for each command, in order, and when this sender's next update may come."""
         refuse_unless(check_batch, batch)
         answers = tuple(self._apply(command) for command in batch.commands)
-        self._desk.advance(workflow_now_ms())
-        return AnswerBatch(answers=answers)
+        now_ms = workflow_now_ms()
+        self._desk.advance(now_ms)
+        return AnswerBatch(answers=answers, next_after_ms=self._senders.heard(batch.sender, now_ms))
 
     def _apply(self, command: Command) -> Answer:
         try:

@@ -24,7 +24,7 @@ def worker_program() -> Path:
 def worker(
     role: Annotated[
         Literal["all", "workflows", "activities"],
-        typer.Option(help="What this process runs. At most 8 processes run workflows; activities scale out."),
+        typer.Option(help="What this process runs: calls and the ledger, services and the database, or all."),
     ] = "all",
     config: ConfigOption = None,
 ) -> None:

@@ -1,16 +1,19 @@
 """Many items in, one commit out: while one commit is in flight, further items queue, and all of them go as the next.
 
 One busy workflow takes far more items in a few large updates than in many small ones, and the server allows only ten
-updates in flight to it. Items must be harmless to commit twice: a commit that fails half-way is sent again.
+updates in flight to it, so that each process has one, and waits for its turn where there are many. Items must be
+harmless to commit twice: a commit that fails half-way is sent again.
 """
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from paymaster.ledger.pacing import back_off_s
 from paymaster.values.limits import BATCH_BYTES_MAX, BATCH_ITEMS_MAX
 
 ItemT = TypeVar("ItemT")
@@ -24,6 +27,10 @@ class CommitUnavailable(Exception):
     """Nobody answered within the time limit. The item may or may not have been committed."""
 
 
+class Busy(Exception):
+    """Raised by a commit function when nothing was wrong but that others were there first."""
+
+
 class PoisonedBatch(Exception):
     """Raised by a commit function when an item of the batch, not the connection, is at fault."""
 
@@ -34,9 +41,11 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
     split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
     growing pauses up to a second, until an item is `give_up_after_s` seconds old, which fails with `CommitUnavailable`.
+    None is given up for `Busy`: its time begins anew.
 
     Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
-    tells how many items the group should have, for which it then waits up to half a second.
+    tells how many items the group should have, for which it then waits up to half a second. `rest_s` tells how many
+    seconds the next group still has to wait for its turn.
     """
 
     def __init__(
@@ -48,7 +57,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         bytes_max: int = BATCH_BYTES_MAX,
         give_up_after_s: float = 30.0,
         worth_waiting_for: Callable[[], int] = lambda: 1,
+        rest_s: Callable[[], float] = lambda: 0.0,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        """`chance` draws a number between 0 and 1, for the pauses."""
         self._commit = commit
         self._size_of = size_of
         self._items_max = items_max
@@ -57,6 +69,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._worth_waiting_for = worth_waiting_for
+        self._rest_s = rest_s
+        self._chance = chance
         self._wanted = 1
         self._enough = asyncio.Event()
 
@@ -89,6 +103,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHERS_AT_MOST_S):
                     await self._enough.wait()
+        if (rest_s := self._rest_s()) > 0:
+            await asyncio.sleep(rest_s)
 
     def _next_group(self) -> "list[_Waiting[ItemT, AnswerT]]":
         group: list[_Waiting[ItemT, AnswerT]] = []
@@ -104,7 +120,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         return group
 
     async def _commit_group(self, group: "list[_Waiting[ItemT, AnswerT]]") -> None:
-        pause_s = 0.05
+        failures = 0
         while group:
             try:
                 answers = await self._commit([waiting.item for waiting in group])
@@ -118,12 +134,14 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                 return
             except Exception as error:
                 now = asyncio.get_running_loop().time()
+                failures += 1
                 for waiting in group:
-                    if waiting.give_up_at <= now:
+                    if isinstance(error, Busy):
+                        waiting.give_up_at = now + self.give_up_after_s
+                    elif waiting.give_up_at <= now:
                         waiting.fail(CommitUnavailable(f"no answer for {self.give_up_after_s:.0f} s: {error}"))
                 group = [waiting for waiting in group if not waiting.answer.done()]
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
+                await asyncio.sleep(back_off_s(failures, self._chance))
             else:
                 if len(answers) != len(group):  # a defect of the commit function: nobody knows which answer is whose
                     for waiting in group:

@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.admission.answers import digest_of
 from paymaster.errors import AdminRefused, AdminStale, LedgerNotFound
-from paymaster.ledger.group_commit import PoisonedBatch
+from paymaster.ledger.group_commit import Busy, PoisonedBatch
 from paymaster.ledger.updates import (
     UPDATE_ERRORS,
     Fate,
@@ -30,6 +30,7 @@ from paymaster.messages import (
     AcceptLower,
     AdminMessage,
     Answer,
+    AnswerBatch,
     AttemptReport,
     AttemptReports,
     CallRef,
@@ -303,24 +304,29 @@ class Ledger:
         batch = CommandBatch(commands=tuple(commands))
         return (await self._command(APPLY, batch, None)).answers
 
-    async def apply(self, commands: Sequence[Command], config: DeskConfig, *, who: str = "") -> Sequence[Answer]:
+    async def apply(
+        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+    ) -> AnswerBatch:
         """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
 
-        `config` is what a missing ledger is started with, and `who` brings it.
+        `config` is what a missing ledger is started with, and `who` brings it. `sender` is a name by which the ledger
+        counts those who wait for their turn.
 
-        Raises PoisonedBatch when the update itself was refused, and one of UPDATE_ERRORS when it should be sent again.
+        Raises PoisonedBatch when the update itself was refused, Busy when Temporal takes no more now, and one of
+        UPDATE_ERRORS when it should be sent again for another reason.
         """
-        batch = CommandBatch(commands=tuple(commands))
+        batch = CommandBatch(commands=tuple(commands), sender=sender)
         try:
-            answers = await update_once(self._handle, APPLY, batch, within=ANSWER_WITHIN)
+            return await update_once(self._handle, APPLY, batch, within=ANSWER_WITHIN)
         except UPDATE_ERRORS as error:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
                 raise PoisonedBatch(_reason(error)) from error
             if fate is Fate.NO_LEDGER:
                 await self._start(config, who)
+            if fate is Fate.BUSY:
+                raise Busy(str(error)) from error
             raise
-        return answers.answers
 
     async def _command(
         self, update: UpdateName[ArgumentT, ResultT], message: ArgumentT, command_id: str | None

@@ -11,6 +11,7 @@ from paymaster.admission.state import RULES
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.handle import Ledger
 from paymaster.ledger.neighbours import misplaced
+from paymaster.ledger.pacing import jittered
 from paymaster.messages import ConfigState, DeskConfig, StoredRows
 from paymaster.settings import ConfigurationError
 from paymaster.storage.engine import DATABASE_ERRORS
@@ -19,6 +20,7 @@ from paymaster.storage.ledger_state_rows import latest_granted_ms
 LEDGER_ANSWERS_WITHIN_S = 60.0
 """At start. Temporal gives the task of a dead worker to another one after 10 s, and one with which several died after
 ever longer pauses, in which it takes no update."""
+ASKS_AGAIN_AFTER_S = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +63,7 @@ async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event, w
             if stop.is_set() or time.monotonic() > give_up_at:
                 raise
             logger.warning("asking again: %s", error)
-            await asyncio.sleep(1)
+            await asyncio.sleep(jittered(ASKS_AGAIN_AFTER_S))
 
 
 async def _compare_rows(ledger: Ledger, engine: AsyncEngine) -> None:

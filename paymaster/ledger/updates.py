@@ -10,6 +10,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from paymaster.ledger.pacing import jittered
 from paymaster.messages.temporal_names import ArgumentT, ResultT, UpdateName
 from paymaster.security.payloads import as_raw, read_raw
 
@@ -30,12 +31,14 @@ class Fate(Enum):
     """Nobody answered; it may have been applied or may still be. Ask again with the same id."""
     NO_LEDGER = "no ledger"
     """The workflow does not run."""
+    BUSY = "busy"
+    """Temporal has as many updates in flight to the ledger, or as many requests, as it takes. Ask again, later."""
     NOT_TAKEN = "not taken"
     """Temporal does not take such a request: it is malformed, or not permitted."""
 
     @property
     def asks_again(self) -> bool:
-        return self in (Fate.NOT_PROCESSED, Fate.UNKNOWN)
+        return self in (Fate.NOT_PROCESSED, Fate.UNKNOWN, Fate.BUSY)
 
 
 # Failures that the server itself gives an update, by their type: service/history/workflow/update/errors_failures.go and
@@ -45,8 +48,9 @@ _FROM_SERVER = {
     "AcceptedUpdateCompletedWorkflow": Fate.UNKNOWN,  # the run ended, perhaps by continue-as-new, before its answer
     "UnhandledCommand": Fate.UNKNOWN,  # the workflow's task failed with the update in it
 }
-# All other statuses are passing: a server that restarts, is busy, or lost the workflow's task.
-_LASTING_STATUSES = {
+# All other statuses are passing: a server that restarts, or lost the workflow's task.
+_STATUSES = {
+    RPCStatusCode.RESOURCE_EXHAUSTED: Fate.BUSY,
     RPCStatusCode.NOT_FOUND: Fate.NO_LEDGER,
     RPCStatusCode.INVALID_ARGUMENT: Fate.NOT_TAKEN,
     RPCStatusCode.OUT_OF_RANGE: Fate.NOT_TAKEN,
@@ -62,7 +66,7 @@ def fate_of(error: Exception) -> Fate:
         case WorkflowUpdateFailedError(cause=ApplicationError() as cause):
             return _FROM_SERVER.get(cause.type or "", Fate.REFUSED)
         case RPCError():
-            return _LASTING_STATUSES.get(error.status, Fate.UNKNOWN)
+            return _STATUSES.get(error.status, Fate.UNKNOWN)
         case _:  # a time limit; a handler that was cancelled; a workflow that was terminated
             return Fate.UNKNOWN
 
@@ -128,5 +132,5 @@ async def update_until_answered(
             nothing_applied = nothing_applied and fate is Fate.NOT_PROCESSED
             if clock() + pause_s >= give_up_at:
                 raise Unanswered(error, nothing_applied=nothing_applied) from error
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(jittered(pause_s))
         pause_s = min(2 * pause_s, PAUSE_MAX_S)

@@ -160,6 +160,7 @@ def check_batch(batch: CommandBatch) -> None:
     """Raises ValueError, with what to do, for an update of more commands or candidates than one activation takes."""
     if (commands := len(batch.commands)) > COMMANDS_MAX:
         raise ValueError(f"{commands} commands in one update, and there may be {COMMANDS_MAX}: send them in several")
+    _text("sender", batch.sender, ID_CHARACTERS_MAX)
     candidates = sum(len(command.candidates) for command in batch.commands if isinstance(command, Reserve))
     if candidates > CANDIDATES_OF_UPDATE_MAX:
         raise ValueError(

@@ -280,7 +280,12 @@ Answer = Annotated[
 
 class CommandBatch(Message):
     commands: Annotated[tuple[Command, ...], FailFast()]
+    sender: str = added("")
+    """The name that a process gave itself, by which the ledger counts how many there are. Empty: one that does not wait
+    for its turn."""
 
 
 class AnswerBatch(Message):
     answers: tuple[Answer, ...]
+    next_after_ms: int = added(0)
+    """How long this process should wait before its next update. 0: not at all."""

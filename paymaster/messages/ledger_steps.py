@@ -27,6 +27,8 @@ class LedgerStart(Message):
     """Who brings the configuration."""
     rules: int = added(1, ge=1)
     """By which an empty desk decides; a dump has its own."""
+    senders: int = added(0, ge=0)
+    """How many processes sent updates lately to the run before."""
 
 
 _PACKS_HOLDS = packs(TypeAdapter(tuple[str, ...]), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX)

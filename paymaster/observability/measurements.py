@@ -94,6 +94,13 @@ _batch_size = _meter.create_histogram(
     explicit_bucket_boundaries_advisory=_BATCH_SIZES,
 )
 
+_turn = _meter.create_histogram(
+    "paymaster.turn",
+    unit="s",
+    description="How long a process waits for its turn to send the next update to the ledger",
+    explicit_bucket_boundaries_advisory=_DELAYS_S,
+)
+
 
 _of_process: dict[str, AttributeValue] = {}
 """What everything has that this process measures; its meters, too, are those of the whole process."""
@@ -213,6 +220,12 @@ def measure_batch(size: int) -> None:
     """Of the commands that one update brings to the ledger."""
     with _never_fails():
         _batch_size.record(size, measured())
+
+
+def measure_turn(wait_s: float) -> None:
+    """Of the wait between an update to the ledger and the next one."""
+    with _never_fails():
+        _turn.record(wait_s)
 
 
 def measure_event_loop_delay(delay_s: float) -> None:

@@ -16,8 +16,8 @@ from activities.run_roots import RunRoots
 from paymaster import LLMRequest, Outcome
 from paymaster.client import Backlog, start
 from paymaster.devstack import EmbeddedStack
-from paymaster.ledger.group_commit import GroupCommit
-from paymaster.messages import Answer, CallRef, Command, Ended, Granted, ReserveRequest
+from paymaster.ledger.commits import ledger_commits
+from paymaster.messages import CallRef, Ended, Granted, ReserveRequest
 from paymaster.settings.desk_config import desk_config
 
 pytestmark = pytest.mark.timeout(90)
@@ -110,9 +110,7 @@ async def test_a_hold_that_is_given_back_late_is_charged_nowhere(site: Site, ser
     await settled_books(site)
     before = await site.ledger.status()
     config = desk_config(site.settings)
-    commits = GroupCommit[Command, Answer](
-        lambda commands: site.ledger.apply(commands, config), size_of=lambda command: len(command.model_dump_json())
-    )
+    commits = ledger_commits(site.ledger, config)
     backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)
     reservations = ReserveActivities(site.settings, commits, backlog, roots)
     now_ms = int(time.time() * 1000)

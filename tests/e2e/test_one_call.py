@@ -31,8 +31,8 @@ from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.errors import CallIdReused
-from paymaster.ledger.group_commit import GroupCommit
-from paymaster.messages import Answer, CallRef, Command, Granted, ReserveRequest
+from paymaster.ledger.commits import ledger_commits
+from paymaster.messages import CallRef, Granted, ReserveRequest
 from paymaster.settings import load_settings
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.money import TokenUsage
@@ -211,7 +211,7 @@ async def test_a_price_that_changes_is_that_of_the_next_grant(
     file = module_folder / "dearer.toml"
     write_configuration(file, configuration([service], budgets={"acme": {}}, only={service.name: {"models": models}}))
     config, now_ms = desk_config(site.settings), int(time.time() * 1000)
-    commits = GroupCommit[Command, Answer](lambda commands: site.ledger.apply(commands, config), size_of=lambda _: 0)
+    commits = ledger_commits(site.ledger, config)
     prices: list[tuple[int, int]] = []
     for number, settings in enumerate((site.settings, load_settings(file, environ={}))):
         backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)

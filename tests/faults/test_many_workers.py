@@ -1,10 +1,16 @@
-"""Many worker processes on one ledger: all at once, each restarted in turn, one frozen, one with a wrong clock."""
+"""Many worker processes on one ledger: all at once, killed, each restarted in turn, one frozen, one with a wrong clock.
+
+PAYMASTER_KILLED_FOR says for how long they are killed (`10m`).
+"""
 
 import asyncio
 import itertools
+import os
+import random
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,12 +38,14 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService
+from paymaster.settings import parse_duration
 
 pytestmark = pytest.mark.timeout(300)
 WORKER = ROOT / "worker.py"
 WORKER_THAT_FREEZES = Path(__file__).with_name("worker_that_freezes.py")
 WORKER_WITH_A_WRONG_CLOCK = Path(__file__).with_name("worker_with_a_wrong_clock.py")
 NUMBERS = itertools.count(1)
+KILLED_FOR = parse_duration(os.environ.get("PAYMASTER_KILLED_FOR", "10m"))
 
 
 @pytest.fixture
@@ -70,9 +78,8 @@ def slow_temporal(stack: EmbeddedStack) -> Iterator[SlowProxy]:
 
 @pytest.mark.full
 async def test_twelve_worker_processes_share_one_ledger(site: Site, service: FakeService) -> None:
-    """Eight poll workflow tasks, as many as may; four only call services."""
-    await site.start_workers(8)
-    await site.start_workers(4, program=[WORKER, "--role", "activities"])
+    """More than may have an update in flight to it at once."""
+    await site.start_workers(12)
     service.hold()
 
     async def all_but_ten_are_parked() -> bool:
@@ -86,6 +93,28 @@ async def test_twelve_worker_processes_share_one_ledger(site: Site, service: Fak
     assert status.unconfirmed == 0
     assert service.count == len(load.results)
     assert service.in_flight_max == 10
+
+
+@pytest.mark.full
+@pytest.mark.timeout(int(KILLED_FOR.total_seconds()) + 400)
+async def test_twelve_workers_of_which_some_are_killed_keep_every_promise(site: Site, service: FakeService) -> None:
+    """For ten minutes one after the other is killed, at random, and another one started in its place."""
+    chance = random.Random(12)
+    await site.start_workers(12)
+    alive, killed, ends_at_s = list(site.workers), 0, time.monotonic() + KILLED_FOR.total_seconds()
+    async with caps_watched(site), asking(site, agents=40) as load:
+        while time.monotonic() < ends_at_s:
+            victim = alive.pop(chance.randrange(len(alive)))
+            await load.answers(chance.randrange(1, 40))
+            await victim.kill()
+            alive += await site.start_workers()
+            killed += 1
+    print(f"{killed} killed, {len(load.results)} calls, no answer for {load.longest_pause_s:.1f} s at most")
+    status = await settled_books(site, service)
+    results = load.results
+    assert sum(result.attempts for result in results) == len(results) + status.unconfirmed
+    times_sent = Counter(request.prompt for request in service.requests)
+    assert sum(times_sent.values()) - len(times_sent) <= status.unconfirmed, "sent twice under one hold"
 
 
 @pytest.mark.full

@@ -25,7 +25,7 @@ from activities.reserve import ReserveActivities
 from paymaster.admission.desk import Desk
 from paymaster.client import Ledger
 from paymaster.ledger.group_commit import GroupCommit
-from paymaster.messages import Answer, Command, Granted, Settle
+from paymaster.messages import Answer, AnswerBatch, Command, Granted, Settle
 from paymaster.providers.exchange import Exchange, Sending
 
 
@@ -85,8 +85,8 @@ def _after_settle() -> None:
 def _batch_answered() -> None:
     """The ledger took a batch of several commands, and those who wait for its answers never get them."""
 
-    def several(answers: Sequence[Answer]) -> bool:
-        return len(answers) > 1
+    def several(batch: AnswerBatch) -> bool:
+        return len(batch.answers) > 1
 
     _around(Ledger, "apply", after=several)
 
@@ -164,7 +164,7 @@ def main(how: str, *arguments: str) -> int:
         case "at-each-point":
             _die_at_points(arguments, at_once=1)
         case "at-all-points":
-            _die_at_points(arguments, at_once=8)  # of the eight that may commit to one ledger
+            _die_at_points(arguments, at_once=8)
         case times:
             _die_at_random(arguments, int(times.removesuffix("-times")))
     print("lives on", flush=True)

@@ -1,52 +1,16 @@
-"""Group commit on a real event loop, of which the clock jumps to the next timer instead of waiting.
-
-When everybody waits and no timer is left, the test fails at once: nobody may wait for ever.
-"""
+"""Group commit, in the order in which things are submitted and answered, and what its pauses come to."""
 
 import asyncio
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jumping_loop import now, run
 
-from paymaster.ledger.group_commit import GATHERS_AT_MOST_S, CommitUnavailable, GroupCommit, PoisonedBatch
+from paymaster.ledger.group_commit import GATHERS_AT_MOST_S, Busy, CommitUnavailable, GroupCommit, PoisonedBatch
 
-T = TypeVar("T")
 Commits = GroupCommit[int, str]
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Where an event loop would sleep until its next timer, time jumps there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jumped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits and no timer will wake anybody"
-        self.jumped_s += max(timeout, 0.0)
-        return super().select(0)
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.selector = JumpingSelector()
-        super().__init__(self.selector)
-
-    def time(self) -> float:
-        return self.selector.jumped_s
-
-
-def run(story: Coroutine[None, None, T]) -> T:
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        return runner.run(story)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Ledger:
@@ -91,7 +55,12 @@ def group_commit(
     give_up_after_s: float = 30.0,
 ) -> Commits:
     return GroupCommit[int, str](
-        commit, size_of=size_of, items_max=items_max, bytes_max=bytes_max, give_up_after_s=give_up_after_s
+        commit,
+        size_of=size_of,
+        items_max=items_max,
+        bytes_max=bytes_max,
+        give_up_after_s=give_up_after_s,
+        chance=lambda: 0.5,
     )
 
 
@@ -228,6 +197,28 @@ def test_those_who_leave_while_a_group_gathers_are_not_sent() -> None:
     run(story())
 
 
+def test_a_group_waits_for_its_turn_and_takes_along_what_comes_meanwhile() -> None:
+    """Also when it has gathered company before."""
+
+    async def story() -> None:
+        ledger = Ledger()
+        turn_at_s = 0.3
+        commits = GroupCommit[int, str](
+            ledger.commit,
+            size_of=lambda item: 1,
+            worth_waiting_for=lambda: 2,
+            rest_s=lambda: max(0.0, turn_at_s - now()),
+        )
+        tasks = await submit_all(commits, [1, 2])
+        await asyncio.sleep(0.2)
+        tasks += await submit_all(commits, [3])
+        assert await asyncio.gather(*tasks) == [answer_to(n) for n in (1, 2, 3)]
+        assert ledger.groups == [[1, 2, 3]]
+        assert ledger.times == [pytest.approx(turn_at_s)]
+
+    run(story())
+
+
 # ---------------------------------------------------------------- cancelled waiters
 
 
@@ -360,6 +351,40 @@ def test_an_item_is_given_up_when_its_own_time_is_over() -> None:
         assert await commits.submit(2) == answer_to(2)
 
     run(story())
+
+
+def test_nobody_is_given_up_because_others_were_there_first() -> None:
+    """Its time begins anew: ten minutes of refusals, and an answer."""
+
+    async def story() -> None:
+        ledger = Ledger()
+        ledger.outcomes = [Busy("ten are in flight")] * 600
+        assert await group_commit(ledger.commit, give_up_after_s=30).submit(1) == answer_to(1)
+        assert now() > 590
+        ledger.outcomes = [*[Busy("ten are in flight")] * 60, *[OSError("down")] * 1_000]
+        began = now()
+        with pytest.raises(CommitUnavailable, match="down"):
+            await group_commit(ledger.commit, give_up_after_s=30).submit(2)
+        assert 55 + 30 < now() - began < 60 + 32
+
+    run(story())
+
+
+def test_two_that_are_refused_together_do_not_come_back_together() -> None:
+    """Each pause is a little longer or shorter, by chance."""
+
+    async def second_try_at(chance: float) -> float:
+        ledger = Ledger()
+        ledger.outcomes = [Busy("ten are in flight")]
+        await GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, chance=lambda: chance).submit(1)
+        return ledger.times[1] - ledger.times[0]
+
+    async def story() -> tuple[float, float]:
+        early, late = await asyncio.gather(second_try_at(0.0), second_try_at(1.0))
+        return early, late
+
+    early, late = run(story())
+    assert 1.2 * early < late < 0.1
 
 
 def test_in_a_group_that_fails_only_the_old_items_are_given_up() -> None:

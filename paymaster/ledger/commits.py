@@ -1,0 +1,53 @@
+"""The commands of all calls of one process, on their way to the ledger: in groups, each in its turn."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from temporalio.client import Client
+from temporalio.service import RetryConfig, ServiceClient
+
+from paymaster.ledger.batching import LedgerTraffic
+from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.handle import Ledger
+from paymaster.ledger.pacing import Pace
+from paymaster.messages import Answer, Command, DeskConfig, json_bytes
+
+
+async def client_of_commits(client: Client) -> Client:
+    """The client with a connection of its own, whose requests the SDK sends once.
+
+    The SDK would send an update again that was refused after a second, and then after two and four, also where a place
+    was free in a moment; group commit sends it again sooner.
+    """
+    config = client.config()
+    once = replace(client.service_client.config, retry_config=RetryConfig(max_retries=1))
+    config["service_client"] = await ServiceClient.connect(once)
+    return Client(**config)
+
+
+def ledger_commits(
+    ledger: Ledger,
+    config: DeskConfig,
+    *,
+    who: str = "",
+    on_sent: Callable[[int], None] = lambda commands: None,
+    on_turn: Callable[[float], None] = lambda wait_s: None,
+) -> GroupCommit[Command, Answer]:
+    """What sends commands to the ledger, which `config` and `who` start where it is missing.
+
+    `on_sent` gets the number of commands of each update, `on_turn` the seconds that the process waits for its next one.
+    """
+    traffic, pace = LedgerTraffic(), Pace()
+
+    async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
+        on_sent(len(commands))
+        began_s = time.monotonic()
+        batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
+        on_turn(pace.answered(batch.next_after_ms, time.monotonic() - began_s))
+        traffic.sent(commands, batch.answers)
+        return batch.answers
+
+    return GroupCommit[Command, Answer](
+        commit, size_of=json_bytes, worth_waiting_for=traffic.worth_waiting_for, rest_s=pace.rest_s
+    )

@@ -1,0 +1,70 @@
+"""Many processes on one ledger, each with a connection of its own: they take turns, also while it begins anew."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from ledger_alone import LedgerActivities, client_in_new_namespace, running
+from paymaster_process import balance_of, until
+
+from benchmarks import senders
+from benchmarks.site import running_site
+from paymaster.client import Ledger
+from paymaster.devstack import EmbeddedStack
+from paymaster.messages import budget_workflow_id
+
+SENDERS, CALLS, SECONDS = 12, 4, 6.0
+CAPPED_HOLDS = 100
+
+
+@pytest.fixture
+async def forgetful_temporal() -> AsyncIterator[str]:
+    """The address of a server that suggests continue-as-new after every 300 events: every second here."""
+    limits = {"limit.historyCount.suggestContinueAsNew": 300}
+    async with EmbeddedStack(postgres=False, model=False, headless=True, dynamic_config=limits) as stack:
+        yield stack.temporal_address
+
+
+@pytest.mark.timeout(120)
+async def test_a_dozen_take_turns_across_many_runs_of_the_ledger(forgetful_temporal: str) -> None:
+    """Each call is answered, a new run costs none more than a second, and a cap that all want at once is exact."""
+    client = await client_in_new_namespace(forgetful_temporal)
+    config = senders.config_of(CAPPED_HOLDS)
+    workflow = client.get_workflow_handle(budget_workflow_id("default"))
+
+    async def runs() -> int:
+        query = f'WorkflowId = "{workflow.id}"'
+        return sum([1 async for _ in client.list_workflows(query)])
+
+    async with running(client, LedgerActivities()):
+        await Ledger(client).start(config)
+        dozen = await senders.senders_of(forgetful_temporal, client.namespace, "default", config, SENDERS)
+        await senders.until_granted(dozen[0])
+        waits_s = await senders.call_for(dozen, SECONDS, calls=CALLS)
+        assert all(sender.waits_s for sender in dozen), "some got nothing"
+        for sender in dozen:
+            await sender.hold(2 * CAPPED_HOLDS // SENDERS)
+
+        async def were_many() -> bool:
+            return await runs() >= 3
+
+        await until(were_many, "Temporal lists the runs")
+        status = await Ledger(client).status()
+    usual_s = waits_s[len(waits_s) // 2]
+    print(f"{len(waits_s) / SECONDS:.0f} a second, p50 {usual_s:.3f} s, longest {waits_s[-1]:.3f} s")
+    assert waits_s[-1] < 1.0 + 5 * usual_s, "more than a new run and a machine that is busy with other tests explain"
+    assert sum(sender.held_nanos for sender in dozen) == CAPPED_HOLDS * senders.BOUND_NANOS
+    balance = balance_of(status, f"budget:{senders.CAPPED}")
+    assert balance.pending_nanos == balance.cap_nanos == CAPPED_HOLDS * senders.BOUND_NANOS
+    assert status.holds == CAPPED_HOLDS + 1, "every other hold was settled, once"
+
+
+@pytest.mark.full
+async def test_sixty_four_take_turns(stack: EmbeddedStack, tmp_path: Path) -> None:
+    """What `python -m benchmarks senders` measures, for a machine that is busy with other tests."""
+    async with running_site(stack, tmp_path) as site:
+        rate, p99_s, not_exact = await senders.many(site, seconds=20)
+    print(rate, p99_s, not_exact, sep="\n")
+    assert not_exact.value == 0
+    assert rate.value >= 500
+    assert p99_s.value <= 2.5
