@@ -10,6 +10,9 @@ from paymaster.values.limits import APPROVALS_KEPT_MAX, OFFERS_MAX
 from paymaster.values.money import format_usd
 from paymaster.values.windows import ROLLING_MS, window_end_ms, window_start_ms
 
+REMEMBER_KEPT = 200
+"""So many raises are remembered however long their window and their day have been over, for a clock that goes back."""
+
 
 def offer_of(config: DeskConfig, balance: Balance, ends_at_ms: int | None) -> RaiseOffer | None:
     """What approvers may do about a cap that is in the way. None: nobody may raise it until its window ends."""
@@ -96,8 +99,10 @@ class Approvals:
         )
 
     def _forget(self) -> None:
-        """Those of earlier days that could raise nothing again, because their window is over."""
+        """Those of earlier days that could raise nothing again, because their window is over; not the latest, whose
+        window would be open again if the clock went back."""
         state, today_ms = self._state, window_start_ms("day", self._state.now_ms)
-        for nonce, each in list(state.approved.items()):
-            if each.window_ends_at_ms <= state.now_ms and each.at_ms < today_ms:
-                del state.approved[nonce]
+        given = state.approved.items()
+        over = [nonce for nonce, each in given if each.window_ends_at_ms <= state.now_ms and each.at_ms < today_ms]
+        for nonce in over[: max(0, len(state.approved) - REMEMBER_KEPT)]:
+            del state.approved[nonce]

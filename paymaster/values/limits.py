@@ -164,7 +164,7 @@ UNCONFIRMED_MAX = 1_000
 FOLDED_AT_ONCE = 100
 """Unconfirmed holds beyond that number, and the oldest are folded."""
 APPROVALS_KEPT_MAX = 500
-"""Raises that approvers gave and that are remembered until their window and their day are over."""
+"""Raises that approvers gave and that are remembered, at least until their window and their day are over."""
 PRICES_MAX = 1_000
 """Models whose last price is remembered."""
 ANSWERS_MAX = 500

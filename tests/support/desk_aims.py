@@ -7,7 +7,7 @@ from desk_drawn import NO_RUN, AskedOfRun, Drawn, Usual, bought, countable, pool
 from desk_facts import HALF, NAMES, ODD, TEMPLATE, UNIT, WHOLE, File, Place
 from hypothesis import strategies as st
 
-from paymaster.messages import Candidate, RunawayTerms, RunTerms
+from paymaster.messages import ApproverConfig, Candidate, RunawayTerms, RunTerms
 
 ODD_RULES = (
     "unusual_call",
@@ -30,9 +30,10 @@ RULES_OF_ADMINS = (
     "resume_run",
     "end_run",
 )
+RULES_OF_APPROVERS = ("raise_by_a_form", "press_what_an_alert_offers", "press_again", "take_a_raise_back")
 RULES_OF_TIME = ("window_ends", "almost_an_hour_passes", "desk_wakes_by_itself", "time_passes", "spend_arrives")
 OTHER_CALLS = ("rush", "repeat", "next_attempt")
-NO_TIME = (*ODD_RULES, *RULES_OF_ADMINS, *RULES_OF_TIME)
+NO_TIME = (*ODD_RULES, *RULES_OF_ADMINS, *RULES_OF_APPROVERS, *RULES_OF_TIME)
 
 ANN, BOB, CY = (name.removeprefix("budget:") for name in NAMES)
 ROOM = 100 * UNIT
@@ -81,7 +82,14 @@ NAMED = Drawn(
     names_file,
     usual((ANN,), (BOB,), (CY,)),
     st.just({(NAMES[1], "day"): UNIT}),
-    left_out=(*ODD_RULES, *RULES_OF_ADMINS, *OTHER_CALLS, "window_ends", "almost_an_hour_passes"),
+    left_out=(
+        *ODD_RULES,
+        *RULES_OF_ADMINS,
+        *RULES_OF_APPROVERS,
+        *OTHER_CALLS,
+        "window_ends",
+        "almost_an_hour_passes",
+    ),
 )
 NAMES_OF_ADMINS = NAMED._replace(left_out=tuple(rule for rule in NAMED.left_out if rule != "set_cap"))
 two_calls, money = RunTerms(calls=2), RunTerms(usd_nanos=4 * UNIT)
@@ -96,6 +104,10 @@ ENDED_RUNS = RUNS._replace(left_out=tuple(rule for rule in RUNS.left_out if rule
 LIMITED_RUNS = RUNS._replace(
     files=file(ACME, per_run={"budget:acme": two_calls}), usuals=usual(runs=(("r1", ()), ("r1/a", ())))
 )
+RENEWED_RUNS = LIMITED_RUNS._replace(
+    files=file(ACME, per_run={"budget:acme": RunTerms(calls=1, renews="hour")}),
+    left_out=(*ODD_RULES, *RULES_OF_ADMINS, *RULES_OF_APPROVERS, "rush", "repeat", "time_passes"),
+)
 LOOPS = RUNS._replace(
     files=file(ACME, runaway={"budget:acme": RunawayTerms(identical_calls=1)}), usuals=usual(runs=(("r1", ()),))
 )
@@ -109,7 +121,7 @@ ROLLING = Drawn(
     file({("budget:acme", "24h"): 4 * UNIT}),
     usual(),
     st.just({("budget:acme", "24h"): 2 * UNIT}),
-    left_out=(*ODD_RULES, *RULES_OF_ADMINS, *OTHER_CALLS, "desk_wakes_by_itself"),
+    left_out=(*ODD_RULES, *RULES_OF_ADMINS, *RULES_OF_APPROVERS, *OTHER_CALLS, "desk_wakes_by_itself"),
 )
 PURCHASES = Drawn(
     file(ACME, concurrent_max={"budget:acme": 2}),
@@ -122,4 +134,11 @@ COUNTS = Drawn(
     usual(routes=st.lists(countable, min_size=1, max_size=1)),
     nothing,
     left_out=(*NO_TIME, *OTHER_CALLS),
+)
+ADA = ApproverConfig(budgets=("acme",), per_raise_nanos=2 * UNIT, per_day_nanos=4 * UNIT, offers_nanos=(UNIT, 2 * UNIT))
+APPROVALS = Drawn(
+    file({("budget:acme", "day"): 2 * UNIT, ("budget:acme", "month"): ROOM}, approvers={"ada": ADA}),
+    usual(),
+    nothing,
+    left_out=(*ODD_RULES, *RULES_OF_ADMINS, *RULES_OF_TIME, *OTHER_CALLS),
 )

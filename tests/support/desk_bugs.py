@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 from desk_aims import (
+    APPROVALS,
     CAP,
     COUNTS,
     ENDED_RUNS,
@@ -16,6 +17,7 @@ from desk_aims import (
     POOLS,
     PRICES,
     PURCHASES,
+    RENEWED_RUNS,
     ROLLING,
     RUNS,
     SHORT,
@@ -26,6 +28,7 @@ from desk_facts import ACCOUNTS, WHOLE
 from paymaster.admission import books, in_force, on_demand, parking, routing
 from paymaster.admission.account_rows import template_key
 from paymaster.admission.accounts import Account, Balance
+from paymaster.admission.approvals import Approvals
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.desk import Desk
@@ -33,9 +36,21 @@ from paymaster.admission.granting import Granting
 from paymaster.admission.holds import Hold
 from paymaster.admission.on_demand import OnDemand
 from paymaster.admission.routing import Choice
-from paymaster.admission.runs import Run, RunOver, run_levels
+from paymaster.admission.runs import Period, Run, RunOver, run_levels
 from paymaster.admission.state import DeskState
-from paymaster.messages import AccountConfig, Answer, Candidate, Command, Grant, Granted, Reserve, Window
+from paymaster.messages import (
+    AccountConfig,
+    Answer,
+    Approval,
+    Candidate,
+    CapState,
+    Command,
+    Grant,
+    Granted,
+    RaiseCap,
+    Reserve,
+    Window,
+)
 from paymaster.messages.base import CountsForBudgets
 from paymaster.values.windows import STEPS_MS
 
@@ -262,6 +277,41 @@ def bind_by_the_price_of_the_call_before(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(routing, "bound_nanos", wrong)
 
 
+def renew_runs_with_the_calls_they_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Period.begin
+
+    def wrong(self: Period, start_ms: int) -> None:
+        calls = self.calls
+        begin(self, start_ms)
+        self.calls = calls
+
+    monkeypatch.setattr(Period, "begin", wrong)
+
+
+# ---------------------------------------------------------------- approvals
+
+
+def let_a_button_raise_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is remembered for the sum of the day, and not by its nonce."""
+    keep = Approvals.keep
+
+    def wrong(self: Approvals, approval: Approval, by_nanos: int) -> None:
+        keep(self, approval.model_copy(update={"nonce": f"{approval.nonce}, pressed"}), by_nanos)
+
+    monkeypatch.setattr(Approvals, "keep", wrong)
+
+
+def forget_what_was_raised_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_cap = Desk.raise_cap
+
+    def wrong(self: Desk, change: RaiseCap, now_ms: int) -> CapState:
+        for given in self.state.approved.values():
+            given.nanos = 0
+        return raise_cap(self, change, now_ms)
+
+    monkeypatch.setattr(Desk, "raise_cap", wrong)
+
+
 # ---------------------------------------------------------------- runaways, rolling windows, purchases, counts
 
 
@@ -339,6 +389,9 @@ BROKEN = [
         ignore_what_budgets_allow_each_run, f"without an account|cap of|calls|the end of|{DECIDES}", LIMITED_RUNS
     ),
     pytest.param(bind_by_the_price_of_the_call_before, f"the bound is|cut and restored|{DECIDES}", PRICES),
+    pytest.param(renew_runs_with_the_calls_they_made, f"calls of|{DECIDES}", RENEWED_RUNS),
+    pytest.param(let_a_button_raise_again, "raised what is not to be raised", APPROVALS),
+    pytest.param(forget_what_was_raised_today, "raised what is not to be raised", APPROVALS),
     pytest.param(forget_what_runs_ask_for, "is a runaway and goes on", LOOPS),
     pytest.param(let_steps_leave_too_early, f"posted in|pending in|over its cap|the notice|{DECIDES}", ROLLING),
     pytest.param(give_purchases_a_place, f"calls at once|{DECIDES}", PURCHASES),

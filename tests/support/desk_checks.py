@@ -1,6 +1,6 @@
 """What must be true whenever a desk has looked at its queue and its accounts."""
 
-from desk_facts import MINUTE, levels
+from desk_facts import MINUTE, Waiting, levels
 from two_desks import TwoDesks
 
 from paymaster.admission.clock import DOUBT_MS
@@ -58,35 +58,38 @@ class DeskChecks(TwoDesks):
     def check_queue(self) -> None:
         """After the desk has let time pass and looked at the queue."""
         self.take_in_runaways()
-        model = self.model
         in_doubt = self.in_doubt()
         for hold in self.in_state("pending"):
-            is_over = hold.grant.expires_at_ms <= model.now_ms
+            is_over = hold.grant.expires_at_ms <= self.model.now_ms
             assert in_doubt or not is_over, f"{hold.grant.hold_id} is pending after its time"
-        for waiting in model.queue:
-            request, parked = waiting.request, self.desk.queue.get(waiting.request.hold_id)
-            assert parked is not None, f"{request.hold_id} has left the queue, and was told nothing"
-            waiting.claims = parked.keeps
-            model.take_part(request)
-            assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
-            assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
-            # That one is not for now, because money is not short any more, is told when what it waits for comes.
-            for_always = [candidate.model_copy(update={"short_below": None}) for candidate in request.candidates]
-            may_fit = any(model.verdict(request, candidate) != "never" for candidate in for_always)
-            assert may_fit, f"{request.hold_id} is parked though it can never fit"
-            if not model.busy_candidates(request):
-                waiting.busy_since_ms, waiting.kept = None, frozenset()
-                # What a run takes wakes nobody who waits for others, and neither does money that is not short any more.
-                of_run = model.parts.keys() & levels(request.run) or model.is_stopped(request)
-                is_told_late = of_run or set(model.verdicts(request)) == {"never"}
-                assert request.on_exhausted == "wait" or is_told_late, (
-                    f"{request.hold_id} is to fail and waits for money"
-                )
-            elif model.loading or model.is_missing(request) or model.is_stopped(request) or model.may_be_shut(request):
-                waiting.busy_since_ms, waiting.kept = None, frozenset()
-            elif waiting.busy_since_ms is None:
-                waiting.busy_since_ms = model.now_ms
-            elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
-                assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
-                assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
-                waiting.kept = parked.keeps
+        with self.model.while_no_hold_changes():
+            for waiting in self.model.queue:
+                self.check_waiting(waiting, in_doubt=in_doubt)
+
+    def check_waiting(self, waiting: Waiting, *, in_doubt: bool) -> None:
+        """It waits because it must, and as long as it must nothing that it waits for is given away."""
+        model, request = self.model, waiting.request
+        parked = self.desk.queue.get(request.hold_id)
+        assert parked is not None, f"{request.hold_id} has left the queue, and was told nothing"
+        waiting.claims = parked.keeps
+        model.take_part(request)
+        assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
+        assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
+        # That one is not for now, because money is not short any more, is told when what it waits for comes.
+        for_always = [candidate.model_copy(update={"short_below": None}) for candidate in request.candidates]
+        may_fit = any(model.verdict(request, candidate) != "never" for candidate in for_always)
+        assert may_fit, f"{request.hold_id} is parked though it can never fit"
+        if not model.busy_candidates(request):
+            waiting.busy_since_ms, waiting.kept = None, frozenset()
+            # What a run takes wakes nobody who waits for others, and neither does money that is not short any more.
+            of_run = model.parts.keys() & levels(request.run) or model.is_stopped(request)
+            is_told_late = of_run or set(model.verdicts(request)) == {"never"}
+            assert request.on_exhausted == "wait" or is_told_late, f"{request.hold_id} is to fail and waits for money"
+        elif model.loading or model.is_missing(request) or model.is_stopped(request) or model.may_be_shut(request):
+            waiting.busy_since_ms, waiting.kept = None, frozenset()
+        elif waiting.busy_since_ms is None:
+            waiting.busy_since_ms = model.now_ms
+        elif model.now_ms >= waiting.busy_since_ms + CLAIM_AFTER_MS:
+            assert parked.waits_for <= parked.keeps, f"{request.hold_id} has waited long enough for {parked}"
+            assert waiting.kept <= parked.keeps, f"{request.hold_id} lost what was kept for it"
+            waiting.kept = parked.keeps

@@ -22,7 +22,16 @@ from desk_facts import (
 )
 from hypothesis import strategies as st
 
-from paymaster.messages import AccountConfig, Candidate, DeskConfig, RunawayTerms, RunTerms, ServiceConfig, Window
+from paymaster.messages import (
+    AccountConfig,
+    ApproverConfig,
+    Candidate,
+    DeskConfig,
+    RunawayTerms,
+    RunTerms,
+    ServiceConfig,
+    Window,
+)
 from paymaster.values.money import Price
 
 AskedOfRun = tuple[str | None, tuple[RunTerms | None, ...]]
@@ -71,6 +80,14 @@ runaways = st.sampled_from(
         RunawayTerms(usd_nanos_per_minute=2 * UNIT),
     ]
 )
+approver = st.builds(
+    ApproverConfig,
+    budgets=st.sampled_from([("acme",), ("acme/team", "solo"), ("acme/users",)]),
+    per_raise_nanos=st.sampled_from([UNIT, 2 * UNIT, 4 * UNIT]),
+    per_day_nanos=st.sampled_from([4 * UNIT, 5 * UNIT, 8 * UNIT]),
+    offers_nanos=st.sampled_from([(UNIT,), (UNIT, 2 * UNIT)]),
+)
+APPROVERS = ("ada", "bob")
 files = st.builds(
     File,
     caps_nanos=caps,
@@ -82,6 +99,7 @@ files = st.builds(
     runaway=st.dictionaries(st.sampled_from(["budget:acme", "budget:acme/team", TEMPLATE]), runaways, max_size=1),
     watched=st.one_of(st.just(frozenset[str]()), watched),
     max_parked=st.sampled_from([1, 4, 100, 100]),
+    approvers=st.dictionaries(st.sampled_from(APPROVERS), approver, max_size=2),
 )
 runs = st.one_of(
     st.sampled_from([NO_RUN, NO_RUN, ("r1", ()), ("r1/a", ()), ("r2", ())]),
@@ -218,4 +236,5 @@ def configuration(file: File, number: int) -> DeskConfig:
         services={name: service(f"service:{name}") for name in SERVICES},
         hold_expires_after_ms=HOLD_EXPIRES_AFTER_MS,
         max_parked=file.max_parked,
+        approvers=dict(file.approvers),
     )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Literal, TypeVar
 
-from paymaster.messages import Candidate, Grant, Reserve, RunawayTerms, RunTerms, Window
+from paymaster.messages import ApproverConfig, Candidate, Grant, Reserve, RunawayTerms, RunTerms, Window
 from paymaster.values.money import Price
 from paymaster.values.windows import WINDOWS
 
@@ -101,6 +101,16 @@ class Cap:
 
 
 @dataclass
+class GivenRaise:
+    """What an approver raised a cap by."""
+
+    by: str
+    nonce: str
+    nanos: int
+    at_ms: int
+
+
+@dataclass
 class Part:
     """A run, or a part of one, that has an account."""
 
@@ -140,6 +150,7 @@ class File:
     tables: frozenset[str] = frozenset()
     """Of the names those with a table of their own, and the template where there is one."""
     max_parked: int = 100
+    approvers: Mapping[str, ApproverConfig] = field(default_factory=dict[str, ApproverConfig])
 
     def table_of(self, account: str) -> str | None:
         """The account or the template that says everything of this account. None: nothing does."""

@@ -10,6 +10,7 @@ from hypothesis.stateful import invariant
 
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
+    Alert,
     Answer,
     Candidate,
     Command,
@@ -21,6 +22,7 @@ from paymaster.messages import (
     Granted,
     Parked,
     ParkedAnswer,
+    RaiseOffer,
     Reserve,
     Settle,
     Settled,
@@ -56,22 +58,32 @@ class DeskJudge(DeskChecks):
         answer = self.both(lambda desk: desk.handle(command, self.clock_ms))
         overfull = self.model.open - before and len(self.model.open) > self.model.accounts_max
         assert not overfull, f"an account was made for {command.hold_id}, and there is no room"
+        if not isinstance(command, Reserve):
+            self.take_in_gates()
+        again = self.judge(command, answer)
+        if isinstance(answer, Parked):
+            self.check_queue()
+        self.take_in_outbox()
+        self.check_gone()
+        self.looked = isinstance(command, Reserve)
+        if again is not None:
+            self.send(again)
+
+    def judge(self, command: Command, answer: Answer) -> Reserve | None:
+        """The same call with its tokens counted, where it was told to count them."""
         match command:
             case Reserve():
                 self.judge_reserve(command, answer)
                 if isinstance(answer, CountFirst):
                     self.sent.remove(command)
+                    return command.model_copy(update={"candidates": counted(command, answer.candidate)})
             case Settle():
                 self.judge_settle(command, answer)
             case Void():
                 self.judge_void(command, answer)
             case _:
                 pass  # a question, which changes nothing
-        self.take_in_outbox()
-        self.check_gone()
-        self.looked = isinstance(command, Reserve)
-        if isinstance(command, Reserve) and isinstance(answer, CountFirst):
-            self.send(command.model_copy(update={"candidates": counted(command, answer.candidate)}))
+        return None
 
     def take_in_spend(self) -> None:
         """What was read from the database arrives."""
@@ -92,10 +104,11 @@ class DeskJudge(DeskChecks):
     def take_in_gates(self) -> None:
         self.model.gates = {service.service: service for service in self.desk.status(StatusRequest(limit=1)).services}
 
-    def take_in_outbox(self) -> None:
-        """Whom the desk answered by itself, and which holds it gave up."""
+    def take_in_outbox(self, until: int | None = None) -> None:
+        """Whom the desk answered by itself, and which holds it gave up, until it had so many items."""
         outbox = self.desk.state.outbox
-        new = [item for item in (*outbox.messages, *outbox.notices) if item.sequence > self.last_sequence]
+        last = outbox.sequence if until is None else until
+        new = [item for item in (*outbox.messages, *outbox.notices) if self.last_sequence < item.sequence <= last]
         for item in sorted(new, key=lambda item: item.sequence):
             assert item.sequence > self.last_sequence, "two items of the outbox have one number"
             self.last_sequence = item.sequence
@@ -127,6 +140,8 @@ class DeskJudge(DeskChecks):
                     waiting = self.leave_queue(denied.hold_id)
                     assert item.call == waiting.request.call
                     self.judge_denial(waiting.request, waiting.arrival, denied, waited=True)
+                case Alert(offer=RaiseOffer() as offer, account=str() as account, window=str() as window):
+                    assert offer == self.model.offer((account, window)), f"an alert offers another raise of {account}"
                 case Withdrawn():
                     assert self.model.holds[item.hold_id].state == "pending", "withdrawn after its end"
                 case _:
@@ -178,7 +193,6 @@ class DeskJudge(DeskChecks):
                 assert len(model.queue) < model.file.max_parked, "parked in a full queue"
                 model.queue.append(Waiting(request, arrival, model.now_ms))
                 model.queue.sort(key=lambda w: (-w.request.priority, w.arrival))
-                self.check_queue()
             case _:
                 assert isinstance(answer, Ended)
                 assert model.may_be_forgotten(request.asked_at_ms), "a fresh id is refused"
@@ -259,9 +273,10 @@ class DeskJudge(DeskChecks):
     def nothing_kept_was_taken(self, request: Reserve, arrival: int, accounts: tuple[str, ...]) -> None:
         """One ahead whose money was spent meanwhile waits for that, and nothing is kept for it any more."""
         for ahead in self.model.queue:
-            if ahead.is_ahead_of(request, arrival) and self.model.busy_candidates(ahead.request):
-                kept = ahead.kept.intersection(accounts)
-                assert not kept, f"{request.hold_id} took what was kept in {kept} for {ahead.request.hold_id}"
+            kept = ahead.kept.intersection(accounts)
+            if kept and ahead.is_ahead_of(request, arrival):
+                is_busy = self.model.busy_candidates(ahead.request)
+                assert not is_busy, f"{request.hold_id} took what was kept in {kept} for {ahead.request.hold_id}"
 
     def judge_denial(self, request: Reserve, arrival: int, denied: Denied, *, waited: bool) -> None:
         model, verdicts = self.model, set(self.model.verdicts(request))
@@ -290,7 +305,6 @@ class DeskJudge(DeskChecks):
         model.over[request.hold_id] = (model.now_ms, denied)
 
     def judge_settle(self, command: Settle, answer: Answer) -> None:
-        self.take_in_gates()
         hold = self.model.holds.get(command.hold_id)
         if hold is None and command.epoch == "another run":
             assert answer == Settled(hold_id=command.hold_id), "its entries are stored: they will be read"
@@ -320,7 +334,6 @@ class DeskJudge(DeskChecks):
                 assert (notice.posted_nanos, notice.pending_nanos) == (posted, pending), "the notice is wrong"
 
     def judge_void(self, command: Void, answer: Answer) -> None:
-        self.take_in_gates()
         model, hold_id = self.model, command.hold_id
         assert isinstance(answer, Settled), f"void was answered {answer.kind}"
         hold = model.holds.get(hold_id)

@@ -4,7 +4,7 @@ backwards; `DeskJudge` says what must be true after each."""
 import sys
 from collections.abc import Sequence
 
-from desk_admins import Admins
+from desk_approvers import Approvers
 from desk_drawn import (
     NO_RUN,
     AskedOfRun,
@@ -34,7 +34,7 @@ from paymaster.messages import (
 )
 
 
-class DeskMachine(Admins):
+class DeskMachine(Approvers):
     # ------------------------------------------------------------ calls
 
     @rule(
@@ -295,8 +295,8 @@ class DeskMachine(Admins):
         if sys.exc_info()[0] is not None:
             return  # a step failed: that is the news
         self.advance_to(max(self.clock_ms, self.model.now_ms) + 49 * HOUR)
-        self.advance_to(self.clock_ms + HOUR)  # a jump of two days was not believed at once
-        self.advance_to(self.clock_ms + HOUR)  # what the end of the waits itself let through
+        self.advance_to(self.clock_ms + 59 * MINUTE)  # a jump of two days was not believed at once
+        self.advance_to(self.clock_ms + 59 * MINUTE)  # what the end of the waits itself let through
         assert not self.model.queue, "a call waits for ever"
         assert not self.in_state("pending"), "a hold never ends"
         self.books_agree_with_the_model()

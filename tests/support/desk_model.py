@@ -223,6 +223,8 @@ class Model(Sums):
                 for (window, name), more in part.more_in.items()
                 if name == window_name(window, self.now_ms)
             }
+        for given in self.given:
+            given.at_ms = min(given.at_ms, to_ms)
         self.used_ms = {account: min(at_ms, to_ms) for account, at_ms in self.used_ms.items()}
         self.let_through_ms = {place: min(at_ms, to_ms) for place, at_ms in self.let_through_ms.items()}
         self.now_ms = self.returned_ms = to_ms

@@ -3,7 +3,8 @@
 Written without the desk's code, which it is compared with (tests/unit/admission/test_desk_machine.py).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
@@ -18,6 +19,7 @@ from desk_facts import (
     START_MS,
     Cap,
     File,
+    GivenRaise,
     HeldMoney,
     Part,
     Place,
@@ -27,10 +29,22 @@ from desk_facts import (
     charged_by,
     counts,
     levels,
+    next_end_ms,
     window_name,
 )
 
-from paymaster.messages import Candidate, Denied, Grant, Reserve, RunawayTerms, RunTerms, ServiceStatus, Window
+from paymaster.messages import (
+    Approval,
+    Candidate,
+    Denied,
+    Grant,
+    RaiseOffer,
+    Reserve,
+    RunawayTerms,
+    RunTerms,
+    ServiceStatus,
+    Window,
+)
 
 
 @dataclass
@@ -49,6 +63,8 @@ class Sums:
     """Accounts of which it is not known yet what was spent before."""
     used_ms: dict[str, int] = field(default_factory=dict[str, int])
     """When a call asked for an account last."""
+    given: list[GivenRaise] = field(default_factory=list[GivenRaise])
+    """By approvers."""
     let_through_ms: dict[Place, int] = field(default_factory=dict[Place, int])
     """When a watched cap let a call through last that it had no room for."""
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
@@ -69,15 +85,39 @@ class Sums:
     arrivals: int = 0
     returned_ms: int = 0
     """To when the clock was put back last."""
+    _sums: dict[tuple[str, Place], int] | None = None
+    """Those that were made since the last change of a hold, where none changes for a while."""
 
     # ------------------------------------------------------------ sums
 
+    @contextmanager
+    def while_no_hold_changes(self) -> Generator[None]:
+        """Each sum is made once."""
+        self._sums = {}
+        try:
+            yield
+        finally:
+            self._sums = None
+
+    def _once(self, what: str, place: Place, make: Callable[[str, Window], int]) -> int:
+        if self._sums is None:
+            return make(*place)
+        if (what, place) not in self._sums:
+            self._sums[what, place] = make(*place)
+        return self._sums[what, place]
+
     def posted(self, account: str, window: Window) -> int:
+        return self._once("posted", (account, window), self._posted)
+
+    def pending(self, account: str, window: Window) -> int:
+        return self._once("pending", (account, window), self._pending)
+
+    def _posted(self, account: str, window: Window) -> int:
         is_first = counts(window, START_MS - EARLIER_MS if window in ROLLING else self.earlier_ms, self.now_ms)
         earlier = self.earlier.get((account, window), 0) if is_first else 0
         return earlier + sum(hold.posted_nanos for hold in self._in_window(account, window))
 
-    def pending(self, account: str, window: Window) -> int:
+    def _pending(self, account: str, window: Window) -> int:
         return sum(hold.grant.bound_nanos for hold in self._in_window(account, window) if hold.state == "pending")
 
     def running(self, account: str) -> int:
@@ -129,6 +169,36 @@ class Sums:
         for account, window, cap in self._caps(account for account in accounts if self.is_watched(account)):
             if self.posted(account, window) + self.pending(account, window) > cap:
                 self.let_through_ms[account, window] = self.now_ms
+
+    # ------------------------------------------------------------ approvers
+
+    def may_give(self, place: Place, nanos: int, approval: Approval) -> bool:
+        """Whether an approver may raise the cap until its window ends: each button once, and so much in a day."""
+        account, window = place
+        approver = self.file.approvers.get(approval.by)
+        kind, _, budget = account.partition(":")
+        if approver is None or kind != "budget" or not set(approver.budgets).intersection(levels(budget)):
+            return False
+        if window == "total" or window in ROLLING or approval.window_ends_at_ms != next_end_ms(window, self.now_ms):
+            return False
+        if self.cap(place) is None or self.cap(place) != approval.cap_nanos:
+            return False
+        if any(each.nonce == approval.nonce for each in self.given):
+            return False
+        today = window_name("day", self.now_ms)
+        of_day = [e.nanos for e in self.given if e.by == approval.by and window_name("day", e.at_ms) == today]
+        return 0 < nanos <= approver.per_raise_nanos and sum(of_day) + nanos <= approver.per_day_nanos
+
+    def offer(self, place: Place) -> RaiseOffer | None:
+        """What an alert of this cap lets approvers do."""
+        account, window = place
+        cap, kind, budget = self.cap(place), *account.split(":", 1)
+        if cap is None or kind != "budget" or window == "total" or window in ROLLING:
+            return None
+        may_raise = [each for each in self.file.approvers.values() if set(each.budgets).intersection(levels(budget))]
+        by_nanos = sorted({nanos for each in may_raise for nanos in each.offers_nanos})
+        ends_at_ms = next_end_ms(window, self.now_ms)
+        return RaiseOffer(cap_nanos=cap, window_ends_at_ms=ends_at_ms, by_nanos=tuple(by_nanos)) if by_nanos else None
 
     # ------------------------------------------------------------ accounts that nobody named
 

@@ -53,6 +53,12 @@ class TwoDesks(RuleBasedStateMachine):
 
     def both(self, do: Callable[[Desk], T]) -> T:
         """Acts on the desk, and on the one that is cut and restored first; both must give one answer."""
+        answer = self.on_both(do)
+        self.take_in_accounts(frozenset(self.desk.ledger.accounts))
+        return answer
+
+    def on_both(self, do: Callable[[Desk], T]) -> T:
+        """Likewise; which accounts there are now is yet to be taken in."""
         self.commands += 1
         if self.commands % self.cut_every == 0:
             self.cut_desk, self.was_cut = Desk.load(self.cut_desk.dump()), True
@@ -66,12 +72,11 @@ class TwoDesks(RuleBasedStateMachine):
             self.sent = [c for c in self.sent if not isinstance(c, Reserve) or c.asked_at_ms < now_ms]
         assert now_ms == max(self.model.now_ms, self.clock_ms)
         self.model.now_ms = now_ms
-        self.take_in_accounts()
         return answer
 
-    def take_in_accounts(self) -> None:
+    def take_in_accounts(self, now: frozenset[str]) -> None:
         """Which accounts there are: those of names and runs come and go as the desk thinks fit."""
-        model, now = self.model, frozenset(self.desk.ledger.accounts)
+        model = self.model
         if now == model.open:
             return
         were_full = len(model.open | now) >= model.accounts_max

@@ -6,6 +6,7 @@ import pytest
 from desk_kit import DAY, HOUR, NOON, USD, Site, capped, config
 
 from paymaster.admission.answers import digest_of
+from paymaster.admission.approvals import REMEMBER_KEPT
 from paymaster.admission.configuration import differences, in_words
 from paymaster.admission.desk import Desk
 from paymaster.admission.signed_commands import SignatureRefused, changes_money
@@ -181,6 +182,21 @@ def test_a_clock_that_comes_back_gives_nobody_a_second_day(site: Site) -> None:
     assert give(site, raised("5", nonce="3", cap=cap, ends_at_ms=MIDNIGHT + DAY)) == cap + 5, "it is another day"
 
 
+def test_a_button_of_before_the_clock_went_ahead_is_still_pressed(site: Site) -> None:
+    """Its window was over meanwhile, and is open again; so is the approver's day."""
+    give(site, raised("5"))
+    site.now_ms += DAY
+    give(site, raised("1", nonce="2", ends_at_ms=MIDNIGHT + DAY))
+    site.desk.take_clock(TakeClock(reason="it was a day ahead"), site.now_ms)
+    site.cut()
+    site.now_ms -= DAY - HOUR
+    cap = site.set_cap("10") // USD
+    with pytest.raises(ApprovalRefused, match="each is good for one raise"):
+        give(site, raised("5", cap=cap))
+    with pytest.raises(ApprovalRefused, match=r"raised by \$6.00 today"):
+        give(site, raised("5", nonce="3", cap=cap))
+
+
 def test_a_window_that_is_over_still_counts_for_the_day() -> None:
     site = Site(approvers(ada=ADA.model_copy(update={"budgets": ("other",)})))
     for hour, nonce in enumerate(("1", "2")):
@@ -193,7 +209,7 @@ def test_a_window_that_is_over_still_counts_for_the_day() -> None:
 
 
 def test_what_is_remembered_has_an_end() -> None:
-    """So many raises are remembered, and forgotten when their window and their day are over."""
+    """So many raises are remembered, and but for the latest forgotten when their window and their day are over."""
     rich = ADA.model_copy(update={"per_day_nanos": 10**6 * USD})
     site = Site(approvers(ada=rich))
     for number in range(APPROVALS_KEPT_MAX):
@@ -202,7 +218,8 @@ def test_what_is_remembered_has_an_end() -> None:
         give(site, raised("1", nonce="more", cap=10 + APPROVALS_KEPT_MAX))
     site.wait_until(MIDNIGHT)
     give(site, raised("1", nonce="tomorrow", ends_at_ms=MIDNIGHT + DAY))
-    assert list(site.desk.state.approved) == ["tomorrow"]
+    kept = [f"alert {number}" for number in range(APPROVALS_KEPT_MAX - REMEMBER_KEPT, APPROVALS_KEPT_MAX)]
+    assert list(site.desk.state.approved) == [*kept, "tomorrow"]
 
 
 # ---------------------------------------------------------------- signatures

@@ -19,13 +19,14 @@ from desk_bugs import BROKEN
 from desk_drawn import NO_RUN, AskedOfRun, Drawn, bought
 from desk_facts import ACCOUNTS, HALF, HOUR, MINUTE, NAMES, ODD, SECOND, TEMPLATE, UNIT, WHOLE, File, Mode, Place
 from desk_machine import DeskMachine
+from desk_rush import RUSH, Rush
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from searches import alike_whatever_is_imported, examples
 
 from paymaster.admission import books
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
-from paymaster.messages import Candidate, Reserve, RunawayTerms, RunTerms, Settle, Void
+from paymaster.messages import ApproverConfig, Candidate, Reserve, RunawayTerms, RunTerms, Settle, Void
 
 SEARCH = int(os.environ.get("DESK_MACHINE_EXAMPLES", "0"))
 EXAMPLES = settings(
@@ -37,6 +38,12 @@ EXAMPLES = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
+
+
+def aimed(drawn: Drawn, machine: type[DeskMachine] = DeskMachine, cut_every: int = 10) -> type[DeskMachine]:
+    """A machine that draws this, and is cut less often."""
+    return type("Aimed", (machine,), {"cut_every": cut_every, "drawn": drawn, **dict.fromkeys(drawn.left_out)})
+
 
 # ---------------------------------------------------------------- the tests
 
@@ -63,6 +70,12 @@ def test_the_desk_keeps_its_promises_where_there_is_little_room(monkeypatch: pyt
     """Names and runs come in floods: they wait, and push nothing out that somebody uses or that holds money."""
     monkeypatch.setattr(books, "ACCOUNTS_MAX", len(ACCOUNTS) + 2)
     run_state_machine_as_test(DeskMachine, settings=settings(EXAMPLES, max_examples=SEARCH or examples(100)))
+
+
+def test_the_desk_keeps_its_promises_in_a_rush() -> None:
+    """Many commands in one update, and hundreds of holds."""
+    rushed = settings(EXAMPLES, max_examples=SEARCH // 20 or examples(100) // 2, stateful_step_count=10)
+    run_state_machine_as_test(aimed(RUSH, Rush, cut_every=1), settings=rushed)
 
 
 def test_the_machine_knows_that_nothing_is_kept_for_a_call_whose_money_is_spent_by_holds_that_expire() -> None:
@@ -261,6 +274,43 @@ def steps_of_rolling_windows() -> None:
     steps.look()
 
 
+def steps_of_renewed_runs() -> None:
+    """A run makes its call of the hour, which nobody settles, and has another one in the next; an admin adds one."""
+    hourly = RunTerms(calls=1, renews="hour")
+    steps = Steps(File(caps_nanos={("budget:acme", "day"): 100 * UNIT}, per_run={"budget:acme": hourly}))
+    steps.ask("acme", run=("r1", ()))
+    steps.ask("acme", run=("r1/a", ()))
+    assert len(steps.model.queue) == 1
+    steps.wait(31)
+    steps.ask("acme", run=("r1", ()))
+    assert (len(steps.in_state("pending")), len(steps.model.queue)) == (1, 1)
+    steps.give_run_more("r1", calls=1)
+    steps.look()
+    assert not steps.model.queue
+
+
+def steps_of_approvers() -> None:
+    """A button is pressed twice, another one beyond the day's limit, and by somebody who may not."""
+    ada = ApproverConfig(budgets=("acme",), per_raise_nanos=2 * UNIT, per_day_nanos=5 * UNIT, offers_nanos=(UNIT,))
+    place: Place = ("budget:acme/team", "day")
+    steps = Steps(File(caps_nanos={place: UNIT}, approvers={"ada": ada}))
+    steps.ends(steps.ask("acme/team").hold_id, UNIT)
+    steps.ask("acme/team")
+    assert [alert.offer is not None for alert in steps.offers()] == [True]
+    steps.fill_in_and_send(place, "eve", UNIT)
+    steps.fill_in_and_send(place, "ada", 2 * UNIT)
+    assert not steps.model.queue
+    steps.press(steps.buttons[-1])
+    steps.set_cap_to(place, UNIT)
+    steps.press(steps.buttons[-1])
+    assert steps.model.cap(place) == UNIT
+    for _ in range(2):
+        steps.fill_in_and_send(place, "ada", 2 * UNIT)
+    assert steps.model.cap(place) == 3 * UNIT
+    steps.fill_in_and_send(place, "ada", UNIT)
+    assert steps.model.cap(place) == 4 * UNIT
+
+
 def steps_of_purchases_and_counts() -> None:
     """A purchase takes money and no place; a call whose bytes do not fit beside it counts its tokens."""
     text = Candidate(service="t", model="m", max_output_tokens=100, price=ODD, countable=True)
@@ -281,6 +331,8 @@ def a_few_steps() -> None:
     steps_of_runs()
     steps_of_a_runaway()
     steps_of_rolling_windows()
+    steps_of_renewed_runs()
+    steps_of_approvers()
     steps_of_purchases_and_counts()
 
 
@@ -296,11 +348,6 @@ def test_the_machine_sees_a_broken_ledger_in_a_few_steps(
     seed(monkeypatch)
     with pytest.raises(AssertionError, match=noticed):
         a_few_steps()
-
-
-def aimed(drawn: Drawn) -> type[DeskMachine]:
-    """A machine that draws this, and is cut less often."""
-    return type("Aimed", (DeskMachine,), {"cut_every": 10, "drawn": drawn, **dict.fromkeys(drawn.left_out)})
 
 
 @pytest.mark.full
