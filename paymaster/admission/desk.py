@@ -73,6 +73,7 @@ from paymaster.messages import (
     Upgraded,
     Void,
 )
+from paymaster.messages.spending import Foreseen, Unusual
 from paymaster.messages.temporal_names import TAKE_CLOCK, UPGRADE
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
@@ -195,6 +196,11 @@ class Desk:
         if report.trips_breaker and hold.running:  # else its settlement has told of all its failures
             hold.failures_told += 1
             self._settling.failed(hold)
+
+    def tell_of(self, seen: Foreseen | Unusual, now_ms: int) -> None:
+        """What a worker has seen in the stored rows, and people should know."""
+        self.advance(now_ms)
+        self._alerts.seen(seen)
 
     # ------------------------------------------------------------ admins
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from paymaster.cli.forecasts import Forecasts
     from paymaster.messages import (
         AccountStatus,
         CapState,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         WindowStatus,
     )
     from paymaster.reports.forecast import Forecast
+    from paymaster.reports.forecasts import Forecasts
     from paymaster.settings import Settings
 
 SHOWN_MAX = 20

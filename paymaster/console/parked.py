@@ -1,6 +1,6 @@
 """Parked calls: in which accounts they wait, for what and until when, and those that are served first."""
 
-from paymaster.console.budgets import shown
+from paymaster.console.lately import ShownLately
 from paymaster.console.opened import Opened
 from paymaster.console.pages import View
 from paymaster.gateway.admin.site import AdminSite
@@ -12,15 +12,16 @@ _NEVER = float("inf")
 
 
 class ParkedPages:
-    def __init__(self, site: AdminSite, links: TemporalLinks) -> None:
+    def __init__(self, site: AdminSite, links: TemporalLinks, lately: ShownLately) -> None:
         self._administrated = site
         self._links = links
+        self._lately = lately
 
     async def all(self, opened: Opened) -> View:
         status = (await self._administrated.whole()).status
         accounts = await self._administrated.copy.short(_NEVER, _ACCOUNTS_SHOWN)
         shows = {
-            "accounts": [shown(each, opened.now_ms) for each in accounts],
+            "accounts": await self._lately.shown(accounts, opened.now_ms),
             "services": {f"service:{each.service}": each for each in status.services},
             "waiting": [(each, self._links.workflow(each.workflow_id)) for each in status.waiting],
             "parked": status.parked,

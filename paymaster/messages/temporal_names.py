@@ -46,6 +46,7 @@ from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, 
 from paymaster.messages.purchases import PurchaseBegin, PurchaseBegun, PurchaseEnd, PurchaseRequest, PurchaseResult
 from paymaster.messages.requests import LLMRequest
 from paymaster.messages.results import LLMResult, Standing
+from paymaster.messages.spending import SpendingReport
 from paymaster.messages.status import (
     CapState,
     ClockState,
@@ -355,6 +356,7 @@ PURCHASE_TURN = UpdateName("turn", NoneType, NoneType)
 """Answered when the purchase is parked no more."""
 
 REPORT_ATTEMPTS = SignalName("report_attempts", AttemptReports)
+REPORT_SPENDING = SignalName("report_spending", SpendingReport)
 BUDGET_ANSWER = SignalName("budget_answer", ParkedAnswer)
 CALLER_GONE = SignalName("caller_gone", NoneType)
 BUDGET_WITHDRAWN = SignalName("budget_withdrawn", Withdrawn)
