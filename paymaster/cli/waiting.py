@@ -71,7 +71,6 @@ async def _has_worker(client: "Client", task_queue: str) -> bool:
 
 
 async def _waiting(settings: "Settings", workflow_id: str) -> "WaitingCall | None":
-    from paymaster.cli.calls import copied_status
+    from paymaster.cli.calls import parked_calls
 
-    status = await copied_status(settings)
-    return next((each for each in status.waiting if each.workflow_id == workflow_id), None) if status else None
+    return (await parked_calls(settings, [workflow_id])).get(workflow_id)

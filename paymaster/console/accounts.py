@@ -97,13 +97,19 @@ def _outlooks(status: WindowStatus, now_ms: int, forecast: Forecast | None) -> t
 
 
 def _offer(account: AccountStatus, status: WindowStatus, offered_from: float) -> Offer | None:
-    """A fifth of the cap, rounded to one digit; until the window ends, where it does."""
+    """A fifth of the cap, rounded to one digit."""
     share, cap = used_share(status), status.cap_nanos
     if cap is None or share is None or share < offered_from or not account.account.startswith("budget:"):
         return None
     fifth = max(cap // 5, NANOS_PER_USD // 100)
     unit = 10 ** (len(str(fifth)) - 1)
-    by_nanos = fifth // unit * unit
+    return exact_offer(account, status, fifth // unit * unit)
+
+
+def exact_offer(account: AccountStatus, status: WindowStatus, by_nanos: int) -> Offer | None:
+    """Until the window ends, where it does. None: it is no budget's."""
+    if not account.account.startswith("budget:"):
+        return None
     fields = {
         "budget": account.account.removeprefix("budget:"),
         "window": status.window,

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages import AccountStatus, DeskStatus, StatusCopy
+from paymaster.storage.parked_rows import store_parked
 
 # A row of the future is of a clock that was ahead and was put back.
 _STORE_LEDGER = text(
@@ -103,6 +104,7 @@ async def store_status(engine: AsyncEngine, copy: StatusCopy, copied_at: datetim
             accounts = [each.account for each in copy.accounts]
             statuses = [each.model_dump_json(exclude_defaults=True) for each in copy.accounts]
             await connection.execute(_STORE_ACCOUNTS, named | {"accounts": accounts, "statuses": statuses})
+        await store_parked(connection, copy)
 
 
 async def copied_ledger(engine: AsyncEngine, ledger: str) -> CopiedLedger | None:
