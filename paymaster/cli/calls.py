@@ -41,6 +41,8 @@ class Call(NamedTuple):
 
 
 class Shown(NamedTuple):
+    call_id: str
+    """Of the generation that is shown."""
     call: Call | None
     """None: Temporal does not have it any more."""
     summary: str | None
@@ -203,15 +205,32 @@ async def _show(settings: "Settings", call_id: str) -> Shown:
     from paymaster.observability.temporal_links import TemporalLinks
 
     client = await connect_temporal(settings)
+    call_id = await newest_generation(client, settings, call_id)
     described = await _described(client, settings, call_id)
     links = TemporalLinks(settings.console.temporal_ui, client.namespace)
     entries = await _entries(settings, call_id)
     if described is None:
-        return Shown(None, None, None, entries, None)
+        return Shown(call_id, None, None, None, entries, None)
     workflow_id = call_workflow_id(call_id, settings.ledger.name)
     call = _call(described, (await parked_calls(settings, [workflow_id])).get(workflow_id))
     summary = await described.static_summary()
-    return Shown(call, summary, _sent(described), entries, links.workflow(workflow_id))
+    return Shown(call_id, call, summary, _sent(described), entries, links.workflow(workflow_id))
+
+
+async def newest_generation(client: "Client", settings: "Settings", call_id: str) -> str:
+    """The id under which the call runs, or ran last; a generation that is named is meant itself. Raises
+    CommandError."""
+    from temporalio.service import RPCError
+
+    from paymaster.generations import latest_generation
+    from paymaster.messages.temporal_names import first_generation, generation_id
+
+    if first_generation(call_id) != call_id:
+        return call_id
+    try:
+        return generation_id(call_id, await latest_generation(client, call_id))
+    except RPCError as error:
+        raise CommandError(f"Temporal gave no answer about {call_id}: {error.message}") from None
 
 
 async def _described(client: "Client", settings: "Settings", call_id: str) -> "WorkflowExecutionDescription | None":
@@ -260,6 +279,7 @@ async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool
     from paymaster.messages import call_workflow_id
 
     client = await connect_temporal(settings)
+    call_id = await newest_generation(client, settings, call_id)
     described = await _described(client, settings, call_id)
     if described is None:
         raise CommandError(f"Temporal has no call {call_id}", EXIT_NO)
@@ -303,10 +323,13 @@ def _why(call: Call) -> str:
 
 
 def _describe(call_id: str, shown: Shown) -> None:
+    """`call_id`: as it was asked for."""
     from paymaster.values.money import format_usd
 
     call = shown.call
-    lines = [("call", call_id)]
+    lines = [("call", shown.call_id)]
+    if shown.call_id != call_id:
+        lines.append(("", f"{call_id} was asked for again: what came before ended without an answer, unbilled"))
     if call is None:
         lines.append(("state", "Temporal does not have it any more; these are its stored rows"))
     else:
