@@ -262,7 +262,7 @@ class Parking:
         return why if why.detail else Explained(call.detail, ())
 
     def short_of(self, call: ParkedCall) -> tuple[int, tuple[tuple[str, Window], ...]]:
-        """As `least_short` has it."""
+        """What it can cost, and the caps that have no room for that; zero and none, where it waits for no money."""
         return least_short(call.reserve, self._short_candidates(call), self._ledger, self._state.gates)
 
     def _short_candidates(self, call: ParkedCall) -> list[Candidate]:

@@ -101,7 +101,7 @@ def cancel(
 ) -> None:
     """Give a call up: one that waits ends and costs nothing; what was sent already runs on and is paid for."""
     call_id = _bare(call_id)
-    was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
+    call_id, was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
     if as_json:
         print_json({"call_id": call_id, "was_sent": was_sent, "ended": ended})
     elif was_sent:
@@ -271,8 +271,9 @@ def _sent(described: "WorkflowExecutionDescription") -> str | None:
     return None
 
 
-async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool, bool]:
-    """Whether something was sent already, and whether the call has ended. Raises CommandError where it had before."""
+async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[str, bool, bool]:
+    """The generation that is cancelled, whether something was sent already, and whether the call has ended. Raises
+    CommandError where it had before."""
     from temporalio.client import WorkflowExecutionStatus
     from temporalio.service import RPCError
 
@@ -293,7 +294,7 @@ async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool
         ended = not was_sent and await _ended(client, settings, call_id)
     except RPCError as error:
         raise CommandError(f"{call_id} was not cancelled: {error.message}") from None
-    return was_sent, ended
+    return call_id, was_sent, ended
 
 
 async def _ended(client: "Client", settings: "Settings", call_id: str) -> bool:

@@ -36,6 +36,9 @@ _LEDGER = text("SELECT version, copied_at, status FROM ledger_status WHERE ledge
 _ACCOUNTS = text(
     "SELECT copied_at, status FROM account_status WHERE ledger = :ledger AND account = ANY(:accounts) ORDER BY account"
 ).bindparams(bindparam("accounts", type_=ARRAY(TEXT)))
+_NAMES = text(
+    "SELECT account FROM account_status WHERE ledger = :ledger AND account >= 'budget:' AND account < 'budget;'"
+)
 _PAGE = text(
     """
     SELECT copied_at, status FROM account_status
@@ -121,6 +124,12 @@ async def copied_accounts(engine: AsyncEngine, ledger: str, accounts: Sequence[s
     async with engine.connect() as connection:
         rows = (await connection.execute(_ACCOUNTS, {"ledger": ledger, "accounts": list(accounts)})).mappings().all()
     return _copied(rows)
+
+
+async def copied_names(engine: AsyncEngine, ledger: str) -> list[str]:
+    """Of all budgets' accounts."""
+    async with engine.connect() as connection:
+        return list((await connection.execute(_NAMES, {"ledger": ledger})).scalars())
 
 
 async def copied_page(
