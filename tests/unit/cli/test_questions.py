@@ -35,8 +35,8 @@ def test_the_question_has_both_amounts() -> None:
 
 def test_a_new_account_is_told_with_what_may_be_meant() -> None:
     names = ["budget:acme/content", "budget:acme/research", "budget:other"]
-    assert new_account("budget:acme/contnt", names) == Doubt(
-        "acme/contnt is a new account; did you mean acme/content?", is_slip=True
+    assert new_account("budget:acme/contents", names) == Doubt(
+        "acme/contents is a new account; did you mean acme/content?", is_slip=True
     )
     assert new_account("budget:zoo", names) == Doubt("zoo is a new account", is_slip=False)
     assert new_account("service:opnai", names) is None, "which the ledger refuses"
