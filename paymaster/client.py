@@ -46,7 +46,6 @@ from paymaster.settings import Settings
 from paymaster.standing_request import ASKED_FOR, standing_request, standing_unknown
 from paymaster.stored_answers import pieces_of, whole
 from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX
-from paymaster.waiting import log_why_it_waits
 
 __all__ = [
     "Ledger",
@@ -107,22 +106,13 @@ async def generate(client: Client, request: LLMRequest, output: type[Output] | N
     return completed_or_raise(await try_generate(client, request))
 
 
-async def try_generate(client: Client, request: LLMRequest, *, quiet: bool = False) -> LLMResult:
-    """Like `generate`, but returns denied and failed calls instead of raising. Raises only CallIdReused.
-
-    While the call waits, the logger `paymaster.waiting` warns that no worker is there, or says why it is parked and
-    until when; unless it is to be `quiet`.
-    """
+async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
+    """Like `generate`, but returns denied and failed calls instead of raising. Raises only CallIdReused."""
     try:
         handle = await start(client, request)
     except CallDenied as error:
         return error.result
-    told = None if quiet else asyncio.create_task(log_why_it_waits(client, handle))
-    try:
-        result = await handle.result()
-    finally:
-        if told is not None:
-            told.cancel()
+    result = await handle.result()
     if request.call_id is not None and result.request_digest != request.digest():
         raise CallIdReused(request.call_id)
     return result

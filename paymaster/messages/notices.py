@@ -72,8 +72,6 @@ AlertKind = Literal[
     "runaway",
     "cap_changed",
     "service_changed",
-    "forecast",
-    "anomaly",
 ]
 
 

@@ -1,5 +1,6 @@
 """Alerts in the forms that webhooks take: our own JSON, Slack's, and the adaptive card of a Teams workflow."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -8,6 +9,7 @@ from pydantic import JsonValue
 from slack_sdk.models.blocks import ActionsBlock, ButtonElement, ConfirmObject, PlainTextObject
 
 from paymaster.messages import Alert, Alerts
+from paymaster.messages.temporal_names import DEFAULT_LEDGER
 from paymaster.observability.alert_buttons import RaiseButton
 from paymaster.security.raise_tokens import OfferedRaise
 from paymaster.values.choices import AlertForm
@@ -19,10 +21,17 @@ _SLACK_CHARACTERS_MAX = 2_900
 """Slack refuses a text block above 3,000 characters (Block Kit reference, "section")."""
 _SLACK_CONFIRM_MAX = 300
 """Slack refuses a longer text of a question ("confirmation dialog")."""
+_COMMAND = re.compile(r"`(paymaster [^`]+)`")
 
 
 def document(form: AlertForm, batch: Alerts, alert: Alert, buttons: Sequence[RaiseButton] = ()) -> JsonValue:
-    """What is sent to the webhook for one of the batch's alerts."""
+    """What is sent to the webhook for one of the batch's alerts.
+
+    Many ledgers may tell one channel: the commands in the text of another than the default one's name it.
+    """
+    if batch.ledger != DEFAULT_LEDGER:
+        named = _COMMAND.sub(rf"`\1 --ledger {batch.ledger}`", alert.text)
+        alert = alert.model_copy(update={"text": named})
     return _FORMS[form](batch, alert, buttons)
 
 

@@ -162,6 +162,10 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
     assert receiver.count("paymaster.event_loop.delay") > 0
     assert {"paymaster.holds", "paymaster.parked", "paymaster.backlog"} <= receiver.metrics.keys()
     assert "paymaster.breaker.state" in receiver.metrics
+    own = [name for name in receiver.metrics if name.startswith(("paymaster.", "gen_ai."))]
+    assert [name for name in own if receiver.values_of(name, "paymaster.ledger") != {"default"}] == [], (
+        "each says whose it is"
+    )
     assert any(name.startswith("temporal_") for name in receiver.metrics), "the SDK's own metrics"
 
     values = await scraped(site)

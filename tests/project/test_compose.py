@@ -274,7 +274,8 @@ async def test_every_metric_of_the_dashboard_is_one_of_the_worker(ours: Ours, se
         request = LLMRequest(route="writer", budget=budget, prompt="Say hello", on_exhausted="fail")
         assert (await try_generate(ours.client, request)).outcome is outcome
     panels = json.loads((ROOT / "deploy/grafana/dashboards/paymaster.json").read_text())["panels"]
-    expressions = [re.sub(r"by \([^)]*\)", "", target["expr"]) for panel in panels for target in panel["targets"]]
+    labels = re.compile(r"by \([^)]*\)|\{[^}]*\}")
+    expressions = [labels.sub("", target["expr"]) for panel in panels for target in panel["targets"]]
     wanted = {
         name
         for expression in expressions

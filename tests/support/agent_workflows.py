@@ -44,11 +44,11 @@ class BrokenQuestions:
 
 
 @asynccontextmanager
-async def agents_running(client: Client) -> AsyncGenerator[None]:
+async def agents_running(client: Client, task_queue: str = AGENTS_TASK_QUEUE) -> AsyncGenerator[None]:
     """A worker of the agents' own, as a team beside Paymaster would have it."""
     worker = Worker(
         client,
-        task_queue=AGENTS_TASK_QUEUE,
+        task_queue=task_queue,
         workflows=[OneQuestion, ManyQuestions, BrokenQuestions],
         graceful_shutdown_timeout=timedelta(seconds=5),
     )

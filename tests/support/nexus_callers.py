@@ -12,7 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
 from temporalio.worker import Worker
 
-from paymaster.messages import NEXUS_TASK_QUEUE
+from paymaster.messages.temporal_names import nexus_task_queue
 
 CALLERS_TASK_QUEUE = "callers"
 WORKFLOWS = [Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooLarge]
@@ -20,7 +20,8 @@ WORKFLOWS = [Asks, AsksAnything, AsksMuch, AsksWithoutConverter, ReadsWhatIsTooL
 
 async def make_endpoint(site: Site, name: str) -> None:
     """An endpoint of this name, the same for all namespaces of the server, that leads to that site."""
-    target = EndpointTarget.Worker(namespace=site.namespace, task_queue=NEXUS_TASK_QUEUE)
+    queue = nexus_task_queue(site.settings.ledger.name)
+    target = EndpointTarget.Worker(namespace=site.namespace, task_queue=queue)
     spec = EndpointSpec(name=name, target=EndpointTarget(worker=target))
     await site.client.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
 

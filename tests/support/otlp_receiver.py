@@ -77,6 +77,11 @@ class OtlpReceiver:
         """How often a histogram was recorded."""
         return sum(point.count for point in self._points(name, wanted))
 
+    def values_of(self, name: str, attribute: str) -> set[str]:
+        """What the attribute says in all of a metric's points; empty where one has none."""
+        points = self._points(name, {})
+        return {"".join(a.value.string_value for a in each.attributes if a.key == attribute) for each in points}
+
     def _points(self, name: str, wanted: dict[str, str]) -> list[Any]:
         metric = self.metrics.get(name)
         if metric is None:

@@ -25,6 +25,20 @@ def test_json_has_every_field_and_an_id_that_stays() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("ledger", "command"),
+    [
+        ("default", "`paymaster budget raise acme --by USD --reason …`"),
+        ("acme", "`paymaster budget raise acme --by USD --reason … --ledger acme`"),
+    ],
+)
+def test_a_command_that_is_told_is_one_for_its_own_ledger(ledger: str, command: str) -> None:
+    """Typed where another ledger is configured, it would raise the cap of a budget of that name there."""
+    alert = ALERT.model_copy(update={"text": "3 calls wait: `paymaster budget raise acme --by USD --reason …`, `x`"})
+    told = cast(dict[str, Any], document("json", BATCH.model_copy(update={"ledger": ledger}), alert))
+    assert told["text"] == f"Paymaster: 3 calls wait: {command}, `x`"
+
+
 def test_slack_gets_text_and_blocks_without_a_link_or_a_mention() -> None:
     message = cast(dict[str, Any], document("slack", BATCH, ALERT))
     assert message.keys() == {"text", "blocks"}, "Slack refuses what it does not know"
