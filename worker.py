@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -62,7 +62,9 @@ from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.live.pushes import Pushes
 from paymaster.messages import (
+    Answer,
     AttemptReport,
+    Command,
     json_bytes,
 )
 from paymaster.messages.temporal_names import (
@@ -156,6 +158,22 @@ async def run_worker(
         await _run(settings, settings.database.url.get_secret_value(), role, stop, telemetry, on_ready)
 
 
+class Clients(NamedTuple):
+    """Those of one process."""
+
+    calls: Client
+    ledger: Client
+    """For what concerns no single call: the ledger serves all at once, and belongs to no call's trace."""
+    commits: Client
+    """For commands to the ledger (`client_of_commits`)."""
+
+
+async def _connected(settings: Settings, telemetry: Telemetry) -> Clients:
+    calls = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
+    ledger = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else calls
+    return Clients(calls, ledger, await client_of_commits(ledger))
+
+
 async def _run(
     settings: Settings,
     database_url: str,
@@ -164,11 +182,8 @@ async def _run(
     telemetry: Telemetry,
     on_ready: Callable[[], object],
 ) -> None:
-    client = await connect(settings, plugins=telemetry.plugins, runtime=telemetry.runtime)
-    # The ledger serves all calls at once: it belongs to no call's trace.
-    ledger_client = await connect(settings, runtime=telemetry.runtime) if telemetry.plugins else client
-    commits_client = await client_of_commits(ledger_client)
-    ledger = Ledger(ledger_client, settings.ledger.name)
+    clients = await _connected(settings, telemetry)
+    ledger = Ledger(clients.ledger, settings.ledger.name)
     engine, ready = create_engine(database_url), asyncio.Event()
     connections, keys = Connections(settings.services), kept_keys(settings)
     pushes = Pushes(settings.gateway.streams, keys)
@@ -176,19 +191,8 @@ async def _run(
         await check_schema(engine)
         prices = KeptPrices(engine, settings.ledger.name)
         await prices.try_to_look()
-        findable = role != "activities" and await _is_findable(client)
-        workers = workers_of(
-            settings,
-            role,
-            client,
-            engine,
-            connections,
-            keys,
-            ledger_client,
-            pushes,
-            commits_client=commits_client,
-            findable=findable,
-        )
+        findable = role != "activities" and await _is_findable(clients.calls)
+        workers = workers_of(settings, role, clients, engine, connections, keys, pushes, findable=findable)
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             running.callback(asyncio.create_task(prices.follow()).cancel)
@@ -196,7 +200,7 @@ async def _run(
             if settings.worker.health_address is not None:
                 from paymaster.observability.health import HealthServer  # here: it takes a tenth of a start to import
 
-                checks = _checks(settings, client, engine, keys, workers, ready)
+                checks = _checks(settings, clients.calls, engine, keys, workers, ready)
                 health = HealthServer(settings.worker.health_address, checks, telemetry.exposition)
                 await running.enter_async_context(health)
             keep_what_is_there()  # before a worker takes its first task: a call must not stay
@@ -294,46 +298,35 @@ def _checks(
 def workers_of(
     settings: Settings,
     role: Role,
-    client: Client,
+    clients: Clients,
     engine: AsyncEngine,
     connections: Connections,
     keys: KeyRing,
-    ledger_client: Client | None = None,
     pushes: Pushes | None = None,
     *,
-    commits_client: Client | None = None,
     findable: bool = False,
 ) -> list[Worker]:
     """The workers of one process in the order of starting; the ledger's is stopped last.
 
-    `ledger_client`: for what concerns no single call. Default: `client`. `pushes` None: no gateway gets an answer while
-    it comes. `commits_client`: for commands to the ledger (`client_of_commits`). Default: `ledger_client`. `findable`:
-    whether calls may set search attributes.
+    `pushes` None: no gateway gets an answer while it comes. `findable`: whether calls may set search attributes.
     """
-    ledger_client = ledger_client or client
     name = settings.payloads.storage
     storage = None if name is None else team_storage(name)
     marks_plain = bool(settings.encryption.keys or settings.encryption.codec)
     client = _changed(
-        client,
+        clients.calls,
         lambda converter: replace(converter, marks_plain=marks_plain, external_storage=workers_storage(storage)),
     )
-    ledger = Ledger(ledger_client, settings.ledger.name)
-    commits = ledger_commits(
-        Ledger(commits_client or ledger_client, ledger.name),
-        desk_config(settings),
-        who=WHO,
-        on_sent=measure_batch,
-        on_turn=measure_turn,
-    )
+    ledger = Ledger(clients.ledger, settings.ledger.name)
+    commits = _commits(settings, clients.commits)
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
-    backlog = Backlog(ledger_client, ledger.name)
+    backlog = Backlog(clients.ledger, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
     of_service = _activities_of_services(settings, client, engine, connections, keys, reports, pushes)
     of_call = [reservations.reserve, reservations.void, records.record_usage]
-    ledger_worker = _ledger_worker(settings, ledger_client)
+    ledger_worker = _ledger_worker(settings, clients.ledger)
     calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
     asking = [catching_up.catch_up, StandingActivities(ledger, commits).standing]
     others = [*of_service, *_activities_for_the_ledger(settings, client, engine, keys), *asking]
@@ -345,6 +338,11 @@ def workers_of(
             return [ledger_worker, calls_worker, *_nexus_workers(settings, client, engine)]
         case "activities":
             return [activities_worker]
+
+
+def _commits(settings: Settings, client: Client) -> GroupCommit[Command, Answer]:
+    ledger, config = Ledger(client, settings.ledger.name), desk_config(settings)
+    return ledger_commits(ledger, config, who=WHO, on_sent=measure_batch, on_turn=measure_turn)
 
 
 def _ledger_worker(settings: Settings, client: Client) -> Worker:

@@ -8,11 +8,10 @@ from uuid import uuid4
 
 from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger
 from benchmarks.figures import Figure
-from benchmarks.site import Site
+from benchmarks.site import Site, ledger_of_its_own
 from paymaster.ledger.commits import ledger_commits
 from paymaster.ledger.group_commit import GroupCommit
-from paymaster.ledger.handle import Ledger
-from paymaster.messages import Answer, CallRef, Candidate, Command, Granted, LedgerStart, Reserve, budget_workflow_id
+from paymaster.messages import Answer, CallRef, Candidate, Command, Granted, LedgerStart, Reserve
 from paymaster.settings import load_settings
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.money import Price
@@ -40,21 +39,16 @@ async def per_second(
 
 async def _by_update(site: Site, reservations: int, at_once: int) -> float:
     """Through the budget workflow of Paymaster's worker, a ledger of its own for each round."""
-    ledger = Ledger(site.client, f"bench-{uuid4()}")
     config = desk_config(load_settings(site.config_file, environ={}))
-    await ledger.start(config)
+    async with ledger_of_its_own(site) as ledger:
+        commits = ledger_commits(ledger, config)
+        await _until_granted(commits)  # it reads first what was spent before
 
-    commits = ledger_commits(ledger, config)
-    await _until_granted(commits)  # it reads first what was spent before
+        async def reserve() -> None:
+            answer = await commits.submit(_reserve("nobody"))
+            assert isinstance(answer, Granted), answer
 
-    async def reserve() -> None:
-        answer = await commits.submit(_reserve("nobody"))
-        assert isinstance(answer, Granted), answer
-
-    try:
         return await _rate(reserve, reservations, at_once)
-    finally:
-        await site.client.get_workflow_handle(budget_workflow_id(ledger.name)).terminate()
 
 
 async def _until_granted(commits: GroupCommit[Command, Answer]) -> None:

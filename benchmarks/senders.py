@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from uuid import uuid4
 
 from temporalio.client import Client
 
 from benchmarks.figures import Figure, percentile
-from benchmarks.site import Site
+from benchmarks.site import Site, ledger_of_its_own
 from paymaster.ledger.commits import client_of_commits, ledger_commits
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
@@ -29,7 +28,6 @@ from paymaster.messages import (
     ServiceConfig,
     Settle,
     Settled,
-    budget_workflow_id,
 )
 from paymaster.plugin import PaymasterPlugin
 from paymaster.values.money import Price
@@ -123,19 +121,15 @@ async def many(
     site: Site, *, number: int = 64, calls: int = 64, seconds: float = 20.0, capped_holds: int = 2_000
 ) -> list[Figure]:
     """Reservations a second and how long they wait, and whether a cap is exact that all want to have at once."""
-    ledger, config = Ledger(site.client, f"bench-{uuid4()}"), config_of(capped_holds)
-    await ledger.start(config)
-    workflow_id = budget_workflow_id(ledger.name)
-    try:
-        address = site.client.service_client.config.target_host
+    config, address = config_of(capped_holds), site.client.service_client.config.target_host
+    async with ledger_of_its_own(site) as ledger:
+        await ledger.configure(config)
         senders = await senders_of(address, site.client.namespace, ledger.name, config, number)
         await until_granted(senders[0])
         await call_for(senders, 3.0, calls=calls)  # so that the ledger has heard of all of them
         waits_s = await call_for(senders, seconds, calls=calls)
         each = 2 * capped_holds // number + 1
         await asyncio.gather(*(sender.hold(each) for sender in senders))
-    finally:
-        await site.client.get_workflow_handle(workflow_id).terminate()
     held = sum(sender.held_nanos for sender in senders) // BOUND_NANOS
     spread = f"p50 {percentile(waits_s, 0.5):.2f} s, longest {waits_s[-1]:.2f} s"
     asked = f"{number * each:,} asked for {capped_holds:,} holds, all were answered"

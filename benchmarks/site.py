@@ -136,8 +136,22 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
         ):
             processes = provider, worker, unbudgeted_worker
             site = Site(client, stack, provider_url, config_file, *processes, environment, folder)
-            await _until_the_ledger_answers(site)
+            await _until_it_answers(site.ledger, site.worker)
             yield site
+
+
+@asynccontextmanager
+async def ledger_of_its_own(site: Site) -> AsyncGenerator[Ledger]:
+    """A new ledger beside the default one, and a worker process for it, which is gone at the end."""
+    ledger = Ledger(site.client, f"bench-{next(_NUMBERS)}")
+    async with GuardedProcess(
+        [sys.executable, ROOT / "worker.py"],
+        env=site.environment | {"PAYMASTER__LEDGER__NAME": ledger.name},
+        cwd=ROOT,
+        log_file=site.folder / f"worker-of-{ledger.name}.log",
+    ) as worker:
+        await _until_it_answers(ledger, worker)
+        yield ledger
 
 
 async def _new_database(server_url: str, name: str) -> str:
@@ -164,14 +178,14 @@ async def said_by(process: GuardedProcess, begins: str = "") -> str:
         await asyncio.sleep(0.02)
 
 
-async def _until_the_ledger_answers(site: Site) -> None:
+async def _until_it_answers(ledger: Ledger, worker: GuardedProcess) -> None:
     deadline = time.monotonic() + _STARTS_WITHIN_S
     while True:
         try:
-            await site.ledger.status()
+            await ledger.status()
         except LedgerNotFound as error:
-            if site.worker.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the worker does not start:\n{site.worker.log_tail()}") from error
+            if worker.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the worker does not start:\n{worker.log_tail()}") from error
             await asyncio.sleep(0.1)
         else:
             return

@@ -40,6 +40,7 @@ from paymaster.client import Ledger
 from paymaster.devstack import GuardedProcess
 from paymaster.errors import LedgerNotFound
 from paymaster.keys.ring import kept_keys
+from paymaster.ledger.commits import client_of_commits
 from paymaster.messages import (
     AlertKind,
     DeskStatus,
@@ -59,7 +60,7 @@ from paymaster.storage.charging import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import migrate
 from paymaster.values.money import Price, nanos_to_usd
-from worker import workers_of
+from worker import Clients, workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAYMASTER = Path(sys.executable).with_name("paymaster")
@@ -393,9 +394,10 @@ async def own_workers(site: Site) -> AsyncGenerator[OwnWorkers]:
     client = await Client.connect(
         site.temporal_address, namespace=site.namespace, plugins=[PaymasterPlugin(site.settings)]
     )
+    clients = Clients(client, client, await client_of_commits(client))
     connections, keys = Connections(site.settings.services), kept_keys(site.settings)
     try:
-        yield OwnWorkers(*workers_of(site.settings, "all", client, site.engine, connections, keys))
+        yield OwnWorkers(*workers_of(site.settings, "all", clients, site.engine, connections, keys))
     finally:
         await keys.close()
         await connections.close()
