@@ -1,14 +1,21 @@
 """What the gateway's HTTP servers, for callers and for workers, have in common: how they listen and say where."""
 
+import asyncio
 import contextlib
 import logging
 import socket
 import ssl
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 
+from paymaster.gateway import connections
+from paymaster.gateway.connections import Connection
+from paymaster.gateway.handshakes import TlsListener
+from paymaster.providers.network import keep_alive
 from paymaster.settings import ConfigurationError
 
 RENEWED_WITHIN_S = 10.0
@@ -19,11 +26,25 @@ logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Leaves signals to whoever runs the gateway; connections that begin after a certificate was renewed have that."""
+    """Leaves signals to whoever runs the gateway; connections that begin after a certificate was renewed have that, and
+    those whose clients take nothing are ended."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, made: type[Connection]) -> None:
+        """`made`: of each connection. `config` is loaded."""
+        config.http_protocol_class = made
         super().__init__(config)
+        self._made = made
         self._files = _stamps_of(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        make = partial(self._made, self.config, self.server_state, self.lifespan.state)
+        listeners = [TlsListener(each, self.config.ssl, make) for each in sockets or []]
+        for listener in listeners:
+            listener.start(self.config.backlog)
+        self.servers, self.started = cast(list[asyncio.Server], listeners), True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -32,7 +53,14 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % round(RENEWED_WITHIN_S * _TICKS_PER_S) == 0:
             self._take_renewed_certificate()
+        if counter % round(connections.LOOKED_AT_EVERY_S * _TICKS_PER_S) == 0:
+            self._end_stuck_connections()
         return await super().on_tick(counter)
+
+    def _end_stuck_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.end_if_stuck()
 
     def _take_renewed_certificate(self) -> None:
         files, config = _stamps_of(self.config), self.config
@@ -72,13 +100,15 @@ def check_certificate(config: uvicorn.Config, table: str) -> None:
 
 
 def bound_socket(address: str, setting: str) -> socket.socket:
-    """A socket at this host and port. Raises OSError, which names the setting."""
+    """A socket at this host and port, whose connections notice that the other machine has gone. Raises OSError, which
+    names the setting."""
     host, _, port = address.rpartition(":")
     with contextlib.ExitStack() as unused:
         try:
             family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
             listener = unused.enter_context(socket.socket(family, kind))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keep_alive(listener)  # each connection takes it over
             listener.bind(where)
         except OSError as error:
             raise OSError(f"{setting} {address!r} cannot be used: {error.strerror or error}") from error

@@ -72,7 +72,8 @@ async def run_gateway(
         pages: Sequence[Route] = ()
         if engine is not None and make_pages is not None:
             pages = await make_pages(settings, keys, AdminSite(settings, Ledger(client, settings.ledger.name), engine))
-        server = _Server(_config(gateway_app(settings, clients, client, streams, keys, engine, pages), gateway))
+        config = _config(gateway_app(settings, clients, client, streams, keys, engine, pages), gateway)
+        server = _Server(config, bounded(bounds_of(gateway)))
         if gateway.health_address is not None:
             checks, setting = {"temporal": _answers(client)}, "gateway.health_address"
             health = HealthServer(gateway.health_address, checks, telemetry.exposition, setting=setting)
@@ -121,7 +122,6 @@ def _config(app: Starlette, gateway: GatewaySettings) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # below, a line for each client that speaks no HTTP
     config = uvicorn.Config(
         app,
-        http=bounded(bounds_of(gateway)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -245,7 +245,6 @@ class _Listener:
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - Starlette's types of ASGI, which are plain dicts
             interface="asgi3",
-            http=bounded(bounds_of_workers(settings)),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -258,7 +257,7 @@ class _Listener:
             ssl_keyfile=settings.tls_key,
         )
         check_certificate(config, "gateway.streams")
-        self._server = Server(config)
+        self._server = Server(config, bounded(bounds_of_workers(settings)))
         self._serving: asyncio.Task[None] | None = None
         self.url = ""
 

@@ -19,6 +19,8 @@ _HELD_BYTES_MAX = 64 * 1024
 """That have arrived and are not read yet; with more, the connection is read no further."""
 _UNSENT_BYTES_MAX = 16 * 1024
 """With more, whoever writes waits."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds of silence before the other side is asked, macOS's name for them, seconds between questions, and how many."""
 _NEXT_ADDRESS_AFTER_S = 0.25
 """Where a host has several addresses, as RFC 8305 says."""
 
@@ -30,6 +32,15 @@ def quick_transport(
     transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, proxy=proxy, trust_env=False)
     transport._pool._network_backend = Network()  # pyright: ignore - httpx passes none on
     return transport
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Has the kernel ask whether the other machine is still there: a minute after one that went without a word the
+    connection ends. A listening socket hands that on to its connections."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Network(httpcore.AsyncNetworkBackend):
@@ -60,6 +71,7 @@ async def _connected(host: str, port: int) -> "TcpStream":
     addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S)
     try:
+        keep_alive(connected)
         _, stream = await loop.create_connection(TcpStream, sock=connected)
     except BaseException:
         connected.close()

@@ -53,8 +53,8 @@ class GatewaySettings(Table):
     requests_at_once: AtLeastOne = 500
     """Requests that one client may have in flight in one gateway; more are answered 429. Default 500."""
     connections_max: AtLeastOne = 10_000
-    """Open connections; beyond it the one that has been idle for the longest time is closed. Default 10000, or what the
-    system allows the process."""
+    """Open connections, with those in their TLS handshake; beyond it the one that has been idle for the longest time is
+    closed. Default 10000, or what the system allows the process."""
     body_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1, le=STORED_WIRE_BYTES_MAX)] = (
         STORED_WIRE_BYTES_MAX
     )
@@ -66,10 +66,13 @@ class GatewaySettings(Table):
     header_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1024)] = 64 * 1024
     """Bytes of a request's line and headers; larger ones are answered 431. Default 65536."""
     headers_within: Duration = timedelta(seconds=10)
-    """The time that a client has for the headers of a request, from the connection or the first byte on. Default
-    "10s"."""
+    """The time that a client has for the headers of a request, from the connection or the first byte on; with TLS, for
+    its handshake too. Default "10s"."""
     body_within: Duration = timedelta(seconds=60)
     """The time that a client has for the body of a request. Default "60s"."""
+    send_timeout: Duration = timedelta(seconds=60)
+    """How long a client may take nothing of an answer that is there; then the connection ends, and the call goes on.
+    Whoever goes on reading, however slowly, gets all of it. Default "60s"."""
     idle_timeout: Duration = timedelta(seconds=75)
     """How long a connection is kept for a next request; more than the 60 s after which a proxy would give it up.
     Default "75s"."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+import sys
 import time
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from paymaster.live.frames import Complete, Failed, head_frame
 from paymaster.live.frames import Head as Beginning
 from paymaster.live.pushes import BEHIND_BYTES_MAX, STREAMS_PATH
 from paymaster.live.signing import PROOF_HEADER, proof_of_worker, signed
+from paymaster.providers import network
 
 HEADERS = {"content-type": "text/event-stream"}
 SECRET = "sk-live-0123456789"
 TOKEN = "t" * 43
+IDLE = socket.TCP_KEEPIDLE if sys.platform == "linux" else socket.TCP_KEEPALIVE
+KEEPALIVE = (IDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -169,6 +174,33 @@ async def test_a_caller_who_goes_ends_the_push_and_not_the_call() -> None:
             while push.is_heard:
                 assert await push.write(b"x" * 64 * 1024) < 5
                 await asyncio.sleep(0)
+        push.end(None)
+
+
+async def test_a_machine_that_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, a minute after its last word, on both sides of a stream on which nothing is said."""
+    made = list[socket.socket]()
+
+    def at_gateway(connection: connections.Connection, transport: asyncio.BaseTransport) -> None:
+        made.append(transport.get_extra_info("socket"))
+        connection_made(connection, transport)
+
+    def at_worker(stream: network.TcpStream, transport: asyncio.BaseTransport) -> None:
+        made.append(transport.get_extra_info("socket"))
+        stream_made(stream, transport)
+
+    connection_made, stream_made = connections.Connection.connection_made, network.TcpStream.connection_made
+    monkeypatch.setattr(connections.Connection, "connection_made", at_gateway)
+    monkeypatch.setattr(network.TcpStream, "connection_made", at_worker)
+    async with listening() as streams, pushing() as pushes, streams.opened(CALL_ID) as opened:
+        push = await push_to(pushes, opened)
+        push.begin(200, HEADERS, "one")
+        await opened.head()
+        assert len(made) == 2
+        for connection in made:
+            asked = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in KEEPALIVE]
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert asked[0] + asked[1] * asked[2] == 60
         push.end(None)
 
 
