@@ -52,9 +52,13 @@ class Place:
         return sum(self._taken.values())
 
     @property
-    def least(self) -> int:
-        """What is asked for first, where nobody says how large a body will be."""
+    def small_max(self) -> int:
+        """What has come of a body takes no more than itself up to this size; beyond it, it takes room for all of it."""
         return self._room.small_max
+
+    @property
+    def is_large(self) -> bool:
+        return self._taken[True] > 0
 
     async def enlarge(self, size: int) -> None:
         """To this size, as soon as there is room."""

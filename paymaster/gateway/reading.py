@@ -15,6 +15,9 @@ from paymaster.values.durations import format_duration
 T = TypeVar("T")
 ROOM_WITHIN_S = 5.0
 """How long a body waits until others are held no longer."""
+PACE_S = 10.0
+_BYTES_A_SECOND_MIN = 64 * 1024
+"""Of a large body, over each `PACE_S`: what has room that others wait for must come."""
 _READ = "body_was_read"
 _DRAINED_WITHIN_S = 5.0
 """Of a body that nobody reads: a connection that is closed with it unread may lose the answer on its way."""
@@ -36,7 +39,7 @@ def check_headers(request: Request, settings: GatewaySettings) -> None:
 
 
 async def read_body(request: Request, settings: GatewaySettings) -> bytes:
-    """The body, which takes room until the request has been answered, or `let_go` is called.
+    """The body, which takes room as it comes, until the request has been answered, or `let_go` is called.
 
     Raises Refused for one that is too large, does not come in time, or finds no room, and CallerGone.
     """
@@ -47,23 +50,39 @@ async def read_body(request: Request, settings: GatewaySettings) -> bytes:
     if announced.isdecimal() and int(announced) > bytes_max:
         raise _too_large(int(announced), bytes_max)
     place, body = place_of(request.scope), bytearray()
-    await _enlarge(place, int(announced) if announced.isdecimal() else min(place.least, bytes_max), settings)
     try:
-        async with asyncio.timeout(settings.body_within.total_seconds()):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > bytes_max:
-                    raise _too_large(len(body), bytes_max)
-                if len(body) > place.size:
-                    await _enlarge(place, bytes_max, settings)
-    except TimeoutError:
-        within = format_duration(settings.body_within)
-        raise Refused("body_too_slow", f"the body did not come within {within}") from None
-    except ClientDisconnect:
-        raise CallerGone from None
+        await _read_into(body, request, place, int(announced) if announced.isdecimal() else bytes_max, settings)
+    except BaseException:
+        body.clear()  # its request may still be answered for a while
+        place.shrink(0)
+        raise
     setattr(request.state, _READ, True)
     place.shrink(len(body))
     return bytes(body)
+
+
+async def _read_into(body: bytearray, request: Request, place: Place, size_max: int, settings: GatewaySettings) -> None:
+    """Raises Refused and CallerGone. `size_max`: bytes that it may have, by its own word or the settings."""
+    loop, due = asyncio.get_running_loop(), 0
+    ends = loop.time() + settings.body_within.total_seconds()
+    try:
+        async with asyncio.timeout_at(ends) as clock:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > settings.body_bytes_max:
+                    raise _too_large(len(body), settings.body_bytes_max)
+                if len(body) > place.size:
+                    await _enlarge(place, len(body) if len(body) <= place.small_max else size_max, settings)
+                if place.is_large and len(body) >= due:
+                    due = len(body) + int(PACE_S * _BYTES_A_SECOND_MIN)
+                    clock.reschedule(min(ends, loop.time() + PACE_S))
+    except TimeoutError:
+        within = f"came with less than {_BYTES_A_SECOND_MIN // 1024} KB a second, which a large one must not"
+        if loop.time() >= ends:
+            within = f"did not come within {format_duration(settings.body_within)}"
+        raise Refused("body_too_slow", f"the body {within}") from None
+    except ClientDisconnect:
+        raise CallerGone from None
 
 
 def let_go(request: Request) -> None:

@@ -61,7 +61,8 @@ class GatewaySettings(Table):
     """Bytes of a request's body; a larger one is answered 413. At most, and by default, 33554432."""
     bodies_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1)] = 8 * STORED_WIRE_BYTES_MAX
     """Bytes of the bodies of all requests together that a gateway holds at once, of which bodies above a 256th of it
-    take three quarters at most; what finds no room within 5 s is answered 503. At least twice `body_bytes_max`. Default
+    take three quarters at most; what finds no room within 5 s is answered 503. A body takes room as it comes, and above
+    that 256th for all of it; then it must come with 64 KB a second. At least twice `body_bytes_max`. Default
     268435456."""
     header_bytes_max: Annotated[int, BeforeValidator(not_a_boolean), Field(ge=1024)] = 64 * 1024
     """Bytes of a request's line and headers; larger ones are answered 431. Default 65536."""

@@ -54,7 +54,7 @@ async def test_a_body_of_unknown_size_takes_what_it_has_in_the_end(read: int) ->
     """Also one that turned out to be larger than a small one."""
     room = BodyRoom(ROOM)
     body = Place(room)
-    await body.enlarge(body.least)
+    await body.enlarge(body.small_max)
     await body.enlarge(LARGE)
     body.shrink(read)
     assert body.size == read

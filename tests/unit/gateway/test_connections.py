@@ -27,6 +27,8 @@ from paymaster.settings import ConfigurationError, Settings
 KEY = "gw-0123456789abcdef"
 IDLE_CLIENTS = Path(__file__).parents[2] / "support/idle_clients.py"
 QUICK = {"headers_within": "300ms", "body_within": "300ms", "idle_timeout": "1s", "header_bytes_max": 4096}
+ROOM_FOR_ONE = {"body_bytes_max": 100_000, "bodies_bytes_max": 200_000, "body_within": "1h"}
+"""Large body. With 781 bytes it is one."""
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"
 
 
@@ -164,11 +166,11 @@ async def test_a_body_that_goes_on_behind_its_refusal(monkeypatch: pytest.Monkey
 async def test_bodies_wait_for_room_and_small_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that finds none is refused in words; one that comes in pieces is not read beyond the room there is."""
     monkeypatch.setattr(reading, "ROOM_WITHIN_S", 0.3)
-    sizes = {"body_bytes_max": 100_000, "bodies_bytes_max": 200_000, "body_within": "1h"}
-    async with gateway(monkeypatch, **sizes) as url:
+    monkeypatch.setattr(reading, "PACE_S", 60.0)
+    async with gateway(monkeypatch, **ROOM_FOR_ONE) as url:
         large = CHAT + b"content-length: 100000\r\n\r\n"
         holds = await Caller.of(url)
-        holds.send(large)
+        holds.send(large + b"x" * 90_000)
         assert await serves(url)
         refused, in_pieces, small = [await Caller.of(url) for _ in range(3)]
         refused.send(large + b"x" * 100_000)
@@ -187,6 +189,36 @@ async def test_bodies_wait_for_room_and_small_ones_do_not(monkeypatch: pytest.Mo
         holds.writer.close()
         assert b"temporal_unreachable" not in (answer := await waits.rest())
         assert b"bad_body" in answer
+
+
+async def test_to_announce_a_large_body_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does its beginning, more than it has bytes."""
+    monkeypatch.setattr(reading, "ROOM_WITHIN_S", 0.3)
+    async with gateway(monkeypatch, **ROOM_FOR_ONE) as url:
+        announced = [await Caller.of(url) for _ in range(6)]
+        for caller in announced:
+            caller.send(CHAT + b"content-length: 100000\r\n\r\n" + b"x" * 500)
+        assert await serves(url)
+        large = await Caller.of(url)
+        large.send(CHAT + b"connection: close\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000)
+        assert b"bad_body" in await large.rest()
+        for caller in announced:
+            caller.writer.close()
+
+
+async def test_a_large_body_that_stalls_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PACE_S", 0.5)
+    monkeypatch.setattr(reading, "ROOM_WITHIN_S", 60)
+    async with gateway(monkeypatch, **ROOM_FOR_ONE) as url:
+        stalls, waits = await Caller.of(url), await Caller.of(url)
+        stalls.send(CHAT + b"content-length: 100000\r\n\r\n" + b"x" * 90_000)
+        assert await serves(url)
+        waits.send(CHAT + b"connection: close\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000)
+        answered = asyncio.create_task(waits.rest())
+        head, _, body = (await stalls.rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408")
+        assert b"less than 64 KB a second" in body
+        assert b"bad_body" in await answered
 
 
 @pytest.mark.parametrize(
