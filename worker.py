@@ -11,12 +11,12 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -85,6 +85,7 @@ from paymaster.providers.counting import check_extra, encodings_wanted
 from paymaster.providers.provider import CannotCount
 from paymaster.providers.tokenizer import Tokenizer
 from paymaster.redaction import redact_crashes
+from paymaster.reports.spending_watch import SpendingWatch
 from paymaster.security.composition import ComposedConverter
 from paymaster.security.failures import RedactingFailureConverter
 from paymaster.security.payloads import OwnWorkflowsPayloadConverter
@@ -195,8 +196,8 @@ async def _run(
         workers = workers_of(settings, role, clients, engine, connections, keys, pushes, findable=findable)
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
-            running.callback(asyncio.create_task(prices.follow()).cancel)
-            running.callback(asyncio.create_task(_warn_of_missing_encodings(settings, role)).cancel)
+            for besides in _besides(settings, role, engine, ledger, prices):
+                running.callback(asyncio.create_task(besides).cancel)
             if settings.worker.health_address is not None:
                 from paymaster.observability.health import HealthServer  # here: it takes a tenth of a start to import
 
@@ -225,6 +226,16 @@ async def _run(
 def _is_of_ledger(worker: Worker) -> bool:
     """Whether it answers the others."""
     return worker.task_queue == ledger_task_queue(ledger_of_task_queue(worker.task_queue))
+
+
+def _besides(
+    settings: Settings, role: Role, engine: AsyncEngine, ledger: Ledger, prices: KeptPrices
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What a worker does besides, for as long as it runs."""
+    yield prices.follow()
+    yield _warn_of_missing_encodings(settings, role)
+    if role != "activities" and (settings.alerts.forecasts or settings.alerts.anomalies):
+        yield SpendingWatch(settings.alerts, engine, ledger.name, ledger.report_spending).follow()
 
 
 async def _warn_of_missing_encodings(settings: Settings, role: Role) -> None:

@@ -46,6 +46,7 @@ from paymaster.settings import Settings
 from paymaster.standing_request import ASKED_FOR, standing_request, standing_unknown
 from paymaster.stored_answers import pieces_of, whole
 from paymaster.values.limits import REQUEST_BYTES_MAX, STORED_REQUEST_BYTES_MAX
+from paymaster.waiting import log_why_it_waits
 
 __all__ = [
     "Ledger",
@@ -106,13 +107,22 @@ async def generate(client: Client, request: LLMRequest, output: type[Output] | N
     return completed_or_raise(await try_generate(client, request))
 
 
-async def try_generate(client: Client, request: LLMRequest) -> LLMResult:
-    """Like `generate`, but returns denied and failed calls instead of raising. Raises only CallIdReused."""
+async def try_generate(client: Client, request: LLMRequest, *, quiet: bool = False) -> LLMResult:
+    """Like `generate`, but returns denied and failed calls instead of raising. Raises only CallIdReused.
+
+    While the call waits, the logger `paymaster.waiting` warns that no worker is there, or says why it is parked and
+    until when; unless it is to be `quiet`.
+    """
     try:
         handle = await start(client, request)
     except CallDenied as error:
         return error.result
-    result = await handle.result()
+    told = None if quiet else asyncio.create_task(log_why_it_waits(client, handle))
+    try:
+        result = await handle.result()
+    finally:
+        if told is not None:
+            told.cancel()
     if request.call_id is not None and result.request_digest != request.digest():
         raise CallIdReused(request.call_id)
     return result

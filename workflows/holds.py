@@ -21,7 +21,7 @@ from paymaster.messages import (
     Withdrawn,
 )
 from paymaster.messages.bounds import check_grant
-from paymaster.messages.temporal_names import RECORD_USAGE, RESERVE, VOID
+from paymaster.messages.temporal_names import PARKED_SUMMARY, PARKED_TIMER_LONGER, RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.temporal_ui import summary
 from workflows.signals import message_of
 
@@ -136,13 +136,13 @@ class Holds:
         since_ms = now_ms()
         self.parked = parked
         self._on_parked()
-        patience = timedelta(milliseconds=max(0, parked.deadline_at_ms - since_ms)) + timedelta(minutes=5)
+        patience = timedelta(milliseconds=max(0, parked.deadline_at_ms - since_ms)) + PARKED_TIMER_LONGER
         asks = False
         try:
             await workflow.wait_condition(
                 lambda: parked.hold_id in self._answers or self.cancelled or self._recalled,
                 timeout=patience,
-                timeout_summary=summary(f"parked: {parked.detail}"),
+                timeout_summary=summary(f"{PARKED_SUMMARY}{parked.detail}"),
             )
         except TimeoutError:
             asks = workflow.patched("ask-when-no-answer-comes")  # version 0.1.0 gave up

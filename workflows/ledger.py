@@ -8,8 +8,10 @@ the query `status`.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RawValue
 
@@ -56,7 +58,15 @@ from paymaster.messages import (
     Upgraded,
     Void,
 )
-from paymaster.messages.bounds import check_batch, check_command, check_config, check_report, check_stored_rows
+from paymaster.messages.bounds import (
+    check_batch,
+    check_command,
+    check_config,
+    check_foreseen,
+    check_report,
+    check_stored_rows,
+    check_unusual,
+)
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
     CONFIGURE,
@@ -67,12 +77,14 @@ from paymaster.messages.temporal_names import (
     RAISE_CAP,
     RAISE_RUN,
     REPORT_ATTEMPTS,
+    REPORT_SPENDING,
     RESUME_RUN,
     RESUME_SERVICE,
     SET_CAP,
     TAKE_CLOCK,
     UNSET_CAP,
     UPGRADE,
+    SignalName,
 )
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.limits import ID_CHARACTERS_MAX
@@ -80,6 +92,8 @@ from workflows.ledger_duties import Duties
 from workflows.ledger_messages import LedgerMessages, refuse_unless, workflow_now_ms
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
+
+MessageT = TypeVar("MessageT", bound=BaseModel)
 
 SIGNALS = (
     RAISE_CAP,
@@ -93,6 +107,7 @@ SIGNALS = (
     TAKE_CLOCK,
     ACCEPT_LOWER,
     REPORT_ATTEMPTS,
+    REPORT_SPENDING,
 )
 
 
@@ -153,15 +168,33 @@ class BudgetWorkflow:
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._messages.decoded(REPORT_ATTEMPTS, message):
             for report in batch.reports:
-                try:
-                    check_report(report)
-                except ValueError as error:
-                    self._messages.refuse(REPORT_ATTEMPTS.name, report.model_dump_json(), str(error))
-                    continue
-                try:
-                    self._desk.report(report, workflow_now_ms())
-                except Exception as error:  # as in `_apply`
-                    self._messages.failed(REPORT_ATTEMPTS.name, report, error)
+                self._reported(REPORT_ATTEMPTS, report, check_report, self._desk.report)
+
+    @workflow.signal
+    @tolerate_any_payload_count
+    def report_spending(self, message: RawValue) -> None:
+        if batch := self._messages.decoded(REPORT_SPENDING, message):
+            for foreseen in batch.foreseen:
+                self._reported(REPORT_SPENDING, foreseen, check_foreseen, self._desk.tell_of)
+            for unusual in batch.unusual:
+                self._reported(REPORT_SPENDING, unusual, check_unusual, self._desk.tell_of)
+
+    def _reported(
+        self,
+        signal: SignalName[Any],
+        report: MessageT,
+        check: Callable[[MessageT], None],
+        take: Callable[[MessageT, int], None],
+    ) -> None:
+        try:
+            check(report)
+        except ValueError as error:
+            self._messages.refuse(signal.name, report.model_dump_json(), str(error))
+            return
+        try:
+            take(report, workflow_now_ms())
+        except Exception as error:  # as in `_apply`
+            self._messages.failed(signal.name, report, error)
 
     @workflow.update
     @with_one_message

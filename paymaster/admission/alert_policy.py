@@ -17,6 +17,7 @@ from paymaster.admission.price_changes import price_changes, price_differences, 
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.state import DeskState
 from paymaster.messages import KEY_SOURCE_DOWN, AttemptReport, Grant, RaiseOffer, Settle, Window
+from paymaster.messages.spending import Foreseen, Unusual
 from paymaster.values.limits import PRICES_MAX, REFUSED_ALERTS_A_MINUTE, STATE_BYTES_ALERT
 from paymaster.values.money import AT_CHOICE
 from paymaster.values.windows import ALL_WINDOWS, window_start_ms
@@ -152,6 +153,33 @@ class AlertPolicy:
             text = alert_texts.threshold(balance, part, self._ledger.calendars.end_ms(zone, balance.window, now_ms))
             self._outbox.alert(self._state.now_ms, "threshold", text, balance.account, balance.window)
 
+    def seen(self, seen: Foreseen | Unusual) -> None:
+        """What a worker reads in the stored rows; ledgers of 0.1.0 say nothing of it."""
+        if self._state.rules < 2:
+            return
+        match seen:
+            case Foreseen():
+                self._foreseen(seen)
+            case Unusual():
+                # Once an hour for each account.
+                about = f"{seen.account} {window_start_ms('hour', self._state.now_ms)}"
+                text = alert_texts.unusual(seen)
+                self._outbox.alert_once(self._state.now_ms, "anomaly", text, about, seen.account)
+
+    def _foreseen(self, foreseen: Foreseen) -> None:
+        """Once a window: a cap will be used up before it ends. Of a rolling window, which never does, once a day."""
+        state, account = self._state, self._ledger.accounts.get(foreseen.account)
+        balance = None if account is None else account.balances.get(foreseen.window)
+        if balance is None or balance.cap_nanos is None or balance.posted_nanos >= balance.cap_nanos:
+            return
+        ends_ms = None if balance.steps is not None else self._ledger.end_ms(balance)
+        text = alert_texts.foreseen(balance, foreseen, ends_ms)
+        if balance.steps is None:
+            self._in_window("forecast", foreseen.account, foreseen.window, text, offered=True)
+            return
+        about = f"{foreseen.account} {foreseen.window} {window_start_ms('day', state.now_ms)}"
+        self._outbox.alert_once(state.now_ms, "forecast", text, about, foreseen.account, foreseen.window)
+
     def unknown_hold(self, command: Settle) -> None:
         self._outbox.alert(self._state.now_ms, "unknown_hold", alert_texts.unknown_hold(command))
 
@@ -228,7 +256,7 @@ class AlertPolicy:
 
     def _in_window(
         self,
-        what: Literal["exhausted", "parked", "watched"],
+        what: Literal["exhausted", "parked", "watched", "forecast"],
         account: str,
         window: Window,
         text: str,

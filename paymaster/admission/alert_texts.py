@@ -1,6 +1,7 @@
 """The words of alerts: a sentence each, with what to do where somebody has to."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from paymaster.admission.accounts import Balance
 from paymaster.admission.book_changes import LetThrough
@@ -21,6 +22,7 @@ from paymaster.messages import (
     UnsetCap,
     Window,
 )
+from paymaster.messages.spending import Foreseen, Unusual
 from paymaster.values.limits import RUNS_KEPT_MAX, STATE_BYTES_MAX
 from paymaster.values.money import format_usd
 
@@ -56,6 +58,31 @@ def threshold(balance: Balance, part: float, ends_ms: int | None) -> str:
         return f"{name} has spent {part:.0%} of its {balance.window} cap: {figures}"
     state = "has used up" if balance.posted_nanos == cap_nanos else "is over"
     return f"{name} {state} its {balance.window} cap: {figures}. More: {_raise(balance.account, balance.window)}"
+
+
+def foreseen(balance: Balance, foreseen: Foreseen, ends_ms: int | None) -> str:
+    """`ends_ms` None: the window has no end, or goes on by itself."""
+    by = "as it was spent in the last four weeks" if foreseen.by_pattern else "at this rate"
+    before = "" if ends_ms is None else f", before it ends at {_minute(ends_ms)}"
+    return (
+        f"{_named(balance.account)}: {by} its {balance.window} cap is used up by {_minute(foreseen.used_up_at_ms)}"
+        f"{before}; {_figures(balance)} are spent. More: {_raise(balance.account, balance.window)}"
+    )
+
+
+def unusual(unusual: Unusual) -> str:
+    kind, _, name = unusual.account.partition(":")
+    on = ", ".join(f"{each.what} {each.name} ({_about_usd(each.nanos)})" for each in unusual.spent_on)
+    asked = {
+        "run": f"`paymaster runs end {name} --reason …` ends it",
+        "service": f"`paymaster services pause {name} --reason …` sends nothing more to it",
+    }
+    usage = f"`paymaster usage --budget {name} --since 1h --by model,run` has more"
+    return (
+        f"{name if kind == 'budget' else f'{kind} {name}'} spent {_about_usd(unusual.nanos)} in the last hour; at this "
+        f"time of the week {_about_usd(unusual.usual_nanos)} are usual{f'. Mostly: {on}' if on else ''}. "
+        f"{asked.get(kind, usage)}"
+    )
 
 
 def exhausted(account: str, window: Window, detail: str, ends_ms: int | None) -> str:
@@ -331,6 +358,10 @@ def _about_usd(nanos: int) -> str:
     """Cut to cents, or to three digits of less than ten cents."""
     unit = 10 ** max(0, min(7, len(str(nanos)) - 3))
     return format_usd(nanos // unit * unit)
+
+
+def _minute(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _until(ends_ms: int | None) -> str:

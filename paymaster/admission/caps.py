@@ -25,6 +25,11 @@ KNOWN_SHOWN_MAX = 20
 
 def no_such_account(ledger: Ledger, key: str) -> ValueError:
     """Says what there is. There may be thousands: the first ones show how they are written."""
+    if ":" not in key:
+        named = next((each for each in (f"budget:{key}", f"service:{key}") if each in ledger.accounts), None)
+        if named is not None:
+            return ValueError(f"{key!r} is no account: write {named!r}")
+        return ValueError(f'{key!r} is no account: they are written like "budget:acme/content" and "service:openai"')
     known = sorted(ledger.accounts)
     more = f" and {len(known) - KNOWN_SHOWN_MAX} more" if len(known) > KNOWN_SHOWN_MAX else ""
     there_are = (", ".join(known[:KNOWN_SHOWN_MAX]) or "none") + more

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from paymaster.admission.accounts import Balance
 from paymaster.admission.books import Ledger
+from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState
 from paymaster.admission.state_size import StateSize
-from paymaster.admission.status import account_status, desk_status, renewed
+from paymaster.admission.status import account_status, desk_status, renewed, waiting_call
 from paymaster.admission.tags import account_tag, service_tag
 from paymaster.messages import (
     AccountStatus,
@@ -25,6 +26,7 @@ from paymaster.messages import (
     StatusCopy,
     WindowStatus,
 )
+from paymaster.messages.status import CopiedCall, ShortOf
 from paymaster.values.time_zones import Zone
 from paymaster.values.windows import STEPS_MS, window_end_ms, window_start_ms
 
@@ -41,7 +43,7 @@ class StatusCopies:
     @property
     def is_due(self) -> bool:
         """Whether anything changed since the last copy was taken."""
-        return bool(self._state.books.changed) or self._is_anew
+        return bool(self._state.books.changed) or self._is_anew or bool(self._parking.queue.changed)
 
     @property
     def _is_anew(self) -> bool:
@@ -66,16 +68,22 @@ class StatusCopies:
             for key in keys
             if (account := ledger.accounts.get(key)) is not None
         ]
+        calls, calls_from = queue.changed.take((call.reserve.hold_id for call in queue), state.version)
+        waiting = [(key, queue.get(key)) for key in calls]
         return StatusCopy(
             version=state.version,
             anew=anew,
             status=self._whole(now_ms),
             accounts=tuple(map(self._for_later, statuses)),
             gone=tuple(key for key in keys if key not in ledger.accounts),
+            calls=tuple(self._copied_call(call) for _, call in waiting if call is not None),
+            calls_gone=tuple(key for key, call in waiting if call is None),
+            calls_from=calls_from,
         )
 
     def again(self, copy: StatusCopy) -> None:
         """A copy did not arrive, or nobody knows: what it had comes first in the next one."""
+        self._parking.queue.changed.again()
         books = self._state.books
         if copy.anew:
             books.mark_all()
@@ -90,6 +98,17 @@ class StatusCopies:
         changed = self._ledger.accounts if self._is_anew else self._state.books.changed
         copies = max(1, -(-len(changed) // ACCOUNTS_AT_ONCE))
         return answer.model_copy(update={"version": self._state.version + copies})
+
+    def _copied_call(self, call: ParkedCall) -> CopiedCall:
+        bound_nanos, short_of = self._parking.short_of(call)
+        return CopiedCall(
+            hold_id=call.reserve.hold_id,
+            priority=call.reserve.priority,
+            sequence=call.sequence,
+            call=waiting_call(call),
+            bound_nanos=bound_nanos,
+            short_of=tuple(ShortOf(account=account, window=window) for account, window in short_of),
+        )
 
     def _for_later(self, status: AccountStatus) -> AccountStatus:
         """With its tag, and with what changes by itself: the steps of rolling windows."""

@@ -11,7 +11,7 @@ from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.routing import Obstacle, bound_nanos, name_of
 from paymaster.admission.signed_commands import utc
 from paymaster.admission.standing import notice_of
-from paymaster.messages import BudgetNotice, Candidate, DeskConfig, Reserve
+from paymaster.messages import BudgetNotice, Candidate, DeskConfig, Reserve, Window
 from paymaster.values.cut import cut
 from paymaster.values.limits import DETAIL_BYTES_MAX, IN_THE_WAY_MAX
 from paymaster.values.money import NANOS_MAX, format_usd
@@ -70,13 +70,25 @@ def explained(
         return Explained(cut("; ".join(words), DETAIL_BYTES_MAX), ())
     caps = {(each.balance.account, each.balance.window): each for short in shorts for each in short.caps}
     notices = [notice_of(each.balance, ledger) for each in sorted(caps.values(), key=_is_of_service)]
-    help_ = _help(request, min(shorts, key=lambda short: (len(short.caps), sum(short.missing_nanos))), signs=signs)
+    help_ = _help(request, min(shorts, key=_needs), signs=signs)
     facts = "; ".join([*_costs(shorts), *_figures(notices), *words])
     return Explained(
         cut(facts, DETAIL_BYTES_MAX - len(help_.encode())) + help_,
         tuple(notices[:IN_THE_WAY_MAX]),
         help_,
     )
+
+
+def least_short(
+    request: Reserve, candidates: Iterable[Candidate], ledger: Ledger, gates: Mapping[str, Gate]
+) -> tuple[int, tuple[tuple[str, Window], ...]]:
+    """Of the candidates that money is short for, what the one that needs least can cost, and the caps in its way; zero
+    and none when there are no such caps."""
+    shorts = [short for candidate in candidates if (short := _short(request, candidate, ledger, gates)).caps]
+    if not shorts:
+        return 0, ()
+    least = min(shorts, key=_needs)
+    return least.bound_nanos, tuple((each.balance.account, each.balance.window) for each in least.caps)
 
 
 def with_way_out(obstacle: Obstacle, request: Reserve, config: DeskConfig) -> Obstacle:
@@ -100,6 +112,10 @@ def _short(request: Reserve, candidate: Candidate, ledger: Ledger, gates: Mappin
     bound = bound_nanos(request, candidate, margin_percent)
     accounts = ledger.charged_accounts(request, candidate.service)
     return _Short(candidate, margin_percent, bound, sorted(ledger.shortfalls(accounts, bound), key=_is_of_service))
+
+
+def _needs(short: _Short) -> tuple[int, int]:
+    return len(short.caps), sum(short.missing_nanos)
 
 
 def _is_of_service(shortfall: Shortfall) -> bool:

@@ -24,6 +24,7 @@ from paymaster.admission.routing import Choice
 from paymaster.admission.run_commands import RunCommands
 from paymaster.admission.service_commands import ServiceCommands
 from paymaster.admission.settling import Settling
+from paymaster.admission.signed_commands import utc
 from paymaster.admission.standing import standing_of
 from paymaster.admission.state import RULES, DeskState, read
 from paymaster.admission.state_size import StateSize
@@ -73,6 +74,7 @@ from paymaster.messages import (
     Upgraded,
     Void,
 )
+from paymaster.messages.spending import Foreseen, Unusual
 from paymaster.messages.temporal_names import TAKE_CLOCK, UPGRADE
 from paymaster.values.collection import no_collection
 from paymaster.values.cut import cut
@@ -195,6 +197,11 @@ class Desk:
         if report.trips_breaker and hold.running:  # else its settlement has told of all its failures
             hold.failures_told += 1
             self._settling.failed(hold)
+
+    def tell_of(self, seen: Foreseen | Unusual, now_ms: int) -> None:
+        """What a worker has seen in the stored rows, and people should know."""
+        self.advance(now_ms)
+        self._alerts.seen(seen)
 
     # ------------------------------------------------------------ admins
 
@@ -334,7 +341,11 @@ class Desk:
         """Keeps a message that could not be applied where operators see it."""
         self.advance(now_ms)
         text = cut(text, REFUSED_BYTES_MAX)
-        self.state.refused_messages = [*self.state.refused_messages, text][-REFUSED_KEPT:]
+        kept = text
+        if self.state.rules >= 2:
+            when = f" ({utc(self.state.now_ms)})"
+            kept = cut(text, REFUSED_BYTES_MAX - len(when)) + when
+        self.state.refused_messages = [*self.state.refused_messages, kept][-REFUSED_KEPT:]
         self._alerts.refused(text)
 
     def status(self, page: StatusRequest = _FIRST_PAGE, now_ms: int = 0) -> DeskStatus:

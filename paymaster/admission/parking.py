@@ -3,7 +3,7 @@
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
-from paymaster.admission.denials import MONEY_SHORT, Explained, explained, with_way_out
+from paymaster.admission.denials import MONEY_SHORT, Explained, explained, least_short, with_way_out
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
 from paymaster.admission.on_demand import OnDemand
@@ -13,7 +13,7 @@ from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose, worth_counting
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
-from paymaster.messages import Answer, Candidate, CountFirst, Parked, Reserve
+from paymaster.messages import Answer, Candidate, CountFirst, Parked, Reserve, Window
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ASKED_AT_ONCE_MAX,
@@ -257,12 +257,22 @@ class Parking:
         """What is in the way of a call whose time is over."""
         if self._state.rules < 2:
             return Explained(call.detail, ())
-        pairs = list(zip(call.reserve.candidates, call.waits, strict=False))
-        gates = self._state.gates  # one that the configuration does not name any more has none
-        known = [(each, reason) for each, (reason, _) in pairs if each.purchase or each.service in gates]
-        short = [each for each, reason in known if reason in MONEY_SHORT]
-        why = self._explained(call.reserve, short, [call.detail] if len(short) < len(pairs) else [])
+        short = self._short_candidates(call)
+        why = self._explained(call.reserve, short, [call.detail] if len(short) < len(call.waits) else [])
         return why if why.detail else Explained(call.detail, ())
+
+    def short_of(self, call: ParkedCall) -> tuple[int, tuple[tuple[str, Window], ...]]:
+        """What it can cost, and the caps that have no room for that; zero and none, where it waits for no money."""
+        return least_short(call.reserve, self._short_candidates(call), self._ledger, self._state.gates)
+
+    def _short_candidates(self, call: ParkedCall) -> list[Candidate]:
+        """Those that money was short for when the call was looked at last."""
+        gates = self._state.gates  # one that the configuration does not name any more has none
+        return [
+            each
+            for each, (reason, _) in zip(call.reserve.candidates, call.waits, strict=False)
+            if reason in MONEY_SHORT and (each.purchase or each.service in gates)
+        ]
 
     def _explained(self, request: Reserve, short: list[Candidate], others: list[str]) -> Explained:
         signs = self._state.config.admin.require_signature

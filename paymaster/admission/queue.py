@@ -8,6 +8,7 @@ from itertools import chain
 
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
+from paymaster.admission.changed_calls import ChangedCalls
 from paymaster.admission.claims import Claims
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.parked_call import ParkedCall
@@ -35,6 +36,7 @@ class ParkedQueue:
             (hold_id, at_ms) for hold_id, call in calls.items() if (at_ms := call.claims_at_ms()) is not None
         )
         self.claims = Claims()
+        self.changed = ChangedCalls()
         self.file_again(now_ms)
 
     def __len__(self) -> int:
@@ -65,6 +67,7 @@ class ParkedQueue:
     def remove(self, call: ParkedCall) -> None:
         hold_id = call.reserve.hold_id
         del self._calls[hold_id], self._by_place[call.place()]
+        self.changed.mark(hold_id)
         del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
         self.candidates -= len(call.reserve.candidates)
         self._waiting_in.subtract(call.waits_for)
@@ -76,9 +79,11 @@ class ParkedQueue:
 
     def note(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
         """The call was looked at, and this is in its way."""
-        before = call.waits_for
+        before, said = call.waits_for, call.detail
         self._waiting_in.subtract(before)
         call.note(obstacles, now_ms)
+        if call.waits_for != before or call.detail != said:
+            self.changed.mark(call.reserve.hold_id)
         self._waiting_in.update(call.waits_for)
         if call.waits_for != before:
             self._ledger.mark(sorted(call.waits_for ^ before))

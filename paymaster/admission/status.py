@@ -166,7 +166,7 @@ def service_statuses(gates: dict[str, Gate], now_ms: int) -> tuple[ServiceStatus
 
 
 def waiting_calls(queue: ParkedQueue) -> tuple[WaitingCall, ...]:
-    return tuple(map(_waiting, queue.first(WAITING_SHOWN)))
+    return tuple(map(waiting_call, queue.first(WAITING_SHOWN)))
 
 
 def _windows(ledger: Ledger, account: Account, now_ms: int, ended: Ended) -> tuple[WindowStatus, ...]:
@@ -196,7 +196,7 @@ def _window(balance: Balance, now_ms: int, zone: Zone, *, ended: bool) -> Window
     )
 
 
-def _waiting(call: ParkedCall) -> WaitingCall:
+def waiting_call(call: ParkedCall) -> WaitingCall:
     return WaitingCall(
         workflow_id=call.reserve.call.workflow_id,
         budget=call.reserve.budget,
@@ -204,4 +204,5 @@ def _waiting(call: ParkedCall) -> WaitingCall:
         parked_at_ms=call.parked_at_ms,
         deadline_at_ms=call.reserve.deadline_at_ms,
         detail=call.detail,
+        run=call.reserve.run,
     )

@@ -19,6 +19,7 @@ from paymaster.cli.connection import (
 from paymaster.cli.exits import CommandError
 from paymaster.cli.forecasts import forecast_document, forecast_in_words, forecasts_of, minute, rounded
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled, usd, utc
+from paymaster.cli.questions import YesOption, ask_about_cap
 from paymaster.cli.signing import SignOption, tell_ledger
 from paymaster.cli.what_if import what_if
 from paymaster.values.budget_path import budget_ancestors
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from paymaster.cli.forecasts import Forecasts
     from paymaster.messages import (
         AccountStatus,
         CapState,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         WindowStatus,
     )
     from paymaster.reports.forecast import Forecast
+    from paymaster.reports.forecasts import Forecasts
     from paymaster.settings import Settings
 
 SHOWN_MAX = 20
@@ -134,12 +135,14 @@ def raise_(
     ] = None,
     who: Who = None,
     sign_with: SignOption = None,
+    yes: YesOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Raise a cap. Parked calls that fit under the new one go on by themselves."""
     from paymaster.messages import RaiseCap
     from paymaster.messages.temporal_names import RAISE_CAP
+    from paymaster.values.money import usd_to_nanos
 
     change = checked(
         RaiseCap,
@@ -152,8 +155,10 @@ def raise_(
             "who": who or admin(),
         },
     )
+    settings, nanos = command_settings(config), usd_to_nanos(change.by)
+    run_async(ask_about_cap(settings, change.account, change.window, nanos, is_new_value=False, yes=yes))
     told = tell_ledger(
-        command_settings(config),
+        settings,
         RAISE_CAP.name,
         change,
         sign_with,
@@ -170,6 +175,7 @@ def set_(
     reason: Reason,
     who: Who = None,
     sign_with: SignOption = None,
+    yes: YesOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -177,6 +183,7 @@ def set_(
     from paymaster.ledger.handle import Ledger
     from paymaster.messages import SetCap
     from paymaster.messages.temporal_names import SET_CAP
+    from paymaster.values.money import usd_to_nanos
 
     change = checked(
         SetCap,
@@ -188,7 +195,9 @@ def set_(
             "who": who or admin(),
         },
     )
-    told = tell_ledger(command_settings(config), SET_CAP.name, change, sign_with, Ledger.set_cap)
+    settings, nanos = command_settings(config), usd_to_nanos(change.to)
+    run_async(ask_about_cap(settings, change.account, change.window, nanos, is_new_value=True, yes=yes))
+    told = tell_ledger(settings, SET_CAP.name, change, sign_with, Ledger.set_cap)
     _tell(run_async(told), as_json=as_json)
 
 

@@ -102,7 +102,7 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
     client = await connect_temporal(settings)
     told = asyncio.create_task(tell_while_waiting(client, settings, request.call_id))
     try:
-        return await try_generate(client, request)
+        return await try_generate(client, request, quiet=True)  # stderr has more than a log
     except CallIdReused as error:
         raise CommandError(error.message) from None
     except WorkflowFailureError as error:

@@ -10,12 +10,12 @@ from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, iso, print_json, print_line, print_note, print_table, usd, utc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
     from temporalio.client import Client, WorkflowExecution, WorkflowExecutionDescription
 
-    from paymaster.messages import DeskStatus, UsageEntry, WaitingCall
+    from paymaster.messages import UsageEntry, WaitingCall
     from paymaster.settings import Settings
 
 app = typer.Typer(help="Show calls, what they wait for and what they cost; give one up.", no_args_is_help=True)
@@ -27,7 +27,7 @@ _LOOKS_AGAIN_AFTER_S = 0.1
 
 
 class Call(NamedTuple):
-    """A call as Temporal and the ledger's copied status know it."""
+    """A call as Temporal and the copy of the ledger's parked calls know it."""
 
     call_id: str
     state: str
@@ -41,6 +41,8 @@ class Call(NamedTuple):
 
 
 class Shown(NamedTuple):
+    call_id: str
+    """Of the generation that is shown."""
     call: Call | None
     """None: Temporal does not have it any more."""
     summary: str | None
@@ -99,7 +101,7 @@ def cancel(
 ) -> None:
     """Give a call up: one that waits ends and costs nothing; what was sent already runs on and is paid for."""
     call_id = _bare(call_id)
-    was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
+    call_id, was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
     if as_json:
         print_json({"call_id": call_id, "was_sent": was_sent, "ended": ended})
     elif was_sent:
@@ -147,36 +149,35 @@ def _is_or_below(attribute: str, path: str) -> str:
 async def _list(settings: "Settings", query: str, limit: int) -> list[Call]:
     from temporalio.service import RPCError
 
-    status = await copied_status(settings)
     client = await connect_temporal(settings)
     try:
-        return [_call(each, status) async for each in client.list_workflows(query, limit=limit)]
+        found = [each async for each in client.list_workflows(query, limit=limit)]
     except RPCError as error:
         hint = "; `paymaster migrate` registers it" if "search attribute" in error.message else ""
         raise CommandError(f"Temporal does not list calls: {error.message}{hint}") from None
+    waiting = await parked_calls(settings, [each.id for each in found])
+    return [_call(each, waiting.get(each.id)) for each in found]
 
 
-async def copied_status(settings: "Settings") -> "DeskStatus | None":
-    """How the ledger stood a second ago. None: no database is configured, or it has no copy."""
-    from paymaster.ledger.copied_status import CopiedStatus
+async def parked_calls(settings: "Settings", workflow_ids: "Sequence[str]") -> "Mapping[str, WaitingCall]":
+    """Those of these that were parked a second ago, by workflow id; none, where no database is configured."""
+    from paymaster.storage.parked_rows import parked_calls_of
 
     if settings.database.url is None:
-        return None
+        return {}
     async with open_database(settings) as engine:
-        copied = await CopiedStatus(engine, settings.ledger.name).ledger()
-    return None if copied is None else copied.status
+        return await parked_calls_of(engine, settings.ledger.name, workflow_ids)
 
 
-def _call(execution: "WorkflowExecution", status: "DeskStatus | None") -> Call:
+def _call(execution: "WorkflowExecution", waiting: "WaitingCall | None") -> Call:
     from paymaster.messages import call_id_of
     from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, SERVICE
 
     attributes = execution.typed_search_attributes
-    waiting = next((each for each in status.waiting if each.workflow_id == execution.id), None) if status else None
     service, model = attributes.get(SERVICE), attributes.get(MODEL)
     return Call(
         call_id=call_id_of(execution.id),
-        state="parked" if waiting else _state(execution, status),
+        state="parked" if waiting else _state(execution),
         budget=", ".join(waiting.budgets) if waiting else attributes.get(BUDGET),
         asked=f"{service}/{model}" if service else None,
         began_at=iso(execution.start_time),
@@ -185,16 +186,15 @@ def _call(execution: "WorkflowExecution", status: "DeskStatus | None") -> Call:
     )
 
 
-def _state(execution: "WorkflowExecution", status: "DeskStatus | None") -> str:
-    """Of a call that is not among the first that wait."""
+def _state(execution: "WorkflowExecution") -> str:
+    """Of a call that does not wait, as far as the copy of the ledger's status says."""
     from temporalio.client import WorkflowExecutionStatus
 
     from paymaster.observability.search_attributes import OUTCOME
 
     outcome = execution.typed_search_attributes.get(OUTCOME)
     if execution.status is WorkflowExecutionStatus.RUNNING:
-        all_are_known = status is not None and status.parked == len(status.waiting)
-        return "parked" if outcome == "parked" and not all_are_known else "running"
+        return "running"
     if execution.status is WorkflowExecutionStatus.COMPLETED and outcome is not None:
         return outcome
     return "ended" if execution.status is None else execution.status.name.lower().replace("canceled", "cancelled")
@@ -205,16 +205,32 @@ async def _show(settings: "Settings", call_id: str) -> Shown:
     from paymaster.observability.temporal_links import TemporalLinks
 
     client = await connect_temporal(settings)
+    call_id = await newest_generation(client, settings, call_id)
     described = await _described(client, settings, call_id)
     links = TemporalLinks(settings.console.temporal_ui, client.namespace)
     entries = await _entries(settings, call_id)
     if described is None:
-        return Shown(None, None, None, entries, None)
-    call = _call(described, await copied_status(settings))
+        return Shown(call_id, None, None, None, entries, None)
+    workflow_id = call_workflow_id(call_id, settings.ledger.name)
+    call = _call(described, (await parked_calls(settings, [workflow_id])).get(workflow_id))
     summary = await described.static_summary()
-    return Shown(
-        call, summary, _sent(described), entries, links.workflow(call_workflow_id(call_id, settings.ledger.name))
-    )
+    return Shown(call_id, call, summary, _sent(described), entries, links.workflow(workflow_id))
+
+
+async def newest_generation(client: "Client", settings: "Settings", call_id: str) -> str:
+    """The id under which the call runs, or ran last; a generation that is named is meant itself. Raises
+    CommandError."""
+    from temporalio.service import RPCError
+
+    from paymaster.generations import latest_generation
+    from paymaster.messages.temporal_names import first_generation, generation_id
+
+    if first_generation(call_id) != call_id:
+        return call_id
+    try:
+        return generation_id(call_id, await latest_generation(client, call_id))
+    except RPCError as error:
+        raise CommandError(f"Temporal gave no answer about {call_id}: {error.message}") from None
 
 
 async def _described(client: "Client", settings: "Settings", call_id: str) -> "WorkflowExecutionDescription | None":
@@ -255,19 +271,21 @@ def _sent(described: "WorkflowExecutionDescription") -> str | None:
     return None
 
 
-async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool, bool]:
-    """Whether something was sent already, and whether the call has ended. Raises CommandError where it had before."""
+async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[str, bool, bool]:
+    """The generation that is cancelled, whether something was sent already, and whether the call has ended. Raises
+    CommandError where it had before."""
     from temporalio.client import WorkflowExecutionStatus
     from temporalio.service import RPCError
 
     from paymaster.messages import call_workflow_id
 
     client = await connect_temporal(settings)
+    call_id = await newest_generation(client, settings, call_id)
     described = await _described(client, settings, call_id)
     if described is None:
         raise CommandError(f"Temporal has no call {call_id}", EXIT_NO)
     if described.status is not WorkflowExecutionStatus.RUNNING:
-        raise CommandError(f"{call_id} has ended: {_state(described, None)}", EXIT_NO)
+        raise CommandError(f"{call_id} has ended: {_state(described)}", EXIT_NO)
     handle = client.get_workflow_handle(call_workflow_id(call_id, settings.ledger.name))
     was_sent = _sent(described) is not None
     why = f"{admin()}: {reason}" if reason else admin()
@@ -276,7 +294,7 @@ async def _cancel(settings: "Settings", call_id: str, reason: str) -> tuple[bool
         ended = not was_sent and await _ended(client, settings, call_id)
     except RPCError as error:
         raise CommandError(f"{call_id} was not cancelled: {error.message}") from None
-    return was_sent, ended
+    return call_id, was_sent, ended
 
 
 async def _ended(client: "Client", settings: "Settings", call_id: str) -> bool:
@@ -306,10 +324,13 @@ def _why(call: Call) -> str:
 
 
 def _describe(call_id: str, shown: Shown) -> None:
+    """`call_id`: as it was asked for."""
     from paymaster.values.money import format_usd
 
     call = shown.call
-    lines = [("call", call_id)]
+    lines = [("call", shown.call_id)]
+    if shown.call_id != call_id:
+        lines.append(("", f"{call_id} was asked for again: what came before ended without an answer, unbilled"))
     if call is None:
         lines.append(("state", "Temporal does not have it any more; these are its stored rows"))
     else:
@@ -318,8 +339,6 @@ def _describe(call_id: str, shown: Shown) -> None:
         if call.waiting:
             lines.append(("waits", f"{call.waiting.detail}"))
             lines.append(("until", f"{utc(call.waiting.deadline_at_ms)}, and is denied then"))
-        elif call.state == "parked":
-            lines.append(("waits", "behind others; `paymaster calls list --parked` has why the first ones do"))
         if shown.sent:
             lines.append(("sent", f"{shown.sent}; it is paid for, also if the call is cancelled"))
     lines += [("Temporal", shown.link)] if shown.link else []

@@ -1,7 +1,7 @@
 """The words of `paymaster budget show` for when a cap will be used up."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,45 +14,24 @@ if TYPE_CHECKING:
 
     from paymaster.messages import AccountStatus, WindowStatus
     from paymaster.reports.forecast import Forecast
+    from paymaster.reports.forecasts import Forecasts
     from paymaster.settings import Settings
 
-    Forecasts = Mapping[tuple[str, str], Forecast]
-    """By account and window."""
-
-_SUMS_WITHIN_S = 10.0
+_SUMS_WITHIN_S = 5.0
 
 
 async def forecasts_of(settings: "Settings", accounts: "Sequence[AccountStatus]", now_ms: int) -> "Forecasts | None":
-    """None, with a note, when the database does not tell what was spent: caps are shown without it.
-
-    The pattern of four weeks is looked at where few accounts are asked for.
-    """
-    from paymaster.reports.forecast import Spent, forecast
-    from paymaster.reports.recent import HOURS_OF_MOST, spent_lately
-    from paymaster.settings.time_zones import offsets_of
-    from paymaster.values.time_zones import Zone
+    """None, with a note, when the database does not tell what was spent: caps are shown without it."""
+    from paymaster.reports import forecasts
 
     if settings.database.url is None:
         return None
-    names = [each.account for each in accounts]
     try:
         async with asyncio.timeout(_SUMS_WITHIN_S), open_database(settings) as engine:
-            few = len(names) <= HOURS_OF_MOST
-            lately = await spent_lately(engine, settings.ledger.name, now_ms, names if few else None)
+            return await forecasts.forecasts_of(engine, settings.ledger.name, accounts, now_ms)
     except (CommandError, TimeoutError) as error:
         print_note(f"there is no forecast: {str(error) or 'the database takes too long'}")
         return None
-    zones = {name: Zone(offsets_of(name)) for name in {each.time_zone for each in accounts}}
-    found = (
-        (
-            each.account,
-            window.window,
-            forecast(window, lately.get(each.account, Spent(0)), now_ms, zones[each.time_zone]),
-        )
-        for each in accounts
-        for window in each.windows
-    )
-    return {(account, window): each for account, window, each in found if each is not None}
 
 
 def forecast_in_words(found: "Forecast", window: "WindowStatus", now_ms: int) -> str:

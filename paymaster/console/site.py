@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 from paymaster.console.actions import Actions
 from paymaster.console.budgets import BudgetPages
 from paymaster.console.changes import ChangePages
+from paymaster.console.lately import ShownLately
 from paymaster.console.opened import Opened
 from paymaster.console.pages import BASE, SECURITY_HEADERS, Pages, View
 from paymaster.console.parked import ParkedPages
@@ -65,13 +66,14 @@ class ConsoleSite:
     def routes(self) -> list[Route]:
         site = self._administrated
         links = TemporalLinks(self._settings.console.temporal_ui, site.ledger.namespace)
-        budgets, usage = BudgetPages(site), UsagePages(site, links)
+        lately = ShownLately(site.engine, site.ledger.name)
+        budgets, usage = BudgetPages(site, lately), UsagePages(site, links)
         actions = Actions(site, self._approvers, signs=self._settings.admin.require_signature)
         gets: list[tuple[str, Handler]] = [
             ("/budgets", budgets.all),
             ("/budgets/{budget:path}", budgets.one),
-            ("/parked", ParkedPages(site, links).all),
-            ("/services", ServicePages(site).all),
+            ("/parked", ParkedPages(site, links, lately).all),
+            ("/services", ServicePages(site, lately).all),
             ("/runs", RunPages(site).all),
             ("/calls", usage.calls),
             ("/usage", usage.usage),

@@ -66,6 +66,7 @@ from paymaster.messages import (
     backlog_workflow_id,
     budget_workflow_id,
 )
+from paymaster.messages.spending import SpendingReport
 from paymaster.messages.temporal_names import (
     ACCEPT_LOWER,
     APPLY,
@@ -81,6 +82,7 @@ from paymaster.messages.temporal_names import (
     RAISE_RUN,
     RELOAD,
     REPORT_ATTEMPTS,
+    REPORT_SPENDING,
     RESUME_RUN,
     RESUME_SERVICE,
     SET_CAP,
@@ -288,6 +290,11 @@ class Ledger:
         batch = REPORT_ATTEMPTS.takes(AttemptReports(reports=tuple(reports)))
         await self._handle.signal(REPORT_ATTEMPTS.name, as_raw(batch), rpc_timeout=ANSWER_WITHIN)
         return [None] * len(reports)
+
+    async def report_spending(self, report: SpendingReport) -> None:
+        """One signal with what the ledger should tell people about what is spent."""
+        report = REPORT_SPENDING.takes(report)
+        await self._handle.signal(REPORT_SPENDING.name, as_raw(report), rpc_timeout=ANSWER_WITHIN)
 
     async def is_running(self, call: CallRef) -> bool:
         """Whether a call goes on, and may still report what it did cost."""

@@ -39,6 +39,7 @@ from paymaster.messages import (
     json_bytes,
 )
 from paymaster.messages.purchases import PurchaseBegin, PurchaseEnd, PurchaseRequest
+from paymaster.messages.spending import Foreseen, SpendingReport, Unusual
 from paymaster.values.cost_lines import CostLine
 from paymaster.values.json_reading import check_levels, check_values
 from paymaster.values.limits import (
@@ -78,6 +79,7 @@ _OF_ANYBODY = (
     PurchaseBegin,
     PurchaseEnd,
     PurchaseRequest,
+    SpendingReport,
     StatusRequest,
     StoredRows,
     Withdrawn,
@@ -201,6 +203,22 @@ def check_report(report: AttemptReport) -> None:
     _text("model", report.model or "", NAME_CHARACTERS_MAX)
     _within_or_none("pause_ms", report.pause_ms, 0, DURATION_MS_MAX)
     _text("error_class", report.error_class or "", NAME_CHARACTERS_MAX)
+
+
+def check_foreseen(foreseen: Foreseen) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("account", foreseen.account, NAME_CHARACTERS_MAX)
+    _within("used_up_at_ms", foreseen.used_up_at_ms, 0, TIME_MS_MAX)
+
+
+def check_unusual(unusual: Unusual) -> None:
+    """Raises ValueError with the field, what it has and what it may have."""
+    _text("account", unusual.account, NAME_CHARACTERS_MAX)
+    _within("nanos", unusual.nanos, 0, _BOUND_NANOS_MAX)
+    _within("usual_nanos", unusual.usual_nanos, 0, _BOUND_NANOS_MAX)
+    for each in unusual.spent_on:
+        _text("name", each.name, NAME_CHARACTERS_MAX)
+        _within("nanos", each.nanos, 0, _BOUND_NANOS_MAX)
 
 
 def check_grant(grant: Grant) -> None:

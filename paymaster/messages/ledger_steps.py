@@ -10,7 +10,7 @@ from paymaster.messages.base import Message, added
 from paymaster.messages.config import CarriedConfig
 from paymaster.messages.notices import CapChange
 from paymaster.messages.packing import packs
-from paymaster.messages.status import AccountStatus, DeskStatus
+from paymaster.messages.status import AccountStatus, CopiedCall, DeskStatus
 from paymaster.values.limits import CARRIED_BYTES_MAX, CONFIG_PLAIN_BYTES_MAX, COPY_PLAIN_BYTES_MAX
 from paymaster.values.windows import Window
 
@@ -42,8 +42,13 @@ _PACKS_ACCOUNTS = packs(
 )
 
 
+_PACKS_CALLS = packs(
+    TypeAdapter(tuple[CopiedCall, ...]), plain_bytes_max=COPY_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX
+)
+
+
 class StatusCopy(Message):
-    """Input of the activity `store_status`: how the ledger stands, and those accounts that changed."""
+    """Input of the activity `store_status`: how the ledger stands, and those accounts and parked calls that changed."""
 
     version: int
     """They count from 1."""
@@ -55,6 +60,13 @@ class StatusCopy(Message):
     """Those that changed since the copy before it, or as many of them as fit."""
     gone: tuple[str, ...]
     """Accounts that are not in the books any more."""
+    calls: Annotated[tuple[CopiedCall, ...], *_PACKS_CALLS] = added(())
+    """Parked calls that changed since the copy before it, or as many of them as fit."""
+    calls_gone: tuple[str, ...] = added(())
+    """The hold ids of calls that wait no more."""
+    calls_from: int = added(0)
+    """All calls that wait were copied in this version or later; those of earlier copies wait no more. 0: nothing is
+    said of them."""
 
 
 class LoadSpend(Message):

@@ -72,6 +72,8 @@ AlertKind = Literal[
     "runaway",
     "cap_changed",
     "service_changed",
+    "forecast",
+    "anomaly",
 ]
 
 

@@ -192,6 +192,27 @@ class WaitingCall(CountsForBudgets, Message):
     """The path of the run that it counts for. None: none."""
 
 
+class ShortOf(Message):
+    """A cap that has no room for a parked call."""
+
+    account: str
+    window: Window
+
+
+class CopiedCall(Message):
+    """A parked call in a copy of the status."""
+
+    hold_id: str
+    priority: int
+    sequence: int
+    """Of those of one priority the smallest is served first."""
+    call: WaitingCall
+    bound_nanos: int = added(0)
+    """What it can cost, where caps have no room for it. 0: money is not what it waits for."""
+    short_of: tuple[ShortOf, ...] = added(())
+    """The caps that have no room for it, by the candidate that needs least."""
+
+
 class Configuration(Message):
     """The answer to the query `configuration`: what the ledger decides with."""
 

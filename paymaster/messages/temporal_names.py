@@ -5,6 +5,7 @@ types. Nothing else in the product writes one as a text.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from types import NoneType
 from typing import Generic, TypeVar
 
@@ -46,6 +47,7 @@ from paymaster.messages.notices import Alerts, CallMessages, Delivery, Notices, 
 from paymaster.messages.purchases import PurchaseBegin, PurchaseBegun, PurchaseEnd, PurchaseRequest, PurchaseResult
 from paymaster.messages.requests import LLMRequest
 from paymaster.messages.results import LLMResult, Standing
+from paymaster.messages.spending import SpendingReport
 from paymaster.messages.status import (
     CapState,
     ClockState,
@@ -135,6 +137,12 @@ STORAGES_FUNCTION = "paymaster_storages"
 
 ENCRYPTED = b"binary/encrypted"
 """The `encoding` of an encrypted payload, as Temporal's examples call it; workflows meet it when there is no key."""
+
+PARKED_SUMMARY = "parked: "
+"""What the summary of the timer begins with by which a parked call waits; why comes after it."""
+
+PARKED_TIMER_LONGER = timedelta(minutes=5)
+"""So much longer that timer runs than the call is parked at most: the ledger's answer comes before."""
 
 CALL_WORKFLOW_PREFIX = "call/"
 """Of the ids of the default ledger's calls."""
@@ -355,6 +363,7 @@ PURCHASE_TURN = UpdateName("turn", NoneType, NoneType)
 """Answered when the purchase is parked no more."""
 
 REPORT_ATTEMPTS = SignalName("report_attempts", AttemptReports)
+REPORT_SPENDING = SignalName("report_spending", SpendingReport)
 BUDGET_ANSWER = SignalName("budget_answer", ParkedAnswer)
 CALLER_GONE = SignalName("caller_gone", NoneType)
 BUDGET_WITHDRAWN = SignalName("budget_withdrawn", Withdrawn)

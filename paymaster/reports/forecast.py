@@ -4,12 +4,14 @@ The pattern is what was spent on average in each hour of the week, on the clocks
 exact; what the future brings is a guess, so that nothing is said beyond the next 31 days.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from paymaster.admission.burn_rate import available_nanos
-from paymaster.messages import WindowStatus
+from paymaster.messages import AccountStatus, Window, WindowStatus
+from paymaster.messages.spending import Foreseen
 from paymaster.values.time_zones import UTC_ZONE, Zone
 from paymaster.values.windows import ROLLING_MS, STEPS_MS, step_ms
 
@@ -18,6 +20,11 @@ HOURS_OF_WEEK = 168
 PATTERN_WEEKS = 4
 FURTHEST_MS = 31 * 24 * HOUR_MS
 """So far nothing is foreseen, and so far back nothing is looked at: the longest rolling window and its oldest step."""
+
+
+AHEAD_MS = 24 * HOUR_MS
+"""So long before a cap is used up people are told."""
+_TOO_SHORT = frozenset[Window](("minute", "hour"))
 
 
 class Spent(NamedTuple):
@@ -41,8 +48,6 @@ class Forecast(NamedTuple):
     """Each of the last four weeks had spending."""
 
 
-NOTHING = Spent(0, {})
-
 Pattern = Mapping[int, int]
 """What an hour of the week costs on average, in nano-dollars, by its number; those that cost nothing are left out."""
 
@@ -63,6 +68,22 @@ def forecast(window: WindowStatus, spent: Spent, now_ms: int, zone: Zone = UTC_Z
     )
 
 
+def foreseen(account: AccountStatus, window: WindowStatus, found: Forecast, now_ms: int) -> Foreseen | None:
+    """What people should be told: at the rate of the last hour the cap is used up within a day, and neither its window
+    ends before, nor does the pattern of the last weeks say that it usually lasts all the same.
+
+    Windows of a minute or an hour are over before anybody has read it.
+    """
+    at_ms = found.at_this_rate_ms
+    if window.window in _TOO_SHORT or not account.enforced or at_ms is None or not now_ms < at_ms <= now_ms + AHEAD_MS:
+        return None
+    if found.has_pattern:
+        at_ms = found.by_pattern_ms
+        if at_ms is None:
+            return None
+    return Foreseen(account=account.account, window=window.window, used_up_at_ms=at_ms, by_pattern=found.has_pattern)
+
+
 def weekly_pattern(hours_nanos: Mapping[int, int], now_ms: int, zone: Zone = UTC_ZONE) -> Pattern | None:
     """Of the four weeks before the hour that goes on. None: one of them has no spending."""
     end_ms = now_ms // HOUR_MS * HOUR_MS
@@ -70,20 +91,21 @@ def weekly_pattern(hours_nanos: Mapping[int, int], now_ms: int, zone: Zone = UTC
     weeks = {(end_ms - 1 - at_ms) // week_ms for at_ms, nanos in hours_nanos.items() if nanos > 0}
     if not weeks.issuperset(range(PATTERN_WEEKS)):
         return None
-    slots = _slots(end_ms, zone)
+    slots, times = _slots(end_ms, zone)
     sums: dict[int, int] = {}
     for at_ms, nanos in hours_nanos.items():
         number = (end_ms - 1 - at_ms) // HOUR_MS
         if 0 <= number < len(slots):
             sums[slots[number]] = sums.get(slots[number], 0) + nanos
     # Where the clocks were changed, an hour of the week was there once more or once less.
-    return {slot: max(0, nanos) // slots.count(slot) for slot, nanos in sums.items()}
+    return {slot: max(0, nanos) // times[slot] for slot, nanos in sums.items()}
 
 
 @lru_cache(maxsize=64)
-def _slots(end_ms: int, zone: Zone) -> tuple[int, ...]:
-    """Which hour of the week each hour of the four weeks before was, the latest first."""
-    return tuple(_slot(end_ms - back * HOUR_MS, zone) for back in range(1, PATTERN_WEEKS * HOURS_OF_WEEK + 1))
+def _slots(end_ms: int, zone: Zone) -> tuple[tuple[int, ...], Mapping[int, int]]:
+    """Which hour of the week each hour of the four weeks before was, the latest first; and how often each one was."""
+    slots = tuple(_slot(end_ms - back * HOUR_MS, zone) for back in range(1, PATTERN_WEEKS * HOURS_OF_WEEK + 1))
+    return slots, Counter(slots)
 
 
 def _slot(at_ms: int, zone: Zone) -> int:

@@ -1,60 +1,148 @@
-"""What accounts have spent in the last hour, and in each hour of the last 31 days, from the stored entries."""
+"""What was spent in the last hour, and in each hour of the weeks before, from the stored entries."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.reports.forecast import FURTHEST_MS, HOUR_MS, NOTHING, Spent
-from paymaster.storage.charging import charged
+from paymaster.reports.anomalies import WEEK_MS, WEEKS, Portion, past_of
+from paymaster.reports.forecast import FURTHEST_MS, HOUR_MS, Spent
+from paymaster.storage.charging import charged, rows_of_accounts
 from paymaster.storage.usage_rows import nanos_of
+from paymaster.values.budget_path import budgets_named
 
-HOURS_OF_MOST = 100
+HOURS_OF_MOST = 200
 """Accounts of which the hours are asked at a time: each may have 744."""
+_HOURS_OF_DAY = 24
 
-# Whole days first would not do: an hour of UTC is what every time zone and every rolling step is made of.
-_SPENT = text(
+_LAST_HOUR = text(
     f"""
     WITH spent AS (
-        SELECT budget, charged_budgets, service,
-               floor(extract(epoch FROM granted_at) / 3600)::bigint AS hour,
-               sum(cost_usd) AS usd, coalesce(sum(cost_usd) FILTER (WHERE granted_at >= :an_hour_ago), 0) AS lately_usd
+        SELECT budget, charged_budgets, service, sum(cost_usd) AS usd
         FROM api_usage_counted WHERE ledger = :ledger AND granted_at >= :since
-        GROUP BY budget, charged_budgets, service, hour
-    ), charged AS ({charged("spent", ["hour", "usd", "lately_usd"])})
-    SELECT account, hour, sum(usd), sum(lately_usd) FROM charged
-    WHERE :every OR account = ANY(:accounts) GROUP BY account, hour
+        GROUP BY budget, charged_budgets, service
+    ), charged AS ({charged("spent", ["usd"])})
+    SELECT account, sum(usd) FROM charged GROUP BY account
     """  # noqa: S608
-).bindparams(bindparam("accounts", type_=ARRAY(TEXT)))
-
-
-async def spent_lately(
-    engine: AsyncEngine, ledger: str, now_ms: int, accounts: Sequence[str] | None = None
-) -> dict[str, Spent]:
-    """What budgets and services have spent, exactly, in nano-dollars.
-
-    `accounts`: these, with the hours of each. None: all that spent something in the last hour, without the hours.
+)
+_PORTIONS = text(
     """
-    since_ms = now_ms - HOUR_MS if accounts is None else (now_ms - FURTHEST_MS) // HOUR_MS * HOUR_MS
+    SELECT budget, charged_budgets, service, model, run, sum(cost_usd) AS usd
+    FROM api_usage_counted WHERE ledger = :ledger AND granted_at >= :since
+    GROUP BY budget, charged_budgets, service, model, run
+    """
+)
+# Whole days first would not do: an hour of UTC is what every time zone and every rolling step is made of.
+_HOURS = text(
+    f"""
+    WITH spent AS (
+        SELECT budget, charged_budgets, service, hour, sum(cost_usd) AS usd
+        FROM unnest(:begins, :ends) AS span (begins, ends), LATERAL (
+            SELECT budget, charged_budgets, service, cost_usd,
+                   date_trunc('hour', granted_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+            FROM api_usage_counted WHERE ledger = :ledger AND granted_at >= begins AND granted_at < ends
+        ) AS entries GROUP BY budget, charged_budgets, service, hour
+    ), charged AS ({charged("spent", ["hour", "usd"])})
+    SELECT account, hour, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account, hour
+    """  # noqa: S608
+).bindparams(
+    bindparam("accounts", type_=ARRAY(TEXT)),
+    bindparam("begins", type_=ARRAY(TIMESTAMP(timezone=True))),
+    bindparam("ends", type_=ARRAY(TIMESTAMP(timezone=True))),
+)
+_HOURS_OF_RUNS = text(
+    f"""
+    SELECT account, date_trunc('hour', granted_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour, sum(cost_usd)
+    FROM {rows_of_accounts("granted_at, cost_usd", "ledger = :ledger AND granted_at >= :since")}
+    GROUP BY account, hour
+    """  # noqa: S608
+)
+
+
+async def last_hour(engine: AsyncEngine, ledger: str, now_ms: int) -> dict[str, int]:
+    """What all budgets and services that spent something in the last hour spent in it, exactly, in nano-dollars."""
+    values = {"ledger": ledger, "since": _time(now_ms - HOUR_MS)}
+    async with engine.connect() as connection:
+        return {account: nanos_of(usd) for account, usd in await connection.execute(_LAST_HOUR, values)}
+
+
+async def portions_of_last_hour(engine: AsyncEngine, ledger: str, now_ms: int) -> list[Portion]:
+    """All that was spent in the last hour, by what it was spent on."""
+    values = {"ledger": ledger, "since": _time(now_ms - HOUR_MS)}
+    async with engine.connect() as connection:
+        rows = (await connection.execute(_PORTIONS, values)).mappings().all()
+    return [
+        Portion(
+            budgets=tuple(budgets_named(row["charged_budgets"] or (row["budget"],))),
+            service=row["service"],
+            model=row["model"],
+            run=row["run"],
+            nanos=nanos_of(row["usd"]),
+        )
+        for row in rows
+    ]
+
+
+async def spent_lately(engine: AsyncEngine, ledger: str, now_ms: int, accounts: Sequence[str]) -> dict[str, Spent]:
+    """What these budgets and services have spent in the last hour, and in each hour of the last 31 days, exactly."""
+    lately = await last_hour(engine, ledger, now_ms)
+    since_ms = (now_ms - FURTHEST_MS) // HOUR_MS * HOUR_MS
+    hours = await _hours(engine, ledger, accounts, [(since_ms, now_ms + HOUR_MS)])
+    return {account: Spent(lately.get(account, 0), hours[account]) for account in accounts}
+
+
+async def past_of_accounts(
+    engine: AsyncEngine, ledger: str, now_ms: int, accounts: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """What each account has spent at this time of the week in the weeks before, as `past_of` has it.
+
+    Of budgets and services only the days around that time are looked at: one that spent nothing on them is as one that
+    is new.
+    """
+    this_hour_ms = now_ms // HOUR_MS * HOUR_MS
+    ends_ms = [this_hour_ms + HOUR_MS - week * WEEK_MS for week in range(1, WEEKS + 1)]
+    days = [(end_ms - _HOURS_OF_DAY * HOUR_MS, end_ms) for end_ms in ends_ms]
+    runs = [account for account in accounts if account.startswith("run:")]
+    others = [account for account in accounts if not account.startswith("run:")]
+    hours = await _hours(engine, ledger, others, days) if others else {}
+    if runs:
+        hours |= await _hours_of_runs(engine, ledger, runs, days[-1][0])
+    return {account: past_of(spent, now_ms) for account, spent in hours.items()}
+
+
+async def _hours(
+    engine: AsyncEngine, ledger: str, accounts: Sequence[str], spans_ms: Sequence[tuple[int, int]]
+) -> dict[str, dict[int, int]]:
+    """What budgets and services have spent in the hours of these spans of whole hours, by when each began."""
     values = {
         "ledger": ledger,
-        "since": _time(since_ms),
-        "an_hour_ago": _time(now_ms - HOUR_MS),
-        "every": accounts is None,
-        "accounts": list(accounts or ()),
+        "accounts": list(accounts),
+        "begins": [_time(begin_ms) for begin_ms, _ in spans_ms],
+        "ends": [_time(end_ms) for _, end_ms in spans_ms],
     }
+    found: dict[str, dict[int, int]] = {account: {} for account in accounts}
     async with engine.connect() as connection:
-        rows = (await connection.execute(_SPENT, values)).all()
-    found: dict[str, Spent] = {} if accounts is None else dict.fromkeys(accounts, NOTHING)
-    for account, hour, usd, lately_usd in rows:
-        before = found.get(account, NOTHING)
-        hours = {**(before.hours_nanos or {}), int(hour) * HOUR_MS: nanos_of(usd)}
-        lately = before.last_hour_nanos + nanos_of(lately_usd)
-        found[account] = Spent(lately, None if accounts is None else hours)
+        for account, hour, usd in await connection.execute(_HOURS, values):
+            found[account][_ms(hour)] = nanos_of(usd)
+    return found
+
+
+async def _hours_of_runs(
+    engine: AsyncEngine, ledger: str, accounts: Sequence[str], since_ms: int
+) -> dict[str, dict[int, int]]:
+    values = {"ledger": ledger, "accounts": list(accounts), "since": _time(since_ms)}
+    found: dict[str, dict[int, int]] = {account: {} for account in accounts}
+    async with engine.connect() as connection:
+        for account, hour, usd in await connection.execute(_HOURS_OF_RUNS, values):
+            found[account][_ms(hour)] = nanos_of(usd)
     return found
 
 
 def _time(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

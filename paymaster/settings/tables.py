@@ -73,7 +73,7 @@ from paymaster.settings.runs import PerRunSettings, RunawaySettings
 from paymaster.settings.table import Table
 from paymaster.values.choices import AlertForm
 from paymaster.values.durations import format_duration
-from paymaster.values.money import Price, UsdAsNanos
+from paymaster.values.money import NANOS_PER_USD, Price, UsdAsNanos
 from paymaster.values.retries import JITTER
 
 
@@ -539,6 +539,15 @@ class AlertsSettings(Table):
     gateway_url: Annotated[str, AfterValidator(check_gateway_url)] | None = None
     """How browsers reach a gateway, such as "https://paymaster.example.com": where links of alerts (Teams, plain
     webhooks) lead. None, the default: alerts have no links."""
+    forecasts: bool = True
+    """An alert says when a cap will be used up within a day, at the rate of the last hour ([page](operating.md)).
+    Default true."""
+    anomalies: bool = True
+    """An alert says when a budget, a run or a service spends far more in an hour than it usually does at this time of
+    the week ([page](operating.md)). Default true."""
+    anomaly_above_usd: UsdAsNanos = NANOS_PER_USD
+    """How much more than usual must have been spent in an hour for such an alert, US dollars as exact text. Default
+    "1.00"."""
 
 
 class DatabaseSettings(Table):

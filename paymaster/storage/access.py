@@ -19,6 +19,7 @@ _NEEDED = {
     "configurations": ("SELECT", "INSERT"),
     "ledger_status": ("SELECT", "INSERT", "UPDATE"),
     "left_requests": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "parked_calls": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),
 }

@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.admission.configuration import Difference, account_differences
-from paymaster.messages import AccountConfig, DeskConfig
+from paymaster.messages import AccountConfig, AlertKind, DeskConfig
 from paymaster.values.money import format_usd, usd_to_nanos
 
 _CAP_CHANGES = text(
@@ -36,6 +36,12 @@ _PRICES = text(
 _ALERTS = text(
     """
     SELECT at, what, account, text FROM alerts WHERE ledger = :ledger ORDER BY at DESC, id DESC LIMIT :limit
+    """
+)
+_ALERTED = text(
+    """
+    SELECT DISTINCT account FROM alerts
+    WHERE ledger = :ledger AND what = :what AND at > :since AND account IS NOT NULL
     """
 )
 # One more than is shown: the oldest is what the next one is compared with.
@@ -102,6 +108,13 @@ async def logged_alerts(engine: AsyncEngine, ledger: str, limit: int) -> list[Lo
     async with engine.connect() as connection:
         rows = (await connection.execute(_ALERTS, {"ledger": ledger, "limit": limit})).mappings().all()
     return [LoggedAlert(row["at"], row["what"], row["account"], row["text"]) for row in rows]
+
+
+async def accounts_alerted(engine: AsyncEngine, ledger: str, what: AlertKind, since_ms: int) -> set[str]:
+    """The accounts of which such an alert was given after this time, as far as it is stored."""
+    values = {"ledger": ledger, "what": what, "since": datetime.fromtimestamp(since_ms / 1_000, UTC)}
+    async with engine.connect() as connection:
+        return set((await connection.execute(_ALERTED, values)).scalars())
 
 
 async def _prices(connection: AsyncConnection, values: Mapping[str, object]) -> list[LoggedChange]:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from paymaster.storage.access import unseen_schema
 from paymaster.storage.engine import create_engine
 
-SCHEMA_REVISION = "0013"
+SCHEMA_REVISION = "0014"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"

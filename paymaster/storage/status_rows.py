@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages import AccountStatus, DeskStatus, StatusCopy
+from paymaster.storage.parked_rows import store_parked
 
 # A row of the future is of a clock that was ahead and was put back.
 _STORE_LEDGER = text(
@@ -35,6 +36,9 @@ _LEDGER = text("SELECT version, copied_at, status FROM ledger_status WHERE ledge
 _ACCOUNTS = text(
     "SELECT copied_at, status FROM account_status WHERE ledger = :ledger AND account = ANY(:accounts) ORDER BY account"
 ).bindparams(bindparam("accounts", type_=ARRAY(TEXT)))
+_NAMES = text(
+    "SELECT account FROM account_status WHERE ledger = :ledger AND account >= 'budget:' AND account < 'budget;'"
+)
 _PAGE = text(
     """
     SELECT copied_at, status FROM account_status
@@ -103,6 +107,7 @@ async def store_status(engine: AsyncEngine, copy: StatusCopy, copied_at: datetim
             accounts = [each.account for each in copy.accounts]
             statuses = [each.model_dump_json(exclude_defaults=True) for each in copy.accounts]
             await connection.execute(_STORE_ACCOUNTS, named | {"accounts": accounts, "statuses": statuses})
+        await store_parked(connection, copy)
 
 
 async def copied_ledger(engine: AsyncEngine, ledger: str) -> CopiedLedger | None:
@@ -119,6 +124,12 @@ async def copied_accounts(engine: AsyncEngine, ledger: str, accounts: Sequence[s
     async with engine.connect() as connection:
         rows = (await connection.execute(_ACCOUNTS, {"ledger": ledger, "accounts": list(accounts)})).mappings().all()
     return _copied(rows)
+
+
+async def copied_names(engine: AsyncEngine, ledger: str) -> list[str]:
+    """Of all budgets' accounts."""
+    async with engine.connect() as connection:
+        return list((await connection.execute(_NAMES, {"ledger": ledger})).scalars())
 
 
 async def copied_page(

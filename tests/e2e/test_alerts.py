@@ -19,6 +19,7 @@ from paymaster import LLMRequest, Outcome
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import Alert, Alerts, RaiseCap, SetCap
+from paymaster.messages.spending import Foreseen, SpendingReport, Unusual
 from paymaster.observability.alert_forms import AlertForm, document
 from paymaster.values.money import TokenUsage, nanos_to_usd
 
@@ -105,6 +106,25 @@ async def test_each_threshold_alerts_once_for_each_window_while_the_calls_go_on(
     assert {document["text"].removeprefix("Paymaster: ") for document in webhook.took} == texts
     for alert in texts:
         assert alert in site.logs()
+
+
+async def test_what_a_worker_sees_in_the_rows_is_stored_and_sent(site: Site, webhook: Webhook) -> None:
+    """A forecast and an anomaly go the way of all alerts, each once, however often a worker says it."""
+    await webhook.listen()
+    at_ms = int(time.time() * 1_000) + 3_600_000
+    foreseen = Foreseen(account="budget:acme", window="total", used_up_at_ms=at_ms, by_pattern=False)
+    unusual = Unusual(account="service:alerting", nanos=5_000_000_000, usual_nanos=0)
+    for _ in range(2):
+        await site.ledger.report_spending(SpendingReport(foreseen=(foreseen,), unusual=(unusual,)))
+
+    async def told() -> bool:
+        return {row["what"] for row in await site.alerts()} >= {"forecast", "anomaly"}
+
+    await until(told, "both are stored")
+    counted = Counter(row["what"] for row in await site.alerts())
+    assert (counted["forecast"], counted["anomaly"]) == (1, 1)
+    await until_all_sent(site, webhook)
+    assert any("at this rate its total cap is used up by" in document["text"] for document in webhook.took)
 
 
 async def test_a_webhook_that_is_down_delays_no_call_and_loses_no_alert(

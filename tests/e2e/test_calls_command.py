@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import re
 import subprocess
 import termios
 from collections.abc import AsyncIterator
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 from counting_server import CountingServer, FakeService
 from paymaster_process import PAYMASTER, Databases, Site, configuration, running_site, until
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from paymaster import LLMRequest, LLMResult
-from paymaster.client import start
+from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService
 from paymaster.observability.search_attributes import register
+from paymaster.plugin import PaymasterPlugin
 from paymaster.storage.status_rows import copied_ledger
 
 pytestmark = pytest.mark.timeout(120)
@@ -113,6 +115,50 @@ async def test_a_parked_call_says_why_it_waits_and_ends_free(site: Site) -> None
     with pytest.raises(WorkflowFailureError):
         await call.result()
     assert "has ended: cancelled" in await said(site, "calls", "cancel", "parked-1", code=1)
+
+
+async def test_a_call_that_was_asked_for_again_is_shown_as_it_runs_now(site: Site) -> None:
+    """And it is the running one that is cancelled; a generation that is named is shown itself."""
+    await site.ledger.pause_service(PauseService(service="told", reason="incident 4712", who="ada"))
+    try:
+        first = await start(site.client, ask("again-1"))
+        await parked(site, first)
+        assert (await site.document("calls", "cancel", "again-1"))["ended"]
+        second = await start(site.client, ask("again-1"))
+        assert second.id == "call/again-1~g2"
+        await parked(site, second)
+        shown = await site.document("calls", "show", "again-1")
+        assert (shown["call_id"], shown["state"]) == ("again-1~g2", "parked")
+        assert "incident 4712" in shown["waits_for"]
+        assert "again-1 was asked for again" in await said(site, "calls", "show", "again-1")
+        assert (await site.document("calls", "cancel", "again-1"))["call_id"] == "again-1~g2"
+        assert (await site.document("calls", "show", "again-1~g2"))["state"] == "cancelled"
+    finally:
+        await site.ledger.resume_service(ResumeService(service="told"))
+
+
+async def test_a_program_s_log_says_why_its_call_waits(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parked, with why and until when; and once, not at every look. Of a ledger without workers, that there is none."""
+    monkeypatch.setattr("paymaster.waiting.FIRST_AFTER_S", 0.2)
+    await site.ledger.pause_service(PauseService(service="told", reason="incident 4713", who="ada"))
+    waits = asyncio.create_task(try_generate(site.client, ask("slow-1")))
+    await until(lambda: "incident 4713" in caplog.text, "the log says why")
+    await site.ledger.resume_service(ResumeService(service="told"))
+    assert (await waits).outcome is Outcome.COMPLETED
+    [told] = [record.getMessage() for record in caplog.records if record.name == "paymaster.waiting"]
+    assert told.startswith("call/slow-1 waits: parked: ")
+    assert re.search(r"; denied at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Why it waits now: `paymaster calls show", told)
+
+    elsewhere = await Client.connect(
+        site.client.service_client.config.target_host,
+        namespace=site.client.namespace,
+        plugins=[PaymasterPlugin(ledger="nobody-works")],
+    )
+    lonely = asyncio.create_task(try_generate(elsewhere, ask("lonely-1")))
+    await until(lambda: "no worker polls" in caplog.text, "the log says that there is none")
+    lonely.cancel()
 
 
 async def test_a_sent_call_runs_on_and_is_paid_for(site: Site, service: FakeService) -> None:

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from temporalio.client import Client
 
+from paymaster.admission.status import WAITING_SHOWN
 from paymaster.console.routes import console_routes
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.gateway.body_room import BodyRoom, RoomForBodies
@@ -28,6 +29,7 @@ from paymaster.messages import (
     Window,
     WindowStatus,
 )
+from paymaster.messages.status import CopiedCall
 from paymaster.settings import Settings
 from paymaster.storage.engine import create_engine
 from paymaster.storage.status_rows import store_status
@@ -143,9 +145,10 @@ async def store_copy(
     accounts: Sequence[AccountStatus],
     services: Sequence[ServiceStatus] = (),
     waiting: Sequence[WaitingCall] = (),
+    short: Mapping[str, object] | None = None,
     **more: Any,
 ) -> None:
-    """The copy of the ledger `default`, in place of the one before."""
+    """The copy of the ledger `default`, in place of the one before. `short`: what each of the calls lacks."""
     facts = {"holds": 0, "parked": sum(each.parked for each in accounts if "/" not in each.account), "outbox": 0}
     status = DeskStatus.model_validate(
         {
@@ -156,10 +159,16 @@ async def store_copy(
             "unconfirmed": 0,
             **facts,
             "services": tuple(services),
-            "waiting": tuple(waiting),
+            "waiting": tuple(waiting)[:WAITING_SHOWN],
             "rules": 2,
             **more,
         }
     )
-    copy = StatusCopy(version=1, anew=True, status=status, accounts=tuple(accounts), gone=())
+    calls = tuple(
+        CopiedCall.model_validate(
+            {"hold_id": f"h/{number}", "priority": 0, "sequence": number, "call": call, **(short or {})}
+        )
+        for number, call in enumerate(waiting)
+    )
+    copy = StatusCopy(version=1, anew=True, status=status, accounts=tuple(accounts), gone=(), calls=calls)
     await store_status(engine, copy, datetime.now(UTC))

@@ -61,6 +61,17 @@ EXAMPLES: Mapping[str, object] = {
     "pause_service": {"service": "fuzz", "who": "fuzz", "reason": "r"},
     "resume_service": {"service": "fuzz", "who": "fuzz", "reason": "r"},
     "report_attempts": {"reports": [{"hold_id": "x/1", "service": "fuzz", "pause_ms": 10, "trips_breaker": True}]},
+    "report_spending": {
+        "foreseen": [{"account": "budget:fuzz", "window": "day", "used_up_at_ms": 1, "by_pattern": False}],
+        "unusual": [
+            {
+                "account": "budget:fuzz",
+                "nanos": 2,
+                "usual_nanos": 1,
+                "spent_on": [{"what": "model", "name": "fuzz/m", "nanos": 2}],
+            }
+        ],
+    },
     "status": {"after": "", "limit": 10},
     "budget_answer": {"sequence": 1, "call": CALL, "answer": {"kind": "granted", "grant": GRANT}},
     "budget_withdrawn": {"sequence": 1, "call": CALL, "hold_id": "fuzz-run/1", "detail": "d"},

@@ -320,7 +320,8 @@ def test_a_breaker_that_opens_and_closes_is_told() -> None:
 
 
 def test_a_message_that_could_not_be_applied_is_told_and_kept() -> None:
-    """Operators see the latest twenty in the status; of a minute, the first five alert, and the others together."""
+    """Operators see the latest twenty in the status, with when; of a minute, the first five alert, and the others
+    together."""
     site = Site()
     for number in range(25):
         site.desk.refuse_message(f"raise_cap {number}: no account", site.now_ms)
@@ -328,7 +329,8 @@ def test_a_message_that_could_not_be_applied_is_told_and_kept() -> None:
     site.wait(MINUTE)
     site.desk.advance(site.now_ms)
     assert "and 20 more messages were refused" in site.alerts("refused_message")[-1].text
-    assert site.desk.status().refused_messages == tuple(f"raise_cap {n}: no account" for n in range(5, 25))
+    when = "(2027-03-10 12:00:00 UTC)"
+    assert site.desk.status().refused_messages == tuple(f"raise_cap {n}: no account {when}" for n in range(5, 25))
     site.desk.refuse_message("another", site.now_ms)
     assert [alert.text for alert in site.alerts("refused_message")[6:]] == ["another"]
 

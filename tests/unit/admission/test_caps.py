@@ -21,7 +21,9 @@ def test_of_ten_thousand_accounts_a_refusal_names_a_few() -> None:
     ("change", "says"),
     [
         ({"account": "budget:acme2"}, "there is no account 'budget:acme2'; there are: budget:acme, service:s"),
-        ({"account": "acme"}, "there is no account 'acme'"),
+        ({"account": "acme"}, "'acme' is no account: write 'budget:acme'"),
+        ({"account": "s"}, "'s' is no account: write 'service:s'"),
+        ({"account": "acme/new"}, "'acme/new' is no account: they are written like \"budget:acme/content\""),
         ({"account": "service:x"}, "there is no account 'service:x'"),
         ({"window": "hour"}, "budget:acme has no cap for 'hour'; capped windows: day, total"),
         ({"account": "service:s"}, "service:s has no cap for 'day'; capped windows: none"),

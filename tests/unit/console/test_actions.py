@@ -21,7 +21,7 @@ from console_pages import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from paymaster.console.budgets import shown
+from paymaster.console.accounts import shown
 from paymaster.devstack import EmbeddedStack
 
 RAISE = "do/raise?budget=acme&window=day&by=5&lapses=1&reason=launch"

@@ -1,7 +1,24 @@
 """The pages of budgets, over a copy of the ledger's status as the database has it."""
 
-from console_pages import ADMIN, HOSTILE, Browser, account, console_app, opened, store_copy, window
+import re
+
+from console_pages import (
+    ADMIN,
+    HOSTILE,
+    HOUR_MS,
+    USD,
+    Browser,
+    account,
+    console_app,
+    now_ms,
+    opened,
+    store_copy,
+    window,
+)
+from records import charged_entry
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.storage.usage_rows import insert_entries
 
 
 async def test_a_ledger_that_has_told_nothing_yet_is_said_in_words(engine: AsyncEngine) -> None:
@@ -80,3 +97,35 @@ async def test_hostile_names_stay_text(engine: AsyncEngine) -> None:
         assert "&lt;script&gt;" in page
         assert "<script>alert" not in page
         assert "<img src=x" not in page
+
+
+async def test_a_budget_says_when_it_is_used_up_at_this_rate(engine: AsyncEngine) -> None:
+    """Two dollars in the last hour, of which eight are left: in four hours; and of the month it is enough."""
+    await store_copy(engine, [account("budget:acme", window("day", 10, 2), window("month", 100, 2))])
+    spent = charged_entry("default", 1, ("acme",), "s", 2 * USD, granted_at_ms=now_ms() - 60_000)
+    await insert_entries(engine, [spent])
+    for page in (await opened(engine, "budgets"), await opened(engine, "budgets/acme")):
+        day, _, month = page.partition(">month<")
+        assert "$2.00</data>/h" in day
+        assert re.search(r"at this rate <strong>used up by <time [^>]*>[^<]*</time> \((in 4 h|in 3 h 59 min)\)", day)
+        assert "at this rate enough" in month
+
+
+async def test_a_budget_says_how_it_was_in_the_last_weeks(engine: AsyncEngine) -> None:
+    """A dollar in each hour of four weeks: eight are gone after eight hours, when the window is over."""
+    await store_copy(engine, [account("budget:acme", window("day", 10, 2))])
+    rows = [
+        charged_entry("default", number, ("acme",), "s", USD, granted_at_ms=now_ms() - number * HOUR_MS - 1_800_000)
+        for number in range(1, 4 * 168 + 1)
+    ]
+    for number in range(0, len(rows), 200):
+        await insert_entries(engine, rows[number : number + 200])
+    page = await opened(engine, "budgets")
+    assert "as in the last four weeks enough" in page
+    assert "at this rate" not in page, "nothing was spent in the last hour"
+
+
+async def test_where_calls_wait_nobody_says_that_it_is_enough(engine: AsyncEngine) -> None:
+    await store_copy(engine, [account("budget:acme", window("day", 10, 2), parked=3)])
+    await insert_entries(engine, [charged_entry("default", 1, ("acme",), "s", 1, granted_at_ms=now_ms() - 60_000)])
+    assert "enough" not in await opened(engine, "budgets")

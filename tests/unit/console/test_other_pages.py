@@ -1,5 +1,6 @@
 """Pages of parked calls, services, runs, calls, usage and changes, with rows, without any, and with hostile ones."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -83,7 +84,7 @@ async def test_parked_calls_say_why_and_until_when(engine: AsyncEngine) -> None:
     ]
     services = [service("openai", breaker="open", failures=7, open_until_ms=NOW_MS + HOUR_MS)]
     detail = 'cap used up. To let it pass: `paymaster budget raise acme --window day --by 5 --reason "…"`'
-    calls = [waiting(number, detail=detail) for number in range(20)]
+    calls = [waiting(number, detail=detail) for number in range(2_000)]
     await store_copy(engine, accounts, services, calls, parked=2_000)
     page = await opened(engine, "parked", console={"temporal_ui": "https://temporal.example.com/"})
     assert "2,000 calls wait" in page
@@ -91,10 +92,43 @@ async def test_parked_calls_say_why_and_until_when(engine: AsyncEngine) -> None:
     assert "breaker open after 7 failures" in page
     assert "61 calls in a minute" in page
     assert "fine" not in page
-    assert "20 of 2,000" in page
+    assert "1 to 100 of 2,000 calls" in page
     assert "<code>paymaster budget raise acme --window day --by 5" in page
     assert "https://temporal.example.com/namespaces/default/workflows/call%2F7" in page
     assert "at most until" in page
+
+
+async def test_each_parked_call_is_on_a_page(engine: AsyncEngine) -> None:
+    """Of 2,000, in their order, each once, in well under a second a page."""
+    calls = [waiting(number, detail=f"why {number:04}") for number in range(2_000)]
+    await store_copy(engine, [account("budget:acme", window("day", 50, 50), parked=2_000)], waiting=calls)
+    found: list[str] = []
+    for number in range(1, 21):
+        began = time.perf_counter()
+        page = await opened(engine, f"parked?page={number}")
+        assert time.perf_counter() - began < 2
+        found += re.findall(r"why (\d{4})", page)
+        assert f'<ol class="accounts card" start="{100 * number - 99}">' in page
+    assert found == [f"{number:04}" for number in range(2_000)]
+    assert "No more calls wait" in await opened(engine, "parked?page=21")
+
+
+async def test_parked_calls_say_what_exactly_frees_them(engine: AsyncEngine) -> None:
+    """Three calls that can cost $0.75 each, $1 left: $1.25 more, by one press for those who may."""
+    accounts = [
+        account("budget:acme", window("day", 50, 49), parked=3),
+        account("service:s", window("day", 9, 8), parked=3),
+    ]
+    short = {
+        "bound_nanos": USD * 3 // 4,
+        "short_of": [{"account": name, "window": "day"} for name in ("budget:acme", "service:s")],
+    }
+    await store_copy(engine, accounts, waiting=[waiting(number) for number in range(3)], short=short)
+    page = await opened(engine, "parked")
+    assert page.count("3 calls need <data") == 2, "of the service too, whose cap no button raises"
+    assert re.search(r"do/raise\?[^\"]*by=1.25[^\"]*\">Raise it by exactly \$1.25<", page)
+    assert page.count("Raise it by exactly") == 1
+    assert "Raise it by exactly" not in await opened(engine, "parked", VIEWER)
 
 
 async def test_a_service_says_what_it_does(engine: AsyncEngine) -> None:

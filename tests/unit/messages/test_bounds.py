@@ -24,11 +24,14 @@ from paymaster.messages.bounds import (
     check_batch,
     check_command,
     check_config,
+    check_foreseen,
     check_grant,
     check_record,
     check_report,
     check_stored_rows,
+    check_unusual,
 )
+from paymaster.messages.spending import Foreseen, SpentOn, Unusual
 from paymaster.settings import Settings
 from paymaster.settings.desk_config import desk_config
 from paymaster.values.cost_lines import CostLine
@@ -38,6 +41,7 @@ from paymaster.values.limits import (
     COST_LINES_MAX,
     COUNT_MAX,
     DURATION_MS_MAX,
+    NAME_CHARACTERS_MAX,
     SERVICES_MAX,
     TIME_MS_MAX,
 )
@@ -216,6 +220,18 @@ def test_commands_as_they_are_sent_are_within() -> None:
 def test_a_reported_pause_that_makes_no_sense_is_refused(pause_ms: int) -> None:
     with pytest.raises(ValueError, match="pause_ms"):
         check_report(AttemptReport(hold_id="", service="openai", pause_ms=pause_ms))
+
+
+@pytest.mark.parametrize("at_ms", SENSELESS)
+def test_what_is_foreseen_or_unusual_has_bounds(at_ms: int) -> None:
+    with pytest.raises(ValueError, match="used_up_at_ms"):
+        check_foreseen(Foreseen(account="budget:a", window="day", used_up_at_ms=at_ms, by_pattern=False))
+    fine = Unusual(account="budget:a", nanos=NANOS_MAX, usual_nanos=0)
+    check_unusual(fine)
+    part = SpentOn(what="run", name="r" * (NAME_CHARACTERS_MAX + 1), nanos=1)
+    for change in ({"nanos": -1}, {"usual_nanos": -1}, {"account": part.name}, {"spent_on": (part,)}):
+        with pytest.raises(ValueError, match="may"):
+            check_unusual(fine.model_copy(update=change))
 
 
 @pytest.mark.parametrize(

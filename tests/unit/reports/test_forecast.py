@@ -9,8 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from searches import examples
 
-from paymaster.messages import Window, WindowStatus
-from paymaster.reports.forecast import FURTHEST_MS, HOUR_MS, Forecast, Spent, forecast, weekly_pattern
+from paymaster.messages import AccountStatus, Window, WindowStatus
+from paymaster.messages.spending import Foreseen
+from paymaster.reports.forecast import (
+    AHEAD_MS,
+    FURTHEST_MS,
+    HOUR_MS,
+    Forecast,
+    Spent,
+    forecast,
+    foreseen,
+    weekly_pattern,
+)
 from paymaster.settings.time_zones import offsets_of
 from paymaster.values.time_zones import Zone
 from paymaster.values.windows import ROLLING_MS, STEPS_MS, window_end_ms, window_start_ms
@@ -181,3 +191,46 @@ def test_what_leaves_a_rolling_window_is_there_again(left: int, hours: int | Non
     for copied in ({"steps_nanos": {-HOUR_MS: 4}}, {}):
         sooner = forecast(status.model_copy(update=copied), Spent(1, {-HOUR_MS: 4}), 0)
         assert sooner == Forecast(1, None, None, has_pattern=False), "room for four comes before the cap is reached"
+
+
+# ---------------------------------------------------------------- what people are told
+
+NOW_MS = 1_772_323_200_000
+SOON_MS = NOW_MS + 4 * HOUR_MS
+
+
+def told(found: Forecast, window: Window = "day", *, enforced: bool = True) -> Foreseen | None:
+    status = window_of(window, 100, NOW_MS, Zone(offsets_of("UTC")))
+    account = AccountStatus(account="budget:acme", windows=(status,), parked=0, enforced=enforced)
+    return foreseen(account, status, found, NOW_MS)
+
+
+def test_what_will_be_used_up_soon_is_told() -> None:
+    by_rate = Forecast(5, SOON_MS, None, has_pattern=False)
+    assert told(by_rate) == Foreseen(account="budget:acme", window="day", used_up_at_ms=SOON_MS, by_pattern=False)
+    later = Forecast(5, SOON_MS, SOON_MS + HOUR_MS, has_pattern=True)
+    assert told(later) == Foreseen(
+        account="budget:acme", window="day", used_up_at_ms=SOON_MS + HOUR_MS, by_pattern=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("at_this_rate_ms", "by_pattern_ms", "has_pattern"),
+    [
+        (None, None, False),  # the window ends before
+        (None, SOON_MS, True),  # nothing was spent in this hour
+        (SOON_MS, None, True),  # a busy hour as in each week, in which it lasted
+        (NOW_MS, None, False),  # it is used up already
+        (NOW_MS + AHEAD_MS + 1, None, False),  # nobody needs to know today
+    ],
+)
+def test_what_lasts_is_not_told(at_this_rate_ms: int | None, by_pattern_ms: int | None, *, has_pattern: bool) -> None:
+    assert told(Forecast(5, at_this_rate_ms, by_pattern_ms, has_pattern)) is None
+
+
+def test_nobody_is_told_of_minutes_hours_and_what_is_only_watched() -> None:
+    found = Forecast(5, NOW_MS + 1, None, has_pattern=False)
+    assert told(found, "total") is not None
+    assert told(found, "24h") is not None
+    assert [told(found, window) for window in ("minute", "hour")] == [None, None]
+    assert told(found, enforced=False) is None
