@@ -1,4 +1,4 @@
-"""What was spent in the last hour, and in each hour of the weeks before, from the stored entries."""
+"""What was spent in the last hour, from the stored entries, and in each hour of the weeks before, from their sums."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -34,15 +34,14 @@ _PORTIONS = text(
     GROUP BY budget, charged_budgets, service, model, run
     """
 )
-# Whole days first would not do: an hour of UTC is what every time zone and every rolling step is made of.
+# Days would not do: an hour of UTC is what time zones of whole hours and the steps of rolling windows are made of.
 _HOURS = text(
     f"""
     WITH spent AS (
         SELECT budget, charged_budgets, service, hour, sum(cost_usd) AS usd
         FROM unnest(:begins, :ends) AS span (begins, ends), LATERAL (
-            SELECT budget, charged_budgets, service, cost_usd,
-                   date_trunc('hour', granted_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
-            FROM api_usage_counted WHERE ledger = :ledger AND granted_at >= begins AND granted_at < ends
+            SELECT budget, charged_budgets, service, cost_usd, hour
+            FROM usage_hourly WHERE ledger = :ledger AND hour >= begins AND hour < ends AND entries > 0
         ) AS entries GROUP BY budget, charged_budgets, service, hour
     ), charged AS ({charged("spent", ["hour", "usd"])})
     SELECT account, hour, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account, hour

@@ -1,18 +1,28 @@
 """Usage over time, errors and latencies, as the usage page shows them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    false,
     func,
     literal_column,
     select,
+    union_all,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from paymaster.reports.hourly import in_part, summed_hours
 from paymaster.reports.usage import rows_in_report
+from paymaster.storage.hourly_sums import hourly_usage
 from paymaster.storage.usage_rows import counted_usage, nanos_of
+
+_Interval = Literal["hour", "day", "month", "year"]
 
 
 class CostPoint(BaseModel):
@@ -54,7 +64,7 @@ class UsageTrends(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    interval: Literal["hour", "day", "month", "year"]
+    interval: _Interval
     costs: tuple[CostPoint, ...]
     errors: tuple[ErrorCount, ...]
     """The most frequent first."""
@@ -73,16 +83,10 @@ async def usage_trends(
     """Cost over time, failures and latencies; the interval follows from how much time the entries cover."""
     in_report = rows_in_report(counted_usage, ledger, since, until, budget, run)
     names = (counted_usage.c.service, counted_usage.c.model)
+    costs = _costs_of_hours(ledger, since, until, budget, run)
     async with engine.connect() as connection:
         connection = await connection.execution_options(isolation_level="REPEATABLE READ")
-        at = counted_usage.c.granted_at
-        first, last = (await connection.execute(select(func.min(at), func.max(at)).where(*in_report))).one()
-        interval = "hour" if first is None else _interval(last - first)
-        start = func.date_trunc(interval, func.timezone("UTC", at)).label("start")
-        cost = func.sum(counted_usage.c.cost_usd).label("cost_usd")
-        costs = await connection.execute(
-            select(start, names[0], cost).where(*in_report).group_by(start, names[0]).order_by(start, names[0])
-        )
+        interval, points = await _over_time(connection, costs)
         attempts = func.count().label("attempts")
         failed = (*in_report, counted_usage.c.error_class.is_not(None))
         by_class = (names[0], counted_usage.c.error_class)
@@ -96,10 +100,7 @@ async def usage_trends(
         )
         return UsageTrends(
             interval=interval,
-            costs=tuple(
-                CostPoint(start=when.replace(tzinfo=UTC), service=service, cost_nanos=nanos_of(usd))
-                for when, service, usd in costs
-            ),
+            costs=points,
             errors=tuple(
                 ErrorCount(service=service, error_class=error_class, attempts=count)
                 for service, error_class, count in errors
@@ -111,7 +112,41 @@ async def usage_trends(
         )
 
 
-def _interval(covered: timedelta) -> Literal["hour", "day", "month", "year"]:
+def _costs_of_hours(
+    ledger: str, since: datetime | None, until: datetime | None, budget: str | None, run: str | None
+) -> FromClause:
+    """What each service cost in each hour: of the sums where they have it, else of the rows."""
+    hours = summed_hours(["service"], since, until, run)
+    rows = rows_in_report(counted_usage, ledger, since, until, budget, run)
+    if hours is None:
+        return _costs(counted_usage, rows).subquery()
+    of_hours = rows_in_report(hourly_usage, ledger, hours.first, hours.end, budget)
+    in_rows = in_part(counted_usage, since, until, hours)
+    sums = _costs(hourly_usage, [*of_hours, hourly_usage.c.entries > 0])
+    return union_all(sums, _costs(counted_usage, [*rows, false() if in_rows is None else in_rows])).subquery()
+
+
+def _costs(entries: FromClause, in_report: Sequence[ColumnElement[bool]]) -> Select[*tuple[Any, ...]]:
+    at = entries.c.hour if entries is hourly_usage else entries.c.granted_at
+    hour = func.date_trunc("hour", func.timezone("UTC", at)).label("hour")
+    service, cost = entries.c.service, func.sum(entries.c.cost_usd).label("cost_usd")
+    return select(hour, service, cost).where(*in_report).group_by(hour, service)
+
+
+async def _over_time(connection: AsyncConnection, costs: FromClause) -> tuple[_Interval, tuple[CostPoint, ...]]:
+    hour, service = costs.c.hour, costs.c.service
+    first, last = (await connection.execute(select(func.min(hour), func.max(hour)))).one()
+    interval = "hour" if first is None else _interval(last - first)
+    start = func.date_trunc(interval, hour).label("start")
+    points = await connection.execute(
+        select(start, service, func.sum(costs.c.cost_usd)).group_by(start, service).order_by(start, service)
+    )
+    return interval, tuple(
+        CostPoint(start=when.replace(tzinfo=UTC), service=name, cost_nanos=nanos_of(usd)) for when, name, usd in points
+    )
+
+
+def _interval(covered: timedelta) -> _Interval:
     """At most some hundred intervals."""
     if covered <= timedelta(days=3):
         return "hour"

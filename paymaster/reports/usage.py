@@ -2,25 +2,29 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
     ColumnElement,
     Date,
     FromClause,
+    Label,
     RowMapping,
     Select,
     Text,
     and_,
+    case,
     func,
     literal_column,
     select,
     true,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from paymaster.reports.hourly import calls_by, in_part, summed_hours
 from paymaster.storage.charging import budget_within, counts_for_budget, counts_for_run
+from paymaster.storage.hourly_sums import hourly_usage
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
@@ -61,7 +65,8 @@ class UsageRow(BaseModel):
     metadata: dict[str, str | None] = {}
     """What the report groups by of the metadata. None: the calls have no such key."""
     calls: int
-    """Different calls; one that fell back is in the rows of both services. A reset workflow counts once more."""
+    """Different calls, each at the time of its first attempt; one that fell back is in the rows of both services. A
+    reset workflow counts once more."""
     attempts: int
     """HTTP requests. A hold that expired has money in it, but nobody knows about a request."""
     input_tokens: int | None
@@ -109,25 +114,120 @@ async def usage_report_with_total(
     run: str | None = None,
 ) -> tuple[list[UsageRow], UsageRow]:
     """The report, and its total, which is not the sum of its calls: one that fell back is in more than one row."""
-    dimensions = [dimension_key(counted_usage, name, budget) for name in by]
-    keys = [dimension.label(f"key_{number}") for number, dimension in enumerate(dimensions)]
-    in_report = rows_in_report(counted_usage, ledger, since, until, budget, run)
-    earlier = usage_table.alias("earlier")
-    found = _earlier_attempts(earlier, rows_in_report(earlier, ledger, since, until, budget, run), by, budget)
-    # Counting different calls directly means sorting all rows. Nearly every call has one row in a group, so the rows
-    # are counted, and those taken off that are not the first of their call there: only later attempts can be.
-    query, later = _sums(keys, in_report), _later_attempts(keys, in_report, found)
+    hours = summed_hours(by, since, until, run)
+    rows = rows_in_report(counted_usage, ledger, since, until, budget, run)
+    in_rows = None if hours is None else in_part(counted_usage, since, until, hours)
+    found: list[_Group] = []
     async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # both see the same rows
-        groups = (await connection.execute(query)).mappings().all()
-        again = {tuple(row[key.name] for key in keys): row for row in (await connection.execute(later)).mappings()}
-    rows = [
-        _usage_row(by, group, group["rows"] - (again[at]["in_group"] if at in again else 0))
-        for group in groups
-        for at in [tuple(group[key.name] for key in keys)]
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # all see the same rows
+        if hours is not None:
+            of_hours = rows_in_report(hourly_usage, ledger, hours.first, hours.end, budget)
+            found += await _of_hours(connection, by, budget, of_hours)
+        if hours is None or in_rows is not None:
+            found += await _of_rows(connection, by, budget, rows if in_rows is None else [*rows, in_rows])
+    groups = _merged(found)
+    return [_usage_row(by, group) for group in groups], _total(groups)
+
+
+class _Group(NamedTuple):
+    """What a report says for one combination of its dimensions."""
+
+    key: tuple[Any, ...]
+    calls: int
+    calls_in_report: int
+    """Without those whose first attempt is in another group."""
+    attempts: int
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    output_tokens: int | None
+    cost_nanos: int
+    unconfirmed_nanos: int
+
+
+async def _of_hours(
+    connection: AsyncConnection, by: Sequence[str], budget: str | None, in_report: Sequence[ColumnElement[bool]]
+) -> list[_Group]:
+    sums = hourly_usage.c
+    keys = _keys(hourly_usage, by, budget)
+    tokens = (sums.input_tokens, sums.cached_input_tokens, sums.output_tokens)
+    unconfirmed = func.sum(sums.cost_usd).filter(sums.state == "unconfirmed")
+    query = (
+        select(
+            *keys,
+            func.sum(calls_by(by)).label("calls"),
+            func.sum(sums.calls).label("calls_in_report"),
+            func.sum(sums.attempts).label("attempts"),
+            *(case((func.sum(sums.reported) > 0, func.sum(each))).label(each.name) for each in tokens),
+            func.sum(sums.cost_usd).label("cost_usd"),
+            func.coalesce(unconfirmed, 0).label("unconfirmed_usd"),
+        )
+        .where(*in_report, sums.entries > 0)
+        .group_by(*keys)
+        .having(func.sum(sums.entries) > 0)
+    )
+    return [
+        _group(keys, row, int(row["calls"]), int(row["calls_in_report"]))
+        for row in (await connection.execute(query)).mappings()
     ]
-    calls = sum(group["rows"] for group in groups) - sum(row["in_report"] for row in again.values())
-    return rows, _total(rows, calls)
+
+
+async def _of_rows(
+    connection: AsyncConnection, by: Sequence[str], budget: str | None, in_report: Sequence[ColumnElement[bool]]
+) -> list[_Group]:
+    keys = _keys(counted_usage, by, budget)
+    # Counting different calls directly means sorting all rows. Nearly every call has one row, so the rows are counted,
+    # and those taken off that are not the first of their call: only later attempts can be.
+    later = _later_attempts(keys, in_report, _earlier_attempts(usage_table.alias("earlier"), by, budget))
+    groups = (await connection.execute(_sums(keys, in_report))).mappings().all()
+    again = {_key(keys, row): row for row in (await connection.execute(later)).mappings()}
+    return [
+        _group(
+            keys,
+            group,
+            group["rows"] - (again[at]["in_group"] if at in again else 0),
+            group["rows"] - (again[at]["in_report"] if at in again else 0),
+        )
+        for group in groups
+        for at in [_key(keys, group)]
+    ]
+
+
+def _keys(rows: FromClause, by: Sequence[str], budget: str | None) -> list[Label[Any]]:
+    return [dimension_key(rows, name, budget).label(f"key_{number}") for number, name in enumerate(by)]
+
+
+def _key(keys: Sequence[Label[Any]], row: RowMapping) -> tuple[Any, ...]:
+    return tuple(row[key.name] for key in keys)
+
+
+def _group(keys: Sequence[Label[Any]], row: RowMapping, calls: int, calls_in_report: int) -> _Group:
+    return _Group(
+        _key(keys, row),
+        calls,
+        calls_in_report,
+        int(row["attempts"]),
+        tokens_of(row["input_tokens"]),
+        tokens_of(row["cached_input_tokens"]),
+        tokens_of(row["output_tokens"]),
+        nanos_of(row["cost_usd"]),
+        nanos_of(row["unconfirmed_usd"]),
+    )
+
+
+def _merged(groups: Iterable[_Group]) -> list[_Group]:
+    """One for each key, in the order of the keys, those without a value last."""
+    by_key: dict[tuple[Any, ...], list[_Group]] = {}
+    for group in groups:
+        by_key.setdefault(group.key, []).append(group)
+    merged = (_Group(key, *_added_up(of_key)) for key, of_key in by_key.items())
+    return sorted(merged, key=lambda group: [(value is None, value) for value in group.key])
+
+
+def _added_up(groups: Sequence[_Group]) -> tuple[Any, ...]:
+    """The figures of all; None where none of them has one."""
+    columns = zip(*(group[1:] for group in groups), strict=True)
+    known = ([figure for figure in column if figure is not None] for column in columns)
+    return tuple(sum(figures) if figures else None for figures in known)
 
 
 def _sums(keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[bool]]) -> Select[Any]:
@@ -143,14 +243,13 @@ def _sums(keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[
         )
         .where(*in_report)
         .group_by(*keys)
-        .order_by(*keys)
     )
 
 
 def _later_attempts(
     keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[bool]], found: FromClause
 ) -> Select[Any]:
-    """For each combination of the keys how many rows are not the first of their call there, and in the report."""
+    """For each combination of the keys how many rows are not the first of their call there, and not its first."""
     return (
         select(
             *keys,
@@ -163,22 +262,22 @@ def _later_attempts(
     )
 
 
-def _earlier_attempts(
-    earlier: FromClause, in_report: Sequence[ColumnElement[bool]], by: Sequence[str], budget: str | None
-) -> FromClause:
-    """For a row, whether its call has one in the report that is earlier, and whether one is in the row's group."""
+def _earlier_attempts(earlier: FromClause, by: Sequence[str], budget: str | None) -> FromClause:
+    """For a row, whether its call has an earlier one, and whether one is in the row's group, whenever that was."""
     same_group = and_(
         true(),
         *(
             dimension_key(earlier, name, budget).is_not_distinct_from(dimension_key(counted_usage, name, budget))
             for name in by
+            if name != "day"
         ),
     )
     return (
         select(func.bool_or(same_group).label("in_group"))
         .where(
-            *in_report,
+            earlier.c.ledger == counted_usage.c.ledger,
             earlier.c.call_id == counted_usage.c.call_id,
+            earlier.c.run_id == counted_usage.c.run_id,
             earlier.c.attempt_id.collate("C") < counted_usage.c.attempt_id.collate("C"),
         )
         .lateral("found")
@@ -191,7 +290,7 @@ def dimension_key(rows: FromClause, name: str, budget: str | None) -> ColumnElem
         return budget_within(rows, budget)
     if name.startswith(METADATA):
         return rows.c.metadata[name.removeprefix(METADATA)].astext
-    return func.timezone("UTC", rows.c.granted_at).cast(Date) if name == "day" else rows.c[name]
+    return func.timezone("UTC", _at(rows)).cast(Date) if name == "day" else rows.c[name]
 
 
 def rows_in_report(
@@ -202,11 +301,12 @@ def rows_in_report(
     budget: str | None,
     run: str | None = None,
 ) -> list[ColumnElement[bool]]:
+    """For rows, and for the sums of hours that are whole."""
     conditions: list[ColumnElement[bool]] = [rows.c.ledger == ledger]
     if since is not None:
-        conditions.append(rows.c.granted_at >= since)
+        conditions.append(_at(rows) >= since)
     if until is not None:
-        conditions.append(rows.c.granted_at < until)
+        conditions.append(_at(rows) < until)
     if budget is not None:
         conditions.append(counts_for_budget(rows, budget))
     if run is not None:
@@ -214,35 +314,27 @@ def rows_in_report(
     return conditions
 
 
-def _usage_row(by: Sequence[str], group: RowMapping, calls: int) -> UsageRow:
-    values = {name: group[f"key_{number}"] for number, name in enumerate(by)}
+def _at(rows: FromClause) -> ColumnElement[datetime]:
+    return rows.c.hour if rows is hourly_usage else rows.c.granted_at
+
+
+def _usage_row(by: Sequence[str], group: _Group) -> UsageRow:
+    values = dict(zip(by, group.key, strict=True))
     return UsageRow(
         **{name: value for name, value in values.items() if not name.startswith(METADATA)},
         metadata={name.removeprefix(METADATA): value for name, value in values.items() if name.startswith(METADATA)},
-        calls=calls,
-        attempts=group["attempts"],
-        input_tokens=tokens_of(group["input_tokens"]),
-        cached_input_tokens=tokens_of(group["cached_input_tokens"]),
-        output_tokens=tokens_of(group["output_tokens"]),
-        cost_nanos=nanos_of(group["cost_usd"]),
-        unconfirmed_nanos=nanos_of(group["unconfirmed_usd"]),
+        calls=group.calls,
+        **_figures(group),
     )
 
 
-def _total(rows: Sequence[UsageRow], calls: int) -> UsageRow:
-    def sum_of(counts: Iterable[int | None]) -> int | None:
-        known = [count for count in counts if count is not None]
-        return sum(known) if known else None
+def _total(groups: Sequence[_Group]) -> UsageRow:
+    total = _Group((), *_added_up([_Group((), 0, 0, 0, None, None, None, 0, 0), *groups]))
+    return UsageRow(calls=total.calls_in_report, **_figures(total))
 
-    return UsageRow(
-        calls=calls,
-        attempts=sum(row.attempts for row in rows),
-        input_tokens=sum_of(row.input_tokens for row in rows),
-        cached_input_tokens=sum_of(row.cached_input_tokens for row in rows),
-        output_tokens=sum_of(row.output_tokens for row in rows),
-        cost_nanos=sum(row.cost_nanos for row in rows),
-        unconfirmed_nanos=sum(row.unconfirmed_nanos for row in rows),
-    )
+
+def _figures(group: _Group) -> dict[str, Any]:
+    return {name: value for name, value in group._asdict().items() if name not in ("key", "calls", "calls_in_report")}
 
 
 def count_of_attempts() -> ColumnElement[int]:

@@ -22,6 +22,7 @@ _NEEDED = {
     "parked_calls": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),
+    "usage_hourly": ("SELECT",),
 }
 """Of a worker and the commands; migrating needs more: see `grant_for`."""
 UNSAID_POOLER = (

@@ -1,6 +1,7 @@
 """The schema: its revision, migrations, and the check that a program fits the database."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     Connection,
@@ -9,13 +10,18 @@ from sqlalchemy import (
     func,
     select,
     table,
+    text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.access import unseen_schema
 from paymaster.storage.engine import create_engine
+from paymaster.storage.hourly_sums import fill
 
-SCHEMA_REVISION = "0014"
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+SCHEMA_REVISION = "0016"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"
@@ -29,6 +35,12 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
 
 _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
+
+_ONLINE = (("0015", fill),)
+"""What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
+harmless when it is done, or was broken off."""
+
+_WAS_CALLED = text(f"SELECT obj_description('{SCHEMA_TABLE}'::regclass, 'pg_class')")
 
 
 class SchemaOutdated(RuntimeError):
@@ -47,25 +59,50 @@ async def migrate(url: str) -> None:
     if not (MIGRATIONS / "env.py").is_file():
         raise MigrationsMissing(f"migrations run from Paymaster's checkout or image; there is no {MIGRATIONS}")
     # Imported here because workers never migrate.
-    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-
-    def upgrade(connection: Connection) -> None:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
     engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
     try:
         async with engine.begin() as connection:
             # Whoever migrates at the same time waits here, and then finds nothing left to do.
             await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             _refuse_newer(await _revision(connection))
-            await connection.run_sync(upgrade)
+            await _upgrade(engine, config)
     finally:
         await engine.dispose()
+
+
+async def _upgrade(engine: AsyncEngine, config: "Config") -> None:
+    async with engine.begin() as connection:
+        found = await _revision(connection)
+        was_called = None if found is None else await connection.scalar(_WAS_CALLED)
+        if found == OLDER_SCHEMA_REVISION and was_called:
+            found = was_called
+            await _call(connection, was_called)
+    for revision, online in _ONLINE:
+        if found is None or found < revision:
+            await _upgrade_to(engine, config, revision)
+        await online(engine)
+    await _upgrade_to(engine, config, "head")
+
+
+async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> None:
+    from alembic import command
+
+    def upgrade(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade)
+
+
+async def _call(connection: AsyncConnection, revision: str) -> None:
+    schema = table(SCHEMA_TABLE, column("version_num", Text))
+    await connection.execute(schema.update().values(version_num=revision))
 
 
 async def name_older_schema(url: str) -> None:
@@ -78,8 +115,9 @@ async def name_older_schema(url: str) -> None:
         await check_schema(engine)
         async with engine.begin() as connection:
             await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            schema = table(SCHEMA_TABLE, column("version_num", Text))
-            await connection.execute(schema.update().values(version_num=OLDER_SCHEMA_REVISION))
+            # Migrations run once: those that replace what others made would bring back what was before.
+            await connection.execute(text(f"COMMENT ON TABLE {SCHEMA_TABLE} IS '{SCHEMA_REVISION}'"))
+            await _call(connection, OLDER_SCHEMA_REVISION)
     finally:
         await engine.dispose()
 

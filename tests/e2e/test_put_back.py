@@ -8,6 +8,7 @@ import pytest
 from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Site, configuration, results_of, running_site, settled_books, until
 from sqlalchemy import text
+from stored_rows import remove_rows
 
 from paymaster import LLMRequest, Outcome
 from paymaster.admission.desk import Desk
@@ -59,8 +60,9 @@ async def loaded(site: Site) -> None:
 
 async def put_database_back(site: Site, to_id: int) -> None:
     """Removes what was stored later: so a restored backup has it."""
+    await remove_rows(site.engine, "id > :id", id=to_id)
     async with site.engine.begin() as connection:
-        for table in ("api_usage", "cap_changes", "alerts"):
+        for table in ("cap_changes", "alerts"):
             await connection.execute(text(f"DELETE FROM {table} WHERE id > :id"), {"id": to_id})
 
 
@@ -158,8 +160,7 @@ async def test_both_lost_but_a_backup_goes_on_with_the_backup(site: Site, servic
     await spend(site, 2)
     status = await settled_books(site, service)
     await site.client.get_workflow_handle("budget/default").terminate("Temporal is lost")
-    async with site.engine.begin() as connection:
-        await connection.execute(text("DELETE FROM api_usage WHERE id > :id"), {"id": backup})
+    await remove_rows(site.engine, "id > :id", id=backup)
     cost = await spend(site, 1)  # which starts a new ledger
     await loaded(site)
     after = await site.ledger.status()

@@ -7,7 +7,7 @@ import pytest
 from counting_server import CountingServer, FakeService, Reply
 from paymaster_process import Databases, Site, configuration, running_site, settled_books, until
 from sqlalchemy import text
-from stored_rows import entries_of_call
+from stored_rows import entries_of_call, remove_rows
 from temporalio.client import WorkflowFailureError
 
 from paymaster import LLMRequest, Outcome
@@ -167,18 +167,18 @@ async def test_reconcile_finds_what_was_changed_behind_the_ledgers_back_and_repa
     result = await generate(site.client, ask(f"reconciled-{change}"))
     await settled_books(site)
     posted = (await site.balance("budget:acme")).posted_nanos
-    statement = {
-        "lost": "DELETE FROM api_usage WHERE call_id = 'reconciled-lost'",
-        "added": """
+    if change == "lost":
+        await remove_rows(site.engine, "call_id = :call", call=f"reconciled-{change}")
+    else:
+        another = """
             INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget,
                                    service, model, granted_at, status, cost_usd, price_source, metadata)
             SELECT 'other', state, 'other', 'other', workflow_id, run_id, ledger, epoch, budget,
                    service, model, granted_at, status, cost_usd, price_source, metadata
             FROM api_usage WHERE call_id = 'reconciled-added'
-        """,
-    }[change]
-    async with site.engine.begin() as connection:
-        assert (await connection.execute(text(statement))).rowcount == 1
+        """
+        async with site.engine.begin() as connection:
+            assert (await connection.execute(text(another))).rowcount == 1
     difference = -result.cost_nanos if change == "lost" else result.cost_nanos
 
     found = await site.command("reconcile")

@@ -614,6 +614,7 @@ async def settled_books(
         counts = (await connection.execute(_COUNTS, {"ledger": ledger, "services": names})).one()
         paid_twice = (await connection.execute(_PAID_TWICE, {"ledger": ledger})).scalars().all()
     rows = await usage_report(site.engine, ledger=ledger, by=["service"])
+    summed = {f"service:{row.service}": row.cost_nanos for row in rows}
     unconfirmed = {row.service: row.unconfirmed_nanos for row in rows}
     books = Books(
         calls=counts.calls,
@@ -625,6 +626,7 @@ async def settled_books(
     )
     print(books)
     assert stored == posted
+    assert all(stored.get(account, nanos) == nanos for account, nanos in summed.items()), "the hourly sums differ"
     assert not paid_twice
     # A refused attempt (429, say) has none when its call was cancelled before it could tell of it.
     assert sum(len(service.billed) for service in services) <= counts.of_services, f"billed without a row: {books}"

@@ -1,6 +1,6 @@
 """What the database has of a call, as entries."""
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages import UsageEntry
@@ -16,3 +16,20 @@ async def entries_of_call(engine: AsyncEngine, call_id: str) -> list[UsageEntry]
     )
     async with engine.connect() as connection:
         return [entry_of(row) for row in (await connection.execute(query)).mappings()]
+
+
+NO_TRIGGERS = text("SET LOCAL session_replication_role = 'replica'")
+"""For one transaction that stores more rows than any worker does at once: they are in no hourly sums."""
+
+_REMOVE = "DELETE FROM api_usage WHERE "
+_SUM_UP = text(
+    "SELECT usage_hourly_add(coalesce(jsonb_agg(jsonb_build_array(ledger, call_id, id)), '[]')) FROM api_usage"
+)
+
+
+async def remove_rows(engine: AsyncEngine, which: str, **values: object) -> None:
+    """Takes them out, and what they add to the sums: a backup that is put back has neither."""
+    async with engine.begin() as connection:
+        await connection.execute(text(_REMOVE + which), values)
+        await connection.execute(text("DELETE FROM usage_hourly"))
+        await connection.execute(_SUM_UP)

@@ -22,6 +22,7 @@ from records import usual_entry
 from searches import examples
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from stored_rows import NO_TRIGGERS
 
 from paymaster.cli.present import csv_text
 from paymaster.messages import UsageEntry
@@ -243,6 +244,7 @@ async def test_a_million_rows_are_a_few_thousand_at_a_time(engine: AsyncEngine) 
         f" SELECT 'copy-' || number, {names} FROM api_usage, generate_series(1, 9999) AS number"
     )
     async with engine.begin() as connection:
+        await connection.execute(NO_TRIGGERS)
         await connection.execute(copies)
     kept = Kept()
     found = await exported(engine, kept)

@@ -7,6 +7,7 @@ import pytest
 from paymaster_process import Databases
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from stored_rows import NO_TRIGGERS
 
 from paymaster.messages import LoadSpend
 from paymaster.storage.engine import create_engine
@@ -30,6 +31,7 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(await databases.create())
     for first in range(1, 2 * NAMES, PIECE):  # within the time that a statement may take
         async with engine.begin() as connection:
+            await connection.execute(NO_TRIGGERS)
             await connection.execute(FILL, {"names": NAMES, "first": first, "last": first + PIECE - 1})
     async with engine.connect() as connection:
         await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE api_usage"))

@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -357,6 +357,8 @@ def attempts(draw: st.DrawFn) -> list[UsageEntry]:
     number = next(NUMBERS)
     same = {
         "attempt_id": f"a-{number}",
+        "call_id": f"call-{number}",
+        "run_id": f"run-{number}",
         "budget": draw(st.sampled_from(BUDGETS)),
         "service": draw(st.sampled_from(SERVICES)),
         "granted_at_ms": at_ms(MIDNIGHT) + draw(st.integers(-(10**9), 10**9)),
@@ -502,18 +504,32 @@ async def test_calls_are_counted_once_for_each_group_whatever_their_attempts(eng
     }
     since, until = MIDNIGHT + timedelta(hours=20), MIDNIGHT + timedelta(hours=120)
     counted = [each for each in entries if at_ms(since) <= each.granted_at_ms < at_ms(until)]
+    first_of_all = set(first_attempts(entries, lambda _: ()))
     for by in ([], ["service"], ["status", "service"], ["metadata.team"], ["budget", "metadata.team"]):
         rows, total = await usage_report_with_total(engine, ledger="default", by=by, since=since, until=until)
         found = {
             tuple(row.metadata["team"] if name == "metadata.team" else getattr(row, name) for name in by): row.calls
             for row in rows
         }
-        expected: dict[tuple[object, ...], set[str]] = {}
+
+        def key_of(each: UsageEntry, by: list[str] = by) -> tuple[object, ...]:
+            return tuple(by_name[name](each) for name in by)
+
+        first = set(first_attempts(entries, key_of))
+        expected: Counter[tuple[object, ...]] = Counter()
         for each in counted:
-            expected.setdefault(tuple(by_name[name](each) for name in by), set()).add(each.call_id)
-        assert found == {key: len(calls) for key, calls in expected.items()}
-        assert total.calls == len({each.call_id for each in counted})
+            expected[key_of(each)] += each.attempt_id in first
+        assert found == expected
+        assert total.calls == sum(each.attempt_id in first_of_all for each in counted)
         assert total.cost_nanos == sum(each.cost_nanos for each in counted)
+
+
+def first_attempts(entries: list[UsageEntry], key_of: Callable[[UsageEntry], tuple[object, ...]]) -> Iterable[str]:
+    """Of each call in each group, whenever that was."""
+    first: dict[tuple[object, ...], str] = {}
+    for each in sorted(entries, key=lambda each: each.attempt_id):
+        first.setdefault((each.call_id, *key_of(each)), each.attempt_id)
+    return first.values()
 
 
 async def test_the_table_of_calls_has_the_latest_oldest_first(engine: AsyncEngine) -> None:
