@@ -62,8 +62,13 @@ async def generate(request: LLMRequest, output: type[Output] | None = None) -> L
 async def try_generate(request: LLMRequest) -> LLMResult:
     """Like `generate`, but returns denied and failed calls instead of raising: `outcome`, `reason`, `detail` say why.
 
-    Raises only CallIdReused.
+    Raises only CallIdReused, and RuntimeError outside of workflows.
     """
+    if not workflow.in_workflow():
+        raise RuntimeError(
+            "paymaster.generate works in workflows; elsewhere, also in an activity, it is paymaster.client.generate, "
+            "which takes a client too"
+        )
     if denied := denial_in_agent(request):
         return denied
     call_id = request.call_id or str(workflow.uuid4())

@@ -89,7 +89,7 @@ from paymaster.messages.temporal_names import (
 from paymaster.observability.temporal_ui import ledger_details
 from paymaster.values.limits import ID_CHARACTERS_MAX
 from workflows.ledger_duties import Duties
-from workflows.ledger_messages import LedgerMessages, refuse_unless, workflow_now_ms
+from workflows.ledger_messages import EXAMPLES, LedgerMessages, refuse_unless, workflow_now_ms
 from workflows.signals import tolerate_any_payload_count
 from workflows.updates import with_one_message
 
@@ -163,14 +163,14 @@ class BudgetWorkflow:
             workflow.logger.exception("the desk failed on %s", command.kind)
             return _not_applied(command, "ledger_error", repr(error))
 
-    @workflow.signal
+    @workflow.signal(description="Workers send it: failed attempts.")
     @tolerate_any_payload_count
     def report_attempts(self, message: RawValue) -> None:
         if batch := self._messages.decoded(REPORT_ATTEMPTS, message):
             for report in batch.reports:
                 self._reported(REPORT_ATTEMPTS, report, check_report, self._desk.report)
 
-    @workflow.signal
+    @workflow.signal(description="Workers send it: what people should know of what was spent.")
     @tolerate_any_payload_count
     def report_spending(self, message: RawValue) -> None:
         if batch := self._messages.decoded(REPORT_SPENDING, message):
@@ -236,22 +236,22 @@ class BudgetWorkflow:
 
     # ------------------------------------------------------------ admins and operators
 
-    @workflow.signal(name=RAISE_CAP.name)
+    @workflow.signal(name=RAISE_CAP.name, description=EXAMPLES[RAISE_CAP.name])
     @tolerate_any_payload_count
     def raise_cap_signal(self, message: RawValue) -> None:
         self._messages.signalled(RAISE_CAP, self._desk.raise_cap, message)
 
-    @workflow.signal(name=SET_CAP.name)
+    @workflow.signal(name=SET_CAP.name, description=EXAMPLES[SET_CAP.name])
     @tolerate_any_payload_count
     def set_cap_signal(self, message: RawValue) -> None:
         self._messages.signalled(SET_CAP, self._desk.set_cap, message)
 
-    @workflow.signal(name=PAUSE_SERVICE.name)
+    @workflow.signal(name=PAUSE_SERVICE.name, description=EXAMPLES[PAUSE_SERVICE.name])
     @tolerate_any_payload_count
     def pause_service_signal(self, message: RawValue) -> None:
         self._messages.signalled(PAUSE_SERVICE, self._desk.pause_service, message)
 
-    @workflow.signal(name=RESUME_SERVICE.name)
+    @workflow.signal(name=RESUME_SERVICE.name, description=EXAMPLES[RESUME_SERVICE.name])
     @tolerate_any_payload_count
     def resume_service_signal(self, message: RawValue) -> None:
         self._messages.signalled(RESUME_SERVICE, self._desk.resume_service, message)
@@ -266,7 +266,7 @@ class BudgetWorkflow:
     def set_cap_update(self, change: SetCap) -> CapState:
         return self._messages.answered(SET_CAP, self._desk.set_cap, change)
 
-    @workflow.signal(name=UNSET_CAP.name)
+    @workflow.signal(name=UNSET_CAP.name, description=EXAMPLES[UNSET_CAP.name])
     @tolerate_any_payload_count
     def unset_cap_signal(self, message: RawValue) -> None:
         self._messages.signalled(UNSET_CAP, self._desk.unset_cap, message)
@@ -276,17 +276,17 @@ class BudgetWorkflow:
     def unset_cap_update(self, change: UnsetCap) -> CapState:
         return self._messages.answered(UNSET_CAP, self._desk.unset_cap, change)
 
-    @workflow.signal(name=RAISE_RUN.name)
+    @workflow.signal(name=RAISE_RUN.name, description=EXAMPLES[RAISE_RUN.name])
     @tolerate_any_payload_count
     def raise_run_signal(self, message: RawValue) -> None:
         self._messages.signalled(RAISE_RUN, self._desk.raise_run, message)
 
-    @workflow.signal(name=RESUME_RUN.name)
+    @workflow.signal(name=RESUME_RUN.name, description=EXAMPLES[RESUME_RUN.name])
     @tolerate_any_payload_count
     def resume_run_signal(self, message: RawValue) -> None:
         self._messages.signalled(RESUME_RUN, self._desk.resume_run, message)
 
-    @workflow.signal(name=END_RUN.name)
+    @workflow.signal(name=END_RUN.name, description=EXAMPLES[END_RUN.name])
     @tolerate_any_payload_count
     def end_run_signal(self, message: RawValue) -> None:
         self._messages.signalled(END_RUN, self._desk.end_run, message)
@@ -316,7 +316,7 @@ class BudgetWorkflow:
     def resume_service_update(self, change: ResumeService) -> ServiceState:
         return self._messages.answered(RESUME_SERVICE, self._desk.resume_service, change)
 
-    @workflow.signal(name=TAKE_CLOCK.name)
+    @workflow.signal(name=TAKE_CLOCK.name, description=EXAMPLES[TAKE_CLOCK.name])
     @tolerate_any_payload_count
     def take_clock_signal(self, message: RawValue) -> None:
         self._messages.signalled(TAKE_CLOCK, self._desk.take_clock, message)
@@ -326,7 +326,7 @@ class BudgetWorkflow:
     def take_clock_update(self, change: TakeClock) -> ClockState:
         return self._messages.answered(TAKE_CLOCK, self._desk.take_clock, change)
 
-    @workflow.signal(name=ACCEPT_LOWER.name)
+    @workflow.signal(name=ACCEPT_LOWER.name, description=EXAMPLES[ACCEPT_LOWER.name])
     @tolerate_any_payload_count
     def accept_lower_signal(self, message: RawValue) -> None:
         self._messages.signalled(ACCEPT_LOWER, self._desk.accept_lower, message)
@@ -342,7 +342,7 @@ class BudgetWorkflow:
         """The accounts of a hold are read again, of which a person corrected the rows."""
         return self._messages.answered(CORRECT_SPEND, self._desk.correct_spend, change)
 
-    @workflow.signal(dynamic=True)
+    @workflow.signal(dynamic=True, description="Any other name: refused, with the names that there are.")
     def unknown_signal(self, name: str, messages: Sequence[RawValue]) -> None:
         """A misspelt name is seen too: the SDK would keep such a signal for a handler that never comes."""
         text = messages[0].payload.data.decode(errors="replace") if messages else ""

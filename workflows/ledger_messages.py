@@ -1,6 +1,6 @@
 """Messages of people and workers to the ledger: read at its door, applied once, refused in words that others see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,9 +14,38 @@ from paymaster.admission.signed_commands import SignatureRefused
 from paymaster.admission.stale import Stale
 from paymaster.messages import ENCRYPTED, AdminMessage, Configure
 from paymaster.messages.bounds import check_text
-from paymaster.messages.temporal_names import CONTENT_OF_COMMAND, STALE, SignalName, UpdateName
+from paymaster.messages.temporal_names import (
+    ACCEPT_LOWER,
+    CONTENT_OF_COMMAND,
+    END_RUN,
+    PAUSE_SERVICE,
+    RAISE_CAP,
+    RAISE_RUN,
+    RESUME_RUN,
+    RESUME_SERVICE,
+    SET_CAP,
+    STALE,
+    TAKE_CLOCK,
+    UNSET_CAP,
+    SignalName,
+    UpdateName,
+)
 from paymaster.values.json_reading import exact_json
 
+_CAP = '"account":"budget:acme/content","window":"day"'
+EXAMPLES: Mapping[str, str] = {
+    RAISE_CAP.name: f'{{{_CAP},"by":"5","reason":"launch","who":"ada"}}',
+    SET_CAP.name: f'{{{_CAP},"to":"50","reason":"new plan","who":"ada"}}',
+    UNSET_CAP.name: f'{{{_CAP},"reason":"as configured","who":"ada"}}',
+    RAISE_RUN.name: '{"run":"nightly","by":"2","calls":100,"reason":"more to do","who":"ada"}',
+    RESUME_RUN.name: '{"run":"nightly","reason":"it is no loop","who":"ada"}',
+    END_RUN.name: '{"run":"nightly","reason":"it is a loop","who":"ada"}',
+    PAUSE_SERVICE.name: '{"service":"openai","reason":"incident 4711","who":"ada"}',
+    RESUME_SERVICE.name: '{"service":"openai","reason":"it works again","who":"ada"}',
+    TAKE_CLOCK.name: '{"reason":"the clock is right now","who":"ada"}',
+    ACCEPT_LOWER.name: '{"account":"budget:acme/content","reason":"the rows are right","who":"ada"}',
+}
+"""What the Temporal UI shows beside each signal of admins: a message to paste and change."""
 MessageT = TypeVar("MessageT", bound=BaseModel)
 CommandT = TypeVar("CommandT", bound=AdminMessage | Configure)
 StateT = TypeVar("StateT", bound=BaseModel)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from paymaster.admission.accounts import Balance
@@ -21,6 +22,7 @@ MONEY_SHORT = frozenset(("bound_above_cap", "cap_reached", "run_budget_exhausted
 _MORE_OF_RUN = {"run_calls_exhausted": "--calls N", "run_time_over": "--lasts TIME"}
 """By the reason, what gives a run more."""
 _CANDIDATES_SHOWN_MAX = 5
+_BUDGETS_SHOWN_MAX = 5
 _CAPS_SHOWN_MAX = 5
 """Caps with their figures; of further ones the names."""
 _COMMANDS_MAX = 3
@@ -100,6 +102,9 @@ def with_way_out(obstacle: Obstacle, request: Reserve, config: DeskConfig) -> Ob
         anew = "" if obstacle.until_ms is None else f", and at {utc(obstacle.until_ms)} it has calls anew"
         way_out = f'; `paymaster runs raise {run} {more} --reason "…"{signature}` gives it more{anew}'
     elif obstacle.reason == "unknown_budget":
+        known = list(islice(config.budgets, _BUDGETS_SHOWN_MAX))
+        more = ", …" if len(config.budgets) > len(known) else ""
+        way_out = f" and restart the worker, or `paymaster config apply`; there are: {', '.join(known) or 'none'}{more}"
         for budget in request.budgets:
             if f"{budget}/*" in config.budgets and obstacle.detail.startswith(f"budget {budget!r}:"):
                 way_out = f'; [budgets."{budget}/*"] stands for the names below it, such as {budget}/NAME'

@@ -49,10 +49,13 @@ def call(
     if route not in settings.routes:
         raise CommandError(f"there is no route {route!r}; configured: {', '.join(settings.routes) or 'none'}")
     budgets = budget or [_only_budget(settings)]
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise CommandError("the prompt is empty")
     request = _request(
         route=route,
         budget=budgets[0] if len(budgets) == 1 else tuple(budgets),
-        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        prompt=text,
         system=system,
         max_output_tokens=max_output_tokens,
         on_exhausted=on_exhausted,
@@ -63,7 +66,7 @@ def call(
         print_json(_document(result))
     elif result.outcome == "completed":
         print_text(result.text)
-        print_note(_summary(result))
+        print_note(summary(result))
     else:
         print_note(f"paymaster: {result.outcome}: {result.reason}: {result.detail}")
     if result.outcome != "completed":
@@ -116,16 +119,17 @@ async def _call(settings: "Settings", request: "LLMRequest") -> "LLMResult":
         told.cancel()
 
 
-def _summary(result: "LLMResult") -> str:
+def summary(result: "LLMResult") -> str:
     from paymaster.values.money import format_usd
 
-    usage = result.usage
+    usage, is_cut = result.usage, result.finish_reason == "length"
     cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
     parts = [
         f"{result.service}/{result.model}",
         f"{usage.input_tokens:,}{cached} + {usage.output_tokens:,} tokens",
         format_usd(result.cost_nanos),
         *(("the money is short",) if result.money_short else ()),
+        *(("cut: it has the most tokens that it may have (--max-output-tokens)",) if is_cut else ()),
         *(f"{notice.account} {notice.window}: {format_usd(notice.left_nanos)} left" for notice in result.budget),
     ]
     return " · ".join(parts)

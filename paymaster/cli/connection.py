@@ -120,9 +120,12 @@ def command_settings(config: Path | None) -> "Settings":
 def read_settings(config: Path | None) -> "Settings":
     """The settings for this command. Raises ConfigurationError."""
     from paymaster.settings import load_settings
+    from paymaster.settings.load import CONFIG_FILE_DEFAULT
 
     stack = _dev_stack(config)
     if stack is None:
+        if config is None and "PAYMASTER_CONFIG" not in os.environ and not Path(CONFIG_FILE_DEFAULT).exists():
+            print_note("no `paymaster dev` (`make dev`) is running here, whose configuration would be taken")
         return load_settings(config)
     os.environ.setdefault("TEMPORAL_ADDRESS", stack.environment["TEMPORAL_ADDRESS"])
     return load_settings(stack.config_file, environ=stack.environment | dict(os.environ))

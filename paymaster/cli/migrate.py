@@ -26,7 +26,8 @@ def migrate(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Bring the database to this version's schema, and register Temporal's search attributes.
+    """Bring the database to this version's schema, and register Temporal's search attributes; from Paymaster's checkout
+    or image.
 
     Harmless when both are there already. Without the attributes calls run all the same, so their absence is said and
     does not fail it.

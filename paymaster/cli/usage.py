@@ -104,6 +104,8 @@ def _check_form(others: "Sequence[bool]", by: list[str] | None, focus: Path | No
         raise CommandError("choose one of --json, --csv, --html and --focus")
     if by and focus is not None:
         raise CommandError("--focus writes every attempt, and has all dimensions as columns: leave --by out")
+    if by and others[-1]:
+        raise CommandError("--html writes one page with all of it: leave --by out")
 
 
 def _write_file(settings: "Settings", scope: "Scope", html: Path | None, focus: Path | None) -> None:

@@ -28,7 +28,7 @@ def worker(
     ] = "all",
     config: ConfigOption = None,
 ) -> None:
-    """Run a worker until it is stopped."""
+    """Run a worker until it is stopped; from Paymaster's checkout or image."""
     require("worker", "a worker")
     program = worker_program()
     arguments = ["--role", role] if config is None else ["--role", role, "--config", str(config)]

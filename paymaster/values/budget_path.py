@@ -13,6 +13,8 @@ PATH_LENGTH_MAX = 200
 LEVELS_MAX = 16
 """Segments of a path: each may have an account, which every call below it looks at and is charged to."""
 _SEGMENT = "[A-Za-z0-9._-]+"
+_NO_NAMES = (".", "..")
+"""In an address they mean something else."""
 BUDGET_PATH = f"{_SEGMENT}(/{_SEGMENT})*"
 """What a budget path looks like, as a regular expression; its length is limited besides."""
 _ANY = "*"
@@ -28,7 +30,7 @@ def check_budget_path(path: str) -> str:
     if (levels := path.count("/") + 1) > LEVELS_MAX:
         raise ValueError(f"a budget path has at most {LEVELS_MAX} levels, this one has {levels}")
     for segment in path.split("/"):
-        if not re.fullmatch(_SEGMENT, segment):
+        if not re.fullmatch(_SEGMENT, segment) or segment in _NO_NAMES:
             raise ValueError(
                 f"budget path {path!r}: {segment!r} is not a segment; "
                 "write segments of letters, digits, '.', '_' and '-', joined by '/', like acme/content"

@@ -138,6 +138,8 @@ def test_a_wrong_configuration_is_2_and_names_the_key(run_process: Run, folder: 
             ["usage", "--by", "service,colour"],
             "--by colour: write some of service, model, budget, run, day, status, dialect, kind, metadata.KEY",
         ),
+        (["usage", "--html", "x.html", "--by", "model"], "--html writes one page with all of it: leave --by out"),
+        (["call", "writer", " "], "the prompt is empty"),
         (["usage", "--since", "yesterday"], "--since yesterday: write a duration like 7d"),
         (["call", "nowhere", "hi"], "there is no route 'nowhere'; configured: writer"),
         (["call", "writer", "hi", *("--budget", "acme") * 5], "a request names 1 to 4 budgets, and this one 5"),

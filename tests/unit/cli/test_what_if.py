@@ -176,7 +176,8 @@ def test_what_the_file_does_not_have_is_said_in_the_desks_words(folder: Path, wh
     write(folder, '[budgets."customers"]\ncap_usd = { day = "5" }')
     said = what_if().stdout
     assert "4 unknown_budget: budget 'acme/content': neither it nor an ancestor is configured" in said
-    assert 'add [budgets."acme/content"] (the first: 2027-03-10 12:00 first)' in said
+    assert 'add [budgets."acme/content"] and restart the worker' in said
+    assert "there are: customers (the first: 2027-03-10 12:00 first)" in said
 
 
 def test_a_wrong_file_is_2_and_says_what_to_do(folder: Path, run: Run) -> None:

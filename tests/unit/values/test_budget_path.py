@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.values.budget_path import budgets_charged, budgets_named, is_within
+from paymaster.values.budget_path import budgets_charged, budgets_named, check_budget_path, is_within
 
 PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
 
@@ -34,3 +34,10 @@ def test_what_is_charged_says_who_was_named(named: list[str]) -> None:
     found = budgets_named(budgets_charged(named))
     assert set(budgets_charged(found)) == set(budgets_charged(named))
     assert set(found) <= set(named)
+
+
+@pytest.mark.parametrize("path", ["a/./b", "..", "dev/x/../y"])
+def test_a_budget_is_no_way_up(path: str) -> None:
+    with pytest.raises(ValueError, match="is not a segment"):
+        check_budget_path(path)
+    assert check_budget_path("a/.b/..c") == "a/.b/..c"
