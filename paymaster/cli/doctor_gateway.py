@@ -32,6 +32,7 @@ async def gateway_checks(settings: "Settings") -> list[Check]:
     checks = [await _clients(settings)]
     if gateway.admins and settings.database.url is None:
         checks.append(Check("gateway admins", False, "administration needs a database: set database.url"))
+    checks.append(await _streams(settings))
     checks += _certificate("gateway", gateway.tls_certificate, gateway.tls_key)
     checks += _certificate("gateway.streams", gateway.streams.tls_certificate, gateway.streams.tls_key)
     checks.append(await _address(settings))
@@ -59,6 +60,24 @@ async def _clients(settings: "Settings") -> Check:
     if found:
         return Check("gateway clients", True, "; ".join(found))
     return Check("gateway clients", False, "nobody may ask: `paymaster clients create NAME --budget BUDGET` makes one")
+
+
+async def _streams(settings: "Settings") -> Check:
+    """Whether workers can hand them on token by token."""
+    from paymaster.keys.api_key import KeyUnavailable
+    from paymaster.keys.ring import named_keys
+
+    name, secret_key = "gateway streams", settings.gateway.streams.secret_key
+    if secret_key is None:
+        return Check(name, True, "given when they are complete; with gateway.streams.secret_key token by token")
+    keys = named_keys(settings)
+    try:
+        await keys.get(secret_key)
+    except KeyUnavailable as error:
+        return Check(name, False, f"given when they are complete, and not token by token: {error}")
+    finally:
+        await keys.close()
+    return Check(name, True, f"token by token, signed with {secret_key}; workers need the same key")
 
 
 def _certificate(table: str, certificate: Path | None, key: Path | None) -> Iterator[Check]:

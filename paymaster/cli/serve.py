@@ -1,5 +1,6 @@
 """`paymaster serve`: the gateway, by which programs in any language make calls over HTTP."""
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from paymaster.values.extras import require
 
 if TYPE_CHECKING:
     from paymaster.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -59,12 +62,21 @@ async def _serve(settings: "Settings") -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _say_what_is_read_again)
     try:
         await run_gateway(settings, stop, configure_logs(settings.logs), partial(_tell, settings), console_routes)
     except ConfigurationError as error:
         raise CommandError(str(error)) from None
     except (RuntimeError, OSError) as error:
         raise CommandError(str(error), EXIT_NO) from None
+
+
+def _say_what_is_read_again() -> None:
+    """For whoever sends SIGHUP, as other servers want it when their files have changed."""
+    logger.info(
+        "SIGHUP: it goes on; certificates that changed are in use within 10 s by themselves, and what `paymaster "
+        "clients` changed within seconds; another configuration needs a restart"
+    )
 
 
 def _tell(settings: "Settings", url: str) -> None:

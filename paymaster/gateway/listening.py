@@ -50,12 +50,25 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        looking = asyncio.create_task(self._look_at_connections())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            looking.cancel()
+
     async def on_tick(self, counter: int) -> bool:
         if counter % round(RENEWED_WITHIN_S * _TICKS_PER_S) == 0:
             self._take_renewed_certificate()
         if counter % round(connections.LOOKED_AT_EVERY_S * _TICKS_PER_S) == 0:
             self._end_stuck_connections()
         return await super().on_tick(counter)
+
+    async def _look_at_connections(self) -> None:
+        """While nothing ticks any more."""
+        while True:
+            await asyncio.sleep(connections.LOOKED_AT_EVERY_S)
+            self._end_stuck_connections()
 
     def _end_stuck_connections(self) -> None:
         for connection in list(self.server_state.connections):

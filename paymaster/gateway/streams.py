@@ -134,7 +134,8 @@ class Streams:
         self._address = ""
 
     async def __aenter__(self) -> Self:
-        """Listens, where there is a secret. Raises ConfigurationError and OSError."""
+        """Listens, where there is a secret, and logs why streams do not come token by token. Raises ConfigurationError
+        and OSError."""
         if self._settings.secret_key is None:
             logger.warning(
                 "streams are given to callers when they are complete; with gateway.streams.secret_key they come token "
@@ -144,6 +145,7 @@ class Streams:
         self._listener = _Listener(self._settings, self.serve)
         await self._listener.start()
         self._address = self._settings.address or self._listener.url
+        await self._secret()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -182,7 +184,7 @@ class Streams:
         try:
             return (await self._keys.get(self._settings.secret_key)).reveal()
         except KeyUnavailable as error:
-            logger.error("streams are given when they are complete: %s", error)
+            logger.error("streams are given to callers when they are complete: %s", error)
             return None
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -308,12 +308,15 @@ async def test_lists_of_models(callers: Callers) -> None:
 
 
 async def test_it_stops_when_it_is_told_to(site: Site, server: CountingServer) -> None:
-    """Requests in flight get their answers."""
+    """Requests in flight get their answers. A SIGHUP is no word to stop."""
     service = server.service("chat")
     async with running_gateway(site, name="stopped") as gateway, httpx2.AsyncClient(timeout=30) as http:
         service.hold()
         asking = asyncio.create_task(Callers(gateway, http).openai().chat.completions.create(**asked("chat")))
         await until(lambda: service.held == 1, "it is in flight")
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: "SIGHUP: it goes on" in gateway.log(), "it says what is read again")
+        assert await Callers(gateway, http).openai().models.retrieve("chat/model-1")
         gateway.process.send_signal(signal.SIGTERM)
         await until(lambda: "stopping" in gateway.log(), "it stops")
         service.release()

@@ -48,9 +48,10 @@ def certificate(folder: Path) -> Certificate:
 
 @asynccontextmanager
 async def bounded_server(
-    app: ASGIApp, tls: Certificate | None = None, *, send_buffer: int | None = None, **bounds: Any
+    app: ASGIApp, tls: Certificate | None = None, *, send_buffer: int | None = None, grace_s: int = 1, **bounds: Any
 ) -> AsyncGenerator[int]:
-    """Its port. `send_buffer`: bytes that the kernel holds of each connection, about."""
+    """Its port. `send_buffer`: bytes that the kernel holds of each connection, about. `grace_s`: for requests at its
+    end."""
     few = Bounds(headers_within_s=60, header_bytes_max=4096, send_timeout_s=60, connections_max=100, idle={})
     config = uvicorn.Config(
         app,
@@ -59,7 +60,7 @@ async def bounded_server(
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=grace_s,
         ssl_certfile=None if tls is None else tls.file,
         ssl_keyfile=None if tls is None else tls.key,
     )

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 from loopback_server import LoopbackServer
 
@@ -38,6 +39,18 @@ async def test_a_gateway_that_nobody_may_ask_is_a_problem() -> None:
     )
     found = await checked(**ALONE)
     assert found["gateway clients"] == (True, "requests without a key, charged to acme")
+
+
+async def test_why_streams_do_not_come_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PAYMASTER_KEY_OF_STREAMS", raising=False)
+    ok, detail = (await checked(**ALONE))["gateway streams"]
+    assert (ok, "with gateway.streams.secret_key token by token" in detail) == (True, True)
+    ok, detail = (await checked(**ALONE, streams={"secret_key": "of-streams"}))["gateway streams"]
+    assert (ok, "PAYMASTER_KEY_OF_STREAMS" in detail) == (False, True)
+    monkeypatch.setenv("PAYMASTER_KEY_OF_STREAMS", "0123456789abcdef0123456789abcdef")
+    ok, detail = (await checked(**ALONE, streams={"secret_key": "of-streams"}))["gateway streams"]
+    assert (ok, detail.startswith("token by token")) == (True, True)
+    assert "0123456789abcdef" not in detail
 
 
 async def test_an_admin_needs_a_database() -> None:

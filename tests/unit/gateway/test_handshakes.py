@@ -7,12 +7,14 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bounded_server import EVENT_LOOPS, HOST, Certificate, bounded_server, certificate, on_loop
 from paymaster_process import until
 from starlette.responses import PlainTextResponse
+
+from paymaster.gateway import connections
 
 ASKED = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -121,6 +123,23 @@ async def test_the_server_does_not_wait_for_them_at_its_end(loop: str, tls: Cert
             began = time.monotonic()
         assert time.monotonic() - began < 0.9  # its grace period has a second
         unfinished[1].close()
+
+    await within(10, loop, work())
+
+
+async def test_the_server_does_not_wait_for_the_end_of_tls(
+    monkeypatch: pytest.MonkeyPatch, loop: str, tls: Certificate
+) -> None:
+    """Of a client that has gone without a word."""
+    monkeypatch.setattr(connections, "LOOKED_AT_EVERY_S", 0.1)
+
+    async def work() -> None:
+        async with bounded_server(app(), tls, grace_s=60) as port:
+            reader, writer = await asyncio.open_connection(HOST, port, ssl=tls.trusting)
+            writer.write(ASKED.replace(b"connection: close\r\n", b""))
+            await reader.readuntil(b"hello")
+            cast(asyncio.Transport, writer.transport).pause_reading()
+        writer.transport.abort()
 
     await within(10, loop, work())
 

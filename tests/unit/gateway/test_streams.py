@@ -16,11 +16,13 @@ from raw_server import SomeKeys
 from paymaster.gateway import connections
 from paymaster.gateway import streams as gateway_streams
 from paymaster.gateway.streams import Streams
+from paymaster.keys.ring import named_keys
 from paymaster.live.frames import Complete, Failed, head_frame
 from paymaster.live.frames import Head as Beginning
 from paymaster.live.pushes import BEHIND_BYTES_MAX, STREAMS_PATH
 from paymaster.live.signing import PROOF_HEADER, proof_of_worker, signed
 from paymaster.providers import network
+from paymaster.settings import Settings
 
 HEADERS = {"content-type": "text/event-stream"}
 SECRET = "sk-live-0123456789"
@@ -288,6 +290,19 @@ async def test_without_a_secret_or_beyond_the_limit_none_is_taken() -> None:
         async with streams.opened("call-2") as second:
             assert second.stream_to is None
     assert first.is_left
+
+
+@pytest.mark.parametrize("secret_key", [None, "missing-here"])
+async def test_at_its_start_it_says_why_none_come(caplog: pytest.LogCaptureFixture, secret_key: str | None) -> None:
+    """In one line, before anybody asks."""
+    keys = named_keys(Settings())
+    try:
+        async with Streams(stream_settings(secret_key=secret_key), keys):
+            (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    finally:
+        await keys.close()
+    assert said.startswith("streams are given to callers when they are complete")
+    assert ("gateway.streams.secret_key" if secret_key is None else "PAYMASTER_KEY_MISSING_HERE") in said
 
 
 async def test_a_worker_that_is_gone_without_a_word_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
