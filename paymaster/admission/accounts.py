@@ -165,8 +165,7 @@ class Account:
         """The smallest part of a cap that is unspent, in millionths, rounded down; below 0 when more than a cap is
         spent."""
         caps = ((b.cap_nanos, b) for b in self._binding())
-        parts = ((cap - b.posted_nanos) * 1_000_000 // max(cap, 1) for cap, b in caps if cap is not None)
-        return min(parts, default=UNCAPPED)
+        return min((_unspent_millionths(cap, b) for cap, b in caps if cap is not None), default=UNCAPPED)
 
     def headroom_nanos(self) -> int:
         """A bound above it does not fit now."""
@@ -184,6 +183,19 @@ class Account:
             ):
                 return end_ms
         return None
+
+    def short_until_ms(self, below: int, now_ms: int, zone: Zone) -> int | None:
+        """When the first of the windows ends in which fewer millionths of the cap are unspent; None if none does."""
+        for window, end_ms in window_ends_ms(now_ms, zone):
+            b = self.balances.get(window)
+            if b is not None and b.cap_nanos is not None and _unspent_millionths(b.cap_nanos, b) < below:
+                return end_ms
+        return None
+
+
+def _unspent_millionths(cap_nanos: int, balance: Balance) -> int:
+    """Of its cap, rounded down; below 0 when more is spent."""
+    return (cap_nanos - balance.posted_nanos) * 1_000_000 // max(cap_nanos, 1)
 
 
 def new_balance(account: str, window: Window, cap_nanos: int | None = None) -> Balance:

@@ -1,6 +1,6 @@
 """One parked call: what it asked for, and what it waits for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +15,9 @@ from paymaster.values.cut import cut
 CLAIM_AFTER_MS = 60_000
 """A parked call that waits only for what clears by itself lets smaller calls pass for this long. From then on its
 accounts are kept for it."""
+
+SHORT = "short"
+"""Why a call is looked at when money is not short any more: a candidate of it is for when it is."""
 
 
 @dataclass(slots=True)
@@ -35,8 +38,8 @@ class ParkedCall:
     """Since when no service works. None: one does."""
     detail: str = ""
     waits: tuple[tuple[str, str | None], ...] = ()
-    """For each candidate the reason why it could not be called, and the account where that was. Empty in a state of
-    rules 1."""
+    """For each candidate the reason why it could not be called, and the account where that was; then each account in
+    which money was short for it, as `SHORT`. Empty in a state of rules 1."""
 
     def place(self) -> Place:
         return (-self.reserve.priority, self.sequence)
@@ -49,10 +52,20 @@ class ParkedCall:
         services = {candidate.service for candidate in self.reserve.candidates}
         return max((gates[service].breaker.cooldown_ms for service in services if service in gates), default=0)
 
-    def note(self, obstacles: list[Obstacle], now_ms: int) -> None:
-        """Remembers what is in the way, to look again when that changes."""
+    def short_below(self) -> int | None:
+        """Millionths of a cap; money is short for a candidate while fewer are unspent. None: it has none for that."""
+        parts = (each.short_below for each in self.reserve.candidates)
+        return max((below for below in parts if below is not None), default=None)
+
+    def short_in(self) -> list[str]:
+        """The accounts in which money was short for it."""
+        rest = self.waits[len(self.reserve.candidates) :]
+        return [account for reason, account in rest if reason == SHORT and account is not None]
+
+    def note(self, obstacles: list[Obstacle], now_ms: int, short_in: Iterable[str] = ()) -> None:
+        """Remembers what is in the way, to look again when that changes, and where money is short."""
         deciding = decide(obstacles)
-        self.waits = tuple((o.reason, o.account) for o in obstacles)
+        self.waits = (*((o.reason, o.account) for o in obstacles), *((SHORT, key) for key in short_in))
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "impossible")
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         # That is nobody's hold: patience begins after it.

@@ -299,7 +299,7 @@ class Parking:
         self.due_ms = max(self.due_ms, now_ms + 1)  # what was too much for now goes on then
 
     def _remind_of(self, call: ParkedCall) -> None:
-        for at_ms in (call.retry_at_ms, call.claims_at_ms()):
+        for at_ms in (call.retry_at_ms, call.claims_at_ms(), self.queue.change_ms()):
             if at_ms is not None:
                 self.remind(at_ms)
 

@@ -81,7 +81,7 @@ class ParkedQueue:
         """The call was looked at, and this is in its way."""
         before, said = call.waits_for, call.detail
         self._waiting_in.subtract(before)
-        call.note(obstacles, now_ms)
+        call.note(obstacles, now_ms, self._waits.short_in(call))
         if call.waits_for != before or call.detail != said:
             self.changed.mark(call.reserve.hold_id)
         self._waiting_in.update(call.waits_for)
@@ -95,6 +95,10 @@ class ParkedQueue:
         for obstacle in obstacles:
             if obstacle.account is not None and obstacle.until_ms is not None:
                 self._alarms.set(obstacle.account, min(obstacle.until_ms, self._alarms.get(obstacle.account)))
+        for key in call.short_in():
+            ends_ms = self._waits.next_ms(key, now_ms)
+            if ends_ms is not None:
+                self._alarms.set(key, min(ends_ms, self._alarms.get(key)))
 
     def file_again(self, now_ms: int) -> None:
         """After accounts were opened, or limits or breakers changed: the filing follows from them."""

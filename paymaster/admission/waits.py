@@ -31,6 +31,7 @@ Kind = Literal[
     "runaway",
     "has_money",
     "not_short",
+    "short",
 ]
 """What an obstacle waits for, and the need that it is filed with.
 
@@ -39,7 +40,8 @@ the end of a pause; the tokens. model_paused: the end of its model's pause; that
 works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for this account, which it
 needs; 0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
 has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others. not_short:
-that less of a cap is unspent, for a candidate for when the money is short; the part below which it is.
+that less of a cap is unspent, for a candidate for when the money is short; the part below which it is. short: that so
+much is unspent again, and those candidates are none any more; that part.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -68,8 +70,8 @@ _HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
-_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "run_over"))
-"""Who is filed so waits for a time, or for the gate of a service."""
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "run_over", "short"))
+"""Who is filed so waits for a time, or for the gate of a service, or for a window's end."""
 
 Entries = dict[tuple[str, Kind], int]
 
@@ -109,6 +111,14 @@ class Waits:
     def remove(self, call: ParkedCall) -> None:
         self._change(call.place(), {})
 
+    def short_in(self, call: ParkedCall) -> list[str]:
+        """The accounts in which money is short now for a candidate that is for that."""
+        below = call.short_below()
+        if below is None:
+            return []
+        keys = budgets_of(call.reserve, call.reserve.candidates[0], self._ledger)
+        return [key for key in keys if self._ledger.accounts[key].unspent_millionths() < below]
+
     def first(self, key: str, now_ms: int, *, may_lose: bool = True) -> Place | None:
         """The first place in the account for which something has changed since its call was looked at.
 
@@ -143,6 +153,8 @@ class Waits:
         if files.keys().isdisjoint(_BY_TIME):
             return first_ms
         times: list[int | None] = [first_ms]
+        if "short" in files:
+            times.append(account.short_until_ms(files["short"].highest or 0, now_ms, zone))
         if "limited" in files and not account.limiter.is_full:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
         if "model_paused" in files:
@@ -166,6 +178,8 @@ class Waits:
                 return entries.first_above(max(0, account.unspent_nanos()))
             case "not_short":
                 return entries.first_above(account.unspent_millionths())
+            case "short":
+                return entries.first_at_most(account.unspent_millionths())
             case "loading":
                 return entries.first
             case "claimed":
@@ -218,8 +232,8 @@ class Waits:
                 self._files.setdefault(key, {}).setdefault(kind, FirstFit()).add(place, need)
 
     def _entries_of(self, call: ParkedCall) -> Entries:
-        entries: Entries = {}
-        request = call.reserve
+        request, below = call.reserve, call.short_below()
+        entries: Entries = {} if below is None else {(key, "short"): below for key in call.short_in()}
         for candidate, (reason, account) in zip(request.candidates, call.waits, strict=False):
             if reason == NOT_SHORT and candidate.short_below is not None:
                 for key in budgets_of(request, candidate, self._ledger):

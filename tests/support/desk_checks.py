@@ -75,15 +75,11 @@ class DeskChecks(TwoDesks):
         model.take_part(request)
         assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
         assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
-        # That one is not for now, because money is not short any more, is told when what it waits for comes.
-        for_always = [candidate.model_copy(update={"short_below": None}) for candidate in request.candidates]
-        may_fit = any(model.verdict(request, candidate) != "never" for candidate in for_always)
-        assert may_fit, f"{request.hold_id} is parked though it can never fit"
+        assert set(model.verdicts(request)) != {"never"}, f"{request.hold_id} is parked though it can never fit"
         if not model.busy_candidates(request):
             waiting.busy_since_ms, waiting.kept = None, frozenset()
-            # What a run takes wakes nobody who waits for others, and neither does money that is not short any more.
-            of_run = model.parts.keys() & levels(request.run) or model.is_stopped(request)
-            is_told_late = of_run or set(model.verdicts(request)) == {"never"}
+            # What a run takes wakes nobody who waits for others.
+            is_told_late = model.parts.keys() & levels(request.run) or model.is_stopped(request)
             assert request.on_exhausted == "wait" or is_told_late, f"{request.hold_id} is to fail and waits for money"
         elif model.loading or model.is_missing(request) or model.is_stopped(request) or model.may_be_shut(request):
             waiting.busy_since_ms, waiting.kept = None, frozenset()

@@ -1,11 +1,13 @@
 """Candidates for when the money is short: chosen when little of a cap is unspent, or nothing else fits; else never."""
 
+from collections.abc import Callable
+
 import pytest
-from desk_kit import DAY, Site, candidate, capped, config, service
+from desk_kit import DAY, HOUR, Site, candidate, capped, config, service
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paymaster.messages import Candidate, Grant, Granted, PauseService
+from paymaster.messages import Candidate, Denied, Grant, Granted, PauseService
 
 FIFTH = 200_000
 
@@ -128,6 +130,50 @@ def test_a_call_that_waits_goes_on_when_its_money_is_gone() -> None:
     waiting = site.parked(candidate("big", usd=12), mini(below=1))
     spend(site, 9, "acme")
     assert site.served() == [waiting]
+
+
+def a_bill_is_lower(site: Site) -> None:
+    site.settle("run-1/1", 50)
+
+
+def the_cap_is_raised(site: Site) -> None:
+    site.raise_cap("400")
+
+
+def a_day_begins(site: Site) -> None:
+    site.wait(13 * HOUR)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("money_comes", [a_bill_is_lower, the_cap_is_raised, a_day_begins])
+def test_a_call_that_has_only_such_ones_is_told_at_once(money_comes: Callable[[Site], None], cut: bool) -> None:
+    """All others have failed it, and it waits for their service when money is not short any more."""
+    site = a_site()
+    grant = site.granted(candidate("other", usd=90))
+    site.settle(grant, 90, confirmed=False)
+    site.desk.pause_service(PauseService(service="mini"), site.now_ms)
+    waiting = site.parked(mini())
+    if cut:
+        site.cut()
+    money_comes(site)
+    answer = site.answers()[waiting]
+    assert isinstance(answer, Denied)
+    assert (answer.reason, answer.detail) == (
+        "no_candidate",
+        "mini/m: it is for when the money gets short, which it is not",
+    )
+
+
+def test_it_is_told_when_money_is_short_nowhere() -> None:
+    site = a_site()
+    spend(site, 90)
+    spend(site, 9, "customers/x")
+    site.desk.pause_service(PauseService(service="mini"), site.now_ms)
+    waiting = site.parked(mini(), budget=("acme/team", "customers/x"))
+    site.raise_cap("400")
+    assert site.answers() == {}
+    site.raise_cap("100", "budget:customers/x", "total")
+    assert list(site.answers()) == [waiting]
 
 
 def test_rules_1_deny_it_in_words() -> None:
