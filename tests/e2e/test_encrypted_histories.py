@@ -7,7 +7,7 @@ import re
 import signal
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from agent_workflows import AGENTS_TASK_QUEUE, OneQuestion, agents_running
 from counting_server import CountingServer, Received, Reply
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from held_by_temporal import held_by_temporal
 from paymaster_process import (
     PAYMASTER,
     Databases,
@@ -27,6 +27,8 @@ from paymaster_process import (
     until,
     write_configuration,
 )
+from purchasing_agents import QUEUE, Buys, BuysByActivity, Errand, run_errand
+from purchasing_agents import worker as buyers
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
@@ -41,14 +43,14 @@ from temporalio.common import RawValue
 from temporalio.worker import Worker as TemporalWorker
 
 import worker
-from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster import LLMRequest, LLMResult, Outcome, PurchaseDenied, purchase
 from paymaster.client import Ledger, start, try_generate
 from paymaster.devstack import EmbeddedStack, GuardedProcess
 from paymaster.errors import AdminRefused
 from paymaster.keys.api_key import EnvironmentKeys, KeyUnavailable
 from paymaster.messages import RaiseCap
 from paymaster.plugin import PaymasterPlugin
-from paymaster.security.encryption import ENCRYPTED, PayloadEncryption
+from paymaster.security.encryption import PayloadEncryption
 from paymaster.settings import EncryptionSettings, Settings, load_settings
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,7 +89,7 @@ def keys_of_the_process() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 async def tables(server: CountingServer) -> dict[str, Any]:
-    budgets: dict[str, Any] = {f"acme/{name}": {"cap_usd": {"total": "1"}} for name in SERVICES}
+    budgets: dict[str, Any] = {f"acme/{name}": {"cap_usd": {"total": "1"}} for name in (*SERVICES, "bought")}
     services = [server.service(name) for name in SERVICES]
     for service in services:
         service.text = lambda request: f"{ANSWER} to {request.prompt}"
@@ -111,58 +113,6 @@ async def site(
 
 
 # ---------------------------------------------------------------- what Temporal holds
-
-
-def payloads_in(message: Message, path: str = "") -> Iterator[tuple[str, Payload]]:
-    """Every payload anywhere below, with where it is."""
-    if isinstance(message, Payload):
-        yield path, message
-        return
-    for field, value in message.ListFields():
-        here = f"{path}.{field.name}"
-        if isinstance(value, Message):
-            yield from payloads_in(value, here)
-        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-            for name in value:
-                if isinstance(value[name], Message):
-                    yield from payloads_in(value[name], f"{here}.{name}")
-        elif field.message_type is not None:
-            for below in value:
-                yield from payloads_in(below, here)
-
-
-@dataclass
-class Held:
-    """All that Temporal gives out about the workflows of a namespace."""
-
-    raw: bytes
-    """Every event and every description, as they are."""
-    opened: str
-    """The contents of all payloads, decrypted."""
-    plain: dict[str, bytes]
-    """Payloads that are not encrypted, by where they are."""
-    keys: set[str]
-    """The names of the keys that were used."""
-
-
-async def held_by_temporal(site: Site, *names: str) -> Held:
-    """What is there now, opened with the keys of these names."""
-    codec = PayloadEncryption(names, EnvironmentKeys)
-    held = Held(b"", "", {}, set())
-    async for execution in site.client.list_workflows():
-        handle = site.client.get_workflow_handle(execution.id, run_id=execution.run_id)
-        description = await handle.describe()
-        messages: list[Message] = [description.raw_description, *(await handle.fetch_history()).events]
-        for message in messages:
-            held.raw += message.SerializeToString()
-            for path, payload in payloads_in(message):
-                if payload.metadata["encoding"] == ENCRYPTED:
-                    held.keys.add(payload.metadata["encryption-key-id"].decode())
-                else:
-                    held.plain[path] = payload.data
-                (content,) = await codec.decode([payload])
-                held.opened += content.data.decode(errors="replace")
-    return held
 
 
 class _TopicInHeader(Interceptor):
@@ -271,6 +221,42 @@ async def test_nothing_private_is_readable_in_anything_that_temporal_holds(site:
         assert [text for text in PRIVATE if text.encode() in held.raw] == []
         assert held.keys == {OLD}
         assert {where: what for where, what in held.plain.items() if not PLAIN_PLACES.fullmatch(where)} == {}
+
+
+async def test_nothing_private_of_a_purchase_is_readable(site: Site) -> None:
+    """Paid in a workflow, in an activity and elsewhere, parked, denied, and failed with an error that has the note."""
+    client = await client_with(site, OLD)
+    errand = Errand(budget="acme/bought", note=NOTE)
+    ids = [f"buys-{name}" for name in ("itself", "by-activity", "in-vain", "later")]
+
+    async def parked() -> bool:
+        return (await site.ledger.status()).parked == 1
+
+    async with buyers(client):
+        await client.execute_workflow(Buys.run, errand, id=ids[0], task_queue=QUEUE)
+        await client.execute_workflow(BuysByActivity.run, errand, id=ids[1], task_queue=QUEUE)
+        with pytest.raises(WorkflowFailureError) as failure:
+            await client.execute_workflow(Buys.run, replace(errand, fails=True), id=ids[2], task_queue=QUEUE)
+        assert NOTE in str(failure.value.cause)
+        with pytest.raises(PurchaseDenied, match="bound_above_cap"):
+            await run_errand(replace(errand, up_to="2"), client)
+        metadata = {"note": NOTE}
+        async with purchase("acme/bought", up_to="0.9", what="search", metadata=metadata, client=client) as bought:
+            waiting = await client.start_workflow(Buys.run, errand, id=ids[3], task_queue=QUEUE)
+            await until(parked, "it waits for what is on hold")
+            in_flight = await held_by_temporal(site, OLD)
+            bought.nothing()
+        await waiting.result()
+    await settled_books(site)
+    await until_listed(site, *ids, f"purchase/{bought.id}")
+    ended = await held_by_temporal(site, OLD)
+    for held in (in_flight, ended):
+        assert NOTE in held.opened, "the search would not find it"
+        assert NOTE.encode() not in held.raw
+        assert held.keys == {OLD}
+        assert {where: what for where, what in held.plain.items() if not PLAIN_PLACES.fullmatch(where)} == {}
+    with pytest.raises(PurchaseDenied, match="plaintext"):
+        await run_errand(errand, await client_with(site))
 
 
 # ---------------------------------------------------------------- who has no key, or another one

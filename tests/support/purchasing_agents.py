@@ -45,6 +45,12 @@ class Errand:
     """Where the fee is paid."""
     after: str = ""
     settled: str = ""
+    note: str = ""
+    """Metadata, and a part of the error where it fails. Empty: none."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"note": self.note} if self.note else {}
 
 
 async def tell(url: str, text: str) -> None:
@@ -61,7 +67,9 @@ async def run_errand(errand: Errand, client: Client | None = None) -> str:
     """The purchase's id."""
     mode = "fail" if errand.on_exhausted == "fail" else None
     budgets = errand.budget if errand.also is None else (errand.budget, errand.also)
-    block = paymaster.purchase(budgets, up_to=errand.up_to, what="search", on_exhausted=mode, client=client)
+    block = paymaster.purchase(
+        budgets, up_to=errand.up_to, what="search", on_exhausted=mode, metadata=errand.metadata, client=client
+    )
     async with block as bought:
         await tell(errand.before, bought.id)
         await tell(errand.shop, bought.id)
@@ -112,13 +120,13 @@ class Buys:
         mode = "fail" if errand.on_exhausted == "fail" else None
         try:
             async with paymaster.purchase(
-                errand.budget, up_to=errand.up_to, what="search", on_exhausted=mode
+                errand.budget, up_to=errand.up_to, what="search", on_exhausted=mode, metadata=errand.metadata
             ) as bought:
                 fee = await workflow.execute_activity(
                     pay, args=[errand.shop, bought.id], start_to_close_timeout=ATTEMPT_TAKES
                 )
                 if errand.fails:
-                    raise PaymasterError("the shop's answer makes no sense")
+                    raise PaymasterError(f"the shop's answer makes no sense {errand.note}")
                 if errand.fee is None:
                     bought.nothing()
                 else:
