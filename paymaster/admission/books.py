@@ -49,6 +49,8 @@ class LedgerState:
     """Accounts that changed, or went, since they were copied, in the order of their first change."""
     all_changed: bool = False
     """More than are kept one by one: all are copied anew."""
+    folded_purchases: int = 0
+    """Unconfirmed purchases that are no holds any more: no account of a service counts them."""
 
     def mark(self, keys: Iterable[str]) -> None:
         """Something changed in these accounts that a status shows."""
@@ -68,7 +70,7 @@ class Ledger:
 
     def __init__(self, state: LedgerState, time_zones: Mapping[str, Offsets]) -> None:
         """`time_zones` are those of the configuration in force."""
-        self._state = state
+        self.state = state
         self.accounts = state.accounts
         self.holds = state.holds
         self.unconfirmed = sum(hold.state == "unconfirmed" for hold in state.holds.values())
@@ -91,7 +93,7 @@ class Ledger:
 
     def mark(self, keys: Iterable[str]) -> None:
         """Something changed in these accounts that a status shows."""
-        self._state.mark(keys)
+        self.state.mark(keys)
 
     def end_ms(self, balance: Balance) -> int | None:
         """When the window ends whose money the balance has; None for `total`."""
@@ -210,13 +212,13 @@ class Ledger:
     @property
     def may_have_room_ms(self) -> int:
         """When it is worth another look whether accounts can be forgotten."""
-        return self._state.looked_for_room_ms + LOOK_FOR_ROOM_MS
+        return self.state.looked_for_room_ms + LOOK_FOR_ROOM_MS
 
     def may_have_room(self, now_ms: int) -> bool:
         return not self.is_full or now_ms >= self.may_have_room_ms
 
     def looks_for_room(self, now_ms: int) -> None:
-        self._state.looked_for_room_ms = now_ms
+        self.state.looked_for_room_ms = now_ms
 
     def open_on_demand(self, key: str, config: AccountConfig) -> Account:
         """An account at its first use. No hold is charged to it: those that would be keep theirs in the books."""

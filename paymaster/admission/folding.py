@@ -18,6 +18,7 @@ def fold(ledger: Ledger, keep: int, spared: Set[str]) -> int | None:
         if hold_id in spared:
             continue
         hold = ledger.holds.pop(hold_id)
+        ledger.state.folded_purchases += not hold.is_of_service
         ledger.unconfirmed -= 1
         over -= 1
         ledger.release(hold, None, 0)
@@ -30,8 +31,13 @@ def fold(ledger: Ledger, keep: int, spared: Set[str]) -> int | None:
 
 
 def folded(ledger: Ledger) -> int:
-    """Unconfirmed attempts that are no holds any more. Each is in one service's account."""
-    return sum(account.folded for key, account in ledger.accounts.items() if key.startswith("service:"))
+    """Unconfirmed attempts that are no holds any more. Each is in one service's account, or a purchase."""
+    of_services = (account.folded for key, account in ledger.accounts.items() if _is_of_service(key))
+    return sum(of_services) + ledger.state.folded_purchases
+
+
+def _is_of_service(account: str) -> bool:
+    return account.startswith("service:")
 
 
 def correct_folded(
@@ -43,6 +49,8 @@ def correct_folded(
     if not lines or any(line.loading or not line.folded or posted_nanos > line.folded_nanos for line in lines):
         return False
     ledger.mark(accounts)
+    if not any(map(_is_of_service, accounts)):
+        ledger.state.folded_purchases = max(0, ledger.state.folded_purchases - 1)
     for line in lines:
         line.folded -= 1
         line.folded_nanos -= posted_nanos

@@ -24,3 +24,8 @@ class Hold:
     """Its call had no grant before."""
     failures_told: int = 0
     """Failed attempts that the breaker knows of."""
+
+    @property
+    def is_of_service(self) -> bool:
+        """What is bought is of none."""
+        return any(key.startswith("service:") for key in self.accounts)

@@ -11,6 +11,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState, Loading
 from paymaster.messages import AcceptLower, CorrectSpend, LoadedSpend, LoadSpend, ReadAgain, StoredRows, Window
+from paymaster.messages.ledger_steps import PURCHASES
 from paymaster.messages.temporal_names import ACCEPT_LOWER, CORRECT_SPEND
 from paymaster.values.limits import LOADED_AT_ONCE
 from paymaster.values.money import usd_to_nanos
@@ -44,11 +45,12 @@ class SpendLoading:
             self._ledger.start_loading(accounts)
             starts = self._ledger.calendars.starts_at(self._ledger.accounts[accounts[0]].time_zone, state.now_ms)
             number = self._outbox.next_sequence()
-            wanted = set(accounts)
+            wanted, of_services = set(accounts), _is_of_services(accounts)
             holds = tuple(
                 hold_id
                 for hold_id, hold in self._ledger.holds.items()
-                if not wanted.isdisjoint(hold.accounts) and (hold.state != "pending" or not state.rows_of_pending)
+                if ((of_services and not hold.is_of_service) or not wanted.isdisjoint(hold.accounts))
+                and (hold.state != "pending" or not state.rows_of_pending)
             )
             state.loading = Loading(number, accounts, holds, starts, state.now_ms + JUMP_MS)
         loading = state.loading
@@ -127,6 +129,8 @@ class SpendLoading:
                 account.tell_no_more()
             account.loading = account.fresh = False
             account.folded, account.folded_nanos = folded, folded_nanos
+        if _is_of_services(loading.accounts):
+            self._ledger.state.folded_purchases = spend.unconfirmed.get(PURCHASES, (0, 0))[0]
         self._alerts.missing(missing)
         if not state.began:
             self._in_force.restore(spend)
@@ -194,3 +198,8 @@ class SpendLoading:
     def _read_again(self, accounts: tuple[str, ...]) -> None:
         self._state.loading = None
         self._ledger.start_loading(accounts)
+
+
+def _is_of_services(accounts: tuple[str, ...]) -> bool:
+    """Whether purchases are asked for with them, which have no account that only they are charged to."""
+    return any(key.startswith("service:") for key in accounts)

@@ -69,6 +69,10 @@ class StatusCopy(Message):
     said of them."""
 
 
+PURCHASES = "purchases"
+"""Stands where the account of a service does, of what is bought."""
+
+
 class LoadSpend(Message):
     """Input of the activity `load_spend`."""
 
@@ -106,7 +110,8 @@ class LoadedSpend(Message):
     run_calls: dict[str, dict[Window, int]] = added({})
     """By account of a run and window, how many calls of it have entries there; what is missing is zero."""
     unconfirmed: dict[str, tuple[int, int]] = added({})
-    """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars."""
+    """By account, how many unconfirmed entries are in the total, and their sum in nano-dollars. As `PURCHASES`, where
+    accounts of services were asked for, those of purchases, which have no such account."""
     cap_changes: Annotated[tuple[CapChange, ...], *_PACKS_CHANGES] = ()
     """In the order in which they were made."""
     config: CarriedConfig | None = added(None)

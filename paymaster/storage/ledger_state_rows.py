@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend
+from paymaster.messages.ledger_steps import PURCHASES
 from paymaster.storage.charging import charged, rows_of_accounts
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
@@ -33,6 +34,7 @@ def _spent(windows: tuple[Window, ...]) -> TextClause:
     WITH spent AS (
         SELECT budget, charged_budgets, service, {sums},
                count(*) FILTER (WHERE state = 'unconfirmed') AS unconfirmed,
+               count(*) FILTER (WHERE state = 'unconfirmed' AND model = 'purchase') AS bought,
                coalesce(sum(cost_usd) FILTER (WHERE state = 'unconfirmed'), 0) AS unconfirmed_usd
         FROM api_usage_counted, {_AT} WHERE {_ITS_OWN}
         GROUP BY budget, charged_budgets, service
@@ -40,6 +42,9 @@ def _spent(windows: tuple[Window, ...]) -> TextClause:
     SELECT account, {", ".join(f"sum({name}) AS {name}" for name in columns)},
            sum(unconfirmed) AS unconfirmed, sum(unconfirmed_usd) AS unconfirmed_usd
     FROM charged WHERE account = ANY(:accounts) GROUP BY account
+    UNION ALL
+    SELECT '{PURCHASES}', {", ".join("0" for _ in columns)}, sum(bought), 0
+    FROM spent WHERE 'service:' || service <> ALL(:accounts) HAVING sum(bought) > 0
     """  # noqa: S608
     return text(query).bindparams(*_LISTS)
 
@@ -172,6 +177,7 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
             posted_nanos={
                 row["account"]: {window: _nanos(row[name]) for window in windows if row[name := _column(window)]}
                 for row in spent
+                if row["account"] != PURCHASES
             },
             unconfirmed={
                 row["account"]: (int(row["unconfirmed"]), _nanos(row["unconfirmed_usd"]))

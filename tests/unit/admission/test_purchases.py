@@ -1,11 +1,12 @@
 """Purchases at the desk: held, posted and expired as calls are, without limits or a breaker of their own."""
 
 import pytest
-from desk_kit import MINUTE, USD, Site, capped, config, service
+from desk_kit import MINUTE, USD, Site, capped, config, service, usd_caps
 
-from paymaster.admission import books
+from paymaster.admission import books, settling
 from paymaster.admission.books import LOOK_FOR_ROOM_MS
-from paymaster.messages import AccountConfig, Candidate, Denied
+from paymaster.messages import AccountConfig, Candidate, Denied, LoadedSpend, Settle, UnconfirmedEntry
+from paymaster.messages.ledger_steps import PURCHASES
 from paymaster.values.money import Price
 
 CALL = Candidate(
@@ -126,6 +127,32 @@ def test_one_that_nobody_ends_expires_at_what_it_can_cost() -> None:
     assert site.desk.status().unconfirmed == 1
     site.settle(grant, 2)
     assert (site.posted(), site.desk.status().unconfirmed) == (2, 0)
+
+
+def test_of_many_that_nobody_ended_each_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are kept as a sum, a call between them is counted once, and one that is resolved no more."""
+    monkeypatch.setattr(settling, "UNCONFIRMED_MAX", 3)
+    monkeypatch.setattr(settling, "FOLDED_AT_ONCE", 1)
+    site = Site()
+    grants = [site.granted(bought(), budget="acme/agent"), site.granted(CALL)]
+    grants += [site.granted(bought()) for _ in range(6)]
+    for grant in grants:
+        site.settle(grant, 1, confirmed=False)
+    assert len(site.desk.unconfirmed_holds().holds) == 3
+    assert (site.desk.status().unconfirmed, site.posted()) == (8, 8)
+    site.cut()
+    entry = UnconfirmedEntry(budget="acme/agent", service="search", granted_at_ms=site.now_ms, posted_nanos=USD)
+    resolved = Settle(hold_id=grants[0].hold_id, cost_nanos=0, epoch="this run", corrects=entry)
+    site.desk.handle(resolved, site.now_ms)
+    assert (site.desk.status().unconfirmed, site.posted(), site.desk.to_load()) == (7, 7, None)
+    site.desk.reload(site.now_ms)
+    wanted = site.desk.to_load()
+    assert wanted is not None
+    assert set(wanted.known_holds) == {grant.hold_id for grant in grants[5:]}
+    stored = {"budget:acme": (3, 3 * USD), "service:s": (1, USD), PURCHASES: (2, 0)}  # one was resolved elsewhere
+    posted = {"budget:acme": usd_caps(day=4), "service:s": usd_caps(day=1)}
+    site.desk.loaded(LoadedSpend(number=wanted.number, posted_nanos=posted, unconfirmed=stored), site.now_ms)
+    assert site.desk.status().unconfirmed == 6
 
 
 def test_a_cost_above_its_bound_is_posted_and_told() -> None:

@@ -12,7 +12,9 @@ from records import charged_entry
 from searches import examples
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from paymaster.calls.purchases import PURCHASE
 from paymaster.messages import LoadSpend
+from paymaster.messages.ledger_steps import PURCHASES
 from paymaster.reports.usage import usage_report
 from paymaster.storage.charging import posted_by_account
 from paymaster.storage.engine import create_engine
@@ -94,3 +96,23 @@ async def test_sql_charges_whom_the_desk_charges(engine: AsyncEngine, spent: lis
         rows = await usage_report(engine, ledger=ledger, by=("budget",), budget=path)
         assert row.cost_nanos == sum(each.cost_nanos for each in rows) == expected[f"budget:{path}"]
         assert all(path in budget_ancestors(each.budget or "") for each in rows)
+
+
+async def test_unconfirmed_purchases_are_counted_apart(engine: AsyncEngine) -> None:
+    """But for those that the desk counts itself, and those of a name that is a service's by now."""
+    said = ["search", "search", "search", "a", "new"]
+    entries = [charged_entry("bought", number, ("acme",), service, 5) for number, service in enumerate(said)]
+    unconfirmed = [each.model_copy(update={"state": "unconfirmed"}) for each in entries]
+    bought = [each if each.service == "a" else each.model_copy(update={"model": PURCHASE}) for each in unconfirmed]
+    await insert_entries(engine, [*bought[1:], bought[0].model_copy(update={"state": "final"})])
+    wanted = LoadSpend(
+        number=0,
+        ledger="bought",
+        accounts=("budget:acme", "service:a", "service:new"),
+        known_holds=(bought[1].hold_id,),
+        with_cap_changes=False,
+        window_starts_ms=dict.fromkeys(WINDOWS, 0),
+    )
+    found = await load_spend(engine, wanted)
+    assert found.unconfirmed == {"budget:acme": (3, 15), "service:a": (1, 5), "service:new": (1, 5), PURCHASES: (1, 0)}
+    assert found.posted_nanos.keys() == {"budget:acme", "service:a", "service:new"}
