@@ -70,7 +70,7 @@ class DeskJudge(DeskChecks):
             self.send(again)
 
     def judge(self, command: Command, answer: Answer) -> Reserve | None:
-        """The same call with its tokens counted, where it was told to count them."""
+        """Of a call that was told to count its tokens: what it asks then."""
         match command:
             case Reserve():
                 self.judge_reserve(command, answer)
