@@ -28,7 +28,8 @@ def colour(window: "WindowStatus") -> Literal["red", "yellow", "green"] | None:
 
 
 def terminal_bar(window: "WindowStatus") -> str:
-    """Posted (█) and held (▒) money as parts of the cap; empty without a cap. Any spending shows."""
+    """Posted (█) and held (▒) money as parts of the cap; empty without a cap. Any spending shows, less than half a
+    character of it as ▏."""
     if window.cap_nanos is None:
         return ""
     if window.cap_nanos == 0:
@@ -37,7 +38,8 @@ def terminal_bar(window: "WindowStatus") -> str:
         -(-nanos * CHARACTERS // window.cap_nanos)
         for nanos in (window.posted_nanos, window.posted_nanos + window.pending_nanos)
     )
-    return _characters(posted, used, rest="·")
+    drawn = _characters(posted, used, rest="·")
+    return f"▏{drawn[1:]}" if 0 < 2 * CHARACTERS * window.posted_nanos < window.cap_nanos else drawn
 
 
 def markdown_bar(window: "WindowStatus") -> str:

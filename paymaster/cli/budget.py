@@ -7,6 +7,7 @@ import typer
 
 from paymaster.admission.burn_rate import available_nanos, burn_nanos_per_hour, cap_reached_at_ms
 from paymaster.bars import colour, terminal_bar
+from paymaster.cli import completion
 from paymaster.cli.budget_log import log
 from paymaster.cli.connection import (
     ConfigOption,
@@ -48,7 +49,8 @@ app = typer.Typer(help="Show the accounts, raise, set or unset a cap, see who di
 app.command()(log)
 app.command(name="what-if")(what_if)
 
-Account = Annotated[str, typer.Argument(help="budget:acme/content, service:openai, or a budget's path.")]
+_ACCOUNT = "budget:acme/content, service:openai, or a budget's path."
+Account = Annotated[str, typer.Argument(help=_ACCOUNT, autocompletion=completion.accounts)]
 WindowOption = Annotated[str, typer.Option(metavar="|".join(ALL_WINDOWS), help="The window of the cap.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 Who = Annotated[
@@ -59,7 +61,7 @@ Who = Annotated[
 @app.command()
 def show(
     account: Annotated[
-        str | None, typer.Argument(help="budget:acme/content, service:openai, or a budget's path. Default: all.")
+        str | None, typer.Argument(help=f"{_ACCOUNT} Default: all.", autocompletion=completion.accounts)
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

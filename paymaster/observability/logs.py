@@ -12,10 +12,11 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 from temporalio import activity, workflow
+from temporalio.exceptions import ApplicationError
 from temporalio.runtime import LoggingConfig, LoggingFormat
 
 from paymaster.messages import call_id_of
-from paymaster.messages.temporal_names import is_call
+from paymaster.messages.temporal_names import BILLED, NOT_BILLED, UNKNOWN_OUTCOME, is_call
 from paymaster.redaction import redact_value
 from paymaster.settings import LogSettings
 
@@ -53,6 +54,7 @@ def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> Loggin
             ],
         )
     )
+    handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     level = logging.getLevelNamesMapping()[settings.level.upper()]
@@ -65,6 +67,14 @@ def configure_logs(settings: LogSettings, stream: TextIO = sys.stderr) -> Loggin
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     return replace(LoggingConfig.default, format=LoggingFormat.COMPACT if people else LoggingFormat.JSON)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the SDK's line, with a traceback, about an attempt of a call of which the activity has said why it
+    failed."""
+    error = record.exc_info[1] if record.exc_info else None
+    is_of_attempt = isinstance(error, ApplicationError) and error.type in (NOT_BILLED, BILLED, UNKNOWN_OUTCOME)
+    return not (is_of_attempt and record.name == activity.logger.logger.name)
 
 
 def _add_ids(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

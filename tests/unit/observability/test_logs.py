@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 import pytest
 from paymaster_process import ROOT
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from paymaster.keys.api_key import ApiKey
+from paymaster.messages.temporal_names import BILLED, NOT_BILLED, UNKNOWN_OUTCOME
 from paymaster.observability.logs import configure_logs
 from paymaster.settings import LogSettings
 
@@ -110,3 +113,18 @@ def test_a_logger_is_named_after_its_module() -> None:
         ("paymaster/gateway/serving.py", '"uvicorn.error"'),
     }
     assert {(file, name) for file, name in named if name != "__name__"} == levels_and_handlers | others
+
+
+def test_a_failed_attempt_is_told_once() -> None:
+    """The SDK's own line about it, with a traceback, says nothing new; of any other failure it is the only one."""
+    stream = io.StringIO()
+    configure_logs(LogSettings(format="json"), stream)
+    for kind in (NOT_BILLED, BILLED, UNKNOWN_OUTCOME, "SomethingElse"):
+        try:
+            raise ApplicationError("the service is busy", type=kind)
+        except ApplicationError:
+            activity.logger.warning("Completing activity as failed", exc_info=True)
+    activity.logger.warning("attempt failed: busy")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["Completing activity as failed", "attempt failed: busy"]
+    assert "SomethingElse" in lines[0]["exception"]
