@@ -6,6 +6,8 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +18,14 @@ from counting_server import CountingServer, FakeService, Reply
 from gateway_process import KEY, GatewayProcess, client_table, running_gateway
 from paymaster_process import MODEL, PRICE, Databases, Site, configuration, running_site, settled_books, until
 from sdk_agents import asked
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from benchmarks.resources import memory_mib
 from paymaster.devstack import EmbeddedStack
 from paymaster.storage.usage_rows import usage_table
 
 pytestmark = pytest.mark.timeout(120)
-NAMES = ("first", "slow", "gone", "cut", "gateway", "gateway-100", "worker", "worker-100")
+NAMES = ("first", "slow", "gone", "left", "left-complete", "cut", "gateway", "gateway-100", "worker", "worker-100")
 HEADERS = {"authorization": f"Bearer {KEY}"}
 ENVIRONMENT = {"PAYMASTER_KEY_STREAMS": "a secret of gateways and workers, for tests".replace(" ", "-")}
 
@@ -214,6 +216,48 @@ async def test_slow_readers_take_no_memory_and_hold_up_nobody(
         more = memory_mib(gateway.process.pid) - before
     assert more < 0.4 * count * size / 2**20
     assert await rows_of(site, service) == {"final": 2 * count}
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_caller_who_never_reads_is_left(site: Site, server: CountingServer, streams: bool) -> None:
+    """His call is in the books once, and his retry gets its whole answer, by any gateway."""
+    service = server.service("left" if streams else "left-complete")
+    words = random.Random(2).randbytes(4_000_000).hex()
+    choice = {"index": 0, "message": {"role": "assistant", "content": words}, "finish_reason": "stop"}
+    answer = {"choices": [choice], "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}}
+    service.reply = lambda request: (
+        Reply(stream=[token("One"), *[token(words[at : at + 60_000]) for at in range(0, len(words), 60_000)], *LAST])
+        if streams
+        else Reply(body=json.dumps({"id": "c", "object": "chat.completion", "model": MODEL, **answer}).encode())
+    )
+    asked_for = body(service) | {"stream": streams}
+    impatient = replace(site, environment=site.environment | {"PAYMASTER__GATEWAY__SEND_TIMEOUT": "1s"})
+    async with running_gateway(impatient, name=f"impatient-{service.name}") as gateway:
+        port, noted = int(gateway.url.rpartition(":")[2]), await left_requests(site)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        writer.write(http_request(asked_for))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        await until(partial(more_are_noted, site, noted), "his call is noted for his retry")
+        writer.close()
+        await settled_books(site, service)
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+            again = {**HEADERS, "x-stainless-retry-count": "1"}
+            url, content = f"{gateway.url}/v1/chat/completions", json.dumps(asked_for)
+            retried = await http.post(url, headers=again, content=content)
+    assert (retried.status_code, words[-100:] in retried.text) == (200, True)
+    assert service.count == 1
+    assert await rows_of(site, service) == {"final": 1}
+
+
+async def left_requests(site: Site) -> int:
+    """How many calls are noted for retries."""
+    async with site.engine.connect() as connection:
+        return (await connection.execute(text("SELECT count(*) FROM left_requests"))).scalar_one()
+
+
+async def more_are_noted(site: Site, before: int) -> bool:
+    return await left_requests(site) > before
 
 
 def http_request(body: dict[str, object]) -> bytes:
