@@ -7,8 +7,11 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
+import tomllib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -81,6 +84,13 @@ def environment_of(compose: Mapping[str, Any], service: str) -> dict[str, str]:
     return {name: filled(value) for name, value in compose["services"][service]["environment"].items()}
 
 
+def environment_of_image() -> dict[str, str]:
+    """What the Dockerfile sets for every command, but for its PATH."""
+    lines = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2].replace("\\\n", " ").splitlines()
+    pairs = [pair.split("=", 1) for line in lines if line.startswith("ENV ") for pair in shlex.split(line)[1:]]
+    return {name: value for name, value in pairs if name != "PATH"}
+
+
 def test_the_file_has_the_form_of_a_compose_file(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         try:
@@ -118,6 +128,18 @@ def test_the_image_has_what_the_commands_need_and_no_root() -> None:
             assert f"!{name}" in ignored, f"{name} would not reach the build"
 
 
+def test_the_engine_waits_for_those_who_stop(compose: dict[str, Any]) -> None:
+    """15 s longer than they take, and the image says at which ports they are reached."""
+    file = Settings.model_validate(tomllib.loads((ROOT / "deploy" / "paymaster.toml").read_text()))
+    for service, grace in (("worker", file.worker.grace_period), ("gateway", file.gateway.grace_period)):
+        assert grace is not None
+        assert compose["services"][service]["stop_grace_period"] == f"{grace.total_seconds() + 15:.0f}s", service
+    exposed = re.findall(r"^EXPOSE (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0].split()
+    for service in ("worker", "gateway"):
+        for port in compose["services"][service]["ports"]:
+            assert port.rpartition(":")[2] in exposed, service
+
+
 def test_the_collector_and_prometheus_listen_where_the_worker_is(compose: dict[str, Any]) -> None:
     worker = environment_of(compose, "worker")
     collector = yaml.safe_load((ROOT / "deploy/collector/collector.yaml").read_text())
@@ -137,6 +159,7 @@ class Ours(NamedTuple):
 
     health_address: str
     gateway_address: str
+    gateway: Worker
     client: Client
     receiver: OtlpReceiver
 
@@ -168,6 +191,7 @@ async def ours(
             return {
                 "PATH": os.environ["PATH"],
                 "TEMPORAL_NAMESPACE": namespace,
+                **environment_of_image(),
                 # The provider's place, and a budget that is used up; everything else is the file's.
                 "PAYMASTER__SERVICES__OPENAI__BASE_URL": server.service("compose").base_url,
                 "PAYMASTER__BUDGETS": '{"acme/none": {"cap_usd": {"day": "0"}}}',
@@ -189,7 +213,7 @@ async def ours(
         ):
             await worker.ready()
             await until(lambda: gateway_address in gateway.log(), "the gateway listens")
-            yield Ours(health_address, gateway_address, client, receiver)
+            yield Ours(health_address, gateway_address, gateway, client, receiver)
 
 
 @asynccontextmanager
@@ -295,3 +319,9 @@ async def test_every_metric_of_the_dashboard_is_one_of_the_worker(ours: Ours, se
         await until(all_there, "the worker has all metrics of the dashboard", 20)
     except AssertionError:
         pytest.fail(f"no such metrics: {sorted(missing)}")
+
+
+async def test_the_gateway_of_the_file_stops_when_the_engine_says_so(ours: Ours) -> None:
+    """It is the last test that needs it."""
+    ours.gateway.process.send_signal(signal.SIGTERM)
+    assert await ours.gateway.process.wait(30) == 0
