@@ -37,7 +37,7 @@ import paymaster
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.client import generate, standing, start
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import EndpointRequest, RaiseCap
+from paymaster.messages import DeskConfig, EndpointRequest, LedgerStart, RaiseCap
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(280)
@@ -214,6 +214,25 @@ async def test_a_ledger_of_0_1_0_goes_on_beside_others(places: list[Place], tmp_
     assert (await site.command("upgrade", "--force")).code == 0  # Temporal still counts the one that has just ended
     parked = await asyncio.gather(*map(park, places[1:]))
     await check_all(places, dict(zip(NAMES, [parked_before, *parked], strict=True)))
+
+
+async def test_a_named_ledger_of_0_1_0_is_told_of_and_not_waited_for(places: list[Place]) -> None:
+    """It runs where no worker of this version looks for it."""
+    site = places[1].site
+    begin = LedgerStart(ledger="acme", config=DeskConfig(digest="of 0.1.0"))
+    await site.client.start_workflow("BudgetWorkflow", begin, id="budget/acme", task_queue="paymaster-ledger")
+    worker = site.launch_worker()
+    assert await worker.process.wait(timeout=90) == 2, "its configuration cannot be used"
+    advice = "temporal workflow terminate --workflow-id budget/acme"
+    assert advice in worker.log()
+
+    async def doctor_says_so() -> bool:
+        return advice in (await site.command("doctor")).output
+
+    await until(doctor_says_so, "visibility has the ledger, and doctor says what is wrong", 60)
+    await site.client.get_workflow_handle("budget/acme").terminate("as it says")
+    await site.start_workers()
+    assert (await generate(site.client, ask("one"))).service == places[1].service.name
 
 
 async def check_all(places: list[Place], waiting: dict[str, list[WorkflowHandle[object, LLMResult]]]) -> None:
