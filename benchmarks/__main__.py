@@ -1,6 +1,7 @@
 """`make bench`: prints a table, and with --json FILE writes the same as data. Only ratios within one run say something.
 
-`make bench ARGS="calls --json figures.json"` runs one part; `--long` takes the time that the memory of a worker needs.
+`make bench ARGS="alone --json figures.json"` runs one part; `--long` takes the time that the memory of a worker needs;
+`--temporal postgresql` is Temporal's own server on PostgreSQL, where `make temporal` has built it.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import (
+    bare,
     calls,
     desk,
     gateway,
     memory,
     reservations,
     senders,
+    server_load,
     several_budgets,
     streams,
     usage,
@@ -32,15 +35,19 @@ from benchmarks.figures import Figure, as_data, table
 from benchmarks.first_answer import first_answer
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
+from paymaster.devstack.temporal_programs import HOW_TO_BUILD, TemporalPrograms, built_programs
 from paymaster.values.collection import keep_what_is_there
 
 BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "throughput": calls.throughput,
     "agents": calls.throughput_of_agents,
     "alone": calls.added_time,
+    "bare": bare.compared,
+    "bare-20000": partial(bare.compared, aged_calls=20_000),
     "history": calls.history_events,
     "processor": where_time_goes.processor_time,
     "steps": where_time_goes.steps_of_a_call,
+    "server": server_load.load_of_the_server,
     "reservations": reservations.per_second,
     "senders": senders.many,
     "waiting": waiting.calls_at_once,
@@ -52,7 +59,7 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "streams-20ms": streams.how_many_hold,
     "memory": memory.growth,
 }
-LONG = {"memory", "streams", "streams-20ms"}
+LONG = {"bare-20000", "memory", "streams", "streams-20ms"}
 """Only with --long, or when named: 20,000 calls take a quarter of an hour, 200 streams two minutes."""
 ALONE: dict[str, Callable[[], list[Figure]]] = {"desk": desk.measure, "demo": first_answer, "usage": usage.measure}
 """These need no Paymaster that runs."""
@@ -63,6 +70,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*ALONE, *BENCHMARKS, []], help="which ones (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--long", action="store_true", help=f"also {', '.join(LONG)}")
+    parser.add_argument(
+        "--temporal", choices=["embedded", "postgresql"], default="embedded", help="(default: embedded)"
+    )
     parser.add_argument("--url", help="of another gateway, up to /v1, which `gateway` measures in turns with ours")
     parser.add_argument("--key", default="-", help="for the other gateway")
     parser.add_argument("--model", default="bench-model", help="of the other gateway")
@@ -70,10 +80,13 @@ def main() -> int:
     if options.url is not None:
         other = gateway.Address(options.url, options.key, options.model)
         BENCHMARKS["gateway"] = partial(gateway.against_another, other=other)
+    programs = built_programs() if options.temporal == "postgresql" else None
+    if options.temporal == "postgresql" and programs is None:
+        parser.error(f"there is no Temporal server for PostgreSQL here: {HOW_TO_BUILD}")
     names = options.names or [name for name in (*ALONE, *BENCHMARKS) if options.long or name not in LONG]
     figures = [figure for name in names if name in ALONE for figure in ALONE[name]()]
     if on_site := [name for name in names if name in BENCHMARKS]:
-        figures += asyncio.run(_measure(on_site))
+        figures += asyncio.run(_measure(on_site, programs))
     sys.stdout.write("\n" + table(figures))
     load = os.getloadavg()[0]
     sys.stdout.write(f"\n{os.cpu_count()} processors; load average at the end {load:.1f}\n")
@@ -83,9 +96,9 @@ def main() -> int:
     return 0
 
 
-async def _measure(names: list[str]) -> list[Figure]:
+async def _measure(names: list[str], programs: TemporalPrograms | None) -> list[Figure]:
     figures: list[Figure] = []
-    stack = EmbeddedStack(progress=_say, model=False, headless=True)
+    stack = EmbeddedStack(progress=_say, model=False, headless=True, temporal_programs=programs)
     try:
         with tempfile.TemporaryDirectory(prefix="paymaster-bench-") as folder:
             async with stack, running_site(stack, Path(folder)) as site:

@@ -1,4 +1,4 @@
-"""The workflows of the benchmarks: a call without a budget, an agent, and a ledger that is asked by signals.
+"""The workflows of the benchmarks: a bare call, one without a budget, an agent, and a ledger that is asked by signals.
 
 In a file of their own that imports nothing large: a sandbox imports it anew for each run.
 """
@@ -26,8 +26,19 @@ from paymaster.messages import (
 )
 from paymaster.values.money import Price, TokenUsage
 
+BARE_TASK_QUEUE = "bare"
 UNBUDGETED_TASK_QUEUE = "unbudgeted"
 AGENTS_TASK_QUEUE = "agents"
+
+
+@workflow.defn(sandboxed=False)  # as Paymaster's own
+class BareCall:
+    """One activity that calls the service: no row, no budget. What a team has before it has either."""
+
+    @workflow.run
+    async def run(self, request: LLMRequest) -> str:
+        completion = await _call_service(_granted_to_everybody(workflow.info().run_id, request), request)
+        return completion.text
 
 
 @workflow.defn(sandboxed=False)  # as Paymaster's own
@@ -36,14 +47,7 @@ class UnbudgetedCall:
     async def run(self, request: LLMRequest) -> LLMResult:
         info = workflow.info()
         grant = _granted_to_everybody(info.run_id, request)
-        completion = await workflow.execute_activity(
-            "call_service",
-            ServiceCall(grant=grant, request=request),
-            result_type=Completion,
-            start_to_close_timeout=timedelta(seconds=130),
-            heartbeat_timeout=timedelta(seconds=10),
-            retry_policy=RetryPolicy(maximum_attempts=5),
-        )
+        completion = await _call_service(grant, request)
         record = UsageRecord(
             call=CallRef(workflow_id=info.workflow_id, run_id=info.run_id),
             grant=grant,
@@ -59,6 +63,17 @@ class UnbudgetedCall:
             service=grant.service,
             model=grant.model,
         )
+
+
+async def _call_service(grant: Grant, request: LLMRequest) -> Completion:
+    return await workflow.execute_activity(
+        "call_service",
+        ServiceCall(grant=grant, request=request),
+        result_type=Completion,
+        start_to_close_timeout=timedelta(seconds=130),
+        heartbeat_timeout=timedelta(seconds=10),
+        retry_policy=RetryPolicy(maximum_attempts=5),
+    )
 
 
 def _granted_to_everybody(run_id: str, request: LLMRequest) -> Grant:

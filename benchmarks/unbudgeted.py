@@ -1,6 +1,7 @@
-"""`python -m benchmarks.unbudgeted`: the worker of the calls without a budget.
+"""`python -m benchmarks.unbudgeted`: the worker of the calls without a budget, and of the bare ones.
 
-It calls and stores with Paymaster's own code, on one task queue, as a team would write it that has no budget to keep.
+It calls and stores with Paymaster's own code, on one task queue for each kind, as a team would write it that has no
+budget to keep.
 """
 
 import asyncio
@@ -11,7 +12,15 @@ from temporalio import activity
 from temporalio.worker import Worker
 
 from activities.call_service import CallServiceActivities
-from benchmarks.compared import UNBUDGETED_TASK_QUEUE, Mailbox, SignalledLedger, UnbudgetedCall
+from benchmarks.bare import bare_client
+from benchmarks.compared import (
+    BARE_TASK_QUEUE,
+    UNBUDGETED_TASK_QUEUE,
+    BareCall,
+    Mailbox,
+    SignalledLedger,
+    UnbudgetedCall,
+)
 from paymaster.calls.usage_records import entries_of
 from paymaster.client import connect
 from paymaster.keys.ring import kept_keys
@@ -51,12 +60,21 @@ async def _run() -> None:
 
     reports = GroupCommit[AttemptReport, None](report, size_of=lambda report: 1, give_up_after_s=1)
     calls = CallServiceActivities(settings.services, kept_keys(settings), connections, reports)
-    async with Worker(
-        client,
-        task_queue=UNBUDGETED_TASK_QUEUE,
-        workflows=[UnbudgetedCall, SignalledLedger, Mailbox],
-        activities=[calls.call_service, StoreUsage(engine).store_usage],
-        max_concurrent_activities=1_000,
+    async with (
+        Worker(
+            client,
+            task_queue=UNBUDGETED_TASK_QUEUE,
+            workflows=[UnbudgetedCall, SignalledLedger, Mailbox],
+            activities=[calls.call_service, StoreUsage(engine).store_usage],
+            max_concurrent_activities=1_000,
+        ),
+        Worker(
+            await bare_client(client.service_client.config.target_host, client.namespace),
+            task_queue=BARE_TASK_QUEUE,
+            workflows=[BareCall],
+            activities=[calls.call_service],
+            max_concurrent_activities=1_000,
+        ),
     ):
         await asyncio.Event().wait()
 

@@ -27,21 +27,12 @@ _STEPS = (
 
 async def processor_time(site: Site, *, calls: int = 400) -> list[Figure]:
     """Processor time of each part for each call, 50 at once, governed and not. Depends little on what else runs."""
-    parts = {
-        "worker": (site.worker, site.unbudgeted_worker),
-        "Temporal": (site.stack.temporal.process,),
-        "PostgreSQL": (site.stack.postgres.process,),
-        "provider": (site.provider,),
-    }
     figures: list[Figure] = []
     totals: list[float] = []
     for name, call in (("governed", governed), ("without budget", unbudgeted)):
-        before = {part: cpu_seconds(*processes) for part, processes in parts.items()}
-        client_before = time.process_time()
+        before = processor_seconds(site)
         await rate(site, call, calls, AT_ONCE)
-        used = {part: cpu_seconds(*processes) - before[part] for part, processes in parts.items()}
-        used["client"] = time.process_time() - client_before
-        of_a_call = {part: seconds * 1_000 / calls for part, seconds in used.items()}
+        of_a_call = {part: (after - before[part]) * 1_000 / calls for part, after in processor_seconds(site).items()}
         longest = max(of_a_call.values())
         figures += [
             Figure(f"processor time of a call, {name}: {part}", ms, "ms", None, _bar(ms, longest))
@@ -50,6 +41,17 @@ async def processor_time(site: Site, *, calls: int = 400) -> list[Figure]:
         totals.append(sum(of_a_call.values()))
     detail = f"{totals[0]:.1f} against {totals[1]:.1f} ms for each call"
     return [*figures, Figure("processor time, governed / without budget", totals[0] / totals[1], "", None, detail)]
+
+
+def processor_seconds(site: Site) -> dict[str, float]:
+    """What each part has used until now; the worker is that of the governed calls and the other one together."""
+    return {
+        "worker": cpu_seconds(site.worker, site.unbudgeted_worker),
+        "Temporal": cpu_seconds(site.stack.temporal.process),
+        "PostgreSQL": cpu_seconds(site.stack.postgres.process),
+        "provider": cpu_seconds(site.provider),
+        "client": time.process_time(),
+    }
 
 
 async def steps_of_a_call(site: Site, *, calls: int = 50) -> list[Figure]:

@@ -19,6 +19,7 @@ from paymaster_process import Databases
 
 from paymaster import redaction
 from paymaster.devstack import EmbeddedStack
+from paymaster.devstack.temporal_programs import HOW_TO_BUILD, built_programs
 
 # As in the Makefile: every process that a test starts would compile what it imports, a worker for 6 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -140,9 +141,16 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(scope="session")
 async def stack() -> AsyncIterator[EmbeddedStack]:
-    """Temporal and PostgreSQL for the whole session. Take a namespace and a database of your own there."""
+    """Temporal and PostgreSQL for the whole session. Take a namespace and a database of your own there.
+
+    With PAYMASTER_TEST_TEMPORAL=postgresql it is Temporal's own server on that PostgreSQL. Skips where that is not
+    built.
+    """
+    programs = built_programs() if os.environ.get("PAYMASTER_TEST_TEMPORAL") == "postgresql" else None
+    if programs is None and "PAYMASTER_TEST_TEMPORAL" in os.environ:
+        pytest.skip(f"no Temporal server for PostgreSQL here: {HOW_TO_BUILD}")
     warm_start.prepare()
-    stack = EmbeddedStack(model=False, headless=True)
+    stack = EmbeddedStack(model=False, headless=True, temporal_programs=programs)
     await stack.start()
     try:
         yield stack

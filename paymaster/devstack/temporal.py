@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import secrets
 import signal
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +11,12 @@ from pathlib import Path
 import httpx
 
 from paymaster.devstack.errors import StackError
+from paymaster.devstack.ports import LOOPBACK, free_ports
 from paymaster.devstack.process import POLL_S, GuardedProcess, Server, minimal_environment
 from paymaster.temporal_program import DYNAMIC_CONFIG
 
 _STARTS_S = 30.0
 _STARTS_MAX = 5  # with other ports each time
-# Below the ports that systems give to outgoing connections: one of those could take the port of a stopped server.
-_PORTS = range(20_000, 32_000)
-_CHOICES_MAX = 100
-_LOOPBACK = "127.0.0.1"
 
 
 class TemporalServer(Server):
@@ -57,12 +52,17 @@ class TemporalServer(Server):
     @property
     def address(self) -> str:
         """`127.0.0.1:PORT`; known after the first start."""
-        return f"{_LOOPBACK}:{self._known_ports()[0]}"
+        return f"{LOOPBACK}:{self._known_ports()[0]}"
 
     @property
     def ui_url(self) -> str | None:
         """The Web UI; None if headless."""
-        return None if self._headless else f"http://{_LOOPBACK}:{self._known_ports()[1]}"
+        return None if self._headless else f"http://{LOOPBACK}:{self._known_ports()[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The server's own metrics, in Prometheus' text format."""
+        return f"http://{LOOPBACK}:{self._known_ports()[2]}/metrics"
 
     async def start(self) -> None:
         """Starts the server and returns when it answers.
@@ -89,12 +89,12 @@ class TemporalServer(Server):
     def _choose_ports(self) -> tuple[int, int, int, int]:
         wanted = self._wanted_port or 0
         wanted_ui = wanted + 1000 if wanted and not self._headless else 0
-        front, ui, metrics, http = _free_ports([wanted, wanted_ui, 0, 0])
+        front, ui, metrics, http = free_ports([wanted, wanted_ui, 0, 0])
         return front, ui, metrics, http
 
     async def _start(self, ports: tuple[int, int, int, int]) -> None:
         front, ui, metrics, http = (str(port) for port in ports)
-        command: list[str | Path] = [self._binary, "server", "start-dev", "--ip", _LOOPBACK, "--log-level", "warn"]
+        command: list[str | Path] = [self._binary, "server", "start-dev", "--ip", LOOPBACK, "--log-level", "warn"]
         command += ["--port", front, "--metrics-port", metrics, "--http-port", http]
         command += ["--headless"] if self._headless else ["--ui-port", ui]
         if self._db_file is not None:
@@ -121,7 +121,7 @@ class TemporalServer(Server):
     async def _until_it_answers(self, process: GuardedProcess, http_port: int) -> None:
         # Over HTTP, which the server translates into its own gRPC: a client of the SDK would fix the SDK's process-wide
         # runtime, which is the program's to configure.
-        namespace = f"http://{_LOOPBACK}:{http_port}/api/v1/namespaces/default"
+        namespace = f"http://{LOOPBACK}:{http_port}/api/v1/namespaces/default"
         deadline = time.monotonic() + _STARTS_S
         async with httpx.AsyncClient(trust_env=False) as client:  # no proxy for loopback
             while time.monotonic() < deadline:
@@ -142,22 +142,3 @@ class TemporalServer(Server):
 
 class _PortTaken(Exception):
     pass
-
-
-def _free_ports(wanted: Sequence[int]) -> list[int]:
-    """The wanted ports of the loopback interface, with a free one for each 0. Raises StackError if one is taken."""
-    with contextlib.ExitStack() as stack:
-        return [_bind(stack.enter_context(socket.socket()), port) for port in wanted]
-
-
-def _bind(listener: socket.socket, wanted: int) -> int:
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a stopped server's port is free at once
-    candidates = [wanted] if wanted else [secrets.choice(_PORTS) for _ in range(_CHOICES_MAX)]
-    for port in candidates:
-        with contextlib.suppress(OSError):
-            listener.bind((_LOOPBACK, port))
-            return port
-    raise StackError(
-        f"Port {candidates[0]} on {_LOOPBACK} is in use. Stop the program that has it (another Temporal?), or choose "
-        "another port: `paymaster dev --temporal-port 0` takes a free one."
-    )

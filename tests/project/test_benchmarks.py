@@ -3,10 +3,14 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from paymaster_process import until
+from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks import calls, gateway, reservations, streams, where_time_goes
+from benchmarks import bare, calls, gateway, reservations, server_load, streams, where_time_goes
 from benchmarks import waiting as waiting_calls
+from benchmarks.compared import BARE_TASK_QUEUE
 from benchmarks.figures import Figure, table
 from benchmarks.site import Site, running_site
 from paymaster.devstack import EmbeddedStack
@@ -29,6 +33,49 @@ async def test_governed_and_unbudgeted_calls_are_compared(site: Site):
     assert ratio.value == pytest.approx(governed.value / unbudgeted.value)
     (added,) = await calls.added_time(site, pairs=1)
     assert added.unit == "ms"
+
+
+async def test_governed_and_bare_calls_are_compared(site: Site):
+    """In each of the ways that the table of speed has; both kinds are made in the number that is asked for."""
+    figures = await bare.compared(site, rounds=1, calls=5, alone=1, aged_calls=8)
+    assert len(figures) == 6
+    assert all(figure.value > 0 and figure.detail for figure in figures)
+    warm_up, alone_twice = 5, 2 * (3 + 1)
+
+    async def all_are_listed() -> bool:
+        found = await site.client.count_workflows(f'WorkflowType="BareCall" AND TaskQueue="{BARE_TASK_QUEUE}"')
+        return found.count == warm_up + alone_twice + 8
+
+    await until(all_are_listed, "Temporal lists as many bare calls")
+
+
+async def test_the_activity_of_a_bare_call_starts_eagerly(site: Site):
+    """It comes with the answer to the workflow task: no poll has brought it, which the server would have recorded."""
+    client = await bare.bare_client(site.stack.temporal_address, site.client.namespace)
+    before = await starts_by_a_poll(site)
+    for number in range(20):
+        identity, queue = f"eager/{number}", BARE_TASK_QUEUE
+        await client.execute_workflow("BareCall", site.request(), id=identity, task_queue=queue, result_type=str)
+    assert await starts_by_a_poll(site) - before < 10  # the ledger has activities too
+
+
+async def starts_by_a_poll(site: Site) -> float:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(site.stack.temporal.metrics_url)).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("service_requests") and sample.labels.get("operation") == "RecordActivityTaskStarted"
+    )
+
+
+async def test_the_servers_load_is_counted_by_the_server(site: Site):
+    actions, requests, writes, history = await server_load.load_of_the_server(site, calls=10)
+    assert 4 <= actions.value < requests.value
+    assert "grpc_StartWorkflowExecution 1.00" in actions.detail
+    assert writes.value > 1
+    assert 2_000 < history.value < 20_000
 
 
 async def test_processor_time_and_steps_are_told(site: Site):

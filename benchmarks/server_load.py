@@ -1,0 +1,59 @@
+"""What a governed call is for Temporal's server: actions, requests to its frontend, writes of its database, history."""
+
+from collections import Counter
+from collections.abc import Mapping
+from uuid import uuid4
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.calls import AT_ONCE, governed, rate
+from benchmarks.figures import Figure
+from benchmarks.site import Site
+from paymaster import client as paymaster
+from paymaster.messages import call_workflow_id
+
+_COUNTED: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
+    "actions of Temporal Cloud": ("action", "action_type", {}),
+    "requests to Temporal's frontend": ("service_requests", "operation", {"service_name": "frontend"}),
+    "writes of Temporal's database": ("persistence_requests", "operation", {}),
+}
+"""By what is counted: the server's metric, by which of its labels it is told apart, and those that it must have."""
+_READS = ("Get", "Read", "List")
+"""How operations of the database begin that change nothing; some of them are asked for all the time."""
+_NAMED_MAX = 8
+
+
+async def load_of_the_server(site: Site, *, calls: int = 400) -> list[Figure]:
+    """For each call, 50 at once. The server's own counting, of everything that it did meanwhile."""
+    await rate(site, governed, AT_ONCE, AT_ONCE)  # what only the first calls cost
+    before = await _counted(site)
+    await rate(site, governed, calls, AT_ONCE)
+    after = await _counted(site)
+    figures: list[Figure] = []
+    for what, of_kinds in after.items():
+        of_kinds.subtract(before[what])
+        named = ", ".join(f"{name} {count / calls:.2f}" for name, count in of_kinds.most_common(_NAMED_MAX))
+        figures.append(Figure(f"{what}, for each governed call", of_kinds.total() / calls, "", None, named))
+    return [*figures, Figure("history of a governed call", await _history_bytes(site), "bytes")]
+
+
+async def _history_bytes(site: Site) -> int:
+    call_id = str(uuid4())
+    await paymaster.generate(site.client, site.request().model_copy(update={"call_id": call_id}))
+    described = await site.client.get_workflow_handle(call_workflow_id(call_id)).describe()
+    return described.raw_description.workflow_execution_info.history_size_bytes
+
+
+async def _counted(site: Site) -> dict[str, Counter[str]]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(site.stack.temporal.metrics_url)).raise_for_status().text
+    counted = {what: Counter[str]() for what in _COUNTED}
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    for what, (name, told_by, needed) in _COUNTED.items():
+        for sample in samples:
+            kind = sample.labels.get(told_by, "")
+            is_one = sample.name.removesuffix("_total") == name and needed.items() <= sample.labels.items()
+            if is_one and not kind.startswith(_READS):
+                counted[what][kind] += int(sample.value)
+    return counted
