@@ -2,7 +2,7 @@
 
 import sys
 from datetime import UTC, datetime
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +89,8 @@ def _read(file: Path, form: str | None) -> "tuple[BillFormat, Bill]":
         raise CommandError(f"--format {form}: write one of {', '.join(each.name for each in FORMATS)}")
     try:
         if str(file) == "-":
-            return read_bill(StringIO(sys.stdin.read()), form)
+            whole = BytesIO(sys.stdin.buffer.read())
+            return read_bill(TextIOWrapper(whole, encoding="utf-8", newline=""), form)
         with file.open(encoding="utf-8", newline="") as opened:
             return read_bill(opened, form)
     except BillUnreadable as error:

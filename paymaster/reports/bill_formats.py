@@ -6,6 +6,7 @@ Amounts are read as text and stay exact: no float is ever made of them.
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -17,6 +18,13 @@ Cells = Mapping[str, str]
 
 _DAY = timedelta(days=1)
 _DIGITS_MAX = 30  # before or after the point: "1e999999999" is an amount of a gigabyte
+_LINE_CHARACTERS_MAX = 1_000_000
+"""Of CSV. A longer line is not read to its end."""
+_JSON_CHARACTERS_MAX = 64 * 1024 * 1024
+_SHOWN_MAX = 60
+"""Characters of a value, in the message that refuses it."""
+_YEARS = range(2000, 2200)
+"""What a bill can be about; days between its first and its last are listed."""
 
 
 class BillUnreadable(ValueError):
@@ -71,18 +79,20 @@ def read_bill(file: TextIO, wanted: str | None) -> tuple[BillFormat, Bill]:
     Raises BillUnreadable, also for amounts in another currency than US dollars.
     """
     known = [each for each in FORMATS if wanted is None or each.name == wanted]
-    start = file.read(4_096)
-    file.seek(0)
     try:
+        start = file.read(4_096)
+        file.seek(0)
         if start.lstrip("\ufeff \t\r\n")[:1] in ("{", "["):
             return _from_json(file, known)
         return _from_csv(file, known)
-    except (csv.Error, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:  # its message may hold a piece of the file
+        raise BillUnreadable("it is not UTF-8: save it as UTF-8") from None
+    except (csv.Error, RecursionError) as error:
         raise BillUnreadable(f"it is neither CSV nor JSON: {error}") from None
 
 
 def _from_csv(file: TextIO, known: list[BillFormat]) -> tuple[BillFormat, Bill]:
-    rows = csv.reader(file)
+    rows = csv.reader(_lines(file))
     header = [name.strip().lstrip("\ufeff").lower() for name in next(rows, list[str]())]
     for each in known:
         if not each.is_json and each.columns <= set(header):
@@ -91,6 +101,13 @@ def _from_csv(file: TextIO, known: list[BillFormat]) -> tuple[BillFormat, Bill]:
             except BillUnreadable as error:
                 raise BillUnreadable(f"line {rows.line_num}: {error}") from None
     raise _unknown(f"the columns {', '.join(header[:40])}" if header else "no columns: it is empty", known)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LINE_CHARACTERS_MAX):
+        if len(line) == _LINE_CHARACTERS_MAX:
+            raise BillUnreadable(f"it has a line of {_LINE_CHARACTERS_MAX:,} characters and more")
+        yield line
 
 
 def _cells(header: list[str], rows: Iterable[list[str]]) -> Iterator[Cells]:
@@ -102,8 +119,11 @@ def _cells(header: list[str], rows: Iterable[list[str]]) -> Iterator[Cells]:
 
 
 def _from_json(file: TextIO, known: list[BillFormat]) -> tuple[BillFormat, Bill]:
+    text = file.read(_JSON_CHARACTERS_MAX + 1)
+    if len(text) > _JSON_CHARACTERS_MAX:
+        raise BillUnreadable(f"it has more than {_JSON_CHARACTERS_MAX:,} characters: give its pages one by one")
     try:
-        document = json.loads(file.read().lstrip("\ufeff"), parse_float=Decimal, parse_constant=_no_number)
+        document = json.loads(text.lstrip("\ufeff"), parse_float=Decimal, parse_constant=_no_number)
     except ValueError as error:
         raise BillUnreadable(f"it begins like JSON and is none: {error}") from None
     pages = cast("list[Any]", document if isinstance(document, list) else [document])
@@ -147,10 +167,18 @@ def _usd(text: Any, where: str) -> Fraction:
     try:
         amount = Decimal(text.strip() or "0") if isinstance(text, str) else Decimal(text)
     except InvalidOperation:
-        raise BillUnreadable(f"{where}: {text!r} is no amount") from None
-    if not amount.is_finite() or (amount and abs(amount.adjusted()) > _DIGITS_MAX):
-        raise BillUnreadable(f"{where}: {text!r} is no amount")
+        raise BillUnreadable(f"{where}: {_shown(text)} is no amount") from None
+    if not amount.is_finite() or (amount and not _is_readable(amount)):
+        raise BillUnreadable(f"{where}: {_shown(text)} is no amount")
     return Fraction(amount)
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)[:_SHOWN_MAX])
+
+
+def _is_readable(amount: Decimal) -> bool:
+    return abs(amount.adjusted()) <= _DIGITS_MAX and len(amount.as_tuple().digits) <= 2 * _DIGITS_MAX
 
 
 def _no_number(word: str) -> Decimal:
@@ -166,11 +194,15 @@ def _time(text: Any, where: str) -> datetime:
     """Unix seconds, or ISO 8601; without a zone it is UTC."""
     try:
         if isinstance(text, int) or str(text).strip().isdigit():
-            return datetime.fromtimestamp(int(text), UTC)
-        at = datetime.fromisoformat(str(text).strip().removesuffix(" UTC"))
+            at = datetime.fromtimestamp(int(text), UTC)
+        else:
+            at = datetime.fromisoformat(str(text).strip().removesuffix(" UTC"))
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
-        raise BillUnreadable(f"{where}: {text!r} is no time") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        raise BillUnreadable(f"{where}: {_shown(text)} is no time") from None
+    if at.year not in _YEARS:
+        raise BillUnreadable(f"{where}: {_shown(text)} is no time of a bill")
+    return at
 
 
 def _bill(charges: Iterable[Charge], buckets: Iterable[tuple[datetime, datetime]] = (), *, more: bool = False) -> Bill:
@@ -316,10 +348,9 @@ def _azure_usd(row: Cells) -> Fraction:
 
 def _azure_day(text: str) -> date:
     """Written 11/30/2026, or as ISO 8601."""
-    try:
-        return datetime.strptime(text.strip(), "%m/%d/%Y").replace(tzinfo=UTC).date()
-    except ValueError:
-        return _time(text, "date").date()
+    with suppress(ValueError):
+        text = datetime.strptime(text.strip(), "%m/%d/%Y").replace(tzinfo=UTC).isoformat()
+    return _time(text, "date").date()
 
 
 def _csv(name: str, provider: str, read: Callable[[Any], Bill], *columns: str) -> BillFormat:

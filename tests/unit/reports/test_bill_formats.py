@@ -4,6 +4,7 @@ import io
 import json
 from datetime import date
 from fractions import Fraction
+from typing import TextIO, cast
 
 import pytest
 
@@ -139,6 +140,18 @@ def test_an_unknown_file_is_told_what_was_expected(form: object) -> None:
         (OPENAI_CSV, "azure-csv", r"Expected one of:\n  azure-csv \(CSV with the columns consumedservice"),
         (OPENAI_CSV.replace("0.0038359800000000", "1e5000"), None, "line 2: amount_value: '1e5000' is no amount"),
         (OPENAI_CSV.replace("0.0038359800000000", "NaN"), None, "line 2: amount_value: 'NaN' is no amount"),
+        (
+            OPENAI_CSV.replace("0.0038359800000000", f"1.{'3' * 100}"),
+            None,
+            "line 2: amount_value: '1.3+' is no amount",
+        ),
+        (
+            OPENAI_CSV.replace(f"\n{SECOND_S},", "\n253402214400,"),
+            None,
+            "start_time: '253402214400' is no time of a bill",
+        ),
+        (OPENAI_CSV.replace(f"\n{SECOND_S},", "\n0001-01-01T00:00+23:59,"), None, "start_time: '0001-.*' is no time"),
+        (AZURE_EA.replace("11/02/2026", "12/31/9999"), None, "date: '9999-12-31.*' is no time of a bill"),
         (OPENAI_CSV.replace(",usd,", ",eur,"), None, "line 2: amount_currency: it is in eur"),
         (OPENAI_CSV.replace(f"\n{SECOND_S},", "\nsoon,"), None, "line 2: start_time: 'soon' is no time"),
         (OPENAI_CSV.replace(",proj_a", ""), None, "line 2: it has 7 cells, and there are 8 columns"),
@@ -150,3 +163,37 @@ def test_an_unknown_file_is_told_what_was_expected(form: object) -> None:
 def test_what_cannot_be_read_is_refused_in_words(text: str, form: str | None, words: str) -> None:
     with pytest.raises(BillUnreadable, match=words):
         read(text, form)
+
+
+class Endless(io.TextIOBase):
+    """A file that begins like this, and has no second line and no end."""
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 0
+
+    def read(self, size: int | None = -1) -> str:
+        assert size is not None
+        assert size > 0, "all of it is asked for at once"
+        return (self._start + " " * size)[:size]
+
+    def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        return self.read(size)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"), [("start_time,", "a line of 1,000,000 characters"), ("{", "more than 67,")]
+)
+def test_a_file_without_an_end_is_not_read_to_it(start: str, words: str) -> None:
+    with pytest.raises(BillUnreadable, match=words):
+        read_bill(cast("TextIO", Endless(start)), None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_than_utf_8_is_said(encoding: str) -> None:
+    """Also where it shows in the first bytes only."""
+    file = io.TextIOWrapper(io.BytesIO(f"{OPENAI_CSV}é".encode(encoding)), encoding="utf-8", newline="")
+    with pytest.raises(BillUnreadable, match="it is not UTF-8"):
+        read_bill(file, None)
