@@ -102,7 +102,9 @@ class Actions:
             await plan.send(Confirmed(said, once, by_approval))
         except ValueError as error:  # of the command's own bounds
             raise Problem(400, "bad_request", str(error)) from None
-        return View("done.html", {"title": action.title, "plan": plan, "may_undo": self._may_undo(opened, plan)})
+        # Where it was another one when the form was made, what is so now may be of this form, sent before.
+        may_undo = tag == plan.tag and self._may_undo(opened, plan)
+        return View("done.html", {"title": action.title, "plan": plan, "may_undo": may_undo})
 
     def _action(self, opened: Opened) -> tuple[str, Action]:
         """Raises Problem."""

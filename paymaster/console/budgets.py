@@ -7,7 +7,7 @@ from paymaster.console.pages import View
 from paymaster.gateway.admin.problems import Problem
 from paymaster.gateway.admin.site import AdminSite
 from paymaster.storage.ledger_log import logged_changes
-from paymaster.values.budget_path import budget_ancestors
+from paymaster.values.budget_path import budget_ancestors, check_budget_path
 
 _BUDGETS_SHOWN = 100
 _CHANGES_SHOWN = 10
@@ -37,7 +37,10 @@ class BudgetPages:
         return View("budgets.html", shows)
 
     async def one(self, opened: Opened) -> View:
-        budget = opened.path["budget"]
+        try:
+            budget = check_budget_path(opened.path["budget"])
+        except ValueError as error:
+            raise Problem(404, "not_found", str(error)) from None
         await self._administrated.whole()
         paged, budgets = await self._tree(opened, below=budget)
         if not budgets and paged.number == 1:

@@ -91,7 +91,7 @@ class CapPlans:
         return Plan(
             says=f"{cap.name} rises by {format_usd(by_nanos)}, from {format_usd(cap.nanos)} to "
             f"{format_usd(to_nanos)}{until}. Calls that wait for it go on by themselves.",
-            done=f"{cap.name} is {format_usd(to_nanos)}{until}.",
+            done=f"{cap.name} rose by {format_usd(by_nanos)}{until}.",
             command=("budget", "raise", cap.budget, "--window", cap.window, "--by", by, *option),
             send=send,
             back=f"{BASE}/budgets/{cap.budget}",

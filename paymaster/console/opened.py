@@ -7,17 +7,21 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from paymaster.console.people import Person
+from paymaster.gateway.admin.problems import refuse_nul
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A page that somebody opened, or a form that was sent."""
+    """A page that somebody opened, or a form that was sent. Raises Problem for a NUL in it."""
 
     person: Person
     path: Mapping[str, str]
     query: Mapping[str, str]
     form: Mapping[str, str]
     now: datetime
+
+    def __post_init__(self) -> None:
+        refuse_nul(self.path, self.query, self.form)
 
     @property
     def now_ms(self) -> int:

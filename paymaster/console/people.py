@@ -99,7 +99,8 @@ class People:
     def cookie(self, request: Request) -> tuple[str, bool]:
         """The session cookie's name, and whether it is for TLS alone. A browser takes the first name only over TLS, and
         from nobody but this host."""
-        tls = self._always_tls or "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+        forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0]  # of several proxies the first
+        tls = self._always_tls or "https" in (request.url.scheme, forwarded.strip().lower())
         return ("__Host-paymaster", True) if tls else ("paymaster_console", False)
 
     def _session(self, request: Request) -> Session | None:
@@ -108,7 +109,8 @@ class People:
     def _address(self, request: Request) -> str:
         peer = "" if request.client is None else request.client.host
         if self._proxy is not None and self._proxy.is_trusted(peer):
-            return request.headers.get("x-forwarded-for", peer).rpartition(",")[2].strip()
+            # Some proxies add a line of their own to those that a client sent.
+            return ",".join(request.headers.getlist("x-forwarded-for") or [peer]).rpartition(",")[2].strip()
         return peer
 
 

@@ -29,7 +29,7 @@ class Plan:
     says: str
     """What will be so."""
     done: str
-    """What is so afterwards."""
+    """What is so afterwards, also where the form was sent before: the plan is made anew of what is so by then."""
     command: tuple[str, ...]
     """What does it on the command line, without the reason."""
     send: Callable[[Confirmed], Awaitable[object]]

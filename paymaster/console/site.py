@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -49,6 +49,7 @@ _NAVIGATION = (
     ("changes", "Changes and alerts"),
 )
 _CALLER_GONE = 499
+_UNKNOWN = "Nobody knows whether it was carried out: look before you repeat it."
 logger = logging.getLogger(__name__)
 
 
@@ -115,7 +116,7 @@ class ConsoleSite:
             except Exception as error:
                 response = await self._failed(request, error, person)
             who, took_s = "-" if person is None else person.name, round(time.monotonic() - began, 3)
-            path = request.scope["path"]
+            path = quote(request.scope["path"])  # as it was sent: a terminal would obey what control characters say
             logger.info("console %s %s %d", request.method, path, response.status_code, extra={"who": who, "s": took_s})
             return response
 
@@ -273,7 +274,7 @@ def _redirect(to: str) -> Response:
 def _check_origin(request: Request) -> None:
     """Raises Problem for a form that a browser sends from a page of somebody else's. No browser sends none of these."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    own = origin is None or origin.partition("://")[2] == request.headers.get("host")
     if (site is not None and site != "same-origin") or (site is None and not own):
         raise Problem(403, "not_allowed", "a form was sent from a page that is not the console's")
 
@@ -293,14 +294,11 @@ def _told(error: Exception) -> tuple[int, str, str]:
         case AdminRefused():
             return 409, "The ledger refused", str(error)
         case LedgerNotFound():
-            return 503, "The ledger does not answer", str(error)
+            unknown = "" if error.command_id is None else f". {_UNKNOWN}"
+            return 503, "The ledger does not answer", f"{error}{unknown}"
         case RPCError():
             logger.warning("Temporal did not answer the console: %s", error)
-            return (
-                503,
-                "Temporal does not answer",
-                "Nobody knows whether it was carried out: look before you repeat it.",
-            )
+            return 503, "Temporal does not answer", _UNKNOWN
         case _ if isinstance(error, DATABASE_ERRORS):
             logger.warning("the database did not answer the console: %s", error)
             return (

@@ -68,6 +68,6 @@ def _time(text: str | None) -> datetime | None:
     """None: there is none, or it is none."""
     try:
         found = None if text is None else datetime.fromisoformat(text)
-    except ValueError:
+        return None if found is None else found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):  # the second for what in UTC is before the year 1, or after 9999
         return None
-    return None if found is None else found.replace(tzinfo=found.tzinfo or UTC)

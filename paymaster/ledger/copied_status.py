@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from paymaster.admission.copying import as_of
 from paymaster.messages import AccountStatus
 from paymaster.settings.time_zones import offsets_of
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.status_rows import (
     CopiedAccount,
     CopiedLedger,
@@ -81,12 +82,13 @@ class CopiedStatus:
         return _now(await copied_short(self._engine, self._name, share, now_ms, limit))
 
     async def wait_for(self, version: int) -> None:
-        """Until the copy has this version, or it takes too long: what is read then is what it was before."""
+        """Until the copy has this version. Where that takes too long, or the database does not answer, what is read
+        then is what it was before."""
         try:
             async with asyncio.timeout(_COPIED_WITHIN_S):
                 while (ledger := await self.ledger()) is None or ledger.version < version:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(_LOOKS_AGAIN_AFTER_S)
-        except TimeoutError:
+        except DATABASE_ERRORS:  # also of the timeout
             pass
 
 

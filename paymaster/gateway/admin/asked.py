@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from paymaster.gateway.admin.problems import Problem
+from paymaster.gateway.admin.problems import Problem, refuse_nul
 from paymaster.gateway.admin.wanted import Wanted
 from paymaster.gateway.admin.who import Admin
 from paymaster.messages import Signature
@@ -29,7 +29,7 @@ class Said(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """Raises Problem for a NUL in the path or the query, which is in no name, and which PostgreSQL does not take."""
+    """Raises Problem for a NUL in the path or the query."""
 
     admin: Admin
     path: Mapping[str, str]
@@ -39,8 +39,7 @@ class Asked:
     if_match: str | None
 
     def __post_init__(self) -> None:
-        if any("\0" in value for value in (*self.path.values(), *self.query.values())):
-            raise Problem(400, "bad_request", "the path, or the query, has a NUL (%00)")
+        refuse_nul(self.path, self.query)
 
     def read(self, kind: type[BodyT]) -> BodyT:
         """The body. Raises Problem, which says what is wrong where."""

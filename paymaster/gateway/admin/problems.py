@@ -1,6 +1,7 @@
 """Refusals of the administration in words, as RFC 9457 writes them."""
 
 import json
+from collections.abc import Mapping
 
 from starlette.responses import Response
 
@@ -40,3 +41,9 @@ class Problem(Exception):
         if self.status == 401:
             headers["www-authenticate"] = 'Bearer realm="paymaster"'
         return Response(json.dumps(document), self.status, headers, "application/problem+json")
+
+
+def refuse_nul(*named: Mapping[str, str]) -> None:
+    """Raises Problem for a NUL in a path, a query or a form: no name has one, and PostgreSQL takes none."""
+    if any("\0" in value for values in named for value in values.values()):
+        raise Problem(400, "bad_request", "the path, the query or the form has a NUL (%00)")

@@ -23,6 +23,9 @@ from temporalio.client import Client
 
 from paymaster.console.accounts import shown
 from paymaster.devstack import EmbeddedStack
+from paymaster.errors import LedgerNotFound
+from paymaster.ledger.handle import Ledger
+from paymaster.messages import CapState, RaiseCap
 
 RAISE = "do/raise?budget=acme&window=day&by=5&lapses=1&reason=launch"
 OF_ADMINS = (
@@ -171,6 +174,22 @@ async def test_a_ledger_that_is_not_there_is_said(stored: AsyncEngine, stack: Em
     answer = await browser.post("/console/do/raise", data={**fields, "reason": "launch"})
     assert answer.status_code == 503
     assert "The ledger does not answer" in answer.text
+
+
+@pytest.mark.parametrize(("command_id", "unknown"), [("console-1", True), (None, False)])
+async def test_what_nobody_knows_is_said(
+    stored: AsyncEngine, monkeypatch: pytest.MonkeyPatch, command_id: str | None, unknown: bool
+) -> None:
+    async def unanswered(ledger: Ledger, change: RaiseCap, id_: str | None = None) -> CapState:
+        raise LedgerNotFound("no ledger answered", command_id)
+
+    monkeypatch.setattr(Ledger, "raise_cap", unanswered)
+    browser = await logged_in(stored, ADMIN)
+    page = (await browser.get(f"/console/{RAISE}")).text
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+    answer = await browser.post("/console/do/raise", data={**fields, "reason": "launch"})
+    assert answer.status_code == 503
+    assert ("Nobody knows whether it was carried out" in answer.text) == unknown
 
 
 async def test_with_signatures_the_command_to_sign_is_shown(stored: AsyncEngine) -> None:

@@ -82,7 +82,7 @@ async def test_a_budget_that_is_not_there_is_said(engine: AsyncEngine) -> None:
     await store_copy(engine, [account("budget:acme")])
     browser = Browser(await console_app(engine))
     await browser.log_in(ADMIN)
-    for path in ("none", "../x", HOSTILE):
+    for path in ("none", "../x", HOSTILE, f"{'a/' * 5_000}a?page=2"):
         answer = await browser.get(f"/console/budgets/{path}")
         assert answer.status_code == 404
         assert "<script>alert" not in answer.text

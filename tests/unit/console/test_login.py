@@ -77,6 +77,7 @@ async def test_the_cookie_is_for_this_site_and_no_script(app: Starlette) -> None
     [
         ("https://localhost:4000", {}, {}),
         ("http://localhost:4000", {"x-forwarded-proto": "https"}, {}),
+        ("http://localhost:4000", {"x-forwarded-proto": "HTTPS, http"}, {}),
         ("http://console.example.com", {}, {"gateway": {"address": "0.0.0.0:4000", "allow_http": True}}),
     ],
 )
@@ -150,6 +151,7 @@ async def test_another_key_ends_the_sessions_of_the_old_one(monkeypatch: pytest.
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://localhost:4001"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
@@ -281,3 +283,10 @@ async def test_a_database_that_does_not_answer_is_said_in_words(app: Starlette) 
     assert answer.status_code == 503
     assert "The database does not answer" in answer.text
     assert "ada" in answer.text
+
+
+async def test_a_path_cannot_command_the_terminal_of_the_log(app: Starlette, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        await Browser(app).get("/console/budgets/%1b[2J%c2%9b1m")
+    (line,) = [each.getMessage() for each in caplog.records if each.name.startswith("paymaster.console")]
+    assert line == "console GET /console/budgets/%1B%5B2J%C2%9B1m 303"

@@ -5,7 +5,22 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from console_pages import HOSTILE, HOUR_MS, USD, VIEWER, account, opened, run, service, store_copy, waiting, window
+from console_pages import (
+    ADMIN,
+    HOSTILE,
+    HOUR_MS,
+    USD,
+    VIEWER,
+    Browser,
+    account,
+    console_app,
+    opened,
+    run,
+    service,
+    store_copy,
+    waiting,
+    window,
+)
 from records import usual_entry
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -206,3 +221,19 @@ async def test_changes_and_alerts_are_listed(engine: AsyncEngine) -> None:
     assert "no cap → $5.00" in page
     assert "<q>new_words</q>" in page
     assert "new words</span> new_words" in page
+
+
+@pytest.mark.parametrize("page", ["budgets?find=%00", "budgets/a%00", "runs?after=%00", "do/end-run?run=%00"])
+async def test_what_no_database_takes_is_refused_in_words(engine: AsyncEngine, page: str) -> None:
+    await store_copy(engine, [account("budget:acme")])
+    browser = Browser(await console_app(engine))
+    await browser.log_in(ADMIN)
+    answer = await browser.get(f"/console/{page}")
+    assert (answer.status_code, "has a NUL" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("before", ["0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "then"])
+async def test_a_time_that_is_none_shows_the_latest_calls(engine: AsyncEngine, before: str) -> None:
+    await store_copy(engine, [])
+    await spend(engine, 1)
+    assert "call/call-0" in await opened(engine, f"calls?before={before}")

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from console_pages import ADMIN, KEYS, Browser, console_app, form_token
 
+from paymaster.console.guesses import AT_ONCE
+
 INSIDE = "/console/nothing-here"
 PROXY = {
     "addresses": ["10.1.0.0/16", "fd00::7"],
@@ -91,3 +93,15 @@ async def test_guesses_are_counted_by_whom_the_proxy_names() -> None:
         await status("guess", "1.1.1.1, 203.0.113.7")
     assert await status(ADMIN, "8.8.8.8, 203.0.113.7") == 429  # what whoever asks wrote before it changes nothing
     assert await status(ADMIN, "203.0.113.8") == 303
+
+
+async def test_a_line_that_a_client_sent_hides_no_guesses() -> None:
+    """Some proxies write a header of their own below it."""
+    app = await console_app(console={"keys": KEYS, "proxy": PROXY})
+    statuses: list[int] = []
+    for number in range(AT_ONCE + 1):
+        browser = Browser(app, address="10.1.2.3")
+        lines = [("x-forwarded-for", f"1.1.1.{number}"), ("x-forwarded-for", "203.0.113.7")]
+        answer = await browser.post("/console/login", data={"key": "guess"}, headers=lines)
+        statuses.append(answer.status_code)
+    assert statuses == [403] * AT_ONCE + [429]

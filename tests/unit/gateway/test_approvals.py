@@ -174,6 +174,15 @@ async def test_a_request_that_comes_again_is_refused(front: Front) -> None:
     assert len(front.raising.given) == 1
 
 
+async def test_a_request_has_one_signature(front: Front) -> None:
+    """Two, of which one is remembered and the other one checked, would have it taken again and again."""
+    headers = front.signed(front.body())
+    for number in range(2):
+        twice = [("x-slack-signature", f"v0={number}"), *headers.items()]
+        assert (await front.http.post(SLACK, content=front.body(), headers=twice)).status_code == 401
+    assert front.raising.given == []
+
+
 async def test_a_user_who_is_no_approver_is_told_so(front: Front) -> None:
     assert (await front.press(user="U999ZZ")).status_code == 200
     assert front.raising.given == []
