@@ -11,6 +11,7 @@ from paymaster.cli.connection import command_name
 from paymaster.cli.exits import CommandError
 from paymaster.cli.first_file import FirstService, first_file
 from paymaster.cli.present import print_line, print_note
+from paymaster.redaction import redact, remember
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,9 +60,11 @@ def init(
     ] = None,
 ) -> None:
     """Write paymaster.toml for the keys in the environment, and an agent. No key is written or printed."""
-    there = [name for name in (CONFIGURATION, AGENT) if Path(name).exists()]
+    there = [name for name in (CONFIGURATION, AGENT) if os.path.lexists(name)]  # also a link that leads nowhere
     if there and not force:
         raise CommandError(f"{_listed(there)} {'is' if len(there) == 1 else 'are'} here already: --force replaces")
+    for variable in (*(each.variable or "" for each in _PROVIDERS), _AZURE[0]):
+        remember(os.environ.get(variable, ""))
     services = list(_found(os.environ, base_url, model, price))
     if not services:
         variables = ", ".join(each.variable or "" for each in _PROVIDERS)
@@ -72,9 +75,17 @@ def init(
         services = [_LOCAL]
     text = first_file(services)
     _check(text)
-    Path(CONFIGURATION).write_text(text)
-    Path(AGENT).write_text((Path(__file__).parent / "first_agent.py").read_text())
+    _write(CONFIGURATION, text)
+    _write(AGENT, (Path(__file__).parent / "first_agent.py").read_text(encoding="utf-8"))
     _tell(services)
+
+
+def _write(name: str, text: str) -> None:
+    """Raises CommandError."""
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from None
 
 
 def _tell(services: "Sequence[FirstService]") -> None:
@@ -171,7 +182,8 @@ def _has_price(service: FirstService) -> bool:
     try:
         settings = Settings.model_validate({"services": {service.name: table}})
     except ValidationError as invalid:
-        raise CommandError(f"{service.base_url}: {invalid.errors()[0]['msg']}") from None
+        problem = str(invalid.errors()[0]["msg"]).removeprefix("Value error, ")  # without the URL, which may hold a key
+        raise CommandError(f"services.{service.name}.base_url: {problem}") from None
     return price_of(settings, service.name, service.model, datetime.now(UTC)) is not None
 
 
@@ -179,7 +191,9 @@ def _check(text: str) -> None:
     """Raises CommandError for what could not be used, before anything is written."""
     from paymaster.settings import ConfigurationError, load_settings
 
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    if redact(text) != text:
+        raise CommandError("a key would be in the file: give the name of a model, and a URL without a key")
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         try:

@@ -26,8 +26,9 @@ Styled = str | tuple[str, str]
 """A text, or one with a style, which a terminal shows that has colours."""
 
 _TABLE_WIDTH_MAX = 240
-_STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_STARTS_A_FORMULA = re.compile(r"[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are wide forms of the first
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal would obey, and marks that turn the order of what is beside them around."""
 
 
 def print_json(document: "JsonValue") -> None:

@@ -330,7 +330,7 @@ async def test_usage_by_kind_adds_up_in_each_form(run: Run, database_url: str) -
 
 
 async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, database_url: str) -> None:
-    names = ("=1+1", " @cmd", "-2", "\t=x", 'plain, with "quotes"', "two\nlines", "<b>")
+    names = ("=1+1", " @cmd", "-2", "\t=x", 'plain, with "quotes"', "two\nlines", "<b>", "\uff1d1")
     entries = [
         _entry(f"a-{n}", call_id=f"c{n}", service="local", cost_nanos=10**n + n, metadata={"team,x": name})
         for n, name in enumerate(names)
@@ -343,7 +343,7 @@ async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, da
     assert (ended.returncode, ended.stderr) == (0, "")
     rows = list(csv.DictReader(io.StringIO(ended.stdout, newline="")))
     found = {row["metadata.team,x"]: row for row in rows}
-    assert set(found) == {"'=1+1", "' @cmd", "'-2", "'\t=x", *names[4:], ""}
+    assert set(found) == {"'=1+1", "' @cmd", "'-2", "'\t=x", *names[4:-1], "'\uff1d1", ""}
     assert {row["cost_nanos"] for row in rows} == {*(str(10**n + n) for n in range(len(names))), str(10**20 - 1)}
     assert found[""]["cost_usd"] == "99999999999.999999999"
     assert found["two\nlines"]["cost_usd"] == "0.000100005"
@@ -438,6 +438,8 @@ def test_what_others_named_neither_styles_the_output_nor_commands_the_terminal(
     out = capsys.readouterr().out
     assert out.count("[red]x[/red] :smile: \ufffd[2J\ufffd2J\ufffd") == 2
     assert printable("two\nlines\tand a tab") == "two\nlines\tand a tab"
+    for mark in "\u061c\u200e\u200f\u202a\u202e\u2066\u2069":  # would show $5 of what follows as 5$
+        assert printable(f"a{mark}b") == "a\ufffdb"
 
 
 def test_json_is_one_document_that_no_terminal_can_spoil(capsys: pytest.CaptureFixture[str]) -> None:

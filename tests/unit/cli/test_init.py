@@ -73,6 +73,32 @@ def test_nothing_is_replaced_without_force(run: Run, folder: Path, there: str) -
     assert (folder / there).read_text() != "# mine\n"
 
 
+def test_no_key_is_written_or_printed(run: Run, folder: Path) -> None:
+    """Also where it stands in the endpoint, or is taken for the name of a model."""
+    credentials = {"AZURE_OPENAI_ENDPOINT": f"https://ours:{KEY}@ours.openai.azure.com"}
+    for environment in (credentials, {"AZURE_OPENAI_ENDPOINT": f"https://ours.openai.azure.com/?api-key={KEY}"}):
+        refused = run("init", **{**NO_KEYS, **AZURE, **environment})
+        assert_ends_with_advice(refused, 2, "services.azure.base_url: the URL h")
+        assert KEY not in refused.stdout + refused.stderr
+    asked = ("init", "--base-url", f"http://{NOWHERE}/v1", "--model", KEY)
+    refused = run(*asked, **{**NO_KEYS, "OPENAI_API_KEY": KEY})
+    assert_ends_with_advice(refused, 2, "a key would be in the file")
+    assert KEY not in refused.stdout + refused.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_link_is_not_written_through(run: Run, folder: Path) -> None:
+    (folder / "paymaster.toml").symlink_to(folder / "elsewhere.toml")
+    assert_ends_with_advice(run("init", **NO_KEYS), 2, "paymaster.toml is here already")
+    assert [file.name for file in folder.iterdir()] == ["paymaster.toml"]
+
+
+def test_what_cannot_be_written_is_said(run: Run, folder: Path) -> None:
+    (folder / "paymaster.toml").mkdir()
+    refused = run("init", "--force", **{**NO_KEYS, "OPENAI_API_KEY": KEY})
+    assert_ends_with_advice(refused, 2, "paymaster.toml cannot be written: Is a directory")
+
+
 def test_the_agent_names_what_the_file_has(run: Run, folder: Path) -> None:
     run("init", **NO_KEYS)
     program = (folder / "my_agent.py").read_text()
