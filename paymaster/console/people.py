@@ -144,10 +144,13 @@ class _Proxy:
         return Person(name, role, f"proxy:{name}", by_key=False)
 
     def _of_groups(self, request: Request) -> list[ConsoleRole | None]:
+        """Raises NoRole for several such headers: one of them may be from whoever asks."""
         if self._settings.groups_header is None:
             return []
-        groups = ",".join(request.headers.getlist(self._settings.groups_header)).split(",")
-        return [self._settings.groups.get(group.strip()) for group in groups]
+        lists = request.headers.getlist(self._settings.groups_header)
+        if len(lists) > 1:
+            raise NoRole(f"the proxy's header {self._settings.groups_header} comes {len(lists)} times")
+        return [self._settings.groups.get(group.strip()) for groups in lists for group in groups.split(",")]
 
 
 def is_beyond_this_machine(address: str) -> bool:

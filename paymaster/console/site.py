@@ -1,5 +1,6 @@
 """The console's addresses: who may open them, what a form must prove, and what is said when something fails."""
 
+import asyncio
 import logging
 import re
 import time
@@ -37,6 +38,8 @@ from paymaster.storage.status_rows import CopiedLedger
 Handler = Callable[[Opened], Awaitable[View]]
 HOME = f"{BASE}/budgets"
 _FORM_BYTES_MAX = 20_000
+PAGES_AT_ONCE = 3
+"""That are made, while others wait for their turn: calls need the database's connections and the event loop too."""
 _WITHIN = re.compile(r"/console/[A-Za-z0-9/._~%?&=+,:@!*()-]{0,1500}")
 """Where a login may lead: a page of the console, which begins with its path, so that no other host is named."""
 _NAVIGATION = (
@@ -63,6 +66,7 @@ class ConsoleSite:
         self._administrated = administrated
         self._approvers = approvers
         self._pages = Pages()
+        self._turns = asyncio.Semaphore(PAGES_AT_ONCE)
 
     def routes(self) -> list[Route]:
         site = self._administrated
@@ -110,7 +114,7 @@ class ConsoleSite:
                     if request.method == "POST":
                         self._check_form(request, person, form)
                     opened = Opened(person, request.path_params, request.query_params, form, datetime.now(UTC))
-                    response = await self._shown(request, await handler(opened), person)
+                    response = await self._made(request, handler, opened)
             except CallerGone:
                 response = Response(status_code=_CALLER_GONE)
             except Exception as error:
@@ -121,6 +125,12 @@ class ConsoleSite:
             return response
 
         return endpoint
+
+    async def _made(self, request: Request, handler: Handler, opened: Opened) -> Response:
+        if request.method == "POST":  # an action may wait for a ledger that does not answer
+            return await self._shown(request, await handler(opened), opened.person)
+        async with self._turns:
+            return await self._shown(request, await handler(opened), opened.person)
 
     async def _shown(self, request: Request, view: View, person: Person | None) -> Response:
         return self._pages.response(view, await self._shared(request, person))

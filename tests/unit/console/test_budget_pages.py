@@ -1,5 +1,6 @@
 """The pages of budgets, over a copy of the ledger's status as the database has it."""
 
+import asyncio
 import re
 
 from console_pages import (
@@ -16,8 +17,10 @@ from console_pages import (
     window,
 )
 from records import charged_entry
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from paymaster.console.site import PAGES_AT_ONCE
 from paymaster.storage.usage_rows import insert_entries
 
 
@@ -129,3 +132,15 @@ async def test_where_calls_wait_nobody_says_that_it_is_enough(engine: AsyncEngin
     await store_copy(engine, [account("budget:acme", window("day", 10, 2), parked=3)])
     await insert_entries(engine, [charged_entry("default", 1, ("acme",), "s", 1, granted_at_ms=now_ms() - 60_000)])
     assert "enough" not in await opened(engine, "budgets")
+
+
+async def test_many_pages_at_once_leave_connections_to_calls(engine: AsyncEngine) -> None:
+    """Each page waits for its turn, and is there in the end."""
+    await store_copy(engine, [account("budget:acme", window("day", 1, 1))])
+    made: list[int] = []
+    event.listen(engine.sync_engine, "connect", lambda *_: made.append(1))
+    browser = Browser(await console_app(engine))
+    await browser.log_in(ADMIN)
+    answers = await asyncio.gather(*(browser.get("/console/budgets") for _ in range(20)))
+    assert {each.status_code for each in answers} == {200}
+    assert len(made) < PAGES_AT_ONCE  # with the one that was there

@@ -67,6 +67,16 @@ async def test_a_header_that_names_not_one_user_names_nobody(headers: Any) -> No
     assert (await asked("10.1.2.3", headers)).status_code == 403
 
 
+async def test_groups_that_a_client_adds_give_no_role() -> None:
+    headers = [
+        ("x-forwarded-email", "bo@example.com"),
+        ("x-forwarded-groups", "oncall"),
+        ("x-forwarded-groups", "staff"),
+    ]
+    answer = await asked("10.1.2.3", headers)
+    assert (answer.status_code, "comes 2 times" in answer.text) == (403, True)
+
+
 async def test_forms_of_whom_the_proxy_lets_in_have_a_token_too() -> None:
     app = await console_app(console={"keys": {}, "proxy": PROXY})
     browser = Browser(app, address="10.1.2.3")
