@@ -147,3 +147,10 @@ def test_a_portion_counts_for_each_account_once() -> None:
     assert dict(spent_by_account([several, several])) == dict.fromkeys(
         ("service:s", "run:r/x", "run:r", "budget:a/b", "budget:a/c", "budget:a"), 14
     )
+
+
+def test_a_correction_is_no_beginning() -> None:
+    """An hour in which only money came back says nothing of what is usual."""
+    weeks = {(NOW_MS // HOUR_MS - 168 * week) * HOUR_MS: USD for week in (1, 2)}
+    longer_ago = {(NOW_MS // HOUR_MS - 168 * 7) * HOUR_MS: -USD}
+    assert past_of({**weeks, **longer_ago}, NOW_MS) == past_of(weeks, NOW_MS) == (USD, USD)
