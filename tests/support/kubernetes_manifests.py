@@ -16,7 +16,7 @@ import yaml
 from paymaster_process import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.8.3"
+KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.8.1"
 OF_THE_CLUSTER = {"POD_IP": "10.1.2.3", "paymaster-database/url": "postgresql+asyncpg://u:p@db/paymaster"}
 """What a running cluster fills in: a pod's address, and values of Secrets that must be there."""
 
