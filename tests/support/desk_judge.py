@@ -3,7 +3,7 @@
 from dataclasses import fields
 from itertools import chain
 
-from copied_status import every_copy
+from copied_status import but_for_calls
 from desk_checks import DeskChecks
 from desk_facts import HOLD_EXPIRES_AFTER_MS, ROLLING, HeldMoney, Place, Waiting, charged, charged_by, counted, levels
 from hypothesis.stateful import invariant
@@ -387,10 +387,15 @@ class DeskJudge(DeskChecks):
         self.steps += 1
         if self.steps % 3 == 0:
             now_ms = self.desk.state.now_ms
-            copies = every_copy(self.desk, now_ms)
-            assert copies == every_copy(self.cut_desk, now_ms), "a desk that was cut and restored copies otherwise"
-            for copy in copies:
+            while self.desk.copies.is_due or self.cut_desk.copies.is_due:
+                copy, cut_copy = self.desk.copies.take(now_ms), self.cut_desk.copies.take(now_ms)
+                same = but_for_calls(copy) == but_for_calls(cut_copy)
+                assert same, "a desk that was cut and restored copies otherwise"
                 self.copied.take_in(copy, now_ms)
+                self.copied_by_cut.take_in(cut_copy, now_ms)
+            waiting = self.copied.waiting()
+            assert waiting.keys() == {call.reserve.hold_id for call in self.desk.queue}, "other calls wait"
+            assert waiting == self.copied_by_cut.waiting(), "a desk that was cut and restored copies other calls"
             status = {each.account: each for each in self.desk.status(now_ms=now_ms).accounts}
             assert self.copied.read(now_ms) == status
 

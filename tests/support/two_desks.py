@@ -43,7 +43,7 @@ class TwoDesks(RuleBasedStateMachine):
         """The desk has looked at the queue since something was freed last."""
         self.gone: dict[str, bool] = {}
         """Accounts that have left the books: whether these were full."""
-        self.copied = CopiedStatus()
+        self.copied, self.copied_by_cut = CopiedStatus(), CopiedStatus()
         self.steps = 0
         self.room_since_ms: int | None = None
         """Since when there is room for an account that a call waits for."""
