@@ -242,6 +242,10 @@ class DeskJudge(DeskChecks):
         hold = HeldMoney(grant, accounts, bought=request.candidates[chosen].purchase)
         model.holds[grant.hold_id] = hold
         unknown = model.loading.intersection(hold.accounts)
+        if unknown & self.opened:  # likewise
+            with self.before_accounts_opened():
+                assert model.before_all(request) != "held", "granted without an account that it opened"
+                unknown = model.loading.intersection(hold.accounts)
         assert not unknown, f"granted before it was known what had been spent in {unknown}"
         assert model.before_all(request) != "held", "granted without an account that it counts for"
         assert model.before_all(request) != "never", "granted with other limits of its run than the first ones"
@@ -280,6 +284,9 @@ class DeskJudge(DeskChecks):
 
     def judge_denial(self, request: Reserve, arrival: int, denied: Denied, *, waited: bool) -> None:
         model, verdicts = self.model, set(self.model.verdicts(request))
+        if waited and self.opened and "held" in verdicts:  # looked at before one behind it got its run
+            with self.before_accounts_opened():
+                verdicts = set(model.verdicts(request))
         assert denied.hold_id == request.hold_id
         # The clock may have jumped over a deadline and over the window's end after it: then the call came too late.
         too_late = waited and denied.reason == "waited_too_long"

@@ -1,7 +1,8 @@
 """Two desks that get the same commands, one of them cut before each, and a database that answers from the model."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from copied_status import CopiedStatus
 from desk_facts import EARLIER_MS, ROLLING, START_MS, HeldMoney, Part, T, counts
@@ -41,6 +42,8 @@ class TwoDesks(RuleBasedStateMachine):
         """Whether that arrives in the step in which it is asked for."""
         self.looked = False
         """The desk has looked at the queue since something was freed last."""
+        self.opened = frozenset[str]()
+        """Accounts that there are since the last command: who was looked at earlier did not see them."""
         self.gone: dict[str, bool] = {}
         """Accounts that have left the books: whether these were full."""
         self.copied, self.copied_by_cut = CopiedStatus(), CopiedStatus()
@@ -77,6 +80,7 @@ class TwoDesks(RuleBasedStateMachine):
     def take_in_accounts(self, now: frozenset[str]) -> None:
         """Which accounts there are: those of names and runs come and go as the desk thinks fit."""
         model = self.model
+        self.opened = now - model.open
         if now == model.open:
             return
         were_full = len(model.open | now) >= model.accounts_max
@@ -89,6 +93,18 @@ class TwoDesks(RuleBasedStateMachine):
                 model.parts[path] = Part(granted_ms=tuple(on_hold))
         model.loading = (model.loading & now) | (now - model.open)
         model.open = now
+
+    @contextmanager
+    def before_accounts_opened(self) -> Generator[None]:
+        """The model without the accounts that the last command opened."""
+        model, opened = self.model, self.opened
+        before = model.open, model.loading, model.parts
+        model.open, model.loading = model.open - opened, model.loading - opened
+        model.parts = {path: part for path, part in model.parts.items() if f"run:{path}" not in opened}
+        try:
+            yield
+        finally:
+            model.open, model.loading, model.parts = before
 
     # ------------------------------------------------------------ the database
 

@@ -137,6 +137,10 @@ class Steps(DeskMachine):
         self.send(Settle(hold_id=hold_id, cost_nanos=cost_nanos, epoch="this run"))
         self.look()
 
+    def pause(self, service: str) -> None:
+        self.pause_or_resume(service, pause=True)
+        self.look()
+
     def wait(self, minutes: int) -> None:
         self.advance_to(self.clock_ms + minutes * MINUTE)
         self.look()
@@ -167,6 +171,18 @@ def test_a_clock_behind_the_time_to_which_it_was_put_back() -> None:
     steps.wait(1)
     steps.ask("acme")
     assert len(steps.in_state("pending")) == 1
+
+
+def test_a_call_is_denied_before_one_behind_it_gets_the_account_of_their_run() -> None:
+    """In one look: the run is limited from now on, by a budget that only the one behind counts for."""
+    steps = Steps(File(caps_nanos={("budget:acme", "day"): 4 * UNIT}))
+    steps.pause("s")
+    for budget in ("acme", "acme/team"):
+        steps.ask(budget, run=("r2", ()))
+    loops = {"budget:acme/team": RunawayTerms(calls_per_minute=2)}
+    steps.configure(File(caps_nanos={("service:s", "month"): 0}, runaway=loops))
+    steps.look()
+    assert "run-1/1" in steps.model.over
 
 
 def test_what_was_spent_before_a_clock_went_back_counts_now() -> None:
