@@ -8,9 +8,10 @@ from temporalio.client import Client
 from temporalio.service import RetryConfig, ServiceClient
 
 from paymaster.ledger.batching import LedgerTraffic
-from paymaster.ledger.group_commit import GroupCommit
+from paymaster.ledger.group_commit import Busy, GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.ledger.pacing import Pace
+from paymaster.ledger.updates import UPDATE_ERRORS
 from paymaster.messages import Answer, Command, DeskConfig, json_bytes
 
 
@@ -43,7 +44,11 @@ def ledger_commits(
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
         on_sent(len(commands))
         began_s = time.monotonic()
-        batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
+        try:
+            batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
+        except (Busy, *UPDATE_ERRORS) as error:
+            on_turn(pace.failed(refused=isinstance(error, Busy)))
+            raise
         on_turn(pace.answered(batch.next_after_ms, time.monotonic() - began_s))
         traffic.sent(commands, batch.answers)
         return batch.answers

@@ -40,8 +40,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
 
     `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
     split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
-    growing pauses up to a second, until an item is `give_up_after_s` seconds old, which fails with `CommitUnavailable`.
-    None is given up for `Busy`: its time begins anew.
+    growing pauses up to a second, or in its turn, until an item is `give_up_after_s` seconds old, which fails with
+    `CommitUnavailable`. None is given up for `Busy`: its time begins anew.
 
     Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
     tells how many items the group should have, for which it then waits up to half a second. `rest_s` tells how many
@@ -141,7 +141,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
                     elif waiting.give_up_at <= now:
                         waiting.fail(CommitUnavailable(f"no answer for {self.give_up_after_s:.0f} s: {error}"))
                 group = [waiting for waiting in group if not waiting.answer.done()]
-                await asyncio.sleep(back_off_s(failures, self._chance))
+                await asyncio.sleep(max(back_off_s(failures, self._chance), self._rest_s()))
             else:
                 if len(answers) != len(group):  # a defect of the commit function: nobody knows which answer is whose
                     for waiting in group:
