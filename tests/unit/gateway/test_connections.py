@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from bounded_server import certificate
 from paymaster_process import until
 from temporalio.client import Client
 
@@ -305,14 +306,20 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 async def test_it_speaks_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
-    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
-    files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
-    async with gateway(monkeypatch, **files) as url, httpx.AsyncClient(verify=trusting(authority)) as http:
+    """Also where others hold all connections that it may have, in handshakes that they do not go on with."""
+    of_gateway = certificate(tmp_path)
+    files = {"tls_certificate": of_gateway.file, "tls_key": of_gateway.key}
+    async with gateway(monkeypatch, connections_max=3, headers_within="1h", **files) as url:
         assert url.startswith("https://")
-        assert (await http.get(f"{url}/v1/models", headers={"x-api-key": KEY})).status_code == 200
+        strangers = [await Caller.of(url) for _ in range(20)]
+        for stranger in strangers:
+            stranger.send(b"\x16\x03\x01\x02\x00\x01")
+        async with httpx.AsyncClient(verify=of_gateway.trusting) as http:
+            assert (await http.get(f"{url}/v1/models", headers={"x-api-key": KEY})).status_code == 200
+        ended = await asyncio.gather(*(stranger.rest() for stranger in strangers[:10]))
+        assert ended == [b""] * 10
+        for stranger in strangers[10:]:
+            stranger.writer.close()
 
 
 async def test_a_renewed_certificate_is_in_use_without_a_restart(
@@ -321,16 +328,16 @@ async def test_a_renewed_certificate_is_in_use_without_a_restart(
     """Connections that are open stay; one that does not fit its key changes nothing."""
     monkeypatch.setattr(listening, "RENEWED_WITHIN_S", 0.1)
     old, new = trustme.CA(), trustme.CA()
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    file, key = tmp_path / "tls.crt", tmp_path / "tls.key"
 
     def issue(authority: trustme.CA) -> None:
         issued = authority.issue_cert("127.0.0.1")
-        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.cert_chain_pems[0].write_to_path(file)
         issued.private_key_pem.write_to_path(key)
 
     issue(old)
     url_path, headers = "/v1/models", {"x-api-key": KEY}
-    async with gateway(monkeypatch, tls_certificate=certificate, tls_key=key, idle_timeout="1h") as url:
+    async with gateway(monkeypatch, tls_certificate=file, tls_key=key, idle_timeout="1h") as url:
 
         async def is_spoken_to(authority: trustme.CA) -> bool:
             try:
@@ -342,7 +349,7 @@ async def test_a_renewed_certificate_is_in_use_without_a_restart(
         async with httpx.AsyncClient(verify=trusting(old), limits=httpx.Limits(max_connections=1)) as kept:
             assert (await kept.get(f"{url}{url_path}", headers=headers)).status_code == 200
             broken = new.issue_cert("127.0.0.1").cert_chain_pems[0]
-            broken.write_to_path(certificate)
+            broken.write_to_path(file)
             await until(lambda: "the one before stays" in caplog.text, "it is noticed")
             assert await is_spoken_to(old)
             issue(new)
