@@ -49,13 +49,10 @@ def call(
     if route not in settings.routes:
         raise CommandError(f"there is no route {route!r}; configured: {', '.join(settings.routes) or 'none'}")
     budgets = budget or [_only_budget(settings)]
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text.strip():
-        raise CommandError("the prompt is empty")
     request = _request(
         route=route,
         budget=budgets[0] if len(budgets) == 1 else tuple(budgets),
-        prompt=text,
+        prompt=_text_of(prompt),
         system=system,
         max_output_tokens=max_output_tokens,
         on_exhausted=on_exhausted,
@@ -71,6 +68,14 @@ def call(
         print_note(f"paymaster: {result.outcome}: {result.reason}: {result.detail}")
     if result.outcome != "completed":
         raise typer.Exit(EXIT_NO)
+
+
+def _text_of(prompt: str) -> str:
+    """What is asked: of "-" all of stdin. Raises CommandError for nothing."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise CommandError("the prompt is empty")
+    return text
 
 
 def _request(**fields: object) -> "LLMRequest":

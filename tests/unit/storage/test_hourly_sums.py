@@ -143,7 +143,7 @@ async def test_writers_at_once_count_each_row_once(
 async def test_rows_from_before_are_summed_up_beside_writers(
     databases: Databases, before: list[UsageEntry], after: list[UsageEntry], data: st.DataObject
 ) -> None:
-    """As the migration finds them: some of a call's rows are there, and the others come meanwhile."""
+    """What the migration meets: some of a call's rows are there, and the others come meanwhile."""
     ledger, rows = of_new_ledger([*before, *after])
     rows = data.draw(st.permutations(rows))
     cut = data.draw(st.integers(0, len(rows)))
