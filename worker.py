@@ -100,6 +100,7 @@ from paymaster.settings import (
 )
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.engine import create_engine
+from paymaster.storage.partitions import follow_months
 from paymaster.storage.schema import SchemaOutdated, check_schema
 from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
@@ -233,6 +234,7 @@ def _besides(
 ) -> Iterator[Coroutine[Any, Any, None]]:
     """What a worker does besides, for as long as it runs."""
     yield prices.follow()
+    yield follow_months(engine)
     yield _warn_of_missing_encodings(settings, role)
     if role != "activities" and (settings.alerts.forecasts or settings.alerts.anomalies):
         yield SpendingWatch(settings.alerts, engine, ledger.name, ledger.report_spending).follow()

@@ -19,7 +19,7 @@ YEAR_OF_ROWS = 100_000_000
 ROUNDS = 3
 _FILL = text(
     """
-    INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
+    INSERT INTO usage_entries (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
         model, granted_at, started_at, duration_ms, status, error_class, input_tokens, cached_input_tokens,
         output_tokens, cost_usd, price_source, metadata)
     SELECT run || '/1/' || 1 + n % 10 / 9, CASE WHEN n % 500 = 0 THEN 'unconfirmed' ELSE 'final' END, run || '/1',
@@ -79,10 +79,10 @@ async def fill(database_url: str, rows: int = ROWS) -> None:
             for each in _UNSUMMED:
                 await connection.execute(each)
             await connection.execute(_FILL, {"rows": rows})
-            await connection.execute(text("ANALYZE api_usage"))
+            await connection.execute(text("ANALYZE usage_entries"))
         await fill_sums(engine)
         async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            await connection.execute(text("VACUUM ANALYZE api_usage, usage_hourly"))  # as autovacuum does soon
+            await connection.execute(text("VACUUM ANALYZE usage_entries, usage_hourly"))  # as autovacuum does soon
     finally:
         await engine.dispose()
 

@@ -209,7 +209,7 @@ class BodySweep(Message):
 
 
 class UsageEntry(CountsForBudgets, Message):
-    """One immutable row of `api_usage`: an attempt as it ended, or (`unconfirmed`) as it may have ended."""
+    """One immutable row of `usage_entries`: an attempt as it ended, or (`unconfirmed`) as it may have ended."""
 
     attempt_id: str
     state: Literal["final", "unconfirmed"]

@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 _NO_PRIVILEGE = "42501"
 """PostgreSQL's code for what a role may not do."""
 _NEEDED = {
-    "api_usage": ("SELECT", "INSERT"),
     "api_usage_counted": ("SELECT",),
     "account_status": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "alerts": ("SELECT", "INSERT"),
@@ -22,6 +21,7 @@ _NEEDED = {
     "parked_calls": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "paymaster_schema": ("SELECT",),
     "price_lists": ("SELECT", "INSERT"),
+    "usage_entries": ("SELECT", "INSERT"),
     "usage_hourly": ("SELECT",),
 }
 """Of a worker and the commands; migrating needs more: see `grant_for`."""

@@ -53,12 +53,12 @@ CREATE TABLE {_FILLING} AS
 WITH last AS (
     SELECT last_id FROM {_UNFILLED}
 ), counted AS (
-    SELECT api_usage.* FROM api_usage, last WHERE id <= last_id AND state = 'final'
+    SELECT entry.* FROM usage_hourly_rows AS entry, last WHERE id <= last_id AND state = 'final'
     UNION ALL
-    SELECT api_usage.* FROM api_usage, last
+    SELECT entry.* FROM usage_hourly_rows AS entry, last
     WHERE id <= last_id AND state = 'unconfirmed' AND NOT EXISTS (
-        SELECT FROM api_usage AS final
-        WHERE final.attempt_id = api_usage.attempt_id AND final.state = 'final' AND final.id <= last_id
+        SELECT FROM usage_hourly_rows AS final
+        WHERE final.attempt_id = entry.attempt_id AND final.state = 'final' AND final.id <= last_id
     )
 ), told AS (
     SELECT ledger, granted_at, budget, charged_budgets, service, model, state,
@@ -78,7 +78,7 @@ WITH last AS (
                coalesce(bool_or(earlier.model = counted.model), false) AS of_model,
                coalesce(bool_or(earlier.service = counted.service AND earlier.model = counted.model), false)
                    AS of_candidate
-        FROM api_usage AS earlier
+        FROM usage_hourly_rows AS earlier
         WHERE earlier.ledger = counted.ledger AND earlier.call_id = counted.call_id AND earlier.run_id = counted.run_id
             AND earlier.attempt_id COLLATE "C" < counted.attempt_id COLLATE "C" AND earlier.id <= last_id
     ) AS found

@@ -122,21 +122,22 @@ _EARLIER_DIGESTS = text(
 _OTHER_LEDGERS = text(
     """
     WITH RECURSIVE names AS (
-        SELECT min(ledger) AS ledger FROM api_usage
+        SELECT min(ledger) AS ledger FROM usage_entries
         UNION ALL
-        SELECT (SELECT min(ledger) FROM api_usage WHERE ledger > names.ledger) FROM names WHERE names.ledger IS NOT NULL
+        SELECT (SELECT min(ledger) FROM usage_entries WHERE ledger > names.ledger)
+        FROM names WHERE names.ledger IS NOT NULL
     )
     SELECT ledger FROM names WHERE ledger IS NOT NULL LIMIT 100
     """
 )
 _IS_STORED = text(
     """
-    SELECT EXISTS (SELECT FROM api_usage WHERE ledger = :ledger)
+    SELECT EXISTS (SELECT FROM usage_entries WHERE ledger = :ledger)
         OR EXISTS (SELECT FROM configurations WHERE ledger = :ledger)
         OR EXISTS (SELECT FROM cap_changes WHERE ledger = :ledger)
     """
 )
-_LATEST = text("SELECT max(granted_at) FROM api_usage WHERE ledger = :ledger")
+_LATEST = text("SELECT max(granted_at) FROM usage_entries WHERE ledger = :ledger")
 _INSERT_ALERT = text(
     """
     INSERT INTO alerts (ledger, epoch, sequence, at, what, account, "window", text)

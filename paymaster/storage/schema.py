@@ -1,5 +1,6 @@
 """The schema: its revision, migrations, and the check that a program fits the database."""
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,18 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.access import unseen_schema
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
+from paymaster.storage.partitions import SHORT_LOCKS, prepare
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0016"
+SCHEMA_REVISION = "0018"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"
@@ -36,9 +39,13 @@ _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database 
 
 _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
 
-_ONLINE = (("0015", fill),)
+_ONLINE = (("0015", fill), ("0017", prepare))
 """What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
 harmless when it is done, or was broken off."""
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_LOCKS_TRIED_AFTER_S = (1.0,) * 60
+"""Between attempts: somebody reads or writes a table for that long, such as for a report."""
 
 _WAS_CALLED = text(f"SELECT obj_description('{SCHEMA_TABLE}'::regclass, 'pg_class')")
 
@@ -68,8 +75,9 @@ async def migrate(url: str) -> None:
         async with engine.begin() as connection:
             # Whoever migrates at the same time waits here, and then finds nothing left to do.
             await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             _refuse_newer(await _revision(connection))
+            # Last, since it ends the snapshot of what was asked, which an index that is made online would wait for.
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             await _upgrade(engine, config)
     finally:
         await engine.dispose()
@@ -96,8 +104,16 @@ async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> N
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
+    for wait_s in (*_LOCKS_TRIED_AFTER_S, None):
+        try:
+            async with engine.begin() as connection:
+                await connection.execute(SHORT_LOCKS)
+                await connection.run_sync(upgrade)
+            return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or wait_s is None:
+                raise
+        await asyncio.sleep(wait_s)
 
 
 async def _call(connection: AsyncConnection, revision: str) -> None:

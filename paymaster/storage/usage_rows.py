@@ -1,14 +1,14 @@
-"""The usage database: every attempt as an immutable row of `api_usage`, and the sums that reports are made of.
+"""The usage database: every attempt as an immutable row of `usage_entries`, which has a partition for each month.
 
 The table is written by `insert_entries` alone. An attempt may have two rows, `unconfirmed` and later `final`; which of
 them counts is decided in one place, the view `api_usage_counted` that the migration makes, and everything here that
 sums reads the view."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -87,7 +87,7 @@ def _table(name: str) -> Table:
     )
 
 
-usage_table = _table("api_usage")
+usage_table = _table("usage_entries")
 
 counted_usage = _table("api_usage_counted")
 
@@ -106,7 +106,9 @@ async def insert_entries(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> 
         return
     # In one order everywhere: two transactions that insert the same entries wait for each other and never in a circle.
     rows = sorted((_row(entry) for entry in entries), key=lambda row: (row["attempt_id"], row["state"]))
-    statement = postgresql_insert(usage_table).on_conflict_do_nothing(index_elements=["attempt_id", "state"])
+    statement = postgresql_insert(usage_table).on_conflict_do_nothing(
+        index_elements=["attempt_id", "state", "granted_at"]
+    )
     async with engine.begin() as connection:
         await _tell_apart(connection, rows)
         await connection.execute(statement, rows)
@@ -115,18 +117,25 @@ async def insert_entries(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> 
 async def _tell_apart(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Gives the rows of requests that were sent again under the same attempt id ids of their own.
 
-    A lost worker's attempt never said when it began, so that two of those are the same.
+    A lost worker's attempt never said when it began, so that two of those are the same. What is the same attempt has
+    the time at which it was granted first.
     """
-    named = [row for row in rows if row["started_at"] is not None]
-    query = select(usage_table.c.attempt_id, usage_table.c.started_at, usage_table.c.error_class).where(
-        usage_table.c.attempt_id.in_([row["attempt_id"] for row in named]), usage_table.c.started_at.is_not(None)
-    )
-    first = {row["attempt_id"]: row for row in (await connection.execute(query)).mappings()}
-    for row in named:
-        other = first.setdefault(row["attempt_id"], cast("RowMapping", row))
-        both_lost = row["error_class"] == other["error_class"] == WORKER_LOST
-        if row["started_at"] != other["started_at"] and not both_lost:
-            row["attempt_id"] = f"{row['attempt_id']}@{_milliseconds(row['started_at'])}"
+    columns = (usage_table.c[name] for name in ("attempt_id", "started_at", "error_class", "granted_at"))
+    query = select(*columns).where(usage_table.c.attempt_id.in_({row["attempt_id"] for row in rows}))
+    stored = (await connection.execute(query.order_by(usage_table.c.id))).mappings().all()
+    first: dict[str, Mapping[Any, Any]] = {}
+    granted: dict[str, datetime] = {}
+    for each in stored:
+        granted.setdefault(each["attempt_id"], each["granted_at"])
+        if each["started_at"] is not None:
+            first.setdefault(each["attempt_id"], each)
+    for row in rows:
+        if row["started_at"] is not None:
+            other = first.setdefault(row["attempt_id"], row)
+            both_lost = row["error_class"] == other["error_class"] == WORKER_LOST
+            if row["started_at"] != other["started_at"] and not both_lost:
+                row["attempt_id"] = f"{row['attempt_id']}@{_milliseconds(row['started_at'])}"
+        row["granted_at"] = granted.setdefault(row["attempt_id"], row["granted_at"])
 
 
 def _row(entry: UsageEntry) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def noise(characters: int, seed: object) -> str:
 
 async def rows(site: Site) -> int:
     async with site.engine.connect() as connection:
-        return (await connection.execute(text("SELECT count(*) FROM api_usage"))).scalar_one()
+        return (await connection.execute(text("SELECT count(*) FROM usage_entries"))).scalar_one()
 
 
 NO_FAULTS = {

@@ -110,7 +110,7 @@ async def test_a_missing_grant_is_named(site: Site, given: tuple[str, ...], chec
     assert not ok
     assert grant in detail
     if check == "database grants":
-        assert "api_usage" in detail
+        assert "usage_entries" in detail
         assert "cap_changes" in detail
 
 

@@ -159,7 +159,7 @@ async def test_what_a_model_thought_goes_back_with_its_message(site: Site, serve
     assert said == {"role": "assistant", "content": None, "reasoning_content": thought, "tool_calls": [call]}
     assert thought not in site.logs()
     async with site.engine.connect() as connection:
-        rows = await connection.scalars(text("SELECT to_jsonb(t)::text FROM api_usage AS t"))
+        rows = await connection.scalars(text("SELECT to_jsonb(t)::text FROM usage_entries AS t"))
         assert thought not in "".join(rows.all())
 
 

@@ -293,7 +293,7 @@ async def test_what_became_of_a_call_is_in_the_headers(callers: Callers, site: S
     assert 0 < float(answer.headers["x-paymaster-budget-left-usd"]) < 1
     async with site.engine.connect() as connection:
         rows = await connection.execute(
-            text("SELECT budget, run, metadata FROM api_usage WHERE call_id = :id"), {"id": said["call-id"]}
+            text("SELECT budget, run, metadata FROM usage_entries WHERE call_id = :id"), {"id": said["call-id"]}
         )
         row = rows.mappings().one()
     assert (row["budget"], row["run"], row["metadata"]["client"]) == ("acme/alice", "tester:pr-17", "tester")

@@ -98,7 +98,7 @@ async def error_classes(site: Site, service: str) -> Counter[str]:
     """How often each kind of failure was stored for this service."""
     async with site.engine.connect() as connection:
         rows = await connection.execute(
-            text("SELECT error_class FROM api_usage WHERE service = :service AND error_class IS NOT NULL"),
+            text("SELECT error_class FROM usage_entries WHERE service = :service AND error_class IS NOT NULL"),
             {"service": service},
         )
         return Counter(rows.scalars())

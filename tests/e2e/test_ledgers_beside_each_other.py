@@ -133,7 +133,7 @@ async def at_once(place: Place) -> None:
 
 async def rows_by_ledger(site: Site) -> dict[str, set[tuple[str, str]]]:
     """Of each ledger in the database, which services were charged for which calls."""
-    query = text("SELECT ledger, service, call_id FROM api_usage WHERE service NOT LIKE 'search'")
+    query = text("SELECT ledger, service, call_id FROM usage_entries WHERE service NOT LIKE 'search'")
     found: dict[str, set[tuple[str, str]]] = {}
     async with site.engine.connect() as connection:
         for ledger, service, call_id in await connection.execute(query):

@@ -73,7 +73,7 @@ async def test_no_interval_sees_more_requests_than_the_burst_and_what_drains(
     await settled_books(site, service)
 
     async with site.engine.connect() as connection:
-        query = text("SELECT extract(epoch FROM granted_at)::float8 FROM api_usage WHERE service = 'per-minute'")
+        query = text("SELECT extract(epoch FROM granted_at)::float8 FROM usage_entries WHERE service = 'per-minute'")
         granted = (await connection.execute(query)).scalars().all()
     assert len(granted) == CALLS
     assert burst - 3 < most_within(granted, rate) <= burst + 0.01

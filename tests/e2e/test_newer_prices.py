@@ -92,7 +92,7 @@ async def used(site: Site) -> str:
 
 async def rows(site: Site) -> list[tuple[Decimal, str]]:
     async with site.engine.connect() as connection:
-        found = await connection.execute(text("SELECT cost_usd, price_source FROM api_usage ORDER BY granted_at"))
+        found = await connection.execute(text("SELECT cost_usd, price_source FROM usage_entries ORDER BY granted_at"))
         return [(row.cost_usd, row.price_source) for row in found]
 
 

@@ -97,7 +97,9 @@ async def test_answers_do_not_wait_for_a_database_that_is_down_and_no_entry_is_l
     assert status.unconfirmed == 0
     assert service.count == len(call_ids)
     async with site.engine.connect() as connection:
-        rows = (await connection.execute(text("SELECT call_id FROM api_usage WHERE state = 'final'"))).scalars().all()
+        rows = (
+            (await connection.execute(text("SELECT call_id FROM usage_entries WHERE state = 'final'"))).scalars().all()
+        )
     assert Counter(rows) == dict.fromkeys(call_ids, 1)
     assert [change["who"] for change in await site.cap_changes()] == ["ada"]
     if down_s > 10:

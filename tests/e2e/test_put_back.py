@@ -68,7 +68,7 @@ async def put_database_back(site: Site, to_id: int) -> None:
 
 async def last_id(site: Site) -> int:
     async with site.engine.connect() as connection:
-        return await connection.scalar(text("SELECT coalesce(max(id), 0) FROM api_usage")) or 0
+        return await connection.scalar(text("SELECT coalesce(max(id), 0) FROM usage_entries")) or 0
 
 
 async def test_a_database_put_back_forgets_nothing(site: Site, service: FakeService) -> None:

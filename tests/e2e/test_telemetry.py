@@ -137,7 +137,7 @@ async def test_sums_of_metrics_are_the_sums_of_the_rows(
         found = await connection.execute(
             text(
                 "SELECT count(*) AS attempts, count(error_class) AS failed, sum(input_tokens) AS input, "
-                "sum(output_tokens) AS output, sum(cost_usd * 1000000000)::bigint AS cost FROM api_usage"
+                "sum(output_tokens) AS output, sum(cost_usd * 1000000000)::bigint AS cost FROM usage_entries"
             )
         )
         sums = {name: int(value) for name, value in found.mappings().one().items()}

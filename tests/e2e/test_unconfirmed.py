@@ -171,11 +171,11 @@ async def test_reconcile_finds_what_was_changed_behind_the_ledgers_back_and_repa
         await remove_rows(site.engine, "call_id = :call", call=f"reconciled-{change}")
     else:
         another = """
-            INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget,
+            INSERT INTO usage_entries (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget,
                                    service, model, granted_at, status, cost_usd, price_source, metadata)
             SELECT 'other', state, 'other', 'other', workflow_id, run_id, ledger, epoch, budget,
                    service, model, granted_at, status, cost_usd, price_source, metadata
-            FROM api_usage WHERE call_id = 'reconciled-added'
+            FROM usage_entries WHERE call_id = 'reconciled-added'
         """
         async with site.engine.begin() as connection:
             assert (await connection.execute(text(another))).rowcount == 1

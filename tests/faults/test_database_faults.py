@@ -161,7 +161,7 @@ async def test_a_slow_database_delays_answers_by_its_own_slowness_and_loses_no_e
 DEADLOCK = """
 CREATE FUNCTION lock_two() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN PERFORM pg_advisory_xact_lock(1), pg_advisory_xact_lock(2); RETURN NEW; END $$;
-CREATE TRIGGER lock_two BEFORE INSERT ON api_usage FOR EACH ROW EXECUTE FUNCTION lock_two();
+CREATE TRIGGER lock_two BEFORE INSERT ON usage_entries FOR EACH ROW EXECUTE FUNCTION lock_two();
 """
 
 

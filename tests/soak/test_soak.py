@@ -147,7 +147,7 @@ async def _sample(place: Place, status: DeskStatus, load: MixedLoad, parked: int
     site = place.site
     run = await site.client.get_workflow_handle(budget_workflow_id(site.settings.ledger.name)).describe()
     async with site.engine.connect() as connection:
-        rows = await connection.scalar(text("SELECT count(*) FROM api_usage"))
+        rows = await connection.scalar(text("SELECT count(*) FROM usage_entries"))
     return Sample(
         minute=round(minute, 2),
         calls=len(load),

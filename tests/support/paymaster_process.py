@@ -557,7 +557,7 @@ _COUNTS = text(
     """
     SELECT count(DISTINCT call_id) AS calls, count(DISTINCT attempt_id) AS rows,
         count(DISTINCT attempt_id) FILTER (WHERE service = ANY(:services)) AS of_services
-    FROM api_usage WHERE ledger = :ledger
+    FROM usage_entries WHERE ledger = :ledger
     """
 )
 _PAID_TWICE = text(

@@ -21,9 +21,9 @@ async def entries_of_call(engine: AsyncEngine, call_id: str) -> list[UsageEntry]
 NO_TRIGGERS = text("SET LOCAL session_replication_role = 'replica'")
 """For one transaction that stores more rows than any worker does at once: they are in no hourly sums."""
 
-_REMOVE = "DELETE FROM api_usage WHERE "
+_REMOVE = "DELETE FROM usage_entries WHERE "
 _SUM_UP = text(
-    "SELECT usage_hourly_add(coalesce(jsonb_agg(jsonb_build_array(ledger, call_id, id)), '[]')) FROM api_usage"
+    "SELECT usage_hourly_add(coalesce(jsonb_agg(jsonb_build_array(ledger, call_id, id)), '[]')) FROM usage_entries"
 )
 
 

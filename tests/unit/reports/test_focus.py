@@ -240,8 +240,8 @@ async def test_a_million_rows_are_a_few_thousand_at_a_time(engine: AsyncEngine) 
         " cost_usd, price_source, metadata, paid_for"
     )
     copies = text(
-        f"INSERT INTO api_usage (attempt_id, {names})"
-        f" SELECT 'copy-' || number, {names} FROM api_usage, generate_series(1, 9999) AS number"
+        f"INSERT INTO usage_entries (attempt_id, {names})"
+        f" SELECT 'copy-' || number, {names} FROM usage_entries, generate_series(1, 9999) AS number"
     )
     async with engine.begin() as connection:
         await connection.execute(NO_TRIGGERS)

@@ -103,7 +103,7 @@ async def test_a_report_of_whole_hours_reads_no_rows(databases: Databases) -> No
     try:
         await insert_entries(engine, calls())
         async with engine.begin() as connection:
-            await connection.execute(text("DELETE FROM api_usage"))
+            await connection.execute(text("DELETE FROM usage_entries"))
         scope: Scope = {"since": NOON, "until": NOON + timedelta(days=9), "budget": None, "run": None}
         rows, found = await usage_report_with_total(engine, ledger=LEDGER, by=["service", "day"], **scope)
         assert sum(row.cost_nanos for row in rows) == found.cost_nanos == sum(each.cost_nanos for each in calls())

@@ -11,7 +11,7 @@ from stored_rows import entries_of_call
 from paymaster.messages import UsageEntry
 from paymaster.reports.usage import usage_report
 from paymaster.storage.engine import create_engine
-from paymaster.storage.schema import migrate
+from paymaster.storage.schema import migrate, name_older_schema
 from paymaster.storage.usage_rows import insert_entries
 
 OLDER_ROW = """
@@ -47,7 +47,7 @@ async def test_rows_from_before_have_no_dialect(engine: AsyncEngine, database_ur
     await insert_entries(engine, [entry(1, "gemini")])
     async with engine.begin() as connection:
         await connection.execute(text(OLDER_ROW))
-        await connection.execute(text("UPDATE paymaster_schema SET version_num = '0003'"))
+    await name_older_schema(database_url)
     await migrate(database_url)
     report = await usage_report(engine, ledger="default", by=["dialect"])
     assert {(row.dialect, row.attempts) for row in report} == {("gemini", 1), (None, 1)}

@@ -152,7 +152,7 @@ async def test_rows_from_before_are_summed_up_beside_writers(
         await insert_entries(engine, rows[:cut])
         async with engine.begin() as connection:
             await connection.execute(text("DELETE FROM usage_hourly"))
-            unfilled = "CREATE TABLE usage_hourly_unfilled AS SELECT coalesce(max(id), 0) AS last_id FROM api_usage"
+            unfilled = "CREATE TABLE usage_hourly_unfilled AS SELECT coalesce(max(id), 0) AS last_id FROM usage_entries"
             await connection.execute(text(unfilled))
         await asyncio.gather(fill(engine), *(insert_entries(engine, [row]) for row in rows[cut:]))
         await fill(engine)

@@ -17,7 +17,7 @@ from paymaster.values.windows import WINDOWS
 NAMES, PIECE = 100_000, 5_000
 FILL = text(
     """
-    INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
+    INSERT INTO usage_entries (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
                            model, granted_at, status, cost_usd, price_source, run)
     SELECT n || '/1/1', 'final', n || '/1', n, n, n, 'many', 'e', 'users/' || n % :names, 's', 'm', now(), 'completed',
            (n % 7) / 1000.0, 'test', 'run@' || n % :names
@@ -34,7 +34,7 @@ async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
             await connection.execute(NO_TRIGGERS)
             await connection.execute(FILL, {"names": NAMES, "first": first, "last": first + PIECE - 1})
     async with engine.connect() as connection:
-        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE api_usage"))
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("ANALYZE usage_entries"))
     yield engine
     await engine.dispose()
 

@@ -580,7 +580,7 @@ async def test_a_database_that_never_answers_is_given_up_after_seconds() -> None
 async def test_a_command_that_never_ends_is_given_up_after_seconds(engine: AsyncEngine) -> None:
     row = entry()
     async with engine.connect() as connection:
-        await connection.execute(text("LOCK TABLE api_usage"))
+        await connection.execute(text("LOCK TABLE usage_entries"))
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             await insert_entries(engine, [row])
@@ -607,8 +607,8 @@ async def test_the_first_insert_after_the_database_dropped_its_connections_succe
 
 async def test_errors_do_not_show_what_callers_wrote(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
-        await connection.execute(text("DROP TABLE api_usage CASCADE"))
-    with pytest.raises(Exception, match="api_usage") as failed:
+        await connection.execute(text("DROP TABLE usage_entries CASCADE"))
+    with pytest.raises(Exception, match="usage_entries") as failed:
         await insert_entries(engine, [entry(metadata={"note": "geheim"})])
     assert "geheim" not in str(failed.value)
 

@@ -1,0 +1,58 @@
+"""The months of `usage_entries`: making those that come, and having the rows of before become the first of them."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from paymaster.storage.engine import DATABASE_ERRORS
+
+_LOG = logging.getLogger("paymaster.worker")
+_LOOK_AFTER = timedelta(hours=6)
+_AHEAD = "3 months"
+_MAKE = text(f"SELECT usage_entries_make(current_date, (current_date + interval '{_AHEAD}')::date)")
+SHORT_LOCKS = text("SET LOCAL lock_timeout = '2s'")
+"""Whoever waits for a lock keeps everybody waiting who comes later. For one transaction, which then is tried again."""
+
+_INDEX = "api_usage_attempt_id_state_granted_at_idx"
+_IS_ATTACHED = text("SELECT relispartition FROM pg_class WHERE oid = to_regclass('api_usage')")
+_IS_UNCHECKED = text("SELECT count(*) FROM pg_constraint WHERE conname = 'api_usage_ends' AND NOT convalidated")
+_IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+
+async def prepare(engine: AsyncEngine) -> None:
+    """Checks the rows of before, and makes the index that they need as a partition. Workers go on storing meanwhile.
+
+    Harmless when it is done, or was begun and broken off.
+    """
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with autocommit.connect() as connection:
+        if await connection.scalar(_IS_ATTACHED):
+            return
+        if await connection.scalar(_IS_UNCHECKED):
+            await connection.execute(text("ALTER TABLE api_usage VALIDATE CONSTRAINT api_usage_ends"))
+        is_valid = await connection.scalar(_IS_VALID, {"name": _INDEX})
+        if is_valid is False:  # it was broken off
+            await connection.execute(text(f"DROP INDEX CONCURRENTLY {_INDEX}"))
+        if not is_valid:
+            columns = "attempt_id, state, granted_at"
+            await connection.execute(text(f"CREATE UNIQUE INDEX CONCURRENTLY {_INDEX} ON api_usage ({columns})"))
+
+
+async def make_coming_months(engine: AsyncEngine) -> int:
+    """Makes the partitions of this month and the next three that are missing; how many. Raises the driver's errors."""
+    async with engine.begin() as connection:
+        await connection.execute(SHORT_LOCKS)
+        return await connection.scalar(_MAKE) or 0
+
+
+async def follow_months(engine: AsyncEngine) -> None:
+    """Makes them again and again, for a worker that runs for long. Until one is made its rows are in another one."""
+    while True:
+        try:
+            await make_coming_months(engine)
+        except DATABASE_ERRORS as error:
+            _LOG.warning("the coming months' partitions were not made, trying again later: %s", error)
+        await asyncio.sleep(_LOOK_AFTER.total_seconds())
