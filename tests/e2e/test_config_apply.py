@@ -163,7 +163,7 @@ async def test_books_of_another_name_begin_empty_and_are_told(site: Site, servic
     doctor = await site.command("doctor", file=other)
     assert words in doctor.output
     await site.workers[-1].terminate()
-    await site.start_workers(file=other)
+    await site.launch_worker(file=other).ready()
 
     async def told() -> bool:
         return [words in row["text"] for row in await site.alerts("empty_books")] == [True]
