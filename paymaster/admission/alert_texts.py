@@ -341,6 +341,15 @@ def empty_books(ledger: str, others: Sequence[str]) -> str:
     )
 
 
+def books_anew() -> str:
+    """What of a ledger that was terminated or lost is not stored."""
+    return (
+        "the ledger began anew from what is stored: spending, caps of admins and the configuration are as they were. "
+        "What admins did besides is forgotten: services that they paused are called again, and runs that they ended or "
+        "that were held as runaways go on. Give these commands again where they are still wanted"
+    )
+
+
 def by_whom(change: AdminMessage) -> str:
     """Who gave a command, and why."""
     return f"{change.who or 'an admin'}{f' ({change.reason})' if change.reason else ''}"

@@ -153,6 +153,8 @@ class InForce:
                 self._outbox.alert(
                     state.now_ms, "empty_books", alert_texts.empty_books(state.ledger, spend.other_ledgers)
                 )
+            if stored is not None:
+                self._outbox.alert(state.now_ms, "books_anew", alert_texts.books_anew())
 
     def close_unnamed(self) -> None:
         """Takes out what neither the configuration nor an admin names: a call there gets the answer of new books."""

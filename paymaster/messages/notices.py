@@ -64,6 +64,7 @@ AlertKind = Literal[
     "config_changed",
     "config_kept",
     "empty_books",
+    "books_anew",
     "price_fell",
     "price_changed",
     "watched",

@@ -356,6 +356,17 @@ def test_books_that_begin_empty_beside_others_are_told() -> None:
     assert (alert.what, "ledger 'test', and something of: default." in alert.text) == ("empty_books", True)
 
 
+def test_books_that_begin_anew_say_what_they_forget() -> None:
+    """Of a ledger that is lost, what admins did is stored only where it concerns caps and the configuration."""
+    site = Site(load=False)
+    wanted = site.desk.to_load()
+    assert wanted is not None
+    stored = config("stored", {"acme": AccountConfig(caps_nanos={"day": 10 * USD})})
+    site.desk.loaded(LoadedSpend(number=wanted.number, posted_nanos={}, config=stored), site.now_ms)
+    (alert,) = site.alerts("books_anew")
+    assert "services that they paused are called again" in alert.text
+
+
 def test_settings_of_all_kinds_have_words() -> None:
     """Limits, breakers, retries, the ledger's own, [admin]; nothing is left out."""
     first = config("1", services={"s": service(requests=600)})
