@@ -67,13 +67,16 @@ def _models(settings: "Settings") -> Iterator[Check]:
 def _prices(settings: "Settings") -> Iterator[Check]:
     from paymaster.providers.price_list import Asked, price_of
     from paymaster.settings import split_candidate
+    from paymaster.settings.problems import did_you_mean
 
     for candidate in dict.fromkeys(name for route in settings.routes.values() for name in route.names):
         service, model = split_candidate(candidate)
         now = datetime.now(UTC)
         price = price_of(settings, service, model, now) or price_of(settings, service, model, now, Asked(embeds=True))
+        meant = did_you_mean(model, settings.services[service].models.keys() - {model})
         problem = (
-            f'unknown, so calls are refused: add [services.{service}.models."{model}"] with '
+            f"unknown, so calls are refused: {f'{meant} Else ' if meant else ''}add "
+            f'[services.{service}.models."{model}"] with '
             'price = { input = "…", output = "…" } in USD per million tokens ("0" if it costs nothing)'
         )
         yield Check(f"price {candidate}", price is not None, _described(price) if price else problem)

@@ -150,6 +150,8 @@ def _explain(error: ErrorDetails) -> str:
         case "model_type" | "dict_type":
             example = _TABLES.get(str(error["loc"][-1]))
             return "must be a table" if example is None else f"must be a table, like {{ {example} }}"
+        case "string_pattern_mismatch" if error["loc"][-1] == "key_sha256":
+            return 'not a SHA-256 in lower case; write the 64 digits with which `printf %s "$KEY" | sha256sum` begins'
         case "tuple_type":
             return "must be a list"
         case _:

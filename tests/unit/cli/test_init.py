@@ -179,5 +179,15 @@ def test_check_finds_what_cannot_be_used(run: Run, folder: Path) -> None:
         assert any(problem.startswith(f"{name}: ") for problem in found["problems"]), found
 
 
+def test_check_names_the_model_that_was_meant(run: Run, folder: Path) -> None:
+    priced = 'models."ours-1" = { price = { input = "1", output = "4" } }\n[routes]\nwriter = ["own/ours-2"]\n'
+    (folder / "paymaster.toml").write_text(
+        '[services.own]\napi = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n' + priced
+    )
+    checked = run("config", "check")
+    assert checked.returncode == 1
+    assert "did you mean ours-1?" in checked.stdout
+
+
 def test_check_without_a_file_says_how_to_get_one(run: Run) -> None:
     assert_ends_with_advice(run("config", "check"), 2, "there is no paymaster.toml: `paymaster init` writes one")

@@ -357,6 +357,7 @@ def test_a_database_url_gets_the_driver_that_we_use(tmp_path: Path, scheme: str)
         ('[budgets."acme//x"]', 'budgets."acme//x"', "segment"),
         # values that only some are supported of
         ('[services.x]\napi = "cohere"\nbase_url = "https://x"', "services.x.api", "not supported; write 'openai'"),
+        (f'[console.keys.ada]\nrole = "admin"\nkey_sha256 = "{"AB" * 32}"', "console.keys.ada.key_sha256", "64 digits"),
         ('[keys]\nsource = "vault"', "keys.source", "not supported; write 'env', 'file' or 'azure-key-vault'"),
         ('[ledger]\non_exhausted = "park"', "ledger.on_exhausted", "write 'wait' or 'fail'"),
         (OPENAI + 'cap_usd = { year = "5" }', "services.openai.cap_usd.year", "'7d' or '30d'"),
