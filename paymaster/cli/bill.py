@@ -65,6 +65,9 @@ def check(
     known, bill = _read(file, form)
     services = service or _services_of(settings, known.provider)
     posted, unconfirmed = run_async(_stored(settings, services, bill))
+    if not posted and (unknown := [each for each in services if each not in settings.services]):
+        detail = f"--service {unknown[0]}: it is not in the configuration, and nothing of it is stored for these days"
+        raise CommandError(detail)
     lines = compare(bill, posted, unconfirmed, today=datetime.now(UTC).date(), same=same)
     staying = [line for line in lines if line.why in STAYS]
     if as_json:
@@ -106,7 +109,9 @@ def _services_of(settings: "Settings", provider: str) -> list[str]:
     at = {name: provider_at(service.base_url) for name, service in settings.services.items()}
     found = [name for name, known in at.items() if known and known.id == provider]
     if not found:
-        raise CommandError(f"no service of the configuration is at {provider}: say which are on the bill by --service")
+        known_here = f"; there are: {', '.join(sorted(at))}" if at else ""
+        detail = f"no service of the configuration is at {provider}: say which are on the bill by --service{known_here}"
+        raise CommandError(detail)
     return found
 
 
@@ -157,6 +162,8 @@ def _print(
         print_note(f"… and {len(explained) - _EXPLAINED_MAX} more; --json has all of them")
     if staying:
         print_line(f"{len(staying)} of {len(lines)} differ")
+    elif lines and all(line.why is Why.PARTIAL_DAY for line in lines):
+        print_line("no day of the bill is whole, so nothing can be said of it yet")
     else:
         print_line("the bill and what is stored agree" + (", but for what is explained" if explained else ""))
 

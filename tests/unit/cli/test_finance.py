@@ -2,6 +2,7 @@
 
 import csv
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -122,13 +123,32 @@ async def test_searches_and_midnight_are_read_from_the_rows(run: Run, folder: Pa
         (["other.csv"], "it has the columns a, b. Expected one of:\n  openai-csv (CSV with the columns amount_value"),
         (["bill.csv", "--format", "pdf"], "--format pdf: write one of openai-csv, openai-json"),
         (["bill.csv", "--model", "gpt"], '--model gpt: write it as "NAME ON THE BILL=OUR MODEL"'),
-        (["bill.csv"], "no service of the configuration is at anthropic: say which are on the bill by --service"),
+        (
+            ["bill.csv"],
+            "no service of the configuration is at anthropic: say which are on the bill by --service; there",
+        ),
     ],
 )
 def test_a_bill_that_cannot_be_checked_says_why(run: Run, folder: Path, arguments: list[str], advice: str) -> None:
     (folder / "other.csv").write_text("a,b\n1,2\n")
     (folder / "bill.csv").write_text("usage_date_utc,model,cost_usd\n2026-11-02,Claude Haiku 4.5,1\n")
     assert_ends_with_advice(run("bill", "check", *arguments), 2, advice)
+
+
+def test_a_service_that_nobody_knows_is_refused(run: Run, folder: Path, database_url: str) -> None:
+    write_bill(folder, "0.0125")
+    ended = run("bill", "check", "bill.json", "--service", "opneai", PAYMASTER__DATABASE__URL=database_url)
+    assert_ends_with_advice(ended, 2, "--service opneai: it is not in the configuration, and nothing of it is stored")
+
+
+def test_of_a_day_that_is_not_over_nothing_is_said(run: Run, folder: Path, database_url: str) -> None:
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    (folder / "bill.csv").write_text(f"usage_date_utc,model,cost_usd\n{today},{MODEL},1\n")
+    ended = run("bill", "check", "bill.csv", "--service", "openai", PAYMASTER__DATABASE__URL=database_url)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (
+        0,
+        "no day of the bill is whole, so nothing can be said of it yet",
+    )
 
 
 def test_the_help_names_every_format(run: Run) -> None:
