@@ -160,8 +160,8 @@ class CapPlans:
             return self._administrated.carry_out(self._administrated.ledger.unset_cap(change))
 
         return Plan(
-            says=f"{cap.name} is {format_usd(cap.nanos)}, as admins made it. The configuration's own value is in force "
-            "again; where it has none, there is no cap.",
+            says=f"{cap.name} is {format_usd(cap.nanos)}, as admins made it. Afterwards the configuration's own value "
+            "is in force again; where it has none, there is no cap.",
             done=f"{cap.name} is the configuration's own.",
             command=("budget", "unset", cap.budget, "--window", cap.window),
             send=send,

@@ -75,7 +75,7 @@ async def test_one_press_leads_to_what_will_be_so(stored: AsyncEngine) -> None:
         ("do/set?budget=acme&window=day&usd=0", "becomes $0.00; it is $50.00 now"),
         ("do/set?budget=acme&window=day&usd=0", "$50.00 are spent or held already"),
         ("do/set?budget=new/one&window=week&usd=7", "becomes $7.00; there is none now"),
-        ("do/unset?budget=made&window=day", "is $9.00, as admins made it"),
+        ("do/unset?budget=made&window=day", "is $9.00, as admins made it. Afterwards the configuration"),
         ("do/pause?service=s", "Nothing more is sent to s"),
         ("do/resume?service=s", "Calls go to s again"),
         ("do/raise-run?run=r&by=1&calls=20&minutes=30", "gets more: $1.00, 20 calls, 30 minutes"),

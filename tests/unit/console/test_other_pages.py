@@ -129,19 +129,20 @@ async def test_each_parked_call_is_on_a_page(engine: AsyncEngine) -> None:
 
 
 async def test_parked_calls_say_what_exactly_frees_them(engine: AsyncEngine) -> None:
-    """Three calls that can cost $0.75 each, $1 left: $1.25 more, by one press for those who may."""
+    """Three calls that can cost $0.7512345 each, $1 left: $1.2537035 more, by one press for those who may."""
     accounts = [
         account("budget:acme", window("day", 50, 49), parked=3),
         account("service:s", window("day", 9, 8), parked=3),
     ]
     short = {
-        "bound_nanos": USD * 3 // 4,
+        "bound_nanos": 751_234_500,
         "short_of": [{"account": name, "window": "day"} for name in ("budget:acme", "service:s")],
     }
     await store_copy(engine, accounts, waiting=[waiting(number) for number in range(3)], short=short)
     page = await opened(engine, "parked")
-    assert page.count("3 calls need <data") == 2, "of the service too, whose cap no button raises"
-    assert re.search(r"do/raise\?[^\"]*by=1.25[^\"]*\">Raise it by exactly \$1.25<", page)
+    assert page.count("3 calls need <data") == 1, "of the service too, whose cap no button raises"
+    assert page.count("3 calls need $1.2537035 more") == 1, "as the button beside it says"
+    assert re.search(r"do/raise\?[^\"]*by=1.2537035[^\"]*\">Raise it by exactly \$1.2537035<", page)
     assert page.count("Raise it by exactly") == 1
     assert "Raise it by exactly" not in await opened(engine, "parked", VIEWER)
 
