@@ -75,6 +75,8 @@ def list_(
         for each in calls
     ]
     print_table(["call", "state", "budget", "service/model", "began", "cost", "waits for"], rows, right=["cost"])
+    if not calls:
+        print_note("there is none")
     if len(calls) == limit:
         print_note(f"there may be more than these {limit}: --limit")
 
@@ -338,7 +340,9 @@ def _describe(call_id: str, shown: Shown) -> None:
         lines.append(("state", f"{call.state}, begun {call.began_at}"))
         if call.waiting:
             lines.append(("waits", f"{call.waiting.detail}"))
-            lines.append(("until", f"{utc(call.waiting.deadline_at_ms)}, and is denied then"))
+            lines.append(
+                ("until", f"{utc(call.waiting.deadline_at_ms)}, and is denied then, if it could not go on before")
+            )
         if shown.sent:
             lines.append(("sent", f"{shown.sent}; it is paid for, also if the call is cancelled"))
     lines += [("Temporal", shown.link)] if shown.link else []

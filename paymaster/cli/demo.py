@@ -236,7 +236,7 @@ class _Story:
         print_line("\n6. Do the rows and the ledger's books agree? paymaster reconcile")
         if print_comparison(status, stored):
             raise CommandError("the books do not agree, which should be impossible", EXIT_NO)
-        print_line("\nNext: `paymaster dev` keeps all this running for your own agent; see README.md.")
+        print_line(f"\nNext: `{command_name()} dev` keeps all this running for your own agent; see README.md.")
 
 
 async def _keep_running(local: "LocalPaymaster") -> None:

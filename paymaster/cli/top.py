@@ -110,9 +110,9 @@ def _head(status: "DeskStatus", copied_at: datetime) -> "RenderableType":
 def _accounts(accounts: "Sequence[AccountStatus]") -> "RenderableType":
     """Those in which calls wait, then those that are nearest a cap."""
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
-    headers = ["account", "window", "", "spent", "held", "of", "an hour", "parked"]
+    headers = ["account", "window", "", "spent", "held", "of", "average/h", "parked"]
     rows = [row for account in accounts for row in _windows(account, now_ms)]
-    return table_of(headers, rows, right=["spent", "held", "of", "an hour", "parked"])
+    return table_of(headers, rows, right=["spent", "held", "of", "average/h", "parked"])
 
 
 def _windows(account: "AccountStatus", now_ms: int) -> "Iterator[list[str | tuple[str, str]]]":

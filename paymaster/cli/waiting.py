@@ -50,8 +50,10 @@ async def _why(client: "Client", settings: "Settings", workflow_id: str) -> str:
     waiting = await _waiting(settings, workflow_id)
     if waiting is None:
         return ""
+    until = utc(waiting.deadline_at_ms)
     return (
-        f"parked: {waiting.detail}; denied at {utc(waiting.deadline_at_ms)}. Raise a cap: `paymaster budget raise -h`"
+        f"parked: {waiting.detail}; it goes on by itself when it can, and else is denied at {until}. "
+        "To help it: `paymaster budget raise -h`, `paymaster services -h`"
     )
 
 
