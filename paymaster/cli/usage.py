@@ -112,6 +112,8 @@ def _write_file(settings: "Settings", scope: "Scope", html: Path | None, focus: 
     for option, file in (("--html", html), ("--focus", focus)):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"{option} {file}: there is no such folder")
+    if focus is not None and focus.suffix.lower() not in {".csv", ".parquet", ""}:
+        raise CommandError(f"--focus {focus}: it is CSV or Parquet, so name it .csv or .parquet")
     if html is not None:
         from paymaster.cli.usage_page import write_page
 

@@ -100,8 +100,8 @@ def _figures(total: UsageRow) -> str:
         "of it unconfirmed": format_usd(total.unconfirmed_nanos),
         "calls": f"{total.calls:,}",
         "attempts": f"{total.attempts:,}",
-        "input tokens": _count(total.input_tokens),
-        "output tokens": _count(total.output_tokens),
+        "input tokens": _count(total.input_tokens if total.attempts else 0),
+        "output tokens": _count(total.output_tokens if total.attempts else 0),
     }
     return (
         f"<div class='figures'>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in figures.items())}</div>"

@@ -360,6 +360,7 @@ async def test_finance_gets_exact_csv_in_which_no_name_is_a_formula(run: Run, da
     [
         (["--csv", "--json"], "choose one of --json, --csv, --html and --focus"),
         (["--by", "day", "--focus", "a.csv"], "leave --by out"),
+        (["--focus", "november.xlsx"], "--focus november.xlsx: it is CSV or Parquet, so name it .csv or .parquet"),
         (["--focus", "no/such/folder.csv"], "--focus no/such/folder.csv: there is no such folder"),
         (["--by", "metadata."], "--by metadata.: write some of"),
         (["--since", "2026-02-02", "--until", "2026-02-01"], "is not before"),

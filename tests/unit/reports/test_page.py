@@ -81,6 +81,7 @@ def test_without_any_usage_each_part_says_so() -> None:
     html = page(accounts=())
     for words in ("Nothing was spent.", "No account has a cap.", "No calls.", "No attempt failed."):
         assert words in html
+    assert ">?<" not in html, "of nothing the tokens are known"
     assert "The ledger did not answer" in page(accounts=None)
 
 
