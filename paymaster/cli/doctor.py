@@ -195,7 +195,7 @@ async def _configuration(settings: "Settings") -> str:
         raise CommandError(str(error)) from None
     if not found:
         return "the ledger has that of the file"
-    return f"the ledger has another one than the file ({len(found)} differences): `paymaster config diff` shows them"
+    return f"the ledger has another one than the file (differences: {len(found)}): `paymaster config diff` shows them"
 
 
 async def _keys(settings: "Settings") -> AsyncIterator[Check]:
