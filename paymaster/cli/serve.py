@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paymaster.cli.connection import ConfigOption, command_settings, run_async
+from paymaster.cli.connection import ConfigOption, command_name, command_settings, run_async
 from paymaster.cli.exits import EXIT_NO, CommandError
-from paymaster.cli.present import print_line
+from paymaster.cli.present import print_line, print_note
 from paymaster.values.extras import require
 
 if TYPE_CHECKING:
@@ -86,3 +86,9 @@ def _tell(settings: "Settings", url: str) -> None:
     print_line(f"OpenAI         base_url {url}/v1")
     print_line(f"Anthropic      base_url {url}")
     print_line(f"Google         base_url {url}")
+    gateway = settings.gateway
+    if gateway.budget is None and gateway.jwt is None and not gateway.clients:
+        print_note(
+            f"requests need a key of a client, and the configuration has none: `{command_name()} clients create -h` "
+            "makes one, or start this with --budget for requests without a key from this machine"
+        )
