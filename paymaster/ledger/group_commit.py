@@ -21,6 +21,10 @@ AnswerT = TypeVar("AnswerT")
 
 
 GATHERS_AT_MOST_S = 0.5
+BUSY_LONGER_S = 20.0
+"""How much longer an item is tried that others were there before. Together with its usual 30 s it is less than the
+minute that an activity has which submits one: that one must still learn that nobody answers, and hand its record to the
+backlog. A ledger without a worker looks busy, because what nobody answers stays in flight."""
 
 
 class CommitUnavailable(Exception):
@@ -41,7 +45,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
     split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
     growing pauses up to a second, or in its turn, until an item is `give_up_after_s` seconds old, which fails with
-    `CommitUnavailable`. None is given up for `Busy`: its time begins anew.
+    `CommitUnavailable`. For `Busy` it is tried `BUSY_LONGER_S` longer.
 
     Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
     tells how many items the group should have, for which it then waits up to half a second. `rest_s` tells how many
@@ -135,11 +139,11 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             except Exception as error:
                 now = asyncio.get_running_loop().time()
                 failures += 1
+                longer_s = BUSY_LONGER_S if isinstance(error, Busy) else 0.0
                 for waiting in group:
-                    if isinstance(error, Busy):
-                        waiting.give_up_at = now + self.give_up_after_s
-                    elif waiting.give_up_at <= now:
-                        waiting.fail(CommitUnavailable(f"no answer for {self.give_up_after_s:.0f} s: {error}"))
+                    if waiting.give_up_at + longer_s <= now:
+                        waited_s = self.give_up_after_s + longer_s
+                        waiting.fail(CommitUnavailable(f"no answer for {waited_s:.0f} s: {error}"))
                 group = [waiting for waiting in group if not waiting.answer.done()]
                 await asyncio.sleep(max(back_off_s(failures, self._chance), self._rest_s()))
             else:

@@ -225,7 +225,7 @@ def measure_batch(size: int) -> None:
 def measure_turn(wait_s: float) -> None:
     """Of the wait between an update to the ledger and the next one."""
     with _never_fails():
-        _turn.record(wait_s)
+        _turn.record(wait_s, measured())
 
 
 def measure_event_loop_delay(delay_s: float) -> None:

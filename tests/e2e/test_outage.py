@@ -15,6 +15,7 @@ import worker
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start
 from paymaster.devstack import EmbeddedStack
+from paymaster.ledger import commits
 from paymaster.ledger.group_commit import AnswerT, GroupCommit, ItemT
 
 pytestmark = pytest.mark.timeout(60)
@@ -35,7 +36,8 @@ class Patience:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(worker, "GroupCommit", Changeable)
+        for module in (worker, commits):
+            monkeypatch.setattr(module, "GroupCommit", Changeable)
 
     def set(self, seconds: float) -> None:
         self._monkeypatch.setattr(Changeable, "patience_s", seconds)

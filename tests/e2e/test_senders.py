@@ -27,7 +27,7 @@ async def forgetful_temporal() -> AsyncIterator[str]:
 
 @pytest.mark.timeout(120)
 async def test_a_dozen_take_turns_across_many_runs_of_the_ledger(forgetful_temporal: str) -> None:
-    """Each call is answered, a new run costs none more than a second, and a cap that all want at once is exact."""
+    """Each call is answered within seconds, also while runs end, and a cap that all want at once is exact."""
     client = await client_in_new_namespace(forgetful_temporal)
     config = senders.config_of(CAPPED_HOLDS)
     workflow = client.get_workflow_handle(budget_workflow_id("default"))
@@ -52,7 +52,9 @@ async def test_a_dozen_take_turns_across_many_runs_of_the_ledger(forgetful_tempo
         status = await Ledger(client).status()
     usual_s = waits_s[len(waits_s) // 2]
     print(f"{len(waits_s) / SECONDS:.0f} a second, p50 {usual_s:.3f} s, longest {waits_s[-1]:.3f} s")
-    assert waits_s[-1] < 1.0 + 5 * usual_s, "more than a new run and a machine that is busy with other tests explain"
+    assert waits_s[-1] < 8.0, (
+        "more than a new run, an aborted update and a machine that is busy with other tests explain"
+    )
     assert sum(sender.held_nanos for sender in dozen) == CAPPED_HOLDS * senders.BOUND_NANOS
     balance = balance_of(status, f"budget:{senders.CAPPED}")
     assert balance.pending_nanos == balance.cap_nanos == CAPPED_HOLDS * senders.BOUND_NANOS

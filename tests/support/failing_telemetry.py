@@ -35,6 +35,7 @@ from paymaster.observability.measurements import (
     http_request,
     measure_batch,
     measure_event_loop_delay,
+    measure_turn,
     rows_stored,
 )
 
@@ -126,6 +127,7 @@ async def main() -> None:
     )
     alert = Alert(sequence=1, at_ms=0, what="threshold", text="Near the cap.")
     measure_batch(3)
+    measure_turn(0.1)
     measure_event_loop_delay(0.1)
     how = {
         "completed": await ended("call_service", call, completed),
