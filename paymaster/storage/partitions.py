@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.storage.engine import DATABASE_ERRORS
 
-_LOG = logging.getLogger("paymaster.worker")
+logger = logging.getLogger(__name__)
 _LOOK_AFTER = timedelta(hours=6)
 _AHEAD = "3 months"
 _MAKE = text(f"SELECT usage_entries_make(current_date, (current_date + interval '{_AHEAD}')::date)")
@@ -54,5 +54,5 @@ async def follow_months(engine: AsyncEngine) -> None:
         try:
             await make_coming_months(engine)
         except DATABASE_ERRORS as error:
-            _LOG.warning("the coming months' partitions were not made, trying again later: %s", error)
+            logger.warning("the coming months' partitions were not made, trying again later: %s", error)
         await asyncio.sleep(_LOOK_AFTER.total_seconds())

@@ -138,7 +138,7 @@ def test_keys_come_over_tls(url: str) -> None:
 
 # ---------------------------------------------------------------- a budget that a request names
 
-NAMES = st.lists(st.sampled_from(["a", "b", "ab", "A", ".", "..", "a-b"]), min_size=1, max_size=LEVELS_MAX + 1)
+NAMES = st.lists(st.sampled_from(["a", "b", "ab", "A", "a.b", "a-b"]), min_size=1, max_size=LEVELS_MAX + 1)
 
 
 @given(own=NAMES.filter(lambda names: len(names) <= 3).map("/".join), named=NAMES.map("/".join))
