@@ -4,14 +4,13 @@ Both in turns within one run. The bare one is the plain SDK: its converter for P
 and its activity on the workflow's task queue, so that it starts eagerly.
 """
 
-import time
 from dataclasses import dataclass
 from uuid import uuid4
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from benchmarks.calls import AT_ONCE, Call, governed, rate
+from benchmarks.calls import AT_ONCE, Call, governed, rate, times_alone
 from benchmarks.compared import BARE_TASK_QUEUE
 from benchmarks.figures import Figure, percentile
 from benchmarks.site import Site
@@ -55,16 +54,8 @@ async def compared(
 
 async def _alone(site: Site, bare: Call, pairs: int) -> tuple[float, float]:
     """The median milliseconds of a governed call and of a bare one, one of each in turn."""
-    taken: dict[Call, list[float]] = {governed: [], bare: []}
-    for call in taken:
-        for _ in range(3):  # what only the first calls cost
-            await call(site)
-    for _ in range(pairs):
-        for call, each in taken.items():
-            began = time.perf_counter()
-            await call(site)
-            each.append((time.perf_counter() - began) * 1_000)
-    return percentile(taken[governed], 0.5), percentile(taken[bare], 0.5)
+    ours, theirs = await times_alone(site, governed, bare, pairs)
+    return percentile(ours, 0.5), percentile(theirs, 0.5)
 
 
 async def _rounds(site: Site, bare: Call, rounds: int, calls: int) -> list[tuple[_Round, _Round]]:

@@ -135,6 +135,8 @@ async def many(
     asked = f"{number * each:,} asked for {capped_holds:,} holds, all were answered"
     return [
         Figure(f"reservations of {number} senders", len(waits_s) / seconds, "a second", ("≥", 2_000)),
-        Figure("… how long the ledger lets them wait, p99", percentile(waits_s, 0.99), "s", ("≤", 1.0), spread),
-        Figure("… holds granted above a cap, or left", abs(held - capped_holds), "", ("≤", 0), asked),
+        Figure(
+            f"how long the ledger lets {number} senders wait, p99", percentile(waits_s, 0.99), "s", ("≤", 1.0), spread
+        ),
+        Figure(f"holds of {number} senders above their cap, or left", abs(held - capped_holds), "", ("≤", 0), asked),
     ]

@@ -5,26 +5,22 @@ Temporal alone is asked, because a program has no database, and seldom: most cal
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from paymaster.asked_ledger import ledger_of_client
+from paymaster.ledger.pollers import POLLS_WITHIN_S, described_queue, polled_s_ago
 from paymaster.messages.temporal_names import PARKED_SUMMARY, PARKED_TIMER_LONGER, calls_task_queue
 
 FIRST_AFTER_S = 5.0
 _LONGER_BY = 3.0
 """So much longer is each pause before the next look."""
 _PAUSE_MAX_S = 600.0
-_POLLS_WITHIN_S = 90.0
-"""A poll lasts a minute, and Temporal tells of one that ended for five more."""
 logger = logging.getLogger(__name__)
 
 
@@ -65,13 +61,8 @@ def no_worker(task_queue: str) -> str:
 
 async def has_worker(client: Client, task_queue: str) -> bool:
     """Whether workflows of this task queue are asked for. Raises RPCError."""
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    pollers = (await client.workflow_service.describe_task_queue(request)).pollers
-    return any(time.time() - each.last_access_time.ToSeconds() < _POLLS_WITHIN_S for each in pollers)
+    described = await described_queue(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
+    return any(polled_s_ago(each) < POLLS_WITHIN_S for each in described.pollers)
 
 
 async def _open_timer(handle: WorkflowHandle[object, object]) -> HistoryEvent | None:

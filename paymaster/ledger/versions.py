@@ -3,22 +3,18 @@
 import os
 import re
 import socket
-import time
 from importlib.metadata import version
 from typing import NamedTuple
 
 from temporalio.api.enums.v1 import TaskQueueType, WorkerVersioningMode
-from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue, TaskQueueVersioningInfo
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueueVersioningInfo
 from temporalio.client import Client
 
 from paymaster.admission.state import RULES
+from paymaster.ledger.pollers import POLLS_WITHIN_S, described_queue, polled_s_ago
 from paymaster.messages.temporal_names import activities_task_queue, calls_task_queue, ledger_task_queue
 
 VERSION = version("paymaster")
-POLLS_WITHIN_S = 90
-"""A worker that runs polls again within so many seconds: a poll waits 60 s for a task. The server itself remembers a
-poller for five minutes."""
 _QUEUES = {
     ledger_task_queue: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     calls_task_queue: TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
@@ -54,11 +50,9 @@ async def running_workers(client: Client, ledger: str) -> list[RunningWorker]:
     found: dict[str, RunningWorker] = {}
     for queue_of, kind in _QUEUES.items():
         queue = queue_of(ledger)
-        described = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
-        )
+        described = await described_queue(client, queue, kind)
         for poller in described.pollers:
-            seen_s_ago = max(0, int(time.time() - poller.last_access_time.ToSeconds()))
+            seen_s_ago = polled_s_ago(poller)
             if seen_s_ago <= POLLS_WITHIN_S and not _is_superseded(poller, described.versioning_info):
                 before = found.get(poller.identity)
                 found[poller.identity] = RunningWorker(

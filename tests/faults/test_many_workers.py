@@ -97,7 +97,7 @@ async def test_twelve_worker_processes_share_one_ledger(site: Site, service: Fak
 
 @pytest.mark.full
 @pytest.mark.timeout(int(KILLED_FOR.total_seconds()) + 400)
-async def test_twelve_workers_of_which_some_are_killed_keep_every_promise(site: Site, service: FakeService) -> None:
+async def test_twelve_workers_some_of_them_killed_keep_every_promise(site: Site, service: FakeService) -> None:
     """For ten minutes one after the other is killed, at random, and another one started in its place."""
     chance = random.Random(12)
     await site.start_workers(12)

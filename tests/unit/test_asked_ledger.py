@@ -103,7 +103,7 @@ async def asked_in_activity(interceptors: Any, of: Client) -> str:
     return await ActivityEnvironment().run(run, ExecuteActivityInput(fn=asks, args=[], executor=None, headers={}))
 
 
-async def test_activities_ask_the_ledger_of_their_client_or_else_of_their_worker() -> None:
+async def test_activities_ask_their_clients_ledger_or_their_workers() -> None:
     config = PaymasterPlugin(ACME).configure_worker(WorkerConfig(task_queue="agents"))
     interceptors = config.get("interceptors")
     assert await asked_in_activity(interceptors, await client()) == "acme"
@@ -111,7 +111,7 @@ async def test_activities_ask_the_ledger_of_their_client_or_else_of_their_worker
     assert ledger_of_client(await client()) == "default", "not beyond the activity"
 
 
-async def test_a_worker_and_its_client_that_name_two_ledgers_are_refused() -> None:
+async def test_a_worker_whose_client_names_another_ledger_is_refused() -> None:
     """Its workflows would ask the one and its activities the other."""
     worker = PaymasterPlugin(ACME)
     for agreed in (await client(), await client(PaymasterPlugin(ACME))):

@@ -182,7 +182,7 @@ def test_a_clock_that_comes_back_gives_nobody_a_second_day(site: Site) -> None:
     assert give(site, raised("5", nonce="3", cap=cap, ends_at_ms=MIDNIGHT + DAY)) == cap + 5, "it is another day"
 
 
-def test_a_button_of_before_the_clock_went_ahead_is_still_pressed(site: Site) -> None:
+def test_a_button_of_before_the_clock_went_ahead_stays_pressed(site: Site) -> None:
     """Its window was over meanwhile, and is open again; so is the approver's day."""
     give(site, raised("5"))
     site.now_ms += DAY

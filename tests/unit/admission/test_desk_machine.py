@@ -173,7 +173,7 @@ def test_a_clock_behind_the_time_to_which_it_was_put_back() -> None:
     assert len(steps.in_state("pending")) == 1
 
 
-def test_a_call_is_denied_before_one_behind_it_gets_the_account_of_their_run() -> None:
+def test_a_call_is_denied_before_one_behind_it_opens_their_run() -> None:
     """In one look: the run is limited from now on, by a budget that only the one behind counts for."""
     steps = Steps(File(caps_nanos={("budget:acme", "day"): 4 * UNIT}))
     steps.pause("s")

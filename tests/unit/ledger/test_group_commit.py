@@ -204,7 +204,7 @@ def test_those_who_leave_while_a_group_gathers_are_not_sent() -> None:
     run(story())
 
 
-def test_a_group_waits_for_its_turn_and_takes_along_what_comes_meanwhile() -> None:
+def test_a_group_takes_along_what_comes_before_its_turn() -> None:
     """Also when it has gathered company before."""
 
     async def story() -> None:

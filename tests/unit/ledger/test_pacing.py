@@ -44,7 +44,7 @@ def test_a_turn_is_what_the_ledger_named() -> None:
     assert pace.answered(10**12, 0.0) <= NAMED_MAX_S, "a ledger's mistake stops no process"
 
 
-def test_what_an_answer_adds_because_a_new_run_begins_is_added_once() -> None:
+def test_what_a_new_run_adds_to_a_wait_is_added_once() -> None:
     """Where Temporal is slow, the turn is longer and not the time in which the run begins."""
     pace = Pace(Clock(), lambda: 0.5)
     pace.answered(60, 10 * TAKES_S)
@@ -93,7 +93,7 @@ def test_what_updates_take_is_learnt_little_by_little() -> None:
     assert waits_s[-1] == pytest.approx(0.4, rel=0.01)
 
 
-def test_who_is_refused_waits_longer_and_less_long_with_each_answer() -> None:
+def test_a_refusal_makes_waits_longer_and_answers_shorter() -> None:
     pace = Pace(Clock(), lambda: 0.5)
     pace.answered(400, 0.01)
     refused_s = [pace.failed(refused=True) for _ in range(20)]

@@ -228,7 +228,7 @@ def test_what_lasts_is_not_told(at_this_rate_ms: int | None, by_pattern_ms: int 
     assert told(Forecast(5, at_this_rate_ms, by_pattern_ms, has_pattern)) is None
 
 
-def test_nobody_is_told_of_minutes_hours_and_what_is_only_watched() -> None:
+def test_nobody_is_told_of_minutes_hours_and_what_is_watched() -> None:
     found = Forecast(5, NOW_MS + 1, None, has_pattern=False)
     assert told(found, "total") is not None
     assert told(found, "24h") is not None

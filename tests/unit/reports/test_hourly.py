@@ -126,7 +126,7 @@ async def test_a_report_of_whole_hours_reads_no_rows(databases: Databases) -> No
         (None, NOON + HOUR / 2, Hours(None, NOON)),
     ],
 )
-def test_hours_that_a_report_covers_in_part_are_not_among_the_sums(
+def test_hours_that_a_report_covers_in_part_are_read_from_rows(
     since: datetime | None, until: datetime | None, expected: Hours | None
 ) -> None:
     assert summed_hours(["service"], since, until) == expected

@@ -69,7 +69,7 @@ async def places(engine: AsyncEngine, *calls: str) -> dict[str, str]:
         return {row.call_id: row.place for row in await connection.execute(PLACES, {"calls": list(calls)})}
 
 
-async def test_a_row_is_in_the_partition_of_its_month_and_none_is_refused(engine: AsyncEngine) -> None:
+async def test_a_row_is_in_its_months_partition_and_none_is_refused(engine: AsyncEngine) -> None:
     """Whatever the clock says: what has no month's partition is in the default one."""
     granted = {"now": NOW, "long ago": datetime(1999, 5, 1, tzinfo=UTC), "ahead": NOW + timedelta(days=400)}
     rows = [entry(call_id=name, granted_at_ms=at_ms(at)) for name, at in granted.items()]
