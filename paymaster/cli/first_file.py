@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 _HEAD = """\
@@ -47,6 +48,14 @@ class FirstService(NamedTuple):
     def candidate(self) -> str:
         return f"{self.name}/{self.model}"
 
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether its price is zero, so that no cap ever holds one of its calls."""
+        try:
+            return self.price is not None and not any(map(Decimal, self.price))
+        except InvalidOperation:  # no amount: the configuration says so
+            return False
+
 
 def first_file(services: Sequence[FirstService]) -> str:
     """The whole file."""
@@ -69,7 +78,8 @@ def _service(service: FirstService) -> str:
         lines.append('# price = { input = "…", output = "…" }  # USD per million tokens. Default: the price list\'s')
     else:
         input_usd, output_usd = map(_text, service.price)
-        lines.append(f"price = {{ input = {input_usd}, output = {output_usd} }}  # USD per million tokens")
+        free = ". 0: no cap ever holds its calls" if service.costs_nothing else ""
+        lines.append(f"price = {{ input = {input_usd}, output = {output_usd} }}  # USD per million tokens{free}")
     return "\n".join(lines) + "\n"
 
 

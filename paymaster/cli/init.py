@@ -92,6 +92,8 @@ def _tell(services: "Sequence[FirstService]") -> None:
     for each in services:
         key = f"the key in {each.variable}" if each.variable else "no key"
         print_line(f"{CONFIGURATION}: {each.candidate}, with {key}")
+        if each.costs_nothing:
+            print_note(f"calls of {each.candidate} cost nothing, so no cap ever holds one: give --price to count them")
     print_line(f"{CONFIGURATION}: the route writer, and the budget dev with a cap of $5 a day")
     print_line(f"{AGENT}: an agent under that budget")
     command = command_name()

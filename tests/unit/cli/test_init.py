@@ -56,6 +56,14 @@ def test_without_a_key_the_variables_are_named(run: Run) -> None:
         assert variable in said
 
 
+@pytest.mark.parametrize(("price", "is_said"), [("0,0", True), ("0.0,0", True), ("0,0.1", False), ("1,2", False)])
+def test_that_no_cap_holds_free_calls_is_said(run: Run, folder: Path, price: str, is_said: bool) -> None:
+    server = ("--base-url", "https://llm.invalid/v1", "--model", "ours", "--price", price)
+    said = run("init", *server, **NO_KEYS).stderr
+    assert ("calls of own/ours cost nothing, so no cap ever holds one: give --price" in said) is is_said
+    assert ("no cap ever holds its calls" in (folder / "paymaster.toml").read_text()) is is_said
+
+
 def test_what_azure_lacks_is_named(run: Run) -> None:
     said = run("init", **{**NO_KEYS, "AZURE_OPENAI_API_KEY": KEY}).stderr
     assert "with AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT too" in said
