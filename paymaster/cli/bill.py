@@ -119,12 +119,20 @@ async def _stored(
     settings: "Settings", services: "Sequence[str]", bill: "Bill"
 ) -> "tuple[list[Posted], list[Unconfirmed]]":
     from paymaster.reports.posted import posted_by_model
+    from paymaster.storage.account_sums import pruned_before
 
     if not bill.days:
         raise CommandError("the bill has no days and no charges: there is nothing to compare")
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
         ledger, (first, last) = settings.ledger.name, (bill.days[0], bill.days[-1])
-        return await posted_by_model(engine, ledger=ledger, services=services, first=first, last=last)
+        found = await posted_by_model(engine, ledger=ledger, services=services, first=first, last=last)
+        pruned = await pruned_before(engine, ledger)
+    if pruned is not None and first < pruned.date():
+        raise CommandError(
+            f"the bill begins on {first}, and rows granted before {pruned:%Y-%m-%d} (UTC) are pruned: what is left of "
+            "them, `paymaster usage --by service,model,day`, does not say which model answered"
+        )
+    return found
 
 
 def _print(

@@ -274,14 +274,16 @@ def database_url(settings: "Settings") -> str:
 
 
 @asynccontextmanager
-async def open_database(settings: "Settings") -> AsyncGenerator["AsyncEngine", None]:
+async def open_database(
+    settings: "Settings", command_timeout_s: float = _REPORT_TIMEOUT_S
+) -> AsyncGenerator["AsyncEngine", None]:
     """The database with the schema that we need; closed at the end. Raises CommandError for whatever it answers."""
     from paymaster.storage.engine import create_engine
     from paymaster.storage.schema import SchemaOutdated, check_schema
 
     url = database_url(settings)
     async with database_errors(url):
-        engine = create_engine(url, command_timeout_s=_REPORT_TIMEOUT_S)
+        engine = create_engine(url, command_timeout_s=command_timeout_s)
         try:
             await check_schema(engine)
             yield engine

@@ -227,7 +227,7 @@ class _Story:
         )
 
     async def _show_books(self) -> None:
-        from paymaster.storage.charging import posted_by_account
+        from paymaster.storage.account_sums import posted_by_account
 
         status = await self._local.ledger.status()
         stored = await posted_by_account(self._engine, status.ledger, [each.account for each in status.accounts])

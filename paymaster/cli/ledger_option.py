@@ -17,9 +17,11 @@ _VARIABLE = "PAYMASTER__LEDGER__NAME"
 
 
 def add_ledger_option(app: typer.Typer) -> None:
-    """Gives it to the commands of this group, and of those below it, that have `--config`."""
-    for command in app.registered_commands:
-        if command.callback is not None and "config" in inspect.signature(command.callback).parameters:
+    """Gives it to the commands of this group, to the group itself, and to those below it, that have `--config`."""
+    for command in (*app.registered_commands, app.registered_callback):
+        if command is None or command.callback is None:
+            continue
+        if "config" in inspect.signature(command.callback).parameters:
             command.callback = _with_option(command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:

@@ -22,6 +22,8 @@ from paymaster.cli.present import (
 )
 from paymaster.cli.span import SinceOption, UntilOption, span_of
 from paymaster.cli.usage_kinds import kinds_of, print_kinds
+from paymaster.cli.usage_prune import prune
+from paymaster.cli.usage_pruned import LACKS_BEFORE, lacks_what_is_pruned, tell_what_is_pruned
 
 _NO_RUNS = (
     "none of these calls is of a run: those that a program makes outside any run_budget have none, and a ledger that "
@@ -30,11 +32,15 @@ _NO_RUNS = (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from pydantic import JsonValue
 
     from paymaster.reports.usage import Scope, UsageRow
     from paymaster.settings import Settings
+
+app = typer.Typer()
+app.command()(prune)
 
 _By = Annotated[
     list[str] | None,
@@ -52,7 +58,9 @@ _Run = Annotated[
 ]
 
 
+@app.callback(invoke_without_command=True)
 def usage(
+    context: typer.Context,
     by: _By = None,
     since: SinceOption = None,
     until: UntilOption = None,
@@ -70,6 +78,8 @@ def usage(
     config: ConfigOption = None,
 ) -> None:
     """Calls, attempts, tokens and cost."""
+    if context.invoked_subcommand is not None:
+        return
     _check_form([as_json, as_csv, html is not None], by, focus)
     of_budget, of_run = given_once("--budget", budget), given_once("--run", run)
     settings = command_settings(config)
@@ -82,13 +92,15 @@ def usage(
     asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "by": list(dimensions)}
     asked |= {"since": iso(start), "until": iso(end), "budget": of_budget, "run": of_run}
     if "kind" in dimensions:
-        kinds = run_async(kinds_of(settings, dimensions, scope))
-        print_kinds(asked, dimensions, kinds, as_json=as_json, as_csv=as_csv)
+        kinds, lacks_before = run_async(kinds_of(settings, dimensions, scope))
+        print_kinds(asked | {LACKS_BEFORE: iso(lacks_before)}, dimensions, kinds, as_json=as_json, as_csv=as_csv)
+        tell_what_is_pruned(lacks_before)
         return
-    rows, total = run_async(_report(settings, dimensions, scope))
+    rows, total, lacks_before = run_async(_report(settings, dimensions, scope))
+    tell_what_is_pruned(lacks_before)
     if as_json:
         found: list[JsonValue] = [{**{name: _value(row, name) for name in dimensions}, **_figures(row)} for row in rows]
-        print_json({**asked, "rows": found, "total": _figures(total)})
+        print_json({**asked, LACKS_BEFORE: iso(lacks_before), "rows": found, "total": _figures(total)})
     elif as_csv:
         _print_csv(dimensions, rows)
     elif rows:
@@ -137,11 +149,15 @@ def _dimensions(by: "Sequence[str]") -> list[str]:
     return list(dict.fromkeys(names))
 
 
-async def _report(settings: "Settings", by: "Sequence[str]", scope: "Scope") -> "tuple[list[UsageRow], UsageRow]":
+async def _report(
+    settings: "Settings", by: "Sequence[str]", scope: "Scope"
+) -> "tuple[list[UsageRow], UsageRow, datetime | None]":
+    """Its rows, its total, and before when it lacks what is pruned."""
     from paymaster.reports.usage import usage_report_with_total
 
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
-        return await usage_report_with_total(engine, ledger=settings.ledger.name, by=by, **scope)
+        rows, total = await usage_report_with_total(engine, ledger=settings.ledger.name, by=by, **scope)
+        return rows, total, await lacks_what_is_pruned(engine, settings, scope, by)
 
 
 def _value(row: "UsageRow", dimension: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from paymaster.cli.connection import open_database, tell_if_slow
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import csv_text, print_line
+from paymaster.cli.usage_pruned import lacks_what_is_pruned, tell_what_is_pruned
 
 if TYPE_CHECKING:
     from paymaster.reports.focus_files import FocusFile
@@ -28,6 +29,7 @@ async def write_focus(settings: "Settings", path: Path, scope: "Scope") -> None:
             async with open_database(settings) as engine, tell_if_slow("writing the stored attempts"):
                 providers = _providers(settings)
                 found = await export_focus(engine, file, ledger=settings.ledger.name, providers=providers, **scope)
+                lacks_before = await lacks_what_is_pruned(engine, settings, scope)
         finally:
             file.close()
         part.replace(path)
@@ -35,6 +37,7 @@ async def write_focus(settings: "Settings", path: Path, scope: "Scope") -> None:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
+    tell_what_is_pruned(lacks_before)
     print_line(f"wrote {path}: {found.rows:,} rows, {format_usd(found.billed_nanos)}")
 
 

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 from paymaster.cli.connection import open_database, tell_if_slow
 from paymaster.cli.present import csv_text, print_csv, print_json, print_line, print_table, usd
+from paymaster.cli.usage_pruned import lacks_what_is_pruned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from pydantic import JsonValue
 
@@ -15,13 +17,16 @@ if TYPE_CHECKING:
     from paymaster.settings import Settings
 
 
-async def kinds_of(settings: "Settings", by: "Sequence[str]", scope: "Scope") -> "list[KindRow]":
-    """`by` names the dimensions of the report, the kind among them."""
+async def kinds_of(
+    settings: "Settings", by: "Sequence[str]", scope: "Scope"
+) -> "tuple[list[KindRow], datetime | None]":
+    """The report, and before when it lacks what is pruned. `by` names its dimensions, the kind among them."""
     from paymaster.reports.kinds import KIND, kinds_report
 
     others = [name for name in by if name != KIND]
     async with open_database(settings) as engine, tell_if_slow("summing up what the stored attempts were paid for"):
-        return await kinds_report(engine, ledger=settings.ledger.name, by=others, **scope)
+        rows = await kinds_report(engine, ledger=settings.ledger.name, by=others, **scope)
+        return rows, await lacks_what_is_pruned(engine, settings, scope)
 
 
 def print_kinds(

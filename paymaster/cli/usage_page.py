@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from paymaster.cli.connection import ledger_status, open_database, tell_if_slow
 from paymaster.cli.exits import CommandError
 from paymaster.cli.present import print_note
+from paymaster.cli.usage_pruned import lacks_what_is_pruned, what_is_pruned
 
 if TYPE_CHECKING:
     from paymaster.messages import AccountStatus
@@ -23,9 +24,10 @@ async def write_page(settings: "Settings", file: Path, scope: "Scope") -> None:
     ledger = settings.ledger.name
     async with open_database(settings) as engine, tell_if_slow("summing up the stored attempts"):
         figures = await page_figures(engine, ledger, scope)
+        lacks_before = await lacks_what_is_pruned(engine, settings, scope)
     page = render(
         title=f"Usage of ledger {ledger}",
-        covers=_covers(scope),
+        covers=_covers(scope, lacks_before),
         made_at=datetime.now(UTC),
         figures=figures,
         accounts=await _accounts(settings, scope["budget"]),
@@ -48,7 +50,7 @@ async def _accounts(settings: "Settings", budget: str | None) -> "tuple[AccountS
     return tuple(each for each in accounts if f"{each.account}/".startswith(f"budget:{budget}/"))
 
 
-def _covers(scope: "Scope") -> str:
+def _covers(scope: "Scope", lacks_before: datetime | None) -> str:
     since, until = scope["since"], scope["until"]
     times = (
         "all time"
@@ -57,4 +59,5 @@ def _covers(scope: "Scope") -> str:
         f"{'now' if until is None else f'{until:%Y-%m-%d %H:%M}'} (UTC)"
     )
     within = [f"{name} {of} and below" for name, of in (("budget", scope["budget"]), ("run", scope["run"])) if of]
-    return ", ".join([times, *within])
+    pruned = "" if lacks_before is None else f" · {what_is_pruned(lacks_before)}"
+    return ", ".join([times, *within]) + pruned

@@ -10,6 +10,7 @@ from paymaster.cli.connection import ConfigOption, command_settings, open_databa
 from paymaster.cli.exits import EXIT_NO, CommandError, given_once
 from paymaster.cli.present import JsonOption, iso, print_json, print_line, print_table, usd, utc
 from paymaster.cli.span import SinceOption, UntilOption, span_of
+from paymaster.cli.usage_pruned import LACKS_BEFORE, lacks_what_is_pruned, tell_what_is_pruned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from paymaster.messages import DeskConfig
     from paymaster.reports.replayed import Call, HeldUp, InWindow, Totals
+    from paymaster.reports.usage import Scope
     from paymaster.reports.what_if import Replay
     from paymaster.settings import Settings
 
@@ -44,10 +46,11 @@ def what_if(
     wanted = _desk_config(file)
     settings = command_settings(config)
     start, end = span_of(since, until)
-    replay = run_async(_replay(settings, wanted, start, end, of_budget))
+    replay, lacks_before = run_async(_replay(settings, wanted, start, end, of_budget))
+    tell_what_is_pruned(lacks_before)
     if as_json:
         asked: dict[str, JsonValue] = {"ledger": settings.ledger.name, "file": str(file)}
-        asked |= {"since": iso(start), "until": iso(end), "budget": of_budget}
+        asked |= {"since": iso(start), "until": iso(end), "budget": of_budget, LACKS_BEFORE: iso(lacks_before)}
         print_json(asked | _document(replay))
     elif replay.total.calls:
         _print(replay)
@@ -69,7 +72,8 @@ def _desk_config(file: Path) -> "DeskConfig":
 
 async def _replay(
     settings: "Settings", wanted: "DeskConfig", since: datetime | None, until: datetime | None, budget: str | None
-) -> "Replay":
+) -> "tuple[Replay, datetime | None]":
+    """The replay, and before when it lacks what is pruned: also caps of windows that began earlier do."""
     from paymaster.reports.stored_holds import stored_holds
     from paymaster.reports.what_if import Replay, replayed_from_ms
 
@@ -80,7 +84,8 @@ async def _replay(
     async with open_database(settings) as engine, tell_if_slow("replaying the stored calls"):
         async for stored in stored_holds(engine, ledger=settings.ledger.name, since=begin, until=until):
             replay.take(stored)
-    return replay
+        of_rows: Scope = {"since": begin, "until": until, "budget": budget, "run": None}
+        return replay, await lacks_what_is_pruned(engine, settings, of_rows)
 
 
 def _most_first(replay: "Replay") -> "list[HeldUp]":

@@ -38,6 +38,30 @@ def summed_hours(
     return None if first is not None and end is not None and first >= end else Hours(first, end)
 
 
+def left_out_before(
+    by: Sequence[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    run: str | None = None,
+    *,
+    pruned_before: datetime | None,
+) -> datetime | None:
+    """A report has nothing, or not all, of what was granted before this time, because its rows were pruned and the sums
+    do not say what is asked. None: it has all.
+
+    `by` None: it is made of rows alone.
+    `pruned_before` is the beginning of a month in UTC, so of an hour. None: no rows were pruned.
+    """
+    if pruned_before is None or (since is not None and since >= pruned_before):
+        return None
+    hours = None if by is None else summed_hours(by, since, until, run)
+    if hours is None:
+        return pruned_before
+    if until is not None and hours.end is not None and hours.end < until <= pruned_before:
+        return until
+    return hours.first if since is not None and hours.first is not None and since < hours.first else None
+
+
 def calls_by(by: Sequence[str]) -> ColumnElement[int]:
     """The calls of a sum, each counted once for what it is grouped by. All attempts of a call have one budget."""
     return _CALLS["service" in by, "model" in by]

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.reports.bill import Posted, Unconfirmed
 from paymaster.reports.usage import dimension_key, rows_in_report
+from paymaster.storage.partitions import one_snapshot
 from paymaster.storage.usage_rows import counted_usage, nanos_of
 from paymaster.values.cost_lines import Kind
 
@@ -27,8 +28,7 @@ async def posted_by_model(
         .where(*asked, rows.state == "unconfirmed")
         .order_by(rows.granted_at, rows.id)
     )
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # both see the same rows
+    async with one_snapshot(engine) as connection:
         posted = [_posted(row) for row in (await connection.execute(_sums(asked))).mappings()]
         return posted, [
             Unconfirmed(row["day"], row["attempt_id"], row["model"], nanos_of(row["cost_usd"]))

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from paymaster.reports.hourly import in_part, summed_hours
 from paymaster.reports.usage import rows_in_report
 from paymaster.storage.hourly_sums import hourly_usage
+from paymaster.storage.partitions import one_snapshot
 from paymaster.storage.usage_rows import counted_usage, nanos_of
 
 _Interval = Literal["hour", "day", "month", "year"]
@@ -84,8 +85,7 @@ async def usage_trends(
     in_report = rows_in_report(counted_usage, ledger, since, until, budget, run)
     names = (counted_usage.c.service, counted_usage.c.model)
     costs = _costs_of_hours(ledger, since, until, budget, run)
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+    async with one_snapshot(engine) as connection:
         interval, points = await _over_time(connection, costs)
         attempts = func.count().label("attempts")
         failed = (*in_report, counted_usage.c.error_class.is_not(None))

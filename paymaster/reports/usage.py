@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from paymaster.reports.hourly import calls_by, in_part, summed_hours
 from paymaster.storage.charging import budget_within, counts_for_budget, counts_for_run
 from paymaster.storage.hourly_sums import hourly_usage
+from paymaster.storage.partitions import one_snapshot
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
@@ -118,8 +119,7 @@ async def usage_report_with_total(
     rows = rows_in_report(counted_usage, ledger, since, until, budget, run)
     in_rows = None if hours is None else in_part(counted_usage, since, until, hours)
     found: list[_Group] = []
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="REPEATABLE READ")  # all see the same rows
+    async with one_snapshot(engine) as connection:
         if hours is not None:
             of_hours = rows_in_report(hourly_usage, ledger, hours.first, hours.end, budget)
             found += await _of_hours(connection, by, budget, of_hours)

@@ -23,6 +23,9 @@ _NEEDED = {
     "price_lists": ("SELECT", "INSERT"),
     "usage_entries": ("SELECT", "INSERT"),
     "usage_hourly": ("SELECT",),
+    "usage_pruned": ("SELECT",),
+    "usage_pruned_ids": ("SELECT",),
+    "usage_pruned_runs": ("SELECT",),
 }
 """Of a worker and the commands; migrating needs more: see `grant_for`."""
 UNSAID_POOLER = (

@@ -1,11 +1,8 @@
 """For which accounts a stored row counts, in SQL; `accounts_charged` is the desk's rule, and a test compares them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from sqlalchemy import ColumnElement, FromClause, Text, column, func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from paymaster.storage.usage_rows import nanos_of
+from sqlalchemy import ColumnElement, FromClause, Text, column, func, select
 
 
 def charged(spent: str, sums: Iterable[str]) -> str:
@@ -32,26 +29,42 @@ def rows_of_accounts(columns: str, its_own: str) -> str:
 
     For budgets and runs. `its_own` is a condition for the entries. In the order of bytes "0" comes after "/".
     """
+    entries = f"{columns} FROM api_usage_counted"
     return f"""
+        {ASKED_ACCOUNTS},
+        LATERAL ({of_budget(entries, its_own)} UNION ALL {of_run(entries, its_own)}) AS entries
+    """
+
+
+ASKED_ACCOUNTS = """
         unnest(CAST(:accounts AS text[])) AS account,
         LATERAL (
             SELECT CASE WHEN account LIKE 'budget:%' THEN substr(account, length('budget:') + 1) END AS path,
                    CASE WHEN account LIKE 'run:%' THEN substr(account, length('run:') + 1) END AS run_path
-        ) AS named,
-        LATERAL (
-            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets IS NULL AND budget = path
+        ) AS named
+"""
+"""A FROM clause with a row for each of `:accounts`: `path` is the budget's, `run_path` that of the run."""
+
+
+def of_budget(selected: str, its_own: str) -> str:
+    """What counts for the budget `path`; `selected` is what of which table, with the columns of rows."""
+    return f"""
+            SELECT {selected} WHERE {its_own} AND charged_budgets IS NULL AND budget = path
             UNION ALL
-            SELECT {columns} FROM api_usage_counted
+            SELECT {selected}
             WHERE {its_own} AND charged_budgets IS NULL AND budget ~>=~ (path || '/') AND budget ~<~ (path || '0')
             UNION ALL
-            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND charged_budgets @> ARRAY[path]
+            SELECT {selected} WHERE {its_own} AND charged_budgets @> ARRAY[path]
+    """
+
+
+def of_run(selected: str, its_own: str) -> str:
+    """What counts for the run `run_path`, likewise."""
+    return f"""
+            SELECT {selected} WHERE {its_own} AND run = run_path
             UNION ALL
-            SELECT {columns} FROM api_usage_counted WHERE {its_own} AND run = run_path
-            UNION ALL
-            SELECT {columns} FROM api_usage_counted
-            WHERE {its_own} AND run >= (run_path || '/') AND run < (run_path || '0')
-        ) AS entries
-    """  # noqa: S608
+            SELECT {selected} WHERE {its_own} AND run >= (run_path || '/') AND run < (run_path || '0')
+    """
 
 
 def counts_for_budget(rows: FromClause, budget: str) -> ColumnElement[bool]:
@@ -77,34 +90,3 @@ def budget_within(rows: FromClause, budget: str) -> ColumnElement[str]:
     inside = (paths.c.path == budget) | paths.c.path.startswith(budget + "/", autoescape=True)
     first = select(paths.c.path).where(inside).order_by(paths.c.number).limit(1).correlate(rows)
     return func.coalesce(first.scalar_subquery(), rows.c.budget)
-
-
-_POSTED_BY_RUN = text(
-    f"SELECT account, sum(cost_usd) FROM {rows_of_accounts('cost_usd', 'ledger = :ledger')} GROUP BY account"  # noqa: S608
-)
-_POSTED_BY_ACCOUNT = text(
-    f"""
-    WITH spent AS (
-        SELECT budget, charged_budgets, service, sum(cost_usd) AS usd
-        FROM api_usage_counted WHERE ledger = :ledger GROUP BY budget, charged_budgets, service
-    ), charged AS ({charged("spent", ["usd"])})
-    SELECT account, sum(usd) FROM charged WHERE account = ANY(:accounts) GROUP BY account
-    """  # noqa: S608
-)
-
-
-async def posted_by_account(engine: AsyncEngine, ledger: str, accounts: Sequence[str]) -> dict[str, int]:
-    """What the entries of a ledger charge to each of the accounts, in nano-dollars, exactly; zero where there are none.
-
-    `budget:acme/content` is charged by the entries of that budget and of every budget below it, `run:nightly` likewise,
-    `service:openai` by the entries of that service.
-    """
-    posted = dict.fromkeys(accounts, 0)
-    runs = [account for account in posted if account.startswith("run:")]
-    others = [account for account in posted if not account.startswith("run:")]
-    async with engine.connect() as connection:
-        # One pass over the ledger, however many budgets and services; there are too many runs for that.
-        for query, wanted in ((_POSTED_BY_ACCOUNT, others), (_POSTED_BY_RUN, runs)):
-            for account, usd in await connection.execute(query, {"ledger": ledger, "accounts": wanted}):
-                posted[account] = nanos_of(usd)
-    return posted

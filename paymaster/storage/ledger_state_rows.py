@@ -11,7 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.messages import Alert, CapChange, ConfigChange, DeskConfig, LoadedSpend, LoadSpend
 from paymaster.messages.ledger_steps import PURCHASES
+from paymaster.storage.account_sums import PrunedSpend, pruned_spend
 from paymaster.storage.charging import charged, rows_of_accounts
+from paymaster.storage.partitions import one_snapshot
 from paymaster.storage.usage_rows import storable
 from paymaster.values.limits import SUPERSEDED_MAX
 from paymaster.values.money import nanos_to_usd
@@ -127,12 +129,13 @@ _OTHER_LEDGERS = text(
         SELECT (SELECT min(ledger) FROM usage_entries WHERE ledger > names.ledger)
         FROM names WHERE names.ledger IS NOT NULL
     )
-    SELECT ledger FROM names WHERE ledger IS NOT NULL LIMIT 100
+    SELECT ledger FROM names WHERE ledger IS NOT NULL UNION SELECT ledger FROM usage_pruned ORDER BY 1 LIMIT 100
     """
 )
 _IS_STORED = text(
     """
     SELECT EXISTS (SELECT FROM usage_entries WHERE ledger = :ledger)
+        OR EXISTS (SELECT FROM usage_pruned WHERE ledger = :ledger)
         OR EXISTS (SELECT FROM configurations WHERE ledger = :ledger)
         OR EXISTS (SELECT FROM cap_changes WHERE ledger = :ledger)
     """
@@ -170,7 +173,7 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
     clock = {"latest": _time(latest_ms), "ahead": _time(ahead_ms)}
     asked = {"ledger": wanted.ledger, "accounts": list(wanted.accounts), "known_holds": list(wanted.known_holds)}
     values: dict[str, object] = {**clock, **asked}
-    async with engine.connect() as connection:
+    async with one_snapshot(engine) as connection:
         query = _spent_by(windows, wanted.calls_in) if wanted.by_account else _spent(windows)
         spent = (await connection.execute(query, values | starts)).mappings().all()
         found = LoadedSpend(
@@ -198,9 +201,27 @@ async def load_spend(engine: AsyncEngine, wanted: LoadSpend) -> LoadedSpend:
         )
         if wanted.rolling_starts_ms:
             found = found.model_copy(update={"steps_nanos": await _steps(connection, wanted, values)})
+        pruned = await pruned_spend(connection, wanted.ledger, wanted.accounts, by_account=wanted.by_account)
+        if pruned.before is not None:
+            found = found.model_copy(update=_with_pruned(found, pruned, wanted))
         if wanted.with_cap_changes:
             found = found.model_copy(update=await _configured(connection, wanted))
     return found
+
+
+def _with_pruned(found: LoadedSpend, pruned: PrunedSpend, wanted: LoadSpend) -> dict[str, object]:
+    """What accounts have spent and runs have made, with what is pruned, which is older than any rolling window."""
+    posted = {account: dict(windows) for account, windows in found.posted_nanos.items()}
+    for account in (*pruned.by_month, *pruned.runs):
+        for window, start_ms in wanted.window_starts_ms.items():
+            if nanos := pruned.since(account, _time(start_ms)):
+                of_account = posted.setdefault(account, {})
+                of_account[window] = of_account.get(window, 0) + nanos
+    runs = dict(found.runs)
+    for account, run in pruned.runs.items():
+        calls, began_ms = runs.get(account, (0, _NEVER_MS))
+        runs[account] = (calls + run.calls, min(began_ms, _milliseconds(run.began_at)))
+    return {"posted_nanos": posted, "runs": runs}
 
 
 async def _steps(

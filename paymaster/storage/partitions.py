@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.engine import DATABASE_ERRORS
 
@@ -16,10 +18,21 @@ _MAKE = text(f"SELECT usage_entries_make(current_date, (current_date + interval 
 SHORT_LOCKS = text("SET LOCAL lock_timeout = '2s'")
 """Whoever waits for a lock keeps everybody waiting who comes later. For one transaction, which then is tried again."""
 
+_ROWS_STAY = text("LOCK TABLE ONLY usage_entries IN ACCESS SHARE MODE")
 _INDEX = "api_usage_attempt_id_state_granted_at_idx"
 _IS_ATTACHED = text("SELECT relispartition FROM pg_class WHERE oid = to_regclass('api_usage')")
 _IS_UNCHECKED = text("SELECT count(*) FROM pg_constraint WHERE conname = 'api_usage_ends' AND NOT convalidated")
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+
+@asynccontextmanager
+async def one_snapshot(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A connection for several queries that see the rows, and the sums of what is pruned, as they are at one moment."""
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+        # Before there is a snapshot: of a month that goes in between it would have neither the rows nor the sums.
+        await connection.execute(_ROWS_STAY)
+        yield connection
 
 
 async def prepare(engine: AsyncEngine) -> None:

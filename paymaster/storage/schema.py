@@ -24,7 +24,7 @@ from paymaster.storage.partitions import SHORT_LOCKS, prepare
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0018"
+SCHEMA_REVISION = "0019"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"

@@ -38,7 +38,7 @@ from paymaster.messages import (
 )
 from paymaster.messages.temporal_names import CALLER_GONE
 from paymaster.settings.desk_config import desk_config
-from paymaster.storage.charging import posted_by_account
+from paymaster.storage.account_sums import posted_by_account
 from workflows.content_agent import ArticleRequest, ContentAgentWorkflow
 from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow

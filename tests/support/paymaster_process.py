@@ -56,7 +56,7 @@ from paymaster.providers.bounds import input_bytes
 from paymaster.providers.connections import Connections
 from paymaster.reports.usage import usage_report
 from paymaster.settings import Settings, load_settings
-from paymaster.storage.charging import posted_by_account
+from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import migrate
 from paymaster.values.money import Price, nanos_to_usd

@@ -59,7 +59,7 @@ async def url(database_url: str) -> AsyncIterator[str]:
     await insert_entries(engine, CALLS)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE ROLE reader LOGIN PASSWORD 'read'"))
-        await connection.execute(text("GRANT SELECT ON api_usage_counted, paymaster_schema TO reader"))
+        await connection.execute(text("GRANT SELECT ON api_usage_counted, usage_pruned, paymaster_schema TO reader"))
     address = engine.url.set(username="reader", password="read")
     yield address.render_as_string(hide_password=False)
     async with engine.begin() as connection:

@@ -16,7 +16,7 @@ from paymaster.calls.purchases import PURCHASE
 from paymaster.messages import LoadSpend
 from paymaster.messages.ledger_steps import PURCHASES
 from paymaster.reports.usage import usage_report
-from paymaster.storage.charging import posted_by_account
+from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.ledger_state_rows import load_spend
 from paymaster.storage.usage_rows import insert_entries

@@ -7,45 +7,24 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from old_schemas import upgrade_to
+from old_workers import NOW, OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
 from paymaster_process import Databases
 from records import usual_entry
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from stored_rows import NO_TRIGGERS, entries_of_call
+from stored_rows import entries_of_call
 
 from paymaster.messages import UsageEntry
 from paymaster.reports.usage import usage_report
-from paymaster.storage.charging import posted_by_account
+from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.partitions import make_coming_months
-from paymaster.storage.schema import OLDER_SCHEMA_REVISION, check_schema, migrate
+from paymaster.storage.schema import check_schema, migrate
 from paymaster.storage.usage_rows import insert_entries
 
 NUMBERS = itertools.count(1)
-NOW = datetime.now(UTC)
 PLACES = text(
     "SELECT call_id, tableoid::regclass::text AS place FROM usage_entries WHERE call_id = ANY(:calls) ORDER BY id"
-)
-# As 0.1.0 stores a row: so it must go on until its workers are replaced.
-OLD_INSERT = text(
-    """
-    INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
-                           model, granted_at, status, cost_usd, price_source, metadata)
-    VALUES (:attempt, :state, 'h', 'c', 'w', :attempt, 'default', 'e', 'acme', 'openai', 'm', :granted_at, 'completed',
-            :cost_usd, 'test', '{}') ON CONFLICT (attempt_id, state) DO NOTHING
-    """
-)
-# One in a hundred is unconfirmed, and each of these is resolved.
-FILL = text(
-    """
-    INSERT INTO api_usage (attempt_id, state, hold_id, call_id, workflow_id, run_id, ledger, epoch, budget, service,
-                           model, granted_at, status, cost_usd, price_source, metadata)
-    SELECT n || '/1/1', state, n || '/1', 'c-' || n, 'w', n, 'default', 'e', 'acme/' || n % 20, 'openai', 'm',
-           now() - n * interval '1 year' / :rows, 'completed', 0.000000007, 'test', '{}'
-    FROM generate_series(1, CAST(:rows AS int)) AS n,
-        LATERAL (SELECT 'final' AS state UNION ALL SELECT 'unconfirmed' WHERE n % 100 = 0) AS states
-    """
 )
 
 
@@ -100,41 +79,6 @@ async def test_a_month_that_is_made_takes_what_came_before_it(engine: AsyncEngin
     assert [row.cost_nanos for row in await usage_report(engine, ledger="default", by=())] == [7]
 
 
-async def old_table(databases: Databases, rows: int) -> AsyncEngine:
-    """A database as 0.1.0 has it, with so many attempts over a year."""
-    engine = create_engine(await databases.create_empty(), command_timeout_s=600)
-    await upgrade_to(engine, OLDER_SCHEMA_REVISION)
-    async with engine.begin() as connection:
-        await connection.execute(NO_TRIGGERS)
-        await connection.execute(FILL, {"rows": rows})
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.execute(text("VACUUM ANALYZE api_usage"))
-    return engine
-
-
-class OldWorker:
-    """Stores an attempt a few milliseconds, as 0.1.0 does, some for months to come, and each of them twice."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self.stored = 0
-        self.longest_s = 0.0
-
-    async def run(self, done: asyncio.Event) -> None:
-        while not done.is_set():
-            began = time.perf_counter()
-            await self.store()
-            self.longest_s = max(self.longest_s, time.perf_counter() - began)
-
-    async def store(self) -> None:
-        self.stored += 1
-        granted_at = NOW + timedelta(days=self.stored % 200)
-        row = {"attempt": f"old-{self.stored}", "granted_at": granted_at, "cost_usd": 1}
-        async with self._engine.begin() as connection:
-            for state in ("final", "unconfirmed", "final"):
-                await connection.execute(OLD_INSERT, row | {"state": state})
-
-
 @pytest.mark.parametrize(
     "rows", [20_000, pytest.param(10_000_000, marks=[pytest.mark.full, pytest.mark.timeout(3_000)])]
 )
@@ -155,7 +99,7 @@ async def test_a_table_of_before_is_migrated_while_old_workers_store(databases: 
     await check_schema(engine)
     for _ in range(200):
         await worker.store()
-    nanos = rows * 7 + worker.stored * 10**9
+    nanos = rows * OLD_ROW_NANOS + worker.stored * STORED_NANOS
     assert await posted_by_account(engine, "default", ["service:openai"]) == {"service:openai": nanos}
     [total] = await usage_report(engine, ledger="default", by=())
     assert (total.cost_nanos, total.attempts, total.unconfirmed_nanos) == (nanos, rows + worker.stored, 0)

@@ -29,7 +29,7 @@ from paymaster.reports.calls import calls_report
 from paymaster.reports.trends import usage_trends
 from paymaster.reports.usage import Dimension, usage_report, usage_report_with_total
 from paymaster.storage import usage_rows
-from paymaster.storage.charging import posted_by_account
+from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, create_engine
 from paymaster.storage.ledger_state_rows import insert_cap_changes, insert_configurations, latest_granted_ms, load_spend
 from paymaster.storage.schema import (
