@@ -106,6 +106,7 @@ from paymaster.values.collection import keep_what_is_there
 from paymaster.values.extras import ExtraMissing
 from workflows.content_agent import ContentAgentWorkflow
 from workflows.counting import InputCountWorkflow
+from workflows.eager_calls import EagerCalls
 from workflows.ledger import BudgetWorkflow
 from workflows.live_details import LiveDetails
 from workflows.llm_call import SEND_MARGIN, LLMCallWorkflow
@@ -194,7 +195,8 @@ async def _run(
         prices = KeptPrices(engine, settings.ledger.name)
         await prices.try_to_look()
         findable = role != "activities" and await _is_findable(clients.calls)
-        workers = workers_of(settings, role, clients, engine, connections, keys, pushes, findable=findable)
+        eager = EagerCalls()
+        workers = workers_of(settings, role, clients, engine, connections, keys, pushes, eager, findable=findable)
         async with AsyncExitStack() as running:
             running.enter_context(watched_event_loop())
             for besides in _besides(settings, role, engine, ledger, prices):
@@ -209,7 +211,7 @@ async def _run(
             for worker in workers:
                 await running.enter_async_context(worker)
             if role != "activities":
-                await join_ledger(ledger, desk_config(settings), engine, stop, who=WHO)
+                eager.follow(await join_ledger(ledger, desk_config(settings), engine, stop, who=WHO))
                 running.enter_context(telemetry.watching(ledger))
             ready.set()
             on_ready()
@@ -316,12 +318,14 @@ def workers_of(
     connections: Connections,
     keys: KeyRing,
     pushes: Pushes | None = None,
+    eager: EagerCalls | None = None,
     *,
     findable: bool = False,
 ) -> list[Worker]:
     """The workers of one process in the order of starting; the ledger's is stopped last.
 
-    `pushes` None: no gateway gets an answer while it comes. `findable`: whether calls may set search attributes.
+    `pushes` None: no gateway gets an answer while it comes. `eager` None: a process with every role sends no call's
+    request eagerly. `findable`: whether calls may set search attributes.
     """
     name = settings.payloads.storage
     storage = None if name is None else team_storage(name)
@@ -338,9 +342,9 @@ def workers_of(
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
     of_service = _activities_of_services(settings, client, engine, connections, keys, reports, pushes)
-    of_call = [reservations.reserve, reservations.void, records.record_usage]
+    of_call = [reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up]
     ledger_worker = _ledger_worker(settings, clients.ledger)
-    calls_worker = _calls_worker(settings, client, [*of_call, catching_up.catch_up])
+    calls_worker = _calls_worker(settings, client, of_call, of_service if role == "all" else (), eager or EagerCalls())
     asking = [catching_up.catch_up, StandingActivities(ledger, commits).standing]
     others = [*of_service, *_activities_for_the_ledger(settings, client, engine, keys), *asking]
     activities_worker = _activities_worker(settings, client, others)
@@ -350,7 +354,7 @@ def workers_of(
         case "workflows":
             return [ledger_worker, calls_worker, *_nexus_workers(settings, client, engine)]
         case "activities":
-            return [activities_worker]
+            return [activities_worker, _activities_worker(settings, client, of_service, calls_task_queue)]
 
 
 def _commits(settings: Settings, client: Client) -> GroupCommit[Command, Answer]:
@@ -378,10 +382,15 @@ def _ledger_worker(settings: Settings, client: Client) -> Worker:
     return worker
 
 
-def _activities_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
+def _activities_worker(
+    settings: Settings,
+    client: Client,
+    activities: Sequence[Callable[..., object]],
+    task_queue_of: Callable[[str], str] = activities_task_queue,
+) -> Worker:
     return Worker(
         client,
-        task_queue=activities_task_queue(settings.ledger.name),
+        task_queue=task_queue_of(settings.ledger.name),
         activities=activities,
         max_concurrent_activities=CALLS_AT_ONCE,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
@@ -436,7 +445,14 @@ def _activities_for_the_ledger(
     ]
 
 
-def _calls_worker(settings: Settings, client: Client, activities: Sequence[Callable[..., object]]) -> Worker:
+def _calls_worker(
+    settings: Settings,
+    client: Client,
+    of_call: Sequence[Callable[..., object]],
+    of_service: Sequence[Callable[..., object]],
+    eager: EagerCalls,
+) -> Worker:
+    """`of_service`: what it takes from the task queue of calls besides workflows. Empty: nothing, and sends nothing."""
     return Worker(
         _bounding(client),
         task_queue=calls_task_queue(settings.ledger.name),
@@ -451,14 +467,17 @@ def _calls_worker(settings: Settings, client: Client, activities: Sequence[Calla
             InputCountWorkflow,
             ContentAgentWorkflow,
         ],
-        activities=activities,
-        interceptors=[LiveDetails()],
+        activities=[*of_call, *of_service],
+        no_remote_activities=not of_service,
+        interceptors=[LiveDetails(), eager] if of_service else [LiveDetails()],
+        max_concurrent_activities=CALLS_AT_ONCE,
+        max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
         max_concurrent_local_activities=500,
         workflow_task_poller_behavior=CALL_POLLERS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=_deployment(settings.worker),
         identity=worker_identity(),
-        graceful_shutdown_timeout=min(_grace_period(settings), timedelta(seconds=60)),
+        graceful_shutdown_timeout=_grace_period(settings),
     )
 
 

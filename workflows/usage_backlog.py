@@ -175,7 +175,7 @@ class UsageBacklogPieceWorkflow:
                     CATCH_UP.name,
                     CATCH_UP.takes(batch),
                     result_type=CATCH_UP.result,
-                    task_queue=workflow.info().task_queue,  # of calls: their few processes share their updates
+                    task_queue=activities_queue_here(),
                     start_to_close_timeout=timedelta(minutes=1),
                     retry_policy=RetryPolicy(maximum_interval=PIECE_RETRY_INTERVAL_MAX),
                 )

@@ -24,13 +24,11 @@ ASKS_AGAIN_AFTER_S = 1.0
 logger = logging.getLogger(__name__)
 
 
-async def join_ledger(
-    ledger: Ledger, config: DeskConfig, engine: AsyncEngine, stop: asyncio.Event, *, who: str
-) -> None:
+async def join_ledger(ledger: Ledger, config: DeskConfig, engine: AsyncEngine, stop: asyncio.Event, *, who: str) -> int:
     """Brings the ledger this process's configuration, logs what it keeps of another, and compares what is stored.
 
-    `stop` ends the wait for it. Raises LedgerNotFound when it does not answer at all, AdminRefused when it refuses, and
-    ConfigurationError when it runs where this version's workers do not look.
+    Returns the rules that it goes by. `stop` ends the wait for it. Raises LedgerNotFound when it does not answer at
+    all, AdminRefused when it refuses, and ConfigurationError when it runs where this version's workers do not look.
     """
     applied = await _configured(ledger, config, stop, who)
     if applied.digest != config.digest:
@@ -49,6 +47,7 @@ async def join_ledger(
             RULES,
         )
     await _compare_rows(ledger, engine)
+    return applied.rules
 
 
 async def _configured(ledger: Ledger, config: DeskConfig, stop: asyncio.Event, who: str) -> ConfigState:

@@ -20,7 +20,7 @@ from paymaster.admission.state import RULES
 from paymaster.client import generate, start
 from paymaster.devstack import EmbeddedStack
 from paymaster.ledger.versions import running_workers
-from paymaster.messages import Outcome, RaiseCap
+from paymaster.messages import ACTIVITIES_TASK_QUEUE, Outcome, RaiseCap, call_workflow_id
 from paymaster.values.money import TokenUsage
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
@@ -87,6 +87,14 @@ async def old_agent(site: Site, old: OldVersion, *call_ids: str) -> None:
     assert output.decode().split() == ["completed"] * len(call_ids), output.decode()
 
 
+async def asked_by(site: Site, call_id: str) -> str:
+    """The task queue of the call's request to its service."""
+    async for event in site.client.get_workflow_handle(call_workflow_id(call_id)).fetch_history_events():
+        if event.HasField("activity_task_scheduled_event_attributes"):
+            return event.activity_task_scheduled_event_attributes.task_queue.name
+    raise AssertionError(f"{call_id} has asked nobody")
+
+
 async def parked(site: Site, count: int) -> None:
     async def so_many() -> bool:
         return (await site.ledger.status()).parked == count
@@ -107,6 +115,7 @@ async def test_a_rolling_update_loses_nothing_and_can_go_back(
     new = await update(site)
     assert "`paymaster upgrade`" in new.log()
     await generate(site.client, ask("side by side"))
+    assert await asked_by(site, "side by side") == ACTIVITIES_TASK_QUEUE  # the old one sends nothing from that of calls
     refused = await site.command("upgrade")
     assert refused.code == 1
     assert "older workers run" in refused.errors

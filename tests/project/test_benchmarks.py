@@ -59,6 +59,13 @@ async def test_the_activity_of_a_bare_call_starts_eagerly(site: Site):
     assert await starts_by_a_poll(site) - before < 10  # the ledger has activities too
 
 
+async def test_so_does_that_of_a_governed_call(site: Site):
+    before = await starts_by_a_poll(site)
+    for _ in range(20):
+        await calls.governed(site)
+    assert await starts_by_a_poll(site) - before < 10
+
+
 async def starts_by_a_poll(site: Site) -> float:
     async with httpx.AsyncClient(trust_env=False) as client:
         text = (await client.get(site.stack.temporal.metrics_url)).text

@@ -325,7 +325,7 @@ def test_workers_are_scaled_by_their_task_queues(tmp_path: Path) -> None:
     here, of_temporal = base(), [each["metadata"] for each in triggers() if each["type"] == "temporal"]
     queues = {each["taskQueue"]: each["queueTypes"] for each in of_temporal}
     ledger = settings_of(here, "worker", tmp_path).ledger.name
-    assert queues == {calls_task_queue(ledger): "workflow", activities_task_queue(ledger): "activity"}
+    assert queues == {calls_task_queue(ledger): "workflow,activity", activities_task_queue(ledger): "activity"}
     (scaled,) = documents(FOLDER / "keda/scaled-object.yaml")
     (worker,) = (each for each in here.of_kind("Deployment") if each["metadata"]["name"] == "paymaster-worker")
     only = container(worker["spec"]["template"])

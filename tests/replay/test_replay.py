@@ -16,6 +16,7 @@ from paymaster.messages import backlog_workflow_id
 from paymaster.plugin import PaymasterPlugin
 from paymaster.settings import Settings
 from workflows.content_agent import ContentAgentWorkflow
+from workflows.eager_calls import EagerCalls
 from workflows.ledger import BudgetWorkflow
 from workflows.llm_call import LLMCallWorkflow
 from workflows.purchase import PurchaseWorkflow
@@ -66,10 +67,13 @@ def test_every_kind_of_history_is_there() -> None:
     assert TEXTS.keys() == WANTED
 
 
+@pytest.mark.parametrize("rules", [1, 2])
 @pytest.mark.parametrize("name", sorted(WANTED))
-async def test_the_workflows_of_today_can_go_on_with_this_history(name: str) -> None:
-    """When this fails, see record_histories.py."""
-    replayer = Replayer(workflows=OURS, plugins=[PaymasterPlugin(Settings())])
+async def test_the_workflows_of_today_can_go_on_with_this_history(name: str, rules: int) -> None:
+    """Whichever rules the ledger goes by. When this fails, see record_histories.py."""
+    eager = EagerCalls()
+    eager.follow(rules)
+    replayer = Replayer(workflows=OURS, plugins=[PaymasterPlugin(Settings())], interceptors=[eager])
     await replayer.replay_workflow(history(name))
 
 
