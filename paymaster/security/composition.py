@@ -9,13 +9,21 @@ from temporalio.converter import (
     ExternalStorage,
     PayloadCodec,
     SerializationContext,
+    StorageDriverStoreContext,
     WithSerializationContext,
 )
 
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.failures import redacting
 from paymaster.security.payloads import PLAIN, REASON, STORAGE, PaymasterPayloadConverter, unreadable
-from paymaster.security.team_storage import AgentsChoice, WorkersStorage, agents_storage, not_had, why_not_had
+from paymaster.security.team_storage import (
+    AgentsChoice,
+    NoStorage,
+    WorkersStorage,
+    agents_storage,
+    not_had,
+    why_not_had,
+)
 
 
 class ComposedCodec(PayloadCodec, WithSerializationContext):
@@ -108,6 +116,10 @@ class ComposedConverter(DataConverter):
                 storage = agents_storage(storage, with_calls=self.offloads_calls)
                 object.__setattr__(self, "external_storage", storage)
         super().__post_init__()
+
+    def _with_store_context(self, store_ctx: StorageDriverStoreContext) -> DataConverter:
+        # The SDK tells it for each activation and each payload, and has the whole converter made anew each time.
+        return self if isinstance(self.external_storage, NoStorage) else super()._with_store_context(store_ctx)
 
     async def _decode_reference_payload_sequence(self, payloads: Sequence[Payload]) -> list[Payload]:
         if not isinstance(self.external_storage, WorkersStorage):

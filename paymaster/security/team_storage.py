@@ -126,6 +126,11 @@ class WorkersStorage(ExternalStorage):
 
 
 @dataclass(frozen=True)
+class NoStorage(WorkersStorage):
+    """Of workers without one: it puts nothing away, whoever it is for."""
+
+
+@dataclass(frozen=True)
 class _WorkersChoice:
     """Puts away what does not fit inline, and what goes to somebody who has said that he can read it there."""
 
@@ -141,7 +146,7 @@ class _WorkersChoice:
 def workers_storage(storage: ExternalStorage | None) -> WorkersStorage:
     """The storage for Paymaster's own workers. None: nothing is put away, and what others put away is refused."""
     if storage is None:
-        return WorkersStorage(drivers=[_Nowhere()], driver_selector=lambda context, payload: None)
+        return NoStorage(drivers=[_Nowhere()], driver_selector=lambda context, payload: None)
     return _with_choice(WorkersStorage, storage, _WorkersChoice(storage))
 
 
