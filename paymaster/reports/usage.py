@@ -144,6 +144,10 @@ class _Group(NamedTuple):
     unconfirmed_nanos: int
 
 
+_FIGURES = _Group._fields[_Group._fields.index("attempts") :]
+"""What a group and a row have alike."""
+
+
 async def _of_hours(
     connection: AsyncConnection, by: Sequence[str], budget: str | None, in_report: Sequence[ColumnElement[bool]]
 ) -> list[_Group]:
@@ -219,7 +223,7 @@ def _merged(groups: Iterable[_Group]) -> list[_Group]:
     by_key: dict[tuple[Any, ...], list[_Group]] = {}
     for group in groups:
         by_key.setdefault(group.key, []).append(group)
-    merged = (_Group(key, *_added_up(of_key)) for key, of_key in by_key.items())
+    merged = (of_key[0] if len(of_key) == 1 else _Group(key, *_added_up(of_key)) for key, of_key in by_key.items())
     return sorted(merged, key=lambda group: [(value is None, value) for value in group.key])
 
 
@@ -334,7 +338,7 @@ def _total(groups: Sequence[_Group]) -> UsageRow:
 
 
 def _figures(group: _Group) -> dict[str, Any]:
-    return {name: value for name, value in group._asdict().items() if name not in ("key", "calls", "calls_in_report")}
+    return dict(zip(_FIGURES, group[-len(_FIGURES) :], strict=True))
 
 
 def count_of_attempts() -> ColumnElement[int]:
