@@ -85,6 +85,9 @@ def _ask() -> None:
 
 
 async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[datetime, list[Pruned]]":
+    from sqlalchemy.exc import DBAPIError
+
+    from paymaster.storage.access import is_forbidden
     from paymaster.storage.pruning import PRUNE_TIMEOUT_S, PartitionBusy, months_ago, prune
 
     pruned: list[Pruned] = []
@@ -97,6 +100,10 @@ async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[dat
                     print_line(f"{each.partition}: {each.entries:,} rows have gone, their sums stay")
         except PartitionBusy as busy:
             raise CommandError(str(busy)) from None
+        except DBAPIError as error:
+            if not is_forbidden(error):
+                raise
+            raise CommandError(f"{error.orig}: run it as the role that migrates, which owns the tables") from None
     return before, pruned
 
 

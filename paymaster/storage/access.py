@@ -62,7 +62,7 @@ async def unseen_schema(connection: AsyncConnection) -> str | None:
 
 def grant_for(error: DBAPIError, role: str | None) -> str | None:
     """The statement that allows what the database has refused for want of a privilege. None: it was something else."""
-    if getattr(error.orig, "sqlstate", None) != _NO_PRIVILEGE:
+    if not is_forbidden(error):
         return None
     denied = _DENIED.search(str(error.orig))
     to = "TO the role" if role is None else f'TO "{role}"'
@@ -72,6 +72,11 @@ def grant_for(error: DBAPIError, role: str | None) -> str | None:
     if kind == "schema":
         return f"GRANT USAGE, CREATE ON SCHEMA {name} {to};"
     return f"GRANT {', '.join(_NEEDED.get(name, ('SELECT', 'INSERT')))} ON {name} {to};"
+
+
+def is_forbidden(error: DBAPIError) -> bool:
+    """Whether the database refuses it for want of a privilege."""
+    return getattr(error.orig, "sqlstate", None) == _NO_PRIVILEGE
 
 
 def is_refused_by_pooler(error: DBAPIError) -> bool:

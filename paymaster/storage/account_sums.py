@@ -24,7 +24,7 @@ _POSTED_BY_ACCOUNT = text(
     """  # noqa: S608
 )
 _PRUNED_BEFORE = text(
-    "SELECT max(month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC' FROM usage_pruned "
+    "SELECT (max(month) AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC' FROM usage_pruned "
     "WHERE ledger = :ledger"
 )
 _PRUNED = text(

@@ -43,7 +43,7 @@ def made_up_rows(ledger: str, first: datetime, days: int, calls: int, seed: int)
             "cost_nanos": made.choice([0, 1, 10**12 + number]),
         }
         entry = UsageEntry.model_validate(usual_entry(number) | own)
-        match made.choice(["once", "once", "twice", "unconfirmed", "resolved"]):
+        match made.choice(["once", "once", "twice", "unconfirmed", "unsure after all", "resolved"]):
             case "once":
                 rows.append(entry)
             case "twice":
@@ -51,6 +51,9 @@ def made_up_rows(ledger: str, first: datetime, days: int, calls: int, seed: int)
                 rows += [entry, entry.model_copy(update=failed)]
             case "unconfirmed":
                 rows.append(entry.model_copy(update={"state": "unconfirmed"}))
+            case "unsure after all":
+                again = {"attempt_id": f"{call}/1/2", "state": "unconfirmed"}
+                rows += [entry.model_copy(update={"status": "failed", "cost_nanos": 3}), entry.model_copy(update=again)]
             case _:
                 rows += [entry.model_copy(update={"state": "unconfirmed", "cost_nanos": 7}), entry]
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import Run, assert_ends_with_advice
 from records import usual_entry
+from sqlalchemy import text
 
 from paymaster.messages import UsageEntry
 from paymaster.storage.engine import create_engine
@@ -97,6 +98,23 @@ async def test_a_prune_for_programs_says_what_has_gone(run: Run, reached: dict[s
     assert gone["pruned"] == [{"partition": "usage_entries_default", "entries": 1}]
     again = json.loads(run("usage", "prune", "--older-than", "9mo", "--yes", "--json", **reached).stdout)
     assert again["pruned"] == []
+
+
+async def test_whoever_is_not_the_owner_is_told(run: Run, database_url: str, reached: dict[str, str]) -> None:
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE ROLE pruner LOGIN PASSWORD 'prune'"))
+        await connection.execute(text("GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA public TO pruner"))
+    try:
+        address = engine.url.set(username="pruner", password="prune").render_as_string(hide_password=False)
+        refused = run("usage", "prune", "--older-than", "9mo", "--yes", PAYMASTER__DATABASE__URL=address)
+        assert_ends_with_advice(refused, 2, "the role that migrates")
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP OWNED BY pruner"))
+            await connection.execute(text("DROP ROLE pruner"))
+        await engine.dispose()
+    assert run("usage", "--by", "run", **reached).stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from old_workers import OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
 from paymaster_process import Databases
 from plain_usage import PlainUsage, day_of, made_up_rows
+from records import usual_entry
 from searches import examples
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from paymaster.messages import LoadSpend
+from paymaster.messages import LoadSpend, UsageEntry
 from paymaster.messages.temporal_names import first_generation
 from paymaster.reports.usage import UsageRow, usage_report_with_total
 from paymaster.storage.account_sums import posted_by_account, pruned_before
@@ -37,7 +38,7 @@ ID_OF = text("SELECT usage_pruned_id(:ledger, usage_first_generation(:call))")
 USED = text("SELECT EXISTS (SELECT FROM usage_pruned_ids WHERE call = usage_pruned_id(:ledger, :call))")
 WAITING = text(
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-    "AND query LIKE 'ALTER TABLE usage_entries DETACH%'"
+    "AND wait_event_type = 'Lock' AND query LIKE :statement"
 )
 
 
@@ -61,9 +62,10 @@ class Year:
         self.engine = engine
         self.model = PlainUsage()
 
-    async def fill(self, calls: int) -> None:
-        async with self.engine.begin() as connection:
-            await connection.execute(MAKE, {"first": months_ago(12).date(), "last": NOW.date()})
+    async def fill(self, calls: int, *, months: bool = True) -> None:
+        if months:
+            async with self.engine.begin() as connection:
+                await connection.execute(MAKE, {"first": months_ago(12).date(), "last": NOW.date()})
         for ledger in ("default", "other"):
             rows = made_up_rows(ledger, months_ago(14), (NOW - months_ago(14)).days, calls, next(NUMBERS))
             for number in range(0, len(rows), 1_000):
@@ -164,13 +166,10 @@ async def test_a_year_in_an_hour(engine: AsyncEngine, calls: int) -> None:
 
 async def test_a_call_id_from_before_is_remembered(engine: AsyncEngine) -> None:
     """Whatever generation of it was answered; one that ended unbilled and without an answer may be asked for again."""
-    old = months_ago(5)
-    answered, failed = made_up_rows("default", old, 1, 2, 1)[:2]
+    granted = {"granted_at_ms": round(months_ago(5).timestamp() * 1000), "cost_nanos": 0}
     rows = [
-        answered.model_copy(
-            update={"call_id": "answered~g3", "state": "final", "status": "completed", "cost_nanos": 0}
-        ),
-        failed.model_copy(update={"call_id": "failed", "state": "final", "status": "failed", "cost_nanos": 0}),
+        UsageEntry.model_validate(usual_entry(1) | granted | {"call_id": "answered~g3"}),
+        UsageEntry.model_validate(usual_entry(2) | granted | {"call_id": "failed", "status": "failed"}),
     ]
     await insert_entries(engine, rows)
     assert [each.entries async for each in prune(engine, months_ago(2))] == [2]
@@ -204,22 +203,27 @@ async def shared(databases: Databases) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_a_prune_that_is_killed_is_repeated(engine: AsyncEngine) -> None:
-    """Once while it waits to take a month out, and once between two stretches of what has no month."""
-    year = Year(engine)
-    await year.fill(200)
-    before = months_ago(2)
-    reader = await engine.connect()
-    await reader.execute(text("SELECT count(*) FROM usage_entries"))
-    pruning = asyncio.create_task(year.prune(before))
+async def kill(engine: AsyncEngine, statement: str) -> None:
+    """Ends the connection that waits in a statement that begins so."""
     async with engine.connect() as connection:
-        while (process := await connection.scalar(WAITING)) is None:
+        values = {"statement": f"{statement}%"}
+        while (process := await connection.scalar(WAITING, values)) is None:
             await connection.rollback()
             await asyncio.sleep(0.01)
         await connection.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
-    with pytest.raises(DBAPIError):
-        await pruning
-    await reader.close()
+
+
+async def test_a_prune_that_is_killed_is_repeated(engine: AsyncEngine) -> None:
+    """Once while it waits to take a month out, and once when one has gone."""
+    year = Year(engine)
+    await year.fill(200)
+    before = months_ago(2)
+    async with engine.connect() as reader:
+        await reader.execute(text("SELECT count(*) FROM usage_entries"))
+        pruning = asyncio.create_task(year.prune(before))
+        await kill(engine, "ALTER TABLE usage_entries DETACH")
+        with pytest.raises(DBAPIError):
+            await pruning
     assert await pruned_before(engine, "default") is None
     await year.check()
     steps = prune(engine, before)
@@ -228,6 +232,25 @@ async def test_a_prune_that_is_killed_is_repeated(engine: AsyncEngine) -> None:
     await year.check()
     await insert_entries(engine, year.model.all_rows)
     await year.prune(before)
+    await year.check()
+
+
+async def test_a_prune_that_is_killed_when_ids_are_noted(engine: AsyncEngine) -> None:
+    """Then there are both, the rows and their ids, and what is written again is there already."""
+    year = Year(engine)
+    await year.fill(200, months=False)
+    async with engine.connect() as other:
+        await other.execute(text("SELECT pg_advisory_xact_lock(729562432, 0)"))
+        pruning = asyncio.create_task(year.prune(months_ago(2)))
+        await kill(engine, "SELECT pg_advisory_xact_lock")
+        with pytest.raises(DBAPIError):
+            await pruning
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM usage_pruned_ids")) > 0
+    await insert_entries(engine, year.model.all_rows)
+    await year.check()
+    assert await year.prune(months_ago(2)) > 0
+    await insert_entries(engine, year.model.all_rows)
     await year.check()
 
 
