@@ -31,6 +31,7 @@ WORDS = [
     "park",
     "pool",
     "post",
+    "prune",
     "purchase",
     "route",
     "run",
