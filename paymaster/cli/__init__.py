@@ -23,6 +23,7 @@ from paymaster.cli import (
     demo,
     dev,
     doctor,
+    erase,
     init,
     keys,
     migrate,
@@ -100,6 +101,7 @@ app.add_typer(services.app, name="services")
 app.command()(top.top)
 app.add_typer(usage.app, name="usage")
 app.command()(reconcile.reconcile)
+app.command()(erase.erase)
 app.add_typer(bill.app, name="bill")
 app.add_typer(unconfirmed.app, name="unconfirmed")
 app.add_typer(clock.app, name="clock")

@@ -1,6 +1,7 @@
 """What a role may do in the database, and what stands between it and PostgreSQL."""
 
 import re
+from collections.abc import Mapping
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +17,7 @@ _NEEDED = {
     "call_bodies": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "clients": ("SELECT", "INSERT", "UPDATE"),
     "configurations": ("SELECT", "INSERT"),
+    "erasures": ("SELECT",),
     "ledger_status": ("SELECT", "INSERT", "UPDATE"),
     "left_requests": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "parked_calls": ("SELECT", "INSERT", "UPDATE", "DELETE"),
@@ -28,6 +30,15 @@ _NEEDED = {
     "usage_pruned_runs": ("SELECT",),
 }
 """Of a worker and the commands; migrating needs more: see `grant_for`."""
+ERASING: Mapping[str, tuple[str, ...]] = {
+    "alerts": ("UPDATE",),
+    "call_bodies": ("DELETE",),
+    "erased_calls": ("SELECT", "INSERT"),
+    "erasures": ("INSERT", "UPDATE"),
+    "left_requests": ("DELETE",),
+    "usage_entries": ("UPDATE",),
+}
+"""Of whoever erases, besides."""
 UNSAID_POOLER = (
     "a pooler such as PgBouncer is in front of the database, in transaction mode; statements that one transaction "
     "prepares are missing in the next, or are another's: add pgbouncer=true to the database's URL"
@@ -36,11 +47,12 @@ _PRIVILEGES = text("SELECT has_table_privilege(to_regclass(:name), :privilege)")
 _DENIED = re.compile(r"permission denied for (schema|table|view|relation) (\S+)")
 
 
-async def missing_grants(engine: AsyncEngine) -> list[str]:
-    """The statements to give, in PostgreSQL's words; a table that is not there is none of them."""
+async def missing_grants(engine: AsyncEngine, needed: Mapping[str, tuple[str, ...]] = _NEEDED) -> list[str]:
+    """The statements to give, in PostgreSQL's words; a table that is not there is none of them. `needed`: the
+    privileges by table. Default: those of a worker and the commands."""
     async with engine.connect() as connection:
         lacking: dict[tuple[str, ...], list[str]] = {}
-        for name, privileges in _NEEDED.items():
+        for name, privileges in needed.items():
             found = tuple([each for each in privileges if not await _has(connection, name, each)])
             if found:
                 lacking.setdefault(found, []).append(name)

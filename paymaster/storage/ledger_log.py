@@ -1,4 +1,4 @@
-"""Who changed caps and configurations of a ledger, read from the database."""
+"""Who changed caps and configurations of a ledger, and who erased something, read from the database."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -33,6 +33,7 @@ _PRICES = text(
     ORDER BY at DESC LIMIT :limit
     """
 )
+_ERASURES = text("SELECT at, who, reason, erased FROM erasures WHERE ledger = :ledger ORDER BY id DESC LIMIT :limit")
 _ALERTS = text(
     """
     SELECT at, what, account, text FROM alerts WHERE ledger = :ledger ORDER BY at DESC, id DESC LIMIT :limit
@@ -76,7 +77,8 @@ async def stored_configuration(engine: AsyncEngine, ledger: str) -> StoredConfig
 
 
 async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, limit: int) -> list[LoggedChange]:
-    """The latest changes of caps and of the configuration, oldest first; of one account, or of all (None)."""
+    """The latest changes of caps and of the configuration, oldest first; of one account, or of all (None), with
+    erasures."""
     values = {"ledger": ledger, "account": account, "limit": limit}
     async with engine.connect() as connection:
         caps = (await connection.execute(_CAP_CHANGES, values)).mappings().all()
@@ -85,6 +87,8 @@ async def logged_changes(engine: AsyncEngine, ledger: str, account: str | None, 
             rows = (await connection.execute(_CONFIGURATIONS, values)).mappings().all()
             found += [LoggedChange(row["at"], row["who"], row["changes"] or _FIRST, "configuration") for row in rows]
             found += await _prices(connection, values)
+            erasures = (await connection.execute(_ERASURES, values)).mappings().all()
+            found += [LoggedChange(row["at"], row["who"], _erased(row["erased"]), row["reason"]) for row in erasures]
         else:
             kind, _, name = account.partition(":")
             values = {"ledger": ledger, "kind": f"{kind}s", "name": name, "limit": limit}
@@ -123,6 +127,14 @@ async def _prices(connection: AsyncConnection, values: Mapping[str, object]) -> 
     prices = (await connection.execute(_PRICES, values)).mappings().all()
     brought = [LoggedChange(row["at"], row["who"], row["changes"] or _NO_PRICE, row["source"]) for row in lists]
     return brought + [LoggedChange(row["at"], "a worker", row["text"], "price") for row in prices]
+
+
+def _erased(erased: Mapping[str, int] | None) -> str:
+    """What `paymaster erase` took, by kind. None: it was broken off."""
+    if erased is None:
+        return "began to erase prompts and answers of calls, and was broken off"
+    told = ", ".join(f"{count:,} {kind}" for kind, count in erased.items() if count)
+    return f"erased prompts and answers of calls: {told or 'nothing was there'}"
 
 
 _NO_PRICE = "a list of prices, which changes none of these services"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.engine import DATABASE_ERRORS
@@ -19,6 +20,7 @@ SHORT_LOCKS = text("SET LOCAL lock_timeout = '2s'")
 """Whoever waits for a lock keeps everybody waiting who comes later. For one transaction, which then is tried again."""
 
 _ROWS_STAY = text("LOCK TABLE ONLY usage_entries IN ACCESS SHARE MODE")
+_LOCK_NOT_AVAILABLE = "55P03"
 _INDEX = "api_usage_attempt_id_state_granted_at_idx"
 _IS_ATTACHED = text("SELECT relispartition FROM pg_class WHERE oid = to_regclass('api_usage')")
 _IS_UNCHECKED = text("SELECT count(*) FROM pg_constraint WHERE conname = 'api_usage_ends' AND NOT convalidated")
@@ -33,6 +35,11 @@ async def one_snapshot(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         # Before there is a snapshot: of a month that goes in between it would have neither the rows nor the sums.
         await connection.execute(_ROWS_STAY)
         yield connection
+
+
+def is_lock_refused(error: DBAPIError) -> bool:
+    """Whether somebody else held the table for longer than `SHORT_LOCKS` allows."""
+    return getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 async def prepare(engine: AsyncEngine) -> None:

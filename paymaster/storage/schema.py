@@ -19,12 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from paymaster.storage.access import unseen_schema
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
-from paymaster.storage.partitions import SHORT_LOCKS, prepare
+from paymaster.storage.partitions import SHORT_LOCKS, is_lock_refused, prepare
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0019"
+SCHEMA_REVISION = "0020"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"
@@ -43,7 +43,6 @@ _ONLINE = (("0015", fill), ("0017", prepare))
 """What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
 harmless when it is done, or was broken off."""
 
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCKS_TRIED_AFTER_S = (1.0,) * 60
 """Between attempts: somebody reads or writes a table for that long, such as for a report."""
 
@@ -111,7 +110,7 @@ async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> N
                 await connection.run_sync(upgrade)
             return
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or wait_s is None:
+            if not is_lock_refused(error) or wait_s is None:
                 raise
         await asyncio.sleep(wait_s)
 

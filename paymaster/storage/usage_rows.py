@@ -1,8 +1,8 @@
-"""The usage database: every attempt as an immutable row of `usage_entries`, which has a partition for each month.
+"""The usage database: every attempt as a row of `usage_entries`, which has a partition for each month.
 
-The table is written by `insert_entries` alone. An attempt may have two rows, `unconfirmed` and later `final`; which of
-them counts is decided in one place, the view `api_usage_counted` that the migration makes, and everything here that
-sums reads the view."""
+The table is written by `insert_entries` alone; of a row that is stored only an erasure changes something, its metadata.
+An attempt may have two rows, `unconfirmed` and later `final`; which of them counts is decided in one place, the view
+`api_usage_counted` that the migration makes, and everything here that sums reads the view."""
 
 import re
 from collections.abc import Mapping, Sequence

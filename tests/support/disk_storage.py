@@ -39,6 +39,10 @@ class Disk(StorageDriver):
     ) -> list[Payload]:
         return [Payload.FromString((self.folder / claim.claim_data["file"]).read_bytes()) for claim in claims]
 
+    async def delete(self, claims: list[StorageDriverClaim]) -> None:
+        for claim in claims:
+            (self.folder / claim.claim_data["file"]).unlink(missing_ok=True)
+
 
 def on_disk(folder: Path) -> ExternalStorage:
     return ExternalStorage(drivers=[Disk(folder)], payload_size_threshold=THRESHOLD)

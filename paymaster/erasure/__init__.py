@@ -1,0 +1,1 @@
+"""Erasing what is stored of some calls' prompts and answers, and keeping what they cost."""
