@@ -14,12 +14,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages.temporal_names import generation_id
-from paymaster.storage.partitions import SHORT_LOCKS, is_lock_refused
+from paymaster.storage.partitions import SHORTER_LOCKS, is_lock_refused
 from paymaster.storage.usage_rows import storable
 
 GENERATIONS_MAX = 1_000
 """Of one call that are looked for in the rows."""
-_LOCKS_TRIED = 30
+_LOCKS_TRIED = 60
+_LOCK_TRIED_AGAIN_AFTER_S = 1.0
 
 
 def _statement(sql: str, *lists: str) -> TextClause:
@@ -161,13 +162,13 @@ async def note_erased(engine: AsyncEngine, run_ids: Collection[str]) -> None:
     for left in reversed(range(_LOCKS_TRIED)):
         try:
             async with engine.begin() as connection:
-                await connection.execute(SHORT_LOCKS)
+                await connection.execute(SHORTER_LOCKS)
                 await connection.execute(_WAIT)
             return
         except DBAPIError as error:
             if not (left and is_lock_refused(error)):
                 raise
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(_LOCK_TRIED_AGAIN_AFTER_S)
 
 
 async def erase_stored(engine: AsyncEngine, ledger: str, namespace: str, calls: Collection[StoredCall]) -> ErasedRows:

@@ -19,6 +19,10 @@ _MAKE = text(f"SELECT usage_entries_make(current_date, (current_date + interval 
 SHORT_LOCKS = text("SET LOCAL lock_timeout = '2s'")
 """Whoever waits for a lock keeps everybody waiting who comes later. For one transaction, which then is tried again."""
 
+SHORTER_LOCKS = text("SET LOCAL lock_timeout = '500ms'")
+"""Shorter than PostgreSQL's deadlock_timeout: where a writer waits for us and we for it, we give way, and nobody's
+transaction is broken off."""
+
 _ROWS_STAY = text("LOCK TABLE ONLY usage_entries IN ACCESS SHARE MODE")
 _LOCK_NOT_AVAILABLE = "55P03"
 _INDEX = "api_usage_attempt_id_state_granted_at_idx"

@@ -15,19 +15,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from paymaster.storage.partitions import SHORTER_LOCKS, is_lock_refused
 from paymaster.storage.usage_rows import nanos_of
 
 PRUNE_TIMEOUT_S = 3_600.0
 """For one statement, which may write down the ids of ten million rows."""
 _PAGES_AT_ONCE = 500
 """Of a table, 8 KB each: some ten thousand rows go in one transaction."""
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCKS_TRIED = 60
 _LOCK_TRIED_AGAIN_AFTER_S = 1.0
 _ONE_PRUNES = text("SELECT pg_advisory_xact_lock(729562432, 0)")
-# Whoever waits for a lock keeps everybody waiting who comes later. Shorter than PostgreSQL's deadlock_timeout: where a
-# writer waits for us and we for it, we give way, and nobody's transaction is broken off.
-_SHORTER_LOCKS = text("SET LOCAL lock_timeout = '500ms'")
 _MAY_IDLE = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 _MOVES_ROWS = text("SET LOCAL paymaster.moves_rows = 'on'")
 """The hourly sums have them already."""
@@ -213,7 +210,7 @@ async def _take_out(connection: AsyncConnection, month: str, columns: str) -> No
     for tried in range(1, _LOCKS_TRIED + 1):
         try:
             async with connection.begin_nested():
-                await connection.execute(_SHORTER_LOCKS)
+                await connection.execute(SHORTER_LOCKS)
                 await connection.execute(text(f"ALTER TABLE usage_entries DETACH PARTITION {month}"))
                 await connection.execute(text(f"DROP TABLE {month}"))
                 await connection.execute(_MOVES_ROWS)
@@ -221,7 +218,7 @@ async def _take_out(connection: AsyncConnection, month: str, columns: str) -> No
                 await connection.execute(text(moved))
             return
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            if not is_lock_refused(error):
                 raise
             if tried == _LOCKS_TRIED:
                 raise PartitionBusy(
@@ -238,12 +235,12 @@ async def _note_ids(engine: AsyncEngine, name: str, before: datetime) -> None:
     for tried in range(1, _LOCKS_TRIED + 1):
         try:
             async with engine.begin() as connection:
-                await connection.execute(_SHORTER_LOCKS)
+                await connection.execute(SHORTER_LOCKS)
                 # Whoever looked for an id before it was noted has stored its row, or found it there, after this.
                 await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
             return
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or tried == _LOCKS_TRIED:
+            if not is_lock_refused(error) or tried == _LOCKS_TRIED:
                 raise
         await asyncio.sleep(_LOCK_TRIED_AGAIN_AFTER_S)
 
