@@ -47,6 +47,7 @@ from activities.standing import StandingActivities
 from activities.store_notices import StoreNoticesActivities
 from activities.store_status import StoreStatusActivities
 from activities.sweep_bodies import SweepBodiesActivities
+from activities.used_call_ids import UsedCallIds
 from operations.service import PaymasterServiceHandler
 from paymaster.client import connect
 from paymaster.errors import AdminRefused, LedgerNotFound
@@ -339,7 +340,8 @@ def workers_of(
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
     backlog = Backlog(clients.ledger, ledger.name)
-    reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), findable=findable)
+    used = UsedCallIds(client, engine, ledger.name)
+    reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), used, findable=findable)
     records = RecordUsageActivities(ledger.name, engine, commits, backlog)
     of_service = _activities_of_services(settings, client, engine, connections, keys, reports, pushes)
     of_call = [reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up]

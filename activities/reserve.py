@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.run_roots import RunRoots
+from activities.used_call_ids import UsedCallIds
 from paymaster.calls.candidates import Listed, listed, shares
 from paymaster.calls.purchases import candidate_of
 from paymaster.ledger.backlog_sender import Backlog
@@ -28,8 +29,10 @@ from paymaster.messages import (
     ReserveRequest,
     RunTerms,
     Void,
+    call_id_of,
 )
 from paymaster.messages.bounds import check_grant
+from paymaster.messages.temporal_names import CALL_ID_REUSED, first_generation
 from paymaster.providers.counting import ways_of_counting
 from paymaster.providers.price_list import Asked, price_of, unpriced
 from paymaster.providers.registry import PROVIDERS
@@ -44,6 +47,10 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 """When neither the request nor the model's configuration says: without a cap on the output no bound can be given."""
 COUNTED_BYTES_MIN = 4_096
 """Of text; what a shorter one costs is not worth a question to a provider."""
+_REUSED = (
+    "call id {call_id!r} was used before, by a call that was paid for and whose answer is not kept any more; "
+    "nothing was sent, since it would be paid twice: ask under another call id"
+)
 _NAMED_MAX = 3
 """Keys that are named at once where a call is refused for more: what a candidate says of itself has 500 characters."""
 _NAMED_CHARACTERS_MAX = 40
@@ -71,6 +78,7 @@ class ReserveActivities:
         commits: GroupCommit[Command, Answer],
         backlog: Backlog,
         roots: RunRoots,
+        used: UsedCallIds,
         *,
         findable: bool = False,
     ) -> None:
@@ -79,6 +87,7 @@ class ReserveActivities:
         self._commits = commits
         self._backlog = backlog
         self._roots = roots
+        self._used = used
         self._findable = findable
         self._ended = EndedRequests()
 
@@ -89,6 +98,8 @@ class ReserveActivities:
         Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
         """
         self._ended.add(request.input_bytes)
+        if request.may_be_reused and await self._used.was_used(request.call):
+            return Reservation(answer=_reused(request), findable=self._findable)
         run = await self._run_of(request)
         try:
             path = run and check_run_path("/".join((run, *(part.name for part in request.run_parts))))
@@ -276,6 +287,11 @@ class ReserveActivities:
         """What the configuration says about a candidate; all defaults when nothing."""
         service, model = split_candidate(name)
         return self._settings.services[service].models.get(model, ModelSettings())
+
+
+def _reused(request: ReserveRequest) -> Denied:
+    call_id = first_generation(call_id_of(request.call.workflow_id))
+    return Denied(hold_id=request.hold_id, reason=CALL_ID_REUSED, detail=_REUSED.format(call_id=call_id))
 
 
 def _keyed(digest: str, run: str | None) -> str:

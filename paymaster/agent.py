@@ -11,8 +11,9 @@ from temporalio.exceptions import ActivityError, WorkflowAlreadyStartedError, is
 from paymaster.agent_starts import denial_in_agent, room_for_start, storages_of_agent
 from paymaster.asked_ledger import ledger_of_agent
 from paymaster.calls.structured_output import Output, answer_as
-from paymaster.errors import AnswerGone, CallIdReused, completed_or_raise
+from paymaster.errors import AnswerGone, CallIdReused, completed_or_raise, not_reused_or_raise
 from paymaster.messages import (
+    Asker,
     LLMRequest,
     LLMResult,
     Standing,
@@ -71,15 +72,16 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         )
     if denied := denial_in_agent(request):
         return denied
+    asker = asking_workflow().model_copy(update={"drawn": request.call_id is None})
     call_id = request.call_id or str(workflow.uuid4())
     request = in_current_run(request).model_copy(update={"call_id": call_id})
     generated_id = call_id
     while True:
         try:
-            return await _answer_of_child(request, generated_id)
+            return not_reused_or_raise(await _answer_of_child(request, generated_id, asker))
         except WorkflowAlreadyStartedError:
             result = await _answer_of_other(generated_id)
-        if result.request_digest != request.digest():
+        if not_reused_or_raise(result).request_digest != request.digest():
             raise CallIdReused(call_id)
         # Patched: version 0.1.0 gave such a call back as it had ended.
         if not result.may_be_asked_again or not workflow.patched("generations-of-calls"):
@@ -87,13 +89,13 @@ async def try_generate(request: LLMRequest) -> LLMResult:
         generated_id = generation_id(call_id, generation_of(result.call_id, call_id) + 1)
 
 
-async def _answer_of_child(request: LLMRequest, generated_id: str) -> LLMResult:
+async def _answer_of_child(request: LLMRequest, generated_id: str, asker: Asker) -> LLMResult:
     """Raises WorkflowAlreadyStartedError when there is such a call already."""
     await room_for_start(json_bytes(request))
     ledger = ledger_of_agent()
     answer = await workflow.execute_child_workflow(
         CALL_WORKFLOW.name,
-        from_asker(CALL_WORKFLOW.takes(request), storages_of_agent(), asking_workflow()),
+        from_asker(CALL_WORKFLOW.takes(request), storages_of_agent(), asker),
         id=call_workflow_id(generated_id, ledger),
         task_queue=calls_task_queue(ledger),
         result_type=RawValue,

@@ -21,7 +21,7 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from paymaster.asked_ledger import ledger_of_client
 from paymaster.calls.request_limits import denial_of
 from paymaster.calls.structured_output import Output, answer_as
-from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_raise
+from paymaster.errors import AnswerGone, CallDenied, CallIdReused, completed_or_raise, not_reused_or_raise
 from paymaster.generations import CallHandle, latest_generation
 from paymaster.ledger.backlog_sender import Backlog as Backlog
 from paymaster.ledger.handle import Ledger
@@ -123,25 +123,29 @@ async def try_generate(client: Client, request: LLMRequest, *, quiet: bool = Fal
     finally:
         if told is not None:
             told.cancel()
-    if request.call_id is not None and result.request_digest != request.digest():
+    if request.call_id is not None and not_reused_or_raise(result).request_digest != request.digest():
         raise CallIdReused(request.call_id)
     return result
 
 
-async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, LLMResult]:
+async def start(client: Client, request: LLMRequest, *, id_is_drawn: bool = False) -> WorkflowHandle[object, LLMResult]:
     """Starts a call and does not wait for it; a call id that was used before gives that call.
 
     A call that ended without an answer and unbilled, or was cancelled before anything was sent, is asked anew: it gives
-    its next generation.
+    its next generation. A call whose id was used by one that was paid for, and that Temporal has forgotten, ends as
+    denied, with the reason `call_id_reused`: the stored rows are looked at for it, unless it has no id yet, or one that
+    was drawn at random for this request (`id_is_drawn`).
 
     Raises CallDenied for a request that no message can carry: `request_too_long` or `not_text`; CallIdReused where such
-    a call asked for something else.
+    a call asked for something else, or ended for that reason.
     """
     storages = ",".join(storage_names(client.data_converter))
     bytes_max = STORED_REQUEST_BYTES_MAX if storages else REQUEST_BYTES_MAX
     is_long = request.wire is not None and len(request.wire.body) > _LONG_BYTES
     if denied := await asyncio.to_thread(denial_of, request, bytes_max) if is_long else denial_of(request, bytes_max):
         raise CallDenied(denied)
+    drawn = id_is_drawn or request.call_id is None
+    asker = asking_client(client.namespace).model_copy(update={"drawn": drawn})
     call_id = request.call_id or str(uuid4())
     request = in_current_run(request).model_copy(update={"call_id": call_id})
     ledger, generation = ledger_of_client(client), 1
@@ -150,7 +154,7 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         try:
             started = await client.start_workflow(
                 CALL_WORKFLOW.name,
-                from_asker(CALL_WORKFLOW.takes(request), storages, asking_client(client.namespace)),
+                from_asker(CALL_WORKFLOW.takes(request), storages, asker),
                 id=call_workflow_id(generated_id, ledger),
                 task_queue=calls_task_queue(ledger),
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -164,7 +168,7 @@ async def start(client: Client, request: LLMRequest) -> WorkflowHandle[object, L
         unbilled = await handle.unbilled_end()
         if unbilled is None:
             return handle
-        if unbilled.request_digest != request.digest():
+        if not_reused_or_raise(unbilled).request_digest != request.digest():
             raise CallIdReused(call_id)
         generation += 1
 

@@ -4,7 +4,7 @@ PaymasterError              an agent may catch this one
 ├── CallFailed
 │   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
-├── CallIdReused            the same call id with other content                        → choose another id
+├── CallIdReused            the call id has other content, or an answer that is gone   → choose another id
 ├── StandingUnknown         what is left of a budget is not known                      → name another one, or ask later
 ├── PurchaseDenied          nothing was held: budget, configuration, or no ledger      → ask an admin, or do without
 ├── PurchaseEnded           what a purchase did cost is said twice, or too late        → resolve it by command
@@ -19,6 +19,7 @@ from temporalio.exceptions import ApplicationError
 
 from paymaster.messages import LLMResult, Outcome
 from paymaster.messages.purchases import PurchaseResult
+from paymaster.messages.temporal_names import CALL_ID_REUSED
 
 
 class PaymasterError(ApplicationError):
@@ -43,10 +44,13 @@ class CallUnavailable(CallFailed):
 
 
 class CallIdReused(PaymasterError):
-    """The call id was used before, with other content."""
+    """The call id was used before: with other content, or by a call that was paid for and that Temporal has forgotten
+    with its answer. Nothing was sent."""
 
-    def __init__(self, call_id: str) -> None:
-        super().__init__(f"call id {call_id!r} was used before with other content; the same id means the same call")
+    def __init__(self, call_id: str, detail: str | None = None) -> None:
+        """`detail` None: it has other content."""
+        other = f"call id {call_id!r} was used before with other content; the same id means the same call"
+        super().__init__(detail or other)
 
 
 class PurchaseDenied(PaymasterError):
@@ -95,9 +99,16 @@ class LedgerNotFound(Exception):
         twice. None: it certainly was not, or it was no command."""
 
 
+def not_reused_or_raise(result: LLMResult) -> LLMResult:
+    """The result, unless its call id outlived the call that it was used for. Raises CallIdReused then."""
+    if result.reason == CALL_ID_REUSED:
+        raise CallIdReused(result.call_id, result.detail)
+    return result
+
+
 def completed_or_raise(result: LLMResult) -> LLMResult:
-    """The result when it is an answer. Raises CallDenied or CallUnavailable otherwise."""
-    match result.outcome:
+    """The result when it is an answer. Raises CallDenied, CallUnavailable or CallIdReused otherwise."""
+    match not_reused_or_raise(result).outcome:
         case Outcome.COMPLETED:
             return result
         case Outcome.DENIED:

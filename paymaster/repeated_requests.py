@@ -94,6 +94,8 @@ class SentCall(NamedTuple):
     digest: str
     among: RepeatedRequests | None
     """The requests of its caller. None: it has an id that the caller chose."""
+    id_is_drawn: bool = False
+    """At random. An activity's is not: the same request has it in each attempt."""
 
     def end(self, *, failed: bool) -> None:
         if self.among is not None:
@@ -162,4 +164,4 @@ def call_of(request: Asked, repeats: int, elsewhere: RepeatedRequests) -> SentCa
         def new_id(before: int) -> str:
             return str(uuid4())
 
-    return SentCall(requests.begin(digest, repeats, new_id), digest, requests)
+    return SentCall(requests.begin(digest, repeats, new_id), digest, requests, id_is_drawn=not activity.in_activity())

@@ -93,7 +93,7 @@ class _Transport:
         try:
             if client is None:
                 client = self._client = await _connected()
-            answer = await _of_client(client, asked, call.id)
+            answer = await _of_client(client, asked, call)
             failed = answer.status >= _FAILED_FROM
             return answer
         finally:
@@ -178,11 +178,12 @@ async def _of_workflow(asked: _Asked) -> Told:
         return refusal(asked.dialect, "call_ended", f"the call ended without a result: {error.cause}")
 
 
-async def _of_client(client: Client, asked: _Asked, call_id: str) -> Told:
+async def _of_client(client: Client, asked: _Asked, call: SentCall) -> Told:
     """Raises httpx2.ConnectError."""
-    request = asked.request.model_copy(update={"call_id": call_id})
+    request = asked.request.model_copy(update={"call_id": call.id})
     try:
-        result = result_while_wanted(client, request, keeps=asked.call_id is not None)
+        keeps = asked.call_id is not None
+        result = result_while_wanted(client, request, keeps=keeps, id_is_drawn=call.id_is_drawn)
         return await told_by_client(client, result, asked.dialect)
     except TemporalUnreachable as error:
         raise httpx2.ConnectError(str(error)) from error

@@ -12,6 +12,7 @@ import paymaster.client
 from paymaster.errors import AnswerGone, CallDenied, CallIdReused
 from paymaster.messages import Budgets, LLMRequest, LLMResult, Outcome
 from paymaster.messages.call_steps import InputCount
+from paymaster.messages.temporal_names import CALL_ID_REUSED
 from paymaster.messages.wire import Dialect, Wire
 from paymaster.values.money import nanos_to_usd
 from paymaster.wire.dialects import model_named
@@ -126,7 +127,7 @@ def told_of_failure(error: CallIdReused | AnswerGone | WorkflowFailureError, dia
     """The response to a call without a result, or whose result is not this request's."""
     match error:
         case CallIdReused():
-            return refusal(dialect, "call_id_reused", error.message)
+            return refusal(dialect, CALL_ID_REUSED, error.message)
         case AnswerGone():
             return refusal(dialect, "answer_gone", error.message)
         case WorkflowFailureError():

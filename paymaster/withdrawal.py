@@ -8,19 +8,21 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 import paymaster.client
-from paymaster.errors import CallDenied, CallIdReused
+from paymaster.errors import CallDenied, CallIdReused, not_reused_or_raise
 from paymaster.messages import LLMRequest, LLMResult
 
 _CANCEL_WITHIN_S = 10.0
 
 
-async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
+async def result_while_wanted(
+    client: Client, request: LLMRequest, *, keeps: bool, id_is_drawn: bool = False
+) -> LLMResult:
     """The result of a call with this id, which is cancelled when this is.
 
     One with an id that the caller chose goes on (`keeps`), as it does when only this worker ends: whoever asks again
-    finds it. Raises CallIdReused.
+    finds it. `id_is_drawn`: at random, for this request. Raises CallIdReused.
     """
-    starting = asyncio.ensure_future(paymaster.client.start(client, request))
+    starting = asyncio.ensure_future(paymaster.client.start(client, request, id_is_drawn=id_is_drawn))
     try:
         result = await (await asyncio.shield(starting)).result()
     except CallDenied as error:
@@ -31,7 +33,7 @@ async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: boo
                 if not keeps and not await is_asked_again(client):
                     await (await starting).cancel()  # also when only its start was under way
         raise
-    if result.request_digest != request.digest():
+    if not_reused_or_raise(result).request_digest != request.digest():
         raise CallIdReused(request.call_id or "")
     return result
 

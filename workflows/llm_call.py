@@ -241,6 +241,8 @@ class LLMCallWorkflow:
             counted=self._counted,
             # A call that has asked goes on, also if encryption is turned on meanwhile.
             plain=self._came_plain and not self._holds.asked,
+            # What is paid for under this id from now on is this call's own.
+            may_be_reused=not (self._asker.drawn or self._holds.asked),
             run=request.run or self._asker.run,
             root=None if request.run or self._asker.run else self._root,
             digest=self._digest,

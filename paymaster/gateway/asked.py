@@ -47,6 +47,8 @@ class AskedCall(NamedTuple):
     """How often its SDK has sent it before, by its own word."""
     detached: bool = False
     """It goes on, and stays parked, when its caller goes, who fetches it by its id."""
+    id_is_drawn: bool = False
+    """The call's id was drawn at random for this request."""
 
 
 def asked_call(

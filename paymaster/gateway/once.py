@@ -87,7 +87,8 @@ class Call:
 
     async def _wanted_result(self) -> LLMResult:
         while True:
-            self._starting = asyncio.ensure_future(paymaster.client.start(self._temporal, self.request))
+            starting = paymaster.client.start(self._temporal, self.request, id_is_drawn=self.asked.id_is_drawn)
+            self._starting = asyncio.ensure_future(starting)
             try:
                 handle = await asyncio.shield(self._starting)
             except CallDenied as error:
@@ -173,8 +174,9 @@ class Once:
     async def _begun(self, asked: AskedCall, client: ClientTerms) -> Call:
         """Raises Refused, TemporalUnreachable; then the next retry finds what this one would have had."""
         left = None if asked.request.call_id else await self._left(asked, client)
-        call_id = asked.request.call_id or left or new_call_id(client)
-        asked = asked._replace(request=asked.request.model_copy(update={"call_id": call_id}))
+        known = asked.request.call_id or left
+        request = asked.request.model_copy(update={"call_id": known or new_call_id(client)})
+        asked = asked._replace(request=request, id_is_drawn=known is None)
         try:
             return Call(self._temporal, asked._replace(request=await self._request(asked.request)), client.name)
         except (Refused, TemporalUnreachable):

@@ -127,7 +127,8 @@ class ChatPaymaster(BaseChatModel):
         failed = True
         try:
             identified = request.model_copy(update={"call_id": call.id})
-            result = await result_while_wanted(client, identified, keeps=request.call_id is not None)
+            keeps = request.call_id is not None
+            result = await result_while_wanted(client, identified, keeps=keeps, id_is_drawn=call.id_is_drawn)
             answer = completed_or_raise(result)
             failed = False
             return answer

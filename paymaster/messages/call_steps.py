@@ -19,12 +19,15 @@ from paymaster.values.money import TokenUsage
 
 
 class Asker(Message):
-    """Who asks for a call, for the run that it counts for. In the metadata of the request's payload."""
+    """Who asks for a call, for the run that it counts for, and whether its id is new. In the metadata of the request's
+    payload."""
 
     run: RunId | None = None
     """The run's id. None: it has to be looked up, or there is none."""
     workflow: CallRef | None = None
     """The workflow whose activity asks."""
+    drawn: bool = False
+    """The call's id was drawn at random for this request: nobody can have used it before."""
 
 
 class ReserveRequest(Message):
@@ -71,6 +74,8 @@ class ReserveRequest(Message):
     """Its input tokens as they were counted, by `service/model`. None: they could not be counted."""
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
+    may_be_reused: bool = added(False)
+    """Somebody chose the call's id, and may have used it before; told when the call first asks."""
     run: str | None = added(None)
     """The id of the run that the call counts for. None: `root` says whose it is."""
     root: CallRef | None = added(None)

@@ -113,6 +113,9 @@ hold."""
 NOT_WANTED = "caller_gone"
 """The reason of a call that was given up before anything was sent, because its caller had gone."""
 
+CALL_ID_REUSED = "call_id_reused"
+"""The reason of a call whose id was used before by one that was paid for, and that Temporal has forgotten."""
+
 ANSWER_NOT_STORED = "answer_not_stored"
 """The reason of a failure: the answer was too large to be carried, and its worker was stopped before the database took
 it."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from paymaster.messages import BudgetNotice, LLMResult, Outcome
-from paymaster.messages.temporal_names import NOT_WANTED
+from paymaster.messages.temporal_names import CALL_ID_REUSED, NOT_WANTED
 from paymaster.messages.wire import Dialect
 
 
@@ -71,7 +71,7 @@ _BY_REASON = {
     "breaker_open": _UNAVAILABLE,
     "no_worker": _UNAVAILABLE,
     "not_sent": _UNAVAILABLE,
-    "call_id_reused": _REUSED,
+    CALL_ID_REUSED: _REUSED,
     "call_ended": _UNKNOWN,
     "call_runs_on": _UNKNOWN,
     "answer_gone": _UNKNOWN,

@@ -13,6 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.reserve import ReserveActivities
 from activities.run_roots import RunRoots
+from activities.used_call_ids import UsedCallIds
 from paymaster import LLMRequest, Outcome
 from paymaster.client import Backlog, start
 from paymaster.devstack import EmbeddedStack
@@ -112,7 +113,8 @@ async def test_a_hold_that_is_given_back_late_is_charged_nowhere(site: Site, ser
     config = desk_config(site.settings)
     commits = ledger_commits(site.ledger, config)
     backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)
-    reservations = ReserveActivities(site.settings, commits, backlog, roots)
+    used = UsedCallIds(site.client, site.engine, site.ledger.name)
+    reservations = ReserveActivities(site.settings, commits, backlog, roots, used)
     now_ms = int(time.time() * 1000)
     request = ReserveRequest(
         hold_id="lost-run/1",

@@ -26,6 +26,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.reserve import ReserveActivities
 from activities.run_roots import RunRoots
+from activities.used_call_ids import UsedCallIds
 from paymaster import LLMRequest, LLMResult, Outcome
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS
 from paymaster.client import Backlog, generate, start, try_generate
@@ -215,7 +216,8 @@ async def test_a_price_that_changes_is_that_of_the_next_grant(
     prices: list[tuple[int, int]] = []
     for number, settings in enumerate((site.settings, load_settings(file, environ={}))):
         backlog, roots = Backlog(site.client, site.ledger.name), RunRoots(site.client)
-        reservations = ReserveActivities(settings, commits, backlog, roots)
+        used = UsedCallIds(site.client, site.engine, site.ledger.name)
+        reservations = ReserveActivities(settings, commits, backlog, roots, used)
         request = ReserveRequest(
             hold_id=f"run-of-prices/{number}",
             call=CallRef(workflow_id="call/prices", run_id="run-of-prices"),

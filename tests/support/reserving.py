@@ -39,5 +39,5 @@ def reserve_of(settings: Settings, request: LLMRequest, *, at_ms: int = 0, exclu
         excluded=excluded,
         **dict(facts_of(request)),
     )
-    asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody, nobody).reserve, asked))
+    asyncio.run(ActivityEnvironment().run(ReserveActivities(settings, commits, nobody, nobody, nobody).reserve, asked))
     return commits.command

@@ -122,8 +122,10 @@ async def test_what_is_cancelled_while_it_starts_is_cancelled(
     start, started, told = paymaster.client.start, asyncio.Event(), asyncio.Event()
     handles = list[WorkflowHandle[object, LLMResult]]()
 
-    async def starts_slowly(client: Client, request: LLMRequest) -> WorkflowHandle[object, LLMResult]:
-        handles.append(await start(client, request))
+    async def starts_slowly(
+        client: Client, request: LLMRequest, *, id_is_drawn: bool
+    ) -> WorkflowHandle[object, LLMResult]:
+        handles.append(await start(client, request, id_is_drawn=id_is_drawn))
         started.set()
         await told.wait()
         return handles[0]

@@ -31,7 +31,9 @@ class Scripted:
         self.requests: list[LLMRequest] = []
         self.result = result
 
-        async def result_while_wanted(client: Client, request: LLMRequest, *, keeps: bool) -> LLMResult:
+        async def result_while_wanted(
+            client: Client, request: LLMRequest, *, keeps: bool, id_is_drawn: bool
+        ) -> LLMResult:
             self.requests.append(request)
             return self.result
 
