@@ -39,9 +39,9 @@ async def log_why_it_waits(client: Client, handle: WorkflowHandle[object, object
 
 async def why_it_waits(client: Client, handle: WorkflowHandle[object, object]) -> str:
     """Empty: nothing is known to be in its way. Raises RPCError."""
-    task_queue = calls_task_queue(ledger_of_client(client))
-    if not await has_worker(client, task_queue):
-        return no_worker(task_queue)
+    ledger = ledger_of_client(client)
+    if not await has_worker(client, calls_task_queue(ledger)):
+        return no_worker(ledger)
     timer = await _open_timer(handle)
     if timer is None or not timer.HasField("user_metadata"):
         return ""
@@ -55,8 +55,11 @@ async def why_it_waits(client: Client, handle: WorkflowHandle[object, object]) -
     return f"{summary}; denied at {until}. Why it waits now: `paymaster calls show {handle.id}`"
 
 
-def no_worker(task_queue: str) -> str:
-    return f"no worker polls {task_queue}: start one with `paymaster worker`"
+def no_worker(ledger: str) -> str:
+    return (
+        f"no worker of ledger {ledger} runs (none polls {calls_task_queue(ledger)}): "
+        "`paymaster worker`, with that ledger's configuration, starts one"
+    )
 
 
 async def has_worker(client: Client, task_queue: str) -> bool:

@@ -44,9 +44,9 @@ async def _why(client: "Client", settings: "Settings", workflow_id: str) -> str:
     from paymaster.messages.temporal_names import calls_task_queue
     from paymaster.waiting import has_worker, no_worker
 
-    task_queue = calls_task_queue(settings.ledger.name)
-    if not await has_worker(client, task_queue):
-        return no_worker(task_queue)
+    ledger = settings.ledger.name
+    if not await has_worker(client, calls_task_queue(ledger)):
+        return no_worker(ledger)
     waiting = await _waiting(settings, workflow_id)
     if waiting is None:
         return ""

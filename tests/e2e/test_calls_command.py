@@ -157,7 +157,8 @@ async def test_a_program_s_log_says_why_its_call_waits(
         plugins=[PaymasterPlugin(ledger="nobody-works")],
     )
     lonely = asyncio.create_task(try_generate(elsewhere, ask("lonely-1")))
-    await until(lambda: "no worker polls" in caplog.text, "the log says that there is none")
+    none = "no worker of ledger nobody-works runs (none polls paymaster@nobody-works)"
+    await until(lambda: none in caplog.text, "the log says of which ledger there is none")
     lonely.cancel()
 
 
