@@ -90,19 +90,26 @@ FROM (SELECT * FROM {rows}) AS counted WHERE run IS NOT NULL GROUP BY ledger, ru
 ON CONFLICT (ledger, run) DO UPDATE SET calls = sums.calls + excluded.calls,
     began_at = least(sums.began_at, excluded.began_at), cost_usd = sums.cost_usd + excluded.cost_usd
 """
+_IS_IN_STRETCH = "(entry.ctid >= '({first},0)' AND entry.ctid < '({behind},0)')"
 # Whose id is not noted came later, and goes the next time.
+_IS_NOTED = "EXISTS (SELECT FROM usage_pruned_ids WHERE attempt = usage_pruned_id(entry.ledger, entry.attempt_id))"
+# With the other rows of its calls, wherever they are, so that a call of a run counts once.
 _TAKE = f"""
 CREATE TEMPORARY TABLE usage_taken ON COMMIT DROP AS
 WITH finals AS (
-    DELETE FROM {_GOES}
-        AND ctid >= '({{first}},0)' AND ctid < '({{behind}},0)'
-        AND EXISTS (SELECT FROM usage_pruned_ids WHERE attempt = usage_pruned_id(entry.ledger, entry.attempt_id))
+    DELETE FROM {_GOES} AND {_IS_IN_STRETCH} AND {_IS_NOTED} RETURNING entry.*
+), others AS (
+    DELETE FROM {{name}} AS entry USING (SELECT DISTINCT ledger, call_id, run_id FROM finals) AS of_call
+    WHERE entry.ledger = of_call.ledger AND entry.call_id = of_call.call_id AND entry.run_id = of_call.run_id
+        AND entry.state = 'final' AND entry.granted_at < :before AND NOT {_IS_IN_STRETCH} AND {_IS_NOTED}
     RETURNING entry.*
+), taken AS (
+    SELECT * FROM finals UNION ALL SELECT * FROM others
 ), resolved AS (
-    DELETE FROM {{name}} AS entry USING finals
-    WHERE entry.attempt_id = finals.attempt_id AND entry.granted_at = finals.granted_at AND entry.state = 'unconfirmed'
+    DELETE FROM {{name}} AS entry USING taken
+    WHERE entry.attempt_id = taken.attempt_id AND entry.granted_at = taken.granted_at AND entry.state = 'unconfirmed'
 )
-SELECT * FROM finals
+SELECT * FROM taken
 """  # noqa: S608
 _TAKEN = "usage_taken"
 # By the clock of the machine that keeps the rows: another one that is ahead would take too many.
