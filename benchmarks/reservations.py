@@ -40,7 +40,7 @@ async def per_second(
 async def _by_update(site: Site, reservations: int, at_once: int) -> float:
     """Through the budget workflow of Paymaster's worker, a ledger of its own for each round."""
     config = desk_config(load_settings(site.config_file, environ={}))
-    async with ledger_of_its_own(site) as ledger:
+    async with ledger_of_its_own(site) as (ledger, _):
         commits = ledger_commits(ledger, config)
         await _until_granted(commits)  # it reads first what was spent before
 

@@ -5,20 +5,24 @@ Each sender is what a worker process has of the ledger: a connection of its own,
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
 from temporalio.client import Client
 
 from benchmarks.figures import Figure, percentile
+from benchmarks.resources import cpu_seconds
 from benchmarks.site import Site, ledger_of_its_own
+from paymaster.devstack import GuardedProcess
 from paymaster.ledger.commits import client_of_commits, ledger_commits
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.messages import (
     AccountConfig,
     Answer,
+    AnswerBatch,
     CallRef,
     Candidate,
     Command,
@@ -38,6 +42,9 @@ PLENTY, CAPPED = "plenty", "capped"
 """Budgets."""
 _PRICE = Price(input_nanos=0, output_nanos=1_000_000_000, source="bench")
 _NUMBERS = count(1)
+_BEGIN_WITHIN_S = 2.0
+_WARM_S = 8.0
+"""Until the ledger has heard of all of them, and knows how far apart they should come."""
 
 
 def config_of(capped_holds: int) -> DeskConfig:
@@ -63,6 +70,42 @@ def reserve_of(budget: str) -> Reserve:
 
 
 @dataclass
+class Updates:
+    """Those of all senders."""
+
+    took_s: list[float] = field(default_factory=list[float])
+    """Each that was answered."""
+    commands: int = 0
+    failed: int = 0
+    """Refused because ten were in flight, or aborted by such a refusal or a new run: all were sent again."""
+
+    def clear(self) -> None:
+        self.took_s.clear()
+        self.commands = self.failed = 0
+
+
+class CountedLedger(Ledger):
+    """The ledger, which counts the updates that it is sent."""
+
+    def __init__(self, client: Client, name: str, updates: Updates) -> None:
+        super().__init__(client, name)
+        self._updates = updates
+
+    async def apply(
+        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+    ) -> AnswerBatch:
+        began_s = time.perf_counter()
+        try:
+            answers = await super().apply(commands, config, who=who, sender=sender)
+        except Exception:
+            self._updates.failed += 1
+            raise
+        self._updates.took_s.append(time.perf_counter() - began_s)
+        self._updates.commands += len(commands)
+        return answers
+
+
+@dataclass
 class Sender:
     """One process, and what its calls got."""
 
@@ -78,9 +121,9 @@ class Sender:
         self.waits_s.append(time.perf_counter() - began_s)
         return answer if isinstance(answer, Granted) else None
 
-    async def call_until(self, end_s: float) -> None:
+    async def call_until(self, over: asyncio.Event) -> None:
         """Holds and settles, one after the other."""
-        while time.perf_counter() < end_s:
+        while not over.is_set():
             granted = await self.reserve(PLENTY)
             assert granted is not None
             settled = await self.commits.submit(Settle(hold_id=granted.grant.hold_id, cost_nanos=1))
@@ -92,11 +135,14 @@ class Sender:
         self.held_nanos += sum(answer.grant.bound_nanos for answer in answers if answer is not None)
 
 
-async def senders_of(address: str, namespace: str, ledger: str, config: DeskConfig, number: int) -> list[Sender]:
-    """So many, for a ledger that runs."""
+async def senders_of(
+    address: str, namespace: str, ledger: str, config: DeskConfig, number: int, updates: Updates | None = None
+) -> list[Sender]:
+    """So many, for a ledger that runs. `updates` counts theirs."""
+    counted = updates or Updates()
     client = await Client.connect(address, namespace=namespace, plugins=[PaymasterPlugin()])
     clients = await asyncio.gather(*(client_of_commits(client) for _ in range(number)))
-    return [Sender(ledger_commits(Ledger(client, ledger), config)) for client in clients]
+    return [Sender(ledger_commits(CountedLedger(client, ledger, counted), config)) for client in clients]
 
 
 async def until_granted(sender: Sender) -> None:
@@ -108,26 +154,51 @@ async def until_granted(sender: Sender) -> None:
         await asyncio.sleep(0.05)
 
 
-async def call_for(senders: Sequence[Sender], seconds: float, *, calls: int) -> list[float]:
-    """How long each reservation waited, in order, where each sender has so many calls at once."""
-    for sender in senders:
-        sender.waits_s.clear()
-    end_s = time.perf_counter() + seconds
-    await asyncio.gather(*(sender.call_until(end_s) for sender in senders for _ in range(calls)))
+@asynccontextmanager
+async def calling(senders: Sequence[Sender], calls: int) -> AsyncGenerator[None]:
+    """Each has so many calls at once, while the block runs. They begin one after the other, as processes do."""
+    over = asyncio.Event()
+
+    async def begin(sender: Sender, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await asyncio.gather(*(sender.call_until(over) for _ in range(calls)))
+
+    async with asyncio.TaskGroup() as group:
+        for number, sender in enumerate(senders):
+            group.create_task(begin(sender, number * _BEGIN_WITHIN_S / len(senders)))
+        yield
+        over.set()
+
+
+def waits_of(senders: Sequence[Sender]) -> list[float]:
+    """How long each reservation waited, in order."""
     return sorted(wait_s for sender in senders for wait_s in sender.waits_s)
 
 
 async def many(
-    site: Site, *, number: int = 64, calls: int = 64, seconds: float = 20.0, capped_holds: int = 2_000
+    site: Site, *, number: int = 64, calls: int = 32, seconds: float = 20.0, capped_holds: int = 2_000
 ) -> list[Figure]:
-    """Reservations a second and how long they wait, and whether a cap is exact that all want to have at once."""
+    """Reservations a second and how long they wait, and whether a cap is exact that all want to have at once.
+
+    Each sender has so many calls at once that do nothing but hold and settle. So the one figure follows from the other:
+    reservations a second are all calls at once, divided by the time that one waits for its hold and its settlement.
+    """
     config, address = config_of(capped_holds), site.client.service_client.config.target_host
-    async with ledger_of_its_own(site) as ledger:
+    async with ledger_of_its_own(site) as (ledger, worker):
         await ledger.configure(config)
-        senders = await senders_of(address, site.client.namespace, ledger.name, config, number)
+        updates = Updates()
+        senders = await senders_of(address, site.client.namespace, ledger.name, config, number, updates)
         await until_granted(senders[0])
-        await call_for(senders, 3.0, calls=calls)  # so that the ledger has heard of all of them
-        waits_s = await call_for(senders, seconds, calls=calls)
+        async with calling(senders, calls):
+            await asyncio.sleep(_WARM_S)
+            updates.clear()
+            for sender in senders:
+                sender.waits_s.clear()
+            used_s = _processor_seconds(site, worker)
+            await asyncio.sleep(seconds)
+            waits_s = waits_of(senders)
+            used_s = {part: after_s - used_s[part] for part, after_s in _processor_seconds(site, worker).items()}
+            costs = _costs(updates, used_s, seconds)
         each = 2 * capped_holds // number + 1
         await asyncio.gather(*(sender.hold(each) for sender in senders))
     held = sum(sender.held_nanos for sender in senders) // BOUND_NANOS
@@ -139,4 +210,27 @@ async def many(
             f"how long the ledger lets {number} senders wait, p99", percentile(waits_s, 0.99), "s", ("≤", 1.0), spread
         ),
         Figure(f"holds of {number} senders above their cap, or left", abs(held - capped_holds), "", ("≤", 0), asked),
+        *costs,
+    ]
+
+
+def _processor_seconds(site: Site, worker: GuardedProcess) -> dict[str, float]:
+    """What each part has used until now."""
+    return {
+        "Temporal": cpu_seconds(site.stack.temporal.process),
+        "the ledger's worker": cpu_seconds(worker),
+        "the senders": time.process_time(),
+    }
+
+
+def _costs(updates: Updates, used_s: dict[str, float], seconds: float) -> list[Figure]:
+    answered = len(updates.took_s)
+    parts = ", ".join(f"{part} {1_000 * part_s / answered:.1f}" for part, part_s in used_s.items())
+    took = f"an update took p50 {percentile(updates.took_s, 0.5):.3f} s, p99 {percentile(updates.took_s, 0.99):.3f} s"
+    failed = "refused or aborted, and sent again"
+    return [
+        Figure("updates of all senders", answered / seconds, "a second", None, took),
+        Figure("… that failed", updates.failed / seconds, "a second", None, failed),
+        Figure("commands in an update", updates.commands / answered),
+        Figure("processor time of an update", 1_000 * sum(used_s.values()) / answered, "ms", None, parts),
     ]

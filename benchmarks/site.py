@@ -141,7 +141,7 @@ async def running_site(stack: EmbeddedStack, folder: Path) -> AsyncGenerator[Sit
 
 
 @asynccontextmanager
-async def ledger_of_its_own(site: Site) -> AsyncGenerator[Ledger]:
+async def ledger_of_its_own(site: Site) -> AsyncGenerator[tuple[Ledger, GuardedProcess]]:
     """A new ledger beside the default one, and a worker process for it, which is gone at the end."""
     ledger = Ledger(site.client, f"bench-{next(_NUMBERS)}")
     async with GuardedProcess(
@@ -151,7 +151,7 @@ async def ledger_of_its_own(site: Site) -> AsyncGenerator[Ledger]:
         log_file=site.folder / f"worker-of-{ledger.name}.log",
     ) as worker:
         await _until_it_answers(ledger, worker)
-        yield ledger
+        yield ledger, worker
 
 
 async def _new_database(server_url: str, name: str) -> str:

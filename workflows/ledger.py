@@ -126,7 +126,7 @@ class BudgetWorkflow:
             epoch = workflow.info().first_execution_run_id
             desk = Desk(DeskState(ledger=start.ledger, epoch=epoch, rules=start.rules, recalls=start.rules >= 2))
             desk.configure(start.config, workflow_now_ms(), who=start.who)
-        self._senders = Senders(start.senders)
+        self._senders = Senders(start.senders, start.next_turn_at_ms, start.spacing_ms)
         self._desk, self._messages, self._duties = desk, LedgerMessages(desk), Duties(desk, self._senders)
 
     @workflow.run
@@ -137,8 +137,17 @@ class BudgetWorkflow:
         state = self._desk.state
         config = DeskConfig(digest=state.config.digest)  # the whole of it is in the state
         dumped = self._desk.handed_on(self._duties.next_rules)
-        senders = self._senders.count(workflow_now_ms())
-        workflow.continue_as_new(LedgerStart(ledger=state.ledger, config=config, state=dumped, senders=senders))
+        senders = self._senders
+        workflow.continue_as_new(
+            LedgerStart(
+                ledger=state.ledger,
+                config=config,
+                state=dumped,
+                senders=senders.count(workflow_now_ms()),
+                next_turn_at_ms=senders.next_at_ms,
+                spacing_ms=senders.spacing_ms,
+            )
+        )
 
     # ------------------------------------------------------------ calls
 

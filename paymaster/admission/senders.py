@@ -1,59 +1,87 @@
-"""Who sends updates to the ledger of late, and how long each of them should wait before its next one.
+"""When each sender of updates may send its next one: all in turn, so far apart that few are in flight.
 
-Temporal takes ten updates in flight to one workflow. Where more processes than that send whenever they like, most are
-refused and some starve; where each waits for its turn, any number of them gets through.
+Temporal takes ten updates in flight to one workflow, and aborts those ten with each one that it refuses. Where many
+processes send whenever they like, hardly an update is answered; where each has a time of its own, any number of
+processes gets through.
 """
 
 from paymaster.values.limits import SENDERS_MAX, UPDATES_PER_RUN
 
-EACH_MS = 5
-"""Of the time belongs to one sender: together they send two hundred updates a second, which is less than Temporal and
-the ledger take."""
-HANDOVER_MS = 250
+SPACING_MS = 10.0
+"""From one update to the next, where the ledger answers fast: a hundred a second."""
+SPACING_MAX_MS = 100.0
+SPACING_AT_FIRST_MS = 25.0
+"""While it is not known how many there are, and how fast the ledger answers."""
+TOGETHER = 3
+"""Updates that a workflow task of the ledger should find waiting, at most in a round. As many may come while it runs;
+the rest of Temporal's ten places is for a task that takes longer than others."""
+_NEARER = 0.9
+"""What becomes of the spacing in a round in which fewer came together."""
+_ROUND_MS = 500
+HANDOVER_MS = 150
 """Nobody should send while a run of the ledger ends and the next one begins: what is sent then is aborted."""
 _LATELY_MS = 3_000
-_LATELY_ROUNDS = 5
-"""Who waits for its turn counts, also where a turn takes longer than usual."""
 
 
 class Senders:
-    """Those of one run of the ledger. `handed_on`: how many there were at the end of the run before."""
+    """Those of one run of the ledger."""
 
-    def __init__(self, handed_on: int = 0) -> None:
+    def __init__(self, handed_on: int = 0, next_at_ms: int = 0, spacing_ms: float = 0.0) -> None:
+        """What the run before has handed on: how many there were, from when on they have no time yet, and how far
+        apart they came. 0: not known."""
         self._handed_on = min(handed_on, SENDERS_MAX)
-        self._heard_ms: dict[str, int] = {}
-        """In the order in which they were heard last."""
+        self.next_at_ms = next_at_ms
+        """The time of the last one who has one."""
+        self.spacing_ms = min(max(spacing_ms or SPACING_AT_FIRST_MS, SPACING_MS), SPACING_MAX_MS)
+        self._comes_ms: dict[str, int] = {}
+        """When each comes, or was heard if it may come at once; in the order in which they were heard last."""
         self._first_ms: int | None = None
         self._updates = 0
         self._untold: set[str] | None = None
+        self._task_ms = self._together = self._most_together = 0
+        """All updates of one workflow task have the same time."""
+        self._round_ends_at_ms = self._heeded_until_ms = 0
 
     def heard(self, sender: str, now_ms: int) -> int:
-        """Notes an update. Returns after how many milliseconds its sender may send the next one. 0: it is alone."""
+        """Notes an update. Returns after how many milliseconds its sender may send the next one. 0: at once."""
         self._updates += 1
         if self._first_ms is None:
             self._first_ms = now_ms
-        self._heard_ms.pop(sender, None)
-        self._heard_ms[sender] = now_ms
-        if len(self._heard_ms) > SENDERS_MAX:
-            del self._heard_ms[next(iter(self._heard_ms))]
-        turn_ms = self._turn_ms(now_ms)
-        if self._untold is None or turn_ms == 0:
-            return turn_ms
-        self._untold.discard(sender)
-        return turn_ms + HANDOVER_MS
+        self._comes_ms.pop(sender, None)
+        self._comes_ms[sender] = now_ms
+        if len(self._comes_ms) > SENDERS_MAX:
+            del self._comes_ms[next(iter(self._comes_ms))]
+        if self.count(now_ms) <= 1:
+            return 0
+        if self._untold is not None:
+            self._untold.discard(sender)
+        self._heed_load(now_ms)
+        self._comes_ms[sender] = self.next_at_ms = max(self.next_at_ms + round(self.spacing_ms), now_ms)
+        return self.next_at_ms - now_ms
 
     def count(self, now_ms: int) -> int:
         """How many sent lately, at least those that the run before handed on, until each had the time to send."""
-        heard_ms = self._heard_ms
-        lately_ms = max(_LATELY_MS, _LATELY_ROUNDS * EACH_MS * len(heard_ms))
-        while heard_ms and heard_ms[next(iter(heard_ms))] <= now_ms - lately_ms:
-            del heard_ms[next(iter(heard_ms))]
+        comes_ms = self._comes_ms
+        while comes_ms and comes_ms[next(iter(comes_ms))] <= now_ms - _LATELY_MS:
+            del comes_ms[next(iter(comes_ms))]
         is_early = self._first_ms is None or now_ms < self._first_ms + _LATELY_MS
-        return max(len(heard_ms), self._handed_on if is_early else 0)
+        return max(len(comes_ms), self._handed_on if is_early else 0)
 
-    def _turn_ms(self, now_ms: int) -> int:
-        count = self.count(now_ms)
-        return count * EACH_MS if count > 1 else 0
+    def _heed_load(self, now_ms: int) -> None:
+        """What comes further apart is seen only when all have come who had their time before."""
+        if not self._round_ends_at_ms:
+            self._round_ends_at_ms = now_ms + _ROUND_MS
+        self._together = self._together + 1 if now_ms == self._task_ms else 1
+        self._task_ms = now_ms
+        self._most_together = max(self._most_together, self._together)
+        if self._most_together > TOGETHER and now_ms >= self._heeded_until_ms:
+            self.spacing_ms = min(self.spacing_ms * self._most_together / TOGETHER, SPACING_MAX_MS)
+            self._heeded_until_ms = self.next_at_ms
+        elif now_ms < self._round_ends_at_ms:
+            return
+        elif self._most_together < TOGETHER:
+            self.spacing_ms = max(self.spacing_ms * _NEARER, SPACING_MS)
+        self._most_together, self._round_ends_at_ms = 0, now_ms + _ROUND_MS
 
     # ------------------------------------------------------------ the end of the run
 
@@ -65,9 +93,11 @@ class Senders:
     def tell_all(self, now_ms: int) -> int:
         """From now on each is told to come after the end of the run. Returns in how many milliseconds all who send
         will have been told."""
-        turn_ms = self._turn_ms(now_ms)
-        self._untold = {sender for sender in self._heard_ms if sender} if turn_ms else set()
-        return 2 * turn_ms + HANDOVER_MS
+        paced = self.count(now_ms) > 1
+        self._untold = {sender for sender in self._comes_ms if sender} if paced else set()
+        all_came_at_ms = max(self.next_at_ms, now_ms)
+        self.next_at_ms = all_came_at_ms + HANDOVER_MS
+        return all_came_at_ms - now_ms + HANDOVER_MS // 2
 
     @property
     def all_told(self) -> bool:

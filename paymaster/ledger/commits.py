@@ -9,7 +9,7 @@ from temporalio.service import RetryConfig, ServiceClient
 
 from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.group_commit import Busy, GroupCommit
-from paymaster.ledger.handle import Ledger
+from paymaster.ledger.handle import Ledger, NewRun
 from paymaster.ledger.pacing import Pace
 from paymaster.ledger.updates import UPDATE_ERRORS
 from paymaster.messages import Answer, Command, DeskConfig, json_bytes
@@ -46,6 +46,9 @@ def ledger_commits(
         began_s = time.monotonic()
         try:
             batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
+        except NewRun:
+            on_turn(pace.missed())
+            raise
         except (Busy, *UPDATE_ERRORS) as error:
             on_turn(pace.failed(refused=isinstance(error, Busy)))
             raise

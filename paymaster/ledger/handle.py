@@ -105,6 +105,10 @@ ANSWER_WITHIN = timedelta(seconds=10)
 """How long an update or query to the ledger may take, asked for as often as need be, before it counts as unanswered."""
 
 
+class NewRun(Busy):
+    """An update came while the ledger began a new run."""
+
+
 class Ledger:
     """One budget workflow, as seen from outside."""
 
@@ -319,8 +323,8 @@ class Ledger:
         `config` is what a missing ledger is started with, and `who` brings it. `sender` is a name by which the ledger
         counts those who wait for their turn.
 
-        Raises PoisonedBatch when the update itself was refused, Busy when Temporal takes no more now, and one of
-        UPDATE_ERRORS when it should be sent again for another reason.
+        Raises PoisonedBatch when the update itself was refused, Busy when Temporal takes no more now, NewRun when it
+        came while a new run began, and one of UPDATE_ERRORS when it should be sent again for another reason.
         """
         batch = CommandBatch(commands=tuple(commands), sender=sender)
         try:
@@ -333,6 +337,8 @@ class Ledger:
                 await self._start(config, who)
             if fate is Fate.BUSY:
                 raise Busy(str(error)) from error
+            if fate is Fate.NEW_RUN:
+                raise NewRun(str(error)) from error
             raise
 
     async def _command(

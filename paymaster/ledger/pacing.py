@@ -1,7 +1,7 @@
-"""When a process sends its next update to the ledger: how long it waits for its turn, and after a failure.
+"""When a process sends its next update to the ledger: at the time that the ledger names, and after a failure.
 
 Temporal aborts all updates in flight to a workflow when it refuses one. So a process whose update was refused or
-aborted waits for longer before it tries again, and for some turns to come.
+aborted waits for longer before it tries again, each time more.
 """
 
 import logging
@@ -14,16 +14,17 @@ logger = logging.getLogger(__name__)
 
 NAMED_MAX_S = 10.0
 """No ledger names a longer wait."""
-TAKES_S = 0.015
-"""What an update takes where the waits that the ledger names are right: three of ten places are taken then."""
-SLOWER_MAX = 32.0
-SLOWER_AFTER_FAILURE = 1.5
-FASTER_AFTER_ANSWER = 0.8
-REFUSED_WAITS_S = 0.3
-"""Who is refused waits at least so long, also where it does not know yet how many others there are."""
-FAILED_WAITS_MAX_S = 5.0
-JITTER = 0.25
-"""So much of each wait, more or less, so that those who once came together do not do so for ever."""
+REFUSED_WAITS_S = 1.0
+"""Who is refused waits at least so long, until the ledger has answered those whom Temporal still asks again itself."""
+REFUSED_WITHIN_S = 1.5
+"""And so much longer at most. There are more than the ten that Temporal takes; in this time it answers a hundred."""
+LONGER_EACH_TIME = 2.0
+LONGER_MAX = 8.0
+MANY_FROM_S = 0.1
+"""Where the ledger names such a wait there may be more than ten: an update that is aborted was so with one refused."""
+NEW_RUN_WITHIN_S = 0.25
+JITTER = 0.5
+"""So much of a pause, more or less, so that those who failed together do not come back together."""
 BACK_OFF_S = 0.05
 BACK_OFF_MAX_S = 1.0
 WARNED_FROM_S = 1.0
@@ -35,12 +36,6 @@ _NEWEST_WEIGHS = 0.3
 def jittered(wait_s: float, chance: Callable[[], float] = random.random) -> float:
     """A little more or less; `chance` draws a number between 0 and 1."""
     return wait_s * (1 + JITTER * (2 * chance() - 1))
-
-
-def slower_by(takes_s: float) -> float:
-    """How many times as long turns are where an update takes so long, because Temporal is slow, so that no more of them
-    are in flight than otherwise."""
-    return min(max(takes_s / TAKES_S, 1.0), SLOWER_MAX)
 
 
 def back_off_s(failures: int, chance: Callable[[], float] = random.random) -> float:
@@ -62,33 +57,38 @@ class Pace:
         self._next_at_s = 0.0
         self._named_s = 0.0
         self._takes_s: float | None = None
-        self._slower = 1.0
+        self._longer = 1.0
         self._warned_at_s: float | None = None
 
     def answered(self, named_ms: int, took_s: float) -> float:
         """Notes the answer to an update. Returns how many seconds the next one waits."""
         before_s = took_s if self._takes_s is None else self._takes_s
-        self._takes_s = takes_s = before_s + _NEWEST_WEIGHS * (took_s - before_s)
-        self._slower = max(1.0, self._slower * FASTER_AFTER_ANSWER)
-        named_s = min(named_ms / 1_000, NAMED_MAX_S)
-        turn_s = min(named_s, self._named_s)  # not what one answer adds, because a new run begins
-        self._named_s = named_s
-        return self._wait(named_s + turn_s * (max(slower_by(takes_s), self._slower) - 1))
+        self._takes_s = before_s + _NEWEST_WEIGHS * (took_s - before_s)
+        self._named_s = min(named_ms / 1_000, NAMED_MAX_S)
+        self._longer = 1.0
+        return self._wait(self._named_s)
 
     def failed(self, *, refused: bool) -> float:
         """Notes an update without an answer. Returns how many seconds the next one waits; 0 for one that is alone and
-        was not refused, whose pauses are group commit's."""
-        if refused or self._named_s:
-            self._slower = min(self._slower * SLOWER_AFTER_FAILURE, SLOWER_MAX)
-        least_s = REFUSED_WAITS_S if refused else 0.0
-        return self._wait(min(max(self._named_s, least_s) * self._slower, FAILED_WAITS_MAX_S))
+        was not refused, whose pauses are group commit's.
+
+        Any time of a span is as likely, so that those who failed together do not come back together.
+        """
+        longer, self._longer = self._longer, min(self._longer * LONGER_EACH_TIME, LONGER_MAX)
+        if not refused and self._named_s < MANY_FROM_S:
+            return self._wait(self._named_s * longer * self._chance())
+        return self._wait((REFUSED_WAITS_S + REFUSED_WITHIN_S * self._chance()) * longer)
+
+    def missed(self) -> float:
+        """Notes an update that came while a new run began. Returns how many seconds the next one waits."""
+        return self._wait(NEW_RUN_WITHIN_S * self._chance())
 
     def rest_s(self) -> float:
         """How long the next update still has to wait."""
         return max(0.0, self._next_at_s - self._clock())
 
     def _wait(self, wait_s: float) -> float:
-        wait_s, now_s = jittered(wait_s, self._chance), self._clock()
+        now_s = self._clock()
         self._next_at_s = now_s + wait_s
         if wait_s >= WARNED_FROM_S and (self._warned_at_s is None or now_s >= self._warned_at_s + WARNED_EVERY_S):
             self._warned_at_s = now_s

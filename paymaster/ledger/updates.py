@@ -5,6 +5,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from temporalio.api.enums.v1 import ResourceExhaustedCause
+from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
@@ -31,6 +33,8 @@ class Fate(Enum):
     """Nobody answered; it may have been applied or may still be. Ask again with the same id."""
     NO_LEDGER = "no ledger"
     """The workflow does not run."""
+    NEW_RUN = "new run"
+    """It came while the ledger began a new run. Ask again, soon."""
     BUSY = "busy"
     """Temporal has as many updates in flight to the ledger, or as many requests, as it takes. Ask again, later."""
     NOT_TAKEN = "not taken"
@@ -38,7 +42,7 @@ class Fate(Enum):
 
     @property
     def asks_again(self) -> bool:
-        return self in (Fate.NOT_PROCESSED, Fate.UNKNOWN, Fate.BUSY)
+        return self in (Fate.NOT_PROCESSED, Fate.UNKNOWN, Fate.NEW_RUN, Fate.BUSY)
 
 
 # Failures that the server itself gives an update, by their type: service/history/workflow/update/errors_failures.go and
@@ -65,10 +69,21 @@ def fate_of(error: Exception) -> Fate:
     match error:
         case WorkflowUpdateFailedError(cause=ApplicationError() as cause):
             return _FROM_SERVER.get(cause.type or "", Fate.REFUSED)
+        case RPCError(status=RPCStatusCode.RESOURCE_EXHAUSTED) if _is_closing(error):
+            return Fate.NEW_RUN
         case RPCError():
             return _STATUSES.get(error.status, Fate.UNKNOWN)
         case _:  # a time limit; a handler that was cancelled; a workflow that was terminated
             return Fate.UNKNOWN
+
+
+def _is_closing(error: RPCError) -> bool:
+    """Whether the run takes no more: Temporal says so by the cause of a workflow that is busy, and not of a limit."""
+    exhausted = ResourceExhaustedFailure()
+    return any(
+        detail.Unpack(exhausted) and exhausted.cause == ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW
+        for detail in error.grpc_status.details
+    )
 
 
 async def update_once(

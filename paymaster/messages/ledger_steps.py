@@ -29,6 +29,10 @@ class LedgerStart(Message):
     """By which an empty desk decides; a dump has its own."""
     senders: int = added(0, ge=0)
     """How many processes sent updates lately to the run before."""
+    next_turn_at_ms: int = added(0)
+    """The time of the last of them that has one. 0: nobody has."""
+    spacing_ms: float = added(0.0, ge=0)
+    """How far apart they came. 0: not known."""
 
 
 _PACKS_HOLDS = packs(TypeAdapter(tuple[str, ...]), plain_bytes_max=CONFIG_PLAIN_BYTES_MAX, bytes_max=CARRIED_BYTES_MAX)

@@ -216,7 +216,7 @@ PAUSED_BY_BYTES_MAX = 300
 UPDATES_PER_RUN = 1_000
 """Updates after which the ledger begins a new run, far from the most that Temporal takes."""
 SENDERS_MAX = 1_000
-"""Processes that the ledger counts as senders of updates: of more, each waits as if there were so many."""
+"""Processes that the ledger counts as senders of updates: of more, those heard longest ago are forgotten."""
 AT_ONCE_MAX = 2_000
 """Parked calls that are served in one activation of the workflow, deadlines that pass and holds that expire in it. Each
 takes about 0.1 ms. What is left goes on in the next one."""

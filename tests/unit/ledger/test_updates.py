@@ -6,6 +6,9 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.enums.v1 import ResourceExhaustedCause
+from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 from temporalio.client import (
     Client,
     WorkflowHandle,
@@ -18,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from paymaster.client import Ledger
 from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.ledger.group_commit import Busy, PoisonedBatch
+from paymaster.ledger.handle import NewRun
 from paymaster.ledger.updates import Fate, Unanswered, fate_of, update_until_answered
 from paymaster.messages import AnswerBatch, CapState, ConfigState, DeskConfig, RaiseCap, Void
 from paymaster.messages.temporal_names import RELOAD
@@ -33,6 +37,13 @@ def failed(kind: str | None, message: str = "no") -> WorkflowUpdateFailedError:
 
 def rpc(status: RPCStatusCode) -> RPCError:
     return RPCError(status.name, status, b"")
+
+
+def exhausted(cause: ResourceExhaustedCause.ValueType) -> RPCError:
+    """What Temporal has too much of."""
+    detail = GrpcStatus(code=RPCStatusCode.RESOURCE_EXHAUSTED.value)
+    detail.details.add().Pack(ResourceExhaustedFailure(cause=cause))
+    return RPCError("RESOURCE_EXHAUSTED", RPCStatusCode.RESOURCE_EXHAUSTED, detail.SerializeToString())
 
 
 class Handle:
@@ -186,6 +197,18 @@ async def test_a_batch_that_nobody_answered_is_nobodys_fault(error: Exception) -
     """It goes back to group commit, which sends it again with what has come meanwhile."""
     with pytest.raises(Busy if fate_of(error) is Fate.BUSY else type(error)):
         await ledger_of(Handle(error)).apply([Void(hold_id="a")], DeskConfig(digest=""))
+
+
+async def test_a_batch_that_came_while_a_new_run_began_is_told_apart() -> None:
+    """It is sent again sooner than one for which there was no place."""
+    closing = exhausted(ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW)
+    full = exhausted(ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT)
+    assert (fate_of(closing), fate_of(full)) == (Fate.NEW_RUN, Fate.BUSY)
+    assert Fate.NEW_RUN.asks_again
+    for error, is_new_run in ((closing, True), (full, False)):
+        with pytest.raises(Busy) as raised:
+            await ledger_of(Handle(error)).apply([Void(hold_id="a")], DeskConfig(digest=""))
+        assert isinstance(raised.value, NewRun) is is_new_run
 
 
 async def test_a_batch_that_is_refused_is_poisoned() -> None:
