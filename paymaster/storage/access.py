@@ -43,6 +43,27 @@ UNSAID_POOLER = (
     "a pooler such as PgBouncer is in front of the database, in transaction mode; statements that one transaction "
     "prepares are missing in the next, or are another's: add pgbouncer=true to the database's URL"
 )
+CLOSE_FUNCTIONS = text(
+    """
+    DO $$
+    DECLARE
+        function regprocedure; path text := quote_ident(current_schema()) || ', pg_temp';
+    BEGIN
+        FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND prosecdef
+            AND proname ~ '^(api_usage|call_bodies|usage)_'
+            AND 'search_path=' || path <> ALL (coalesce(proconfig, '{}'))
+        LOOP
+            EXECUTE format('ALTER FUNCTION %s SET search_path = %s', function, path);
+            IF function <> 'usage_entries_make(date, date)'::regprocedure THEN
+                EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', function);
+            END IF;
+        END LOOP;
+    END
+    $$
+    """
+)
+"""Of functions that work as the owner and are new: none takes a temporary table of whoever stores rows for one of ours,
+and nobody calls one but triggers. Making the coming months is for everybody, since workers do it."""
 _PRIVILEGES = text("SELECT has_table_privilege(to_regclass(:name), :privilege)")
 _DENIED = re.compile(r"permission denied for (schema|table|view|relation) (\S+)")
 

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: what a URL may say, pools and timeouts."""
 
 import ssl
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +44,8 @@ _WORDS = {
 """What asyncpg takes, and ours."""
 
 _PORT_MAX = 65_535
+
+_NO_SETTINGS: Mapping[str, str] = {}
 
 POOLER_PORT = 6432
 """PgBouncer's usual port, also at Azure Database for PostgreSQL."""
@@ -112,8 +115,12 @@ def is_pooled(address: URL) -> bool:
     return str(port) == str(POOLER_PORT) if said is None else said == "true"
 
 
-def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> AsyncEngine:
+def create_engine(
+    url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S, server_settings: Mapping[str, str] = _NO_SETTINGS
+) -> AsyncEngine:
     """An engine with a pool of up to ten connections. Connects at the first use; `await engine.dispose()` when done.
+
+    `server_settings` are PostgreSQL's, for each connection that goes through no pooler, which knows none of them.
 
     Connecting takes at most `CONNECT_TIMEOUT_S`, a command at most `command_timeout_s`: a database that does not answer
     raises TimeoutError instead of holding its caller. Raises ValueError as `parse_url` does.
@@ -131,13 +138,15 @@ def create_engine(url: str, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> 
         address = address.update_query_dict({"prepared_statement_cache_size": "0"})
     else:
         # The planner overrates the view's check for a final row and compiles what runs faster uncompiled.
-        connect_args["server_settings"]["jit"] = "off"
+        connect_args["server_settings"] |= {"jit": "off", **server_settings}
     authorities = address.query.get("sslrootcert")
     if authorities is not None:
         connect_args["ssl"] = _tls(str(authorities), verify_name=address.query.get("ssl") == "verify-full")
         address = address.difference_update_query(["ssl"])
     return create_async_engine(
         address.difference_update_query(["pgbouncer", "sslrootcert"]),
+        # Whatever the database's own default is: the sums of an hour are added to as others have just left them.
+        isolation_level="READ COMMITTED",
         pool_size=_POOL_SIZE,
         max_overflow=_POOL_SIZE,
         hide_parameters=True,  # an error is logged; what callers wrote in their metadata is not for the log

@@ -16,7 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from paymaster.storage.access import unseen_schema
+from paymaster.storage.access import CLOSE_FUNCTIONS, unseen_schema
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
 from paymaster.storage.partitions import SHORT_LOCKS, is_lock_refused, prepare
@@ -24,7 +24,7 @@ from paymaster.storage.partitions import SHORT_LOCKS, is_lock_refused, prepare
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0020"
+SCHEMA_REVISION = "0021"
 """The schema that this version reads and writes: the newest migration."""
 
 OLDER_SCHEMA_REVISION = "0003"
@@ -38,6 +38,9 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
 
 _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
+
+_PATIENT = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "statement_timeout": "0"}
+"""Whatever the role or the database says: what is broken off would begin anew, and be broken off again."""
 
 _ONLINE = (("0015", fill), ("0017", prepare))
 """What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
@@ -69,7 +72,7 @@ async def migrate(url: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
+    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S, server_settings=_PATIENT)
     try:
         async with engine.begin() as connection:
             # Whoever migrates at the same time waits here, and then finds nothing left to do.
@@ -94,6 +97,8 @@ async def _upgrade(engine: AsyncEngine, config: "Config") -> None:
             await _upgrade_to(engine, config, revision)
         await online(engine)
     await _upgrade_to(engine, config, "head")
+    async with engine.begin() as connection:
+        await connection.execute(CLOSE_FUNCTIONS)
 
 
 async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> None:

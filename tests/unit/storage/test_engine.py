@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import trustme
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from paymaster.storage.engine import create_engine, is_pooled, parse_url
@@ -112,3 +114,18 @@ def test_a_parameter_that_cannot_be_meant_is_refused(address: str, said: str) ->
 
 def test_several_hosts_with_their_ports_are_taken() -> None:
     assert create_engine("postgresql:///d?host=a:5432&host=b:5433&target_session_attrs=primary")
+
+
+async def test_transactions_see_what_others_have_just_stored(database_url: str) -> None:
+    """Whatever the database's own default is."""
+    admin = create_engine(database_url)
+    async with admin.begin() as connection:
+        await connection.execute(
+            text(f"ALTER DATABASE {make_url(database_url).database} SET default_transaction_isolation = 'serializable'")
+        )
+    await admin.dispose()
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        assert await connection.scalar(text("SHOW default_transaction_isolation")) == "serializable"
+        assert await connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+    await engine.dispose()
