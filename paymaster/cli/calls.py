@@ -84,8 +84,9 @@ def list_(
 @app.command()
 def show(call_id: CallId, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """What one call does now, why it waits and until when, and its attempts with what each cost."""
-    call_id = _bare(call_id)
-    shown = run_async(_show(command_settings(config), call_id))
+    settings = command_settings(config)
+    call_id = _bare(call_id, settings.ledger.name)
+    shown = run_async(_show(settings, call_id))
     if shown.call is None and not shown.entries:
         raise CommandError(f"there is no call {call_id}: neither Temporal nor the stored rows have one", EXIT_NO)
     if as_json:
@@ -102,8 +103,8 @@ def cancel(
     config: ConfigOption = None,
 ) -> None:
     """Give a call up: one that waits ends and costs nothing; what was sent already runs on and is paid for."""
-    call_id = _bare(call_id)
-    call_id, was_sent, ended = run_async(_cancel(command_settings(config), call_id, reason))
+    settings = command_settings(config)
+    call_id, was_sent, ended = run_async(_cancel(settings, _bare(call_id, settings.ledger.name), reason))
     if as_json:
         print_json({"call_id": call_id, "was_sent": was_sent, "ended": ended})
     elif was_sent:
@@ -114,9 +115,13 @@ def cancel(
         print_line(f"{call_id}: will be cancelled as soon as a worker takes it; nothing more is sent")
 
 
-def _bare(call_id: str) -> str:
+def _bare(call_id: str, ledger: str) -> str:
+    """Of what may be the id of a call's workflow. Raises CommandError for that of another ledger's call."""
     from paymaster.messages import call_id_of
+    from paymaster.messages.temporal_names import is_call, ledger_of_call
 
+    if is_call(call_id) and (of := ledger_of_call(call_id)) != ledger:
+        raise CommandError(f"{call_id} is a call of ledger {of!r}, and this asks {ledger!r}: add --ledger {of}")
     return call_id_of(call_id)
 
 

@@ -208,6 +208,11 @@ def is_call(workflow_id: str) -> bool:
     return workflow_id.startswith((CALL_WORKFLOW_PREFIX, f"call{_BEFORE_LEDGER}"))
 
 
+def ledger_of_call(workflow_id: str) -> str:
+    """Whose call has this workflow id, which `is_call`."""
+    return workflow_id.partition("/")[0].partition(_BEFORE_LEDGER)[2] or DEFAULT_LEDGER
+
+
 def call_id_of(workflow_id: str) -> str:
     """The id of a call by that of its workflow; of a purchase "purchase/ID", in every ledger."""
     kind, slash, own_id = workflow_id.partition("/")

@@ -149,6 +149,7 @@ def test_a_name_leads_back_to_its_ledger_and_its_call(ledger: str) -> None:
     for call_id in CALL_IDS:
         workflow_id = temporal_names.call_workflow_id(call_id, ledger)
         assert temporal_names.is_call(workflow_id)
+        assert temporal_names.ledger_of_call(workflow_id) == ledger
         assert temporal_names.call_id_of(workflow_id) == call_id
         bought = temporal_names.purchase_workflow_id(call_id, ledger)
         assert not temporal_names.is_call(bought)
