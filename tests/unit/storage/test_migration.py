@@ -9,7 +9,7 @@ from paymaster.storage.schema import check_schema, migrate
 
 
 async def test_a_database_that_cuts_everybody_short_is_migrated(databases: Databases) -> None:
-    """As those are set up that many share."""
+    """Many programs share it, so it ends whatever takes long, and whoever waits."""
     url = await databases.create_empty()
     name = make_url(url).database
     engine = create_engine(url)
