@@ -244,6 +244,7 @@ async def test_one_call_id_is_one_call_and_one_bill(
     both = [await start(callers, "content", request), await start(callers, "content", request)]
     for caller in both:
         await until(partial(has_begun, caller), "its operation has begun")
+    await until(partial(parked, site), "its call is parked")
     assert await parked(site) == ["call/content/once"]
     await site.ledger.resume_service(ResumeService(service="paused"))
     first, second = [await caller.result() for caller in both]
