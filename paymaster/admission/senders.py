@@ -45,6 +45,7 @@ class Senders:
     def heard(self, sender: str, now_ms: int) -> int:
         """Notes an update. Returns after how many milliseconds its sender may send the next one. 0: at once."""
         self._updates += 1
+        self._heed_clock(now_ms)
         if self._first_ms is None:
             self._first_ms = now_ms
         self._comes_ms.pop(sender, None)
@@ -66,6 +67,13 @@ class Senders:
             del comes_ms[next(iter(comes_ms))]
         is_early = self._first_ms is None or now_ms < self._first_ms + _LATELY_MS
         return max(len(comes_ms), self._handed_on if is_early else 0)
+
+    def _heed_clock(self, now_ms: int) -> None:
+        """Begins anew where a clock has gone back: nobody waits until it is where it was."""
+        senders = max(len(self._comes_ms), self._handed_on)
+        if self.next_at_ms > now_ms + 2 * (senders * SPACING_MAX_MS + HANDOVER_MS):
+            self.next_at_ms = self._first_ms = self._heeded_until_ms = self._round_ends_at_ms = now_ms
+            self._comes_ms = dict.fromkeys(self._comes_ms, now_ms)
 
     def _heed_load(self, now_ms: int) -> None:
         """What comes further apart is seen only when all have come who had their time before."""
@@ -93,6 +101,7 @@ class Senders:
     def tell_all(self, now_ms: int) -> int:
         """From now on each is told to come after the end of the run. Returns in how many milliseconds all who send
         will have been told."""
+        self._heed_clock(now_ms)
         paced = self.count(now_ms) > 1
         self._untold = {sender for sender in self._comes_ms if sender} if paced else set()
         all_came_at_ms = max(self.next_at_ms, now_ms)

@@ -52,6 +52,19 @@ def test_each_has_a_time_of_its_own(count: int) -> None:
     assert [after - before for before, after in pairwise(times)] == [SPACING_MS] * (count - 1)
 
 
+@pytest.mark.parametrize("back_ms", [20_000, 86_400_000])
+def test_a_clock_that_goes_back_keeps_nobody_waiting(back_ms: int) -> None:
+    senders = Senders()
+    times_given(senders, 64)
+    later = Senders(64, senders.next_at_ms, senders.spacing_ms)
+    for of_a_run in (senders, later):
+        waits_ms = [of_a_run.heard(f"s{number}", AT - back_ms) for number in range(64)]
+        assert 0 < max(waits_ms) <= 64 * SPACING_MAX_MS
+        assert len(set(waits_ms)) == 64
+    times_given(senders, 64)
+    assert senders.tell_all(AT - back_ms) <= 2 * 64 * SPACING_MAX_MS
+
+
 def test_where_many_come_together_all_come_further_apart() -> None:
     """The more updates a task of the ledger finds, the longer it took: ten of them wait for one that takes 100 ms."""
     senders = Senders()
