@@ -38,7 +38,7 @@ _OLDER_REFERENCE = b"json/external-storage-reference"
 _MARKED = "__temporal_external_storage_reference"
 """What Temporal's SDKs write as the metadata of such references: the message's name, or of older ones the encoding; a
 mark where a codec has encoded one."""
-_RUN_ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RUN_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 ItemT = TypeVar("ItemT")
 FoundT = TypeVar("FoundT")
@@ -149,17 +149,16 @@ async def mentioned_in(client: Client, run: CallRef) -> set[str]:
     async for event in events_of(client, run):
         for payload in payloads_in(event):
             [read] = await client.data_converter.decode([payload], [RawValue])
-            found.update(each.decode() for each in _RUN_ID.findall(_text(cast(RawValue, read).payload.data)))
+            found.update(_RUN_ID.findall(_text(cast(RawValue, read).payload.data)))
     return found
 
 
-def _text(data: bytes) -> bytes:
+def _text(data: bytes) -> str:
     """With what waits in a backlog that was handed on."""
-    if b'"waiting"' not in data:
-        return data
-    start = cast(dict[str, object], from_json(data))
-    waiting = start.get("waiting")
-    return data + unpacked(waiting) if isinstance(waiting, str) else data
+    if b'"waiting"' in data:
+        waiting = cast(dict[str, object], from_json(data)).get("waiting")
+        data += unpacked(waiting) if isinstance(waiting, str) else b""
+    return data.decode(errors="replace")  # what is no text has no id either
 
 
 class Deletion(NamedTuple):

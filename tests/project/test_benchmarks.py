@@ -3,10 +3,8 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 from paymaster_process import until
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import bare, calls, gateway, reservations, server_load, streams, where_time_goes
 from benchmarks import waiting as waiting_calls
@@ -67,14 +65,8 @@ async def test_so_does_that_of_a_governed_call(site: Site):
 
 
 async def starts_by_a_poll(site: Site) -> float:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        text = (await client.get(site.stack.temporal.metrics_url)).text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name.startswith("service_requests") and sample.labels.get("operation") == "RecordActivityTaskStarted"
-    )
+    requests = await server_load.told_by_server(site, "service_requests")
+    return sum(each.value for each in requests if each.labels.get("operation") == "RecordActivityTaskStarted")
 
 
 async def test_the_servers_load_is_counted_by_the_server(site: Site):

@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
+from unittest.mock import patch
 
 import pytest
 from command_line import CONFIGURATION, ENVIRONMENT, NOWHERE, PAYMASTER, Ended, Run
@@ -38,7 +39,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     """Runs `paymaster` within this process: a new interpreter for each of these tests would take a minute more."""
 
     def run(*arguments: str, **environment: str) -> Ended:
-        with monkeypatch.context() as changed:
+        with monkeypatch.context() as changed, patch.dict(os.environ):  # `--ledger` sets a variable
             changed.chdir(folder)
             changed.setattr(sys, "argv", ["paymaster", *arguments])
             for name in [name for name in os.environ if name.startswith(("PAYMASTER", "TEMPORAL"))]:
