@@ -1,6 +1,5 @@
 """`paymaster config`: check the file, compare it with the ledger's configuration, bring it; print what can be set."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.file_checks import NO_SERVICES, counts, file_checks
 from paymaster.cli.present import JsonOption, print_json, print_line, print_styled
 from paymaster.cli.prices import use_stored_list
+from paymaster.cli.questions import confirm
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
@@ -198,11 +198,8 @@ def _document(found: "Sequence[Difference]") -> "list[JsonValue]":
 
 
 def _ask(*, as_json: bool) -> None:
-    """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
-    if as_json or not sys.stdin.isatty():
-        raise CommandError(
-            "a cap, a budget or a service goes, or a price falls, and nobody can be asked here: look at "
-            "`paymaster config diff`, then give --yes"
-        )
-    if not typer.confirm("A cap, a budget or a service goes, or a price falls. Apply it?", err=True):
-        raise typer.Exit(EXIT_NO)
+    nobody = (
+        "a cap, a budget or a service goes, or a price falls, and nobody can be asked here: look at "
+        "`paymaster config diff`, then give --yes"
+    )
+    confirm("A cap, a budget or a service goes, or a price falls. Apply it?", nobody=nobody, as_json=as_json)

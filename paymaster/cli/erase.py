@@ -1,6 +1,5 @@
 """`paymaster erase`: prompts, answers and metadata of some calls go; what they cost stays."""
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -17,6 +16,7 @@ from paymaster.cli.connection import (
 )
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note
+from paymaster.cli.questions import confirm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,8 @@ async def _erase(settings: "Settings", asked: _Asked, *, show: bool) -> "tuple[_
             if show:
                 _show(plan, asked)
             if not asked.yes:
-                _ask()
+                nobody = "nobody can be asked here, and nothing was erased: if this is meant, give --yes"
+                confirm("Erase it? This cannot be undone.", nobody=nobody)
             return plan, await _carry_out(engine, name, plan.found, finder, eraser, asked)
         except RPCError as error:
             told = _in_words(eraser.erased.counts())
@@ -166,15 +167,7 @@ async def _carry_out(
     return eraser.erased
 
 
-# ---------------------------------------------------------------- what is asked and shown
-
-
-def _ask() -> None:
-    """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
-    if not sys.stdin.isatty():
-        raise CommandError("nobody can be asked here, and nothing was erased: if this is meant, give --yes")
-    if not typer.confirm("Erase it? This cannot be undone.", err=True):
-        raise typer.Exit(EXIT_NO)
+# ---------------------------------------------------------------- what is shown
 
 
 def _show(plan: _Plan, asked: _Asked) -> None:

@@ -1,6 +1,5 @@
 """`paymaster prices`: what a newer list of prices would change, and bringing it to the workers."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ from paymaster.cli.connection import (
 )
 from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_styled
+from paymaster.cli.questions import confirm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,11 +148,8 @@ def _document(changes: "Iterable[ListChange]") -> "list[JsonValue]":
 
 
 def _ask(*, as_json: bool) -> None:
-    """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
-    if as_json or not sys.stdin.isatty():
-        raise CommandError(
-            "a price falls to zero or by a large part, and nobody can be asked here: look at `paymaster prices diff`, "
-            "then give --yes"
-        )
-    if not typer.confirm("A price falls to zero or by a large part. Take the list?", err=True):
-        raise typer.Exit(EXIT_NO)
+    nobody = (
+        "a price falls to zero or by a large part, and nobody can be asked here: look at `paymaster prices diff`, "
+        "then give --yes"
+    )
+    confirm("A price falls to zero or by a large part. Take the list?", nobody=nobody, as_json=as_json)

@@ -1,4 +1,4 @@
-"""What an admin is asked before a cap changes in a way that is more often a slip than meant."""
+"""What somebody is asked before something goes, or a cap changes in a way that is more often a slip than meant."""
 
 import sys
 from difflib import get_close_matches
@@ -81,10 +81,19 @@ def new_account(account: str, names: "Collection[str]") -> Doubt | None:
 
 def ask(doubt: Doubt) -> None:
     """Raises CommandError where nobody can be asked, and typer.Exit where the answer is no."""
-    if sys.stdin.isatty():
-        if not typer.confirm(f"{doubt.text}. Go on?", err=True):
-            raise typer.Exit(EXIT_NO)
-    elif doubt.is_slip:
-        raise CommandError(f"{doubt.text}, and nobody can be asked here: if it is meant, give --yes")
+    if doubt.is_slip or sys.stdin.isatty():
+        nobody = f"{doubt.text}, and nobody can be asked here: if it is meant, give --yes"
+        confirm(f"{doubt.text}. Go on?", nobody=nobody)
     else:
         print_note(doubt.text)
+
+
+def confirm(question: str, *, nobody: str, as_json: bool = False) -> None:
+    """Comes back where the answer is yes, and raises typer.Exit where it is no.
+
+    Raises CommandError, with the words of `nobody`, where nobody can be asked: also a program that reads JSON.
+    """
+    if as_json or not sys.stdin.isatty():
+        raise CommandError(nobody)
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(EXIT_NO)

@@ -1,15 +1,15 @@
 """`paymaster usage prune`: rows of months that are long over go, and what they sum up to stays."""
 
 import re
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, open_database, run_async, tell_if_slow
-from paymaster.cli.exits import EXIT_NO, CommandError
+from paymaster.cli.exits import CommandError
 from paymaster.cli.present import JsonOption, iso, print_json, print_line, print_note, print_table, usd
+from paymaster.cli.questions import confirm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,8 @@ def prune(
             _print_old(before, old)
         if dry_run or not any(each.entries for each in old):
             return
-        _ask()
+        nobody = "nobody can be asked here: if they shall go, give --yes"
+        confirm("They cannot be brought back. Take them out?", nobody=nobody)
     before, pruned = run_async(_prune(settings, months, tell=not as_json))
     if as_json:
         gone: list[JsonValue] = [{"partition": each.partition, "entries": each.entries} for each in pruned]
@@ -75,13 +76,6 @@ async def _look(settings: "Settings", months: int) -> "tuple[datetime, list[Old]
     async with open_database(settings, PRUNE_TIMEOUT_S) as engine, tell_if_slow("counting the stored attempts"):
         before = await months_ago(engine, months)
         return before, await old_rows(engine, before)
-
-
-def _ask() -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("nobody can be asked here: if they shall go, give --yes")
-    if not typer.confirm("They cannot be brought back. Take them out?", err=True):
-        raise typer.Exit(EXIT_NO)
 
 
 async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[datetime, list[Pruned]]":

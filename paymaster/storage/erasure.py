@@ -3,24 +3,20 @@
 A call that is erased is noted first, and triggers keep what is stored later from bringing anything back. Each step may
 be repeated, and broken off at any place."""
 
-import asyncio
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.messages.temporal_names import generation_id
-from paymaster.storage.partitions import SHORTER_LOCKS, is_lock_refused
+from paymaster.storage.partitions import SHORTER_LOCKS, with_locks
 from paymaster.storage.usage_rows import storable
 
 GENERATIONS_MAX = 1_000
 """Of one call that are looked for in the rows."""
-_LOCKS_TRIED = 60
-_LOCK_TRIED_AGAIN_AFTER_S = 1.0
 
 
 def _statement(sql: str, *lists: str) -> TextClause:
@@ -158,17 +154,13 @@ async def note_erased(engine: AsyncEngine, run_ids: Collection[str]) -> None:
     """
     async with engine.begin() as connection:
         await connection.execute(_NOTE, {"run_ids": list(run_ids)})
-    # Whoever stores has not seen the note if that began before it.
-    for left in reversed(range(_LOCKS_TRIED)):
-        try:
-            async with engine.begin() as connection:
-                await connection.execute(SHORTER_LOCKS)
-                await connection.execute(_WAIT)
-            return
-        except DBAPIError as error:
-            if not (left and is_lock_refused(error)):
-                raise
-        await asyncio.sleep(_LOCK_TRIED_AGAIN_AFTER_S)
+
+    async def wait() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(SHORTER_LOCKS)
+            await connection.execute(_WAIT)
+
+    await with_locks(wait)  # whoever stores has not seen the note if that began before it
 
 
 async def erase_stored(engine: AsyncEngine, ledger: str, namespace: str, calls: Collection[StoredCall]) -> ErasedRows:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -25,6 +25,8 @@ transaction is broken off."""
 
 _ROWS_STAY = text("LOCK TABLE ONLY usage_entries IN ACCESS SHARE MODE")
 _LOCK_NOT_AVAILABLE = "55P03"
+_LOCKS_TRIED_AFTER_S = (1.0,) * 60
+"""Between attempts: somebody reads or writes a table for that long, such as for a report."""
 _INDEX = "api_usage_attempt_id_state_granted_at_idx"
 _IS_ATTACHED = text("SELECT relispartition FROM pg_class WHERE oid = to_regclass('api_usage')")
 _IS_UNCHECKED = text("SELECT count(*) FROM pg_constraint WHERE conname = 'api_usage_ends' AND NOT convalidated")
@@ -44,6 +46,21 @@ async def one_snapshot(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 def is_lock_refused(error: DBAPIError) -> bool:
     """Whether somebody else held the table for longer than `SHORT_LOCKS` allows."""
     return getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
+
+
+async def with_locks(step: Callable[[], Awaitable[None]]) -> None:
+    """Takes a step, a transaction that waits for locks for a short time only, again and again until it gets them.
+
+    Raises the driver's errors: that of a refused lock after a minute.
+    """
+    for wait_s in (*_LOCKS_TRIED_AFTER_S, None):
+        try:
+            await step()
+            return
+        except DBAPIError as error:
+            if not is_lock_refused(error) or wait_s is None:
+                raise
+        await asyncio.sleep(wait_s)
 
 
 async def prepare(engine: AsyncEngine) -> None:

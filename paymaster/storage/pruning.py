@@ -5,7 +5,6 @@ that has no partition any more, a stretch of the table goes at a time. Rows of c
 stay as they are, until somebody resolves it.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -15,15 +14,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from paymaster.storage.partitions import SHORTER_LOCKS, is_lock_refused
+from paymaster.storage.partitions import SHORTER_LOCKS, is_lock_refused, with_locks
 from paymaster.storage.usage_rows import nanos_of
 
 PRUNE_TIMEOUT_S = 3_600.0
 """For one statement, which may write down the ids of ten million rows."""
 _PAGES_AT_ONCE = 500
 """Of a table, 8 KB each: some ten thousand rows go in one transaction."""
-_LOCKS_TRIED = 60
-_LOCK_TRIED_AGAIN_AFTER_S = 1.0
 _ONE_PRUNES = text("SELECT pg_advisory_xact_lock(729562432, 0)")
 _MAY_IDLE = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 _MOVES_ROWS = text("SET LOCAL paymaster.moves_rows = 'on'")
@@ -214,42 +211,38 @@ async def _drop(engine: AsyncEngine, month: str, before: datetime) -> Pruned | N
 
 async def _take_out(connection: AsyncConnection, month: str, columns: str) -> None:
     """Drops the partition, and has what is kept of it go to the partition of what has none."""
-    for tried in range(1, _LOCKS_TRIED + 1):
-        try:
-            async with connection.begin_nested():
-                await connection.execute(SHORTER_LOCKS)
-                await connection.execute(text(f"ALTER TABLE usage_entries DETACH PARTITION {month}"))
-                await connection.execute(text(f"DROP TABLE {month}"))
-                await connection.execute(_MOVES_ROWS)
-                moved = f"INSERT INTO usage_entries ({columns}) SELECT {columns} FROM usage_kept"  # noqa: S608
-                await connection.execute(text(moved))
-            return
-        except DBAPIError as error:
-            if not is_lock_refused(error):
-                raise
-            if tried == _LOCKS_TRIED:
-                raise PartitionBusy(
-                    f"{month} could not be taken out: somebody reads or writes the rows without a break, such as a "
-                    "backup or a long report; try again when that is done"
-                ) from None
-        await asyncio.sleep(_LOCK_TRIED_AGAIN_AFTER_S)
+
+    async def take() -> None:
+        async with connection.begin_nested():
+            await connection.execute(SHORTER_LOCKS)
+            await connection.execute(text(f"ALTER TABLE usage_entries DETACH PARTITION {month}"))
+            await connection.execute(text(f"DROP TABLE {month}"))
+            await connection.execute(_MOVES_ROWS)
+            moved = f"INSERT INTO usage_entries ({columns}) SELECT {columns} FROM usage_kept"  # noqa: S608
+            await connection.execute(text(moved))
+
+    try:
+        await with_locks(take)
+    except DBAPIError as error:
+        if not is_lock_refused(error):
+            raise
+        raise PartitionBusy(
+            f"{month} could not be taken out: somebody reads or writes the rows without a break, such as a backup or "
+            "a long report; try again when that is done"
+        ) from None
 
 
 async def _note_ids(engine: AsyncEngine, name: str, before: datetime) -> None:
     """From then on what is written again of these attempts is there already, with their rows or without them."""
     async with engine.begin() as connection:
         await connection.execute(text(_IDS.format(name=name)), {"before": before})
-    for tried in range(1, _LOCKS_TRIED + 1):
-        try:
-            async with engine.begin() as connection:
-                await connection.execute(SHORTER_LOCKS)
-                # Whoever looked for an id before it was noted has stored its row, or found it there, after this.
-                await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
-            return
-        except DBAPIError as error:
-            if not is_lock_refused(error) or tried == _LOCKS_TRIED:
-                raise
-        await asyncio.sleep(_LOCK_TRIED_AGAIN_AFTER_S)
+
+    async def wait() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(SHORTER_LOCKS)
+            await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+
+    await with_locks(wait)  # whoever looked for an id before it was noted has stored its row, or found it there
 
 
 async def _take_stretches(engine: AsyncEngine, name: str, before: datetime) -> AsyncIterator[int]:

@@ -1,6 +1,5 @@
 """The schema: its revision, migrations, and the check that a program fits the database."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,12 @@ from sqlalchemy import (
     table,
     text,
 )
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.access import CLOSE_FUNCTIONS, unseen_schema
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
-from paymaster.storage.partitions import SHORT_LOCKS, is_lock_refused, prepare
+from paymaster.storage.partitions import SHORT_LOCKS, prepare, with_locks
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -45,9 +43,6 @@ _PATIENT = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "st
 _ONLINE = (("0015", fill), ("0017", prepare))
 """What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
 harmless when it is done, or was broken off."""
-
-_LOCKS_TRIED_AFTER_S = (1.0,) * 60
-"""Between attempts: somebody reads or writes a table for that long, such as for a report."""
 
 _WAS_CALLED = text(f"SELECT obj_description('{SCHEMA_TABLE}'::regclass, 'pg_class')")
 
@@ -108,16 +103,12 @@ async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> N
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
-    for wait_s in (*_LOCKS_TRIED_AFTER_S, None):
-        try:
-            async with engine.begin() as connection:
-                await connection.execute(SHORT_LOCKS)
-                await connection.run_sync(upgrade)
-            return
-        except DBAPIError as error:
-            if not is_lock_refused(error) or wait_s is None:
-                raise
-        await asyncio.sleep(wait_s)
+    async def step() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(SHORT_LOCKS)
+            await connection.run_sync(upgrade)
+
+    await with_locks(step)
 
 
 async def _call(connection: AsyncConnection, revision: str) -> None:

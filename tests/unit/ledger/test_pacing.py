@@ -80,7 +80,7 @@ def test_each_failure_makes_the_wait_longer_until_an_answer() -> None:
     assert pace.failed(refused=False) == failed_s[0]
 
 
-def test_who_is_refused_comes_back_later_and_at_any_time_of_a_span() -> None:
+def test_who_is_refused_comes_back_at_any_time_of_a_span() -> None:
     """Many that start together do not know of each other."""
     waits_s = [Pace(Clock(), lambda chance=chance: chance).failed(refused=True) for chance in (0.0, 0.5, 1.0)]
     assert waits_s == [REFUSED_WAITS_S, REFUSED_WAITS_S + REFUSED_WITHIN_S / 2, REFUSED_WAITS_S + REFUSED_WITHIN_S]
