@@ -333,6 +333,7 @@ def _why(call: Call) -> str:
 def _describe(call_id: str, shown: Shown) -> None:
     """`call_id`: as it was asked for."""
     from paymaster.values.money import format_usd
+    from paymaster.values.plurals import counted
 
     call = shown.call
     lines = [("call", shown.call_id)]
@@ -355,7 +356,7 @@ def _describe(call_id: str, shown: Shown) -> None:
         print_line(f"{name:<9}{value}")
     rows = [_row(each) for each in shown.entries]
     print_table(["attempt", "service/model", "granted", "status", "tokens", "cost"], rows, right=["tokens", "cost"])
-    print_line(f"{len(rows)} attempts, {format_usd(sum(each.cost_nanos for each in shown.entries))}")
+    print_line(f"{counted(len(rows), 'attempt')}, {format_usd(sum(each.cost_nanos for each in shown.entries))}")
 
 
 def _row(entry: "UsageEntry") -> "Sequence[str]":

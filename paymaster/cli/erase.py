@@ -1,6 +1,5 @@
 """`paymaster erase`: prompts, answers and metadata of some calls go; what they cost stays."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -97,6 +96,7 @@ async def _erase(settings: "Settings", asked: _Asked, *, show: bool) -> "tuple[_
 
     from paymaster.erasure.erasing import Eraser
     from paymaster.erasure.finding import Finder
+    from paymaster.storage.erasure import in_words
 
     client = await connect_temporal(settings)
     async with open_database(settings, _STATEMENT_TIMEOUT_S) as engine:
@@ -114,7 +114,7 @@ async def _erase(settings: "Settings", asked: _Asked, *, show: bool) -> "tuple[_
                 confirm("Erase it? This cannot be undone.", nobody=nobody)
             return plan, await _carry_out(engine, name, plan.found, finder, eraser, asked)
         except RPCError as error:
-            told = _in_words(eraser.erased.counts())
+            told = in_words(eraser.erased.counts()) or "nothing"
             raise CommandError(
                 f"Temporal does not do it: {error.message}\nGone until then: {told}. Repeat the command."
             ) from None
@@ -171,14 +171,18 @@ async def _carry_out(
 
 
 def _show(plan: _Plan, asked: _Asked) -> None:
+    from paymaster.values.plurals import counted
+
     found, stored = plan.found, plan.stored
     ended = sum(each.is_running is False for each in found.calls)
     print_line(f"Of {asked.wanted} ({len(found.calls):,} found) go:")
-    print_line(f"  {ended:,} histories in Temporal, with prompts, answers and what they can be searched by")
+    histories = counted(ended, "history", "histories")
+    print_line(f"  {histories} in Temporal, with prompts, answers and what they can be searched by")
     if found.others:
-        print_line(f"  {len(found.others):,} other histories: counts of tokens, pieces of answers, the usage backlog")
-    print_line(f"  {stored.bodies:,} stored bodies of requests and answers")
-    print_line(f"  all metadata of {stored.rows:,} rows")
+        others = counted(len(found.others), "other history", "other histories")
+        print_line(f"  {others}: counts of tokens, pieces of answers, the usage backlog")
+    print_line(f"  {counted(stored.bodies, 'stored body', 'stored bodies')} of requests and answers")
+    print_line(f"  all metadata of {counted(stored.rows, 'row')}")
     print_line("What they cost stays, with the ids of calls and these names:")
     _list("budgets", stored.budgets)
     _list("runs", stored.runs)
@@ -202,15 +206,13 @@ def _list(what: str, names: "Sequence[str]") -> None:
 
 
 def _tell(erased: "Erased") -> None:
-    print_line(f"Erased: {_in_words(erased.counts())}.")
+    from paymaster.storage.erasure import in_words
+
+    print_line(f"Erased: {in_words(erased.counts()) or 'nothing'}.")
     for workflow_id, why in erased.stays.items():
         print_line(f"left: {workflow_id}: {why}")
     if erased.stays:
         print_note("not all of it is gone: repeat the command when that is mended")
-
-
-def _in_words(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "nothing"
 
 
 def _document(plan: _Plan, erased: "Erased | None") -> "dict[str, JsonValue]":

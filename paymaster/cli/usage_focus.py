@@ -21,6 +21,7 @@ async def write_focus(settings: "Settings", path: Path, scope: "Scope") -> None:
     """
     from paymaster.reports.focus_files import export_focus
     from paymaster.values.money import format_usd
+    from paymaster.values.plurals import counted
 
     part = path.with_name(f"{path.name}.part")
     try:
@@ -38,7 +39,7 @@ async def write_focus(settings: "Settings", path: Path, scope: "Scope") -> None:
     finally:
         part.unlink(missing_ok=True)
     tell_what_is_pruned(lacks_before)
-    print_line(f"wrote {path}: {found.rows:,} rows, {format_usd(found.billed_nanos)}")
+    print_line(f"wrote {path}: {counted(found.rows, 'row')}, {format_usd(found.billed_nanos)}")
 
 
 def _opened(part: Path, *, parquet: bool) -> "FocusFile":

@@ -91,7 +91,7 @@ async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[dat
             async for each in prune(engine, before):
                 pruned.append(each)
                 if tell:
-                    print_line(f"{each.partition}: {each.entries:,} rows have gone, their sums stay")
+                    print_line(_gone(each))
         except PartitionBusy as busy:
             raise CommandError(str(busy)) from None
         except DBAPIError as error:
@@ -99,6 +99,12 @@ async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[dat
                 raise
             raise CommandError(f"{error.orig}: run it as the role that migrates, which owns the tables") from None
     return before, pruned
+
+
+def _gone(pruned: "Pruned") -> str:
+    if pruned.entries == 1:
+        return f"{pruned.partition}: 1 row has gone, its sums stay"
+    return f"{pruned.partition}: {pruned.entries:,} rows have gone, their sums stay"
 
 
 def _print_old(before: datetime, old: "Sequence[Old]") -> None:

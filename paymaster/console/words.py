@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from paymaster.values.money import NANOS_PER_USD, format_usd
+from paymaster.values.plurals import counted
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
@@ -69,7 +70,7 @@ def count(number: int | None) -> str:
 
 
 def calls(number: int) -> str:
-    return "1 call" if number == 1 else f"{number:,} calls"
+    return counted(number, "call")
 
 
 def coded(text: str) -> Markup:

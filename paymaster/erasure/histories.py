@@ -74,11 +74,12 @@ async def status_of(client: Client, run: CallRef) -> WorkflowExecutionStatus | N
 
 
 async def described(client: Client, workflow_id: str, run_id: str | None = None) -> WorkflowExecution | None:
-    """A run of a workflow; by default the one that was begun last. None: Temporal has none."""
+    """A run of a workflow; by default the one that was begun last. None: Temporal has none, or can have none, since
+    the id is not one of its own."""
     try:
         return await client.get_workflow_handle(workflow_id, run_id=run_id).describe()
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
+        if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
             return None
         raise
 

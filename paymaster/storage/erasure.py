@@ -14,9 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from paymaster.messages.temporal_names import generation_id
 from paymaster.storage.partitions import SHORTER_LOCKS, with_locks
 from paymaster.storage.usage_rows import storable
+from paymaster.values.limits import GENERATIONS_MAX
+from paymaster.values.plurals import counted
 
-GENERATIONS_MAX = 1_000
-"""Of one call that are looked for in the rows."""
+KINDS = {
+    "histories": "history",
+    "payloads in external storage": "payload in external storage",
+    "stored bodies": "stored body",
+    "rows' metadata": "row's metadata",
+    "requests left at the gateway": "request left at the gateway",
+    "alerts' texts": "alert's text",
+    "left": "left",
+}
+"""What an erasure counts, as it is noted, and what one of it is called."""
 
 
 def _statement(sql: str, *lists: str) -> TextClause:
@@ -179,6 +189,11 @@ async def begin_erasure(engine: AsyncEngine, ledger: str, who: str, reason: str)
     """Notes that somebody erases something; the number of the note. What was asked for is in no note."""
     async with engine.begin() as connection:
         return await connection.scalar(_BEGIN, {"ledger": ledger, "who": who, "reason": reason}) or 0
+
+
+def in_words(erased: Mapping[str, int]) -> str:
+    """`erased`: how much, by kind. Empty where it is nothing."""
+    return ", ".join(counted(count, KINDS.get(kind, kind), kind) for kind, count in erased.items() if count)
 
 
 async def end_erasure(engine: AsyncEngine, number: int, erased: Mapping[str, int]) -> None:

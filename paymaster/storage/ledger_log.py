@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.admission.configuration import Difference, account_differences
 from paymaster.messages import AccountConfig, AlertKind, DeskConfig
+from paymaster.storage.erasure import in_words
 from paymaster.values.money import format_usd, usd_to_nanos
 
 _CAP_CHANGES = text(
@@ -133,8 +134,7 @@ def _erased(erased: Mapping[str, int] | None) -> str:
     """What `paymaster erase` took, by kind. None: it was broken off."""
     if erased is None:
         return "began to erase prompts and answers of calls, and was broken off"
-    told = ", ".join(f"{count:,} {kind}" for kind, count in erased.items() if count)
-    return f"erased prompts and answers of calls: {told or 'nothing was there'}"
+    return f"erased prompts and answers of calls: {in_words(erased) or 'nothing was there'}"
 
 
 _NO_PRICE = "a list of prices, which changes none of these services"

@@ -105,6 +105,11 @@ FAILURE_MESSAGE_BYTES_MAX = 8 * 1024
 FAILURE_TRACEBACK_BYTES_MAX = 16 * 1024
 """The traceback of one failure in a history, as UTF-8; the rest is cut off."""
 
+# ---------------------------------------------------------------- erasing
+
+GENERATIONS_MAX = 1_000
+"""Generations of one call that an erasure by its id looks for in the rows: each is one more id in a statement."""
+
 # ---------------------------------------------------------------- the usage backlog
 
 PIECE_BYTES_MAX = 1_000_000

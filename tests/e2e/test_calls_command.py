@@ -89,7 +89,7 @@ async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site
     assert shown["link"].endswith("/workflows/call%2Fdone-1")
     shown_to_people = await said(site, "calls", "show", "done-1")
     assert "writer for acme/told" in shown_to_people
-    assert "1 attempts, $" in shown_to_people
+    assert "1 attempt, $" in shown_to_people
 
 
 async def test_a_parked_call_says_why_it_waits_and_ends_free(site: Site) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from disk_storage import FOLDER
 from large_answers import stream
 from paymaster_process import PAYMASTER, Databases, Ended, Site, configuration, running_site, until
 from readable_places import everything_readable
+from records import usual_entry
 from sqlalchemy import text
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
@@ -28,7 +30,8 @@ from paymaster.erasure import erasing
 from paymaster.erasure.erasing import Eraser
 from paymaster.erasure.finding import Finder
 from paymaster.erasure.wanted import Wanted
-from paymaster.messages import PauseService, Wire, backlog_workflow_id
+from paymaster.messages import PauseService, UsageEntry, Wire, backlog_workflow_id
+from paymaster.storage.usage_rows import insert_entries
 from paymaster.values.money import TokenUsage
 
 pytestmark = pytest.mark.timeout(180)
@@ -193,7 +196,7 @@ async def test_nothing_of_a_person_is_left_and_the_money_is(site: Site, server: 
     partly = await erased(site, "--metadata", "customer=42", "--yes", code=1)
     assert "left: call/parked: it is running" in partly.output
     done = await erased(site, "--metadata", "customer=42", "--yes", "--cancel", "--reason", "ticket 4711")
-    assert "Erased: 1 histories." in done.output
+    assert "Erased: 1 history." in done.output
     with pytest.raises(RPCError, match="not found"):
         await parked.describe()
     await delete_history(site, "agent")
@@ -258,7 +261,7 @@ async def test_what_waited_in_the_backlog_goes_when_it_has_ended(site: Site) -> 
     left = await erased(site, "--call", "late", "--yes", code=1)
     assert f"left: {backlog}: it is running" in left.output
     await site.client.get_workflow_handle(backlog).terminate()
-    assert "Erased: 1 histories." in (await erased(site, "--call", "late", "--yes")).output
+    assert "Erased: 1 history." in (await erased(site, "--call", "late", "--yes")).output
     assert backlog not in {each.id async for each in site.client.list_workflows()}
 
 
@@ -286,6 +289,17 @@ async def test_encrypted_histories_and_what_is_stored_elsewhere(hidden: Site, mo
         assert await connection.scalar(text("SELECT count(*) FROM usage_entries WHERE metadata <> '{}'")) == 0
     types = {each.workflow_type async for each in hidden.client.list_workflows()}
     assert "LLMCallWorkflow" not in types
+
+
+async def test_a_row_whose_run_temporal_cannot_have_holds_up_nothing(site: Site) -> None:
+    """Temporal answers INVALID_ARGUMENT to a run id that is no UUID."""
+    await try_generate(site.client, ask("short", "47", call_id="of-47"))
+    about = {"metadata": {"customer": "47"}, "granted_at_ms": int(time.time() * 1_000)}
+    rows = [UsageEntry.model_validate(usual_entry(number) | about) for number in (1, 2)]
+    await insert_entries(site.engine, rows)
+    done = await erased(site, "--metadata", "customer=47", "--yes")
+    assert "  1 history in Temporal, with prompts" in done.output
+    assert "Erased: 1 history, 3 rows' metadata." in done.output
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ async def test_reports_say_what_they_lack(run: Run, folder: Path, reached: dict[
     of_rows = (("usage", "--by", "run"), ("usage", "--by", "kind", "--csv"), ("usage", "--run", "nightly@1"), WHAT_IF)
     assert not any(said in run(*command, **reached).stderr for command in (*of_rows, focus))
     pruned = run("usage", "prune", "--older-than", "9mo", "--yes", **reached)
-    assert (pruned.returncode, pruned.stdout) == (0, "usage_entries_default: 1 rows have gone, their sums stay\n")
+    assert (pruned.returncode, pruned.stdout) == (0, "usage_entries_default: 1 row has gone, its sums stay\n")
     assert {by: run("usage", "--by", by, "--json", **reached).stdout for by in SUMMED} == before
     assert run("usage", **reached).stderr == ""
     for command in (*of_rows, focus):

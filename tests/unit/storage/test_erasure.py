@@ -219,10 +219,10 @@ async def test_who_erased_is_in_the_log(engine: AsyncEngine) -> None:
     """Also of one that was broken off; what was asked for is not."""
     number = await begin_erasure(engine, "default", "ada", "ticket 4711")
     await begin_erasure(engine, "default", "joe", "")
-    await end_erasure(engine, number, {"histories": 3, "stored bodies": 0, "left": 1})
+    await end_erasure(engine, number, {"histories": 3, "alerts' texts": 1, "stored bodies": 0, "left": 1})
     ended, broken_off = await logged_changes(engine, "default", None, 10)
     assert (ended.who, ended.reason) == ("ada", "ticket 4711")
-    assert ended.what == "erased prompts and answers of calls: 3 histories, 1 left"
+    assert ended.what == "erased prompts and answers of calls: 3 histories, 1 alert's text, 1 left"
     assert (broken_off.who, broken_off.what) == (
         "joe",
         "began to erase prompts and answers of calls, and was broken off",
