@@ -118,10 +118,12 @@ def command_settings(config: Path | None) -> "Settings":
 
 
 def read_settings(config: Path | None) -> "Settings":
-    """The settings for this command. Raises ConfigurationError."""
+    """The settings for this command, whose file PAYMASTER_CONFIG names from then on. Raises ConfigurationError."""
     from paymaster.settings import load_settings
     from paymaster.settings.load import CONFIG_FILE_DEFAULT
 
+    if config is not None:
+        os.environ["PAYMASTER_CONFIG"] = str(config)
     stack = _dev_stack(config)
     if stack is None:
         if config is None and "PAYMASTER_CONFIG" not in os.environ and not Path(CONFIG_FILE_DEFAULT).exists():
@@ -198,8 +200,17 @@ def admin_errors() -> Generator[None]:
         yield
     except AdminRefused as error:
         raise CommandError(f"refused: {error}", EXIT_NO) from None
-    except (LedgerNotFound, KeyUnavailable) as error:
+    except LedgerNotFound as error:
+        raise CommandError(f"{error}\n{_asked_where()}") from None
+    except KeyUnavailable as error:
         raise CommandError(str(error)) from None
+
+
+def _asked_where() -> str:
+    return (
+        f"Asked was Temporal at {temporal_address()}, for the ledger of {settings_file(None)}. "
+        "TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, --config FILE or --ledger NAME name another."
+    )
 
 
 def temporal_address() -> str:

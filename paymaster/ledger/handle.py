@@ -376,8 +376,8 @@ class Ledger:
     def _not_found(self, error: Exception, unanswered: str | None = None) -> LedgerNotFound:
         """`unanswered`: the id of a command of which nobody knows whether it was carried out. None: it was not."""
         return LedgerNotFound(
-            f"no ledger {self.name!r} answered in this Temporal namespace ({error}); "
-            "is a worker running? `paymaster worker` starts one",
+            f"no ledger {self.name!r} answered in the Temporal namespace {self.namespace!r} ({error}); "
+            "is a worker of it running? `paymaster worker` starts one",
             unanswered,
         )
 

@@ -192,6 +192,19 @@ def test_a_ledger_that_was_not_started_is_2_and_the_interpreter_ends_with_that(
         assert_ends_with_advice(ended, 2, "no ledger 'default' answered", "`paymaster worker`")
 
 
+@pytest.mark.parametrize("named", [["--config", "other.toml"], []])
+def test_a_silent_ledger_is_told_with_where_it_was_asked(
+    run: Run, folder: Path, stack: EmbeddedStack, named: list[str]
+) -> None:
+    (folder / "other.toml").write_text(CONFIGURATION)
+    at = {"TEMPORAL_ADDRESS": stack.temporal_address}
+    ended = run("services", "--ledger", "acme", *named, **at)
+    file = "other.toml" if named else "paymaster.toml"
+    assert_ends_with_advice(ended, 2, "no ledger 'acme' answered in the Temporal namespace 'default'")
+    assert f"Asked was Temporal at {stack.temporal_address}, for the ledger of {file}. " in ended.stderr
+    assert "--config FILE or --ledger NAME name another" in ended.stderr
+
+
 @pytest.mark.parametrize("command", ["usage", "migrate"])
 def test_without_a_database_a_command_says_so_and_shows_no_password(run: Run, command: str) -> None:
     assert_ends_with_advice(run(command), 2, "no database is configured", "PAYMASTER__DATABASE__URL")

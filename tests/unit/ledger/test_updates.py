@@ -182,7 +182,7 @@ async def test_who_gets_no_answer_learns_whether_it_may_be_applied(
 ) -> None:
     monkeypatch.setattr("paymaster.ledger.handle.ANSWER_WITHIN", timedelta(seconds=0.5))
     handle = Handle(*outcomes)
-    with pytest.raises(LedgerNotFound, match="no ledger 'default' answered") as raised:
+    with pytest.raises(LedgerNotFound, match="no ledger 'default' answered in the Temporal namespace") as raised:
         await ledger_of(handle).raise_cap(RAISE, "my-id")
     assert raised.value.command_id == ("my-id" if nobody_knows else None)
     [same] = set(handle.ids)
