@@ -55,6 +55,7 @@ from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.keys.ring import KeyRing, kept_keys
 from paymaster.ledger.backlog_sender import Backlog
 from paymaster.ledger.commits import client_of_commits, ledger_commits
+from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.ledger.group_commit import GroupCommit
 from paymaster.ledger.handle import Ledger
 from paymaster.ledger.joining import join_ledger
@@ -213,7 +214,7 @@ async def _run(
                 await running.enter_async_context(worker)
             if role != "activities":
                 eager.follow(await join_ledger(ledger, desk_config(settings), engine, stop, who=WHO))
-                running.enter_context(telemetry.watching(ledger))
+                running.enter_context(telemetry.watching(ledger, CopiedStatus(engine, ledger.name)))
             ready.set()
             on_ready()
             logger.info("worker ready (%s)", role)

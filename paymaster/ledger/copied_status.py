@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from paymaster.admission.copying import as_of
-from paymaster.messages import AccountStatus
+from paymaster.messages import AccountStatus, DeskStatus
 from paymaster.settings.time_zones import offsets_of
 from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.storage.status_rows import (
@@ -23,6 +23,8 @@ from paymaster.storage.status_rows import (
 )
 from paymaster.values.time_zones import UTC_NAME, UTC_ZONE, Zone
 
+_ACCOUNTS_AT_ONCE = 500
+_AFTER_ALL = "\U0010ffff"
 _LOOKS_AGAIN_AFTER_S = 0.1
 _COPIED_WITHIN_S = 4.0
 """A copy is sent a second after the one before it; this is for one that is slow."""
@@ -44,6 +46,19 @@ class CopiedStatus:
     async def ledger(self) -> CopiedLedger | None:
         """The ledger without its accounts. None: it has not copied anything yet."""
         return await copied_ledger(self._engine, self._name)
+
+    async def whole(self, within: timedelta) -> DeskStatus | None:
+        """The ledger with all its accounts, as it stands now. None: it has copied nothing for longer than this."""
+        ledger = await self.ledger()
+        if ledger is None or datetime.now(UTC) - ledger.copied_at > within:
+            return None
+        accounts: list[AccountStatus] = []
+        while True:
+            after = accounts[-1].account if accounts else ""
+            rows = await copied_page(self._engine, self._name, "", _AFTER_ALL, after, _ACCOUNTS_AT_ONCE)
+            accounts += _now(rows)
+            if len(rows) < _ACCOUNTS_AT_ONCE:
+                return ledger.status.model_copy(update={"accounts": tuple(accounts)})
 
     async def accounts(self, keys: Sequence[str]) -> Standing | None:
         """Those of these that there are, in alphabetical order. None: the ledger has not copied anything yet."""

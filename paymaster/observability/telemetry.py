@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -18,11 +19,16 @@ from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 from paymaster.observability.measurements import LatestStatus, Measurements, measure_for, observe_ledger
 from paymaster.redaction import remember
 from paymaster.settings import Settings
+from paymaster.storage.engine import DATABASE_ERRORS
 from paymaster.values.extras import names_extra
 
 if TYPE_CHECKING:
+    from paymaster.ledger.copied_status import CopiedStatus
     from paymaster.ledger.handle import Ledger
+    from paymaster.messages import DeskStatus
 
+COPIED_LATELY = timedelta(minutes=1)
+"""A ledger that has copied nothing for so long is asked: little happens there, or nobody stores its copy."""
 AnswerT = TypeVar("AnswerT")
 logger = logging.getLogger(__name__)
 
@@ -48,20 +54,29 @@ class Telemetry:
         self._every_s = every_s
 
     @contextmanager
-    def watching(self, ledger: "Ledger") -> Generator[None]:
-        """Asks the ledger again and again how it stands while the block runs, if anything is measured."""
-        task = asyncio.create_task(self._watch(ledger)) if self.plugins else None
+    def watching(self, ledger: "Ledger", copy: "CopiedStatus") -> Generator[None]:
+        """Looks again and again how the ledger stands while the block runs, if anything is measured."""
+        task = asyncio.create_task(self._watch(ledger, copy)) if self.plugins else None
         try:
             yield
         finally:
             if task is not None:
                 task.cancel()
 
-    async def _watch(self, ledger: "Ledger") -> None:
+    async def _watch(self, ledger: "Ledger", copy: "CopiedStatus") -> None:
         while True:
-            self._ledger.status = await _answer_or_none(ledger.status())
+            self._ledger.status = await _answer_or_none(_standing(ledger, copy))
             self._ledger.in_backlog = await _answer_or_none(ledger.in_backlog())
             await asyncio.sleep(self._every_s)
+
+
+async def _standing(ledger: "Ledger", copy: "CopiedStatus") -> "DeskStatus":
+    """What the ledger has copied lately: were it asked by every process, its updates would wait."""
+    try:
+        copied = await copy.whole(COPIED_LATELY)
+    except DATABASE_ERRORS:
+        copied = None
+    return copied or await ledger.status()
 
 
 async def _answer_or_none(answer: Awaitable[AnswerT]) -> AnswerT | None:

@@ -618,7 +618,7 @@ class TelemetrySettings(Table):
     """The collector's address, to which /v1/traces and /v1/metrics are added, such as "http://127.0.0.1:4318". None,
     the default: what the standard variables say, and nothing is sent when they are not set either."""
     metrics_every: Duration = timedelta(seconds=15)
-    """How often metrics are sent, and the ledger is asked how it stands. Default "15s"."""
+    """How often metrics are sent, and it is looked how the ledger stands. Default "15s"."""
     record_content: bool = False
     """Put prompts and answers into traces, in plain text. Default false: only names, sizes and costs."""
 
