@@ -68,6 +68,7 @@ async def _checks(config: Path | None) -> list[Check]:
     if checks[-1].ok:
         checks.append(await _check("database pooler", _pooler, settings))
         checks.append(await _check("database grants", _grants, settings))
+        checks.append(await _check("database locks", _locks, settings))
         checks.append(await _check("price list", _price_list, settings))
     checks += await gateway_checks(settings)
     checks.extend([check async for check in _keys(settings)])
@@ -178,6 +179,23 @@ async def _grants(settings: "Settings") -> str:
     if missing:
         raise CommandError(f"the database's role lacks privileges; as the tables' owner: {' '.join(missing)}")
     return "the role may do what a worker does"
+
+
+async def _locks(settings: "Settings") -> str:
+    from paymaster.storage.lock_room import lock_room
+
+    async with open_database(settings) as engine:
+        room = await lock_room(engine)
+    told = (
+        f"PostgreSQL has room for {room.locks:,}, and in a year a statement over all months takes up to "
+        f"{room.of_statement:,}, on {room.at_once} connections at once"
+    )
+    if room.lacking is not None:
+        raise CommandError(
+            f"{told}: set max_locks_per_transaction to {room.lacking} (it is {room.per_transaction}) and start "
+            "PostgreSQL anew, or take old months out with `paymaster usage prune`"
+        )
+    return told
 
 
 async def _configuration(settings: "Settings") -> str:
