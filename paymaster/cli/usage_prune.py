@@ -1,6 +1,7 @@
 """`paymaster usage prune`: rows of months that are long over go, and what they sum up to stays."""
 
 import re
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,10 @@ from paymaster.cli.present import JsonOption, iso, print_json, print_line, print
 from paymaster.cli.questions import confirm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from pydantic import JsonValue
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from paymaster.settings import Settings
     from paymaster.storage.pruning import Old, Pruned
@@ -52,7 +54,9 @@ def prune(
             return
         nobody = "nobody can be asked here: if they shall go, give --yes"
         confirm("They cannot be brought back. Take them out?", nobody=nobody)
-    before, pruned = run_async(_prune(settings, months, tell=not as_json))
+    else:
+        before = run_async(_months_ago(settings, months))
+    pruned = run_async(_prune(settings, before, tell=not as_json))
     if as_json:
         gone: list[JsonValue] = [{"partition": each.partition, "entries": each.entries} for each in pruned]
         print_json({"before": iso(before), "pruned": gone})
@@ -71,22 +75,25 @@ def _months(text: str) -> int:
 
 
 async def _look(settings: "Settings", months: int) -> "tuple[datetime, list[Old]]":
-    from paymaster.storage.pruning import PRUNE_TIMEOUT_S, months_ago, old_rows
+    from paymaster.storage.pruning import months_ago, old_rows
 
-    async with open_database(settings, PRUNE_TIMEOUT_S) as engine, tell_if_slow("counting the stored attempts"):
+    async with _database(settings) as engine, tell_if_slow("counting the stored attempts"):
         before = await months_ago(engine, months)
         return before, await old_rows(engine, before)
 
 
-async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[datetime, list[Pruned]]":
-    from sqlalchemy.exc import DBAPIError
+async def _months_ago(settings: "Settings", months: int) -> datetime:
+    from paymaster.storage.pruning import months_ago
 
-    from paymaster.storage.access import is_forbidden
-    from paymaster.storage.pruning import PRUNE_TIMEOUT_S, PartitionBusy, months_ago, prune
+    async with _database(settings) as engine:
+        return await months_ago(engine, months)
+
+
+async def _prune(settings: "Settings", before: datetime, *, tell: bool) -> "list[Pruned]":
+    from paymaster.storage.pruning import PartitionBusy, prune
 
     pruned: list[Pruned] = []
-    async with open_database(settings, PRUNE_TIMEOUT_S) as engine:
-        before = await months_ago(engine, months)
+    async with _database(settings) as engine:
         try:
             async for each in prune(engine, before):
                 pruned.append(each)
@@ -94,11 +101,24 @@ async def _prune(settings: "Settings", months: int, *, tell: bool) -> "tuple[dat
                     print_line(_gone(each))
         except PartitionBusy as busy:
             raise CommandError(str(busy)) from None
+    return pruned
+
+
+@asynccontextmanager
+async def _database(settings: "Settings") -> "AsyncGenerator[AsyncEngine]":
+    """Raises CommandError, also for a role that may not look into the partitions, or take them out."""
+    from sqlalchemy.exc import DBAPIError
+
+    from paymaster.storage.access import is_forbidden
+    from paymaster.storage.pruning import PRUNE_TIMEOUT_S
+
+    async with open_database(settings, PRUNE_TIMEOUT_S) as engine:
+        try:
+            yield engine
         except DBAPIError as error:
             if not is_forbidden(error):
                 raise
             raise CommandError(f"{error.orig}: run it as the role that migrates, which owns the tables") from None
-    return before, pruned
 
 
 def _gone(pruned: "Pruned") -> str:

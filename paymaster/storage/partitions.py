@@ -14,8 +14,11 @@ from paymaster.storage.engine import DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
 _LOOK_AFTER = timedelta(hours=6)
-_AHEAD = "3 months"
-_MAKE = text(f"SELECT usage_entries_make(current_date, (current_date + interval '{_AHEAD}')::date)")
+_MAKE = text(
+    "SELECT usage_entries_make(today, (today + interval '3 months')::date) "
+    "FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) AS of_utc"
+)
+"""Whatever time zone the session has."""
 SHORT_LOCKS = text("SET LOCAL lock_timeout = '2s'")
 """Whoever waits for a lock keeps everybody waiting who comes later. For one transaction, which then is tried again."""
 

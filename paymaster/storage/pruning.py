@@ -6,7 +6,8 @@ stay as they are, until somebody resolves it.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -22,7 +23,11 @@ PRUNE_TIMEOUT_S = 3_600.0
 _PAGES_AT_ONCE = 500
 """Of a table, 8 KB each: some ten thousand rows go in one transaction."""
 _ONE_PRUNES = text("SELECT pg_advisory_xact_lock(729562432, 0)")
-_MAY_IDLE = text("SET LOCAL idle_in_transaction_session_timeout = 0")
+_PATIENT = text(
+    "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN "
+    "('idle_in_transaction_session_timeout', 'lock_timeout', 'statement_timeout', 'transaction_timeout')"
+)
+"""Whatever the role or the database says: what is broken off would be broken off again the next time."""
 _MOVES_ROWS = text("SET LOCAL paymaster.moves_rows = 'on'")
 """The hourly sums have them already."""
 _MONTH = re.compile("usage_entries_([0-9]{4})_([0-9]{2})")
@@ -148,7 +153,8 @@ async def months_ago(engine: AsyncEngine, months: int) -> datetime:
 async def old_rows(engine: AsyncEngine, before: datetime) -> list[Old]:
     """What `prune` would take, the oldest month first."""
     found: list[Old] = []
-    async with engine.connect() as connection:
+    async with engine.begin() as connection:
+        await connection.execute(_PATIENT)
         for name in [*await _old_months(connection, before), *_OTHERS]:
             values = {"before": before}
             entries, usd = (await connection.execute(text(_OLD.format(name=name)), values)).one()
@@ -184,9 +190,19 @@ async def _old_months(connection: AsyncConnection, before: datetime) -> list[str
 
 
 async def _has_old(engine: AsyncEngine, name: str, before: datetime) -> bool:
-    async with engine.connect() as connection:
+    async with engine.begin() as connection:
+        await connection.execute(_PATIENT)
         query = text(f"SELECT EXISTS (SELECT FROM {_GOES.format(name=name)})")  # noqa: S608
         return bool(await connection.scalar(query, {"before": before}))
+
+
+@asynccontextmanager
+async def _alone(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A transaction beside which nobody else prunes."""
+    async with engine.begin() as connection:
+        await connection.execute(_PATIENT)
+        await connection.execute(_ONE_PRUNES)
+        yield connection
 
 
 async def _drop(engine: AsyncEngine, month: str, before: datetime) -> Pruned | None:
@@ -195,9 +211,7 @@ async def _drop(engine: AsyncEngine, month: str, before: datetime) -> Pruned | N
     A late row for the month waits while its rows are summed up, or is given up and stored again later. Readers and
     everybody who stores other rows wait for a moment at the end.
     """
-    async with engine.begin() as connection:
-        await connection.execute(_MAY_IDLE)
-        await connection.execute(_ONE_PRUNES)
+    async with _alone(engine) as connection:
         if month not in await _old_months(connection, before):
             return None
         await connection.execute(text(f"LOCK TABLE {month} IN SHARE ROW EXCLUSIVE MODE"))
@@ -221,20 +235,25 @@ async def _take_out(connection: AsyncConnection, month: str, columns: str) -> No
             moved = f"INSERT INTO usage_entries ({columns}) SELECT {columns} FROM usage_kept"  # noqa: S608
             await connection.execute(text(moved))
 
+    await _with_locks(take, month)
+
+
+async def _with_locks(step: Callable[[], Awaitable[None]], partition: str) -> None:
+    """Raises PartitionBusy where the step does not get its locks for a minute."""
     try:
-        await with_locks(take)
+        await with_locks(step)
     except DBAPIError as error:
         if not is_lock_refused(error):
             raise
         raise PartitionBusy(
-            f"{month} could not be taken out: somebody reads or writes the rows without a break, such as a backup or "
-            "a long report; try again when that is done"
+            f"nothing could be taken out of {partition}: somebody reads or writes the rows without a break, such as a "
+            "backup or a long report; try again when that is done"
         ) from None
 
 
 async def _note_ids(engine: AsyncEngine, name: str, before: datetime) -> None:
     """From then on what is written again of these attempts is there already, with their rows or without them."""
-    async with engine.begin() as connection:
+    async with _alone(engine) as connection:
         await connection.execute(text(_IDS.format(name=name)), {"before": before})
 
     async def wait() -> None:
@@ -242,7 +261,8 @@ async def _note_ids(engine: AsyncEngine, name: str, before: datetime) -> None:
             await connection.execute(SHORTER_LOCKS)
             await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
 
-    await with_locks(wait)  # whoever looked for an id before it was noted has stored its row, or found it there
+    # Whoever looked for an id before it was noted has stored its row then, or found it there.
+    await _with_locks(wait, name)
 
 
 async def _take_stretches(engine: AsyncEngine, name: str, before: datetime) -> AsyncIterator[int]:
@@ -250,8 +270,7 @@ async def _take_stretches(engine: AsyncEngine, name: str, before: datetime) -> A
     async with engine.connect() as connection:
         pages = await connection.scalar(text(f"SELECT pg_relation_size('{name}') / 8192"))
     for first, behind in _stretches(pages or 0):
-        async with engine.begin() as connection:
-            await connection.execute(_ONE_PRUNES)
+        async with _alone(engine) as connection:
             await connection.execute(text(_TAKE.format(name=name, first=first, behind=behind)), {"before": before})
             taken = await _note_sums(connection, _TAKEN)
         yield taken

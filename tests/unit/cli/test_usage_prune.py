@@ -109,6 +109,10 @@ async def test_whoever_is_not_the_owner_is_told(run: Run, database_url: str, rea
         address = engine.url.set(username="pruner", password="prune").render_as_string(hide_password=False)
         refused = run("usage", "prune", "--older-than", "9mo", "--yes", PAYMASTER__DATABASE__URL=address)
         assert_ends_with_advice(refused, 2, "the role that migrates")
+        async with engine.begin() as connection:
+            await connection.execute(text("REVOKE SELECT ON usage_entries_default FROM pruner"))  # as a worker's role
+        refused = run("usage", "prune", "--older-than", "9mo", "--dry-run", PAYMASTER__DATABASE__URL=address)
+        assert_ends_with_advice(refused, 2, "permission denied for table usage_entries_default: run it as the role")
     finally:
         async with engine.begin() as connection:
             await connection.execute(text("DROP OWNED BY pruner"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as searched
 from hypothesis import strategies as st
 from old_workers import OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
-from paymaster_process import Databases
+from paymaster_process import Databases, until
 from plain_usage import PlainUsage, day_of, made_up_rows
 from records import usual_entry
 from searches import examples
@@ -39,6 +39,11 @@ USED = text("SELECT EXISTS (SELECT FROM usage_pruned_ids WHERE call = usage_prun
 WAITING = text(
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
     "AND wait_event_type = 'Lock' AND query LIKE :statement"
+)
+
+WAITS_LONG = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+    "AND query LIKE 'LOCK TABLE usage_entries%' AND now() - query_start > interval '500 ms'"
 )
 
 
@@ -243,9 +248,9 @@ async def test_a_prune_that_is_killed_when_ids_are_noted(engine: AsyncEngine) ->
     year = Year(engine)
     await year.fill(200, months=False)
     async with engine.connect() as other:
-        await other.execute(text("SELECT pg_advisory_xact_lock(729562432, 0)"))
+        await other.execute(text("SELECT FROM usage_entries_default FOR UPDATE"))
         pruning = asyncio.create_task(year.prune(months_ago(2)))
-        await kill(engine, "SELECT pg_advisory_xact_lock")
+        await kill(engine, "%CREATE TEMPORARY TABLE usage_taken")
         with pytest.raises(DBAPIError):
             await pruning
     async with engine.connect() as connection:
@@ -255,6 +260,39 @@ async def test_a_prune_that_is_killed_when_ids_are_noted(engine: AsyncEngine) ->
     assert await year.prune(months_ago(2)) > 0
     await year.store(year.model.all_rows)
     await year.check()
+
+
+@pytest.mark.parametrize("months", [True, False])
+async def test_two_prunes_at_once_take_each_row_once(engine: AsyncEngine, months: bool) -> None:
+    year = Year(engine)
+    await year.fill(200, months=months)
+    before = months_ago(2)
+    old = sum(each.entries for each in await old_rows(engine, before))
+    assert sum(await asyncio.gather(*(year.prune(before) for _ in range(3)))) == old > 0
+    await year.check()
+
+
+async def test_timeouts_of_the_database_break_nothing_off(engine: AsyncEngine) -> None:
+    """A month with many rows takes longer than most statements may, and would be broken off each time anew."""
+    year = Year(engine)
+    await year.fill(50)
+    async with engine.begin() as connection:
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            await connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {name} = '200ms'"))
+    strict = create_engine(engine.url.render_as_string(hide_password=False))
+    async with engine.connect() as writer:
+        await writer.execute(text(f"LOCK TABLE {months_ago(12):usage_entries_%Y_%m} IN ROW EXCLUSIVE MODE"))
+        pruning = asyncio.create_task(Year(strict).prune(months_ago(2)))
+
+        async def waits() -> bool:
+            async with engine.connect() as connection:
+                return pruning.done() or bool(await connection.scalar(WAITS_LONG))
+
+        await until(waits, "it waits for longer than the database lets statements do")
+        await writer.rollback()
+    assert await pruning > 0
+    await year.check()
+    await strict.dispose()
 
 
 async def test_readers_and_writers_go_on_beside_a_prune(engine: AsyncEngine) -> None:
