@@ -32,7 +32,13 @@ from paymaster.messages import (
     call_id_of,
 )
 from paymaster.messages.bounds import check_grant
-from paymaster.messages.temporal_names import CALL_ID_REUSED, first_generation
+from paymaster.messages.temporal_names import (
+    BAD_CALL_ID,
+    CALL_ID_REUSED,
+    PURCHASE_WORKFLOW_PREFIX,
+    first_generation,
+    has_purchases_rows,
+)
 from paymaster.providers.counting import ways_of_counting
 from paymaster.providers.price_list import Asked, price_of, unpriced
 from paymaster.providers.registry import PROVIDERS
@@ -50,6 +56,18 @@ COUNTED_BYTES_MIN = 4_096
 _REUSED = (
     "call id {call_id!r} was used before, by a call that was paid for and whose answer is not kept any more; "
     "nothing was sent, since it would be paid twice: ask under another call id"
+)
+_BOUGHT_BEFORE = (
+    "{call_id!r} was paid for before, and Temporal has forgotten how it ended; nothing is held for it, since it would "
+    "be paid twice: `paymaster calls show {call_id}` has its rows; a new activity may buy again"
+)
+_PURCHASES_ID = (
+    "call id {call_id!r} begins as those of purchases do, and its rows would be taken for theirs; "
+    "nothing was sent: ask under a call id that does not begin with {prefix!r}"
+)
+_NO_PURCHASES_ID = (
+    "the rows of purchase {call_id!r} would be taken for those of a call; nothing is held for it: the id of its "
+    "workflow has to begin with {prefix!r}"
 )
 _NAMED_MAX = 3
 """Keys that are named at once where a call is refused for more: what a candidate says of itself has 500 characters."""
@@ -98,8 +116,8 @@ class ReserveActivities:
         Raises a non-retryable `LedgerUnreachable` when the ledger did not answer for 30 s.
         """
         self._ended.add(request.input_bytes)
-        if request.may_be_reused and await self._used.was_used(request.call):
-            return Reservation(answer=_reused(request), findable=self._findable)
+        if denied := await self._denied_id(request):
+            return Reservation(answer=denied, findable=self._findable)
         run = await self._run_of(request)
         try:
             path = run and check_run_path("/".join((run, *(part.name for part in request.run_parts))))
@@ -108,6 +126,19 @@ class ReserveActivities:
             return Reservation(answer=denied, findable=self._findable)
         answer = await self._reserve(request, path)
         return Reservation(answer=answer, findable=self._findable, run=path if self._findable else None)
+
+    async def _denied_id(self, request: ReserveRequest) -> Denied | None:
+        """Why nothing may be paid for under the id that it has. None: it may."""
+        is_purchase = request.up_to_nanos is not None
+        if has_purchases_rows(request.call.workflow_id) != is_purchase:
+            reason, text = BAD_CALL_ID, _NO_PURCHASES_ID if is_purchase else _PURCHASES_ID
+        elif request.may_be_reused and await self._used.was_used(request.call):
+            reason, text = CALL_ID_REUSED, _BOUGHT_BEFORE if is_purchase else _REUSED
+        else:
+            return None
+        call_id = first_generation(call_id_of(request.call.workflow_id))
+        detail = text.format(call_id=call_id, prefix=PURCHASE_WORKFLOW_PREFIX)
+        return Denied(hold_id=request.hold_id, reason=reason, detail=detail)
 
     async def _run_of(self, request: ReserveRequest) -> str | None:
         """The id of the call's run. Raises RPCError where Temporal does not tell now."""
@@ -287,11 +318,6 @@ class ReserveActivities:
         """What the configuration says about a candidate; all defaults when nothing."""
         service, model = split_candidate(name)
         return self._settings.services[service].models.get(model, ModelSettings())
-
-
-def _reused(request: ReserveRequest) -> Denied:
-    call_id = first_generation(call_id_of(request.call.workflow_id))
-    return Denied(hold_id=request.hold_id, reason=CALL_ID_REUSED, detail=_REUSED.format(call_id=call_id))
 
 
 def _keyed(digest: str, run: str | None) -> str:

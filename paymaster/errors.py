@@ -4,7 +4,7 @@ PaymasterError              an agent may catch this one
 ├── CallFailed
 │   ├── CallDenied          nothing more was sent: budget, limit or configuration      → ask an admin, or do without
 │   └── CallUnavailable     every allowed service failed, or no ledger answered        → do without, or try later
-├── CallIdReused            the call id has other content, or an answer that is gone   → choose another id
+├── CallIdReused            the id has other content, or what was paid for is gone     → choose another id
 ├── StandingUnknown         what is left of a budget is not known                      → name another one, or ask later
 ├── PurchaseDenied          nothing was held: budget, configuration, or no ledger      → ask an admin, or do without
 ├── PurchaseEnded           what a purchase did cost is said twice, or too late        → resolve it by command
@@ -44,8 +44,8 @@ class CallUnavailable(CallFailed):
 
 
 class CallIdReused(PaymasterError):
-    """The call id was used before: with other content, or by a call that was paid for and that Temporal has forgotten
-    with its answer. Nothing was sent."""
+    """The id of a call or purchase was used before: with other content, or by one that was paid for and that Temporal
+    has forgotten with its answer. Nothing was sent, or held."""
 
     def __init__(self, call_id: str, detail: str | None = None) -> None:
         """`detail` None: it has other content."""

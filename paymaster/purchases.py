@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.agent_starts import room_for_start
 from paymaster.asked_ledger import ledger_of_agent, ledger_of_client
-from paymaster.errors import PurchaseDenied, PurchaseEnded
+from paymaster.errors import CallIdReused, PurchaseDenied, PurchaseEnded
 from paymaster.ledger.updates import PAUSE_MAX_S, PAUSE_S, UPDATE_ERRORS, Fate, fate_of, update_once
 from paymaster.messages import Budgets, json_bytes
 from paymaster.messages.purchases import (
@@ -36,6 +36,7 @@ from paymaster.messages.purchases import (
     PurchaseResult,
 )
 from paymaster.messages.temporal_names import (
+    CALL_ID_REUSED,
     PURCHASE_BEGIN,
     PURCHASE_END,
     PURCHASE_TURN,
@@ -99,7 +100,7 @@ class _Buying(Protocol):
     id: str
 
     async def begin(self) -> None:
-        """Waits until it may be paid for. Raises PurchaseDenied."""
+        """Waits until it may be paid for. Raises PurchaseDenied and CallIdReused."""
         ...
 
     async def say(self, end: PurchaseEnd) -> None:
@@ -120,7 +121,8 @@ class Purchase:
         self._bought: Bought
 
     async def __aenter__(self) -> Bought:
-        """Waits until the money is held. Raises PurchaseDenied, and ValueError where a client is missing."""
+        """Waits until the money is held. Raises PurchaseDenied, CallIdReused where Temporal has forgotten that it was
+        paid for, and ValueError where a client is missing."""
         if workflow.in_workflow():
             self._buying = _OfWorkflow(in_current_run(self._request))
         else:
@@ -160,7 +162,8 @@ def purchase(
 
     The block says `bought.cost("0.012")` or `bought.nothing()`. One that says neither, also because it failed or its
     worker died, may have paid: it stays charged at `up_to`, as unconfirmed, until somebody resolves it. An activity
-    that is tried again buys again, under a hold of its own.
+    that is tried again buys again, under a hold of its own; when Temporal has forgotten what an earlier try paid for,
+    it gets CallIdReused instead.
 
     Raises ValidationError for bad arguments.
     """
@@ -206,13 +209,14 @@ class _OfWorkflow:
             workflow.set_signal_handler(name, None)
         if not granted.is_set():
             nothing = PurchaseResult(outcome=PurchaseOutcome.DENIED, reason="cancelled", detail="it was given up")
-            raise PurchaseDenied(await _denial(self) or nothing)
+            raise _denied(self.id, await _denial(self) or nothing)
 
     async def _started(self, workflow_id: str) -> "workflow.ChildWorkflowHandle[object, RawValue]":
         await room_for_start(json_bytes(self._request))
+        asker = asking_workflow().model_copy(update={"drawn": True})
         return await workflow.start_child_workflow(
             PURCHASE_WORKFLOW.name,
-            from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asking_workflow()),
+            from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asker),
             id=workflow_id,
             task_queue=calls_task_queue(ledger_of_agent()),
             result_type=RawValue,
@@ -279,7 +283,7 @@ class _OfClient:
             self._purchase.end(failed=False)
 
     async def _is_granted(self, generation: int) -> bool:
-        """False: that generation is over. Raises PurchaseDenied where it is denied now."""
+        """False: that generation is over. Raises PurchaseDenied or CallIdReused where it is denied now."""
         is_awaited = await self._start(generation_id(self.id, generation))
         begin = PurchaseBegin(attempt=str(uuid4()))
         while (begun := await _asked(self._handle, PURCHASE_BEGIN, begin)) is not None and begun.state == "parked":
@@ -294,15 +298,17 @@ class _OfClient:
                 await self.say(_UNKNOWN)
         denial = await _denial(self)
         if denial is not None and is_awaited:
-            raise PurchaseDenied(denial)
+            raise _denied(self.id, denial)
         return False
 
     async def _start(self, generated_id: str) -> bool:
         """False: it was started before."""
+        drawn = self._purchase.id_is_drawn
+        asker = asking_client(self._client.namespace).model_copy(update={"drawn": drawn})
         try:
             started = await self._client.start_workflow(
                 PURCHASE_WORKFLOW.name,
-                from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asking_client(self._client.namespace)),
+                from_asker(PURCHASE_WORKFLOW.takes(self._request), "", asker),
                 id=purchase_workflow_id(generated_id, self._ledger),
                 task_queue=calls_task_queue(self._ledger),
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -358,6 +364,12 @@ async def _denial(buying: _Buying) -> PurchaseResult | None:
     except PurchaseEnded as error:
         return PurchaseResult(outcome=PurchaseOutcome.DENIED, reason="cancelled", detail=error.message)
     return result if result.outcome is PurchaseOutcome.DENIED else None
+
+
+def _denied(purchase_id: str, result: PurchaseResult) -> PurchaseDenied | CallIdReused:
+    if result.reason == CALL_ID_REUSED:
+        return CallIdReused(purchase_id, result.detail)
+    return PurchaseDenied(result)
 
 
 async def _too_late(buying: _Buying, end: PurchaseEnd) -> PurchaseEnded:

@@ -208,6 +208,8 @@ class PurchaseWorkflow:
             priority=request.priority,
             # A purchase that has asked goes on, also if encryption is turned on meanwhile.
             plain=self._came_plain and not self._holds.asked,
+            # What is paid for under this id from now on is this purchase's own.
+            may_be_reused=not (self._asker.drawn or self._holds.asked),
             run=request.run or self._asker.run,
             root=None if request.run or self._asker.run else self._root,
             run_limits=request.run_limits,

@@ -27,7 +27,7 @@ class Asker(Message):
     workflow: CallRef | None = None
     """The workflow whose activity asks."""
     drawn: bool = False
-    """The call's id was drawn at random for this request: nobody can have used it before."""
+    """The id of the call, or purchase, was drawn at random for this request: nobody can have used it before."""
 
 
 class ReserveRequest(Message):
@@ -75,7 +75,7 @@ class ReserveRequest(Message):
     plain: bool = added(False)
     """The request came in plain text to a worker that encrypts; told when the call first asks."""
     may_be_reused: bool = added(False)
-    """Somebody chose the call's id, and may have used it before; told when the call first asks."""
+    """Its id was not drawn for it, and may have been used before; told when the call, or purchase, first asks."""
     run: str | None = added(None)
     """The id of the run that the call counts for. None: `root` says whose it is."""
     root: CallRef | None = added(None)

@@ -114,7 +114,11 @@ NOT_WANTED = "caller_gone"
 """The reason of a call that was given up before anything was sent, because its caller had gone."""
 
 CALL_ID_REUSED = "call_id_reused"
-"""The reason of a call whose id was used before by one that was paid for, and that Temporal has forgotten."""
+"""The reason of a call, or purchase, whose id was used before by one that was paid for, and that Temporal has
+forgotten."""
+
+BAD_CALL_ID = "bad_call_id"
+"""The reason of a call whose rows would be taken for those of a purchase, and the other way round."""
 
 ANSWER_NOT_STORED = "answer_not_stored"
 """The reason of a failure: the answer was too large to be carried, and its worker was stopped before the database took
@@ -206,6 +210,11 @@ def purchase_workflow_id(purchase_id: str, ledger: str) -> str:
 def is_call(workflow_id: str) -> bool:
     """Whether this is the id of a call's workflow, of whichever ledger."""
     return workflow_id.startswith((CALL_WORKFLOW_PREFIX, f"call{_BEFORE_LEDGER}"))
+
+
+def has_purchases_rows(workflow_id: str) -> bool:
+    """Whether the rows of this workflow are told as those of a purchase: their call id begins so."""
+    return call_id_of(workflow_id).startswith(PURCHASE_WORKFLOW_PREFIX)
 
 
 def ledger_of_call(workflow_id: str) -> str:

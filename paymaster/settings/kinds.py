@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from paymaster.messages.temporal_names import PURCHASE_WORKFLOW_PREFIX
 from paymaster.settings.time_zones import check_time_zone
 from paymaster.values.budget_path import BUDGET_PATH, BUDGET_TABLE, check_budget_path, check_budget_table
 from paymaster.values.durations import DURATION, duration_from_input, format_duration
@@ -131,6 +132,8 @@ def _check_endpoint_name(name: str) -> str:
         raise ValueError(
             "not a Nexus endpoint's name: write 2 to 200 letters, digits and '-', a letter first, '-' not last"
         )
+    if f"{name}/" == PURCHASE_WORKFLOW_PREFIX:
+        raise ValueError("the ids of its calls would begin as those of purchases do: give the endpoint another name")
     return name
 
 

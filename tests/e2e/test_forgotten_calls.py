@@ -1,8 +1,10 @@
-"""A call id outlives the history of its call: what was paid for is not paid again, whoever asks and however."""
+"""An id outlives the history of its call, or purchase: what was paid for is not paid again, whoever asks and how."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -17,15 +19,16 @@ from paymaster_process import Databases, Site, configuration, running_site, sett
 from sdk_agents import asked
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
-from paymaster import CallIdReused, CallUnavailable, LLMRequest, LLMResult, Outcome
+from paymaster import CallDenied, CallIdReused, CallUnavailable, LLMRequest, LLMResult, Outcome, purchase
 from paymaster.client import generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.generations import CallHandle, latest_generation
 from paymaster.messages import call_workflow_id
-from paymaster.messages.temporal_names import generation_id
+from paymaster.messages.temporal_names import generation_id, purchase_workflow_id
 from paymaster.storage.usage_rows import entries_of_call
 from paymaster.transport import PaymasterTransport
 
@@ -208,11 +211,84 @@ async def test_ids_that_were_drawn_are_not_looked_up(site: Site, service: FakeSe
     await settled_books(site, service)
 
 
-async def _says_drawn(handle: CallHandle) -> bool:
+async def _says_drawn(handle: WorkflowHandle[Any, Any]) -> bool:
     async for event in handle.fetch_history_events(page_size=1):
         [payload] = event.workflow_execution_started_event_attributes.input.payloads
         return b'"drawn":true' in payload.metadata.get("paymaster-asker", b"")
     return False
+
+
+def activity_of(site: Site) -> Callable[[int], ActivityEnvironment]:
+    """The attempts of one activity, by their numbers."""
+    info = replace(ActivityEnvironment.default_info(), activity_id=str(uuid4()))
+
+    def attempt(number: int) -> ActivityEnvironment:
+        environment = ActivityEnvironment(client=site.client)
+        environment.info = replace(info, attempt=number, task_token=str(number).encode())
+        return environment
+
+    return attempt
+
+
+async def buys(fee: str | None = "0.01") -> str:
+    """`fee` None: nothing was bought. Gives the purchase's id."""
+    async with purchase(BUDGET, up_to="0.05", what="search") as bought:
+        if fee is None:
+            bought.nothing()
+        else:
+            bought.cost(fee)
+    return bought.id
+
+
+async def fees_of(site: Site, purchase_id: str) -> list[int]:
+    """Of its rows and those of its second generation."""
+    ids = [f"purchase/{purchase_id}", f"purchase/{purchase_id}~g2"]
+    return [row.cost_nanos for each in ids for row in await entries_of_call(site.engine, site.ledger.name, each)]
+
+
+@pytest.mark.parametrize("forgotten", [1, 2])
+async def test_what_was_bought_is_not_bought_again(site: Site, service: FakeService, forgotten: int) -> None:
+    """While Temporal knows of it an activity that is tried again does, as a new generation: afterwards none does."""
+    attempt = activity_of(site)
+    purchase_id = await attempt(1).run(buys)
+    assert await attempt(2).run(buys) == purchase_id
+    fees, balance = await fees_of(site, purchase_id), await site.balance("budget:acme")
+    assert fees == [10_000_000] * 2
+    ids = [purchase_workflow_id(generation_id(purchase_id, number), site.ledger.name) for number in (1, 2)]
+    await forget(site.client, *ids[:forgotten])
+    for number in (3, 4):
+        with pytest.raises(CallIdReused, match=f"'purchase/{purchase_id}' was paid for before"):
+            await attempt(number).run(buys)
+    assert (await fees_of(site, purchase_id), await site.balance("budget:acme")) == (fees, balance)
+    await settled_books(site, service)
+
+
+async def test_what_was_not_bought_after_all_may_be(site: Site, service: FakeService) -> None:
+    attempt = activity_of(site)
+    purchase_id = await attempt(1).run(buys, None)
+    await forget(site.client, purchase_workflow_id(purchase_id, site.ledger.name))
+    assert await attempt(2).run(buys) == purchase_id
+    assert await fees_of(site, purchase_id) == [0, 10_000_000]
+    await settled_books(site, service)
+
+
+async def test_ids_of_purchases_that_were_drawn_are_not_looked_up(site: Site, service: FakeService) -> None:
+    """Those of programs; an activity has the same one in each of its attempts."""
+    async with purchase(BUDGET, up_to="0.05", what="search", client=site.client) as bought:
+        bought.nothing()
+    ids = [bought.id, await activity_of(site)(1).run(buys)]
+    names = [purchase_workflow_id(each, site.ledger.name) for each in ids]
+    assert [await _says_drawn(site.client.get_workflow_handle(name)) for name in names] == [True, False]
+    await settled_books(site, service)
+
+
+async def test_no_call_is_taken_for_a_purchase(site: Site, service: FakeService) -> None:
+    """Nor has one its id: what both have stored would be found under one name."""
+    purchase_id, count = await activity_of(site)(1).run(buys), service.count
+    with pytest.raises(CallDenied, match=f"bad_call_id: call id 'purchase/{purchase_id}' begins as those of purchases"):
+        await generate(site.client, ask(f"purchase/{purchase_id}"))
+    assert (await fees_of(site, purchase_id), service.count) == ([10_000_000], count)
+    await settled_books(site, service)
 
 
 async def test_a_reset_call_is_the_same_call(site: Site, service: FakeService) -> None:

@@ -162,6 +162,17 @@ def test_the_id_of_another_workflow_is_no_calls(workflow_id: str) -> None:
     assert temporal_names.call_id_of(workflow_id) == workflow_id
 
 
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_rows_of_a_purchase_are_told_by_their_call_id(ledger: str) -> None:
+    """Also those of calls that would be taken for purchases, which nobody may make."""
+    has_rows = temporal_names.has_purchases_rows
+    assert all(has_rows(temporal_names.purchase_workflow_id(call_id, ledger)) for call_id in CALL_IDS)
+    taken = [call_id for call_id in CALL_IDS if has_rows(temporal_names.call_workflow_id(call_id, ledger))]
+    assert taken == ["purchase/1"]
+    assert has_rows("purchase/1")
+    assert not has_rows("purchases/1")
+
+
 def test_own_workers_are_known_by_their_queues_in_every_ledger() -> None:
     for queue_of in QUEUES_OF[:3]:
         assert all(temporal_names.is_own_task_queue(queue_of(ledger)) for ledger in LEDGERS)

@@ -548,6 +548,12 @@ def test_an_endpoint_has_a_name_of_temporals(tmp_path: Path, name: str) -> None:
     assert "not a Nexus endpoint's name" in problem
 
 
+def test_no_endpoint_gives_its_calls_the_ids_of_purchases(tmp_path: Path) -> None:
+    problem = only_problem(tmp_path, '[nexus.endpoints.purchase]\nbudget = "acme"\n')
+    assert "the ids of its calls would begin as those of purchases do" in problem
+    load(tmp_path, '[nexus.endpoints.purchases]\nbudget = "acme"\n')
+
+
 def test_settings_made_in_code_are_checked_like_those_of_a_file() -> None:
     with pytest.raises(ValidationError, match="there is no service 'x'"):
         Settings.model_validate({"routes": {"writer": ["x/y"]}})
