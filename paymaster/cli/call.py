@@ -12,12 +12,24 @@ from paymaster.cli.exits import EXIT_NO, CommandError
 from paymaster.cli.present import JsonOption, print_json, print_note, print_text, usd, utc
 from paymaster.cli.waiting import tell_while_waiting
 from paymaster.values.budget_path import is_template
+from paymaster.values.metadata import metadata_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import JsonValue
 
     from paymaster.messages import LLMRequest, LLMResult
     from paymaster.settings import Settings
+
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metadata",
+        metavar="KEY=VALUE",
+        help="Stored with the call, for `usage --by metadata.KEY` and `erase`; repeatable.",
+    ),
+]
 
 
 def call(
@@ -40,6 +52,7 @@ def call(
     call_id: Annotated[
         str | None, typer.Option(help="The same id gives the same answer and is paid once. Default: a new one.")
     ] = None,
+    metadata: MetadataOption = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -57,6 +70,7 @@ def call(
         max_output_tokens=max_output_tokens,
         on_exhausted=on_exhausted,
         call_id=call_id or str(uuid4()),
+        metadata=_metadata(metadata or ()),
     )
     result = run_async(_call(settings, request))
     if as_json:
@@ -76,6 +90,13 @@ def _text_of(prompt: str) -> str:
     if not text.strip():
         raise CommandError("the prompt is empty")
     return text
+
+
+def _metadata(items: "Sequence[str]") -> dict[str, str]:
+    try:
+        return metadata_of(items)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def _request(**fields: object) -> "LLMRequest":

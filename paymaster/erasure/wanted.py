@@ -5,6 +5,7 @@ from typing import NamedTuple, Self
 
 from paymaster.messages import call_id_of
 from paymaster.messages.temporal_names import first_generation
+from paymaster.values.metadata import metadata_of
 
 
 class Wanted(NamedTuple):
@@ -22,13 +23,7 @@ class Wanted(NamedTuple):
         """
         if bool(call_ids) == bool(metadata):
             raise ValueError("say which calls: by --call ID, or by --metadata KEY=VALUE, and not by both")
-        named: dict[str, str] = {}
-        for item in metadata:
-            key, equals, value = item.partition("=")
-            if not (key and equals):
-                raise ValueError(f"--metadata {item!r} is not KEY=VALUE")
-            if named.setdefault(key, value) != value:
-                raise ValueError(f"--metadata {key!r} is given with two values, and no call has both")
+        named = metadata_of(metadata)
         ids = dict.fromkeys(first_generation(call_id_of(each)) for each in call_ids)
         if not all(ids):
             raise ValueError("--call needs an id, as `paymaster calls list` shows it")

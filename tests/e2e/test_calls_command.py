@@ -16,12 +16,14 @@ from paymaster_process import PAYMASTER, Databases, Site, configuration, running
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from paymaster import LLMRequest, LLMResult, Outcome
+from paymaster.cli.exits import EXIT_ERROR
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import PauseService, ResumeService
 from paymaster.observability.search_attributes import register
 from paymaster.plugin import PaymasterPlugin
 from paymaster.storage.status_rows import copied_ledger
+from paymaster.storage.usage_rows import entries_of_call
 
 pytestmark = pytest.mark.timeout(120)
 UI = "http://127.0.0.1:8233"
@@ -90,6 +92,16 @@ async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site
     shown_to_people = await said(site, "calls", "show", "done-1")
     assert "writer for acme/told" in shown_to_people
     assert "1 attempt, $" in shown_to_people
+
+
+async def test_metadata_of_a_call_is_what_reports_group_by(site: Site) -> None:
+    request = ("call", "writer", "x", "--budget", "acme/told", "--metadata")
+    called = await site.document(*request, "customer=42", "--metadata", "note=a=b")
+    [row] = await entries_of_call(site.engine, site.ledger.name, called["call_id"])
+    assert row.metadata == {"customer": "42", "note": "a=b"}
+    rows = (await site.document("usage", "--by", "metadata.customer", "--budget", "acme/told"))["rows"]
+    assert [each["calls"] for each in rows if each["metadata.customer"] == "42"] == [1]
+    assert "'customer' is not KEY=VALUE" in await said(site, *request, "customer", code=EXIT_ERROR)
 
 
 async def test_a_parked_call_says_why_it_waits_and_ends_free(site: Site) -> None:
