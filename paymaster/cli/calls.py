@@ -36,7 +36,8 @@ class Call(NamedTuple):
     asked: str | None
     """The service and model of its last attempt."""
     began_at: str | None
-    cost_usd: float | None
+    cost_nanos: int | None
+    """Temporal's figure, of which a server with an SQL database keeps five decimals of a dollar. None: it has none."""
     waiting: "WaitingCall | None"
 
 
@@ -179,16 +180,17 @@ async def parked_calls(settings: "Settings", workflow_ids: "Sequence[str]") -> "
 def _call(execution: "WorkflowExecution", waiting: "WaitingCall | None") -> Call:
     from paymaster.messages import call_id_of
     from paymaster.observability.search_attributes import BUDGET, COST_USD, MODEL, SERVICE
+    from paymaster.values.money import NANOS_PER_USD
 
     attributes = execution.typed_search_attributes
-    service, model = attributes.get(SERVICE), attributes.get(MODEL)
+    service, model, cost_usd = attributes.get(SERVICE), attributes.get(MODEL), attributes.get(COST_USD)
     return Call(
         call_id=call_id_of(execution.id),
         state="parked" if waiting else _state(execution),
         budget=", ".join(waiting.budgets) if waiting else attributes.get(BUDGET),
         asked=f"{service}/{model}" if service else None,
         began_at=iso(execution.start_time),
-        cost_usd=attributes.get(COST_USD),
+        cost_nanos=None if cost_usd is None else round(cost_usd * NANOS_PER_USD),
         waiting=waiting,
     )
 
@@ -323,7 +325,9 @@ async def _ended(client: "Client", settings: "Settings", call_id: str) -> bool:
 
 
 def _cost(call: Call) -> str:
-    return "" if call.cost_usd is None else f"${call.cost_usd:.6f}"
+    from paymaster.values.money import format_usd
+
+    return "" if call.cost_nanos is None else format_usd(call.cost_nanos)
 
 
 def _why(call: Call) -> str:
@@ -376,7 +380,7 @@ def _document(call: Call) -> "dict[str, JsonValue]":
         "budget": call.budget,
         "asked": call.asked,
         "began_at": call.began_at,
-        "cost_usd": call.cost_usd,
+        "cost_usd": None if call.cost_nanos is None else usd(call.cost_nanos),
         "waits_for": call.waiting.detail if call.waiting else None,
         "denied_at": utc(call.waiting.deadline_at_ms) if call.waiting else None,
     }

@@ -68,11 +68,12 @@ async def _demo(*, use_my_keys: bool, temporal: str | None, keep: bool) -> None:
     from paymaster.devstack import EmbeddedStack, StackError
     from paymaster.devstack.local import LocalPaymaster
     from paymaster.storage.engine import create_engine
+    from paymaster.values.money import format_usd, usd_to_nanos
 
     ledger = "demo"
     print_line("Paymaster demo: a content agent whose budget is too small for its work.\n")
     if use_my_keys:
-        total = f"${float(CAP_USD) + float(RAISE_BY_USD):.4f}"
+        total = format_usd(usd_to_nanos(CAP_USD) + usd_to_nanos(RAISE_BY_USD))
         print_line(f"With your OpenAI key: {MY_ROUTE} is asked first. The most this can cost is {total}.\n")
     servers = "PostgreSQL" if temporal else "Temporal, PostgreSQL"
     print_note(f"Starting {servers} and a language model on this machine …")

@@ -24,6 +24,7 @@ from paymaster.observability.search_attributes import register
 from paymaster.plugin import PaymasterPlugin
 from paymaster.storage.status_rows import copied_ledger
 from paymaster.storage.usage_rows import entries_of_call
+from paymaster.values.money import format_usd, nanos_to_usd, usd_to_nanos
 
 pytestmark = pytest.mark.timeout(120)
 UI = "http://127.0.0.1:8233"
@@ -92,6 +93,11 @@ async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site
     shown_to_people = await said(site, "calls", "show", "done-1")
     assert "writer for acme/told" in shown_to_people
     assert "1 attempt, $" in shown_to_people
+
+    cost_nanos = usd_to_nanos(listed["cost_usd"])
+    assert abs(cost_nanos - result.cost_nanos) <= 5_000, "Temporal keeps at least five decimals"
+    assert (listed["cost_usd"], shown["cost_usd"]) == (f"{nanos_to_usd(cost_nanos):.9f}",) * 2
+    assert f" {format_usd(cost_nanos)} " in await said(site, "calls", "list", "--budget", "acme/told")
 
 
 async def test_metadata_of_a_call_is_what_reports_group_by(site: Site) -> None:
