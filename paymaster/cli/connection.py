@@ -309,7 +309,7 @@ async def database_errors(url: str) -> AsyncGenerator[None, None]:
     """Turns what a database's address and its driver raise into CommandError."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    from paymaster.storage.access import UNSAID_POOLER, grant_for, is_refused_by_pooler
+    from paymaster.storage.access import UNSAID_POOLER, grant_for, is_refused_by_pooler, said_by_replica
     from paymaster.storage.engine import parse_url
 
     try:
@@ -326,6 +326,8 @@ async def database_errors(url: str) -> AsyncGenerator[None, None]:
             raise CommandError(f"{reason}: as the owner of the database {address}, {grant}") from None
         if is_refused_by_pooler(error):
             raise CommandError(f"{reason}: {UNSAID_POOLER}") from None
+        if said := said_by_replica(error):
+            raise CommandError(f"the database {address}: {reason}; {said}") from None
     except (OSError, SQLAlchemyError) as error:
         reason = str(error)
     else:

@@ -140,10 +140,13 @@ def _used_up(status: "DeskStatus") -> Iterator[str]:
 
 async def _database(settings: "Settings") -> str:
     from paymaster.admission.alert_texts import empty_books
+    from paymaster.storage.access import ONLY_READS, only_reads
     from paymaster.storage.ledger_state_rows import other_ledgers
     from paymaster.storage.schema import SCHEMA_REVISION
 
     async with open_database(settings) as engine:
+        if await only_reads(engine):
+            raise CommandError(f"the database {engine.url}: {ONLY_READS}")
         others = await other_ledgers(engine, settings.ledger.name)
         hint = f"; {empty_books(settings.ledger.name, others)}" if others else ""
         return f"{engine.url}, schema {SCHEMA_REVISION}{hint}"

@@ -43,7 +43,7 @@ UNSAID_POOLER = (
     "a pooler such as PgBouncer is in front of the database, in transaction mode; statements that one transaction "
     "prepares are missing in the next, or are another's: add pgbouncer=true to the database's URL"
 )
-CLOSE_FUNCTIONS = text(
+SET_PRIVILEGES = text(
     """
     DO $$
     DECLARE
@@ -51,21 +51,41 @@ CLOSE_FUNCTIONS = text(
     BEGIN
         FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND prosecdef
             AND proname ~ '^(api_usage|call_bodies|usage)_'
-            AND 'search_path=' || path <> ALL (coalesce(proconfig, '{}'))
         LOOP
-            EXECUTE format('ALTER FUNCTION %s SET search_path = %s', function, path);
-            IF function <> 'usage_entries_make(date, date)'::regprocedure THEN
+            IF 'search_path=' || path <> ALL (
+                coalesce((SELECT proconfig FROM pg_proc WHERE oid = function), '{}')
+            ) THEN
+                EXECUTE format('ALTER FUNCTION %s SET search_path = %s', function, path);
+            END IF;
+            IF function <> 'usage_entries_make(date, date)'::regprocedure
+                AND has_function_privilege('public', function, 'EXECUTE')
+            THEN
                 EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', function);
             END IF;
         END LOOP;
+        IF NOT has_sequence_privilege('public', 'usage_entries_id_seq', 'USAGE') THEN
+            GRANT USAGE ON SEQUENCE usage_entries_id_seq TO PUBLIC;
+        END IF;
     END
     $$
     """
 )
-"""Of functions that work as the owner and are new: none takes a temporary table of whoever stores rows for one of ours,
-and nobody calls one but triggers. Making the coming months is for everybody, since workers do it."""
+"""Of functions that work as the owner: none takes a temporary table of whoever stores rows for one of ours, and nobody
+calls one but triggers. Making the coming months is for everybody, since workers do it, and so are the numbers of rows,
+as an identity's are. A dump that was put back without its privileges has none of this."""
+ONLY_READS = (
+    "it only reads, as a replica does, and nothing can be stored: name the primary, or all hosts "
+    "(host=a:5432&host=b:5432), of which the primary is taken"
+)
+_ENDED_BY_PRIMARY = (
+    "the replica ended this, because the primary took out or changed what it was reading, as `usage prune` and "
+    "`migrate` do: give the command again"
+)
+_READ_ONLY = "25006"
+"""PostgreSQL's code for what a transaction may not do that only reads."""
 _PRIVILEGES = text("SELECT has_table_privilege(to_regclass(:name), :privilege)")
-_DENIED = re.compile(r"permission denied for (schema|table|view|relation) (\S+)")
+_MAY_NUMBER = text("SELECT has_sequence_privilege(to_regclass('usage_entries_id_seq'), 'USAGE')")
+_DENIED = re.compile(r"permission denied for (schema|sequence|table|view|relation) (\S+)")
 
 
 async def missing_grants(engine: AsyncEngine, needed: Mapping[str, tuple[str, ...]] = _NEEDED) -> list[str]:
@@ -74,11 +94,15 @@ async def missing_grants(engine: AsyncEngine, needed: Mapping[str, tuple[str, ..
     async with engine.connect() as connection:
         lacking: dict[tuple[str, ...], list[str]] = {}
         for name, privileges in needed.items():
-            found = tuple([each for each in privileges if not await _has(connection, name, each)])
-            if found:
-                lacking.setdefault(found, []).append(name)
+            missing = tuple([each for each in privileges if not await _has(connection, name, each)])
+            if missing:
+                lacking.setdefault(missing, []).append(name)
         role = await connection.scalar(text("SELECT quote_ident(current_user)"))
-    return [f"GRANT {', '.join(what)} ON {', '.join(names)} TO {role};" for what, names in lacking.items()]
+        may_number = await connection.scalar(_MAY_NUMBER) is not False
+    found = [f"GRANT {', '.join(what)} ON {', '.join(names)} TO {role};" for what, names in lacking.items()]
+    if not may_number and "INSERT" in needed.get("usage_entries", ()):
+        found.append(f"GRANT USAGE ON SEQUENCE usage_entries_id_seq TO {role};")
+    return found
 
 
 async def _has(connection: AsyncConnection, name: str, privilege: str) -> bool:
@@ -104,12 +128,27 @@ def grant_for(error: DBAPIError, role: str | None) -> str | None:
     kind, name = denied.groups()
     if kind == "schema":
         return f"GRANT USAGE, CREATE ON SCHEMA {name} {to};"
+    if kind == "sequence":
+        return f"GRANT USAGE ON SEQUENCE {name} {to};"
     return f"GRANT {', '.join(_NEEDED.get(name, ('SELECT', 'INSERT')))} ON {name} {to};"
 
 
 def is_forbidden(error: DBAPIError) -> bool:
     """Whether the database refuses it for want of a privilege."""
     return getattr(error.orig, "sqlstate", None) == _NO_PRIVILEGE
+
+
+def said_by_replica(error: DBAPIError) -> str | None:
+    """What to do about what only a replica answers. None: it was something else."""
+    if getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+        return ONLY_READS
+    return _ENDED_BY_PRIMARY if "conflict with recovery" in str(error.orig) else None
+
+
+async def only_reads(engine: AsyncEngine) -> bool:
+    """Whether nothing can be stored there."""
+    async with engine.connect() as connection:
+        return await connection.scalar(text("SELECT current_setting('transaction_read_only') = 'on'")) is True
 
 
 def is_refused_by_pooler(error: DBAPIError) -> bool:

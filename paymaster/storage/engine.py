@@ -13,6 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from paymaster.storage.hosts import connect_in_turn
+
 DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
 """What a database raises that does not answer, or refuses."""
 
@@ -120,7 +122,8 @@ def create_engine(
 ) -> AsyncEngine:
     """An engine with a pool of up to ten connections. Connects at the first use; `await engine.dispose()` when done.
 
-    `server_settings` are PostgreSQL's, for each connection that goes through no pooler, which knows none of them.
+    `server_settings` are PostgreSQL's, for each connection that goes through no pooler, which knows none of them. Of
+    several hosts the primary is asked, unless the URL says `target_session_attrs`.
 
     Connecting takes at most `CONNECT_TIMEOUT_S`, a command at most `command_timeout_s`: a database that does not answer
     raises TimeoutError instead of holding its caller. Raises ValueError as `parse_url` does.
@@ -139,6 +142,9 @@ def create_engine(
     else:
         # The planner overrates the view's check for a final row and compiles what runs faster uncompiled.
         connect_args["server_settings"] |= {"jit": "off", **server_settings}
+    if _has_several_hosts(address):
+        wanted = address.query.get("target_session_attrs", "primary")
+        connect_args |= {"async_creator_fn": connect_in_turn, "target_session_attrs": wanted}
     authorities = address.query.get("sslrootcert")
     if authorities is not None:
         connect_args["ssl"] = _tls(str(authorities), verify_name=address.query.get("ssl") == "verify-full")
@@ -159,6 +165,11 @@ def create_engine(
         pool_recycle=_CONNECTION_AGE_MAX_S,
         connect_args=connect_args,
     )
+
+
+def _has_several_hosts(address: URL) -> bool:
+    _, arguments = asyncpg.dialect().create_connect_args(address)
+    return isinstance(arguments.get("host"), list)
 
 
 def _tls(authorities: str, *, verify_name: bool) -> ssl.SSLContext:

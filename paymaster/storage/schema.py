@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from paymaster.storage.access import CLOSE_FUNCTIONS, unseen_schema
+from paymaster.storage.access import SET_PRIVILEGES, unseen_schema
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
 from paymaster.storage.partitions import SHORT_LOCKS, prepare, with_locks
@@ -93,7 +93,7 @@ async def _upgrade(engine: AsyncEngine, config: "Config") -> None:
         await online(engine)
     await _upgrade_to(engine, config, "head")
     async with engine.begin() as connection:
-        await connection.execute(CLOSE_FUNCTIONS)
+        await connection.execute(SET_PRIVILEGES)
 
 
 async def _upgrade_to(engine: AsyncEngine, config: "Config", revision: str) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -43,6 +44,10 @@ _TEXT_CHARACTERS_MAX = 600  # at most 2,400 bytes: what PostgreSQL takes into an
 _REFUSED_BY_POSTGRESQL = re.compile("[\x00\ud800-\udfff]")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_WAITS_FOR_REPLICAS = text("SELECT pg_logical_emit_message(true, 'paymaster', '')")
+"""Has this transaction write something, so that its end waits, where the database waits for replicas, until they have
+also what was there before: whoever stored that may have given up its own wait."""
 
 
 def _table(name: str) -> Table:
@@ -110,12 +115,14 @@ async def insert_entries(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> 
         index_elements=["attempt_id", "state", "granted_at"]
     )
     async with engine.begin() as connection:
-        await _tell_apart(connection, rows)
+        if await _tell_apart(connection, rows):
+            await connection.execute(_WAITS_FOR_REPLICAS)
         await connection.execute(statement, rows)
 
 
-async def _tell_apart(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Gives the rows of requests that were sent again under the same attempt id ids of their own.
+async def _tell_apart(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> bool:
+    """Gives the rows of requests that were sent again under the same attempt id ids of their own; whether something is
+    stored of any of the attempts.
 
     A lost worker's attempt never said when it began, so that two of those are the same. What is the same attempt has
     the time at which it was granted first.
@@ -136,6 +143,7 @@ async def _tell_apart(connection: AsyncConnection, rows: Sequence[dict[str, Any]
             if row["started_at"] != other["started_at"] and not both_lost:
                 row["attempt_id"] = f"{row['attempt_id']}@{_milliseconds(row['started_at'])}"
         row["granted_at"] = granted.setdefault(row["attempt_id"], row["granted_at"])
+    return bool(stored)
 
 
 def _row(entry: UsageEntry) -> dict[str, Any]:

@@ -114,6 +114,15 @@ async def test_a_missing_grant_is_named(site: Site, given: tuple[str, ...], chec
         assert "cap_changes" in detail
 
 
+async def test_a_database_that_only_reads_is_a_problem(site: Site) -> None:
+    """Nothing can be stored in a replica."""
+    name = make_url(site.database_url).database
+    await role(site.database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    ok, detail = (await checked(site))["database"]
+    assert not ok
+    assert "it only reads, as a replica does" in detail
+
+
 async def test_migrate_names_the_grant_that_it_lacks(site: Site, databases: Databases) -> None:
     """Since PostgreSQL 15 nobody may create in public but its owner."""
     empty = await databases.create_empty()

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -114,6 +115,18 @@ def test_a_parameter_that_cannot_be_meant_is_refused(address: str, said: str) ->
 
 def test_several_hosts_with_their_ports_are_taken() -> None:
     assert create_engine("postgresql:///d?host=a:5432&host=b:5433&target_session_attrs=primary")
+
+
+async def test_a_host_that_has_vanished_is_passed_over(database_url: str) -> None:
+    """It takes the connection and says nothing; the next one is asked within the time that there is."""
+    there = make_url(database_url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        hosts = f"host=127.0.0.1,{there.query['host']}&port={port},{there.query['port']}"
+        engine = create_engine(f"postgresql://{there.username}@/{there.database}?{hosts}")
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT pg_is_in_recovery()")) is False
+        await engine.dispose()
 
 
 async def test_transactions_see_what_others_have_just_stored(database_url: str) -> None:
