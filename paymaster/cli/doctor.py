@@ -142,11 +142,18 @@ async def _database(settings: "Settings") -> str:
     from paymaster.admission.alert_texts import empty_books
     from paymaster.storage.access import ONLY_READS, only_reads
     from paymaster.storage.ledger_state_rows import other_ledgers
+    from paymaster.storage.partitions import has_two_beginnings
     from paymaster.storage.schema import SCHEMA_REVISION
 
     async with open_database(settings) as engine:
         if await only_reads(engine):
             raise CommandError(f"the database {engine.url}: {ONLY_READS}")
+        if await has_two_beginnings(engine):
+            raise CommandError(
+                f"the database {engine.url}: a dump was put back without its tables (--data-only) into those that "
+                "`migrate` had made: rows are missing, their sums are wrong, and no coming month can be made. Put it "
+                "back whole, into an empty database: docs/operating.md"
+            )
         others = await other_ledgers(engine, settings.ledger.name)
         hint = f"; {empty_books(settings.ledger.name, others)}" if others else ""
         return f"{engine.url}, schema {SCHEMA_REVISION}{hint}"

@@ -80,7 +80,10 @@ class Comparison:
 def reconcile(
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Write rows that only the ledger has, and make it read the stored rows again."),
+        typer.Option(
+            "--repair",
+            help="Write rows that only the ledger has, and make it read the stored rows and copy its status again.",
+        ),
     ] = False,
     accept_lower: Annotated[
         str | None,
@@ -97,8 +100,9 @@ def reconcile(
     if accept_lower is not None:
         run_async(_accept_lower(settings, accept_lower, reason, who or admin(), sign_with))
     found = run_async(_compare(settings))
-    if repair and found.differing:
-        print_note("they disagree; the ledger reads the stored rows again")
+    if repair:
+        if found.differing:
+            print_note("they disagree; the ledger reads the stored rows again")
         run_async(_repair(settings))
         found = run_async(_compare(settings))
     if as_json:

@@ -33,6 +33,8 @@ _LOCKS_TRIED_AFTER_S = (1.0,) * 60
 _INDEX = "api_usage_attempt_id_state_granted_at_idx"
 _IS_ATTACHED = text("SELECT relispartition FROM pg_class WHERE oid = to_regclass('api_usage')")
 _IS_UNCHECKED = text("SELECT count(*) FROM pg_constraint WHERE conname = 'api_usage_ends' AND NOT convalidated")
+_MAY_LOOK = text("SELECT has_table_privilege('usage_entries_begin', 'SELECT')")
+_BEGINNINGS = text("SELECT count(*) FROM usage_entries_begin")
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
@@ -83,6 +85,15 @@ async def prepare(engine: AsyncEngine) -> None:
         if not is_valid:
             columns = "attempt_id, state, granted_at"
             await connection.execute(text(f"CREATE UNIQUE INDEX CONCURRENTLY {_INDEX} ON api_usage ({columns})"))
+
+
+async def has_two_beginnings(engine: AsyncEngine) -> bool:
+    """Whether a dump's rows were added to tables that a migration had made: each says when months begin.
+
+    False also where this role may not look, as that of workers need not.
+    """
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(_MAY_LOOK)) and (await connection.scalar(_BEGINNINGS) or 0) > 1
 
 
 async def make_coming_months(engine: AsyncEngine) -> int:

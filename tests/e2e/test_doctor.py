@@ -123,6 +123,13 @@ async def test_a_database_that_only_reads_is_a_problem(site: Site) -> None:
     assert "it only reads, as a replica does" in detail
 
 
+async def test_a_dump_that_was_put_back_without_tables_is_a_problem(site: Site) -> None:
+    await role(site.database_url, "INSERT INTO usage_entries_begin VALUES (now())")
+    ok, detail = (await checked(site))["database"]
+    assert not ok
+    assert "put it back whole" in detail.lower()
+
+
 async def test_migrate_names_the_grant_that_it_lacks(site: Site, databases: Databases) -> None:
     """Since PostgreSQL 15 nobody may create in public but its owner."""
     empty = await databases.create_empty()

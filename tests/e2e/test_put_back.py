@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from counting_server import CountingServer, FakeService, Reply
+from dumps import dump, empty, put_back
 from paymaster_process import Site, configuration, results_of, running_site, settled_books, until
 from sqlalchemy import text
 from stored_rows import remove_rows
@@ -18,6 +19,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.messages import LEDGER_TASK_QUEUE, LedgerStart, RaiseCap
 from paymaster.settings.desk_config import desk_config
 from paymaster.storage.ledger_state_rows import load_spend
+from paymaster.storage.status_rows import copied_accounts
 from paymaster.storage.usage_rows import unconfirmed_entries
 
 pytestmark = pytest.mark.timeout(180)
@@ -107,6 +109,30 @@ async def test_a_database_put_back_forgets_nothing(site: Site, service: FakeServ
         return (await site.balance("budget:acme")).posted_nanos == before + lost.cost_nanos + cost
 
     await until(goes_on, "calls go on from there")
+
+
+async def test_a_repair_renews_what_is_shown(site: Site, service: FakeService, tmp_path: Path) -> None:
+    """From the copy in the database, which a dump has as it was; also where rows and books agree."""
+
+    async def is_shown(cap_nanos: int) -> bool:
+        copied = await copied_accounts(site.engine, site.ledger.name, ["budget:acme"])
+        shown = [window.cap_nanos for each in copied for window in each.status.windows if window.window == "total"]
+        return shown == [cap_nanos]
+
+    await spend(site, 1)
+    await settled_books(site, service)
+    await until(lambda: is_shown(10**9), "the copy has the cap")
+    await dump(site.database_url, tmp_path / "dump")
+    await site.ledger.raise_cap(RaiseCap(account="budget:acme", window="total", by="1"))
+    await until(lambda: is_shown(2 * 10**9), "the copy has the raise")
+    await site.workers[0].terminate()
+    await empty(site.database_url)
+    assert await put_back(tmp_path / "dump", site.database_url) == ""
+    assert (await site.command("migrate")).code == 0
+    await site.start_workers()
+    assert await is_shown(10**9)
+    assert (await site.command("reconcile", "--repair")).code == 0
+    await until(lambda: is_shown(2 * 10**9), "the copy has the raise again")
 
 
 async def test_a_ledger_put_back_reads_what_it_does_not_know(site: Site, service: FakeService) -> None:

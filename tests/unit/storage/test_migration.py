@@ -1,11 +1,31 @@
-"""A migration comes to its end whatever the database's own settings say."""
+"""A migration comes to its end whatever the database's own settings say, and however often it is killed."""
 
-from paymaster_process import Databases
+import asyncio
+import sys
+
+import pytest
+from old_workers import OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
+from paymaster_process import ROOT, Databases, until
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from paymaster.devstack import GuardedProcess, clean_environment
+from paymaster.reports.usage import usage_report
+from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.schema import check_schema, migrate
+
+MIGRATES = "import asyncio, sys; from paymaster.storage.schema import migrate; asyncio.run(migrate(sys.argv[1]))"
+STEPS = {
+    "sums are made": "SELECT to_regclass('usage_hourly_unfilled') IS NOT NULL",
+    "sums are added": "SELECT to_regclass('usage_hourly_filling') IS NOT NULL",
+    "the index is made": "SELECT EXISTS (SELECT FROM pg_index WHERE NOT indisvalid)",
+}
+LEFT_OVER = text(
+    "SELECT relname FROM pg_class LEFT JOIN pg_index ON indexrelid = pg_class.oid "
+    "WHERE relname LIKE 'usage_hourly_%fill%' OR NOT indisvalid OR NOT indisready"
+)
 
 
 async def test_a_database_that_cuts_everybody_short_is_migrated(databases: Databases) -> None:
@@ -18,4 +38,46 @@ async def test_a_database_that_cuts_everybody_short_is_migrated(databases: Datab
             await connection.execute(text(f"ALTER DATABASE {name} SET {setting} = '1ms'"))
     await migrate(url)
     await check_schema(engine)  # by the connection from before
+    await engine.dispose()
+
+
+async def killed_when(engine: AsyncEngine, step: str) -> None:
+    """Begins a migration in a process of its own, and kills that in the middle of the step."""
+    url = engine.url.render_as_string(hide_password=False)
+    process = GuardedProcess([sys.executable, "-c", MIGRATES, url], cwd=ROOT, env=clean_environment())
+
+    async def so_far() -> bool:
+        assert process.poll() is None, f"it ended before {step}"
+        async with engine.connect() as connection:
+            return await connection.scalar(text(STEPS[step])) is True
+
+    await until(so_far, step)
+    process.kill()
+    await process.wait()
+
+
+@pytest.mark.timeout(120)
+async def test_one_that_is_killed_at_each_step_is_repeated(databases: Databases) -> None:
+    """Beside two workers of 0.1.0, which store on: no row is lost or counted twice, and nothing is left over."""
+    rows = 20_000
+    engine, done = await old_table(databases, rows), asyncio.Event()
+    url = engine.url.render_as_string(hide_password=False)
+    workers = [OldWorker(engine), OldWorker(engine)]
+    storing = [asyncio.create_task(worker.run(done)) for worker in workers]
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+        await connection.execute(text("SELECT txid_current_snapshot()"))  # so that an index is not made in a moment
+        for step in STEPS:
+            await killed_when(engine, step)
+    await migrate(url)
+    done.set()
+    await asyncio.gather(*storing)
+    await check_schema(engine)
+    stored = max(worker.stored for worker in workers)  # both store the same
+    nanos = rows * OLD_ROW_NANOS + stored * STORED_NANOS
+    assert await posted_by_account(engine, "default", ["service:openai"]) == {"service:openai": nanos}
+    [total] = await usage_report(engine, ledger="default", by=())
+    assert (total.cost_nanos, total.attempts, total.unconfirmed_nanos) == (nanos, rows + stored, 0)
+    async with engine.connect() as connection:
+        assert (await connection.scalars(LEFT_OVER)).all() == []
     await engine.dispose()
