@@ -159,15 +159,16 @@ class BudgetWorkflow:
         answers = tuple(self._apply(command) for command in batch.commands)
         now_ms = workflow_now_ms()
         self._desk.advance(now_ms)
-        return AnswerBatch(answers=answers, next_after_ms=self._senders.heard(batch.sender, now_ms))
+        next_after_ms = self._senders.heard(batch.sender, now_ms)
+        return AnswerBatch(answers=answers, next_after_ms=next_after_ms, alone=self._senders.count(now_ms) <= 1)
 
     def _apply(self, command: Command) -> Answer:
         try:
-            check_command(command)
+            size = check_command(command)
         except ValueError as error:
             return _not_applied(command, "out_of_bounds", str(error))
         try:
-            return self._desk.handle(command, workflow_now_ms())
+            return self._desk.handle(command, workflow_now_ms(), size)
         except Exception as error:  # a defect in one command must not stop the ledger for all the others
             workflow.logger.exception("the desk failed on %s", command.kind)
             return _not_applied(command, "ledger_error", repr(error))

@@ -73,6 +73,7 @@ from paymaster.messages import (
     Upgrade,
     Upgraded,
     Void,
+    json_bytes,
 )
 from paymaster.messages.spending import Foreseen, Unusual
 from paymaster.messages.temporal_names import TAKE_CLOCK, UPGRADE
@@ -129,12 +130,15 @@ class Desk:
 
     # ------------------------------------------------------------ commands
 
-    def handle(self, command: Command, now_ms: int) -> Answer:
-        """Answers one command. What it frees is given to parked calls before anybody who comes later."""
+    def handle(self, command: Command, now_ms: int, size: int | None = None) -> Answer:
+        """Answers one command. What it frees is given to parked calls before anybody who comes later.
+
+        `size`: how many bytes it has as a message. None: not known.
+        """
         self.advance(now_ms)
         match command:
             case Reserve():
-                return self._reserve(command)
+                return self._reserve(command, json_bytes(command) if size is None else size)
             case Settle():
                 return self._settling.settle(command)
             case Void():
@@ -410,7 +414,7 @@ class Desk:
 
     # ------------------------------------------------------------ reserve
 
-    def _reserve(self, request: Reserve) -> Answer:
+    def _reserve(self, request: Reserve, size: int) -> Answer:
         hold_id = request.hold_id
         if self.state.rules >= 2 and self.state.clock.wants_new_run(request.asked_at_ms, self.state.now_ms):
             self.wants_new_run = True
@@ -430,7 +434,7 @@ class Desk:
             return self._granting.deny(
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"
             )
-        self._size.take_in(request)
+        self._size.take_in(size)
         if (busy := self._parking.too_much_asked(request)) is not None:
             return self._parking.park_or_deny(request, [busy])
         place = (-request.priority, self.state.outbox.sequence + 1)

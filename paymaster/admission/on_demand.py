@@ -12,7 +12,7 @@ from paymaster.admission.account_rows import account_configs, limiting_runs, tem
 from paymaster.admission.accounts import Account
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.book_changes import yet_to_tell
-from paymaster.admission.books import Ledger
+from paymaster.admission.books import CHARGED_MAX, Ledger
 from paymaster.admission.routing import Obstacle
 from paymaster.admission.runs import Limits, Run, limits_of, run_levels
 from paymaster.admission.state import DeskState
@@ -40,6 +40,8 @@ class OnDemand:
         self._state, self._ledger, self._alerts, self._parked = state, ledger, alerts, parked
         self._of: DeskConfig | None = None
         self._configs: dict[str, AccountConfig] = {}
+        self._accounts: dict[tuple[str, ...], tuple[tuple[str, bool], ...]] = {}
+        """By budgets, the accounts that they charge, and whether a template stands for each."""
         self._has_templates = self._limits_runs = False
 
     def open_for(self, request: Reserve) -> Obstacle | None:
@@ -62,16 +64,24 @@ class OnDemand:
         return None
 
     def _open_budgets(self, request: Reserve) -> Obstacle | None:
-        for path in budgets_charged(request.budgets):
-            key = f"budget:{path}"
+        for key, is_of_template in self._accounts_of(request.budgets):
             account = self._ledger.accounts.get(key)
-            if account is None and self.stands_for(key):
+            if account is None and is_of_template:
                 if not self.has_room(request):
                     return self._full(key)
                 account = self.open(key)
             if account is not None and account.is_on_demand:
                 account.used_minute = self._minute()
         return None
+
+    def _accounts_of(self, budgets: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+        found = self._accounts.get(budgets)
+        if found is None:
+            if len(self._accounts) >= CHARGED_MAX:
+                self._accounts.clear()
+            keys = (f"budget:{path}" for path in budgets_charged(budgets))
+            found = self._accounts[budgets] = tuple((key, self.stands_for(key)) for key in keys)
+        return found
 
     def _open_runs(self, request: Reserve, path: str) -> Obstacle | None:
         """The accounts of the run and its parts, as far as anything limits them."""
@@ -235,7 +245,7 @@ class OnDemand:
     def _take_config(self) -> None:
         config = self._state.config
         if self._of is not config:
-            self._of, self._configs = config, account_configs(config)
+            self._of, self._configs, self._accounts = config, account_configs(config), {}
             self._has_templates = any(map(is_template, config.budgets))
             self._limits_runs = any(budget.limits_runs for budget in config.budgets.values())
 

@@ -4,7 +4,6 @@ from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.pressure import estimated_bytes, relieve
 from paymaster.admission.state import DeskState, written
-from paymaster.messages import Reserve, json_bytes
 from paymaster.values.collection import no_collection
 from paymaster.values.limits import (
     LOOK_AFTER_BYTES,
@@ -38,9 +37,9 @@ class StateSize:
         estimate = estimated_bytes(self._state)
         return min(estimate, self._most_bytes(estimate))
 
-    def take_in(self, request: Reserve) -> None:
-        """Counts a call that is granted or parked; after many of them looks at the size."""
-        self._taken_in += json_bytes(request)
+    def take_in(self, size: int) -> None:
+        """Counts a call that is granted or parked, by its bytes as a message; after many of them looks at the size."""
+        self._taken_in += size
         if self._taken_in >= self._look_at:
             self.look(STATE_BYTES_SLACK)
 

@@ -14,6 +14,9 @@ from paymaster.ledger.pacing import Pace
 from paymaster.ledger.updates import UPDATE_ERRORS
 from paymaster.messages import Answer, Command, DeskConfig, json_bytes
 
+ALONE_FOR_S = 1.0
+"""How long a process counts as alone after an update whose answer says so."""
+
 
 async def client_of_commits(client: Client) -> Client:
     """The client with a connection of its own, whose requests the SDK sends once.
@@ -39,23 +42,33 @@ def ledger_commits(
 
     `on_sent` gets the number of commands of each update, `on_turn` the seconds that the process waits for its next one.
     """
-    traffic, pace = LedgerTraffic(), Pace()
+    traffic, pace, alone_until_s = LedgerTraffic(), Pace(), 0.0
+
+    def is_alone() -> bool:
+        return time.monotonic() < alone_until_s
 
     async def commit(commands: Sequence[Command]) -> Sequence[Answer]:
+        nonlocal alone_until_s
         on_sent(len(commands))
         began_s = time.monotonic()
         try:
             batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
         except NewRun:
-            on_turn(pace.missed())
+            on_turn(0.0 if is_alone() else pace.missed())
             raise
         except (Busy, *UPDATE_ERRORS) as error:
+            alone_until_s = 0.0
             on_turn(pace.failed(refused=isinstance(error, Busy)))
             raise
         on_turn(pace.answered(batch.next_after_ms, time.monotonic() - began_s))
+        alone_until_s = began_s + ALONE_FOR_S if batch.alone else 0.0
         traffic.sent(commands, batch.answers)
         return batch.answers
 
     return GroupCommit[Command, Answer](
-        commit, size_of=json_bytes, worth_waiting_for=traffic.worth_waiting_for, rest_s=pace.rest_s
+        commit,
+        size_of=json_bytes,
+        worth_waiting_for=traffic.worth_waiting_for,
+        rest_s=pace.rest_s,
+        has_room_beside=is_alone,
     )

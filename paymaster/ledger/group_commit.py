@@ -1,8 +1,9 @@
 """Many items in, one commit out: while one commit is in flight, further items queue, and all of them go as the next.
 
 One busy workflow takes far more items in a few large updates than in many small ones, and the server allows only ten
-updates in flight to it, so that each process has one, and waits for its turn where there are many. Items must be
-harmless to commit twice: a commit that fails half-way is sent again.
+updates in flight to it, so that each process has one, and waits for its turn where there are many; one that is alone
+has a second, where a whole group waits. Items must be harmless to commit twice, since a commit that fails half-way is
+sent again, and in any order, since another commit may pass it meanwhile.
 """
 
 import asyncio
@@ -40,7 +41,8 @@ class PoisonedBatch(Exception):
 
 
 class GroupCommit(Generic[ItemT, AnswerT]):
-    """Commits items in groups, in the order in which they came, one group at a time.
+    """Commits items in groups, in the order in which they came, one group at a time; while `has_room_beside` says so,
+    another one beside it where `items_max` items wait.
 
     `commit` gets 1 to `items_max` items and returns one answer for each. When it raises `PoisonedBatch` the group is
     split, so that a bad item fails alone and blocks nobody; when it raises anything else the group is sent again, with
@@ -62,6 +64,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         give_up_after_s: float = 30.0,
         worth_waiting_for: Callable[[], int] = lambda: 1,
         rest_s: Callable[[], float] = lambda: 0.0,
+        has_room_beside: Callable[[], bool] = lambda: False,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`chance` draws a number between 0 and 1, for the pauses."""
@@ -72,8 +75,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self.give_up_after_s = give_up_after_s
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
+        self._beside: asyncio.Task[None] | None = None
         self._worth_waiting_for = worth_waiting_for
         self._rest_s = rest_s
+        self._has_room_beside = has_room_beside
         self._chance = chance
         self._wanted = 1
         self._enough = asyncio.Event()
@@ -90,10 +95,21 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting.append(waiting)
         if len(self._waiting) >= self._wanted:
             self._enough.set()
+        # Without the context of this one item: the group belongs to no single call, and so to no call's trace.
         if self._committing is None or self._committing.done():
-            # Without the context of this one item: the group belongs to no single call, and so to no call's trace.
             self._committing = asyncio.create_task(self._commit_all(), context=Context())
+        elif self._may_go_beside and (self._beside is None or self._beside.done()):
+            self._beside = asyncio.create_task(self._commit_beside(), context=Context())
         return await waiting.answer
+
+    @property
+    def _may_go_beside(self) -> bool:
+        """Whether a whole group waits while another one is in flight."""
+        return len(self._waiting) >= self._items_max and self._has_room_beside()
+
+    async def _commit_beside(self) -> None:
+        while self._may_go_beside:
+            await self._commit_group(self._next_group())
 
     async def _commit_all(self) -> None:
         while self._waiting:

@@ -100,6 +100,7 @@ def check_text(text: bytes, kind: type[BaseModel]) -> None:
     """Raises ValueError for JSON that is too large to be read as a message of this kind.
 
     While 2 MB are read nothing else in the process runs: they can hold a million values, each of which may be an error.
+    The levels of commands are left to the reader's own limit, since none of their fields passes on what it has.
     """
     if issubclass(kind, AdminMessage):
         _within("bytes of the message", len(text), 0, ADMIN_MESSAGE_BYTES_MAX)
@@ -107,7 +108,8 @@ def check_text(text: bytes, kind: type[BaseModel]) -> None:
         check_values(text)
     else:
         return
-    check_levels(text)
+    if kind is not CommandBatch:
+        check_levels(text)
 
 
 def check_config(config: DeskConfig) -> None:
@@ -171,8 +173,11 @@ def check_batch(batch: CommandBatch) -> None:
         )
 
 
-def check_command(command: Command) -> None:
-    """Raises ValueError with the field, what it has and what it may have."""
+def check_command(command: Command) -> int | None:
+    """How many bytes a question for a hold has as a message, since that has to be known here; of others None.
+
+    Raises ValueError with the field, what it has and what it may have.
+    """
     if not isinstance(command, AskStanding):
         _text("hold_id", command.hold_id, ID_CHARACTERS_MAX)
     match command:
@@ -188,7 +193,8 @@ def check_command(command: Command) -> None:
             if command.corrects is not None:
                 _check_run(command.corrects.run, ())
         case Reserve():
-            _check_reserve(command)
+            return _check_reserve(command)
+    return None
 
 
 def check_stored_rows(stored: StoredRows) -> None:
@@ -297,7 +303,7 @@ def _check_retry(name: str, retry: RetrySettings) -> None:
     _within(f"{name}: maximum_attempts", retry.maximum_attempts, 1, 100)
 
 
-def _check_reserve(command: Reserve) -> None:
+def _check_reserve(command: Reserve) -> int:
     _check_call(command.call)
     _check_budgets(command.budgets)
     _check_run(command.run, command.run_terms)
@@ -316,6 +322,7 @@ def _check_reserve(command: Reserve) -> None:
             f"the question of a call, with the prices of its {count} candidates, has {size:,} bytes and may have "
             f"{RESERVE_BYTES_MAX:,}: give its route fewer candidates"
         )
+    return size
 
 
 def _check_purchase(candidates: Sequence[Candidate]) -> None:

@@ -289,3 +289,5 @@ class AnswerBatch(Message):
     answers: tuple[Answer, ...]
     next_after_ms: int = added(0)
     """How long this process should wait before its next update. 0: not at all."""
+    alone: bool = added(False)
+    """No other process has sent of late, so that this one may have two updates in flight."""

@@ -1,7 +1,7 @@
 """Many processes on one ledger, each with a connection of its own: they take turns, also while it begins anew."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ from benchmarks import senders
 from benchmarks.site import running_site
 from paymaster.client import Ledger
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import budget_workflow_id
+from paymaster.ledger.commits import client_of_commits, ledger_commits
+from paymaster.messages import AnswerBatch, Command, DeskConfig, budget_workflow_id
+from paymaster.values.limits import BATCH_ITEMS_MAX
 
 SENDERS, CALLS, SECONDS = 12, 4, 6.0
 CAPPED_HOLDS = 100
@@ -62,6 +64,49 @@ async def test_a_dozen_take_turns_across_many_runs_of_the_ledger(forgetful_tempo
     balance = balance_of(status, f"budget:{senders.CAPPED}")
     assert balance.pending_nanos == balance.cap_nanos == CAPPED_HOLDS * senders.BOUND_NANOS
     assert status.holds == CAPPED_HOLDS + 1, "every other hold was settled, once"
+
+
+class Watched(Ledger):
+    """The ledger, which counts the updates of one process that are in flight."""
+
+    in_flight = most = 0
+
+    async def apply(
+        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+    ) -> AnswerBatch:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            return await super().apply(commands, config, who=who, sender=sender)
+        finally:
+            self.in_flight -= 1
+
+
+@pytest.mark.timeout(120)
+async def test_one_alone_has_two_updates_in_flight_until_another_comes(forgetful_temporal: str) -> None:
+    """Also while runs end: each call gets its hold, once."""
+    client = await client_in_new_namespace(forgetful_temporal)
+    config = senders.config_of(CAPPED_HOLDS)
+    first, second = Watched(await client_of_commits(client)), Watched(await client_of_commits(client))
+    async with running(client, LedgerActivities()):
+        await Ledger(client).start(config)
+        one, other = (senders.Sender(ledger_commits(ledger, config)) for ledger in (first, second))
+        await senders.until_granted(one)
+
+        async def hold(sender: senders.Sender, calls: int) -> None:
+            assert all(await asyncio.gather(*(sender.reserve(senders.PLENTY) for _ in range(calls))))
+
+        for _ in range(10):
+            await hold(one, 3 * BATCH_ITEMS_MAX)
+        assert first.most == 2
+        await hold(other, 1)
+        await hold(one, 1)
+        first.most = second.most = 0
+        await asyncio.gather(hold(one, 5 * BATCH_ITEMS_MAX), hold(other, 5 * BATCH_ITEMS_MAX))
+        assert (first.most, second.most) == (1, 1)
+        status = await Ledger(client).status()
+    assert status.holds == 40 * BATCH_ITEMS_MAX + 3
+    assert balance_of(status, f"budget:{senders.PLENTY}").pending_nanos == status.holds * senders.BOUND_NANOS
 
 
 @pytest.mark.full

@@ -139,3 +139,12 @@ def test_of_two_candidates_the_nearer_one_decides(pair: tuple[Obstacle, Obstacle
     site = a_site(s=(pair[0],), t=(pair[1],))
     answer = site.reserve(candidate("s", 2), candidate("t", 2), mode=mode)
     assert decided_by(answer, min(pair, key=OF_SEVERAL.index), mode)
+
+
+def test_a_withdrawal_before_its_question_ends_the_hold() -> None:
+    """One update may pass another: in either order no money stays on hold."""
+    site = Site()
+    site.void("early/1")
+    assert site.reserve(candidate(usd=1), hold_id="early/1").kind == "ended"
+    site.void(site.granted(candidate(usd=1)))
+    assert site.pending() == 0

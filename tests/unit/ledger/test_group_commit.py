@@ -21,9 +21,10 @@ Commits = GroupCommit[int, str]
 
 
 class Ledger:
-    """Takes groups one at a time, as far as a test opens its door, and remembers them."""
+    """Takes groups one at a time, or as many as a test says, as far as it opens the door, and remembers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes: int = 1) -> None:
+        self.takes = takes
         self.groups: list[list[int]] = []
         self.times: list[float] = []
         self.in_flight = 0
@@ -38,7 +39,7 @@ class Ledger:
         self.groups.append(list(items))
         self.times.append(now())
         self.in_flight += 1
-        assert self.in_flight == 1, "two commits at once"
+        assert self.in_flight <= self.takes, "too many commits at once"
         self.arrived.set()
         await self.door.wait()
         self.in_flight -= 1
@@ -60,6 +61,7 @@ def group_commit(
     items_max: int = 100,
     bytes_max: int = 1_000,
     give_up_after_s: float = 30.0,
+    has_room_beside: Callable[[], bool] = lambda: False,
 ) -> Commits:
     return GroupCommit[int, str](
         commit,
@@ -67,6 +69,7 @@ def group_commit(
         items_max=items_max,
         bytes_max=bytes_max,
         give_up_after_s=give_up_after_s,
+        has_room_beside=has_room_beside,
         chance=lambda: 0.5,
     )
 
@@ -104,16 +107,24 @@ def test_what_comes_during_a_commit_goes_together_as_the_next() -> None:
     items_max=st.integers(1, 10),
     bytes_max=st.integers(1, 40),
     bad=st.sets(st.integers(0, 40), max_size=5),
+    beside=st.booleans(),
 )
 def test_groups_keep_order_and_limits_and_each_item_gets_its_own_answer(
-    sizes: list[int], items_max: int, bytes_max: int, bad: set[int]
+    sizes: list[int], items_max: int, bytes_max: int, bad: set[int], beside: bool
 ) -> None:
-    """At most so many items and bytes, unless one alone is larger; a bad item fails alone and the others do not."""
+    """At most so many items and bytes, unless one alone is larger; a bad item fails alone and the others do not. One
+    group may pass another that goes beside it."""
 
     async def story() -> None:
-        ledger = Ledger()
+        ledger = Ledger(takes=2 if beside else 1)
         ledger.bad = bad
-        commits = group_commit(ledger.commit, size_of=sizes.__getitem__, items_max=items_max, bytes_max=bytes_max)
+        commits = group_commit(
+            ledger.commit,
+            size_of=sizes.__getitem__,
+            items_max=items_max,
+            bytes_max=bytes_max,
+            has_room_beside=lambda: beside,
+        )
         answers = await asyncio.gather(*(commits.submit(n) for n in range(len(sizes))), return_exceptions=True)
         for n, answer in enumerate(answers):
             assert isinstance(answer, PoisonedBatch) if n in bad else answer == answer_to(n)
@@ -121,7 +132,61 @@ def test_groups_keep_order_and_limits_and_each_item_gets_its_own_answer(
             assert 1 <= len(group) <= items_max
             assert len(group) == 1 or sum(sizes[n] for n in group) <= bytes_max
         good = [n for group in ledger.groups if bad.isdisjoint(group) for n in group]
-        assert good == [n for n in range(len(sizes)) if n not in bad]
+        assert (sorted(good) if beside else good) == [n for n in range(len(sizes)) if n not in bad]
+
+    run(story())
+
+
+def test_a_whole_group_goes_beside_the_one_in_flight() -> None:
+    """Less than a whole one waits, and so does a third."""
+
+    async def story() -> None:
+        ledger = Ledger(takes=2)
+        ledger.door.clear()
+        commits = group_commit(ledger.commit, items_max=3, has_room_beside=lambda: True)
+        tasks = await submit_all(commits, range(1))
+        await ledger.arrived.wait()
+        tasks += await submit_all(commits, range(1, 3))
+        await asyncio.sleep(1)
+        assert ledger.groups == [[0]]
+        tasks += await submit_all(commits, range(3, 9))
+        await asyncio.sleep(1)
+        assert ledger.groups == [[0], [1, 2, 3]]
+        ledger.door.set()
+        assert await asyncio.gather(*tasks) == [answer_to(n) for n in range(9)]
+        assert ledger.groups == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
+
+    run(story())
+
+
+def test_where_there_is_no_room_beside_one_a_whole_group_waits() -> None:
+    """It is asked anew each time."""
+
+    async def story() -> None:
+        ledger = Ledger(takes=2)
+        room = [True]
+        commits = group_commit(ledger.commit, items_max=2, has_room_beside=lambda: room[0])
+        for room[0], in_flight in ((True, 2), (False, 1)):
+            ledger.door.clear()
+            tasks = await submit_all(commits, range(6))
+            await asyncio.sleep(1)
+            assert ledger.in_flight == in_flight
+            ledger.door.set()
+            await asyncio.gather(*tasks)
+
+    run(story())
+
+
+def test_a_group_that_fails_holds_up_none_that_goes_beside_it() -> None:
+    """It is sent again when its pause is over."""
+
+    async def story() -> None:
+        ledger = Ledger(takes=2)
+        ledger.outcomes = [OSError("the line was cut")]
+        commits = group_commit(ledger.commit, items_max=2, has_room_beside=lambda: True)
+        tasks = await submit_all(commits, range(6))
+        assert await asyncio.gather(*tasks) == [answer_to(n) for n in range(6)]
+        assert ledger.groups[-1] == ledger.groups[0]
 
     run(story())
 
