@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     true,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -29,6 +30,13 @@ from paymaster.storage.partitions import one_snapshot
 from paymaster.storage.usage_rows import counted_usage, nanos_of, tokens_of, usage_table
 
 _FIRST_ATTEMPT = literal_column("'/1/1'", Text)  # as the index has it: the first attempt under the first hold
+
+_PLAN = text(
+    "SELECT set_config(name, 'off', true) "
+    "FROM unnest(ARRAY['enable_sort', 'enable_hashjoin', 'enable_mergejoin']) AS settings (name)"
+)
+"""PostgreSQL expects many groups, and nearly all attempts to be later ones: it would sort all rows for the first, and
+read all for the second. For one transaction."""
 
 Dimension = Literal["service", "model", "budget", "day", "status", "dialect", "run"]
 """What `usage_report` can group by, beside the metadata. `budget` is the one that the call named, of several the first,
@@ -181,7 +189,8 @@ async def _of_rows(
     keys = _keys(counted_usage, by, budget)
     # Counting different calls directly means sorting all rows. Nearly every call has one row, so the rows are counted,
     # and those taken off that are not the first of their call: only later attempts can be.
-    later = _later_attempts(keys, in_report, _earlier_attempts(usage_table.alias("earlier"), by, budget))
+    later = _later_attempts(keys, in_report, by, budget)
+    await connection.execute(_PLAN)
     groups = (await connection.execute(_sums(keys, in_report))).mappings().all()
     again = {_key(keys, row): row for row in (await connection.execute(later)).mappings()}
     return [
@@ -251,23 +260,11 @@ def _sums(keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[
 
 
 def _later_attempts(
-    keys: Sequence[ColumnElement[Any]], in_report: Sequence[ColumnElement[bool]], found: FromClause
-) -> Select[Any]:
-    """For each combination of the keys how many rows are not the first of their call there, and not its first."""
-    return (
-        select(
-            *keys,
-            func.count().filter(found.c.in_group).label("in_group"),
-            func.count(found.c.in_group).label("in_report"),
-        )
-        .select_from(counted_usage.join(found, true()))
-        .where(*in_report, counted_usage.c.attempt_id != counted_usage.c.run_id + _FIRST_ATTEMPT)
-        .group_by(*keys)
-    )
-
-
-def _earlier_attempts(earlier: FromClause, by: Sequence[str], budget: str | None) -> FromClause:
-    """For a row, whether its call has an earlier one, and whether one is in the row's group, whenever that was."""
+    keys: Sequence[Label[Any]], in_report: Sequence[ColumnElement[bool]], by: Sequence[str], budget: str | None
+) -> Select[*tuple[Any, ...]]:
+    """For each combination of the keys how many rows are not the first of their call there, and not its first,
+    whenever that was."""
+    earlier = usage_table.alias("earlier")
     same_group = and_(
         true(),
         *(
@@ -276,16 +273,25 @@ def _earlier_attempts(earlier: FromClause, by: Sequence[str], budget: str | None
             if name != "day"
         ),
     )
-    return (
-        select(func.bool_or(same_group).label("in_group"))
-        .where(
-            earlier.c.ledger == counted_usage.c.ledger,
-            earlier.c.call_id == counted_usage.c.call_id,
-            earlier.c.run_id == counted_usage.c.run_id,
-            earlier.c.attempt_id.collate("C") < counted_usage.c.attempt_id.collate("C"),
-        )
-        .lateral("found")
+    is_earlier = and_(
+        earlier.c.ledger == counted_usage.c.ledger,
+        earlier.c.call_id == counted_usage.c.call_id,
+        earlier.c.run_id == counted_usage.c.run_id,
+        earlier.c.attempt_id.collate("C") < counted_usage.c.attempt_id.collate("C"),
     )
+    later = (
+        select(*keys, func.bool_or(same_group).label("in_group"))
+        .select_from(counted_usage.join(earlier, is_earlier))
+        .where(*in_report, counted_usage.c.attempt_id != counted_usage.c.run_id + _FIRST_ATTEMPT)
+        .group_by(counted_usage.c.id, *keys)
+        .subquery("later")
+    )
+    own_keys = [later.c[key.name] for key in keys]
+    return select(
+        *own_keys,
+        func.count().filter(later.c.in_group).label("in_group"),
+        func.count().label("in_report"),
+    ).group_by(*own_keys)
 
 
 def dimension_key(rows: FromClause, name: str, budget: str | None) -> ColumnElement[Any]:
