@@ -38,7 +38,7 @@ _PARTITIONS = text(
     "WHERE inhparent = 'usage_entries'::regclass ORDER BY relname"
 )
 # An attempt whose only row is unconfirmed may have been billed, and somebody will say so. The hourly sums then need the
-# other rows of its call, to tell which one is the first.
+# other rows of its call, of whatever month, to tell which one is the first.
 _UNRESOLVED = """
     entry.state = 'unconfirmed' AND NOT EXISTS (
         SELECT FROM {name} AS final
@@ -47,10 +47,10 @@ _UNRESOLVED = """
 """
 _STAYS = """
     EXISTS (
-        SELECT FROM {name} AS unsure
+        SELECT FROM usage_entries AS unsure
         WHERE unsure.ledger = entry.ledger AND unsure.call_id = entry.call_id AND unsure.run_id = entry.run_id
             AND unsure.state = 'unconfirmed' AND NOT EXISTS (
-                SELECT FROM {name} AS final WHERE final.attempt_id = unsure.attempt_id
+                SELECT FROM usage_entries AS final WHERE final.attempt_id = unsure.attempt_id
                     AND final.granted_at = unsure.granted_at AND final.state = 'final'
             )
     )

@@ -190,6 +190,29 @@ async def test_a_call_id_from_before_is_remembered(engine: AsyncEngine) -> None:
         assert not await connection.scalar(USED, {"ledger": "other", "call": "answered"})
 
 
+async def test_a_call_of_two_months_is_counted_once(engine: AsyncEngine) -> None:
+    """Also when its second attempt is resolved after the month of its first one was pruned."""
+    async with engine.begin() as connection:
+        await connection.execute(MAKE, {"first": months_ago(12).date(), "last": NOW.date()})
+    border_ms = round(months_ago(5).timestamp() * 1000)
+    of_call = usual_entry(1) | {"call_id": "two", "run_id": "two", "workflow_id": "call/two"}
+    first = {"attempt_id": "two/1/1", "granted_at_ms": border_ms - 60_000, "status": "failed"}
+    second = {"attempt_id": "two/2/1", "granted_at_ms": border_ms + 60_000, "state": "unconfirmed"}
+    rows = [UsageEntry.model_validate(of_call | each) for each in (first, second)]
+    await insert_entries(engine, rows)
+
+    async def counted() -> tuple[int, int]:
+        _, total = await usage_report_with_total(engine, ledger="default", by=["service"])
+        return total.calls, total.attempts
+
+    assert sum([each.entries async for each in prune(engine, months_ago(2))]) == 0
+    assert await counted() == (1, 2)
+    await insert_entries(engine, [rows[1].model_copy(update={"state": "final"})])
+    assert await counted() == (1, 2)
+    assert sum([each.entries async for each in prune(engine, months_ago(2))]) == 2
+    assert await counted() == (1, 2)
+
+
 @given(
     call=st.one_of(
         st.text(st.characters(exclude_characters="\0", codec="utf-8")), st.from_regex(r"\A.{0,3}~g[0-9]{0,11}\Z")
