@@ -1,5 +1,8 @@
 """The schema: its revision, migrations, and the check that a program fits the database."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +38,8 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 _MIGRATION_LOCK = 7_295_624_301  # any number that nothing else in the database locks
 
+_LOOKS_AGAIN_AFTER_S = 0.5
+
 _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
 
 _PATIENT = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "statement_timeout": "0"}
@@ -69,15 +74,29 @@ async def migrate(url: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S, server_settings=_PATIENT)
     try:
-        async with engine.begin() as connection:
-            # Whoever migrates at the same time waits here, and then finds nothing left to do.
-            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        # Whoever migrates at the same time waits here, and then finds nothing left to do.
+        async with _alone(engine) as connection:
             _refuse_newer(await _revision(connection))
             # Last, since it ends the snapshot of what was asked, which an index that is made online would wait for.
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             await _upgrade(engine, config)
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def _alone(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A transaction beside which nobody else migrates.
+
+    It asks for the lock again and again: a statement that waits for one has a snapshot, for whose end an index that is
+    made online waits.
+    """
+    async with engine.connect() as connection:
+        while not await connection.scalar(select(func.pg_try_advisory_xact_lock(_MIGRATION_LOCK))):
+            await connection.rollback()
+            await asyncio.sleep(_LOOKS_AGAIN_AFTER_S)
+        yield connection
+        await connection.commit()
 
 
 async def _upgrade(engine: AsyncEngine, config: "Config") -> None:
@@ -124,8 +143,7 @@ async def name_older_schema(url: str) -> None:
     engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S)
     try:
         await check_schema(engine)
-        async with engine.begin() as connection:
-            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        async with _alone(engine) as connection:
             # Migrations run once: those that replace what others made would bring back what was before.
             await connection.execute(text(f"COMMENT ON TABLE {SCHEMA_TABLE} IS '{SCHEMA_REVISION}'"))
             await _call(connection, OLDER_SCHEMA_REVISION)

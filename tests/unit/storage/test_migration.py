@@ -81,3 +81,13 @@ async def test_one_that_is_killed_at_each_step_is_repeated(databases: Databases)
     async with engine.connect() as connection:
         assert (await connection.scalars(LEFT_OVER)).all() == []
     await engine.dispose()
+
+
+@pytest.mark.timeout(60)
+async def test_two_that_migrate_at_once_both_end(databases: Databases) -> None:
+    """While one makes an index online, which waits for all who have a snapshot, the other waits for it."""
+    engine = await old_table(databases, 1_000)
+    url = engine.url.render_as_string(hide_password=False)
+    await asyncio.gather(migrate(url), migrate(url))
+    await check_schema(engine)
+    await engine.dispose()
