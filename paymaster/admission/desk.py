@@ -434,7 +434,7 @@ class Desk:
             return self._granting.deny(
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"
             )
-        self._size.take_in(size)
+        self._size.take_in(request, size)
         if (busy := self._parking.too_much_asked(request)) is not None:
             return self._parking.park_or_deny(request, [busy])
         place = (-request.priority, self.state.outbox.sequence + 1)

@@ -2,9 +2,9 @@
 
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
-from paymaster.admission.holds import Hold
+from paymaster.admission.holds import EndedHold, Hold
 from paymaster.admission.routing import Choice
-from paymaster.admission.state import DeskState, EndedHold
+from paymaster.admission.state import DeskState
 from paymaster.messages import BudgetNotice, Denied, Grant, Granted, Reserve, ServiceConfig
 
 _FORMER_SERVICE = ServiceConfig()

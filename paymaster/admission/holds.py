@@ -1,9 +1,9 @@
-"""A hold: money that is set aside for one call until it is known what it did cost."""
+"""A hold: money that is set aside for one call until it is known what it did cost; and what is remembered of an end."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from paymaster.messages import CallRef, Grant
+from paymaster.messages import CallRef, Denied, Grant
 
 
 @dataclass(slots=True)
@@ -29,3 +29,12 @@ class Hold:
     def is_of_service(self) -> bool:
         """What is bought is of none."""
         return any(key.startswith("service:") for key in self.accounts)
+
+
+@dataclass(slots=True)
+class EndedHold:
+    at_ms: int
+    posted: bool = False
+    denied: Denied | None = None
+    presumed: bool = False
+    """Its call was gone when its grant came. If that came for the second time, the call may have used it."""

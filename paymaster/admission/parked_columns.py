@@ -6,18 +6,18 @@ written as their distance from when the call was parked, which is written as its
 was.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from paymaster.admission.parked_call import ParkedCall
-from paymaster.admission.uuid_column import ids_of, uuid_column
+from paymaster.admission.tables import Table
+from paymaster.admission.uuid_column import hold_id_of, ids_of, number_or_id, uuid_column
 from paymaster.messages import Candidate, Reserve
 from paymaster.values.money import Price
 
-KeyT = TypeVar("KeyT", bound=Hashable)
 Columns = dict[str, Any]
 Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]]
 """What a call waits for: `waits_for`, `keeps` and `waits` of a ParkedCall."""
@@ -49,25 +49,12 @@ class _Row(NamedTuple):
     open_ms: int | None
 
 
-class _Table(Generic[KeyT]):
-    """Different values in the order of their first use."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[KeyT, int] = {}
-
-    def number(self, value: KeyT) -> int:
-        return self._numbers.setdefault(value, len(self._numbers))
-
-    def values(self) -> list[KeyT]:
-        return list(self._numbers)
-
-
 class _Candidates:
     """Lists of candidates, and the candidates and prices in them, each once."""
 
     def __init__(self) -> None:
-        self._lists, self._candidates = _Table[tuple[int, ...]](), _Table[tuple[object, ...]]()
-        self._prices = _Table[str]()
+        self._lists, self._candidates = Table[tuple[int, ...]](), Table[tuple[object, ...]]()
+        self._prices = Table[str]()
         self._known_lists: dict[int, int] = {}
         self._known_prices: dict[int, int] = {}
         """By their identity, because to compare two takes longer than all else; the calls keep them alive."""
@@ -130,8 +117,8 @@ def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]
 
 def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
     calls = list(parked.values())
-    candidates, budgets, modes = _Candidates(), _Table[str | tuple[str, ...]](), _Table[str]()
-    waits = _Table[tuple[object, ...]]()
+    candidates, budgets, modes = _Candidates(), Table[str | tuple[str, ...]](), Table[str]()
+    waits = Table[tuple[object, ...]]()
     rows: list[_Row] = []
     parked_at_ms = sequence = 0
     for call in calls:
@@ -156,7 +143,7 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
     return {
         "run_ids": uuid_column([call.reserve.call.run_id for call in calls]),
         "workflow_ids": uuid_column([call.reserve.call.workflow_id for call in calls]),
-        "holds": [_hold(call.reserve) for call in calls],
+        "holds": [number_or_id(call.reserve.hold_id, call.reserve.call.run_id) for call in calls],
         "details": [call.detail for call in calls],
         "runs": [_run_row(call.reserve) for call in calls] if any(map(_run_row, (c.reserve for c in calls))) else [],
         "rows": list(zip(*rows, strict=True)),
@@ -206,7 +193,7 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
         parked_at_ms += row.parked_ms
         reserves.append(
             {
-                "hold_id": hold if isinstance(hold, str) else f"{run_id}/{hold}",
+                "hold_id": hold_id_of(hold, run_id),
                 "call": {"workflow_id": workflow_id, "run_id": run_id},
                 "candidates": candidates[row.candidates],
                 "budget": budgets[row.budget][0],
@@ -225,13 +212,6 @@ def _reserves(columns: Columns, rows: Sequence[_Row]) -> list[Reserve]:
 def _run_row(reserve: Reserve) -> Columns:
     """What a call says of its run. Empty: nothing."""
     return reserve.model_dump(mode="json", include={"run", "run_terms", "granted_before", "digest"})
-
-
-def _hold(reserve: Reserve) -> int | str:
-    """The number of a hold whose id is its call's run id and a number; else its id."""
-    run_id, _, number = reserve.hold_id.rpartition("/")
-    is_plain = run_id == reserve.call.run_id and number.isdecimal() and number == str(int(number[:9]))
-    return int(number) if is_plain else reserve.hold_id
 
 
 def _minus(at_ms: int | None, since_ms: int) -> int | None:

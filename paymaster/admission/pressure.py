@@ -15,16 +15,23 @@ from paymaster.messages import Alert, DeskConfig, Notice
 
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
-_HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 150, 100, 35, 250, 400, 35, 60
+_HOLD, _PARKED, _ENDED, _MESSAGE, _NOTICE, _KNOWN_HOLD, _SIGNATURE = 80, 100, 30, 250, 400, 35, 60
 _APPROVED = 120
 _DIGEST = 12
 _CHANGED = 16
+_ID_CHARACTERS = 40
+"""A usual hold id has no more: a UUID and a number."""
 _DETAIL_PART = 10
 """One of so many bytes of a sentence is left after compression, because sentences resemble each other."""
 
 
 def estimated_bytes(state: DeskState) -> int:
-    """What the state takes as a dump, about; more rather than less. A few milliseconds for 10,000 accounts."""
+    """What the state takes as a dump, about; more rather than less."""
+    return estimated_without_calls(state) + _HOLD * len(state.books.holds) + _PARKED * len(state.parked)
+
+
+def estimated_without_calls(state: DeskState) -> int:
+    """Beside what is held and parked. A few milliseconds for 10,000 accounts."""
     outbox, loading = state.outbox, state.loading
     waiting = [notice for notice in outbox.notices if isinstance(notice, Alert)]
     posted = sum(
@@ -36,9 +43,7 @@ def estimated_bytes(state: DeskState) -> int:
         + _BALANCE * posted
         + _CHANGED * len(state.books.changed)
         + _DIGEST * sum(len(run.asked_for) for run in _runs(state))
-        + _HOLD * len(state.books.holds)
-        + _PARKED * len(state.parked)
-        + sum(_ended_bytes(state, hold_id) for hold_id in state.ended)
+        + _ends_bytes(state)
         + _MESSAGE * len(outbox.messages)
         + _NOTICE * (len(outbox.notices) - len(waiting))
         + sum(map(alert_bytes, waiting))
@@ -87,6 +92,16 @@ def relieve(state: DeskState, over_bytes: int) -> int:
 
 def _runs(state: DeskState) -> list[Run]:
     return [account.run for account in state.books.accounts.values() if account.run is not None]
+
+
+def _ends_bytes(state: DeskState) -> int:
+    details = [ended.denied.detail for ended in state.ended.values() if ended.denied is not None]
+    beyond_usual_ids = sum(map(len, state.ended)) - _ID_CHARACTERS * len(state.ended)
+    return (
+        _ENDED * len(state.ended)
+        + sum(len(detail.encode()) // _DETAIL_PART for detail in details)
+        + max(0, beyond_usual_ids)
+    )
 
 
 def _ended_bytes(state: DeskState, hold_id: str) -> int:

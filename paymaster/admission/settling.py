@@ -4,13 +4,13 @@ from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
 from paymaster.admission.folding import correct_folded, fold
 from paymaster.admission.held_runs import take_back
-from paymaster.admission.holds import Hold
+from paymaster.admission.holds import EndedHold, Hold
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.routing import percent_lacked
 from paymaster.admission.standing import completed
-from paymaster.admission.state import DeskState, EndedHold
+from paymaster.admission.state import DeskState
 from paymaster.messages import Answer, ExpiredHold, Grant, Settle, Settled, UnconfirmedEntry, UnknownHold, Void
 from paymaster.values.limits import FOLDED_AT_ONCE, NOTICES_MAX, REMEMBER_ENDED_MAX, UNCONFIRMED_MAX
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import PlainSerializer, TypeAdapter
+from pydantic.main import IncEx
 from pydantic_core import from_json, to_json
 
 from paymaster.admission.account_rows import account_rows, accounts_of
@@ -13,11 +14,14 @@ from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.books import LedgerState
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import Clock
+from paymaster.admission.ended_columns import ended_columns, ended_of
 from paymaster.admission.first_fit import FIRST, Place
+from paymaster.admission.hold_columns import hold_columns, holds_of
+from paymaster.admission.holds import EndedHold
 from paymaster.admission.outbox import OutboxState
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
-from paymaster.messages import CapChange, Denied, DeskConfig, Window
+from paymaster.messages import CapChange, DeskConfig, Window
 from paymaster.values.limits import STATE_JSON_BYTES_MAX
 from paymaster.values.packed import pack, unpack
 from paymaster.values.windows import WINDOWS, WINDOWS_OF_RULES_1, window_start_ms
@@ -52,15 +56,6 @@ def check_rules(rules: int) -> None:
     """Raises NewerState for rules that this version does not know."""
     if rules > RULES:
         raise NewerState(rules)
-
-
-@dataclass(slots=True)
-class EndedHold:
-    at_ms: int
-    posted: bool = False
-    denied: Denied | None = None
-    presumed: bool = False
-    """Its call was gone when its grant came. If that came for the second time, the call may have used it."""
 
 
 @dataclass(slots=True)
@@ -155,6 +150,8 @@ class DeskState:
 
 _STATE = TypeAdapter(DeskState)
 _OUTBOX = TypeAdapter(OutboxState)
+_IN_PARTS: IncEx = {"outbox": True, "parked": True, "ended": True, "books": {"accounts", "holds"}}
+"""What is written in a form of its own."""
 
 
 def read(dumped: str) -> tuple[DeskState, int]:
@@ -181,13 +178,17 @@ def written(state: DeskState) -> tuple[str, int]:
         return pack(plain), len(plain)
     # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
     outbox = _OUTBOX.dump_json(state.outbox)
-    rest = _STATE.dump_json(
-        state, exclude_defaults=True, exclude={"outbox": True, "parked": True, "books": {"accounts"}}
-    )
-    accounts = to_json(account_rows(state.books.accounts, state.config))
-    parked = to_json(parked_columns(state.parked))
-    parts = (rest, outbox, to_json(WINDOWS), accounts, parked)
-    plain = b'{"rest":%b,"outbox":%b,"windows":%b,"accounts":%b,"parked":%b}' % parts
+    rest = _STATE.dump_json(state, exclude_defaults=True, exclude=_IN_PARTS)
+    parts = {
+        b"rest": rest,
+        b"outbox": outbox,
+        b"windows": to_json(WINDOWS),
+        b"accounts": to_json(account_rows(state.books.accounts, state.config)),
+        b"parked": to_json(parked_columns(state.parked)),
+        b"holds": to_json(hold_columns(state.books.holds)),
+        b"ended": to_json(ended_columns(state.ended)),
+    }
+    plain = b"{%b}" % b",".join(b'"%b":%b' % part for part in parts.items())
     return f"{_RULES_ARE}{state.rules}\n{pack(plain)}", len(plain)
 
 
@@ -200,6 +201,9 @@ def _read(data: bytes, rules: int) -> DeskState:
     windows: Sequence[Window] = document.get("windows") or _WINDOWS_BEFORE_THEY_WERE_NAMED
     state.books.accounts = accounts_of(document["accounts"], state.config, windows)
     state.parked = parked_calls(document["parked"])
+    if "holds" in document:  # before they were columns they were in the rest
+        state.books.holds = holds_of(document["holds"])
+        state.ended = ended_of(document["ended"])
     return state
 
 

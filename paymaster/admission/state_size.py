@@ -1,9 +1,11 @@
 """How large the dump of a state is, and when somebody must look: to measure it takes as long as to write it."""
 
 from paymaster.admission.alert_policy import AlertPolicy
+from paymaster.admission.new_calls import NewCalls
 from paymaster.admission.outbox import Outbox
-from paymaster.admission.pressure import estimated_bytes, relieve
+from paymaster.admission.pressure import estimated_bytes, estimated_without_calls, relieve
 from paymaster.admission.state import DeskState, written
+from paymaster.messages import Reserve
 from paymaster.values.collection import no_collection
 from paymaster.values.limits import (
     LOOK_AFTER_BYTES,
@@ -13,34 +15,39 @@ from paymaster.values.limits import (
     STATE_PLAIN_BYTES_MAX,
 )
 
-_GROWS_BY = 2
-"""What a call can take of the dump that nothing else in it resembles, by its bytes as a message: what cannot be
-compressed takes 4/3 as base64, and a grant repeats the names in it."""
+_GROWS_BY = 4
+"""What is counted for new calls can take so much until the next look: an answer that waits takes more than its hold."""
 
 
 class StateSize:
     def __init__(self, state: DeskState, outbox: Outbox, alerts: AlertPolicy) -> None:
         self._state, self._outbox, self._alerts = state, outbox, alerts
-        self._measured = self._estimated = self._plain = 0
-        self._taken_in = 0
-        self._look_at = LOOK_AFTER_BYTES
+        self._measured, self._plain = estimated_bytes(state), 0
+        self._without_calls = estimated_without_calls(state)
+        self._new_calls = NewCalls()
+        self._grown, self._look_after = 0, LOOK_AFTER_BYTES
+        """What calls have added since the last look, and after how much of that the next one is due."""
         self._measured_at_ms = 0
         self._owes_a_look = False
 
     def is_measured(self, size: int, plain: int) -> None:
         """The dump of the state as it is now has this size, and had the other before it was compressed."""
-        self._measured, self._plain, self._estimated = size, plain, estimated_bytes(self._state)
-        self._taken_in, self._look_at = 0, LOOK_AFTER_BYTES
+        self._measured, self._plain = size, plain
+        self._without_calls = estimated_without_calls(self._state)
+        self._new_calls = NewCalls()
+        self._next_look(size)
 
     def about(self) -> int:
         """For people."""
-        estimate = estimated_bytes(self._state)
-        return min(estimate, self._most_bytes(estimate))
+        return min(estimated_bytes(self._state), self._most_bytes())
 
-    def take_in(self, size: int) -> None:
-        """Counts a call that is granted or parked, by its bytes as a message; after many of them looks at the size."""
-        self._taken_in += size
-        if self._taken_in >= self._look_at:
+    def take_in(self, request: Reserve, size: int) -> None:
+        """Counts a call that is granted or parked, which has this size as a message; after many of them looks at the
+        size of the state."""
+        if self._state.rules == 1:
+            return
+        self._grown += self._new_calls.add(request, size)
+        if self._grown >= self._look_after or self._plain_can_be_too_much:
             self.look(STATE_BYTES_SLACK)
 
     def time_went_on(self) -> None:
@@ -57,17 +64,15 @@ class StateSize:
         state = self._state
         if state.rules == 1:
             return
-        estimate = estimated_bytes(state)
-        size = self._most_bytes(estimate)
-        plain_can_be_too_much = self._plain + self._taken_in > STATE_PLAIN_BYTES_MAX or self._plain_is_much
-        if size > STATE_BYTES_MAX + slack or plain_can_be_too_much:  # it can be; is it?
+        size = self._most_bytes()
+        if size > STATE_BYTES_MAX + slack or self._plain_can_be_too_much or self._plain_is_much:  # it can be; is it?
             if self._measured_at_ms == state.now_ms and 4 * self._plain > STATE_PLAIN_BYTES_MAX:
                 state.full = self._owes_a_look = True
                 return
             size = len(self.whole())
             self._measured_at_ms = state.now_ms
         self._owes_a_look = False
-        self._look_at = self._taken_in + LOOK_AFTER_BYTES
+        self._next_look(size)
         if STATE_BYTES_MAX < size <= STATE_BYTES_MAX + slack:
             return
         if size > STATE_BYTES_MAX:
@@ -108,11 +113,22 @@ class StateSize:
         self._state.full = left > 0 and self._state.rules >= 2
         self._outbox.count_alerts()
 
+    def _next_look(self, size: int) -> None:
+        """The less room there is, the sooner."""
+        room = STATE_BYTES_MAX + STATE_BYTES_SLACK - size
+        self._grown, self._look_after = 0, max(LOOK_AFTER_BYTES, room // _GROWS_BY)
+
+    @property
+    def _plain_can_be_too_much(self) -> bool:
+        return self._plain + self._new_calls.plain_bytes > STATE_PLAIN_BYTES_MAX
+
     @property
     def _plain_is_much(self) -> bool:
         """So that what comes until the next look still fits."""
         return 4 * self._plain > 3 * STATE_PLAIN_BYTES_MAX
 
-    def _most_bytes(self, estimate: int) -> int:
-        """No dump of now is larger, whatever is in the texts of calls: of these the estimate knows only how many."""
-        return self._measured + max(_GROWS_BY * self._taken_in, estimate - self._estimated)
+    def _most_bytes(self) -> int:
+        """No dump of now is larger, whatever is in the texts of calls."""
+        state = self._state
+        calls = self._new_calls.bytes(state.books.holds, state.parked)
+        return self._measured + calls + max(0, estimated_without_calls(state) - self._without_calls)

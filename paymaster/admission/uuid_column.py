@@ -1,10 +1,17 @@
-"""Many ids as one text: the bytes of those that are UUIDs written in one form, and the others as they are."""
+"""Many ids as one text: the bytes of those that are UUIDs written in one form, and the others as they are.
 
+A hold id that is its call's run id and a number is written as the number.
+"""
+
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 _BYTES = 16
+_DASHED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_PLAIN = "[0-9a-f]{32}"
 
 
 class _Form(NamedTuple):
@@ -19,20 +26,17 @@ class _Form(NamedTuple):
             return self.prefix + digits
         return f"{self.prefix}{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
-    def bytes_of(self, text: str) -> bytes | None:
-        """None: the text is no UUID in this form."""
-        try:
-            found = bytes.fromhex(text[len(self.prefix) :].replace("-", ""))
-        except ValueError:
-            return None
-        return found if len(found) == _BYTES and self.text(found.hex()) == text else None
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.prefix) + (_DASHED if self.dashes else _PLAIN))
 
 
 def uuid_column(ids: Sequence[str]) -> dict[str, Any]:
     form = next((form for text in ids if (form := _form_of(text))), _Form("", dashes=True))
-    found = [form.bytes_of(text) for text in ids]
-    others = {number: ids[number] for number, each in enumerate(found) if each is None}
-    return {**form._asdict(), "uuids": b64encode(b"".join(each for each in found if each)).decode(), "others": others}
+    is_uuid = form.pattern().fullmatch
+    others = {number: text for number, text in enumerate(ids) if not is_uuid(text)}
+    uuids = [text for number, text in enumerate(ids) if number not in others] if others else ids
+    digits = "".join([text[len(form.prefix) :] for text in uuids]).replace("-", "")
+    return {**form._asdict(), "uuids": b64encode(bytes.fromhex(digits)).decode(), "others": others}
 
 
 def ids_of(column: dict[str, Any]) -> list[str]:
@@ -44,5 +48,23 @@ def ids_of(column: dict[str, Any]) -> list[str]:
 
 
 def _form_of(text: str) -> _Form | None:
-    forms = (_Form(text[:-36], dashes=True), _Form(text[:-32], dashes=False))
-    return next((form for form in forms if form.bytes_of(text) is not None), None)
+    if re.fullmatch(_DASHED, text[-36:]):
+        return _Form(text[:-36], dashes=True)
+    return _Form(text[:-32], dashes=False) if re.fullmatch(_PLAIN, text[-32:]) else None
+
+
+def number_or_id(hold_id: str, run_id: str) -> int | str:
+    """The number of a hold whose id is its call's run id and a number; else its id."""
+    before, _, text = hold_id.rpartition("/")
+    number = _number(text) if before == run_id else None
+    return hold_id if number is None else number
+
+
+def hold_id_of(number_or_id: int | str, run_id: str) -> str:
+    return number_or_id if isinstance(number_or_id, str) else f"{run_id}/{number_or_id}"
+
+
+@lru_cache
+def _number(text: str) -> int | None:
+    """None: it is no number as Python writes it, or a long one."""
+    return int(text) if text.isdecimal() and text == str(int(text[:9])) else None

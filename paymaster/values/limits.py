@@ -155,7 +155,8 @@ STATE_PLAIN_BYTES_MAX = 32 * 1024 * 1024
 """The dump before it is compressed; from three quarters of it on no further calls are taken in. What is forged can be
 small when it is compressed."""
 LOOK_AFTER_BYTES = 64 * 1024
-"""So many bytes of new calls, as messages, and the ledger looks how large its state is; else once a minute."""
+"""What new calls can add to the dump before the ledger looks how large it is, where there is little room; else once a
+minute, and when they can have taken a part of the room."""
 ACCOUNTS_MAX = BUDGETS_MAX + 2_000
 """Budgets and services, of the configuration and opened by admins."""
 RUNS_KEPT_MAX = 1_000

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
+from drawn_columns import ids, prices, texts, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
@@ -12,35 +13,9 @@ from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.parked_columns import parked_calls, parked_columns
 from paymaster.admission.uuid_column import ids_of, uuid_column
 from paymaster.messages import CallRef, Candidate, Reserve
-from paymaster.values.money import Price, PriceTier
 
-uuids = st.uuids().map(str)
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
-ids = st.one_of(
-    uuids,
-    st.uuids().map(lambda each: each.hex),
-    uuids.map(str.upper),
-    uuids.map(lambda each: f"call/{each}"),
-    uuids.map(lambda each: f"{each[:-3]} - {each[-2:]}"),
-    st.uuids().map(lambda each: f"call/{each.hex}"),
-    texts,
-)
-times = st.integers(0, 2**53)
 maybe_times = st.one_of(st.none(), times)
 accounts = st.frozensets(st.sampled_from(["budget:a", "budget:a/b", "service:s", "service:語"]), max_size=3)
-prices = st.sampled_from(
-    [
-        None,
-        Price(input_nanos=1, output_nanos=2, source="x"),
-        Price(
-            input_nanos=1,
-            output_nanos=2,
-            source="x",
-            request_nanos=3,
-            tiers=(PriceTier(input_nanos=5, output_nanos=6, cached_input_nanos=0, above_input_tokens=7),),
-        ),
-    ]
-)
 candidates = st.builds(
     Candidate, service=texts, model=texts, max_output_tokens=times, price=prices, refused=st.one_of(st.none(), texts)
 )
