@@ -14,8 +14,7 @@ _IN_THE_DUMP = 7
 """A text of calls takes so much of the dump, by what it is compressed: as base64 4/3, in five places (the name of an
 account is in the account, among those that changed and those that are loaded, in the holds, and in an answer that
 waits)."""
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_USUAL_IDS = re.compile(rf"(?:call/)?{_UUID} {_UUID} {_UUID}/[0-9]{{1,4}}")
+_USUAL_IDS = re.compile("(?:call/)?(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[ /]){3}[0-9]{1,4}")
 _RESERVE = TypeAdapter(Reserve)
 _OF_EACH_CALL = {"hold_id", "call", "digest"}
 

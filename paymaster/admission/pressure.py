@@ -1,9 +1,9 @@
 """The size of the state, estimated from what is in it, and what is dropped when it becomes too large.
 
-The order, from what is missed least: which accounts changed since they were copied (all are copied anew), alerts that
-wait for the webhook (the database has them), alerts that wait for the database, what runs have asked for once,
-remembered ends of holds; the oldest first. When that is not enough, new calls are denied. Money is never dropped:
-balances, holds, parked calls and their answers, cap changes, expired holds.
+The order, from what is missed least: ends of holds beyond those that outlast the minute, which accounts changed since
+they were copied (all are copied anew), alerts that wait for the webhook (the database has them), alerts that wait for
+the database, what runs have asked for once, remembered ends of holds; the oldest first. When that is not enough, new
+calls are denied. Money is never dropped: balances, holds, parked calls and their answers, cap changes, expired holds.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from paymaster.admission.outbox import alert_bytes
 from paymaster.admission.runs import Run
 from paymaster.admission.state import DeskState
 from paymaster.messages import Alert, DeskConfig, Notice
+from paymaster.values.limits import REMEMBER_ENDED_MAX
 
 # Bytes in the dump, compressed, measured in tests/unit/admission/test_pressure.py and rounded up.
 _ACCOUNT, _BALANCE, _CAP = 12, 3, 5
@@ -63,6 +64,9 @@ def relieve(state: DeskState, over_bytes: int) -> int:
     What was dropped is counted. The desk's outbox counts its alerts anew afterwards.
     """
     outbox, books = state.outbox, state.books
+    if over_bytes > 0 and state.rules >= 2:
+        for hold_id in list(state.ended)[: max(0, len(state.ended) - REMEMBER_ENDED_MAX)]:
+            over_bytes -= _forget(state, hold_id)
     if over_bytes > 0 and books.changed:
         over_bytes -= _CHANGED * len(books.changed)
         books.mark_all()
@@ -84,8 +88,7 @@ def relieve(state: DeskState, over_bytes: int) -> int:
     for hold_id in list(state.ended):
         if over_bytes <= 0:
             return 0
-        over_bytes -= _ended_bytes(state, hold_id)
-        state.forgotten_until_ms = max(state.forgotten_until_ms, state.ended.pop(hold_id).at_ms + 1)
+        over_bytes -= _forget(state, hold_id)
         state.ended_dropped += 1
     return max(0, over_bytes)
 
@@ -104,9 +107,11 @@ def _ends_bytes(state: DeskState) -> int:
     )
 
 
-def _ended_bytes(state: DeskState, hold_id: str) -> int:
-    denied = state.ended[hold_id].denied
-    return _ENDED if denied is None else _ENDED + len(denied.detail.encode()) // _DETAIL_PART
+def _forget(state: DeskState, hold_id: str) -> int:
+    """Returns what it took of the dump."""
+    ended = state.ended.pop(hold_id)
+    state.forgotten_until_ms = max(state.forgotten_until_ms, ended.at_ms + 1)
+    return _ENDED if ended.denied is None else _ENDED + len(ended.denied.detail.encode()) // _DETAIL_PART
 
 
 def _config_bytes(config: DeskConfig) -> int:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 _BYTES = 16
-_DASHED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_PLAIN = "[0-9a-f]{32}"
+_DASHED = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PLAIN = re.compile("[0-9a-f]{32}")
 
 
 class _Form(NamedTuple):
@@ -26,14 +26,14 @@ class _Form(NamedTuple):
             return self.prefix + digits
         return f"{self.prefix}{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
-    def pattern(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self.prefix) + (_DASHED if self.dashes else _PLAIN))
+    def is_of(self, text: str) -> bool:
+        digits = _DASHED if self.dashes else _PLAIN
+        return text.startswith(self.prefix) and digits.fullmatch(text, len(self.prefix)) is not None
 
 
 def uuid_column(ids: Sequence[str]) -> dict[str, Any]:
     form = next((form for text in ids if (form := _form_of(text))), _Form("", dashes=True))
-    is_uuid = form.pattern().fullmatch
-    others = {number: text for number, text in enumerate(ids) if not is_uuid(text)}
+    others = {number: text for number, text in enumerate(ids) if not form.is_of(text)}
     uuids = [text for number, text in enumerate(ids) if number not in others] if others else ids
     digits = "".join([text[len(form.prefix) :] for text in uuids]).replace("-", "")
     return {**form._asdict(), "uuids": b64encode(bytes.fromhex(digits)).decode(), "others": others}
@@ -48,9 +48,9 @@ def ids_of(column: dict[str, Any]) -> list[str]:
 
 
 def _form_of(text: str) -> _Form | None:
-    if re.fullmatch(_DASHED, text[-36:]):
+    if _DASHED.fullmatch(text[-36:]):
         return _Form(text[:-36], dashes=True)
-    return _Form(text[:-32], dashes=False) if re.fullmatch(_PLAIN, text[-32:]) else None
+    return _Form(text[:-32], dashes=False) if _PLAIN.fullmatch(text[-32:]) else None
 
 
 def number_or_id(hold_id: str, run_id: str) -> int | str:

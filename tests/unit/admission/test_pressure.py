@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from desk_kit import DAY, HOUR, MINUTE, NOON, USD, Site, candidate, capped, config, service
 
-from paymaster.admission import alert_policy, state_size
+from paymaster.admission import alert_policy, pressure, state_size
 from paymaster.admission.desk import Desk
 from paymaster.admission.holds import Hold
 from paymaster.admission.outbox import alert_bytes
@@ -21,6 +21,7 @@ from paymaster.messages import (
     CapChange,
     Delivery,
     Denied,
+    Ended,
     Granted,
     LoadedSpend,
     Parked,
@@ -279,6 +280,20 @@ def test_under_pressure_notices_go_first_then_ends_of_holds_and_money_never() ->
     site.wait(MINUTE)
     site.desk.advance(site.now_ms)
     assert site.granted()
+
+
+def test_under_pressure_ends_beyond_those_remembered_go_before_all_else() -> None:
+    """At two thousand calls a second there are a hundred thousand of them before the minute is over."""
+    site = Site()
+    for _ in range(5):
+        site.settle(site.granted(), 1)
+    site.desk.outbox.alert(site.now_ms, "no_price", "text")
+    state = site.desk.state
+    with patch.object(pressure, "REMEMBER_ENDED_MAX", 2):
+        assert relieve(state, 1) == 0
+    assert list(state.ended) == ["run-4/1", "run-5/1"]
+    assert (len(site.alerts("no_price")), state.ended_dropped, state.books.all_changed) == (1, 0, False)
+    assert isinstance(site.reserve(hold_id="run-1/1"), Ended)
 
 
 def test_a_page_of_the_status_ends_by_its_bytes_too() -> None:
