@@ -33,7 +33,7 @@ class NewCalls:
         """The hashes of what calls have in common."""
         self._text_bytes = 0
         self.plain_bytes = 0
-        """As JSON, also of those that have ended."""
+        """What they take before they are compressed, about; also those that have ended."""
 
     def add(self, request: Reserve, size: int) -> int:
         """Returns the most that the call, which has this size as a message, adds to the dump."""

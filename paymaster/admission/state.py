@@ -189,7 +189,7 @@ def written(state: DeskState) -> tuple[str, int]:
         b"ended": to_json(ended_columns(state.ended)),
     }
     plain = b"{%b}" % b",".join(b'"%b":%b' % part for part in parts.items())
-    return f"{_RULES_ARE}{state.rules}\n{pack(plain)}", len(plain)
+    return f"{_RULES_ARE}{state.rules}\n{pack(plain, _LEVEL)}", len(plain)
 
 
 def _read(data: bytes, rules: int) -> DeskState:
@@ -208,6 +208,9 @@ def _read(data: bytes, rules: int) -> DeskState:
 
 
 _WINDOWS_BEFORE_THEY_WERE_NAMED: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+_LEVEL = 5
+"""Of zlib: for 10,000 budgets and as many parked calls 6 takes half as long again (117 ms for 77) and saves 0.7 %, 4
+takes 64 ms and 2.3 % more."""
 _RULES_ARE = "rules "
 """Read as base64 it does not begin like compressed data: 0.1.0 fails on it instead of reading half of a state."""
 
