@@ -50,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Site], Awaitable[list[Figure]]]] = {
     "server": server_load.load_of_the_server,
     "reservations": reservations.per_second,
     "senders": senders.many,
+    "senders-busy": senders.busy,
     "waiting": waiting.calls_at_once,
     "wire": wire_calls.cost_of_the_format,
     "transport": wire_calls.cost_of_the_transport,

@@ -5,8 +5,8 @@ Each sender is what a worker process has of the ledger: a connection of its own,
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -42,6 +42,8 @@ PLENTY, CAPPED = "plenty", "capped"
 """Budgets."""
 _PRICE = Price(input_nanos=0, output_nanos=1_000_000_000, source="bench")
 _NUMBERS = count(1)
+SERVICE_TAKES_S = 2.0
+"""Seconds from the hold to the settlement of a call that begins at its time."""
 _BEGIN_WITHIN_S = 2.0
 _WARM_S = 8.0
 """Until the ledger has heard of all of them, and knows how far apart they should come."""
@@ -121,13 +123,27 @@ class Sender:
         self.waits_s.append(time.perf_counter() - began_s)
         return answer if isinstance(answer, Granted) else None
 
+    async def call(self, lasts_s: float = 0.0) -> None:
+        """Holds, does nothing for as long as its service would take, and settles."""
+        granted = await self.reserve(PLENTY)
+        assert granted is not None
+        await asyncio.sleep(lasts_s)
+        settled = await self.commits.submit(Settle(hold_id=granted.grant.hold_id, cost_nanos=1))
+        assert isinstance(settled, Settled), settled
+
     async def call_until(self, over: asyncio.Event) -> None:
-        """Holds and settles, one after the other."""
+        """One call after the other."""
         while not over.is_set():
-            granted = await self.reserve(PLENTY)
-            assert granted is not None
-            settled = await self.commits.submit(Settle(hold_id=granted.grant.hold_id, cost_nanos=1))
-            assert isinstance(settled, Settled), settled
+            await self.call()
+
+    async def begin_calls_until(self, over: asyncio.Event, every_s: float) -> None:
+        """Begins a call at each such time, whether or not those before have been answered."""
+        begins_s = time.perf_counter()
+        async with asyncio.TaskGroup() as calls:
+            while not over.is_set():
+                calls.create_task(self.call(SERVICE_TAKES_S))
+                begins_s += every_s
+                await asyncio.sleep(begins_s - time.perf_counter())
 
     async def hold(self, times: int) -> None:
         """Asks at once for so many holds on the capped budget, and keeps what it gets."""
@@ -156,12 +172,36 @@ async def until_granted(sender: Sender) -> None:
 
 @asynccontextmanager
 async def calling(senders: Sequence[Sender], calls: int) -> AsyncGenerator[None]:
-    """Each has so many calls at once, while the block runs. They begin one after the other, as processes do."""
+    """Each has so many calls at once, while the block runs."""
+
+    async def call(sender: Sender, over: asyncio.Event) -> None:
+        await asyncio.gather(*(sender.call_until(over) for _ in range(calls)))
+
+    async with _all_doing(senders, call):
+        yield
+
+
+@asynccontextmanager
+async def beginning_calls(senders: Sequence[Sender], a_second: float) -> AsyncGenerator[None]:
+    """So many calls begin a second, evenly over all, while the block runs."""
+
+    async def call(sender: Sender, over: asyncio.Event) -> None:
+        await sender.begin_calls_until(over, len(senders) / a_second)
+
+    async with _all_doing(senders, call):
+        yield
+
+
+@asynccontextmanager
+async def _all_doing(
+    senders: Sequence[Sender], work: Callable[[Sender, asyncio.Event], Awaitable[None]]
+) -> AsyncGenerator[None]:
+    """They begin one after the other, as processes do, and end after the block."""
     over = asyncio.Event()
 
     async def begin(sender: Sender, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        await asyncio.gather(*(sender.call_until(over) for _ in range(calls)))
+        await work(sender, over)
 
     async with asyncio.TaskGroup() as group:
         for number, sender in enumerate(senders):
@@ -176,20 +216,46 @@ def waits_of(senders: Sequence[Sender]) -> list[float]:
 
 
 async def many(
+    site: Site, *, number: int = 64, a_second: float = 2_100.0, seconds: float = 20.0, capped_holds: int = 2_000
+) -> list[Figure]:
+    """How long reservations wait where so many calls begin a second, evenly over all senders, and are settled after
+    SERVICE_TAKES_S, and whether a cap is exact that all want to have at once."""
+
+    def load(senders: Sequence[Sender]) -> AbstractAsyncContextManager[None]:
+        return beginning_calls(senders, a_second)
+
+    return await _measured(site, load, number, seconds, capped_holds)
+
+
+async def busy(
     site: Site, *, number: int = 64, calls: int = 32, seconds: float = 20.0, capped_holds: int = 2_000
 ) -> list[Figure]:
-    """Reservations a second and how long they wait, and whether a cap is exact that all want to have at once.
+    """What they get where each sender has so many calls at once that do nothing but hold and settle.
 
-    Each sender has so many calls at once that do nothing but hold and settle. So the one figure follows from the other:
-    reservations a second are all calls at once, divided by the time that one waits for its hold and its settlement.
+    So the one figure follows from the other: reservations a second are all calls at once, divided by the time that one
+    waits for its hold and its settlement.
     """
+
+    def load(senders: Sequence[Sender]) -> AbstractAsyncContextManager[None]:
+        return calling(senders, calls)
+
+    return await _measured(site, load, number, seconds, capped_holds)
+
+
+async def _measured(
+    site: Site,
+    load: Callable[[Sequence[Sender]], AbstractAsyncContextManager[None]],
+    number: int,
+    seconds: float,
+    capped_holds: int,
+) -> list[Figure]:
     config, address = config_of(capped_holds), site.client.service_client.config.target_host
     async with ledger_of_its_own(site) as (ledger, worker):
         await ledger.configure(config)
         updates = Updates()
         senders = await senders_of(address, site.client.namespace, ledger.name, config, number, updates)
         await until_granted(senders[0])
-        async with calling(senders, calls):
+        async with load(senders):
             await asyncio.sleep(_WARM_S)
             updates.clear()
             for sender in senders:
