@@ -87,6 +87,7 @@ from paymaster.messages.temporal_names import (
     SignalName,
 )
 from paymaster.observability.temporal_ui import ledger_details
+from paymaster.security.payloads import as_raw, compressed
 from paymaster.values.limits import ID_CHARACTERS_MAX
 from workflows.ledger_duties import Duties
 from workflows.ledger_messages import EXAMPLES, LedgerMessages, refuse_unless, workflow_now_ms
@@ -153,14 +154,19 @@ class BudgetWorkflow:
 
     @workflow.update
     @with_one_message
-    def apply(self, batch: CommandBatch) -> AnswerBatch:
-        """One answer for each command, in order, and when this sender's next update may come."""
+    def apply(self, batch: CommandBatch) -> RawValue:
+        """An AnswerBatch: one answer for each command, in order, and when this sender's next update may come."""
         refuse_unless(check_batch, batch)
         answers = tuple(self._apply(command) for command in batch.commands)
         now_ms = workflow_now_ms()
         self._desk.advance(now_ms)
-        next_after_ms = self._senders.heard(batch.sender, now_ms)
-        return AnswerBatch(answers=answers, next_after_ms=next_after_ms, alone=self._senders.count(now_ms) <= 1)
+        answer = AnswerBatch(
+            answers=answers,
+            next_after_ms=self._senders.heard(batch.sender, now_ms),
+            alone=self._senders.count(now_ms) <= 1,
+            reads_compressed=self._desk.state.rules >= 2,
+        )
+        return compressed(answer) if batch.reads_compressed else as_raw(answer)
 
     def _apply(self, command: Command) -> Answer:
         try:

@@ -117,6 +117,8 @@ class Ledger:
         self.name = name
         self.namespace = client.namespace
         self._handle = client.get_workflow_handle(budget_workflow_id(name))
+        self._reads_compressed = False
+        """The ledger's last answer said that it does."""
 
     async def status(self) -> DeskStatus:
         """Accounts, holds and parked calls as of now. Raises LedgerNotFound."""
@@ -326,10 +328,15 @@ class Ledger:
         Raises PoisonedBatch when the update itself was refused, Busy when Temporal takes no more now, NewRun when it
         came while a new run began, and one of UPDATE_ERRORS when it should be sent again for another reason.
         """
-        batch = CommandBatch(commands=tuple(commands), sender=sender)
+        batch = CommandBatch(commands=tuple(commands), sender=sender, reads_compressed=True)
         try:
-            return await update_once(self._handle, APPLY, batch, within=ANSWER_WITHIN)
+            answer = await update_once(
+                self._handle, APPLY, batch, within=ANSWER_WITHIN, compress=self._reads_compressed
+            )
+            self._reads_compressed = answer.reads_compressed
+            return answer
         except UPDATE_ERRORS as error:
+            self._reads_compressed = False  # it may be lost, and an older worker begin it anew
             fate = fate_of(error)
             if fate is Fate.REFUSED:
                 raise PoisonedBatch(_reason(error)) from error

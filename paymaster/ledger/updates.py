@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from paymaster.ledger.pacing import jittered
 from paymaster.messages.temporal_names import ArgumentT, ResultT, UpdateName
-from paymaster.security.payloads import as_raw, read_raw
+from paymaster.security.payloads import as_raw, compressed, read_raw
 
 UPDATE_ERRORS = (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 """Everything that an update raises instead of giving a result."""
@@ -93,12 +93,16 @@ async def update_once(
     *,
     within: timedelta,
     update_id: str | None = None,
+    compress: bool = False,
 ) -> ResultT:
-    """The result of one update. Raises one of UPDATE_ERRORS; `fate_of` says what that means."""
+    """The result of one update, sent compressed to who reads it so.
+
+    Raises one of UPDATE_ERRORS; `fate_of` says what that means.
+    """
     try:
         answer = await handle.execute_update(
             update.name,
-            args=[] if message is None else [as_raw(message)],
+            args=[] if message is None else [compressed(message) if compress else as_raw(message)],
             id=update_id,
             result_type=RawValue,
             rpc_timeout=within,

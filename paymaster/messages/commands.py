@@ -283,6 +283,8 @@ class CommandBatch(Message):
     sender: str = added("")
     """The name that a process gave itself, by which the ledger counts how many there are. Empty: one that does not wait
     for its turn."""
+    reads_compressed: bool = added(False)
+    """The process reads an answer that is compressed."""
 
 
 class AnswerBatch(Message):
@@ -291,3 +293,5 @@ class AnswerBatch(Message):
     """How long this process should wait before its next update. 0: not at all."""
     alone: bool = added(False)
     """No other process has sent of late, so that this one may have two updates in flight."""
+    reads_compressed: bool = added(False)
+    """The ledger, and whoever may take it over, reads commands that are compressed."""

@@ -22,7 +22,7 @@ from temporalio.converter import PayloadCodec
 from paymaster.keys.api_key import ApiKey
 from paymaster.security.composition import ComposedCodec
 from paymaster.security.encryption import PayloadEncryption
-from paymaster.security.payloads import REASON
+from paymaster.security.payloads import REASON, without_compression
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 """A history event has at most 2 MiB of payloads, a third more in base64; a page of the UI may ask for several."""
@@ -172,9 +172,12 @@ class _CodecServer:
 
 
 def _shown(payload: Payload) -> Payload:
-    """The payload; in place of one that could not be decoded the reason, as a text."""
+    """The payload as the UI can show it; in place of one that could not be decoded the reason, as a text."""
     if REASON not in payload.metadata:
-        return payload
+        try:
+            return without_compression(payload)
+        except ValueError:
+            return payload
     reason = payload.data.decode(errors="replace")
     return Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(f"cannot be decrypted: {reason}").encode())
 

@@ -1,4 +1,4 @@
-"""Bytes as compressed text, for messages that would not fit into a Temporal payload otherwise."""
+"""Compressed bytes, also as text, for messages that would be too large for Temporal otherwise, or take it too long."""
 
 import zlib
 from base64 import b64decode, b64encode
@@ -15,12 +15,20 @@ def pack(data: bytes, level: int = 6) -> str:
 def unpack(text: str, bytes_max: int) -> bytes:
     """What was packed. Raises NotPacked; never holds much more than `bytes_max` bytes, whatever the text says."""
     try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(b64decode(text, validate=True), bytes_max + 1)
-    except (ValueError, zlib.error) as error:
+        return decompressed(b64decode(text, validate=True), bytes_max)
+    except ValueError as error:
         raise NotPacked(f"not compressed text: {error}") from None
-    if len(data) > bytes_max:
-        raise NotPacked(f"compressed text that holds more than {bytes_max} bytes")
+
+
+def decompressed(data: bytes, bytes_max: int) -> bytes:
+    """What `zlib.compress` made. Raises NotPacked; never holds much more than `bytes_max` bytes, whatever it says."""
+    unpacker = zlib.decompressobj()
+    try:
+        plain = unpacker.decompress(data, bytes_max + 1)
+    except zlib.error as error:
+        raise NotPacked(f"not compressed: {error}") from None
+    if len(plain) > bytes_max:
+        raise NotPacked(f"compressed, and holds more than {bytes_max} bytes")
     if not unpacker.eof:
-        raise NotPacked("compressed text that was cut off")
-    return data
+        raise NotPacked("compressed, and cut off")
+    return plain

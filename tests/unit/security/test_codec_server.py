@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from typing import Any
@@ -75,6 +76,20 @@ async def test_who_has_the_token_gets_the_content(client: httpx.AsyncClient, enc
     assert response.headers["access-control-allow-credentials"] == "true"
     assert response.headers["cache-control"] == "no-store"
     assert (await client.post("/decode", json={"payloads": []}, headers=BEARER)).json() == {}
+
+
+async def test_what_crossed_compressed_is_shown_as_json(
+    client: httpx.AsyncClient, encryption: PayloadEncryption
+) -> None:
+    """What is not compressed after all stays as it is."""
+    packed = Payload(metadata={"encoding": b"json/zlib"}, data=zlib.compress(b'{"commands": []}'))
+    forged = Payload(metadata={"encoding": b"json/zlib"}, data=b"{}")
+    (hidden_packed,) = await encryption.encode([packed])
+    body = body_of(packed, hidden_packed, forged)
+    response = await client.post("/decode", json=body, headers=BEARER)
+    assert contents(response) == ['{"commands": []}'] * 2 + ["{}"]
+    kinds = [b64decode(payload["metadata"]["encoding"]) for payload in response.json()["payloads"]]
+    assert kinds == [b"json/plain", b"json/plain", b"json/zlib"]
 
 
 async def test_what_is_encoded_is_encrypted(client: httpx.AsyncClient, encryption: PayloadEncryption) -> None:
