@@ -95,11 +95,17 @@ class CountedLedger(Ledger):
         self._updates = updates
 
     async def apply(
-        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+        self,
+        commands: Sequence[Command],
+        config: DeskConfig,
+        *,
+        who: str = "",
+        sender: str = "",
+        was_refused: bool = False,
     ) -> AnswerBatch:
         began_s = time.perf_counter()
         try:
-            answers = await super().apply(commands, config, who=who, sender=sender)
+            answers = await super().apply(commands, config, who=who, sender=sender, was_refused=was_refused)
         except Exception:
             self._updates.failed += 1
             raise

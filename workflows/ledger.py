@@ -162,7 +162,7 @@ class BudgetWorkflow:
         self._desk.advance(now_ms)
         answer = AnswerBatch(
             answers=answers,
-            next_after_ms=self._senders.heard(batch.sender, now_ms),
+            next_after_ms=self._senders.heard(batch.sender, now_ms, len(batch.commands), was_refused=batch.was_refused),
             alone=self._senders.count(now_ms) <= 1,
             reads_compressed=self._desk.state.rules >= 2,
         )

@@ -26,7 +26,7 @@ from paymaster.messages.temporal_names import (
     ArgumentT,
     ResultT,
 )
-from paymaster.values.limits import DURATION_MS_MAX
+from paymaster.values.limits import COMMANDS_PER_RUN, DURATION_MS_MAX
 from workflows.ledger_messages import workflow_now_ms
 from workflows.queues import activities_queue_here
 
@@ -57,6 +57,8 @@ class Duties:
         if self._desk.state.rules >= 2 and workflow.patched("ledger-copies-status"):
             duties.append(begin(self._copy_status()))
         self._tells_senders = self._desk.state.rules >= 2 and workflow.patched("ledger-tells-senders")
+        if self._tells_senders and workflow.patched("ledger-counts-commands"):
+            self._senders.commands_max = COMMANDS_PER_RUN
         await asyncio.gather(*duties, *unhurried, self._end(unhurried))
 
     async def _end(self, unhurried: Sequence[asyncio.Task[None]]) -> None:

@@ -12,11 +12,15 @@ SPACING_MS = 10.0
 SPACING_MAX_MS = 100.0
 SPACING_AT_FIRST_MS = 25.0
 """While it is not known how many there are, and how fast the ledger answers."""
-TOGETHER = 3
-"""Updates that a workflow task of the ledger should find waiting, at most in a round. As many may come while it runs;
-the rest of Temporal's ten places is for a task that takes longer than others."""
-_NEARER = 0.9
-"""What becomes of the spacing in a round in which fewer came together."""
+TOGETHER = 4
+"""Updates that a workflow task of the ledger should find waiting, at most. As many may come while it runs; the rest of
+Temporal's ten places is for a task that takes longer than others."""
+_FURTHER, _NEARER = 1.25, 0.95
+"""What becomes of the spacing when more come together, and in a round in which no more did."""
+_AFTER_REFUSAL = 1.5
+"""What becomes of it when Temporal has refused one, which nobody sees but its sender."""
+_REFUSALS_TOLD_WITHIN_MS = 10_000
+"""All whose updates were refused together come back in this time, and say so."""
 _ROUND_MS = 500
 HANDOVER_MS = 150
 """Nobody should send while a run of the ledger ends and the next one begins: what is sent then is aborted."""
@@ -36,15 +40,20 @@ class Senders:
         self._comes_ms: dict[str, int] = {}
         """When each comes, or was heard if it may come at once; in the order in which they were heard last."""
         self._first_ms: int | None = None
-        self._updates = 0
+        self._updates = self._commands = 0
+        self.commands_max: int | None = None
+        """After which the run has had enough. None: however many."""
         self._untold: set[str] | None = None
-        self._task_ms = self._together = self._most_together = 0
+        self._task_ms = self._together = 0
         """All updates of one workflow task have the same time."""
-        self._round_ends_at_ms = self._heeded_until_ms = 0
+        self._were_too_many = False
+        self._round_ends_at_ms = self._heeded_until_ms = self._refusals_until_ms = 0
 
-    def heard(self, sender: str, now_ms: int) -> int:
-        """Notes an update. Returns after how many milliseconds its sender may send the next one. 0: at once."""
+    def heard(self, sender: str, now_ms: int, commands: int = 1, *, was_refused: bool = False) -> int:
+        """Notes an update of so many commands, and whether Temporal refused one of its sender's before. Returns after
+        how many milliseconds its sender may send the next one. 0: at once."""
         self._updates += 1
+        self._commands += commands
         self._heed_clock(now_ms)
         if self._first_ms is None:
             self._first_ms = now_ms
@@ -56,7 +65,7 @@ class Senders:
             return 0
         if self._untold is not None:
             self._untold.discard(sender)
-        self._heed_load(now_ms)
+        self._heed_load(now_ms, was_refused=was_refused)
         self._comes_ms[sender] = self.next_at_ms = max(self.next_at_ms + round(self.spacing_ms), now_ms)
         return self.next_at_ms - now_ms
 
@@ -72,31 +81,41 @@ class Senders:
         """Begins anew where a clock has gone back: nobody waits until it is where it was."""
         senders = max(len(self._comes_ms), self._handed_on)
         if self.next_at_ms > now_ms + 2 * (senders * SPACING_MAX_MS + HANDOVER_MS):
-            self.next_at_ms = self._first_ms = self._heeded_until_ms = self._round_ends_at_ms = now_ms
+            self.next_at_ms = self._first_ms = now_ms
+            self._heeded_until_ms = self._refusals_until_ms = self._round_ends_at_ms = now_ms
             self._comes_ms = dict.fromkeys(self._comes_ms, now_ms)
 
-    def _heed_load(self, now_ms: int) -> None:
+    def _heed_load(self, now_ms: int, *, was_refused: bool) -> None:
         """What comes further apart is seen only when all have come who had their time before."""
-        if not self._round_ends_at_ms:
-            self._round_ends_at_ms = now_ms + _ROUND_MS
         self._together = self._together + 1 if now_ms == self._task_ms else 1
         self._task_ms = now_ms
-        self._most_together = max(self._most_together, self._together)
-        if self._most_together > TOGETHER and now_ms >= self._heeded_until_ms:
-            self.spacing_ms = min(self.spacing_ms * self._most_together / TOGETHER, SPACING_MAX_MS)
-            self._heeded_until_ms = self.next_at_ms
-        elif now_ms < self._round_ends_at_ms:
-            return
-        elif self._most_together < TOGETHER:
+        self._were_too_many = self._were_too_many or self._together > TOGETHER
+        if now_ms < self._heeded_until_ms or not self._round_ends_at_ms:
+            self._begin_round(now_ms)
+        elif was_refused and now_ms >= self._refusals_until_ms:
+            self._refusals_until_ms = now_ms + _REFUSALS_TOLD_WITHIN_MS
+            self._come_further_apart(_AFTER_REFUSAL, now_ms)
+        elif self._were_too_many:
+            self._come_further_apart(_FURTHER, now_ms)
+        elif now_ms >= self._round_ends_at_ms:
             self.spacing_ms = max(self.spacing_ms * _NEARER, SPACING_MS)
-        self._most_together, self._round_ends_at_ms = 0, now_ms + _ROUND_MS
+            self._begin_round(now_ms)
+
+    def _come_further_apart(self, further: float, now_ms: int) -> None:
+        self.spacing_ms = min(self.spacing_ms * further, SPACING_MAX_MS)
+        self._heeded_until_ms = self.next_at_ms
+        self._begin_round(now_ms)
+
+    def _begin_round(self, now_ms: int) -> None:
+        self._were_too_many, self._round_ends_at_ms = False, now_ms + _ROUND_MS
 
     # ------------------------------------------------------------ the end of the run
 
     @property
     def sent_enough(self) -> bool:
-        """The run has had as many updates as it should have."""
-        return self._updates >= UPDATES_PER_RUN
+        """The run has had as many updates, or commands, as it should have."""
+        too_many = self.commands_max is not None and self._commands >= self.commands_max
+        return self._updates >= UPDATES_PER_RUN or too_many
 
     def tell_all(self, now_ms: int) -> int:
         """From now on each is told to come after the end of the run. Returns in how many milliseconds all who send

@@ -52,7 +52,7 @@ def ledger_commits(
         on_sent(len(commands))
         began_s = time.monotonic()
         try:
-            batch = await ledger.apply(commands, config, who=who, sender=pace.sender)
+            batch = await ledger.apply(commands, config, who=who, sender=pace.sender, was_refused=pace.was_refused)
         except NewRun:
             on_turn(0.0 if is_alone() else pace.missed())
             raise

@@ -318,17 +318,23 @@ class Ledger:
         return (await self._command(APPLY, batch, None)).answers
 
     async def apply(
-        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+        self,
+        commands: Sequence[Command],
+        config: DeskConfig,
+        *,
+        who: str = "",
+        sender: str = "",
+        was_refused: bool = False,
     ) -> AnswerBatch:
         """Sends many commands in one update, once, for a worker. If the ledger is missing, starts it, then raises.
 
         `config` is what a missing ledger is started with, and `who` brings it. `sender` is a name by which the ledger
-        counts those who wait for their turn.
+        counts those who wait for their turn, and `was_refused` says that an update of it was, since its last answer.
 
         Raises PoisonedBatch when the update itself was refused, Busy when Temporal takes no more now, NewRun when it
         came while a new run began, and one of UPDATE_ERRORS when it should be sent again for another reason.
         """
-        batch = CommandBatch(commands=tuple(commands), sender=sender, reads_compressed=True)
+        batch = CommandBatch(commands=tuple(commands), sender=sender, was_refused=was_refused, reads_compressed=True)
         try:
             answer = await update_once(
                 self._handle, APPLY, batch, within=ANSWER_WITHIN, compress=self._reads_compressed

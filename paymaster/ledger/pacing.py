@@ -16,10 +16,11 @@ NAMED_MAX_S = 10.0
 """No ledger names a longer wait."""
 REFUSED_WAITS_S = 1.0
 """Who is refused waits at least so long, until the ledger has answered those whom Temporal still asks again itself."""
-REFUSED_WITHIN_S = 1.5
-"""And so much longer at most. There are more than the ten that Temporal takes; in this time it answers a hundred."""
+REFUSED_WITHIN_S = 3.0
+"""And so much longer at most. There are more than the ten that Temporal takes, and meanwhile a worker may read a whole
+run again, for up to a second, in which ten of sixty should come back at most."""
 LONGER_EACH_TIME = 2.0
-LONGER_MAX = 8.0
+LONGER_MAX = 4.0
 MANY_FROM_S = 0.1
 """Where the ledger names such a wait there may be more than ten: an update that is aborted was so with one refused."""
 NEW_RUN_WITHIN_S = 0.25
@@ -58,6 +59,8 @@ class Pace:
         self._named_s = 0.0
         self._takes_s: float | None = None
         self._longer = 1.0
+        self.was_refused = False
+        """An update was, since the last answer."""
         self._warned_at_s: float | None = None
 
     def answered(self, named_ms: int, took_s: float) -> float:
@@ -65,7 +68,7 @@ class Pace:
         before_s = took_s if self._takes_s is None else self._takes_s
         self._takes_s = before_s + _NEWEST_WEIGHS * (took_s - before_s)
         self._named_s = min(named_ms / 1_000, NAMED_MAX_S)
-        self._longer = 1.0
+        self._longer, self.was_refused = 1.0, False
         return self._wait(self._named_s)
 
     def failed(self, *, refused: bool) -> float:
@@ -74,6 +77,7 @@ class Pace:
 
         Any time of a span is as likely, so that those who failed together do not come back together.
         """
+        self.was_refused = self.was_refused or refused
         longer, self._longer = self._longer, min(self._longer * LONGER_EACH_TIME, LONGER_MAX)
         if not refused and self._named_s < MANY_FROM_S:
             return self._wait(self._named_s * longer * self._chance())

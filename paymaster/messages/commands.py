@@ -283,6 +283,8 @@ class CommandBatch(Message):
     sender: str = added("")
     """The name that a process gave itself, by which the ledger counts how many there are. Empty: one that does not wait
     for its turn."""
+    was_refused: bool = added(False)
+    """Temporal refused an update of this process since its last answer, because too many were in flight."""
     reads_compressed: bool = added(False)
     """The process reads an answer that is compressed."""
 

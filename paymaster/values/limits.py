@@ -221,6 +221,9 @@ PAUSED_BY_BYTES_MAX = 300
 
 UPDATES_PER_RUN = 1_000
 """Updates after which the ledger begins a new run, far from the most that Temporal takes."""
+COMMANDS_PER_RUN = 10_000
+"""Commands in them, likewise: a worker that has lost what it had in memory of a run reads all of them again, for a
+second, before it answers anybody."""
 SENDERS_MAX = 1_000
 """Processes that the ledger counts as senders of updates: of more, those heard longest ago are forgotten."""
 AT_ONCE_MAX = 2_000

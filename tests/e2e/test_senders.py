@@ -72,12 +72,18 @@ class Watched(Ledger):
     in_flight = most = 0
 
     async def apply(
-        self, commands: Sequence[Command], config: DeskConfig, *, who: str = "", sender: str = ""
+        self,
+        commands: Sequence[Command],
+        config: DeskConfig,
+        *,
+        who: str = "",
+        sender: str = "",
+        was_refused: bool = False,
     ) -> AnswerBatch:
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         try:
-            return await super().apply(commands, config, who=who, sender=sender)
+            return await super().apply(commands, config, who=who, sender=sender, was_refused=was_refused)
         finally:
             self.in_flight -= 1
 

@@ -25,7 +25,7 @@ from paymaster.ledger.pacing import (
     back_off_s,
     jittered,
 )
-from paymaster.values.limits import TEMPORAL_UPDATES_IN_FLIGHT, UPDATES_PER_RUN
+from paymaster.values.limits import COMMANDS_PER_RUN, TEMPORAL_UPDATES_IN_FLIGHT, UPDATES_PER_RUN
 
 # ---------------------------------------------------------------- how long
 
@@ -144,10 +144,18 @@ class Temporal:
     task_takes_s: float = 0.015
     update_takes_s: float = 0.002
     new_run_takes_s: float = 0.1
-    reading_takes_s: float = 0.002
+    reading_takes_s: float = 0.0045
     """Each update of the run's history."""
+    commands: int = 40
+    """In an update."""
     senders: Senders = field(default_factory=Senders)
-    in_flight: list[tuple[str, asyncio.Future[int]]] = field(default_factory=list[tuple[str, asyncio.Future[int]]])
+    stalls_s: float = 0.0
+    """So much longer a task takes now and then: once in `stalls_every_s` or so."""
+    stalls_every_s: float = 1.0
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+    in_flight: list[tuple[str, bool, asyncio.Future[int]]] = field(
+        default_factory=list[tuple[str, bool, asyncio.Future[int]]]
+    )
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     refused: int = 0
     aborted: int = 0
@@ -157,13 +165,13 @@ class Temporal:
     begins_anew: bool = False
     forgot: bool = False
 
-    async def update(self, sender: str) -> int:
+    async def update(self, sender: str, *, was_refused: bool) -> int:
         if len(self.in_flight) >= TEMPORAL_UPDATES_IN_FLIGHT:
             self.refused += 1
             self.abort()
             raise Busy("ten are in flight")
         answer = asyncio.get_running_loop().create_future()
-        self.in_flight.append((sender, answer))
+        self.in_flight.append((sender, was_refused, answer))
         self.arrived.set()
         if self.begins_anew:
             self.abort()
@@ -171,31 +179,38 @@ class Temporal:
 
     def abort(self) -> None:
         self.aborted += len(self.in_flight)
-        for _, answer in self.in_flight:
+        for _, _, answer in self.in_flight:
             answer.set_exception(Aborted())
         self.in_flight = []
         self.forgot = True
 
     async def work(self) -> None:
+        stalls_at_s = now() + self.stalls_every_s
         while True:
             await self.arrived.wait()
             self.arrived.clear()
             taken, began_ms = list(self.in_flight), int(now() * 1_000)
             reading_s = self.reading_takes_s * self.updates_of_run if self.forgot else 0.0
             self.forgot = False
-            await asyncio.sleep(reading_s + self.task_takes_s + self.update_takes_s * len(taken))
-            for sender, answer in taken:
+            takes_s = self.task_takes_s + self.update_takes_s * len(taken)
+            if now() >= stalls_at_s:
+                takes_s += self.stalls_s
+                stalls_at_s = now() + self.stalls_every_s * (0.5 + self.chance.random())
+            await asyncio.sleep(reading_s + takes_s * (0.7 + 0.6 * self.chance.random()))
+            for sender, was_refused, answer in taken:
                 if not answer.done():
                     self.updates += 1
                     self.updates_of_run += 1
-                    answer.set_result(self.senders.heard(sender, began_ms))
-            self.in_flight = [each for each in self.in_flight if not each[1].done()]
+                    next_ms = self.senders.heard(sender, began_ms, self.commands, was_refused=was_refused)
+                    answer.set_result(next_ms)
+            self.in_flight = [each for each in self.in_flight if not each[2].done()]
             if self.in_flight:
                 self.arrived.set()
 
     async def run_anew_when_it_is_time(self) -> None:
         """What workflows/ledger_duties.py does at the end of a run."""
         while True:
+            self.senders.commands_max = COMMANDS_PER_RUN
             while not self.senders.sent_enough:
                 await asyncio.sleep(0.001)
             told_by_s = now() + self.senders.tell_all(int(now() * 1_000)) / 1_000
@@ -225,7 +240,7 @@ class Sender:
     async def _commit(self, items: Sequence[int]) -> Sequence[None]:
         began_s = now()
         try:
-            named_ms = await self._temporal.update(self._pace.sender)
+            named_ms = await self._temporal.update(self._pace.sender, was_refused=self._pace.was_refused)
         except (Busy, Aborted) as error:
             self._pace.failed(refused=isinstance(error, Busy))
             raise
@@ -305,8 +320,8 @@ def test_without_turns_hardly_any_update_is_answered() -> None:
     """What turns are for: each refusal costs ten others their answers, and some never get one."""
 
     class Unpaced(Temporal):
-        async def update(self, sender: str) -> int:
-            await super().update(sender)
+        async def update(self, sender: str, *, was_refused: bool) -> int:
+            await super().update(sender, was_refused=was_refused)
             return 0
 
     async def story() -> None:
