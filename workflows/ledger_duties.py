@@ -70,7 +70,9 @@ class Duties:
         if not self._tells_senders:
             return
         await asyncio.gather(*unhurried)
-        told_within = timedelta(milliseconds=self._senders.tell_all(workflow_now_ms()))
+        state = self._desk.state
+        handed_on = len(state.books.holds) + len(state.parked) + len(state.ended)
+        told_within = timedelta(milliseconds=self._senders.tell_all(workflow_now_ms(), handed_on))
         if not self._senders.all_told:
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(

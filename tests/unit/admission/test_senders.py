@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from paymaster.admission.senders import HANDOVER_MS, SPACING_MAX_MS, SPACING_MS, TOGETHER, Senders
+from paymaster.admission.senders import HANDOVER_MS, HANDOVER_MS_EACH, SPACING_MAX_MS, SPACING_MS, TOGETHER, Senders
 from paymaster.values.limits import SENDERS_MAX, UPDATES_PER_RUN
 
 AT = 1_000_000
@@ -151,6 +151,14 @@ def test_all_are_told_before_a_run_ends_to_come_after_it() -> None:
         given_ms = AT + number + senders.heard(f"s{number}", AT + number)
         assert given_ms == last_ms + HANDOVER_MS + (number + 1) * SPACING_MS
     assert senders.all_told
+
+
+def test_a_run_that_hands_on_much_is_given_more_time_for_it() -> None:
+    senders = Senders(spacing_ms=SPACING_MS)
+    last_ms = times_given(senders, 12)[-1]
+    senders.tell_all(AT, handed_on=14_000)
+    given_ms = AT + senders.heard("s0", AT)
+    assert given_ms == last_ms + HANDOVER_MS + 14_000 * HANDOVER_MS_EACH + SPACING_MS
 
 
 def test_a_run_waits_for_nobody_who_does_not_wait_for_it() -> None:
