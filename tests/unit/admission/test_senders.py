@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from paymaster.admission.senders import HANDOVER_MS, HANDOVER_MS_EACH, SPACING_MAX_MS, SPACING_MS, TOGETHER, Senders
-from paymaster.values.limits import SENDERS_MAX, UPDATES_PER_RUN
+from paymaster.values.limits import COMMANDS_PER_RUN, SENDERS_MAX, UPDATES_PER_RUN
 
 AT = 1_000_000
 
@@ -98,6 +98,20 @@ def test_the_spacing_changes_once_in_a_round() -> None:
     assert senders.spacing_ms == before_ms
 
 
+def test_after_a_refusal_all_come_further_apart_once() -> None:
+    """All who were refused together say so when they are answered at last."""
+    senders = Senders()
+    times_given(senders, 64)
+    before_ms, at_ms = senders.spacing_ms, senders.next_at_ms
+    told_ms: list[float] = []
+    for number in range(40):
+        senders.heard(f"s{number}", at_ms + 300 * number, was_refused=True)
+        told_ms.append(senders.spacing_ms)
+    assert told_ms[0] == 1.5 * before_ms
+    further = [number for number, (earlier, later) in enumerate(pairwise(told_ms)) if later > earlier]
+    assert further == [33], "once more, after ten seconds: these were refused later"
+
+
 def test_who_is_not_heard_of_for_a_while_does_not_count() -> None:
     senders = Senders()
     last_ms = times_given(senders, 12)[-1]
@@ -138,6 +152,18 @@ def test_a_run_has_had_enough_after_a_thousand_updates() -> None:
         assert not senders.sent_enough
         senders.heard("a", AT + number)
     assert senders.sent_enough
+
+
+def test_a_run_has_had_enough_after_so_many_commands() -> None:
+    """If it counts them, as runs that began before did not."""
+    counts, does_not = Senders(), Senders()
+    counts.commands_max = COMMANDS_PER_RUN
+    for number in range(COMMANDS_PER_RUN // 200):
+        assert not counts.sent_enough
+        for senders in (counts, does_not):
+            senders.heard("a", AT + number, 200)
+    assert counts.sent_enough
+    assert not does_not.sent_enough
 
 
 def test_all_are_told_before_a_run_ends_to_come_after_it() -> None:
