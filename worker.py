@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -63,6 +64,7 @@ from paymaster.ledger.price_lists import KeptPrices
 from paymaster.ledger.query_guard import QueryGuard
 from paymaster.ledger.versions import worker_identity
 from paymaster.live.pushes import Pushes
+from paymaster.loop_executor import LoopExecutor
 from paymaster.messages import (
     Answer,
     AttemptReport,
@@ -91,7 +93,7 @@ from paymaster.reports.spending_watch import SpendingWatch
 from paymaster.security.composition import ComposedConverter
 from paymaster.security.failures import RedactingFailureConverter
 from paymaster.security.payloads import OwnWorkflowsPayloadConverter
-from paymaster.security.team_storage import storage_names, team_storage, workers_storage
+from paymaster.security.team_storage import storage_names, stored_at_once, team_storage, workers_storage
 from paymaster.settings import (
     ConfigurationError,
     LogSettings,
@@ -135,6 +137,9 @@ REPORT_WITHIN_S = 5.0
 """For telling the ledger of a failed attempt; its settlement says it again."""
 WHO = f"worker on {socket.gethostname()}"
 """Who brings a configuration, in the ledger's alerts and in the database."""
+SDK_THREADS = "1"
+"""Of the SDK's part in Rust, which else has as many as there are processors. It has a third of the work of the one
+thread of Python that it serves, and several wake each other for nothing."""
 LEDGERS_CACHED = 10
 """Runs of the ledger that one process keeps in memory: the one that goes on, and those that another process took over,
 each with its whole state, until they are pushed out."""
@@ -377,6 +382,7 @@ def _ledger_worker(settings: Settings, client: Client) -> Worker:
         identity=worker_identity(),
         interceptors=[LiveDetails()],
         unsandboxed_workflow_runner=guard,
+        max_workflow_task_external_storage_concurrency=stored_at_once(client.data_converter),
         tuner=guard.tuner,
         max_cached_workflows=LEDGERS_CACHED,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
@@ -476,6 +482,8 @@ def _calls_worker(
         max_concurrent_activities=CALLS_AT_ONCE,
         max_heartbeat_throttle_interval=HEARTBEATS_EVERY,
         max_concurrent_local_activities=500,
+        workflow_task_executor=LoopExecutor(),
+        max_workflow_task_external_storage_concurrency=stored_at_once(client.data_converter),
         workflow_task_poller_behavior=CALL_POLLERS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         deployment_config=_deployment(settings.worker),
@@ -538,6 +546,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ready-file", type=Path, help="a file to make as soon as it takes work (default: none)")
     options = parser.parse_args(arguments)
+    os.environ.setdefault("TOKIO_WORKER_THREADS", SDK_THREADS)  # read when the SDK's runtime is made
     on_ready = options.ready_file.touch if options.ready_file else lambda: None
     configure_logs(LogSettings())  # for what is wrong with the settings themselves
     redact_crashes()

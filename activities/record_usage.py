@@ -15,6 +15,7 @@ from temporalio import activity
 
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.ledger.backlog_sender import Backlog
+from paymaster.ledger.batching import ROWS_GATHER_AT_MOST_S, rows_worth_waiting_for
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
@@ -51,6 +52,8 @@ class RecordUsageActivities:
             self._insert,
             size_of=lambda entries: sum(map(json_bytes, entries)),
             give_up_after_s=DATABASE_ANSWERS_WITHIN_S,
+            gathers_at_most_s=ROWS_GATHER_AT_MOST_S,
+            worth_waiting_for=lambda: rows_worth_waiting_for(commits.worth_waiting_for()),
         )
 
     @activity.defn

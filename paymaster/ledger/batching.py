@@ -17,6 +17,10 @@ CALLS_AT_ONCE_MIN = 20
 """With fewer calls at once too many of them would wait for each other, and nothing would go on meanwhile."""
 COMMANDS_A_SECOND_MIN = 40
 """With fewer, too little comes in the half second that group commit waits."""
+ROWS_WORTH_WAITING_FOR = 8
+"""Records in one transaction, where the update after it waits for as many commands as any: fewer transactions, and more
+commands at a time. With fewer calls at once they would wait for each other twice."""
+ROWS_GATHER_AT_MOST_S = 0.2
 _LOOKS_BACK_S = 5.0
 
 
@@ -59,3 +63,8 @@ class LedgerTraffic:
         last_second = sum(group.commands for group in self._groups if group.at_s > now_s - 1)
         many = at_once >= CALLS_AT_ONCE_MIN and last_second >= COMMANDS_A_SECOND_MIN
         return min(WORTH_WAITING_FOR, at_once) if many else 1
+
+
+def rows_worth_waiting_for(commands: int) -> int:
+    """How many records the next transaction may wait for, where the next update waits for so many commands."""
+    return ROWS_WORTH_WAITING_FOR if commands >= WORTH_WAITING_FOR else 1

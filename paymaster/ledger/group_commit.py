@@ -50,7 +50,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     `CommitUnavailable`. For `Busy` it is tried `BUSY_LONGER_S` longer.
 
     Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
-    tells how many items the group should have, for which it then waits up to half a second. `rest_s` tells how many
+    tells how many items the group should have, for which it then waits `gathers_at_most_s`. `rest_s` tells how many
     seconds the next group still has to wait for its turn.
     """
 
@@ -63,6 +63,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         bytes_max: int = BATCH_BYTES_MAX,
         give_up_after_s: float = 30.0,
         worth_waiting_for: Callable[[], int] = lambda: 1,
+        gathers_at_most_s: float = GATHERS_AT_MOST_S,
         rest_s: Callable[[], float] = lambda: 0.0,
         has_room_beside: Callable[[], bool] = lambda: False,
         chance: Callable[[], float] = random.random,
@@ -76,7 +77,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._beside: asyncio.Task[None] | None = None
-        self._worth_waiting_for = worth_waiting_for
+        self.worth_waiting_for = worth_waiting_for
+        self._gathers_at_most_s = gathers_at_most_s
         self._rest_s = rest_s
         self._has_room_beside = has_room_beside
         self._chance = chance
@@ -117,11 +119,11 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             await self._commit_group(self._next_group())
 
     async def _gather(self) -> None:
-        self._wanted = self._worth_waiting_for()
+        self._wanted = self.worth_waiting_for()
         if len(self._waiting) < self._wanted:
             self._enough.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GATHERS_AT_MOST_S):
+                async with asyncio.timeout(self._gathers_at_most_s):
                     await self._enough.wait()
         if (rest_s := self._rest_s()) > 0:
             await asyncio.sleep(rest_s)

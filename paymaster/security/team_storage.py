@@ -32,6 +32,8 @@ _SETTING = "payloads.storage"
 _LEDGER_IDS = budget_workflow_id("")
 _HERE = os.urandom(16)
 """Known in this process only: nobody else can send a payload as one that was not to be had."""
+_STORED_AT_ONCE = 3
+"""The SDK's own default."""
 _TRY_AGAIN_AFTER_S = (0.2, 1.0)
 """Before a payload is called unreadable that its driver does not give."""
 
@@ -55,6 +57,15 @@ def storage_names(converter: DataConverter) -> tuple[str, ...]:
     """The names of the drivers with which a client of this converter reads what is in external storage."""
     storage = converter.external_storage
     return () if storage is None else tuple(each.name() for each in storage.drivers if not isinstance(each, _Nowhere))
+
+
+def stored_at_once(converter: DataConverter) -> int:
+    """Of the payloads of a workflow task, how many a worker of this converter puts away, or fetches, at a time.
+
+    Without a storage one, which takes no task of asyncio: the SDK makes one for each payload, whether it is put away or
+    not.
+    """
+    return 1 if isinstance(converter.external_storage, NoStorage) else _STORED_AT_ONCE
 
 
 def not_had(reason: str) -> Payload:

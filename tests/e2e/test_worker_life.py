@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,18 +14,30 @@ from typing import Any
 import httpx
 import pytest
 from counting_server import ANSWER, CountingServer, FakeService, Reply
-from paymaster_process import Databases, Site, configuration, free_address, running_site, until
+from paymaster_process import ROOT, Databases, Site, configuration, free_address, running_site, until
 from sqlalchemy import text
 from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
 from temporalio.service import RPCError
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
-from paymaster.devstack import EmbeddedStack
+from paymaster.devstack import EmbeddedStack, clean_environment
 from paymaster.observability.health import HealthServer
 from paymaster.storage.schema import SCHEMA_REVISION
 
 pytestmark = pytest.mark.timeout(90)
+COUNTS_THREADS = """
+import sys
+from pathlib import Path
+import worker
+from temporalio.runtime import Runtime, TelemetryConfig
+
+assert worker.main(["--config", sys.argv[1]]) == 2
+threads = Path("/proc/self/task")
+before = len([*threads.iterdir()])
+runtime = Runtime(telemetry=TelemetryConfig(logging=None))
+print(len([*threads.iterdir()]) - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +90,15 @@ async def test_a_worker_is_ready_until_the_schema_is_not_the_one_that_it_needs(s
         async with site.engine.begin() as connection:
             await connection.execute(text("UPDATE paymaster_schema SET version_num = :it"), {"it": SCHEMA_REVISION})
     assert (await asked(address, "/ready"))[0] == 200
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, 1), ("3", 3)])
+def test_the_sdks_part_in_rust_has_one_thread(said: str | None, threads: int, tmp_path: Path) -> None:
+    """A worker that ends at once, for want of a configuration, has said how many the SDK makes, unless somebody did."""
+    environment = clean_environment() | ({} if said is None else {"TOKIO_WORKER_THREADS": said})
+    program = [sys.executable, "-c", COUNTS_THREADS, str(tmp_path / "none.toml")]
+    counted = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert counted.stdout.splitlines()[-1] == str(threads)
 
 
 async def test_every_line_of_the_log_is_an_object_and_says_which_call_it_is_about(

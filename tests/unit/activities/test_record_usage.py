@@ -1,5 +1,6 @@
 """Promise 3 at any moment: what was spent is a hold, waits in the backlog or is a row, whatever fails and whenever."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
@@ -11,8 +12,9 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.record_usage import RecordUsageActivities
 from paymaster.client import Backlog
+from paymaster.ledger.batching import ROWS_WORTH_WAITING_FOR, WORTH_WAITING_FOR
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit
-from paymaster.messages import Answer, Attempt, Billing, Command, Deferred, Settle, Settled, UsageRecord
+from paymaster.messages import Answer, Attempt, Billing, Command, Deferred, Settle, Settled, UsageEntry, UsageRecord
 
 RECORD = UsageRecord(
     call=CALL,
@@ -43,8 +45,10 @@ class Books:
         self.done.append("settled")
         return [Settled(hold_id=command.hold_id) for command in commands]
 
-    def activities(self, engine: AsyncEngine) -> RecordUsageActivities:
-        commits = GroupCommit[Command, Answer](self.settle, size_of=lambda command: 1, give_up_after_s=0.01)
+    def activities(self, engine: AsyncEngine, worth_waiting_for: int = 1) -> RecordUsageActivities:
+        commits = GroupCommit[Command, Answer](
+            self.settle, size_of=lambda command: 1, give_up_after_s=0.01, worth_waiting_for=lambda: worth_waiting_for
+        )
         return RecordUsageActivities("default", engine, commits, cast(Backlog, self))
 
 
@@ -86,3 +90,30 @@ async def test_what_failed_goes_to_the_backlog_once(
     answer = await ActivityEnvironment().run(books.activities(no_database).record_usage, RECORD)
     assert isinstance(answer, Settled if settled else Deferred)
     assert books.done.count("in the backlog") == (0 if stored and settled else 1)
+
+
+async def test_rows_wait_for_each_other_where_commands_do(
+    no_database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For so many; one that has no company to wait for goes at once."""
+    stored = list[int]()
+
+    async def take(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> None:
+        stored.append(len(entries))
+
+    async def recorded(commands: int, records: int) -> None:
+        activities = Books(ledger_answers=True).activities(no_database, worth_waiting_for=commands)
+        async with asyncio.TaskGroup() as running:
+            for number in range(records):
+                running.create_task(ActivityEnvironment().run(activities.record_usage, RECORD))
+                for _ in range(20):  # turns of the loop, in which one that does not wait is stored
+                    await asyncio.sleep(0)
+                assert len(stored) == (number + 1 if commands == 1 else (number + 1) // ROWS_WORTH_WAITING_FOR), stored
+
+    monkeypatch.setattr("activities.record_usage.insert_entries", take)
+    monkeypatch.setattr("activities.record_usage.ROWS_GATHER_AT_MOST_S", 60.0)
+    await recorded(commands=1, records=2)
+    assert stored == [1, 1]
+    stored.clear()
+    await recorded(commands=WORTH_WAITING_FOR, records=ROWS_WORTH_WAITING_FOR)
+    assert stored == [ROWS_WORTH_WAITING_FOR]

@@ -1,6 +1,12 @@
 """Whether commands wait for each other, told from what a process has sent: a story for each kind of traffic."""
 
-from paymaster.ledger.batching import COMMANDS_A_SECOND_MIN, WORTH_WAITING_FOR, LedgerTraffic
+from paymaster.ledger.batching import (
+    COMMANDS_A_SECOND_MIN,
+    ROWS_WORTH_WAITING_FOR,
+    WORTH_WAITING_FOR,
+    LedgerTraffic,
+    rows_worth_waiting_for,
+)
 from paymaster.messages import (
     CallRef,
     Candidate,
@@ -127,3 +133,8 @@ def test_calls_that_another_process_settled_are_forgotten_when_their_holds_expir
         worker.end(f"h{number}")
         worker.now_s += 0.001
     assert worker.traffic.worth_waiting_for() == 1
+
+
+def test_rows_wait_only_where_commands_wait_for_the_most() -> None:
+    assert [rows_worth_waiting_for(commands) for commands in (1, WORTH_WAITING_FOR - 1)] == [1, 1]
+    assert rows_worth_waiting_for(WORTH_WAITING_FOR) == ROWS_WORTH_WAITING_FOR

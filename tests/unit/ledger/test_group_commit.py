@@ -254,6 +254,17 @@ def test_who_waits_in_vain_for_others_goes_after_half_a_second() -> None:
     run(story())
 
 
+def test_a_group_gathers_no_longer_than_it_is_given() -> None:
+    async def story() -> None:
+        commits = GroupCommit[int, str](
+            Ledger().commit, size_of=lambda item: 1, worth_waiting_for=lambda: 2, gathers_at_most_s=0.1
+        )
+        assert await commits.submit(1) == answer_to(1)
+        assert now() == pytest.approx(0.1)
+
+    run(story())
+
+
 def test_those_who_leave_while_a_group_gathers_are_not_sent() -> None:
     """Also when nobody is left."""
 

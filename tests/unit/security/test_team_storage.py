@@ -1,10 +1,15 @@
 """The external storage of a team: loaded by its name, used where it may be, and never in a workflow's way."""
 
+import asyncio
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.bridge.worker import encode_completion
 from temporalio.converter import (
     DataConverter,
     ExternalStorage,
@@ -15,11 +20,12 @@ from temporalio.converter import (
     StorageDriverStoreContext,
     StorageDriverWorkflowInfo,
 )
+from temporalio.worker import Worker
 
 from paymaster.security.composition import ComposedConverter, data_converter
 from paymaster.security.encryption import PayloadEncryption
 from paymaster.security.payloads import STORAGE, PayloadUnreadable, for_reader
-from paymaster.security.team_storage import agents_storage, team_storage, workers_storage
+from paymaster.security.team_storage import agents_storage, stored_at_once, team_storage, workers_storage
 from paymaster.settings import ConfigurationError
 
 CALL = StorageDriverSelectContext(StorageDriverWorkflowInfo(namespace="n", type="LLMCallWorkflow"))
@@ -94,6 +100,31 @@ def test_workers_store_only_what_is_read_there_or_fits_nowhere() -> None:
     storage = workers_storage(MADE)
     assert [chosen(storage, CALL, each) for each in (SMALL, READ_THERE, LARGE)] == [False, True, True]
     assert not chosen(workers_storage(None), CALL, LARGE)
+
+
+async def test_where_nothing_is_stored_no_task_is_made() -> None:
+    """When the SDK encodes what a workflow task ends with: with more at a time it makes a task of asyncio for each."""
+    alone = read_by(None)
+    ended = WorkflowActivationCompletion()
+    for _ in range(3):
+        ended.successful.commands.add().schedule_activity.arguments.append(for_reader("said", "").payload)
+    loop, made = asyncio.get_running_loop(), list[object]()
+
+    def counted(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> Any:
+        made.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+    loop.set_task_factory(counted)
+    try:
+        await encode_completion(ended, alone, encode_headers=False, storage_concurrency_limit=stored_at_once(alone))
+    finally:
+        loop.set_task_factory(None)
+    assert made == []
+
+
+def test_with_a_storage_as_many_as_the_sdk_would() -> None:
+    usual = inspect.signature(Worker).parameters["max_workflow_task_external_storage_concurrency"].default
+    assert stored_at_once(read_by(MADE)) == usual
 
 
 async def put_away(driver: StorageDriver) -> Payload:
