@@ -36,6 +36,8 @@ PAUSE_AFTER_FAILURE = timedelta(seconds=10)
 GRACE = timedelta(seconds=1)
 """For an activity that is under way when the run ends and that people would see twice: an alert, say. Who waits for an
 answer does not wait for it, and in that time come far fewer updates than the run still takes."""
+COPY_GRACE = timedelta(seconds=2)
+"""For a copy of the status, likewise, which takes one."""
 
 
 class Duties:
@@ -45,6 +47,9 @@ class Duties:
         self.next_rules = desk.state.rules
         """Those that the next run begins with."""
         self._tells_senders = False
+        self._ends_copies = False
+        """No copy of the status is under way when the run ends: Temporal takes no end while a result comes, and the
+        worker that tried reads the whole run again."""
         self._is_told = False
 
     async def run(self, *, recall: bool) -> None:
@@ -54,11 +59,13 @@ class Duties:
         unhurried = [begin(self._store_notices()), begin(self._send_alerts())]
         if recall:
             unhurried.append(begin(self._recall_parked()))
-        if self._desk.state.rules >= 2 and workflow.patched("ledger-copies-status"):
-            duties.append(begin(self._copy_status()))
+        copies = self._desk.state.rules >= 2 and workflow.patched("ledger-copies-status")
         self._tells_senders = self._desk.state.rules >= 2 and workflow.patched("ledger-tells-senders")
         if self._tells_senders and workflow.patched("ledger-counts-commands"):
             self._senders.commands_max = COMMANDS_PER_RUN
+            self._ends_copies = True
+        if copies:
+            (unhurried if self._ends_copies else duties).append(begin(self._copy_status()))
         await asyncio.gather(*duties, *unhurried, self._end(unhurried))
 
     async def _end(self, unhurried: Sequence[asyncio.Task[None]]) -> None:
@@ -140,7 +147,8 @@ class Duties:
     async def _copy_status(self) -> None:
         """Writes how accounts stand to where everybody reads it; the activity takes a second, so that it is one copy a
         second at most, and no timer."""
-        while await self._next(lambda: self._desk.copies.is_due, self._is_over):
+        ends = self._is_ending if self._ends_copies else self._is_over
+        while await self._next(lambda: self._desk.copies.is_due, ends):
             copy = self._desk.copies.take(workflow_now_ms())
             if not await self._is_stored(copy):
                 self._desk.copies.again(copy)
@@ -154,7 +162,15 @@ class Duties:
             start_to_close_timeout=timedelta(seconds=10),
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
-        await workflow.wait_condition(lambda: storing.done() or self._is_over())
+        if self._ends_copies:
+            await workflow.wait_condition(lambda: storing.done() or self._is_ending())
+            if not storing.done():
+                with contextlib.suppress(TimeoutError):
+                    await workflow.wait_condition(
+                        storing.done, timeout=COPY_GRACE, timeout_summary="the status is nearly copied"
+                    )
+        else:
+            await workflow.wait_condition(lambda: storing.done() or self._is_over())
         if not storing.done():
             return False
         try:
