@@ -95,12 +95,12 @@ def _batch_half_applied() -> None:
     """In the ledger's own workflow task, when it has applied a part of a batch. (The sandbox takes the desk as is.)"""
     handle, handled = Desk.handle, 0
 
-    def handle_some(self: Desk, command: Command, now_ms: int) -> Answer:
+    def handle_some(self: Desk, command: Command, now_ms: int, size: int | None = None) -> Answer:
         nonlocal handled
         handled += 1
         if handled == 4:
             die()
-        return handle(self, command, now_ms)
+        return handle(self, command, now_ms, size)
 
     Desk.handle = handle_some
 
