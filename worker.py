@@ -219,7 +219,7 @@ async def _run(
                 await running.enter_async_context(worker)
             if role != "activities":
                 eager.follow(await join_ledger(ledger, desk_config(settings), engine, stop, who=WHO))
-                running.enter_context(telemetry.watching(ledger, CopiedStatus(engine, ledger.name)))
+                await running.enter_async_context(telemetry.watching(ledger, CopiedStatus(engine, ledger.name)))
             ready.set()
             on_ready()
             logger.info("worker ready (%s)", role)

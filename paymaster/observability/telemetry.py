@@ -6,8 +6,8 @@ What sends them is imported only where something is sent: it takes as long to im
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
@@ -53,15 +53,16 @@ class Telemetry:
         self._ledger = ledger
         self._every_s = every_s
 
-    @contextmanager
-    def watching(self, ledger: "Ledger", copy: "CopiedStatus") -> Generator[None]:
+    @asynccontextmanager
+    async def watching(self, ledger: "Ledger", copy: "CopiedStatus") -> AsyncGenerator[None]:
         """Looks again and again how the ledger stands while the block runs, if anything is measured."""
         task = asyncio.create_task(self._watch(ledger, copy)) if self.plugins else None
         try:
             yield
         finally:
-            if task is not None:
+            if task is not None:  # whoever closes the database next has no look under way
                 task.cancel()
+                await asyncio.wait([task])
 
     async def _watch(self, ledger: "Ledger", copy: "CopiedStatus") -> None:
         while True:

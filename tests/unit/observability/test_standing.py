@@ -1,7 +1,7 @@
 """How a ledger stands is read from its copy, so that many processes that measure do not ask it."""
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -78,10 +78,10 @@ async def seen(ledger: Ledger, engine: AsyncEngine) -> list[DeskStatus]:
             return await super().whole(within)
 
     latest = [LatestStatus() for _ in range(PROCESSES)]
-    with ExitStack() as running:
+    async with AsyncExitStack() as running:
         for each in latest:
             measuring = Telemetry(Runtime.default(), [SimplePlugin("measures")], bytes, each, every_s=0.01)
-            running.enter_context(measuring.watching(ledger, Counted(engine, NAME)))
+            await running.enter_async_context(measuring.watching(ledger, Counted(engine, NAME)))
         await until(lambda: rounds > 3 * PROCESSES and all(each.status for each in latest), "each has looked")
         return [each.status for each in latest if each.status is not None]
 
