@@ -34,9 +34,12 @@ logger = logging.getLogger(__name__)
 class Push:
     """One answer on its way."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, proof: str, patience_s: float) -> None:
-        """`patience_s`: how long its reader may hold up whoever writes, in all."""
+    def __init__(
+        self, client: httpx.AsyncClient, url: str, proof: str, patience_s: float, under_way: set[asyncio.Task[None]]
+    ) -> None:
+        """`patience_s`: how long its reader may hold up whoever writes, in all. `under_way` has its task meanwhile."""
         self._client = client
+        self._under_way = under_way
         self._url = url
         self._proof = proof
         self._patience_s = patience_s
@@ -62,6 +65,8 @@ class Push:
     def begin(self, status: int, headers: Mapping[str, str], service: str) -> None:
         self._add(head_frame(Head(status=status, headers=dict(headers), service=service)))
         self.sending = asyncio.create_task(self._send())
+        self._under_way.add(self.sending)
+        self.sending.add_done_callback(self._under_way.discard)
 
     async def write(self, data: bytes) -> float:
         """The seconds that it took because the reader is slow."""
@@ -142,6 +147,7 @@ class Pushes:
         """Raises ConfigurationError when `ca_bundle` cannot be used."""
         self._settings = settings
         self._keys = keys
+        self._under_way: set[asyncio.Task[None]] = set()
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(CONNECT_TIMEOUT_S, read=None, write=None),  # a Push has a time of its own
             transport=quick_transport(
@@ -166,7 +172,8 @@ class Pushes:
             logger.warning("the answer is not streamed to %r: %s", stream_to.address, error)
             return None
         url = stream_to.address + STREAMS_PATH + stream_to.token
-        return Push(self._client, url, proof_of_worker(secret, stream_to.token), self.patience_s)
+        proof = proof_of_worker(secret, stream_to.token)
+        return Push(self._client, url, proof, self.patience_s, self._under_way)
 
     async def _secret_for(self, stream_to: StreamTo, call_id: str) -> str:
         """Raises _NotThere unless a gateway that has the secret wrote this for that call."""
@@ -185,4 +192,9 @@ class Pushes:
         return secret
 
     async def close(self) -> None:
+        """Ends what is still sent: of calls that have ended, what their readers have not taken."""
+        if sending := set(self._under_way):
+            for each in sending:
+                each.cancel()
+            await asyncio.wait(sending)
         await self._client.aclose()

@@ -179,6 +179,16 @@ async def test_a_caller_who_goes_ends_the_push_and_not_the_call() -> None:
         push.end(None)
 
 
+async def test_whoever_closes_leaves_nothing_under_way() -> None:
+    async with listening() as streams, streams.opened(CALL_ID) as opened:
+        async with pushing() as pushes:
+            push = await push_to(pushes, opened)
+            push.begin(200, HEADERS, "one")
+            await opened.head()
+        assert push.sending is not None
+        assert push.sending.done()
+
+
 async def test_a_machine_that_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel, a minute after its last word, on both sides of a stream on which nothing is said."""
     made = list[socket.socket]()
