@@ -117,11 +117,11 @@ async def test_one_alone_has_two_updates_in_flight_until_another_comes(forgetful
 
 @pytest.mark.full
 async def test_sixty_four_take_turns(stack: EmbeddedStack, tmp_path: Path) -> None:
-    """What `python -m benchmarks senders` measures, for a machine that is busy with other tests."""
+    """What `python -m benchmarks senders-busy` measures, for a machine that is busy with other tests."""
     async with running_site(stack, tmp_path) as site:
-        figures = await senders.many(site, seconds=20)
+        figures = await senders.busy(site, seconds=20)
     print(*figures, sep="\n")
     rate, p99_s, not_exact = figures[:3]
     assert not_exact.value == 0
-    assert rate.value >= 300
-    assert p99_s.value <= 8.0, "more than updates that were refused, and then wait, explain"
+    assert rate.value >= 600
+    assert p99_s.value <= 4.0, "more than updates that were refused, and then wait, explain"
