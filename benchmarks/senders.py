@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from temporalio.client import Client
@@ -81,10 +82,12 @@ class Updates:
     commands: int = 0
     failed: int = 0
     """Refused because ten were in flight, or aborted by such a refusal or a new run: all were sent again."""
+    in_flight: int = 0
+    most_in_flight: int = 0
 
     def clear(self) -> None:
         self.took_s.clear()
-        self.commands = self.failed = 0
+        self.commands = self.failed = self.most_in_flight = 0
 
 
 class CountedLedger(Ledger):
@@ -104,11 +107,15 @@ class CountedLedger(Ledger):
         was_refused: bool = False,
     ) -> AnswerBatch:
         began_s = time.perf_counter()
+        self._updates.in_flight += 1
+        self._updates.most_in_flight = max(self._updates.most_in_flight, self._updates.in_flight)
         try:
             answers = await super().apply(commands, config, who=who, sender=sender, was_refused=was_refused)
         except Exception:
             self._updates.failed += 1
             raise
+        finally:
+            self._updates.in_flight -= 1
         self._updates.took_s.append(time.perf_counter() - began_s)
         self._updates.commands += len(commands)
         return answers
@@ -234,11 +241,7 @@ async def many(
 ) -> list[Figure]:
     """How long reservations wait where so many calls begin a second, evenly over all senders, and are settled after
     SERVICE_TAKES_S, and whether a cap is exact that all want to have at once."""
-
-    def load(senders: Sequence[Sender]) -> AbstractAsyncContextManager[None]:
-        return beginning_calls(senders, a_second)
-
-    return await _measured(site, load, number, seconds, capped_holds)
+    return await _measured(site, partial(beginning_calls, a_second=a_second), number, seconds, capped_holds)
 
 
 async def busy(
@@ -249,11 +252,7 @@ async def busy(
     So the one figure follows from the other: reservations a second are all calls at once, divided by the time that one
     waits for its hold and its settlement.
     """
-
-    def load(senders: Sequence[Sender]) -> AbstractAsyncContextManager[None]:
-        return calling(senders, calls)
-
-    return await _measured(site, load, number, seconds, capped_holds)
+    return await _measured(site, partial(calling, calls=calls), number, seconds, capped_holds)
 
 
 async def _measured(

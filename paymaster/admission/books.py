@@ -332,10 +332,7 @@ class Ledger:
 
     def is_loading(self, accounts: tuple[str, ...]) -> str | None:
         """One of the accounts for which nothing is granted yet, or None."""
-        for key in accounts:
-            if self.accounts[key].loading:
-                return key
-        return None
+        return next((key for key in accounts if self.accounts[key].loading), None)
 
     def full_or_wait_ms(self, accounts: tuple[str, ...], tokens: int, now_ms: int) -> tuple[str, int | None] | None:
         """The account whose limits are in the way longest, and for how long (None: until one of its calls ends)."""
@@ -365,8 +362,7 @@ class Ledger:
 
     def shortfall(self, accounts: tuple[str, ...], amount_nanos: int) -> Shortfall | None:
         """The most lasting reason why the amount does not fit, or None when it fits everywhere."""
-        shortfalls = self.shortfalls(accounts, amount_nanos)
-        return max(shortfalls, key=self._lasts) if shortfalls else None
+        return max(self.shortfalls(accounts, amount_nanos), key=self._lasts, default=None)
 
     def _lasts(self, shortfall: Shortfall) -> tuple[int, float, int]:
         """Orders reasons: of two that are the same, the one whose window ends later lasts longer. A week may end after

@@ -331,7 +331,7 @@ def _not_short(candidate: Candidate, request: Reserve, ledger: Ledger) -> Obstac
 def _unknown_budget(request: Reserve, ledger: Ledger, accounts: tuple[str, ...]) -> str | None:
     """The first of the request's budgets that nothing would count against."""
     if not request.further_budgets:
-        return None if accounts and accounts[-1].startswith("budget:") else request.budget  # budgets come last
+        return None if any(key.startswith("budget:") for key in accounts) else request.budget
     counted = {path for path in budgets_charged(request.budgets) if f"budget:{path}" in ledger.accounts}
     return next((budget for budget in request.budgets if counted.isdisjoint(budget_ancestors(budget))), None)
 

@@ -51,7 +51,7 @@ async def encodings(client: Client) -> list[tuple[str, str]]:
     return list(zip(asked, answered, strict=True))
 
 
-async def test_a_process_compresses_once_the_ledger_says_that_it_reads_it(client: Client) -> None:
+async def test_a_process_compresses_once_the_ledger_reads_it(client: Client) -> None:
     ledger = await started(client, rules=2)
     for number in (200, 200, 1):
         batch = await ledger.apply(voids(number), CONFIG, sender="s")

@@ -282,7 +282,7 @@ def test_under_pressure_notices_go_first_then_ends_of_holds_and_money_never() ->
     assert site.granted()
 
 
-def test_under_pressure_ends_beyond_those_remembered_go_before_all_else() -> None:
+def test_under_pressure_surplus_ends_go_before_all_else() -> None:
     """At two thousand calls a second there are a hundred thousand of them before the minute is over."""
     site = Site()
     for _ in range(5):

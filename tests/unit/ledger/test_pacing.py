@@ -306,7 +306,7 @@ def test_where_temporal_is_slow_everybody_waits_longer() -> None:
     run(story())
 
 
-def test_where_temporal_stalls_now_and_then_all_come_further_apart() -> None:
+def test_where_temporal_stalls_all_come_further_apart() -> None:
     """For 0.1 s once in a second or so, in which ten updates come where they are 10 ms apart."""
 
     async def story() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+from paymaster_process import until
 from records import usual_entry
 from replicas import DatabaseServer, primary_and_replica
 from sqlalchemy import text
@@ -44,11 +45,15 @@ async def servers() -> AsyncIterator[tuple[DatabaseServer, DatabaseServer]]:
 async def test_reports_are_read_from_a_replica(servers: tuple[DatabaseServer, DatabaseServer]) -> None:
     primary, replica = (create_engine(server.url) for server in servers)
     await insert_entries(primary, [entry(), entry()])
-    await asyncio.sleep(0.5)
+
+    async def have_arrived() -> bool:
+        return await posted_by_account(replica, "default", ["budget:acme"]) == {"budget:acme": 2_000}
+
+    await until(have_arrived, "the replica has the rows")
     for by in (("service",), ("run",)):
         [row] = await usage_report(replica, ledger="default", by=by)
         assert row.cost_nanos == 2_000
-    assert await posted_by_account(replica, "default", ["budget:acme"]) == {"budget:acme": 2_000}
+    assert await have_arrived()
     assert (await only_reads(primary), await only_reads(replica)) == (False, True)
     with pytest.raises(DBAPIError) as refused:
         await insert_entries(replica, [entry()])
