@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from uuid import uuid4
 
 from temporalio.client import Client
 
@@ -28,6 +28,7 @@ from paymaster.messages import (
     Candidate,
     Command,
     DeskConfig,
+    Ended,
     Granted,
     Reserve,
     ServiceConfig,
@@ -43,7 +44,6 @@ BOUND_NANOS = 2_000
 PLENTY, CAPPED = "plenty", "capped"
 """Budgets."""
 _PRICE = Price(input_nanos=0, output_nanos=1_000_000_000, source="bench")
-_NUMBERS = count(1)
 SERVICE_TAKES_S = 2.0
 """Seconds from the hold to the settlement of a call that begins at its time."""
 _BEGIN_WITHIN_S = 2.0
@@ -60,10 +60,10 @@ def config_of(capped_holds: int) -> DeskConfig:
 
 def reserve_of(budget: str) -> Reserve:
     """It holds BOUND_NANOS."""
-    now_ms, hold_id = time.time_ns() // 1_000_000, f"senders/{next(_NUMBERS)}"
+    now_ms, run_id = time.time_ns() // 1_000_000, str(uuid4())
     return Reserve(
-        hold_id=hold_id,
-        call=CallRef(workflow_id=f"call/{hold_id}", run_id=hold_id),
+        hold_id=f"{run_id}/1",
+        call=CallRef(workflow_id=f"call/{uuid4()}", run_id=run_id),
         budget=budget,
         candidates=(Candidate(service="s", model="m", max_output_tokens=2, price=_PRICE),),
         input_bytes=0,
@@ -183,10 +183,10 @@ async def senders_of(
 
 
 async def until_granted(sender: Sender) -> None:
-    """A ledger reads first what was spent before."""
+    """A ledger reads first what was spent before. It takes the hold back where no workflow is there for the answer."""
     first = reserve_of(PLENTY)
     while True:
-        if isinstance(await sender.commits.submit(first), Granted):
+        if isinstance(await sender.commits.submit(first), Granted | Ended):
             return
         await asyncio.sleep(0.05)
 

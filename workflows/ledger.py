@@ -6,6 +6,7 @@ paymaster/ledger/group_commit.py), and reports of failed attempts by the signal 
 the query `status`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ class BudgetWorkflow:
     @workflow.run
     async def run(self, start: LedgerStart) -> None:
         """Does its duties until this run has had enough; a new one then begins with the same desk."""
+        self._lets_go = asyncio.create_task(self._let_go_at_last())
         await self._duties.run(recall=start.state is None or self._desk.state.recalls)
         await workflow.wait_condition(workflow.all_handlers_finished)
         state = self._desk.state
@@ -149,6 +151,17 @@ class BudgetWorkflow:
                 spacing_ms=senders.spacing_ms,
             )
         )
+
+    async def _let_go_at_last(self) -> None:
+        """Frees the desk when a worker forgets this run, as it does one that has ended: what goes on is cancelled then.
+
+        The SDK's instance of a run refers to itself, and to find thousands of holds as garbage stops the ledger for a
+        tenth of a second.
+        """
+        try:
+            await asyncio.Event().wait()
+        finally:
+            del self._desk, self._messages, self._duties
 
     # ------------------------------------------------------------ calls
 

@@ -241,7 +241,8 @@ class AlertPolicy:
         state = self._state
         if size >= STATE_BYTES_ALERT:
             accounts, holds = len(self._ledger.accounts), len(self._ledger.holds)
-            text = alert_texts.state_size(size, accounts, holds, len(state.parked), len(state.ended))
+            ended = len(state.ended) + state.earlier_ends.number
+            text = alert_texts.state_size(size, accounts, holds, len(state.parked), ended)
             about = str(window_start_ms("day", state.now_ms))
             self._outbox.alert_once(state.now_ms, "state_size", text, about)
 

@@ -157,6 +157,7 @@ class Desk:
             state.now_ms = now_ms
             self._size.time_went_on()
         now_ms = state.now_ms
+        self._settling.group_ended()
         if now_ms >= self._minute_ends_ms:
             rolled = self.ledger.roll_windows(now_ms)
             state.freed |= rolled.accounts
@@ -422,7 +423,7 @@ class Desk:
             return Granted(grant=hold.grant) if hold.state == "pending" else Ended(hold_id=hold_id)
         if call := self.queue.get(hold_id):
             return Parked(hold_id=hold_id, deadline_at_ms=call.reserve.deadline_at_ms, detail=call.detail)
-        if ended := self.state.ended.get(hold_id):
+        if ended := self.state.end_of(hold_id):
             return ended.denied or Ended(hold_id=hold_id)
         if request.asked_at_ms < self.state.forgotten_until_ms:
             return Ended(hold_id=hold_id)

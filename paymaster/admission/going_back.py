@@ -34,6 +34,7 @@ def put_back(state: DeskState, to_ms: int) -> None:
         _put_call_back(call, to_ms)
     for ended in state.ended.values():
         ended.at_ms = min(ended.at_ms, to_ms)
+    state.earlier_ends.put_back(to_ms)
     state.early = [change.model_copy(update={"at_ms": min(change.at_ms, to_ms)}) for change in state.early]
     for approved in state.approved.values():
         approved.at_ms = min(approved.at_ms, to_ms)

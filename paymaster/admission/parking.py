@@ -35,8 +35,9 @@ class Parking:
     ) -> None:
         self._state, self._ledger, self._outbox = state, ledger, outbox
         self._alerts, self._granting = alerts, granting
-        self.on_demand = OnDemand(state, ledger, alerts, lambda: (call.reserve for call in self.queue))
-        self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
+        queue = self.queue = ParkedQueue(state.parked, ledger, state.gates, state.now_ms)
+        # Without a reference to `self`, so that a desk is gone as soon as nobody needs it.
+        self.on_demand = OnDemand(state, ledger, alerts, lambda: (call.reserve for call in queue))
         self.due_ms = 0
         """When something may happen by itself. Looking earlier is harmless, looking later delays it."""
         self._asked = 0

@@ -65,6 +65,9 @@ def relieve(state: DeskState, over_bytes: int) -> int:
     """
     outbox, books = state.outbox, state.books
     if over_bytes > 0 and state.rules >= 2:
+        earlier = state.earlier_ends
+        while earlier.groups and earlier.without_oldest() + len(state.ended) >= REMEMBER_ENDED_MAX:
+            over_bytes -= forget_group(state)
         for hold_id in list(state.ended)[: max(0, len(state.ended) - REMEMBER_ENDED_MAX)]:
             over_bytes -= _forget(state, hold_id)
     if over_bytes > 0 and books.changed:
@@ -85,12 +88,22 @@ def relieve(state: DeskState, over_bytes: int) -> int:
         if over_bytes <= 0:
             return 0
         over_bytes -= _DIGEST * run.forget_what_was_asked_once()
+    while over_bytes > 0 and state.earlier_ends.groups:
+        state.ended_dropped += len(state.earlier_ends.groups[0].positions)
+        over_bytes -= forget_group(state)
     for hold_id in list(state.ended):
         if over_bytes <= 0:
             return 0
         over_bytes -= _forget(state, hold_id)
         state.ended_dropped += 1
     return max(0, over_bytes)
+
+
+def forget_group(state: DeskState) -> int:
+    """Forgets the oldest group of ends. Returns what it took of the dump."""
+    group = state.earlier_ends.groups.pop(0)
+    state.forgotten_until_ms = max(state.forgotten_until_ms, group.until_ms + 1)
+    return group.bytes()
 
 
 def _runs(state: DeskState) -> list[Run]:
@@ -102,6 +115,7 @@ def _ends_bytes(state: DeskState) -> int:
     beyond_usual_ids = sum(map(len, state.ended)) - _ID_CHARACTERS * len(state.ended)
     return (
         _ENDED * len(state.ended)
+        + state.earlier_ends.bytes()
         + sum(len(detail.encode()) // _DETAIL_PART for detail in details)
         + max(0, beyond_usual_ids)
     )

@@ -24,8 +24,8 @@ _REFUSALS_TOLD_WITHIN_MS = 10_000
 _ROUND_MS = 500
 HANDOVER_MS = 150
 """Nobody should send while a run of the ledger ends and the next one begins: what is sent then is aborted."""
-HANDOVER_MS_EACH = 0.01
-"""And so much longer for each call that is handed on: 10,000 are written and read again in a tenth of a second."""
+HANDOVER_MS_EACH = 0.02
+"""And so much longer for each call that is handed on: 10,000 are written and read again in a fifth of a second."""
 _LATELY_MS = 3_000
 
 

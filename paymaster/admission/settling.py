@@ -2,20 +2,30 @@
 
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
+from paymaster.admission.earlier_ends import ENDS_IN_GROUP
 from paymaster.admission.folding import correct_folded, fold
 from paymaster.admission.held_runs import take_back
 from paymaster.admission.holds import EndedHold, Hold
 from paymaster.admission.loading import SpendLoading
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
+from paymaster.admission.pressure import forget_group
 from paymaster.admission.routing import percent_lacked
 from paymaster.admission.standing import completed
 from paymaster.admission.state import DeskState
 from paymaster.messages import Answer, ExpiredHold, Grant, Settle, Settled, UnconfirmedEntry, UnknownHold, Void
-from paymaster.values.limits import FOLDED_AT_ONCE, NOTICES_MAX, REMEMBER_ENDED_MAX, UNCONFIRMED_MAX
+from paymaster.values.limits import (
+    ENDED_IN_A_MINUTE_MAX,
+    FOLDED_AT_ONCE,
+    NOTICES_MAX,
+    REMEMBER_ENDED_MAX,
+    UNCONFIRMED_MAX,
+)
 
 REMEMBER_ENDED_MS = 3_600_000
 """How long the end of a hold is remembered, to answer a command that is sent again."""
+_YOUNG_MS = 60_000
+"""Few commands are sent again later."""
 
 
 class Settling:
@@ -66,7 +76,7 @@ class Settling:
         Its entries were stored before it was sent, so unless this desk knows that it was voided, the stored entries
         tell what is right: they are read again. A folded one that says what it was posted at is corrected at once.
         """
-        state, ended = self._state, self._state.ended.get(command.hold_id)
+        state, ended = self._state, self._state.end_of(command.hold_id)
         if ended is not None and ended.posted:
             return Settled(hold_id=command.hold_id)
         if ended is None and command.corrects is not None and self._correct_folded(command, command.corrects):
@@ -102,7 +112,8 @@ class Settling:
             self._state.ended[command.hold_id] = EndedHold(self._state.now_ms)
             return Settled(hold_id=command.hold_id)
         self._parking.leave(command.hold_id)
-        self._state.ended.setdefault(command.hold_id, EndedHold(self._state.now_ms))
+        if self._state.end_of(command.hold_id) is None:
+            self._state.ended[command.hold_id] = EndedHold(self._state.now_ms)
         return Settled(hold_id=command.hold_id)
 
     def expire(self) -> None:
@@ -136,9 +147,29 @@ class Settling:
             if latest_ms is not None:  # a reserve of such a hold that is sent again finds it ended: no second grant
                 state.forgotten_until_ms = max(state.forgotten_until_ms, latest_ms + 1)
 
+    def group_ended(self) -> None:
+        """What was remembered one by one is a group from now on, where there is enough for one."""
+        state = self._state
+        if len(state.ended) >= ENDS_IN_GROUP and state.rules >= 2:
+            state.earlier_ends.take(state.ended)
+            state.ended.clear()
+            self._forget_groups()
+
+    def _forget_groups(self) -> None:
+        state, earlier = self._state, self._state.earlier_ends
+        while earlier.groups:
+            age_ms, left = state.now_ms - earlier.groups[0].until_ms, earlier.without_oldest() + len(state.ended)
+            most = ENDED_IN_A_MINUTE_MAX if age_ms < _YOUNG_MS else REMEMBER_ENDED_MAX
+            if age_ms < REMEMBER_ENDED_MS and left < most:
+                return
+            forget_group(state)
+
     def forget_ended(self) -> None:
-        """The dict is in order of time: the oldest ends come first."""
+        """They are in order of time: the oldest come first."""
         ended, state = self._state.ended, self._state
+        self._forget_groups()
+        if state.earlier_ends.groups:
+            return
         for hold_id in list(ended):
             at_ms = ended[hold_id].at_ms
             if at_ms > state.now_ms - REMEMBER_ENDED_MS and len(ended) <= REMEMBER_ENDED_MAX:

@@ -14,6 +14,7 @@ from paymaster.admission.answers import CommandAnswer
 from paymaster.admission.books import LedgerState
 from paymaster.admission.breaker import Gate
 from paymaster.admission.clock import Clock
+from paymaster.admission.earlier_ends import EarlierEnds
 from paymaster.admission.ended_columns import ended_columns, ended_of
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.hold_columns import hold_columns, holds_of
@@ -99,6 +100,9 @@ class DeskState:
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     parked: dict[str, ParkedCall] = field(default_factory=dict[str, ParkedCall])
     ended: dict[str, EndedHold] = field(default_factory=dict[str, EndedHold])
+    """The latest; under rules 1 all."""
+    earlier_ends: EarlierEnds = field(default_factory=EarlierEnds)
+    """The others that are remembered."""
     forgotten_until_ms: int = 0
     """Ends of holds before this time are no longer remembered."""
     freed: Annotated[set[str], PlainSerializer(sorted)] = field(default_factory=set[str])
@@ -147,10 +151,15 @@ class DeskState:
             starts = self.books.window_starts_ms
             self.books.window_starts_ms = {window: starts[window] for window in WINDOWS_OF_RULES_1 if window in starts}
 
+    def end_of(self, hold_id: str) -> EndedHold | None:
+        """What is remembered of the end of this hold."""
+        return self.ended.get(hold_id) or self.earlier_ends.get(hold_id)
+
 
 _STATE = TypeAdapter(DeskState)
 _OUTBOX = TypeAdapter(OutboxState)
-_IN_PARTS: IncEx = {"outbox": True, "parked": True, "ended": True, "books": {"accounts", "holds"}}
+_NOT_IN_RULES_1: IncEx = {"version": True, "earlier_ends": True, "books": {"changed", "all_changed"}}
+_IN_PARTS: IncEx = {"outbox": True, "parked": True, "ended": True, "earlier_ends": True, "books": {"accounts", "holds"}}
 """What is written in a form of its own."""
 
 
@@ -161,9 +170,10 @@ def read(dumped: str) -> tuple[DeskState, int]:
     """
     rules, dumped = _rules_of(dumped)
     check_rules(rules)
-    plain = unpack(dumped, STATE_JSON_BYTES_MAX)
+    packed, *earlier_ends = dumped.split("\n")
+    plain = unpack(packed, STATE_JSON_BYTES_MAX)
     state = _read(plain, rules)
-    state.rules = rules
+    state.rules, state.earlier_ends = rules, EarlierEnds.of(earlier_ends)
     return upgrade(state), len(plain)
 
 
@@ -174,7 +184,7 @@ def written(state: DeskState) -> tuple[str, int]:
     time to read.
     """
     if state.rules == 1:
-        plain = _STATE.dump_json(state, exclude={"version": True, "books": {"changed", "all_changed"}})
+        plain = _STATE.dump_json(state, exclude=_NOT_IN_RULES_1)
         return pack(plain), len(plain)
     # Defaults are left out, so none may ever change; the outbox's messages are told apart by theirs.
     outbox = _OUTBOX.dump_json(state.outbox)
@@ -189,7 +199,8 @@ def written(state: DeskState) -> tuple[str, int]:
         b"ended": to_json(ended_columns(state.ended)),
     }
     plain = b"{%b}" % b",".join(b'"%b":%b' % part for part in parts.items())
-    return f"{_RULES_ARE}{state.rules}\n{pack(plain, _LEVEL)}", len(plain)
+    lines = (f"{_RULES_ARE}{state.rules}", pack(plain, _LEVEL), *state.earlier_ends.lines())
+    return "\n".join(lines), len(plain)
 
 
 def _read(data: bytes, rules: int) -> DeskState:

@@ -121,9 +121,10 @@ class ReplayedDesk:
         if call is not None:
             self._desk.handle(Void(hold_id=hold_id), self._now_ms)
             return Refusal(call.waits[0][0], call.detail, waits=True)
-        denied = self._desk.state.ended[hold_id].denied
-        assert denied is not None  # a new hold id ends by a denial alone
-        return Refusal(denied.reason, denied.detail, waits=False)
+        ended = self._desk.state.end_of(hold_id)
+        assert ended is not None
+        assert ended.denied is not None  # a new hold id ends by a denial alone
+        return Refusal(ended.denied.reason, ended.denied.detail, waits=False)
 
     def _will_end(self, hold_id: str, stored: StoredHold) -> None:
         """After each attempt but the last there was one more request, of which the ledger heard a moment later."""

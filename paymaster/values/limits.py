@@ -165,6 +165,8 @@ ENDED_RUNS_MAX = 4_000
 """Ended runs without an account, of which only the name is remembered."""
 REMEMBER_ENDED_MAX = 10_000
 """Ended holds that are remembered, for an hour. A reserve that is older than a forgotten one is answered `ended`."""
+ENDED_IN_A_MINUTE_MAX = 36_000
+"""Of the last minute so many are remembered: at 600 calls a second all of them. They take 576 KB of the state."""
 UNCONFIRMED_MAX = 1_000
 """Unconfirmed holds that the desk keeps one by one; older ones are folded into sums of their accounts."""
 FOLDED_AT_ONCE = 100

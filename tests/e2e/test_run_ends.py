@@ -3,17 +3,17 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from weakref import WeakSet
 
 import pytest
 from ledger_alone import LedgerActivities, capped, client_in_new_namespace, request, running
 from paymaster_process import until
 
+from paymaster.admission import books
 from paymaster.client import Ledger
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import (
-    RaiseCap,
-    budget_workflow_id,
-)
+from paymaster.messages import DeskStatus, RaiseCap, budget_workflow_id
+from paymaster.values.collection import no_collection
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,3 +83,33 @@ async def test_a_run_ends_while_an_activity_hangs(forgetful_temporal: str, hangs
 
         await until(is_done, "everything has arrived")
         assert others.done["recall_parked"] == (2 if hangs == "recall_parked" else 1)
+
+
+async def test_what_a_run_knew_is_gone_when_it_has_ended(
+    forgetful_temporal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a search for garbage. Who asks the run that has ended is answered from its history."""
+    known, begin = WeakSet[books.Ledger](), books.Ledger.__init__
+
+    def begun(ledger: books.Ledger, *arguments: object) -> None:
+        known.add(ledger)
+        begin(ledger, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(books.Ledger, "__init__", begun)
+    client = await client_in_new_namespace(forgetful_temporal)
+    ledger, handle = Ledger(client), client.get_workflow_handle(budget_workflow_id("default"))
+    with no_collection():
+        async with running(client, LedgerActivities()):
+            await ledger.start(capped(3_000))
+            first = (await handle.describe()).run_id
+            now_ms = (await ledger.status()).now_ms
+
+            async def is_next() -> bool:
+                await ledger.send([request("first/1", now_ms)])
+                return (await handle.describe()).run_id != first
+
+            await until(is_next, "the first run has ended")
+            await until(lambda: len(known) == 1, "of the first run's books nothing is left")
+            ended = client.get_workflow_handle(budget_workflow_id("default"), run_id=first)
+            status = await ended.query("status", result_type=DeskStatus)
+            assert (status.holds, (await ledger.status()).holds) == (1, 1)

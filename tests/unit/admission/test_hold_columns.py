@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from drawn_columns import ids, prices, texts, times
+from drawn_columns import amounts, ends, ends_by_id, ids, prices, texts, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -13,10 +13,9 @@ from paymaster.admission.ended_columns import ended_columns, ended_of
 from paymaster.admission.hold_columns import hold_columns, holds_of
 from paymaster.admission.holds import EndedHold, Hold
 from paymaster.admission.state import DeskState, read, written
-from paymaster.messages import BudgetNotice, CallRef, Denied, Grant, RetrySettings
+from paymaster.messages import CallRef, Grant, RetrySettings
 from paymaster.values.packed import pack, unpack
 
-amounts = st.one_of(st.integers(0, 10**6), st.integers(0, 10**29))
 signed = st.integers(-(10**18), 10**18)
 names = st.lists(texts, max_size=2).map(tuple)
 retries = st.builds(
@@ -61,21 +60,6 @@ holds = st.builds(
     failures_told=st.integers(0, 9),
 )
 numbers = st.one_of(st.none(), st.sampled_from(["1", "12", "0", "01", "", "²", "1/2", "9" * 30]))
-notices = st.lists(
-    st.builds(
-        BudgetNotice,
-        account=texts,
-        window=st.just("day"),
-        cap_nanos=amounts,
-        posted_nanos=amounts,
-        pending_nanos=amounts,
-    ),
-    max_size=2,
-)
-denials = st.builds(Denied, hold_id=texts, reason=texts, detail=texts, in_the_way=notices.map(tuple))
-ends = st.builds(
-    EndedHold, at_ms=times, posted=st.booleans(), denied=st.one_of(st.none(), denials), presumed=st.booleans()
-)
 SEARCH = settings(max_examples=examples(300), deadline=None, derandomize=True, database=None)
 
 
@@ -85,13 +69,6 @@ def by_id(drawn: list[tuple[Hold, str | None]]) -> dict[str, Hold]:
         hold_id = hold.grant.hold_id if number is None else f"{hold.call.run_id}/{number}"
         found[hold_id] = replace(hold, grant=hold.grant.model_copy(update={"hold_id": hold_id}))
     return found
-
-
-def ends_by_id(drawn: list[tuple[str, EndedHold]]) -> dict[str, EndedHold]:
-    return {
-        hold_id: replace(end, denied=end.denied and end.denied.model_copy(update={"hold_id": hold_id}))
-        for hold_id, end in drawn
-    }
 
 
 @SEARCH

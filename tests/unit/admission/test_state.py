@@ -3,14 +3,16 @@
 import binascii
 import zlib
 from base64 import b64decode
+from weakref import ref
 
 import pytest
-from desk_kit import NOON, Site
+from desk_kit import NOON, Site, capped, config
 
 from paymaster.admission import state
 from paymaster.admission.desk import Desk
 from paymaster.admission.state import RULES, NewerState
 from paymaster.messages import Upgrade
+from paymaster.values.collection import no_collection
 
 
 def test_a_new_desk_goes_by_the_newest_rules() -> None:
@@ -60,3 +62,15 @@ def test_an_upgrade_begins_with_the_next_run() -> None:
 def test_an_upgrade_never_goes_back() -> None:
     answer = Site().desk.upgrade(Upgrade(rules=1), NOON)
     assert (answer.before, answer.rules) == (RULES, RULES)
+
+
+def test_a_desk_that_nobody_needs_is_gone_at_once() -> None:
+    """To find thousands of holds as garbage takes a tenth of a second."""
+    site = Site(config(budgets={"acme": capped(day=2)}))
+    site.granted(run="a/b")
+    site.granted()
+    site.parked()
+    ledger = ref(site.desk.ledger)
+    with no_collection():
+        site.cut()
+        assert ledger() is None
