@@ -201,14 +201,14 @@ def admin_errors() -> Generator[None]:
     except AdminRefused as error:
         raise CommandError(f"refused: {error}", EXIT_NO) from None
     except LedgerNotFound as error:
-        raise CommandError(f"{error}\n{_asked_where()}") from None
+        raise CommandError(f"{error}.\n{_asked_where()}") from None
     except KeyUnavailable as error:
         raise CommandError(str(error)) from None
 
 
 def _asked_where() -> str:
     return (
-        f"Asked was Temporal at {temporal_address()}, for the ledger of {settings_file(None)}. "
+        f"Asked was Temporal at {temporal_address()}, with the configuration {settings_file(None)}. "
         "TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, --config FILE or --ledger NAME name another."
     )
 

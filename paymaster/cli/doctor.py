@@ -98,7 +98,7 @@ async def _ledger(settings: "Settings") -> list[Check]:
     try:
         status = await ledger_status(settings)
     except CommandError as error:
-        return [Check("ledger", False, f"{error}{await _others(settings)}")]
+        return [Check("ledger", False, f"{str(error).rstrip('.')}{await _others(settings)}")]
     see = ", see `paymaster unconfirmed list`" if status.unconfirmed else ""
     counts = f"{status.holds} in flight, {status.parked} parked, {status.unconfirmed} unconfirmed{see}"
     checks = [Check("ledger", True, f"{status.ledger} answers: {counts}")]

@@ -8,7 +8,7 @@ import typer
 
 from paymaster.cli.connection import ConfigOption, command_settings, run_async
 from paymaster.cli.exits import EXIT_NO
-from paymaster.cli.present import JsonOption, iso, print_checks, print_json, print_line, print_table
+from paymaster.cli.present import JsonOption, iso, print_checks, print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -40,6 +40,8 @@ def list_keys(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         return
     headers = ["key", "used by", "source", "version", "age", "expires"]
     print_table(headers, [_row(each) for each in found])
+    if not found:
+        print_note("the configuration names no key")
 
 
 @app.command()

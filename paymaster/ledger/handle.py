@@ -390,7 +390,7 @@ class Ledger:
         """`unanswered`: the id of a command of which nobody knows whether it was carried out. None: it was not."""
         return LedgerNotFound(
             f"no ledger {self.name!r} answered in the Temporal namespace {self.namespace!r} ({error}); "
-            "is a worker of it running? `paymaster worker` starts one",
+            "is a worker of it running? `paymaster worker`, with that ledger's configuration, starts one",
             unanswered,
         )
 

@@ -201,8 +201,15 @@ def test_a_silent_ledger_is_told_with_where_it_was_asked(
     ended = run("services", "--ledger", "acme", *named, **at)
     file = "other.toml" if named else "paymaster.toml"
     assert_ends_with_advice(ended, 2, "no ledger 'acme' answered in the Temporal namespace 'default'")
-    assert f"Asked was Temporal at {stack.temporal_address}, for the ledger of {file}. " in ended.stderr
+    assert f"Asked was Temporal at {stack.temporal_address}, with the configuration {file}. " in ended.stderr
     assert "--config FILE or --ledger NAME name another" in ended.stderr
+    told = run("doctor", "--ledger", "acme", *named, **at).stdout
+    assert f"starts one. Asked was Temporal at {stack.temporal_address}, with the configuration {file}. " in told
+
+
+def test_where_no_key_is_named_the_list_says_so(run: Run, folder: Path) -> None:
+    (folder / "paymaster.toml").write_text(CONFIGURATION.replace('key = "local-key"', ""))
+    assert "the configuration names no key" in run("keys", "list").stderr
 
 
 @pytest.mark.parametrize("command", ["usage", "migrate"])
