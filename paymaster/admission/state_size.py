@@ -3,7 +3,7 @@
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.new_calls import NewCalls
 from paymaster.admission.outbox import Outbox
-from paymaster.admission.pressure import estimated_bytes, estimated_without_calls, relieve
+from paymaster.admission.pressure import estimated_bytes, parts_without_calls, relieve
 from paymaster.admission.state import DeskState, written
 from paymaster.messages import Reserve
 from paymaster.values.collection import no_collection
@@ -23,7 +23,7 @@ class StateSize:
     def __init__(self, state: DeskState, outbox: Outbox, alerts: AlertPolicy) -> None:
         self._state, self._outbox, self._alerts = state, outbox, alerts
         self._measured, self._plain = estimated_bytes(state), 0
-        self._without_calls = estimated_without_calls(state)
+        self._parts = parts_without_calls(state)
         self._new_calls = NewCalls()
         self._grown, self._look_after = 0, LOOK_AFTER_BYTES
         """What calls have added since the last look, and after how much of that the next one is due."""
@@ -33,7 +33,7 @@ class StateSize:
     def is_measured(self, size: int, plain: int) -> None:
         """The dump of the state as it is now has this size, and had the other before it was compressed."""
         self._measured, self._plain = size, plain
-        self._without_calls = estimated_without_calls(self._state)
+        self._parts = parts_without_calls(self._state)
         self._new_calls = NewCalls()
         self._next_look(size)
 
@@ -131,4 +131,4 @@ class StateSize:
         """No dump of now is larger, whatever is in the texts of calls."""
         state = self._state
         calls = self._new_calls.bytes(state.books.holds, state.parked)
-        return self._measured + calls + max(0, estimated_without_calls(state) - self._without_calls)
+        return self._measured + calls + parts_without_calls(state).growth_from(self._parts)

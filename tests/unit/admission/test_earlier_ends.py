@@ -13,7 +13,7 @@ from searches import examples
 from paymaster.admission import settling
 from paymaster.admission.earlier_ends import EarlierEnds
 from paymaster.admission.holds import EndedHold
-from paymaster.admission.pressure import estimated_bytes, relieve
+from paymaster.admission.pressure import estimated_bytes, parts_without_calls, relieve
 from paymaster.messages import Ended, Settle, Settled, UnknownHold, Void
 from paymaster.values.packed import NotPacked
 
@@ -158,6 +158,19 @@ def test_under_pressure_groups_go_after_alerts_and_before_new_calls() -> None:
         pass
     assert (state.earlier_ends.number, state.ended_dropped, len(site.alerts("no_price"))) == (0, 4, 0)
     assert isinstance(site.reserve(hold_id="run-6/1"), Ended)
+
+
+def test_a_new_group_is_counted_as_growth_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, denials with a sentence are estimated as three times what they take: less would be no less."""
+    monkeypatch.setattr(settling, "ENDS_IN_GROUP", 200)
+    site = Site(config(budgets={"full": capped(total=0, day=0, hour=0)}))
+    for _ in range(200):
+        site.denied(budget="full")
+    measured, parts = len(site.desk.dump()), parts_without_calls(site.desk.state)
+    site.desk.advance(site.now_ms)
+    assert site.desk.state.earlier_ends.number == 200
+    growth = parts_without_calls(site.desk.state).growth_from(parts)
+    assert measured < len(site.desk.dump()) <= measured + growth
 
 
 @pytest.mark.usefixtures("pairs")

@@ -11,7 +11,7 @@ from desk_kit import Site, candidate, capped, config
 
 from paymaster.admission import state_size
 from paymaster.admission.new_calls import NewCalls
-from paymaster.admission.pressure import estimated_without_calls
+from paymaster.admission.pressure import parts_without_calls
 from paymaster.admission.state import written
 from paymaster.messages import CallRef, Candidate, Denied, Granted, Reserve, json_bytes
 
@@ -76,7 +76,7 @@ def test_no_dump_is_larger_than_what_is_counted(texts: Texts, mode: str) -> None
     if mode == "parked":
         site.granted(candidate(usd=1))
     state, new = site.desk.state, NewCalls()
-    measured, without_calls = len(written(state)[0]), estimated_without_calls(state)
+    measured, parts = len(written(state)[0]), parts_without_calls(state)
     living: deque[str] = deque()
     for number in range(600):
         request = ask(site, chance, number, texts)
@@ -92,7 +92,7 @@ def test_no_dump_is_larger_than_what_is_counted(texts: Texts, mode: str) -> None
             site.void(living.popleft())
         if number % 50 == 49:
             counted = new.bytes(state.books.holds, state.parked)
-            most = measured + counted + max(0, estimated_without_calls(state) - without_calls)
+            most = measured + counted + parts_without_calls(state).growth_from(parts)
             assert len(written(state)[0]) <= most
 
 
