@@ -6,7 +6,7 @@ import typer
 
 from paymaster.cli.connection import ConfigOption, admin, checked, command_settings, ledger_status, run_async
 from paymaster.cli.exits import CommandError
-from paymaster.cli.present import JsonOption, print_json, print_line, print_table, usd, utc
+from paymaster.cli.present import JsonOption, print_json, print_line, print_note, print_table, usd, utc
 from paymaster.cli.signing import SignOption, tell_ledger
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def list_(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         [_row(*each) for each in runs],
         right=["spent", "held", "of", "calls", "parked"],
     )
+    if not runs:
+        print_note("no run with limits is in use now")
 
 
 @app.command()

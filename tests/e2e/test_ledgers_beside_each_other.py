@@ -190,6 +190,7 @@ async def check_commands(places: list[Place]) -> None:
             assert by_name["ledger"] == place.name
         if (await place.site.ledger.status()).rules > 1:  # not of one that began anew beside an older worker
             assert (await standing(place.site.client, SMALL)).accounts
+    assert "no run with limits is in use now" in (await places[0].site.command("runs", "list")).errors
     told = (await places[0].site.command("doctor", "--ledger", "nobody")).output
     assert "in this namespace run the ledgers acme, default, zoo" in told
 
