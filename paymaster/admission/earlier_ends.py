@@ -19,7 +19,7 @@ from paymaster.values.limits import STATE_JSON_BYTES_MAX
 from paymaster.values.packed import NotPacked, pack, unpack
 
 ENDS_IN_GROUP = 2_000
-"""They take two milliseconds to become one, and about 32 KB."""
+"""They take two milliseconds to become one, and about 32 KB; denials take up to ten times as much."""
 _DIGEST_BYTES = 12
 """Two of 100,000 ids have the same with a probability of 10^-19."""
 _LEVEL = 1
@@ -114,7 +114,7 @@ class EarlierEnds:
 
     @classmethod
     def of(cls, lines: Sequence[str]) -> "EarlierEnds":
-        """Raises NotPacked for text that `lines` did not give."""
+        """Raises NotPacked for a line that is no group. What a group tells of its ends is read when somebody asks."""
         return cls(list(map(_group_of, lines)))
 
 
