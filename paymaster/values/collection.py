@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 ENDED_BYTES_MAX = 64 * 2**20
 """Of requests that may wait to be found as garbage; each is there as text, as JSON and as it was sent."""
-
-
 YOUNG_MAX = 5_000
 """Objects that may have come since young ones were searched; Python's own is 700. Where it was, a ledger that takes
 4,000 commands a second searched all its holds every three seconds, for a tenth of a second each time."""

@@ -144,7 +144,7 @@ def test_a_clock_that_goes_back_takes_the_groups_along() -> None:
 
 
 @pytest.mark.usefixtures("pairs")
-def test_under_pressure_groups_go_after_alerts_and_before_new_calls() -> None:
+def test_under_pressure_groups_go_after_alerts() -> None:
     """Those beyond what is remembered for an hour go first, uncounted; the others are counted."""
     site = Site()
     grouped(site, 6)

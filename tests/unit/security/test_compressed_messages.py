@@ -9,7 +9,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
 from benchmarks.senders import reserve_of
-from paymaster.messages import CommandBatch, Void
+from paymaster.messages import CallRef, CommandBatch, Reserve, Void
 from paymaster.security.payloads import (
     OwnWorkflowsPayloadConverter,
     PaymasterPayloadConverter,
@@ -29,10 +29,20 @@ def in_zlib(data: bytes) -> RawValue:
     return RawValue(Payload(metadata={"encoding": b"json/zlib"}, data=data))
 
 
-def test_many_commands_become_a_fraction_and_are_the_same() -> None:
-    batch = CommandBatch(commands=tuple(reserve_of("plenty") for _ in range(COMMANDS_MAX)))
+def as_numbered(number: int, request: Reserve) -> Reserve:
+    """With ids that say hardly anything, where two UUIDs are 32 bytes that nothing makes shorter."""
+    call = CallRef(workflow_id=f"call/senders/{number}", run_id=f"senders/{number}")
+    return request.model_copy(update={"hold_id": call.run_id, "call": call})
+
+
+@pytest.mark.parametrize(("numbered", "fraction"), [(True, 10), (False, 8)], ids=["numbers", "UUIDs"])
+def test_many_commands_become_a_fraction_and_are_the_same(numbered: bool, fraction: int) -> None:
+    requests = [reserve_of("plenty") for _ in range(COMMANDS_MAX)]
+    if numbered:
+        requests = [as_numbered(number, request) for number, request in enumerate(requests)]
+    batch = CommandBatch(commands=tuple(requests))
     raw = compressed(batch)
-    assert len(raw.payload.data) < len(as_raw(batch).payload.data) / 8
+    assert len(raw.payload.data) < len(as_raw(batch).payload.data) / fraction
     assert read_raw(raw, CommandBatch) == batch
     for converter in (PaymasterPayloadConverter(), OwnWorkflowsPayloadConverter()):
         assert converter.from_payload(raw.payload, CommandBatch) == batch
