@@ -101,15 +101,21 @@ async def test_what_a_run_knew_is_gone_when_it_has_ended(
     with no_collection():
         async with running(client, LedgerActivities()):
             await ledger.start(capped(3_000))
-            first = (await handle.describe()).run_id
             now_ms = (await ledger.status()).now_ms
+
+            async def is_held() -> bool:  # perhaps not yet by the first run, which may end while it loads
+                [answer] = await ledger.send([request("first/1", now_ms)])
+                return answer.kind == "granted"
+
+            await until(is_held, "a call is on hold")
+            holds = (await handle.describe()).run_id
 
             async def is_next() -> bool:
                 await ledger.send([request("first/1", now_ms)])
-                return (await handle.describe()).run_id != first
+                return (await handle.describe()).run_id != holds
 
-            await until(is_next, "the first run has ended")
-            await until(lambda: len(known) == 1, "of the first run's books nothing is left")
-            ended = client.get_workflow_handle(budget_workflow_id("default"), run_id=first)
+            await until(is_next, "the run with the hold has ended")
+            await until(lambda: len(known) == 1, "of the ended runs' books nothing is left")
+            ended = client.get_workflow_handle(budget_workflow_id("default"), run_id=holds)
             status = await ended.query("status", result_type=DeskStatus)
             assert (status.holds, (await ledger.status()).holds) == (1, 1)

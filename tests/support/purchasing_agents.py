@@ -22,7 +22,7 @@ QUEUE = "buyers"
 READY = "the buyers' worker is ready"
 FEE = "0.012"
 UP_TO = "0.05"
-ATTEMPT_TAKES = timedelta(seconds=4)
+ATTEMPT_TAKES_S = 4
 """After which an activity is tried again whose worker was killed."""
 
 
@@ -47,6 +47,8 @@ class Errand:
     settled: str = ""
     note: str = ""
     """Metadata, and a part of the error where it fails. Empty: none."""
+    attempt_takes_s: float = ATTEMPT_TAKES_S
+    """Of its activity, in seconds."""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -106,7 +108,7 @@ class BuysByActivity:
         return await workflow.execute_activity(
             buy,
             errand,
-            start_to_close_timeout=ATTEMPT_TAKES,
+            start_to_close_timeout=timedelta(seconds=errand.attempt_takes_s),
             retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100)),
         )
 
@@ -123,7 +125,9 @@ class Buys:
                 errand.budget, up_to=errand.up_to, what="search", on_exhausted=mode, metadata=errand.metadata
             ) as bought:
                 fee = await workflow.execute_activity(
-                    pay, args=[errand.shop, bought.id], start_to_close_timeout=ATTEMPT_TAKES
+                    pay,
+                    args=[errand.shop, bought.id],
+                    start_to_close_timeout=timedelta(seconds=errand.attempt_takes_s),
                 )
                 if errand.fails:
                     raise PaymasterError(f"the shop's answer makes no sense {errand.note}")
