@@ -52,6 +52,11 @@ class Shown(NamedTuple):
     entries: "tuple[UsageEntry, ...]"
     link: str | None
 
+    @property
+    def metadata(self) -> "Mapping[str, str]":
+        """What is stored with its attempts: none before the first has ended, nor what was erased."""
+        return self.entries[-1].metadata if self.entries else {}
+
 
 @app.command(name="list")
 def list_(
@@ -77,7 +82,7 @@ def list_(
     ]
     print_table(["call", "state", "budget", "service/model", "began", "cost", "waits for"], rows, right=["cost"])
     if not calls:
-        print_note("there is none")
+        print_note(f"there is none in the ledger {settings.ledger.name}")
     if len(calls) == limit:
         print_note(f"there may be more than these {limit}: --limit")
 
@@ -355,6 +360,8 @@ def _describe(call_id: str, shown: Shown) -> None:
             )
         if shown.sent:
             lines.append(("sent", f"{shown.sent}; it is paid for, also if the call is cancelled"))
+    told = ", ".join(f"{name}={value}" for name, value in sorted(shown.metadata.items()))
+    lines += [("metadata", told)] if told else []
     lines += [("Temporal", shown.link)] if shown.link else []
     for name, value in lines:
         print_line(f"{name:<9}{value}")
@@ -391,6 +398,7 @@ def _shown_document(shown: Shown) -> "JsonValue":
         **({} if shown.call is None else _document(shown.call)),
         "sent_at": shown.sent,
         "link": shown.link,
+        "metadata": {**shown.metadata},
         "attempts": [
             {
                 "attempt_id": each.attempt_id,

@@ -79,7 +79,8 @@ async def parked(site: Site, *calls: WorkflowHandle[Any, Any]) -> None:
 
 
 async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site) -> None:
-    result: LLMResult = await (await start(site.client, ask("done-1"))).result()
+    wanted = ask("done-1").model_copy(update={"metadata": {"customer": "7", "team": "a"}})
+    result: LLMResult = await (await start(site.client, wanted)).result()
     [listed] = await until_listed(site, "--budget", "acme/told", are={"done-1"})
     assert (listed["state"], listed["budget"], listed["asked"]) == ("completed", "acme/told", "told/model-1")
     assert listed["waits_for"] is None
@@ -87,17 +88,20 @@ async def test_a_call_that_ended_is_listed_and_shown_with_its_attempt(site: Site
     shown = await site.document("calls", "show", "call/done-1")
     [attempt] = shown["attempts"]
     assert (shown["state"], attempt["status"]) == ("completed", "completed")
+    assert shown["metadata"] == {"customer": "7", "team": "a"}
     assert attempt["cost_usd"] == f"{result.cost_usd:.9f}"
     assert shown["link"].startswith(f"{UI}/namespaces/")
     assert shown["link"].endswith("/workflows/call%2Fdone-1")
     shown_to_people = await said(site, "calls", "show", "done-1")
     assert "writer for acme/told" in shown_to_people
+    assert "\nmetadata customer=7, team=a\n" in shown_to_people
     assert "1 attempt, $" in shown_to_people
 
     cost_nanos = usd_to_nanos(listed["cost_usd"])
     assert abs(cost_nanos - result.cost_nanos) <= 5_000, "Temporal keeps at least five decimals"
     assert (listed["cost_usd"], shown["cost_usd"]) == (f"{nanos_to_usd(cost_nanos):.9f}",) * 2
     assert f" {format_usd(cost_nanos)} " in await said(site, "calls", "list", "--budget", "acme/told")
+    assert "there is none in the ledger nope" in await said(site, "calls", "list", "--ledger", "nope")
 
 
 async def test_metadata_of_a_call_is_what_reports_group_by(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import stat
 from datetime import timedelta
@@ -30,6 +31,7 @@ from kubernetes_manifests import (
     strict,
 )
 from paymaster_process import ROOT, free_address
+from temporalio.envconfig import ClientConfigProfile
 
 from paymaster.cli import app
 from paymaster.keys.file import why_not_private
@@ -74,7 +76,7 @@ def test_each_file_is_used() -> None:
     for file in FOLDER.rglob("kustomization.yaml"):
         (kustomization,) = documents(file)
         generators = kustomization.get("configMapGenerator", [])
-        named = [*kustomization["resources"], *(name for each in generators for name in each.get("files", ()))]
+        named = [*kustomization.get("resources", []), *(name for each in generators for name in each.get("files", ()))]
         used |= {file, *(file.parent / name for name in named if not name.startswith("../"))}
         assert all((file.parent / name).exists() for name in [*named, *kustomization.get("components", [])]), file
     assert used == {path for path in FOLDER.rglob("*") if path.is_file()}
@@ -314,6 +316,24 @@ def test_keys_of_a_secret_are_taken_as_files(tmp_path: Path) -> None:
         mode, user = stat.S_IFREG | volume["defaultMode"], pod["spec"]["securityContext"]["runAsUser"]
         assert why_not_private(mode, 0, user, Path(mounted)) is None
         assert volume["defaultMode"] & stat.S_IRGRP
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("site", ["base", "azure"])
+def test_a_client_certificate_reaches_every_process(site: str, tmp_path: Path) -> None:
+    """An overlay of somebody, in a folder of its own: relative paths alone, as kustomize wants them."""
+    resources = [os.path.relpath(FOLDER / site, tmp_path)]
+    components = [os.path.relpath(FOLDER / "client-certificate", tmp_path)]
+    overlay = {"kind": "Kustomization", "resources": resources, "components": components}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    deployed = rendered(tmp_path)
+    for component, pod in deployed.pods().items():
+        (where,) = (each["mountPath"] for each in container(pod)["volumeMounts"] if each["name"] == "temporal")
+        (secret,) = (each["secret"] for each in pod["spec"]["volumes"] if each["name"] == "temporal")
+        assert secret["defaultMode"] & stat.S_IRGRP
+        tls = ClientConfigProfile.load(override_env_vars=deployed.environment(component)).tls
+        assert tls is not None
+        assert (tls.client_cert, tls.client_private_key) == (Path(where) / "tls.crt", Path(where) / "tls.key")
 
 
 def triggers() -> list[Manifest]:

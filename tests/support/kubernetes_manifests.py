@@ -93,14 +93,14 @@ def base() -> Deployed:
     return Deployed([*manifests, *maps], (FOLDER / "base" / file).read_text(), temporal)
 
 
-def rendered(name: str) -> Deployed:
-    """What kustomize makes of a folder. Skips where it cannot be had."""
+def rendered(name: str | Path) -> Deployed:
+    """What kustomize makes of a folder, of these or by its whole path. Skips where it cannot be had."""
     manifests = list(yaml.safe_load_all(render(name)))
     maps = {re.sub(r"-[a-z0-9]{10}$", "", m["metadata"]["name"]): m for m in manifests if m["kind"] == "ConfigMap"}
     return Deployed(manifests, maps["paymaster"]["data"]["paymaster.toml"], maps["paymaster-temporal"]["data"])
 
 
-def render(name: str) -> str:
+def render(name: str | Path) -> str:
     """The YAML that kustomize makes of a folder. Skips where it cannot be had."""
     return run_go_program(KUSTOMIZE, "build", str(FOLDER / name))
 
