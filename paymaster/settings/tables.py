@@ -105,7 +105,7 @@ class AccountSettings(Table):
     but those of the other accounts of the call count."""
     alert_at: AlertParts = (0.5, 0.8, 0.95)
     """Parts of each cap, above 0 and up to 1, that alert when posted money reaches them, 20 at most. [] alerts never.
-    Default [0.5, 0.8, 0.95]."""
+    A cap that is lowered past one of them alerts with the next money that is posted. Default [0.5, 0.8, 0.95]."""
     requests_per_minute: AtLeastOne | None = None
     """The most requests per minute. None, the default: no limit."""
     tokens_per_minute: AtLeastOne | None = None

@@ -103,6 +103,17 @@ def test_a_raised_cap_arms_the_thresholds_that_are_not_reached_any_more() -> Non
     assert spend(site, 21) == (0.8,)
 
 
+def test_a_lowered_cap_alerts_with_the_next_money_that_is_spent() -> None:
+    """$40 of $100 had reached nothing, and of $50 are four fifths. The change itself is told as one."""
+    site = Site(config(budgets={"acme": watched(0.5, 0.8, day=100)}))
+    assert spend(site, 40) == ()
+    site.set_cap("50")
+    assert len(site.alerts("cap_changed")) == 1
+    assert site.alerts("threshold") == []
+    assert spend(site, 1) == (0.5, 0.8)
+    assert [alert.text.split(":")[0] for alert in site.alerts("threshold")] == ["acme has spent 80% of its day cap"]
+
+
 def test_a_correction_downwards_alerts_nobody_twice() -> None:
     """An unconfirmed $9 reach the threshold; corrected to $1 and spent again, it is the same window."""
     site = Site(config(budgets={"acme": watched(0.5, day=10)}))
