@@ -13,13 +13,13 @@ from paymaster.messages import UsageEntry
 from paymaster.storage.engine import create_engine
 from paymaster.storage.usage_rows import insert_entries
 
-NOW = datetime.now(UTC)
 WHAT_IF = ("budget", "what-if", "paymaster.toml")
 SUMMED = ("service,model", "budget", "day", "service,model,budget,day")
 
 
 def month(ago: int) -> datetime:
-    number = NOW.year * 12 + NOW.month - 1 - ago
+    now = datetime.now(UTC)
+    number = now.year * 12 + now.month - 1 - ago
     return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
 
 
@@ -34,7 +34,7 @@ async def reached(database_url: str) -> dict[str, str]:
     engine = create_engine(database_url)
     at = month(10) + timedelta(minutes=90)
     old = [entry(1, at), entry(2, at, state="unconfirmed", cost_nanos=7)]
-    await insert_entries(engine, [*old, entry(3, NOW)])
+    await insert_entries(engine, [*old, entry(3, datetime.now(UTC))])
     await engine.dispose()
     return {"PAYMASTER__DATABASE__URL": database_url}
 
