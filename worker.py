@@ -55,6 +55,7 @@ from paymaster.errors import AdminRefused, LedgerNotFound
 from paymaster.keys.api_key import KeySource, KeyUnavailable
 from paymaster.keys.ring import KeyRing, kept_keys
 from paymaster.ledger.backlog_sender import Backlog
+from paymaster.ledger.batching import LedgerTraffic
 from paymaster.ledger.commits import client_of_commits, ledger_commits
 from paymaster.ledger.copied_status import CopiedStatus
 from paymaster.ledger.group_commit import GroupCommit
@@ -342,13 +343,13 @@ def workers_of(
         lambda converter: replace(converter, marks_plain=marks_plain, external_storage=workers_storage(storage)),
     )
     ledger = Ledger(clients.ledger, settings.ledger.name)
-    commits = _commits(settings, clients.commits)
+    commits = _commits(settings, clients.commits, traffic := LedgerTraffic())
     reports = GroupCommit[AttemptReport, None](ledger.report, size_of=json_bytes, give_up_after_s=REPORT_WITHIN_S)
     catching_up = CatchUpActivities(ledger.name, engine, commits, reports)
     backlog = Backlog(clients.ledger, ledger.name)
     used = UsedCallIds(client, engine, ledger.name)
     reservations = ReserveActivities(settings, commits, backlog, RunRoots(client), used, findable=findable)
-    records = RecordUsageActivities(ledger.name, engine, commits, backlog)
+    records = RecordUsageActivities(ledger.name, engine, commits, backlog, traffic.rows_worth_waiting_for)
     of_service = _activities_of_services(settings, client, engine, connections, keys, reports, pushes)
     of_call = [reservations.reserve, reservations.void, records.record_usage, catching_up.catch_up]
     ledger_worker = _ledger_worker(settings, clients.ledger)
@@ -365,9 +366,9 @@ def workers_of(
             return [activities_worker, _activities_worker(settings, client, of_service, calls_task_queue)]
 
 
-def _commits(settings: Settings, client: Client) -> GroupCommit[Command, Answer]:
+def _commits(settings: Settings, client: Client, traffic: LedgerTraffic) -> GroupCommit[Command, Answer]:
     ledger, config = Ledger(client, settings.ledger.name), desk_config(settings)
-    return ledger_commits(ledger, config, who=WHO, on_sent=measure_batch, on_turn=measure_turn)
+    return ledger_commits(ledger, config, traffic=traffic, who=WHO, on_sent=measure_batch, on_turn=measure_turn)
 
 
 def _ledger_worker(settings: Settings, client: Client) -> Worker:

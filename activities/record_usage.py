@@ -7,7 +7,7 @@ durable and keeps trying, and the agent gets its answer without waiting for the 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,7 +15,7 @@ from temporalio import activity
 
 from paymaster.calls.usage_records import entries_of, settlement_of
 from paymaster.ledger.backlog_sender import Backlog
-from paymaster.ledger.batching import ROWS_GATHER_AT_MOST_S, rows_worth_waiting_for
+from paymaster.ledger.batching import ROWS_GATHER_AT_MOST_S
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit, PoisonedBatch
 from paymaster.messages import (
     Answer,
@@ -41,8 +41,15 @@ class RecordUsageActivities:
     """A local activity of the call workflow."""
 
     def __init__(
-        self, ledger: str, engine: AsyncEngine, commits: GroupCommit[Command, Answer], backlog: Backlog
+        self,
+        ledger: str,
+        engine: AsyncEngine,
+        commits: GroupCommit[Command, Answer],
+        backlog: Backlog,
+        rows_worth_waiting_for: Callable[[Sequence[Command]], int] = lambda waiting: 1,
     ) -> None:
+        """`rows_worth_waiting_for` tells of the commands that wait how many records a transaction should have. The
+        default: none waits."""
         self._ledger = ledger
         self._engine = engine
         self._commits = commits
@@ -53,7 +60,7 @@ class RecordUsageActivities:
             size_of=lambda entries: sum(map(json_bytes, entries)),
             give_up_after_s=DATABASE_ANSWERS_WITHIN_S,
             gathers_at_most_s=ROWS_GATHER_AT_MOST_S,
-            worth_waiting_for=lambda: rows_worth_waiting_for(commits.worth_waiting_for()),
+            worth_waiting_for=lambda entries: rows_worth_waiting_for(commits.waiting()),
         )
 
     @activity.defn

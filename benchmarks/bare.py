@@ -33,10 +33,13 @@ async def bare_client(address: str, namespace: str) -> Client:
 
 
 async def compared(
-    site: Site, *, rounds: int = 9, calls: int = 200, alone: int = 100, aged_calls: int = 0
+    site: Site, *, rounds: int = 9, calls: int = 600, alone: int = 100, aged_calls: int = 0
 ) -> list[Figure]:
     """One alone on a Temporal that is fresh, 50 at once, and one alone again, when at least `aged_calls` of each kind
-    have been made."""
+    have been made.
+
+    A round is so long that its begin and its end, when there are fewer at once, count for little.
+    """
     client = await bare_client(site.stack.temporal_address, site.client.namespace)
 
     async def bare(site: Site) -> None:

@@ -54,8 +54,22 @@ class LedgerTraffic:
             elif isinstance(command, Settle | Void):
                 self._open.pop(command.hold_id, None)
 
-    def worth_waiting_for(self) -> int:
-        """How many commands the next group may wait for; 1 when it should not wait."""
+    def worth_waiting_for(self, waiting: Sequence[Command]) -> int:
+        """How many commands the next group should have, of which some wait already; 1 when they should not wait.
+
+        No more than there may soon be: when a burst of calls ends, its last ones would wait for nobody.
+        """
+        return max(1, min(self._company(), len(waiting) + self._may_come(waiting)))
+
+    def rows_worth_waiting_for(self, waiting: Sequence[Command]) -> int:
+        """How many records the next transaction should have, of calls of which no command waits yet; 1 when they should
+        not wait."""
+        if self._company() < WORTH_WAITING_FOR:
+            return 1
+        return max(1, min(ROWS_WORTH_WAITING_FOR, self._may_come(waiting)))
+
+    def _company(self) -> int:
+        """How many commands go together while calls go on as they do; 1 where none waits for others."""
         now_s = self._clock()
         while self._groups and self._groups[0].at_s <= now_s - _LOOKS_BACK_S:
             self._groups.popleft()
@@ -64,7 +78,8 @@ class LedgerTraffic:
         many = at_once >= CALLS_AT_ONCE_MIN and last_second >= COMMANDS_A_SECOND_MIN
         return min(WORTH_WAITING_FOR, at_once) if many else 1
 
-
-def rows_worth_waiting_for(commands: int) -> int:
-    """How many records the next transaction may wait for, where the next update waits for so many commands."""
-    return ROWS_WORTH_WAITING_FOR if commands >= WORTH_WAITING_FOR else 1
+    def _may_come(self, waiting: Sequence[Command]) -> int:
+        """Calls that have a hold and did not say yet what it cost: who else will come is not known."""
+        return len(self._open) - sum(
+            isinstance(command, Settle | Void) and command.hold_id in self._open for command in waiting
+        )

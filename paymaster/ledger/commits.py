@@ -34,15 +34,17 @@ def ledger_commits(
     ledger: Ledger,
     config: DeskConfig,
     *,
+    traffic: LedgerTraffic | None = None,
     who: str = "",
     on_sent: Callable[[int], None] = lambda commands: None,
     on_turn: Callable[[float], None] = lambda wait_s: None,
 ) -> GroupCommit[Command, Answer]:
     """What sends commands to the ledger, which `config` and `who` start where it is missing.
 
-    `on_sent` gets the number of commands of each update, `on_turn` the seconds that the process waits for its next one.
+    `traffic` is what it notes of them, for who wants to know; `on_sent` gets the number of commands of each update,
+    `on_turn` the seconds that the process waits for its next one.
     """
-    traffic, pace, alone_until_s = LedgerTraffic(), Pace(), 0.0
+    traffic, pace, alone_until_s = traffic or LedgerTraffic(), Pace(), 0.0
 
     def is_alone() -> bool:
         return time.monotonic() < alone_until_s

@@ -50,8 +50,8 @@ class GroupCommit(Generic[ItemT, AnswerT]):
     `CommitUnavailable`. For `Busy` it is tried `BUSY_LONGER_S` longer.
 
     Nothing waits for company while no commit is in flight, unless `worth_waiting_for` says so: before each group it
-    tells how many items the group should have, for which it then waits `gathers_at_most_s`. `rest_s` tells how many
-    seconds the next group still has to wait for its turn.
+    tells of the items that wait how many the group should have, for which it then waits `gathers_at_most_s`. `rest_s`
+    tells how many seconds the next group still has to wait for its turn.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         items_max: int = BATCH_ITEMS_MAX,
         bytes_max: int = BATCH_BYTES_MAX,
         give_up_after_s: float = 30.0,
-        worth_waiting_for: Callable[[], int] = lambda: 1,
+        worth_waiting_for: Callable[[Sequence[ItemT]], int] = lambda items: 1,
         gathers_at_most_s: float = GATHERS_AT_MOST_S,
         rest_s: Callable[[], float] = lambda: 0.0,
         has_room_beside: Callable[[], bool] = lambda: False,
@@ -77,7 +77,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
         self._waiting: deque[_Waiting[ItemT, AnswerT]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._beside: asyncio.Task[None] | None = None
-        self.worth_waiting_for = worth_waiting_for
+        self._worth_waiting_for = worth_waiting_for
         self._gathers_at_most_s = gathers_at_most_s
         self._rest_s = rest_s
         self._has_room_beside = has_room_beside
@@ -104,6 +104,10 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             self._beside = asyncio.create_task(self._commit_beside(), context=Context())
         return await waiting.answer
 
+    def waiting(self) -> list[ItemT]:
+        """The items that no group has yet."""
+        return [waiting.item for waiting in self._waiting]
+
     @property
     def _may_go_beside(self) -> bool:
         """Whether a whole group waits while another one is in flight."""
@@ -119,7 +123,7 @@ class GroupCommit(Generic[ItemT, AnswerT]):
             await self._commit_group(self._next_group())
 
     async def _gather(self) -> None:
-        self._wanted = self.worth_waiting_for()
+        self._wanted = self._worth_waiting_for(self.waiting())
         if len(self._waiting) < self._wanted:
             self._enough.clear()
             with contextlib.suppress(TimeoutError):

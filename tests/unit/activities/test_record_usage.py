@@ -12,7 +12,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.record_usage import RecordUsageActivities
 from paymaster.client import Backlog
-from paymaster.ledger.batching import ROWS_WORTH_WAITING_FOR, WORTH_WAITING_FOR
 from paymaster.ledger.group_commit import CommitUnavailable, GroupCommit
 from paymaster.messages import Answer, Attempt, Billing, Command, Deferred, Settle, Settled, UsageEntry, UsageRecord
 
@@ -45,11 +44,9 @@ class Books:
         self.done.append("settled")
         return [Settled(hold_id=command.hold_id) for command in commands]
 
-    def activities(self, engine: AsyncEngine, worth_waiting_for: int = 1) -> RecordUsageActivities:
-        commits = GroupCommit[Command, Answer](
-            self.settle, size_of=lambda command: 1, give_up_after_s=0.01, worth_waiting_for=lambda: worth_waiting_for
-        )
-        return RecordUsageActivities("default", engine, commits, cast(Backlog, self))
+    def activities(self, engine: AsyncEngine, rows_wait_for: int = 1) -> RecordUsageActivities:
+        commits = GroupCommit[Command, Answer](self.settle, size_of=lambda command: 1, give_up_after_s=0.01)
+        return RecordUsageActivities("default", engine, commits, cast(Backlog, self), lambda waiting: rows_wait_for)
 
 
 @pytest.fixture
@@ -92,28 +89,28 @@ async def test_what_failed_goes_to_the_backlog_once(
     assert books.done.count("in the backlog") == (0 if stored and settled else 1)
 
 
-async def test_rows_wait_for_each_other_where_commands_do(
+async def test_rows_wait_for_as_many_as_are_worth_waiting_for(
     no_database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For so many; one that has no company to wait for goes at once."""
+    """One that has no company to wait for goes at once."""
     stored = list[int]()
 
     async def take(engine: AsyncEngine, entries: Sequence[UsageEntry]) -> None:
         stored.append(len(entries))
 
-    async def recorded(commands: int, records: int) -> None:
-        activities = Books(ledger_answers=True).activities(no_database, worth_waiting_for=commands)
+    async def recorded(rows: int, records: int) -> None:
+        activities = Books(ledger_answers=True).activities(no_database, rows)
         async with asyncio.TaskGroup() as running:
             for number in range(records):
                 running.create_task(ActivityEnvironment().run(activities.record_usage, RECORD))
                 for _ in range(20):  # turns of the loop, in which one that does not wait is stored
                     await asyncio.sleep(0)
-                assert len(stored) == (number + 1 if commands == 1 else (number + 1) // ROWS_WORTH_WAITING_FOR), stored
+                assert len(stored) == (number + 1) // rows, stored
 
     monkeypatch.setattr("activities.record_usage.insert_entries", take)
     monkeypatch.setattr("activities.record_usage.ROWS_GATHER_AT_MOST_S", 60.0)
-    await recorded(commands=1, records=2)
+    await recorded(rows=1, records=2)
     assert stored == [1, 1]
     stored.clear()
-    await recorded(commands=WORTH_WAITING_FOR, records=ROWS_WORTH_WAITING_FOR)
-    assert stored == [ROWS_WORTH_WAITING_FOR]
+    await recorded(rows=8, records=8)
+    assert stored == [8]

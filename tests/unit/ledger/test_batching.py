@@ -5,7 +5,6 @@ from paymaster.ledger.batching import (
     ROWS_WORTH_WAITING_FOR,
     WORTH_WAITING_FOR,
     LedgerTraffic,
-    rows_worth_waiting_for,
 )
 from paymaster.messages import (
     CallRef,
@@ -29,14 +28,15 @@ class Worker:
     def __init__(self) -> None:
         self.now_s = 1_000.0
         self.traffic = LedgerTraffic(lambda: self.now_s)
+        self.under_way = set[str]()
 
     def begin(self, *holds: str) -> None:
         self.traffic.sent([_reserve(hold) for hold in holds], [_granted(hold) for hold in holds])
+        self.under_way.update(holds)
 
     def end(self, *holds: str) -> None:
-        self.traffic.sent(
-            [Settle(hold_id=hold, cost_nanos=1) for hold in holds], [Settled(hold_id=hold) for hold in holds]
-        )
+        self.traffic.sent([_settle(hold) for hold in holds], [Settled(hold_id=hold) for hold in holds])
+        self.under_way.difference_update(holds)
 
     def waits_for(self, *, calls: int, seconds: float, group: int, open_for_s: float) -> int:
         """What the last group waited for when so many calls began within so many seconds, in groups of that size."""
@@ -48,7 +48,16 @@ class Worker:
                 self.end(*ends.pop(0)[1])
             self.begin(*holds)
             self.now_s += pause_s
-        return self.traffic.worth_waiting_for()
+        return self.traffic.worth_waiting_for([_reserve(f"next-{n}") for n in range(group)])
+
+    def rushes(self) -> None:
+        """A hundred calls at once, of a second each, until now; all have ended."""
+        assert self.waits_for(calls=400, seconds=4, group=5, open_for_s=1) == WORTH_WAITING_FOR
+        self.end(*self.under_way)
+
+
+def _settle(hold_id: str) -> Settle:
+    return Settle(hold_id=hold_id, cost_nanos=1)
 
 
 def _reserve(hold_id: str) -> Reserve:
@@ -89,10 +98,10 @@ def test_one_call_after_the_other_never_waits_however_fast_they_are() -> None:
     """Nobody would come while it waits."""
     worker = Worker()
     for number in range(1_000):
-        assert worker.traffic.worth_waiting_for() == 1
+        assert worker.traffic.worth_waiting_for([_reserve("next")]) == 1
         worker.begin(f"h{number}")
         worker.now_s += 0.001
-        assert worker.traffic.worth_waiting_for() == 1
+        assert worker.traffic.worth_waiting_for([_reserve("next")]) == 1
         worker.end(f"h{number}")
         worker.now_s += 0.001
 
@@ -118,7 +127,7 @@ def test_when_the_rush_is_over_nobody_waits() -> None:
     assert worker.waits_for(calls=400, seconds=4, group=5, open_for_s=1) == WORTH_WAITING_FOR
     worker.now_s += 1
     worker.begin("late")
-    assert worker.traffic.worth_waiting_for() == 1
+    assert worker.traffic.worth_waiting_for([_reserve("next")]) == 1
 
 
 def test_calls_that_another_process_settled_are_forgotten_when_their_holds_expire() -> None:
@@ -132,9 +141,41 @@ def test_calls_that_another_process_settled_are_forgotten_when_their_holds_expir
         worker.now_s += 0.001
         worker.end(f"h{number}")
         worker.now_s += 0.001
-    assert worker.traffic.worth_waiting_for() == 1
+    assert worker.traffic.worth_waiting_for([_reserve("next")]) == 1
+
+
+def test_the_last_of_a_rush_wait_for_none_but_those_under_way() -> None:
+    """Three begin and two end, and five have not ended yet; when those wait as well, all go at once."""
+    worker = Worker()
+    worker.rushes()
+    worker.begin(*"abcdefg")
+    waiting = [_reserve("1"), _reserve("2"), _reserve("3"), _settle("a"), _settle("b")]
+    assert worker.traffic.worth_waiting_for(waiting) == len(waiting) + 5
+    waiting += [_settle(hold) for hold in "cdefg"]
+    assert worker.traffic.worth_waiting_for(waiting) == len(waiting)
+
+
+def test_what_ends_a_call_that_was_parked_counts_for_itself_alone() -> None:
+    """Its grant came otherwise, so that its hold was never seen to begin."""
+    worker = Worker()
+    worker.rushes()
+    worker.begin("a")
+    assert worker.traffic.worth_waiting_for([_settle("parked"), _settle("elsewhere")]) == 3
 
 
 def test_rows_wait_only_where_commands_wait_for_the_most() -> None:
-    assert [rows_worth_waiting_for(commands) for commands in (1, WORTH_WAITING_FOR - 1)] == [1, 1]
-    assert rows_worth_waiting_for(WORTH_WAITING_FOR) == ROWS_WORTH_WAITING_FOR
+    worker = Worker()
+    assert worker.traffic.rows_worth_waiting_for([]) == 1
+    assert worker.waits_for(calls=600, seconds=6, group=4, open_for_s=0.2) == 24
+    assert worker.traffic.rows_worth_waiting_for([]) == 1
+    worker.waits_for(calls=400, seconds=4, group=5, open_for_s=1)
+    assert worker.traffic.rows_worth_waiting_for([]) == ROWS_WORTH_WAITING_FOR
+
+
+def test_the_last_rows_of_a_rush_wait_for_no_more_than_come() -> None:
+    worker = Worker()
+    worker.rushes()
+    worker.begin(*"abcd")
+    assert worker.traffic.rows_worth_waiting_for([]) == 4
+    assert worker.traffic.rows_worth_waiting_for([_settle("a"), _reserve("e")]) == 3
+    assert worker.traffic.rows_worth_waiting_for([_settle(hold) for hold in "abcd"]) == 1

@@ -227,7 +227,7 @@ def test_a_group_waits_until_so_many_are_there_as_are_worth_waiting_for_and_no_l
 
     async def story() -> None:
         ledger = Ledger()
-        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: 3)
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda items: 3)
         tasks = await submit_all(commits, [1, 2])
         await asyncio.sleep(0.2)
         assert ledger.groups == []
@@ -245,7 +245,9 @@ def test_who_waits_in_vain_for_others_goes_after_half_a_second() -> None:
     async def story() -> None:
         ledger = Ledger()
         wanted = [3, 1]
-        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: wanted.pop(0))
+        commits = GroupCommit[int, str](
+            ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda items: wanted.pop(0)
+        )
         assert await commits.submit(1) == answer_to(1)
         assert now() == pytest.approx(GATHERS_AT_MOST_S)
         assert await commits.submit(2) == answer_to(2)
@@ -257,7 +259,7 @@ def test_who_waits_in_vain_for_others_goes_after_half_a_second() -> None:
 def test_a_group_gathers_no_longer_than_it_is_given() -> None:
     async def story() -> None:
         commits = GroupCommit[int, str](
-            Ledger().commit, size_of=lambda item: 1, worth_waiting_for=lambda: 2, gathers_at_most_s=0.1
+            Ledger().commit, size_of=lambda item: 1, worth_waiting_for=lambda items: 2, gathers_at_most_s=0.1
         )
         assert await commits.submit(1) == answer_to(1)
         assert now() == pytest.approx(0.1)
@@ -270,7 +272,7 @@ def test_those_who_leave_while_a_group_gathers_are_not_sent() -> None:
 
     async def story() -> None:
         ledger = Ledger()
-        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda: 2)
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda items: 2)
         (lonely,) = await submit_all(commits, [1])
         lonely.cancel()
         await asyncio.sleep(GATHERS_AT_MOST_S * 2)
@@ -289,7 +291,7 @@ def test_a_group_takes_along_what_comes_before_its_turn() -> None:
         commits = GroupCommit[int, str](
             ledger.commit,
             size_of=lambda item: 1,
-            worth_waiting_for=lambda: 2,
+            worth_waiting_for=lambda items: 2,
             rest_s=lambda: max(0.0, turn_at_s - now()),
         )
         tasks = await submit_all(commits, [1, 2])
