@@ -103,6 +103,7 @@ def test_a_pattern_that_may_take_long_is_refused(pattern: str) -> None:
         read_list(price_data({"evil": {"match": {"regex": pattern}, "prices": PLAIN}}))
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @given(st.text(alphabet="ab.*+?()[]{}|\\^$-1,", max_size=40))
 def test_a_pattern_that_is_taken_is_searched_for_quickly(pattern: str) -> None:

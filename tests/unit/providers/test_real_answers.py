@@ -224,6 +224,7 @@ def test_counts_that_are_a_mistake_are_unknown(count: dict[str, Any]) -> None:
     assert found.completion is not None, "the answer is there all the same"
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 def test_passes_beyond_any_use_make_the_cost_unknown() -> None:
     other = {"model": "claude-haiku-4-5", "input_tokens": 1, "output_tokens": 1}
     began = time.process_time()
@@ -231,6 +232,7 @@ def test_passes_beyond_any_use_make_the_cost_unknown() -> None:
     assert time.process_time() - began < 1
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 def test_a_model_with_no_models_name_has_no_listed_price() -> None:
     began = time.process_time()
     found = cost_of(CLAUDE, claude(COUNTS, model="claude-2" + "x" * 500_000))
@@ -407,6 +409,7 @@ def test_streamed_calls_are_told_apart_by_their_ids(whole: bool) -> None:
     assert calls == [(f"call_{number}", {"at": number}) for number in (1, 2, 3)]
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 def test_calls_by_the_thousand_are_put_together_in_time() -> None:
     calls = [{"index": number, "id": f"c{number}", "function": {"name": "f"}} for number in range(20_000)]
     chunks = [{"choices": [{"delta": {"tool_calls": calls[at : at + 100]}}]} for at in range(0, len(calls), 100)]
@@ -418,6 +421,7 @@ def test_calls_by_the_thousand_are_put_together_in_time() -> None:
     assert time.process_time() - began < 5
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 def test_results_by_the_thousand_find_their_calls_in_time() -> None:
     """In reverse order; and tools whose names become the same."""
     number = 3_000

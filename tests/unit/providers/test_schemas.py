@@ -549,6 +549,7 @@ async def held(run: Callable[[], object]) -> Held:
     return Held(longest, time.process_time() - begun)
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_check_neither_lasts_nor_holds_the_process(name: str) -> None:
     schema, answer = HOSTILE[name]
@@ -557,6 +558,7 @@ async def test_a_check_neither_lasts_nor_holds_the_process(name: str) -> None:
     assert longest < 0.05, f"{longest * 1000:.0f} ms"
 
 
+@pytest.mark.usefixtures("heap_of_a_worker")
 @pytest.mark.parametrize("api", [*PLACES])
 async def test_a_long_schema_is_written_in_linear_time(api: Api) -> None:
     properties: dict[str, Any] = {f"name_{number}": {"type": "integer", "minimum": 1} for number in range(16_000)}
