@@ -155,7 +155,7 @@ def test_the_last_of_a_rush_wait_for_none_but_those_under_way() -> None:
     assert worker.traffic.worth_waiting_for(waiting) == len(waiting)
 
 
-def test_what_ends_a_call_that_was_parked_counts_for_itself_alone() -> None:
+def test_the_end_of_a_parked_call_counts_for_itself_alone() -> None:
     """Its grant came otherwise, so that its hold was never seen to begin."""
     worker = Worker()
     worker.rushes()

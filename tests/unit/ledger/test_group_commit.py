@@ -223,14 +223,20 @@ def test_after_a_bad_item_the_next_ones_are_committed() -> None:
 
 
 def test_a_group_waits_until_so_many_are_there_as_are_worth_waiting_for_and_no_longer() -> None:
-    """The last of three sends them off, long before the half second is over."""
+    """The last of three sends them off, long before the half second is over. Who says how many sees which ones wait."""
 
     async def story() -> None:
-        ledger = Ledger()
-        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=lambda items: 3)
+        ledger, told = Ledger(), list[Sequence[int]]()
+
+        def three(items: Sequence[int]) -> int:
+            told.append(items)
+            return 3
+
+        commits = GroupCommit[int, str](ledger.commit, size_of=lambda item: 1, worth_waiting_for=three)
         tasks = await submit_all(commits, [1, 2])
         await asyncio.sleep(0.2)
         assert ledger.groups == []
+        assert told == [[1, 2]]
         tasks += await submit_all(commits, [3])
         assert await asyncio.gather(*tasks) == [answer_to(n) for n in (1, 2, 3)]
         assert ledger.groups == [[1, 2, 3]]
