@@ -42,7 +42,7 @@ class Holds:
         """
         self._question, self._on_parked, self._on_count_first = question, on_parked, on_count_first
         self._count = 0
-        self._answers: dict[str, Granted | Denied] = {}
+        self._answers: dict[str, Granted | Denied | CountFirst] = {}
         self._withdrawn: set[str] = set()
         self._recalled = False
         self.asked = False
@@ -68,6 +68,10 @@ class Holds:
                 except ValueError as error:
                     workflow.logger.error("a grant that is out of bounds is ignored: %s", error)
                     return
+            elif isinstance(answer, CountFirst):
+                if self._on_count_first is not None:  # sent twice, it may come after what its count led to
+                    self._answers.setdefault(answer.hold_id, answer)
+                return
             self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
 
     def take_withdrawal(self, signal: RawValue) -> None:
@@ -105,7 +109,7 @@ class Holds:
             return answer
 
     async def _counted(self, answer: CountFirst) -> None:
-        """Not patched: the ledger answers so since there are counts."""
+        """Not patched: the ledger answers and signals so since there are counts."""
         assert self._on_count_first is not None  # only who can count asks with countable candidates
         await self._on_count_first(answer.candidate)
 
@@ -127,7 +131,7 @@ class Holds:
             await self.void(hold_id)  # it may have been granted all the same
             return Denied(hold_id=hold_id, reason="ledger_unreachable", detail=str(error))
 
-    async def _wait(self, parked: Parked) -> Granted | Denied | None:
+    async def _wait(self, parked: Parked) -> Granted | Denied | CountFirst | None:
         """Parked: costs nothing until the ledger's signal comes. None: the ledger restarted, ask again.
 
         One of the two always comes, unless the ledger was lost and did not begin again, or the server's clock jumped
@@ -151,7 +155,8 @@ class Holds:
         self.parked = None
         self.waited_ms += now_ms() - since_ms
         if parked.hold_id in self._answers:
-            return self._answers[parked.hold_id]
+            # Out of there: a call that counts asks, and may be parked, under the same hold id again.
+            return self._answers.pop(parked.hold_id)
         if (self._recalled or asks) and not self.cancelled:
             return None
         return Denied(hold_id=parked.hold_id, reason="waited_too_long", detail=parked.detail)

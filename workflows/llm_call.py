@@ -252,6 +252,9 @@ class LLMCallWorkflow:
 
     async def _count_tokens(self, candidate: Candidate) -> None:
         """Once for a candidate, whatever comes of it: without a count the bound of the bytes stays."""
+        name = f"{candidate.service}/{candidate.model}"
+        if name in self._counted:
+            return
         self._counting = workflow.start_activity(
             COUNT_TOKENS.name,
             COUNT_TOKENS.takes(CountRequest(request=self._request, candidate=candidate)),
@@ -259,7 +262,7 @@ class LLMCallWorkflow:
             task_queue=activities_queue_here(),
             schedule_to_close_timeout=COUNTING_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
-            summary=summary(f"tokens for {candidate.service}/{candidate.model}"),
+            summary=summary(f"tokens for {name}"),
         )
         tokens: int | None = None
         try:
@@ -268,7 +271,7 @@ class LLMCallWorkflow:
             workflow.logger.warning("the tokens were not counted: %s", error)
         finally:
             self._counting = None
-        self._counted[f"{candidate.service}/{candidate.model}"] = tokens
+        self._counted[name] = tokens
 
     # ------------------------------------------------------------ call
 

@@ -21,6 +21,7 @@ from paymaster.admission.outbox import Outbox
 from paymaster.admission.parking import Parking
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice
+from paymaster.admission.rules_1 import as_rules_1_take_it
 from paymaster.admission.run_commands import RunCommands
 from paymaster.admission.service_commands import ServiceCommands
 from paymaster.admission.settling import Settling
@@ -429,8 +430,8 @@ class Desk:
             return Ended(hold_id=hold_id)
         if (wrong := wrong_with(request, self.state.rules)) is not None:
             return self._granting.deny(hold_id, wrong.reason, wrong.detail)
-        if request.run is not None and self.state.rules < 2:
-            request = request.model_copy(update={"run": None})
+        if self.state.rules < 2:
+            request = as_rules_1_take_it(request)
         if self.state.full:
             return self._granting.deny(
                 hold_id, "ledger_full", "the ledger's state is as large as it may be; see docs/limits.md"

@@ -19,6 +19,7 @@ from paymaster.messages import (
     CallRef,
     CapChange,
     ConfigChange,
+    CountFirst,
     Denied,
     ExpiredHold,
     Granted,
@@ -101,7 +102,7 @@ class Outbox:
         self.state.sequence += 1
         return self.state.sequence
 
-    def answer(self, call: CallRef, answer: Granted | Denied) -> None:
+    def answer(self, call: CallRef, answer: Granted | Denied | CountFirst) -> None:
         self.state.messages.append(ParkedAnswer(sequence=self.next_sequence(), call=call, answer=answer))
 
     def withdraw(self, hold: Hold, detail: str) -> None:

@@ -24,9 +24,10 @@ Waits = tuple[frozenset[str], frozenset[str], tuple[tuple[str, str | None], ...]
 
 _CANDIDATES = TypeAdapter(list[Candidate])
 _PRICES = TypeAdapter(list[Price])
-_USUAL_REST = (None, 0, None, None, False, 1, None, False)
+_USUAL_REST = (None, 0, None, None, False, 1, None, False, False)
 """Of most candidates: the context, the tokens of media, why it is refused, its counted tokens; that it shares no load,
-its weight, that it is for always, and no purchase. A row ends before the last of these that are usual."""
+its weight, that it is for always, no purchase, and not to be counted. A row ends before the last of these that are
+usual."""
 _RESERVES = TypeAdapter(list[Reserve])
 _NOTHING = frozenset[str]()
 
@@ -77,7 +78,7 @@ class _Candidates:
         price = None if each.price is None else self._price(each.price)
         row = (each.service, each.model, each.max_output_tokens, price)
         rest = (each.context_tokens, each.media_tokens, each.refused, each.counted_tokens)
-        rest += (each.shares, each.weight, each.short_below, each.purchase)
+        rest += (each.shares, each.weight, each.short_below, each.purchase, each.countable)
         told = next((n for n in range(len(rest), 0, -1) if rest[n - 1] != _USUAL_REST[n - 1]), 0)
         return self._candidates.number(row + rest[:told])
 
@@ -98,7 +99,7 @@ def _lists_of_candidates(columns: Columns) -> list[tuple[Candidate, ...]]:
 def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]:
     service, model, max_output_tokens, price, *rest = row
     rest = (*rest, *_USUAL_REST[len(rest) :])
-    context_tokens, media_tokens, refused, counted_tokens, shares, weight, short_below, purchase = rest
+    context_tokens, media_tokens, refused, counted_tokens, shares, weight, short_below, purchase, countable = rest
     return {
         "service": service,
         "model": model,
@@ -112,6 +113,7 @@ def _candidate_of(row: Sequence[Any], prices: Sequence[Price]) -> dict[str, Any]
         "weight": weight,
         "short_below": short_below,
         "purchase": purchase,
+        "countable": countable,
     }
 
 

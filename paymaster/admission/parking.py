@@ -10,7 +10,7 @@ from paymaster.admission.on_demand import OnDemand
 from paymaster.admission.outbox import Outbox
 from paymaster.admission.parked_call import ParkedCall, decide
 from paymaster.admission.queue import ParkedQueue
-from paymaster.admission.routing import Choice, Obstacle, choose, worth_counting
+from paymaster.admission.routing import Choice, Obstacle, choose, until_counted
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
 from paymaster.messages import Answer, Candidate, CountFirst, Parked, Reserve, Window
@@ -74,13 +74,19 @@ class Parking:
         )
         if isinstance(found, Choice) or state.rules < 2:
             return found
-        found = [with_way_out(obstacle, request, state.config) for obstacle in found]
+        found = [
+            with_way_out(self._until_counted(candidate, obstacle, request), request, state.config)
+            for obstacle, candidate in zip(found, request.candidates, strict=True)
+        ]
         if state.began:
             return found
         return [
             _until_it_began(obstacle, candidate.service)
             for obstacle, candidate in zip(found, request.candidates, strict=True)
         ]
+
+    def _until_counted(self, candidate: Candidate, obstacle: Obstacle, request: Reserve) -> Obstacle:
+        return until_counted(candidate, obstacle, request, self._ledger, self._state.gates, self._state.now_ms)
 
     def too_much_asked(self, request: Reserve) -> Obstacle | None:
         """Why the call is not looked at now: so many asked at once. The next activation does."""
@@ -98,10 +104,8 @@ class Parking:
         """Parks a call that nothing fits for now, if it may wait and waiting may help; unless to count its tokens may
         help at once."""
         state, hold_id, deciding = self._state, request.hold_id, decide(obstacles)
-        if state.rules >= 2:
-            countable = worth_counting(request, obstacles, self._ledger, state.gates, state.now_ms)
-            if countable is not None:
-                return CountFirst(hold_id=hold_id, candidate=countable.model_copy(update={"price": None}))
+        if (count_first := _count_first(request, obstacles)) is not None:
+            return count_first
         may_wait = request.deadline_at_ms > state.now_ms
         self._alerts.obstacles(obstacles, self._told_as_parked(request, deciding) if may_wait else None)
         self._hold_runaway(deciding, request)
@@ -215,13 +219,18 @@ class Parking:
         return bool(self._state.freed) or self._state.look_from is not None
 
     def _serve(self, call: ParkedCall) -> bool:
-        """Grants a parked call, or denies it if waiting does not help any more. False: it waits on."""
+        """Grants a parked call, or denies it if waiting does not help any more, or tells it to count its tokens, where
+        that may help. False: it waits on."""
         found = self.choose(call.reserve, call.place())
         if isinstance(found, Choice):
             self.queue.remove(call)
             granted = self._granting.grant(call.reserve, found)
             self.remind(granted.grant.expires_at_ms)
             self._outbox.answer(call.reserve.call, granted)
+            return True
+        if (count_first := _count_first(call.reserve, found)) is not None:
+            self.queue.remove(call)
+            self._outbox.answer(call.reserve.call, count_first)
             return True
         deciding = decide(found)
         self._alerts.obstacles(found, self._told_as_parked(call.reserve, deciding))
@@ -303,6 +312,14 @@ class Parking:
         for at_ms in (call.retry_at_ms, call.claims_at_ms(), self.queue.change_ms()):
             if at_ms is not None:
                 self.remind(at_ms)
+
+
+def _count_first(request: Reserve, obstacles: list[Obstacle]) -> CountFirst | None:
+    """What a call is told for which counting tokens may help, of the first candidate that it helps."""
+    for candidate, obstacle in zip(request.candidates, obstacles, strict=False):
+        if obstacle.helped_by_count:
+            return CountFirst(hold_id=request.hold_id, candidate=candidate.model_copy(update={"price": None}))
+    return None
 
 
 def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:

@@ -1,6 +1,6 @@
 """Which candidate of a route a call may use now, and, where none, what is in the way."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from paymaster.admission.accounts import Account
@@ -43,6 +43,8 @@ class Obstacle(NamedTuple):
     until_ms: int | None = None
     """Worth another look at this time."""
     window: Window | None = None
+    helped_by_count: bool = False
+    """Money is in the way, and would not be, or not for as long, if the request had few tokens for its bytes."""
 
 
 NOT_SHORT = "no_candidate"
@@ -168,7 +170,7 @@ def _consider(
         return blocked
     gate = None if candidate.purchase else gates[candidate.service]
     bound = bound_nanos(request, candidate, COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent)
-    blocked = _lacks_money(candidate, request, ledger, accounts, bound, now_ms)
+    blocked = _lacks_money(candidate, request, ledger, accounts, bound, bound, now_ms)
     if blocked is not None:
         return blocked
     if gate is None:  # a purchase: the limits are those of calls to services
@@ -190,10 +192,17 @@ def _consider(
 
 
 def _lacks_money(
-    candidate: Candidate, request: Reserve, ledger: Ledger, accounts: tuple[str, ...], bound: int, now_ms: int
+    candidate: Candidate,
+    request: Reserve,
+    ledger: Ledger,
+    accounts: tuple[str, ...],
+    needed: int,
+    bound: int,
+    now_ms: int,
 ) -> Obstacle | None:
-    """Why no money is there for it. What never fits comes before what its run has used up, which may be raised."""
-    shortfall = ledger.shortfall(accounts, bound)
+    """Why the money that it needs is not there; `bound` is what people read that it can cost. What never fits comes
+    before what its run has used up, which may be raised."""
+    shortfall = ledger.shortfall(accounts, needed)
     if shortfall is None or shortfall.kind != "impossible":
         over = _run_over(request, ledger, accounts, now_ms)
         if over is not None:
@@ -261,22 +270,39 @@ def tokens_estimated(request: Reserve, candidate: Candidate) -> int:
     return tokens_of_text + candidate.media_tokens + candidate.max_output_tokens
 
 
-def worth_counting(
-    request: Reserve, obstacles: Sequence[Obstacle], ledger: Ledger, gates: Mapping[str, Gate], now_ms: int
-) -> Candidate | None:
-    """The first candidate with money in its way that would not be there if the request had as few tokens as its bytes
-    can be. None: to count helps nobody, or its service is to be left alone."""
-    for candidate, obstacle in zip(request.candidates, obstacles, strict=False):
-        kind = _MONEY.get(obstacle.reason)
-        if kind is None or not candidate.countable or candidate.counted_tokens is not None:
-            continue
-        if gates[candidate.service].shut(now_ms) is not None:
-            continue
-        accounts = ledger.charged_accounts(request, candidate.service)
-        least = ledger.shortfall(accounts, _bound_nanos(candidate, request.input_bytes // BYTES_PER_TOKEN_MAX))
-        if least is None or least.kind != kind:
-            return candidate
-    return None
+def least_bound_nanos(request: Reserve, candidate: Candidate, counted_margin_percent: int) -> int:
+    """The bound that nothing makes smaller: of a candidate that may be counted, with as few tokens as its bytes can
+    be."""
+    if candidate.countable and candidate.counted_tokens is None:
+        return _bound_nanos(candidate, request.input_bytes // BYTES_PER_TOKEN_MAX)
+    return bound_nanos(request, candidate, counted_margin_percent)
+
+
+def until_counted(
+    candidate: Candidate,
+    obstacle: Obstacle,
+    request: Reserve,
+    ledger: Ledger,
+    gates: Mapping[str, Gate],
+    now_ms: int,
+) -> Obstacle:
+    """What is in the way of a candidate as long as its tokens are not counted, where money is in the way of its bound.
+
+    Where even the fewest tokens do not fit, that is in the way; and where its service is to be left alone, so that
+    nobody may count, that is.
+    """
+    kind = _MONEY.get(obstacle.reason)
+    if kind is None or not candidate.countable or candidate.counted_tokens is not None:
+        return obstacle
+    accounts, gate = ledger.charged_accounts(request, candidate.service), gates[candidate.service]
+    margin = gate.counted_margin_percent
+    least, bound = least_bound_nanos(request, candidate, margin), bound_nanos(request, candidate, margin)
+    if (shut := _shut(candidate.service, gate, now_ms)) is not None:
+        return _lacks_money(candidate, request, ledger, accounts, least, bound, now_ms) or shut
+    shortfall = ledger.shortfall(accounts, least)
+    if shortfall is None or shortfall.kind != kind:
+        return obstacle._replace(helped_by_count=True)
+    return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance))
 
 
 def percent_lacked(grant: Grant, cost_nanos: int) -> int:

@@ -9,6 +9,13 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.timers import NEVER_MS
+from paymaster.messages import Reserve
+
+
+def as_rules_1_take_it(request: Reserve) -> Reserve:
+    """Without its run, and without what may be counted: they know neither."""
+    candidates = tuple([each.model_copy(update={"countable": False}) for each in request.candidates])
+    return request.model_copy(update={"run": None, "candidates": candidates})
 
 
 def serve_by_scan(

@@ -13,7 +13,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
 from paymaster.admission.parked_call import ParkedCall
-from paymaster.admission.routing import NOT_SHORT, bound_nanos, budgets_of, tokens_estimated
+from paymaster.admission.routing import NOT_SHORT, budgets_of, least_bound_nanos, tokens_estimated
 from paymaster.admission.runs import Run
 
 Kind = Literal[
@@ -245,7 +245,7 @@ class Waits:
             gate = self._gates.get(candidate.service)
             margin = COUNTED_MARGIN_PERCENT if gate is None else gate.counted_margin_percent
             # It may have no price: nobody looked further than for room.
-            bound = 0 if kind == "full" else bound_nanos(request, candidate, margin)
+            bound = 0 if kind == "full" else least_bound_nanos(request, candidate, margin)
             if kind in _BY_BOUND:
                 need = bound
             elif kind == "limited":

@@ -7,7 +7,7 @@ from pydantic import (
 )
 
 from paymaster.messages.base import Message, added
-from paymaster.messages.commands import CallRef, Denied, Grant, Granted
+from paymaster.messages.commands import CallRef, CountFirst, Denied, Grant, Granted
 from paymaster.messages.config import CarriedConfig
 from paymaster.values.windows import Window
 
@@ -18,7 +18,7 @@ class ParkedAnswer(Message):
     kind: Literal["answer"] = "answer"
     sequence: int
     call: CallRef
-    answer: Annotated[Granted | Denied, Field(discriminator="kind")]
+    answer: Annotated[Granted | Denied | CountFirst, Field(discriminator="kind")]
 
 
 class Withdrawn(Message):

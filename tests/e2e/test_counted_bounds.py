@@ -25,7 +25,15 @@ from temporalio.client import WorkflowFailureError
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
 from paymaster.devstack import EmbeddedStack
-from paymaster.messages import LLMResult
+from paymaster.messages import (
+    CallRef,
+    Candidate,
+    CountFirst,
+    LLMResult,
+    ParkedAnswer,
+    PauseService,
+    ResumeService,
+)
 from paymaster.providers.bounds import input_bytes
 from paymaster.values.money import TokenUsage, usd_to_nanos
 
@@ -35,7 +43,7 @@ PROMPT = " word" * TOKENS
 """Of 500,000 bytes: at $1 for a million tokens they could cost $0.50, and the tokens cost $0.10."""
 CAP = Decimal("0.12")
 KEY = "sk-live-counted-0123456789"
-BUDGETS = ("fits-claude", "fits-gpt", "fails", "waits", "over", "then")
+BUDGETS = ("fits-claude", "fits-gpt", "paused", "fails", "waits", "over", "then")
 
 
 def ask(service: FakeService, budget: str, **asked: Any) -> LLMRequest:
@@ -118,6 +126,24 @@ async def test_a_prompt_of_100_000_tokens_fits_where_its_bytes_do_not(
         assert [each.body["messages"] for each in asked] == [service.requests[-1].body["messages"]]
 
 
+async def test_a_call_that_waited_for_its_service_is_counted_when_that_goes_on(
+    site: Site, services: dict[str, FakeService]
+) -> None:
+    """The ledger signals that to a parked call, also to one that does not wait for money."""
+    service = services["claude"]
+    await site.ledger.pause_service(PauseService(service=service.name))
+    call = await start(site.client, ask(service, "paused"))
+    await until(lambda: is_parked(site), "the call waits for its service")
+    await site.ledger.resume_service(ResumeService(service=service.name))
+    result = await call.result()
+    assert result.outcome is Outcome.COMPLETED, f"{result.reason}: {result.detail}"
+    assert await counted(site, result) == 1
+
+
+async def is_parked(site: Site) -> bool:
+    return (await site.ledger.status()).parked == 1
+
+
 async def test_a_counter_that_fails_leaves_the_bound_of_the_bytes(site: Site, services: dict[str, FakeService]) -> None:
     """It is asked once, nothing is sent or charged, and its words, with our key in them, are nowhere."""
     service = services["failing"]
@@ -134,18 +160,19 @@ async def test_a_counter_that_fails_leaves_the_bound_of_the_bytes(site: Site, se
 
 
 async def test_a_call_that_waits_was_counted_once(site: Site, services: dict[str, FakeService]) -> None:
-    """It is parked, and granted, with the bound of its count."""
+    """It is parked, and granted, with the bound of its count; also if it is told to count once more."""
     service = services["gpt"]
     service.usage = lambda request: TokenUsage(input_tokens=1, output_tokens=1)
     service.hold()
     first = await start(site.client, ask(service, "waits"))
     await until(lambda: service.held, "the first call is sent")
     second = await start(site.client, ask(service, "waits", on_exhausted="wait"))
-
-    async def waits() -> bool:
-        return (await site.ledger.status()).parked == 1
-
-    await until(waits, "the second one is parked")
+    await until(lambda: is_parked(site), "the second one is parked")
+    candidate = Candidate(service=service.name, model="gpt-4o", max_output_tokens=100, price=None)
+    again = CountFirst(hold_id=f"{second.result_run_id}/1", candidate=candidate)
+    reference = CallRef(workflow_id=second.id, run_id=second.result_run_id or "")
+    for _ in range(2):
+        await second.signal("budget_answer", ParkedAnswer(sequence=1, call=reference, answer=again))
     service.release()
     results = [await first.result(), await second.result()]
     assert [result.outcome for result in results] == [Outcome.COMPLETED] * 2

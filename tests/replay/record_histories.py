@@ -7,13 +7,14 @@ histories stay.
 
 import asyncio
 import gzip
+import json
 import re
 import sys
 import tempfile
 from pathlib import Path
 
-from counting_server import CountingServer, Reply
-from paymaster_process import ROOT, Databases, Site, configuration, running_site, until
+from counting_server import CountingServer, FakeService, Received, Reply
+from paymaster_process import MODEL, ROOT, Databases, Site, configuration, running_site, until
 from purchasing_agents import QUEUE, Buys, Errand, buyers_running
 from records import record as record_of
 from temporalio.client import WorkflowHandle
@@ -23,7 +24,9 @@ from paymaster.client import Backlog, generate, start, try_generate
 from paymaster.devstack import EmbeddedStack
 from paymaster.messages import (
     CALLS_TASK_QUEUE,
+    PauseService,
     RaiseCap,
+    ResumeService,
     backlog_workflow_id,
     budget_workflow_id,
     json_bytes,
@@ -45,11 +48,12 @@ LONG = 100_000
 async def record() -> None:
     limits = {"limit.historyCount.suggestContinueAsNew": EVENTS_IN_A_RUN}
     with CountingServer() as server, tempfile.TemporaryDirectory() as folder:
-        good, bad = server.service("good"), server.service("bad")
+        good, bad, counted = (server.service(name) for name in ("good", "bad", "counted"))
         tables = configuration(
-            [good, bad],
-            routes={"writer": [good], "falling": [bad, good]},
+            [good, bad, counted],
+            routes={"writer": [good], "falling": [bad, good], "counted": [counted]},
             budgets={"acme": {"cap_usd": {"total": "10"}}} | {name: {"cap_usd": {"total": "0.002"}} for name in SMALL},
+            only={"counted": {"api": "anthropic", "bound": "counted", "stream": False}},
         )
         async with (
             EmbeddedStack(model=False, headless=True, dynamic_config=limits) as stack,
@@ -93,6 +97,7 @@ async def record() -> None:
             )
             await _keep(site, "content-agent", "content-agent")
 
+            await _record_counting(site, counted)
             await record_purchases(site)
 
             await stack.postgres.stop()
@@ -110,6 +115,26 @@ async def record() -> None:
             for number in range(20):  # until the ledger has had several runs
                 await generate(site.client, _ask(f"one of many {number}"))
             await _keep_runs_of_the_ledger(site)
+
+
+async def _record_counting(site: Site, counted: FakeService) -> None:
+    """Of a call that is parked when it is told to count its tokens."""
+    counted.reply = _claude
+    await site.ledger.pause_service(PauseService(service=counted.name))
+    waiting = await start(site.client, _ask("counted", route="counted", budget="acme/small", prompt=" word" * 4_000))
+    await _until_parked(site)
+    await site.ledger.resume_service(ResumeService(service=counted.name))
+    await waiting.result()
+    await _keep(site, "call-parked-and-counted", "call/counted")
+
+
+def _claude(request: Received) -> Reply:
+    usage = {"input_tokens": 4_000, "output_tokens": 5}
+    if request.path.endswith("/count_tokens"):
+        return Reply(body=json.dumps(usage).encode())
+    content = [{"type": "text", "text": "hello"}]
+    answer = {"type": "message", "model": MODEL, "content": content, "stop_reason": "end_turn", "usage": usage}
+    return Reply(body=json.dumps(answer).encode())
 
 
 async def record_purchases(site: Site) -> None:
@@ -166,8 +191,8 @@ async def _record_pieces_of_a_backlog(site: Site, stack: EmbeddedStack) -> None:
     await _keep(site, "usage-backlog-piece", piece.id)
 
 
-def _ask(call_id: str, *, route: str = "writer", budget: str = "acme") -> LLMRequest:
-    return LLMRequest(route=route, budget=budget, prompt="Say hello", call_id=call_id)
+def _ask(call_id: str, *, route: str = "writer", budget: str = "acme", prompt: str = "Say hello") -> LLMRequest:
+    return LLMRequest(route=route, budget=budget, prompt=prompt, call_id=call_id)
 
 
 async def _until_parked(site: Site) -> None:

@@ -47,6 +47,7 @@ WANTED = {
     "call-cancelled-sent",
     "call-failed-over",
     "call-granted",
+    "call-parked-and-counted",
     "call-parked-and-raised",
     "content-agent",
     "purchase-cancelled",
@@ -82,6 +83,8 @@ def test_a_history_holds_what_its_name_says() -> None:
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-first-run"]
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW" in texts["budget-second-run"]
     assert "budget_answer" in texts["call-parked-and-raised"]
+    signalled, asked = (texts["call-parked-and-counted"].index(name) for name in ("budget_answer", "count_tokens"))
+    assert signalled < asked
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED" in texts["call-cancelled-parked"]
     assert "EVENT_TYPE_ACTIVITY_TASK_COMPLETED" in texts["call-cancelled-sent"]
     assert texts["call-granted"].count("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED") == 1

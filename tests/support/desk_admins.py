@@ -151,7 +151,7 @@ class Admins(DeskJudge):
         if place not in self.capped_and_rolling() and place[1] in ROLLING:
             self.model.loading.add(place[0])
         self.model.changed[place] = Cap(to)
-        assert answer.cap_nanos == to
+        assert answer.cap_nanos == to, f"cap of {place}"
         self.after_a_look()
 
     @rule(place=places)
@@ -163,7 +163,7 @@ class Admins(DeskJudge):
         else:
             answer = self.allowed(lambda desk: desk.unset_cap(change, self.clock_ms))
             self.model.changed.pop(place, None)
-            assert answer.cap_nanos == self.model.cap(place)
+            assert answer.cap_nanos == self.model.cap(place), f"cap of {place}"
         self.after_a_look()
 
     @precondition(lambda self: self.model.parts)

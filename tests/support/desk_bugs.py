@@ -25,17 +25,19 @@ from desk_aims import (
 )
 from desk_facts import ACCOUNTS, WHOLE
 
-from paymaster.admission import books, in_force, on_demand, parking, routing
+from paymaster.admission import books, in_force, on_demand, parking, routing, waits
 from paymaster.admission.account_rows import template_key
 from paymaster.admission.accounts import Account, Balance
 from paymaster.admission.approvals import Approvals
 from paymaster.admission.book_changes import Shortfall
 from paymaster.admission.books import Ledger
 from paymaster.admission.desk import Desk
+from paymaster.admission.first_fit import Place
 from paymaster.admission.granting import Granting
 from paymaster.admission.holds import Hold
 from paymaster.admission.on_demand import OnDemand
-from paymaster.admission.routing import Choice
+from paymaster.admission.parking import Parking
+from paymaster.admission.routing import Choice, Obstacle
 from paymaster.admission.runs import Period, Run, RunOver, run_levels
 from paymaster.admission.state import DeskState
 from paymaster.messages import (
@@ -351,6 +353,22 @@ def take_counts_without_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "bound_nanos", wrong)
 
 
+def let_parked_calls_be_counted_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = Parking.choose
+
+    def wrong(self: Parking, request: Reserve, place: Place) -> Choice | list[Obstacle]:
+        found = choose(self, request, place)
+        if isinstance(found, Choice) or self.queue.get(request.hold_id) is None:
+            return found
+        return [obstacle._replace(helped_by_count=False) for obstacle in found]
+
+    monkeypatch.setattr(Parking, "choose", wrong)
+
+
+def look_at_them_when_their_bytes_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "least_bound_nanos", routing.bound_nanos)
+
+
 DECIDES = (
     "though it fits|though a candidate fits|can never fit|though waiting would help|only holds are in the way"
     "|though it may wait|nothing is used up"
@@ -397,5 +415,7 @@ BROKEN = [
     pytest.param(let_steps_leave_too_early, f"posted in|pending in|over its cap|the notice|{DECIDES}", ROLLING),
     pytest.param(give_purchases_a_place, f"calls at once|{DECIDES}", PURCHASES),
     pytest.param(take_counts_without_a_margin, f"the bound is|{DECIDES}", COUNTS),
+    pytest.param(let_parked_calls_be_counted_by_nobody, "is parked though to count", COUNTS),
+    pytest.param(look_at_them_when_their_bytes_fit, "is parked though to count", COUNTS),
 ]
 """Bugs to be seeded, with what the machine says of each, and what it draws to find it."""

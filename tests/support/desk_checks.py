@@ -75,6 +75,9 @@ class DeskChecks(TwoDesks):
         model.take_part(request)
         assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
         assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
+        for candidate in request.candidates:
+            fits = model.fits_if_counted(request, candidate, waiting.arrival)
+            assert not fits, f"{request.hold_id} is parked though to count its tokens would let it pass"
         assert set(model.verdicts(request)) != {"never"}, f"{request.hold_id} is parked though it can never fit"
         if not model.busy_candidates(request):
             waiting.busy_since_ms, waiting.kept = None, frozenset()

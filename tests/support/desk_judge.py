@@ -75,8 +75,7 @@ class DeskJudge(DeskChecks):
             case Reserve():
                 self.judge_reserve(command, answer)
                 if isinstance(answer, CountFirst):
-                    self.sent.remove(command)
-                    return command.model_copy(update={"candidates": counted(command, answer.candidate)})
+                    return self.as_counted(command, answer)
             case Settle():
                 self.judge_settle(command, answer)
             case Void():
@@ -84,6 +83,11 @@ class DeskJudge(DeskChecks):
             case _:
                 pass  # a question, which changes nothing
         return None
+
+    def as_counted(self, request: Reserve, answer: CountFirst) -> Reserve:
+        """What its call asks, and does not ask any more as before, when it has counted its tokens."""
+        self.sent = [c for c in self.sent if not isinstance(c, Reserve) or c.hold_id != request.hold_id]
+        return request.model_copy(update={"candidates": counted(request, answer.candidate)})
 
     def take_in_spend(self) -> None:
         """What was read from the database arrives."""
@@ -136,6 +140,11 @@ class DeskJudge(DeskChecks):
                                 f"{granted.grant.hold_id} was served before {other.request.hold_id}, which is ahead"
                             )
                     self.judge_grant(waiting.request, waiting.arrival, granted.grant)
+                case ParkedAnswer(answer=CountFirst() as answer):
+                    waiting = self.leave_queue(answer.hold_id)
+                    assert item.call == waiting.request.call
+                    self.judge_count_first(waiting.request, waiting.arrival, answer)
+                    self.to_ask_again.append(self.as_counted(waiting.request, answer))
                 case ParkedAnswer(answer=Denied() as denied):
                     waiting = self.leave_queue(denied.hold_id)
                     assert item.call == waiting.request.call
@@ -203,8 +212,12 @@ class DeskJudge(DeskChecks):
     def judge_count_first(self, request: Reserve, arrival: int, answer: CountFirst) -> None:
         """Nothing is remembered of it: the call counts and asks again under its id."""
         assert not self.model.open_candidates(request, arrival), f"{request.hold_id} is to count though it fits"
-        helped = [candidate.model_copy(update={"price": None}) for candidate in self.to_count(request)]
-        assert [answer.candidate] == helped[:1], f"{request.hold_id} is to count what does not help"
+        candidates = [candidate.model_copy(update={"price": None}) for candidate in request.candidates]
+        number = candidates.index(answer.candidate)
+        helps = self.model.may_help_to_count(request, request.candidates[number])
+        assert helps, f"{request.hold_id} is to count what does not help"
+        before = request.candidates[:number]
+        assert not any(self.model.helps_to_count(request, candidate) for candidate in before), "another was to count"
 
     def judge_choice(self, request: Reserve, arrival: int, grant: Grant) -> int:
         """The number of the candidate that was granted: none before it fitted, and none in its pool was used less."""
@@ -294,7 +307,7 @@ class DeskJudge(DeskChecks):
             f"denied ({denied.reason}) though a candidate fits"
         )
         is_decided = denied.reason not in ("bad_budget", "no_candidate")
-        assert waited or not is_decided or not self.to_count(request), f"denied ({denied.reason}) and not told to count"
+        assert too_late or not is_decided or not self.to_count(request), f"denied ({denied.reason}) and not to count"
         match denied.reason:
             case "cap_reached" | "run_budget_exhausted" | "run_calls_exhausted" | "run_time_over":
                 assert request.on_exhausted == "fail", f"denied ({denied.reason}) though it may wait"

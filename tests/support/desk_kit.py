@@ -300,7 +300,7 @@ class Site:
         self.desk.advance(self.now_ms)
         return self.balance(account, window).pending_nanos / USD
 
-    def answers(self) -> dict[str, Granted | Denied]:
+    def answers(self) -> dict[str, Granted | Denied | CountFirst]:
         """What parked calls were answered since the last time, in order. Acknowledges it."""
         messages = [m for m in self.desk.state.outbox.messages if isinstance(m, ParkedAnswer)]
         self.desk.delivered(Delivery(delivered=tuple(m.sequence for m in messages)), self.now_ms)
@@ -333,7 +333,7 @@ class Site:
         return [notice for notice in self.desk.state.outbox.notices if isinstance(notice, CapChange)]
 
 
-def _hold_id(answer: Granted | Denied) -> str:
+def _hold_id(answer: Granted | Denied | CountFirst) -> str:
     return answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id
 
 

@@ -203,6 +203,11 @@ class DeskMachine(Approvers):
             return  # of a time that has not been yet: the end of it may be forgotten already
         self.send(command)
 
+    @precondition(lambda self: self.to_ask_again)
+    @rule()
+    def ask_again_with_a_count(self) -> None:
+        self.send(self.to_ask_again.pop())
+
     @precondition(lambda self: self.model.holds)
     @rule(data=st.data(), pause_ms=st.sampled_from([None, None, 10 * SECOND]))
     def report_failed_attempt(self, data: st.DataObject, pause_ms: int | None) -> None:

@@ -51,7 +51,7 @@ class Model(Sums):
     def lacks_money(self, request: Reserve) -> bool:
         """Whether what is unspent has no room for those that are asked before the ones for when money is short."""
         asked = [c for c in request.candidates if c.short_below is None or self.is_first(request, c)]
-        verdicts = [(candidate, self.verdict(request, candidate)) for candidate in asked]
+        verdicts = [(each, self.verdict_on(request, each, self.bound(request, each))) for each in asked]
         possible = [verdict for _, verdict in verdicts if verdict != "never"]
         too_large = any(
             self.bound(request, candidate) > cap
@@ -99,15 +99,22 @@ class Model(Sums):
         return "gone" if self.run_is_over(request) else "fits"
 
     def verdict(self, request: Reserve, candidate: Candidate) -> Verdict:
+        bound = self.bound(request, candidate)
+        if self.is_countable(candidate) and self.is_shut(candidate.service):  # nobody can tell what it costs
+            bound = bound_of(request, candidate, request.input_bytes // 8)
+        return self.verdict_on(request, candidate, bound)
+
+    def verdict_on(self, request: Reserve, candidate: Candidate, bound: int) -> Verdict:
+        """If it can cost so much."""
         if (verdict := self.before_money(request, candidate)) != "fits":
             return verdict
-        money = self.money(request, candidate, self.bound(request, candidate))
+        money = self.money(request, candidate, bound)
         if money == "never" or (verdict := self.of_run(request)) == "fits":
             verdict = money
         if verdict != "fits" or candidate.purchase:
             return verdict
         gate = self.gates[candidate.service]
-        if gate.paused_by is not None or (gate.paused_until_ms or 0) > self.now_ms:
+        if self.is_paused(candidate.service):
             return "held"
         if gate.open_until_ms is not None and self.now_ms < gate.open_until_ms:
             return "open"
@@ -118,19 +125,36 @@ class Model(Sums):
 
     def helps_to_count(self, request: Reserve, candidate: Candidate) -> bool:
         """Whether money is in its way, and is not, or not for as long, if the request has a token for eight bytes."""
-        if not candidate.countable or candidate.counted_tokens is not None or candidate.purchase:
+        return self.may_help_to_count(request, candidate) and not self.is_shut(candidate.service)
+
+    def fits_if_counted(self, request: Reserve, candidate: Candidate, arrival: int) -> bool:
+        """Whether nothing but money is in its way, and that is not if the request has a token for eight bytes."""
+        if not self.helps_to_count(request, candidate) or self.may_be_claimed(request, candidate, arrival):
             return False
-        if self.before_money(request, candidate) != "fits" or self.is_shut(candidate.service):
+        return self.verdict_on(request, candidate, bound_of(request, candidate, request.input_bytes // 8)) == "fits"
+
+    def may_help_to_count(self, request: Reserve, candidate: Candidate) -> bool:
+        """Likewise, also if only the desk knows whether a call is probing its service."""
+        if not self.is_countable(candidate) or self.before_money(request, candidate) != "fits":
+            return False
+        open_until_ms = self.gates[candidate.service].open_until_ms
+        if self.is_paused(candidate.service) or (open_until_ms is not None and self.now_ms < open_until_ms):
             return False
         found = self.money(request, candidate, self.bound(request, candidate))
         if found == "fits" or (found != "never" and self.of_run(request) != "fits"):
             return False
         return found != self.money(request, candidate, bound_of(request, candidate, request.input_bytes // 8))
 
-    def is_shut(self, service: str) -> bool:
+    def is_countable(self, candidate: Candidate) -> bool:
+        return candidate.countable and candidate.counted_tokens is None and not candidate.purchase
+
+    def is_paused(self, service: str) -> bool:
         gate = self.gates[service]
-        paused = gate.paused_by is not None or (gate.paused_until_ms or 0) > self.now_ms
-        return paused or gate.open_until_ms is not None
+        return gate.paused_by is not None or (gate.paused_until_ms or 0) > self.now_ms
+
+    def is_shut(self, service: str) -> bool:
+        """Or may be: only the desk knows whether a call is probing it."""
+        return self.is_paused(service) or self.gates[service].open_until_ms is not None
 
     def verdicts(self, request: Reserve) -> list[Verdict]:
         return [self.verdict(request, candidate) for candidate in request.candidates]

@@ -34,6 +34,8 @@ class TwoDesks(RuleBasedStateMachine):
         self.notices: dict[int, Notice] = {}
         self.last_sequence = 0
         self.sent: list[Command] = []
+        self.to_ask_again: list[Reserve] = []
+        """Of calls that were parked until counting their tokens might help, with the count."""
         self.calls = 0
         self.configurations = 0
         self.spend: LoadedSpend | None = None
@@ -73,6 +75,7 @@ class TwoDesks(RuleBasedStateMachine):
             self.model.go_back(now_ms)
             # The ends of those that were asked for in a time that has not passed yet are forgotten before it has.
             self.sent = [c for c in self.sent if not isinstance(c, Reserve) or c.asked_at_ms < now_ms]
+            self.to_ask_again = [request for request in self.to_ask_again if request.asked_at_ms < now_ms]
         assert now_ms == max(self.model.now_ms, self.clock_ms)
         self.model.now_ms = now_ms
         return answer

@@ -343,6 +343,7 @@ class World:
             if isinstance(answer, Granted):
                 self.granted(answer)
             else:
+                assert isinstance(answer, Denied)
                 assert answer.reason == "waited_too_long"
                 assert self.believed or self.true_ms >= deadline_ms, "refused because the clock jumped"
 

@@ -101,10 +101,80 @@ def test_a_count_may_be_worth_it_though_the_call_has_to_wait() -> None:
     assert site.served() == [parked.hold_id]
 
 
-def test_a_service_that_is_to_be_left_alone_is_not_asked_to_count() -> None:
+@pytest.mark.parametrize("mode", ["wait", "fail"])
+def test_a_service_that_is_to_be_left_alone_is_asked_to_count_afterwards(mode: str) -> None:
+    """Until then nobody knows what the call can cost: it waits for its service, also one that waits for no money."""
     site = Site()
     site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
-    assert isinstance(ask(site, texts()), Denied)
+    parked = ask(site, texts(), on_exhausted=mode)
+    assert isinstance(parked, Parked)
+    assert "left alone" in parked.detail
+    site.wait(10 * MINUTE)
+    assert_told_to_count(site, parked)
+
+
+def test_what_even_the_fewest_tokens_do_not_fit_is_in_the_way_of_a_service_left_alone() -> None:
+    site = Site()
+    site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
+    denied = ask(site, texts(), input_bytes=80_000)
+    assert isinstance(denied, Denied)
+    assert denied.reason == "bound_above_cap"
+
+
+def test_a_cheaper_model_is_asked_where_a_service_left_alone_cannot_count() -> None:
+    """The money is short for the bytes of the other one."""
+    site = Site(config(services={name: service() for name in "ab"}))
+    site.settle(site.granted(candidate("b", usd=8)), 8)
+    site.report(site.granted(candidate("a", usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
+    mini = candidate("b", usd=1).model_copy(update={"short_below": 0})
+    assert granted(ask(site, texts("a"), mini, input_bytes=8_900)).service == "b"
+
+
+# ---------------------------------------------------------------- of parked calls
+
+
+def assert_told_to_count(site: Site, parked: Answer) -> None:
+    """By a signal, and with its count it is granted; nothing was remembered of it meanwhile."""
+    assert isinstance(parked, Parked)
+    answers = site.answers()
+    assert answers.keys() == {parked.hold_id}
+    answer = answers[parked.hold_id]
+    assert isinstance(answer, CountFirst)
+    assert (answer.candidate.service, answer.candidate.price) == ("s", None)
+    assert not site.desk.state.parked
+    assert not site.desk.state.ended.keys() & answers.keys()
+    assert granted(ask(site, texts(counted=3_000), hold_id=parked.hold_id)).counted_tokens == 3_000
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["at-once", "after-continue-as-new"])
+def test_a_call_that_waited_for_what_was_spent_counts_then(*, cut: bool) -> None:
+    """The first one after the start of a ledger may: to deny it because its bytes do not fit would be wrong."""
+    site = Site(load=False)
+    parked = ask(site, texts(), on_exhausted="fail")
+    if cut:
+        site.cut()
+    site.load()
+    assert_told_to_count(site, parked)
+
+
+def test_a_call_that_waited_for_a_place_counts_when_its_money_is_gone() -> None:
+    site = Site(config(budgets={"acme": capped(day=23)}, services={"s": service(concurrent=1)}))
+    other = site.granted(candidate(usd=1))
+    parked = ask(site, texts())
+    site.settle(other, 2)
+    assert_told_to_count(site, parked)
+
+
+def test_a_call_that_waited_for_holds_counts_when_the_fewest_tokens_fit() -> None:
+    """Not only when its bytes do; which it never was looked at for before."""
+    site = Site()
+    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
+    parked = ask(site, texts(), input_bytes=8_900)  # $2.14 at least, and up to $9.93
+    assert isinstance(parked, Parked)
+    site.settle(first, 0)
+    assert site.pending() == 5
+    assert_told_to_count(site, parked)
+    site.settle(second, 0)
 
 
 def test_the_first_candidate_that_a_count_may_help_is_counted() -> None:

@@ -330,7 +330,8 @@ def steps_of_approvers() -> None:
 
 
 def steps_of_purchases_and_counts() -> None:
-    """A purchase takes money and no place; a call whose bytes do not fit beside it counts its tokens."""
+    """A purchase takes money and no place; a call whose bytes do not fit beside it counts its tokens, also when it is
+    parked until that may help."""
     text = Candidate(service="t", model="m", max_output_tokens=100, price=ODD, countable=True)
     file = File(caps_nanos={("budget:acme", "day"): 4 * UNIT}, concurrent_max={"budget:acme": 1})
     steps = Steps(file)
@@ -341,6 +342,16 @@ def steps_of_purchases_and_counts() -> None:
     steps.ends(hold_id, grant.bound_nanos * 5 // 4)  # its service is not believed as much from now on
     steps.ends("run-1/1", UNIT)
     steps.ask("acme", calls=[text], input_bytes=9_000, mode="fail")
+    steps = Steps(file)
+    for nanos in (UNIT, 3 * UNIT):
+        steps.ask("acme", calls=[bought(nanos)])
+    hold_id = steps.ask("acme", calls=[text], input_bytes=6_000).hold_id
+    steps.ends("run-1/1", 0)
+    steps.wait(0)
+    steps.ask_again_with_a_count()
+    steps.ends("run-2/1", 0)
+    steps.wait(0)
+    assert steps.model.holds[hold_id].grant.counted_tokens == 1_500
 
 
 def a_few_steps() -> None:

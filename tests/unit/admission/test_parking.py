@@ -23,6 +23,7 @@ from paymaster.messages import (
     AttemptReport,
     CallRef,
     Candidate,
+    Denied,
     DeskConfig,
     Grant,
     Granted,
@@ -125,8 +126,9 @@ class Seen:
 def facts(site: Site) -> list[tuple[str, tuple[str, ...]]]:
     """What parked calls were answered, without the sentences."""
     return [
-        (hold_id, (answer.kind, answer.grant.service) if isinstance(answer, Granted) else (answer.kind, answer.reason))
+        (hold_id, (answer.kind, answer.grant.service if isinstance(answer, Granted) else answer.reason))
         for hold_id, answer in site.answers().items()
+        if isinstance(answer, Granted | Denied)
     ]
 
 
