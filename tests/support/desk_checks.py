@@ -81,8 +81,9 @@ class DeskChecks(TwoDesks):
         assert set(model.verdicts(request)) != {"never"}, f"{request.hold_id} is parked though it can never fit"
         if not model.busy_candidates(request):
             waiting.busy_since_ms, waiting.kept = None, frozenset()
-            # What a run takes wakes nobody who waits for others.
-            is_told_late = model.parts.keys() & levels(request.run) or model.is_stopped(request)
+            # What a run takes wakes nobody who waits for others, and a breaker that opens nobody who waits for a place.
+            for_a_place = any(reason == "max_concurrent" for reason, _ in parked.waits)
+            is_told_late = model.parts.keys() & levels(request.run) or model.is_stopped(request) or for_a_place
             assert request.on_exhausted == "wait" or is_told_late, f"{request.hold_id} is to fail and waits for money"
         elif model.loading or model.is_missing(request) or model.is_stopped(request) or model.may_be_shut(request):
             waiting.busy_since_ms, waiting.kept = None, frozenset()
