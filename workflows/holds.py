@@ -20,7 +20,7 @@ from paymaster.messages import (
     UsageRecord,
     Withdrawn,
 )
-from paymaster.messages.bounds import check_grant
+from paymaster.messages.bounds import check_grant, is_within_bounds
 from paymaster.messages.temporal_names import PARKED_SUMMARY, PARKED_TIMER_LONGER, RECORD_USAGE, RESERVE, VOID
 from paymaster.observability.temporal_ui import summary
 from workflows.signals import message_of
@@ -69,7 +69,9 @@ class Holds:
                     workflow.logger.error("a grant that is out of bounds is ignored: %s", error)
                     return
             elif isinstance(answer, CountFirst):
-                if self._on_count_first is not None:  # sent twice, it may come after what its count led to
+                if self._on_count_first is None or not is_within_bounds(answer.candidate):
+                    workflow.logger.error("a count that nobody can make is not made")
+                else:  # sent twice, it may come after what its count led to
                     self._answers.setdefault(answer.hold_id, answer)
                 return
             self._answers[answer.grant.hold_id if isinstance(answer, Granted) else answer.hold_id] = answer
@@ -111,7 +113,8 @@ class Holds:
     async def _counted(self, answer: CountFirst) -> None:
         """Not patched: the ledger answers and signals so since there are counts."""
         assert self._on_count_first is not None  # only who can count asks with countable candidates
-        await self._on_count_first(answer.candidate)
+        if not self.cancelled:
+            await self._on_count_first(answer.candidate)
 
     async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | CountFirst | Ended:
         self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost

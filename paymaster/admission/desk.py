@@ -13,6 +13,7 @@ from paymaster.admission.caps import Caps
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
 from paymaster.admission.config_commands import ConfigCommands
 from paymaster.admission.copying import StatusCopies
+from paymaster.admission.counting import has_counted
 from paymaster.admission.going_back import put_back
 from paymaster.admission.granting import Granting
 from paymaster.admission.in_force import InForce
@@ -423,6 +424,8 @@ class Desk:
         if hold := self.ledger.holds.get(hold_id):
             return Granted(grant=hold.grant) if hold.state == "pending" else Ended(hold_id=hold_id)
         if call := self.queue.get(hold_id):
+            if has_counted(call.reserve, request):
+                return self._parking.counted(call, request)
             return Parked(hold_id=hold_id, deadline_at_ms=call.reserve.deadline_at_ms, detail=call.detail)
         if ended := self.state.end_of(hold_id):
             return ended.denied or Ended(hold_id=hold_id)

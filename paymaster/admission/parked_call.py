@@ -16,6 +16,10 @@ CLAIM_AFTER_MS = 60_000
 """A parked call that waits only for what clears by itself lets smaller calls pass for this long. From then on its
 accounts are kept for it."""
 
+COUNTING = "counting"
+"""The reason of a call that was told to count its tokens."""
+TO_COUNT = "to_count"
+"""The reason of one that will be, as soon as fewer count."""
 SHORT = "short"
 """Why a call is looked at when money is not short any more: a candidate of it is for when it is."""
 
@@ -51,6 +55,10 @@ class ParkedCall:
         """The longest cooldown of its services. They may be others than the gates know."""
         services = {candidate.service for candidate in self.reserve.candidates}
         return max((gates[service].breaker.cooldown_ms for service in services if service in gates), default=0)
+
+    def counts_in(self) -> str | None:
+        """The account of the service by which it counts its tokens. None: it does not."""
+        return next((account for reason, account in self.waits if reason == COUNTING), None)
 
     def short_below(self) -> int | None:
         """Millionths of a cap; money is short for a candidate while fewer are unspent. None: it has none for that."""

@@ -3,6 +3,7 @@
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
+from paymaster.admission.counting import count_first, first_helped, with_count_in_the_way
 from paymaster.admission.denials import MONEY_SHORT, Explained, explained, least_short, with_way_out
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
@@ -13,7 +14,7 @@ from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose, until_counted
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
-from paymaster.messages import Answer, Candidate, CountFirst, Parked, Reserve, Window
+from paymaster.messages import Answer, Candidate, Parked, Reserve, Window
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ASKED_AT_ONCE_MAX,
@@ -103,9 +104,9 @@ class Parking:
     def park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
         """Parks a call that nothing fits for now, if it may wait and waiting may help; unless to count its tokens may
         help at once."""
+        if (helped := first_helped(request, obstacles)) is not None:
+            return count_first(request, helped)
         state, hold_id, deciding = self._state, request.hold_id, decide(obstacles)
-        if (count_first := _count_first(request, obstacles)) is not None:
-            return count_first
         may_wait = request.deadline_at_ms > state.now_ms
         self._alerts.obstacles(obstacles, self._told_as_parked(request, deciding) if may_wait else None)
         self._hold_runaway(deciding, request)
@@ -182,7 +183,7 @@ class Parking:
         round_ = self.queue.round(state.freed, state.look_from, now_ms)
         state.freed, state.look_from = set(), None
         while self._may_look and (call := round_.next()) is not None:
-            claimed = self.queue.claims.end(call)
+            claimed = self.queue.claims.end(call) | frozenset(filter(None, [call.counts_in()]))
             self._looked_at += len(call.reserve.candidates)
             if self._serve(call):
                 self._served += 1
@@ -219,8 +220,8 @@ class Parking:
         return bool(self._state.freed) or self._state.look_from is not None
 
     def _serve(self, call: ParkedCall) -> bool:
-        """Grants a parked call, or denies it if waiting does not help any more, or tells it to count its tokens, where
-        that may help. False: it waits on."""
+        """Grants a parked call, or denies it if waiting does not help any more. False: it waits on, where to count its
+        tokens may help until it has."""
         found = self.choose(call.reserve, call.place())
         if isinstance(found, Choice):
             self.queue.remove(call)
@@ -228,22 +229,63 @@ class Parking:
             self.remind(granted.grant.expires_at_ms)
             self._outbox.answer(call.reserve.call, granted)
             return True
-        if (count_first := _count_first(call.reserve, found)) is not None:
-            self.queue.remove(call)
-            self._outbox.answer(call.reserve.call, count_first)
-            return True
-        deciding = decide(found)
-        self._alerts.obstacles(found, self._told_as_parked(call.reserve, deciding))
-        self._hold_runaway(deciding, call.reserve)
-        # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
-        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
-        if failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call)):
+        found = self._told_to_count(call, found)
+        deciding = self._told_of(call, found)
+        if self._helps_no_more(call, deciding):
             self._deny(call, deciding.reason, self._why(call.reserve, found))
             return True
         self.queue.note(call, found, self._state.now_ms)
         self._remind_of(call)
         self._tell_parked(call, deciding, found)
         return False
+
+    def counted(self, call: ParkedCall, request: Reserve) -> Answer:
+        """A parked call asks again when it has counted its tokens: it is looked at, at its place."""
+        self.leave(request.hold_id)
+        call.reserve = request
+        found = self.choose(request, call.place())
+        if isinstance(found, Choice):
+            granted = self._granting.grant(request, found)
+            self.remind(granted.grant.expires_at_ms)
+            return granted
+        helped = first_helped(request, found)
+        if helped is not None:
+            found = with_count_in_the_way(found, helped, counts=True)
+        deciding = self._told_of(call, found)
+        if self._helps_no_more(call, deciding):
+            why = self._why(request, found)
+            return self._granting.deny(request.hold_id, deciding.reason, why.detail, why.in_the_way)
+        self.queue.add(call, found, self._state.now_ms)
+        self.queue.claims.claim(call, self._state.now_ms)
+        self._remind_of(call)
+        self._tell_parked(call, deciding, found)
+        if helped is not None:
+            return count_first(request, helped)
+        return Parked(hold_id=request.hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+
+    def _told_to_count(self, call: ParkedCall, found: list[Obstacle]) -> list[Obstacle]:
+        """What is in its way then, where to count may help: that, or that many others do."""
+        helped = first_helped(call.reserve, found)
+        if helped is None:
+            return found
+        counts = call.counts_in() is not None
+        if not counts and self.queue.may_count(f"service:{helped.service}", self._state.now_ms):
+            self._outbox.answer(call.reserve.call, count_first(call.reserve, helped))
+            counts = True
+        return with_count_in_the_way(found, helped, counts=counts)
+
+    def _told_of(self, call: ParkedCall, found: list[Obstacle]) -> Obstacle:
+        """What decides about a parked call, when those were told who want to know."""
+        deciding = decide(found)
+        self._alerts.obstacles(found, self._told_as_parked(call.reserve, deciding))
+        self._hold_runaway(deciding, call.reserve)
+        return deciding
+
+    def _helps_no_more(self, call: ParkedCall, deciding: Obstacle) -> bool:
+        """Whether there is nothing to wait for."""
+        # never: a cap was lowered below its bound. gone: what it waited for, money on hold, was spent after all.
+        failing = call.reserve.on_exhausted == "fail" and deciding.kind != "transient"
+        return failing or deciding.kind == "impossible" or (deciding.kind == "breaker_open" and self._cooled_down(call))
 
     def _cooled_down(self, call: ParkedCall) -> bool:
         """It has waited for a whole cooldown, and every service fails again: its agent must go on without."""
@@ -312,14 +354,6 @@ class Parking:
         for at_ms in (call.retry_at_ms, call.claims_at_ms(), self.queue.change_ms()):
             if at_ms is not None:
                 self.remind(at_ms)
-
-
-def _count_first(request: Reserve, obstacles: list[Obstacle]) -> CountFirst | None:
-    """What a call is told for which counting tokens may help, of the first candidate that it helps."""
-    for candidate, obstacle in zip(request.candidates, obstacles, strict=False):
-        if obstacle.helped_by_count:
-            return CountFirst(hold_id=request.hold_id, candidate=candidate.model_copy(update={"price": None}))
-    return None
 
 
 def _until_it_began(obstacle: Obstacle, service: str) -> Obstacle:

@@ -270,10 +270,15 @@ def tokens_estimated(request: Reserve, candidate: Candidate) -> int:
     return tokens_of_text + candidate.media_tokens + candidate.max_output_tokens
 
 
+def may_be_counted(candidate: Candidate) -> bool:
+    """Whether its tokens may be counted, and were not."""
+    return candidate.countable and candidate.counted_tokens is None
+
+
 def least_bound_nanos(request: Reserve, candidate: Candidate, counted_margin_percent: int) -> int:
     """The bound that nothing makes smaller: of a candidate that may be counted, with as few tokens as its bytes can
     be."""
-    if candidate.countable and candidate.counted_tokens is None:
+    if may_be_counted(candidate):
         return _bound_nanos(candidate, request.input_bytes // BYTES_PER_TOKEN_MAX)
     return bound_nanos(request, candidate, counted_margin_percent)
 
@@ -292,17 +297,19 @@ def until_counted(
     nobody may count, that is.
     """
     kind = _MONEY.get(obstacle.reason)
-    if kind is None or not candidate.countable or candidate.counted_tokens is not None:
+    if kind is None or not may_be_counted(candidate):
         return obstacle
     accounts, gate = ledger.charged_accounts(request, candidate.service), gates[candidate.service]
     margin = gate.counted_margin_percent
     least, bound = least_bound_nanos(request, candidate, margin), bound_nanos(request, candidate, margin)
+    blocked = _lacks_money(candidate, request, ledger, accounts, least, bound, now_ms)
     if (shut := _shut(candidate.service, gate, now_ms)) is not None:
-        return _lacks_money(candidate, request, ledger, accounts, least, bound, now_ms) or shut
-    shortfall = ledger.shortfall(accounts, least)
-    if shortfall is None or shortfall.kind != kind:
-        return obstacle._replace(helped_by_count=True)
-    return _short(candidate, shortfall, bound, ledger.end_ms(shortfall.balance))
+        return blocked or shut
+    if blocked is None or blocked.reason != "run_ended":
+        shortfall = ledger.shortfall(accounts, least)
+        if shortfall is None or shortfall.kind != kind:
+            return obstacle._replace(helped_by_count=True)
+    return blocked or obstacle
 
 
 def percent_lacked(grant: Grant, cost_nanos: int) -> int:

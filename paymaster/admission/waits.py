@@ -12,7 +12,7 @@ from paymaster.admission.accounts import UNCAPPED, Account
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
-from paymaster.admission.parked_call import ParkedCall
+from paymaster.admission.parked_call import TO_COUNT, ParkedCall
 from paymaster.admission.routing import NOT_SHORT, budgets_of, least_bound_nanos, tokens_estimated
 from paymaster.admission.runs import Run
 
@@ -26,6 +26,7 @@ Kind = Literal[
     "model_paused",
     "loading",
     "claimed",
+    "to_count",
     "full",
     "run_over",
     "runaway",
@@ -37,7 +38,8 @@ Kind = Literal[
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
-works; when the call has waited for long enough. loading, probing, claimed: 0. full: room for this account, which it
+works; when the call has waited for long enough. loading, probing, claimed: 0. to_count: that fewer calls count their
+tokens by its service; 0. full: room for this account, which it
 needs; 0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
 has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others. not_short:
 that less of a cap is unspent, for a candidate for when the money is short; the part below which it is. short: that so
@@ -56,6 +58,7 @@ _KINDS: dict[str, Kind] = {
     "breaker_open": "breaker_open",
     "loading": "loading",
     "claimed": "claimed",
+    TO_COUNT: "to_count",
     "accounts_full": "full",
     "run_budget_exhausted": "exhausted",
     "run_calls_exhausted": "run_over",
@@ -65,7 +68,7 @@ _KINDS: dict[str, Kind] = {
 _BY_BOUND = frozenset[Kind](("held", "exhausted", "impossible"))
 _BY_SPENDING: tuple[Kind, ...] = ("held", "exhausted")
 """They may fit when a window ends."""
-_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "full", "run_over", "runaway"))
+_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "to_count", "full", "run_over", "runaway"))
 """Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
@@ -83,9 +86,12 @@ class Waits:
         ledger: Ledger,
         gates: Mapping[str, Gate],
         first_claim: Callable[[str], Place | None],
+        may_count: Callable[[str, int], bool],
     ) -> None:
-        """`calls` are in order. `first_claim` names the first place for which an account is kept."""
-        self._ledger, self._gates, self._first_claim = ledger, gates, first_claim
+        """`calls` are in order. `first_claim` names the first place for which an account is kept; `may_count` says
+        whether one more call may count by the service of an account, at a time."""
+        self._ledger, self._gates = ledger, gates
+        self._first_claim, self._may_count = first_claim, may_count
         self._entries: dict[Place, Entries] = {}
         self._files: dict[str, dict[Kind, FirstFit]] = {}
         """By account."""
@@ -185,6 +191,10 @@ class Waits:
             case "claimed":
                 first, claim = entries.first, self._first_claim(account.key)
                 return first if first is None or claim is None or first <= claim else None
+            case "to_count":
+                gate = self._gate(account.key)
+                is_shut = gate is None or gate.shut(now_ms) is not None
+                return entries.first if is_shut or self._may_count(account.key, now_ms) else None
             case "run_over":
                 return self._first_of_run(entries, account.run, now_ms)
             case "runaway":

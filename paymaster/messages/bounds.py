@@ -334,6 +334,14 @@ def _check_purchase(candidates: Sequence[Candidate]) -> None:
         raise ValueError("a purchase has no other candidate, and no tokens to count")
 
 
+def is_within_bounds(candidate: Candidate) -> bool:
+    try:
+        _check_candidate(candidate)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_candidate(candidate: Candidate) -> None:
     _names(candidate.service)
     _text("a model", candidate.model, MODEL_CHARACTERS_MAX)

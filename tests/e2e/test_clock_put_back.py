@@ -16,7 +16,7 @@ from paymaster.messages import (
     TakeClock,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("heap_of_a_worker")]
 YEAR_MS = 365 * 86_400_000
 
 

@@ -14,6 +14,7 @@ from paymaster.messages import AnswerBatch, CommandBatch, LedgerStart, Settled, 
 from paymaster.messages.temporal_names import APPLY, LEDGER_WORKFLOW, ledger_task_queue
 from paymaster.security.payloads import as_raw, read_raw
 
+pytestmark = pytest.mark.usefixtures("heap_of_a_worker")
 CONFIG = capped(10**9)
 PLAIN, COMPRESSED = "json/plain", "json/zlib"
 

@@ -1,6 +1,7 @@
 """Long prompts whose bytes could cost more than there is: their tokens are counted once, and what they cost fits."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from paymaster_process import (
     Site,
     configuration,
     free_address,
+    frozen,
     readable_history,
     running_site,
     until,
@@ -43,7 +45,7 @@ PROMPT = " word" * TOKENS
 """Of 500,000 bytes: at $1 for a million tokens they could cost $0.50, and the tokens cost $0.10."""
 CAP = Decimal("0.12")
 KEY = "sk-live-counted-0123456789"
-BUDGETS = ("fits-claude", "fits-gpt", "paused", "fails", "waits", "over", "then")
+BUDGETS = ("fits-claude", "fits-gpt", "paused", "gone", "fails", "waits", "over", "then")
 
 
 def ask(service: FakeService, budget: str, **asked: Any) -> LLMRequest:
@@ -160,7 +162,8 @@ async def test_a_counter_that_fails_leaves_the_bound_of_the_bytes(site: Site, se
 
 
 async def test_a_call_that_waits_was_counted_once(site: Site, services: dict[str, FakeService]) -> None:
-    """It is parked, and granted, with the bound of its count; also if it is told to count once more."""
+    """It is parked, and granted, with the bound of its count; also if it is told to count once more, or what nobody can
+    count."""
     service = services["gpt"]
     service.usage = lambda request: TokenUsage(input_tokens=1, output_tokens=1)
     service.hold()
@@ -171,12 +174,15 @@ async def test_a_call_that_waits_was_counted_once(site: Site, services: dict[str
     candidate = Candidate(service=service.name, model="gpt-4o", max_output_tokens=100, price=None)
     again = CountFirst(hold_id=f"{second.result_run_id}/1", candidate=candidate)
     reference = CallRef(workflow_id=second.id, run_id=second.result_run_id or "")
-    for _ in range(2):
-        await second.signal("budget_answer", ParkedAnswer(sequence=1, call=reference, answer=again))
+    absurd = again.model_copy(update={"candidate": candidate.model_copy(update={"service": "s" * 1_900_000})})
+    for answer in (absurd, again, again):
+        await second.signal("budget_answer", ParkedAnswer(sequence=1, call=reference, answer=answer))
     service.release()
     results = [await first.result(), await second.result()]
     assert [result.outcome for result in results] == [Outcome.COMPLETED] * 2
     assert [await counted(site, result) for result in results] == [1, 1]
+    failed = set(re.findall(r"TASK_FAILED_CAUSE_\w+", await readable_history(second)))
+    assert failed <= {"TASK_FAILED_CAUSE_UNHANDLED_COMMAND"}, "that is: a signal came meanwhile"
 
 
 async def test_a_call_that_is_cancelled_while_it_is_counted_costs_nothing(
@@ -194,6 +200,28 @@ async def test_a_call_that_is_cancelled_while_it_is_counted_costs_nothing(
     service.release()
     assert service.count == asked + 1
     assert (await site.balance("budget:acme/fits-claude")).pending_nanos == 0
+
+
+async def test_nothing_is_counted_for_a_caller_that_is_gone(site: Site, services: dict[str, FakeService]) -> None:
+    """Also if both are told to the call at once."""
+    service = services["claude"]
+    asked = service.count
+    await site.ledger.pause_service(PauseService(service=service.name))
+    call = await start(site.client, ask(service, "gone"))
+    await until(lambda: is_parked(site), "the call waits for its service")
+    (worker,) = site.workers
+    with frozen(worker.process.pid):
+        await call.signal("no_such_signal")  # the worker's task has this one, and the next task both others
+        reference = CallRef(workflow_id=call.id, run_id=call.result_run_id or "")
+        candidate = Candidate(service=service.name, model=MODEL, max_output_tokens=100, price=None)
+        to_count = CountFirst(hold_id=f"{reference.run_id}/1", candidate=candidate)
+        await call.signal("budget_answer", ParkedAnswer(sequence=1, call=reference, answer=to_count))
+        await call.signal("caller_gone")
+    result = await call.result()
+    assert (result.reason, result.attempts) == ("caller_gone", 0)
+    await site.ledger.resume_service(ResumeService(service=service.name))
+    assert service.count == asked
+    assert (await site.ledger.status()).parked == 0
 
 
 async def test_a_bill_above_a_count_is_an_overage_and_raises_the_margin(

@@ -15,7 +15,7 @@ from paymaster.devstack import EmbeddedStack
 from paymaster.messages import DeskStatus, RaiseCap, budget_workflow_id
 from paymaster.values.collection import no_collection
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("heap_of_a_worker")]
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,8 @@ class Waiting:
     """Accounts that the desk keeps for it from those behind it, as long as only holds are in its way."""
     claims: frozenset[str] = frozenset()
     """Accounts that the desk says it keeps."""
+    counts: bool = False
+    """It was told to count its tokens, and has not asked again."""
 
     def is_ahead_of(self, request: Reserve, arrival: int) -> bool:
         return (-self.request.priority, self.arrival) < (-request.priority, arrival)

@@ -135,14 +135,15 @@ class DeskJudge(DeskChecks):
                     waiting = self.leave_queue(granted.grant.hold_id)
                     assert item.call == waiting.request.call
                     for other in self.model.queue:
-                        if other.is_ahead_of(waiting.request, waiting.arrival):
+                        if other.is_ahead_of(waiting.request, waiting.arrival) and not other.counts:
                             assert not self.model.open_candidates(other.request, other.arrival), (
                                 f"{granted.grant.hold_id} was served before {other.request.hold_id}, which is ahead"
                             )
                     self.judge_grant(waiting.request, waiting.arrival, granted.grant)
                 case ParkedAnswer(answer=CountFirst() as answer):
-                    waiting = self.leave_queue(answer.hold_id)
+                    waiting = self.looked_at(answer.hold_id)
                     assert item.call == waiting.request.call
+                    waiting.counts = True
                     self.judge_count_first(waiting.request, waiting.arrival, answer)
                     self.to_ask_again.append(self.as_counted(waiting.request, answer))
                 case ParkedAnswer(answer=Denied() as denied):
@@ -156,10 +157,14 @@ class DeskJudge(DeskChecks):
                 case _:
                     pass  # what is only said, and moves no money
 
-    def leave_queue(self, hold_id: str) -> Waiting:
+    def looked_at(self, hold_id: str) -> Waiting:
         waiting = next(w for w in self.model.queue if w.request.hold_id == hold_id)
         for ahead in self.model.queue[: self.model.queue.index(waiting) + 1]:
             self.model.take_part(ahead.request)  # they were looked at before it
+        return waiting
+
+    def leave_queue(self, hold_id: str) -> Waiting:
+        waiting = self.looked_at(hold_id)
         self.model.queue.remove(waiting)
         return waiting
 
@@ -174,6 +179,9 @@ class DeskJudge(DeskChecks):
                 assert answer == Ended(hold_id=hold_id), f"{hold_id} is over and was answered {answer.kind}"
             return
         if waiting := next((w for w in model.queue if w.request.hold_id == hold_id), None):
+            if waiting.counts and request.candidates != waiting.request.candidates:
+                self.judge_counted(waiting, request, answer)
+                return
             assert isinstance(answer, Parked)
             assert answer.deadline_at_ms == waiting.request.deadline_at_ms
             return
@@ -205,6 +213,20 @@ class DeskJudge(DeskChecks):
             case _:
                 assert isinstance(answer, Ended)
                 assert model.may_be_forgotten(request.asked_at_ms), "a fresh id is refused"
+
+    def judge_counted(self, waiting: Waiting, request: Reserve, answer: Answer) -> None:
+        """A parked call has counted its tokens: it is looked at, at its place."""
+        waiting.request, waiting.counts = request, isinstance(answer, CountFirst)
+        match answer:
+            case Granted():
+                self.judge_grant(request, self.leave_queue(request.hold_id).arrival, answer.grant)
+            case Denied():
+                self.judge_denial(request, self.leave_queue(request.hold_id).arrival, answer, waited=True)
+            case CountFirst():
+                self.judge_count_first(request, waiting.arrival, answer)
+            case _:
+                assert isinstance(answer, Parked)
+                assert answer.deadline_at_ms == request.deadline_at_ms
 
     def to_count(self, request: Reserve) -> list[Candidate]:
         return [candidate for candidate in request.candidates if self.model.helps_to_count(request, candidate)]

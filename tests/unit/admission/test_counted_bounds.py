@@ -1,7 +1,7 @@
 """A call whose bytes could cost more than there is, is asked to count its tokens; its bound is then made of these."""
 
 import pytest
-from desk_kit import DAY, MINUTE, USD, Site, candidate, capped, config, service
+from desk_kit import DAY, MINUTE, SECOND, USD, Site, candidate, capped, config, service
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from paymaster.messages import (
     ResumeService,
 )
 from paymaster.messages.runs import RunTerms
+from paymaster.values.limits import COUNTING_AT_ONCE_MAX
 from paymaster.values.money import Price, PriceTier
 
 BYTES = 20_000
@@ -133,17 +134,26 @@ def test_a_cheaper_model_is_asked_where_a_service_left_alone_cannot_count() -> N
 # ---------------------------------------------------------------- of parked calls
 
 
-def assert_told_to_count(site: Site, parked: Answer) -> None:
-    """By a signal, and with its count it is granted; nothing was remembered of it meanwhile."""
-    assert isinstance(parked, Parked)
+def told_to_count(site: Site) -> list[str]:
+    """The hold ids of the parked calls that were told so since the last time, in order. They stay parked."""
     answers = site.answers()
-    assert answers.keys() == {parked.hold_id}
-    answer = answers[parked.hold_id]
-    assert isinstance(answer, CountFirst)
-    assert (answer.candidate.service, answer.candidate.price) == ("s", None)
+    assert all(isinstance(answer, CountFirst) and answer.candidate.price is None for answer in answers.values())
+    assert answers.keys() <= site.desk.state.parked.keys()
+    return list(answers)
+
+
+def asks_again(site: Site, parked: Answer, counted: int = 3_000, **asked: object) -> Answer:
+    assert isinstance(parked, Parked)
+    return ask(site, texts(counted=counted), hold_id=parked.hold_id, **asked)
+
+
+def assert_told_to_count(site: Site, parked: Answer) -> None:
+    """By a signal, and with its count it is granted."""
+    assert isinstance(parked, Parked)
+    assert told_to_count(site) == [parked.hold_id]
+    assert asks_again(site, parked) != parked
+    assert site.desk.ledger.holds[parked.hold_id].grant.counted_tokens == 3_000
     assert not site.desk.state.parked
-    assert not site.desk.state.ended.keys() & answers.keys()
-    assert granted(ask(site, texts(counted=3_000), hold_id=parked.hold_id)).counted_tokens == 3_000
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["at-once", "after-continue-as-new"])
@@ -214,6 +224,92 @@ def test_a_parked_call_keeps_its_count_through_continue_as_new() -> None:
     site.settle(other, 1)
     (served,) = site.answers().values()
     assert granted(served).counted_tokens == 5_000
+
+
+def test_a_call_that_counts_keeps_its_place_and_what_is_kept_for_it() -> None:
+    """What its tokens need is not given to one behind it meanwhile, also not through continue-as-new."""
+    site = Site()
+    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
+    parked = ask(site, texts(), input_bytes=8_900)
+    behind = site.parked(candidate(usd=2))
+    site.wait(3 * MINUTE)
+    site.settle(first, 0)
+    assert isinstance(parked, Parked)
+    assert told_to_count(site) == [parked.hold_id]
+    site.cut()
+    site.wait(1)
+    assert not site.answers()
+    granted(asks_again(site, parked))
+    site.settle(second, 0)
+    assert site.served() == [behind]
+
+
+def test_a_full_queue_denies_no_call_that_has_counted_in_it() -> None:
+    site = Site(config(max_parked=1))
+    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
+    parked = ask(site, texts(), input_bytes=8_900)
+    site.settle(first, 0)
+    assert len(told_to_count(site)) == 1
+    assert isinstance(site.reserve(candidate(usd=9)), Denied)
+    assert isinstance(asks_again(site, parked, counted=8_000, input_bytes=8_900), Parked)
+    site.settle(second, 0)
+    assert len(site.served()) == 1
+
+
+def test_so_many_count_at_once_by_one_service() -> None:
+    """A thousand that wait for the same do not all ask its counter, and when some have, the next ones do."""
+    site = Site()
+    first, _ = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
+    parked = [ask(site, texts(), input_bytes=8_900) for _ in range(COUNTING_AT_ONCE_MAX + 3)]
+    site.settle(first, 0)
+    ids = [each.hold_id for each in parked if isinstance(each, Parked)]
+    assert told_to_count(site) == ids[:COUNTING_AT_ONCE_MAX]
+    site.cut()
+    site.wait(1)
+    assert not site.answers()
+    granted(asks_again(site, parked[0], counted=500, input_bytes=8_900))
+    site.desk.advance(site.now_ms)
+    assert told_to_count(site) == [ids[COUNTING_AT_ONCE_MAX]]
+    site.void(ids[1])
+    site.wait(1)
+    assert told_to_count(site) == [ids[COUNTING_AT_ONCE_MAX + 1]]
+    site.wait(DAY)
+    assert {answer.kind for answer in site.answers().values()} == {"denied"}, "one that counts for ever waits too long"
+    assert not site.desk.state.parked
+
+
+def test_one_alone_counts_by_a_service_of_which_nobody_knows_whether_it_works_again() -> None:
+    site = Site(config(services={"s": service(failures=1)}))
+    site.report(site.granted(candidate(usd=1)))
+    parked = [ask(site, texts()) for _ in range(3)]
+    site.wait(31 * SECOND)
+    assert told_to_count(site) == [parked[0].hold_id] if isinstance(parked[0], Parked) else False
+
+
+def test_a_call_that_could_not_be_counted_is_decided_by_its_bytes() -> None:
+    site = Site(load=False)
+    parked = ask(site, texts())
+    site.load()
+    assert isinstance(parked, Parked)
+    assert told_to_count(site) == [parked.hold_id]
+    uncounted = texts().model_copy(update={"countable": False})
+    denied = ask(site, uncounted, hold_id=parked.hold_id)
+    assert isinstance(denied, Denied)
+    assert denied.reason == "bound_above_cap"
+    assert not site.desk.state.parked
+
+
+def test_two_candidates_are_counted_one_after_the_other() -> None:
+    site = Site(config(services={name: service() for name in "ab"}), load=False)
+    parked = ask(site, texts("a"), texts("b"))
+    site.load()
+    assert isinstance(parked, Parked)
+    assert told_to_count(site) == [parked.hold_id]
+    second = ask(site, texts("a", counted=15_000), texts("b"), hold_id=parked.hold_id)
+    assert isinstance(second, CountFirst)
+    assert second.candidate.service == "b"
+    last = ask(site, texts("a", counted=15_000), texts("b", counted=3_000), hold_id=parked.hold_id)
+    assert granted(last).service == "b"
 
 
 # ---------------------------------------------------------------- how large it is

@@ -1,0 +1,47 @@
+"""Parked calls that count their tokens where that may help: so many of a service at once, each at its place.
+
+A call that counts stays parked, so that nobody takes its place or what is kept for it, and asks again when it has.
+"""
+
+from collections.abc import Iterable
+
+from paymaster.admission.breaker import Gate
+from paymaster.admission.parked_call import COUNTING, TO_COUNT
+from paymaster.admission.routing import Obstacle, may_be_counted, name_of
+from paymaster.messages import Candidate, CountFirst, Reserve
+from paymaster.values.limits import COUNTING_AT_ONCE_MAX
+
+
+def first_helped(request: Reserve, obstacles: Iterable[Obstacle]) -> Candidate | None:
+    """The first candidate that it may help to count. None: none."""
+    pairs = zip(request.candidates, obstacles, strict=False)
+    return next((candidate for candidate, obstacle in pairs if obstacle.helped_by_count), None)
+
+
+def count_first(request: Reserve, candidate: Candidate) -> CountFirst:
+    return CountFirst(hold_id=request.hold_id, candidate=candidate.model_copy(update={"price": None}))
+
+
+def may_count(gate: Gate | None, calls: int, now_ms: int) -> bool:
+    """Whether one more may, beside so many parked calls that count by a service. While it is being tried whether that
+    works again, one alone."""
+    if gate is None or gate.shut(now_ms) is not None:
+        return False
+    return calls < (1 if gate.breaker.state(now_ms) == "half_open" else COUNTING_AT_ONCE_MAX)
+
+
+def with_count_in_the_way(obstacles: Iterable[Obstacle], candidate: Candidate, *, counts: bool) -> list[Obstacle]:
+    """What is in the way of a call that counts for a candidate, or is to as soon as fewer do."""
+    reason, what = (COUNTING, "being counted") if counts else (TO_COUNT, "to be counted")
+    detail = f"{name_of(candidate)}: its tokens are {what}"
+    in_the_way = Obstacle("transient", reason, detail, f"service:{candidate.service}")
+    return [in_the_way if each.helped_by_count else each for each in obstacles]
+
+
+def has_counted(before: Reserve, now: Reserve) -> bool:
+    """Whether the call has counted, or tried to, for a candidate since it asked before."""
+    return _countable(now) < _countable(before)
+
+
+def _countable(request: Reserve) -> set[tuple[str, str]]:
+    return {(each.service, each.model) for each in request.candidates if may_be_counted(each)}
