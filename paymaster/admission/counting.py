@@ -3,10 +3,11 @@
 A call that counts stays parked, so that nobody takes its place or what is kept for it, and asks again when it has.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from paymaster.admission.breaker import Gate
-from paymaster.admission.parked_call import COUNTING, TO_COUNT
+from paymaster.admission.parked_call import COUNTING, TO_COUNT, ParkedCall
 from paymaster.admission.routing import Obstacle, may_be_counted, name_of
 from paymaster.messages import Candidate, CountFirst, Reserve
 from paymaster.values.limits import COUNTING_AT_ONCE_MAX
@@ -22,12 +23,30 @@ def count_first(request: Reserve, candidate: Candidate) -> CountFirst:
     return CountFirst(hold_id=request.hold_id, candidate=candidate.model_copy(update={"price": None}))
 
 
-def may_count(gate: Gate | None, calls: int, now_ms: int) -> bool:
-    """Whether one more may, beside so many parked calls that count by a service. While it is being tried whether that
-    works again, one alone."""
-    if gate is None or gate.shut(now_ms) is not None:
-        return False
-    return calls < (1 if gate.breaker.state(now_ms) == "half_open" else COUNTING_AT_ONCE_MAX)
+class Counting:
+    """How many parked calls count their tokens by each service."""
+
+    def __init__(self, calls: Iterable[ParkedCall], gates: Mapping[str, Gate]) -> None:
+        self._gates = gates
+        self._calls = Counter[str | None]()
+        for call in calls:
+            self.begins(call)
+
+    def begins(self, call: ParkedCall) -> None:
+        """If it is one that counts."""
+        self._calls[call.counts_in()] += 1
+
+    def ends(self, call: ParkedCall) -> None:
+        """Likewise; before what is in its way is noted anew."""
+        self._calls[call.counts_in()] -= 1
+
+    def has_room(self, account: str, now_ms: int) -> bool:
+        """Whether one more may by the service of this account. While it is being tried whether that works again, one
+        alone."""
+        gate = self._gates.get(account.removeprefix("service:"))
+        if gate is None or gate.shut(now_ms) is not None:
+            return False
+        return self._calls[account] < (1 if gate.breaker.state(now_ms) == "half_open" else COUNTING_AT_ONCE_MAX)
 
 
 def with_count_in_the_way(obstacles: Iterable[Obstacle], candidate: Candidate, *, counts: bool) -> list[Obstacle]:

@@ -1,5 +1,7 @@
 """The parked calls of a desk: who is parked, who is woken, and when."""
 
+from dataclasses import replace
+
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
@@ -242,7 +244,7 @@ class Parking:
     def counted(self, call: ParkedCall, request: Reserve) -> Answer:
         """A parked call asks again when it has counted its tokens: it is looked at, at its place."""
         self.leave(request.hold_id)
-        call.reserve = request
+        call = replace(call, reserve=request, waits_for=frozenset(), waits=())
         found = self.choose(request, call.place())
         if isinstance(found, Choice):
             granted = self._granting.grant(request, found)
@@ -269,7 +271,7 @@ class Parking:
         if helped is None:
             return found
         counts = call.counts_in() is not None
-        if not counts and self.queue.may_count(f"service:{helped.service}", self._state.now_ms):
+        if not counts and self.queue.counting.has_room(f"service:{helped.service}", self._state.now_ms):
             self._outbox.answer(call.reserve.call, count_first(call.reserve, helped))
             counts = True
         return with_count_in_the_way(found, helped, counts=counts)

@@ -10,7 +10,7 @@ from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.changed_calls import ChangedCalls
 from paymaster.admission.claims import Claims
-from paymaster.admission.counting import may_count
+from paymaster.admission.counting import Counting
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.routing import Obstacle
@@ -32,7 +32,7 @@ class ParkedQueue:
         self.candidates = sum(len(call.reserve.candidates) for call in self._order)
         """Of all calls here."""
         self._waiting_in = Counter(chain.from_iterable([call.waits_for for call in self._order]))
-        self._counting = Counter([account for call in self._order if (account := call.counts_in()) is not None])
+        self.counting = Counting(self._order, gates)
         self._deadlines = Timers((hold_id, call.reserve.deadline_at_ms) for hold_id, call in calls.items())
         self._claims_due = Timers(
             (hold_id, at_ms) for hold_id, call in calls.items() if (at_ms := call.claims_at_ms()) is not None
@@ -59,11 +59,6 @@ class ParkedQueue:
         """How many wait for something in the account."""
         return self._waiting_in[account]
 
-    def may_count(self, account: str, now_ms: int) -> bool:
-        """Whether one more parked call may count its tokens by this service."""
-        gate = self._gates.get(account.removeprefix("service:"))
-        return may_count(gate, self._counting[account], now_ms)
-
     def add(self, call: ParkedCall, obstacles: list[Obstacle], now_ms: int) -> None:
         self._calls[call.reserve.hold_id] = self._by_place[call.place()] = call
         insort(self._order, call, key=ParkedCall.place)
@@ -78,7 +73,7 @@ class ParkedQueue:
         del self._order[bisect_left(self._order, call.place(), key=ParkedCall.place)]
         self.candidates -= len(call.reserve.candidates)
         self._waiting_in.subtract(call.waits_for)
-        self._counting.subtract([call.counts_in() or ""])
+        self.counting.ends(call)
         self._ledger.mark(sorted(call.waits_for))
         self._deadlines.set(hold_id, None)
         self._claims_due.set(hold_id, None)
@@ -89,9 +84,9 @@ class ParkedQueue:
         """The call was looked at, and this is in its way."""
         before, said = call.waits_for, call.detail
         self._waiting_in.subtract(before)
-        self._counting.subtract([call.counts_in() or ""])
+        self.counting.ends(call)
         call.note(obstacles, now_ms, self._waits.short_in(call))
-        self._counting.update([call.counts_in() or ""])
+        self.counting.begins(call)
         if call.waits_for != before or call.detail != said:
             self.changed.mark(call.reserve.hold_id)
         self._waiting_in.update(call.waits_for)
@@ -112,7 +107,7 @@ class ParkedQueue:
 
     def file_again(self, now_ms: int) -> None:
         """After accounts were opened, or limits or breakers changed: the filing follows from them."""
-        self._waits = Waits(self._order, self._ledger, self._gates, self.claims.first, self.may_count)
+        self._waits = Waits(self._order, self._ledger, self._gates, self.claims.first, self.counting.has_room)
         alarms = ((key, self._waits.next_ms(key, now_ms)) for key in self._waits.accounts())
         self._alarms = Timers((key, at_ms) for key, at_ms in alarms if at_ms is not None)
 

@@ -3,10 +3,10 @@
 from desk_facts import MINUTE, Waiting, levels
 from two_desks import TwoDesks
 
+from paymaster.admission import counting
 from paymaster.admission.clock import DOUBT_MS
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.messages import Reserve
-from paymaster.values.limits import COUNTING_AT_ONCE_MAX
 
 
 class DeskChecks(TwoDesks):
@@ -71,7 +71,7 @@ class DeskChecks(TwoDesks):
         """A call that counts its tokens, or is to when fewer do."""
         count = sum(waiting.counts for waiting in self.model.queue)
         is_shut = any(self.model.is_shut(c.service) for c in request.candidates if not c.purchase)
-        is_full = count >= COUNTING_AT_ONCE_MAX or (is_shut and count > 0)
+        is_full = count >= counting.COUNTING_AT_ONCE_MAX or (is_shut and count > 0)
         assert reason == "counting" or is_full, f"{request.hold_id} is parked though to count its tokens may help"
 
     def check_waiting(self, waiting: Waiting, *, in_doubt: bool) -> None:
@@ -82,10 +82,10 @@ class DeskChecks(TwoDesks):
         waiting.claims = parked.keeps
         model.take_part(request)
         assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
-        counting = [reason for reason, _ in parked.waits if reason in ("counting", "to_count")]
-        assert waiting.counts or "counting" not in counting, f"{request.hold_id} was not told that it counts"
-        if counting:
-            self.check_counting(request, counting[0])
+        to_count = [reason for reason, _ in parked.waits if reason in ("counting", "to_count")]
+        assert waiting.counts or "counting" not in to_count, f"{request.hold_id} was not told that it counts"
+        if to_count:
+            self.check_counting(request, to_count[0])
             return
         assert not model.open_candidates(request, waiting.arrival), f"{request.hold_id} is parked though it fits"
         for candidate in request.candidates:

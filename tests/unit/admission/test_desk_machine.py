@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from searches import alike_whatever_is_imported, examples
 
-from paymaster.admission import books, settling
+from paymaster.admission import books, counting, settling
 from paymaster.admission.parked_call import CLAIM_AFTER_MS
 from paymaster.messages import ApproverConfig, Candidate, Reserve, RunawayTerms, RunTerms, Settle, Void
 
@@ -68,9 +68,10 @@ def test_the_desk_keeps_its_promises_whatever_comes_in_whatever_order() -> None:
 
 def test_the_desk_keeps_its_promises_where_there_is_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names and runs come in floods: they wait, and push nothing out that somebody uses or that holds money. Three ends
-    are as many as are remembered one by one."""
+    are as many as are remembered one by one, and one parked call alone counts its tokens."""
     monkeypatch.setattr(books, "ACCOUNTS_MAX", len(ACCOUNTS) + 2)
     monkeypatch.setattr(settling, "ENDS_IN_GROUP", 3)
+    monkeypatch.setattr(counting, "COUNTING_AT_ONCE_MAX", 1)
     run_state_machine_as_test(DeskMachine, settings=settings(EXAMPLES, max_examples=SEARCH or examples(100)))
 
 
