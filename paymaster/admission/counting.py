@@ -12,6 +12,9 @@ from paymaster.admission.routing import Obstacle, may_be_counted, name_of
 from paymaster.messages import Candidate, CountFirst, Reserve
 from paymaster.values.limits import COUNTING_AT_ONCE_MAX
 
+COUNTED_WITHIN_MS = 60_000
+"""After so long a call that was told to count, and asks no more, is told again. Its activity has 30 s."""
+
 
 def first_helped(request: Reserve, obstacles: Iterable[Obstacle]) -> Candidate | None:
     """The first candidate that it may help to count. None: none."""
@@ -49,11 +52,13 @@ class Counting:
         return self._calls[account] < (1 if gate.breaker.state(now_ms) == "half_open" else COUNTING_AT_ONCE_MAX)
 
 
-def with_count_in_the_way(obstacles: Iterable[Obstacle], candidate: Candidate, *, counts: bool) -> list[Obstacle]:
-    """What is in the way of a call that counts for a candidate, or is to as soon as fewer do."""
-    reason, what = (COUNTING, "being counted") if counts else (TO_COUNT, "to be counted")
+def with_count_in_the_way(
+    obstacles: Iterable[Obstacle], candidate: Candidate, counts_until_ms: int | None
+) -> list[Obstacle]:
+    """What is in the way of a call that counts for a candidate, or, None, is to as soon as fewer do."""
+    reason, what = (TO_COUNT, "to be counted") if counts_until_ms is None else (COUNTING, "being counted")
     detail = f"{name_of(candidate)}: its tokens are {what}"
-    in_the_way = Obstacle("transient", reason, detail, f"service:{candidate.service}")
+    in_the_way = Obstacle("transient", reason, detail, f"service:{candidate.service}", counts_until_ms)
     return [in_the_way if each.helped_by_count else each for each in obstacles]
 
 

@@ -45,6 +45,7 @@ from paymaster.messages import (
     Configuration,
     Configure,
     CorrectSpend,
+    CountFirst,
     Delivery,
     DeskConfig,
     DeskStatus,
@@ -376,6 +377,8 @@ class Desk:
                 if hold is not None and hold.state == "pending":  # else an earlier sending had reached it
                     self._settling.void(Void(hold_id=answer.grant.hold_id))
                     self.state.ended[answer.grant.hold_id].presumed = self.state.rules >= 2
+            if message.sequence in gone and isinstance(answer, CountFirst):
+                self._parking.leave(answer.hold_id)
         self.outbox.acknowledge(gone | set(delivery.delivered))
         self.advance(now_ms)
 

@@ -72,5 +72,6 @@ def _put_call_back(call: ParkedCall, to_ms: int) -> None:
         call.reserve = request.model_copy(update={"deadline_at_ms": deadline_at_ms, "asked_at_ms": to_ms})
     call.parked_at_ms = min(call.parked_at_ms, to_ms)
     call.retry_at_ms = None if call.retry_at_ms is None else min(call.retry_at_ms, to_ms)
+    call.counts_until_ms = None if call.counts_until_ms is None else min(call.counts_until_ms, to_ms)
     call.busy_since_ms = None if call.busy_since_ms is None else min(call.busy_since_ms, to_ms)
     call.open_since_ms = None if call.open_since_ms is None else min(call.open_since_ms, to_ms)

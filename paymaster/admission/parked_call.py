@@ -45,6 +45,9 @@ class ParkedCall:
     """For each candidate the reason why it could not be called, and the account where that was; then each account in
     which money was short for it, as `SHORT`. Empty in a state of rules 1."""
 
+    counts_until_ms: int | None = None
+    """How long it is waited for that it has counted its tokens. None: it does not count."""
+
     def place(self) -> Place:
         return (-self.reserve.priority, self.sequence)
 
@@ -75,6 +78,7 @@ class ParkedCall:
         deciding = decide(obstacles)
         self.waits = (*((o.reason, o.account) for o in obstacles), *((SHORT, key) for key in short_in))
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "impossible")
+        self.counts_until_ms = next((o.until_ms for o in obstacles if o.reason == COUNTING), None)
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         # That is nobody's hold: patience begins after it.
         loading = any(o.reason in ("loading", "accounts_full", "runaway") for o in obstacles)

@@ -149,6 +149,11 @@ def parked_columns(parked: Mapping[str, ParkedCall]) -> Columns:
         "details": [call.detail for call in calls],
         "runs": [_run_row(call.reserve) for call in calls] if any(map(_run_row, (c.reserve for c in calls))) else [],
         "rows": list(zip(*rows, strict=True)),
+        "counting": {
+            str(number): call.counts_until_ms - call.parked_at_ms
+            for number, call in enumerate(calls)
+            if call.counts_until_ms is not None
+        },
         **candidates.columns(),
         "budgets": budgets.values(),
         "modes": modes.values(),
@@ -163,8 +168,11 @@ def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
         for waits_for, keeps, each in columns["waits"]
     ]
     calls: dict[str, ParkedCall] = {}
+    counting: dict[str, int] = columns.get("counting", {})
     parked_at_ms = sequence = 0
-    for reserve, row, detail in zip(_reserves(columns, rows), rows, columns["details"], strict=True):
+    for number, (reserve, row, detail) in enumerate(
+        zip(_reserves(columns, rows), rows, columns["details"], strict=True)
+    ):
         sequence, parked_at_ms = sequence + row.sequence, parked_at_ms + row.parked_ms
         waits_for, keeps, each = waits[row.waits]
         calls[reserve.hold_id] = ParkedCall(
@@ -178,6 +186,7 @@ def parked_calls(columns: Columns) -> dict[str, ParkedCall]:
             _plus(row.open_ms, parked_at_ms),
             detail,
             each,
+            _plus(counting.get(str(number)), parked_at_ms),
         )
     return calls
 

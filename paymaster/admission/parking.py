@@ -5,7 +5,7 @@ from dataclasses import replace
 from paymaster.admission import alert_texts
 from paymaster.admission.alert_policy import AlertPolicy
 from paymaster.admission.books import Ledger
-from paymaster.admission.counting import count_first, first_helped, with_count_in_the_way
+from paymaster.admission.counting import COUNTED_WITHIN_MS, count_first, first_helped, with_count_in_the_way
 from paymaster.admission.denials import MONEY_SHORT, Explained, explained, least_short, with_way_out
 from paymaster.admission.first_fit import FIRST, Place
 from paymaster.admission.granting import Granting
@@ -252,7 +252,7 @@ class Parking:
             return granted
         helped = first_helped(request, found)
         if helped is not None:
-            found = with_count_in_the_way(found, helped, counts=True)
+            found = with_count_in_the_way(found, helped, self._state.now_ms + COUNTED_WITHIN_MS)
         deciding = self._told_of(call, found)
         if self._helps_no_more(call, deciding):
             why = self._why(request, found)
@@ -266,15 +266,17 @@ class Parking:
         return Parked(hold_id=request.hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
 
     def _told_to_count(self, call: ParkedCall, found: list[Obstacle]) -> list[Obstacle]:
-        """What is in its way then, where to count may help: that, or that many others do."""
+        """What is in its way then, where to count may help: that it does, or that many others do."""
         helped = first_helped(call.reserve, found)
         if helped is None:
             return found
-        counts = call.counts_in() is not None
-        if not counts and self.queue.counting.has_room(f"service:{helped.service}", self._state.now_ms):
-            self._outbox.answer(call.reserve.call, count_first(call.reserve, helped))
-            counts = True
-        return with_count_in_the_way(found, helped, counts=counts)
+        until_ms, now_ms = call.counts_until_ms, self._state.now_ms
+        if until_ms is None or until_ms <= now_ms:
+            has_room = self.queue.counting.has_room(f"service:{helped.service}", now_ms)
+            until_ms = now_ms + COUNTED_WITHIN_MS if has_room else None
+            if has_room:
+                self._outbox.answer(call.reserve.call, count_first(call.reserve, helped))
+        return with_count_in_the_way(found, helped, until_ms)
 
     def _told_of(self, call: ParkedCall, found: list[Obstacle]) -> Obstacle:
         """What decides about a parked call, when those were told who want to know."""

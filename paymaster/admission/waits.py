@@ -12,7 +12,7 @@ from paymaster.admission.accounts import UNCAPPED, Account
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
-from paymaster.admission.parked_call import TO_COUNT, ParkedCall
+from paymaster.admission.parked_call import COUNTING, TO_COUNT, ParkedCall
 from paymaster.admission.routing import NOT_SHORT, budgets_of, least_bound_nanos, tokens_estimated
 from paymaster.admission.runs import Run
 
@@ -26,6 +26,7 @@ Kind = Literal[
     "model_paused",
     "loading",
     "claimed",
+    "counting",
     "to_count",
     "full",
     "run_over",
@@ -38,12 +39,12 @@ Kind = Literal[
 
 held, exhausted, impossible: money on hold, money that is spent, a higher cap; the bound. limited: a place, a rate or
 the end of a pause; the tokens. model_paused: the end of its model's pause; that time. breaker_open: a service that
-works; when the call has waited for long enough. loading, probing, claimed: 0. to_count: that fewer calls count their
-tokens by its service; 0. full: room for this account, which it
-needs; 0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes on; 0.
-has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others. not_short:
-that less of a cap is unspent, for a candidate for when the money is short; the part below which it is. short: that so
-much is unspent again, and those candidates are none any more; that part.
+works; when the call has waited for long enough. loading, probing, claimed: 0. counting: that it has counted its
+tokens; how long that is waited for. to_count: that fewer calls count by its service; 0. full: room for this account,
+which it needs; 0. run_over: time for its run, 0, or calls, too, 1, also of its next period. runaway: that its run goes
+on; 0. has_money: no obstacle, but the highest bound of a call that may lose its money in this account to others.
+not_short: that less of a cap is unspent, for a candidate for when the money is short; the part below which it is.
+short: that so much is unspent again, and those candidates are none any more; that part.
 """
 
 _KINDS: dict[str, Kind] = {
@@ -58,6 +59,7 @@ _KINDS: dict[str, Kind] = {
     "breaker_open": "breaker_open",
     "loading": "loading",
     "claimed": "claimed",
+    COUNTING: "counting",
     TO_COUNT: "to_count",
     "accounts_full": "full",
     "run_budget_exhausted": "exhausted",
@@ -68,12 +70,14 @@ _KINDS: dict[str, Kind] = {
 _BY_BOUND = frozenset[Kind](("held", "exhausted", "impossible"))
 _BY_SPENDING: tuple[Kind, ...] = ("held", "exhausted")
 """They may fit when a window ends."""
-_HAS_LOST = frozenset[Kind](("exhausted", "impossible", "loading", "to_count", "full", "run_over", "runaway"))
+_HAS_LOST = frozenset[Kind](
+    ("exhausted", "impossible", "loading", "counting", "to_count", "full", "run_over", "runaway")
+)
 """Who is filed so has no money here that others could take."""
 _BY_GATE = {"limited": "paused", "probing": "probing", "breaker_open": "breaker_open"}
 """How the gate of a service is shut for those that are filed so."""
 
-_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "run_over", "short"))
+_BY_TIME = frozenset[str]((*_BY_GATE, "model_paused", "counting", "run_over", "short"))
 """Who is filed so waits for a time, or for the gate of a service, or for a window's end."""
 
 Entries = dict[tuple[str, Kind], int]
@@ -165,6 +169,8 @@ class Waits:
             times.append(now_ms + account.limiter.wait_ms(files["limited"].lowest or 0, now_ms))
         if "model_paused" in files:
             times.append(files["model_paused"].lowest)
+        if "counting" in files:
+            times.append(files["counting"].lowest)
         if "run_over" in files and account.run is not None:
             times.append(account.run.renews_ms(now_ms))
         gate = self._gate(key)
@@ -191,6 +197,8 @@ class Waits:
             case "claimed":
                 first, claim = entries.first, self._first_claim(account.key)
                 return first if first is None or claim is None or first <= claim else None
+            case "counting":
+                return entries.first_at_most(now_ms)
             case "to_count":
                 gate = self._gate(account.key)
                 is_shut = gate is None or gate.shut(now_ms) is not None
@@ -264,6 +272,8 @@ class Waits:
                 need = 0 if gate is None else gate.models_paused_until_ms.get(candidate.model, 0)
             elif kind == "breaker_open":
                 need = self._cooled_down_at_ms(call)
+            elif kind == "counting":
+                need = call.counts_until_ms or 0
             elif kind == "run_over":
                 need = int(not request.granted_before)
             else:

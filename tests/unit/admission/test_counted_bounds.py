@@ -1,48 +1,24 @@
 """A call whose bytes could cost more than there is, is asked to count its tokens; its bound is then made of these."""
 
 import pytest
-from desk_kit import DAY, MINUTE, SECOND, USD, Site, candidate, capped, config, service
+from desk_counts import BYTES, ask, granted, texts
+from desk_kit import DAY, MINUTE, USD, Site, candidate, capped, config, service
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT
 from paymaster.admission.routing import INPUT_OVERHEAD_TOKENS, bound_nanos
 from paymaster.messages import (
-    Answer,
     CallRef,
     Candidate,
     CountFirst,
     Denied,
-    Grant,
-    Granted,
     Parked,
     Reserve,
     ResumeService,
 )
 from paymaster.messages.runs import RunTerms
-from paymaster.values.limits import COUNTING_AT_ONCE_MAX
 from paymaster.values.money import Price, PriceTier
-
-BYTES = 20_000
-A_TENTH_OF_A_CENT = Price(input_nanos=1_000 * USD, output_nanos=0, source="test")
-"""For a token of input: 20,000 bytes could cost $21.03, and 5,000 tokens $6.13 with their margin; the cap is $10."""
-
-
-def texts(name: str = "s", counted: int | None = None, price: Price | None = A_TENTH_OF_A_CENT) -> Candidate:
-    return candidate(name, price=price).model_copy(
-        update={"countable": counted is None, "counted_tokens": counted, "max_output_tokens": 1}
-    )
-
-
-def ask(site: Site, *candidates: Candidate, hold_id: str | None = None, **asked: object) -> Answer:
-    request = site.request(*candidates, hold_id=hold_id).model_copy(update={"input_bytes": BYTES, **asked})
-    return site.desk.handle(request, site.now_ms)
-
-
-def granted(answer: Answer) -> Grant:
-    assert isinstance(answer, Granted), answer
-    return answer.grant
-
 
 # ---------------------------------------------------------------- when it is asked to
 
@@ -102,18 +78,6 @@ def test_a_count_may_be_worth_it_though_the_call_has_to_wait() -> None:
     assert site.served() == [parked.hold_id]
 
 
-@pytest.mark.parametrize("mode", ["wait", "fail"])
-def test_a_service_that_is_to_be_left_alone_is_asked_to_count_afterwards(mode: str) -> None:
-    """Until then nobody knows what the call can cost: it waits for its service, also one that waits for no money."""
-    site = Site()
-    site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
-    parked = ask(site, texts(), on_exhausted=mode)
-    assert isinstance(parked, Parked)
-    assert "left alone" in parked.detail
-    site.wait(10 * MINUTE)
-    assert_told_to_count(site, parked)
-
-
 def test_what_even_the_fewest_tokens_do_not_fit_is_in_the_way_of_a_service_left_alone() -> None:
     site = Site()
     site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
@@ -129,62 +93,6 @@ def test_a_cheaper_model_is_asked_where_a_service_left_alone_cannot_count() -> N
     site.report(site.granted(candidate("a", usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
     mini = candidate("b", usd=1).model_copy(update={"short_below": 0})
     assert granted(ask(site, texts("a"), mini, input_bytes=8_900)).service == "b"
-
-
-# ---------------------------------------------------------------- of parked calls
-
-
-def told_to_count(site: Site) -> list[str]:
-    """The hold ids of the parked calls that were told so since the last time, in order. They stay parked."""
-    answers = site.answers()
-    assert all(isinstance(answer, CountFirst) and answer.candidate.price is None for answer in answers.values())
-    assert answers.keys() <= site.desk.state.parked.keys()
-    return list(answers)
-
-
-def asks_again(site: Site, parked: Answer, counted: int = 3_000, **asked: object) -> Answer:
-    assert isinstance(parked, Parked)
-    return ask(site, texts(counted=counted), hold_id=parked.hold_id, **asked)
-
-
-def assert_told_to_count(site: Site, parked: Answer) -> None:
-    """By a signal, and with its count it is granted."""
-    assert isinstance(parked, Parked)
-    assert told_to_count(site) == [parked.hold_id]
-    assert asks_again(site, parked) != parked
-    assert site.desk.ledger.holds[parked.hold_id].grant.counted_tokens == 3_000
-    assert not site.desk.state.parked
-
-
-@pytest.mark.parametrize("cut", [False, True], ids=["at-once", "after-continue-as-new"])
-def test_a_call_that_waited_for_what_was_spent_counts_then(*, cut: bool) -> None:
-    """The first one after the start of a ledger may: to deny it because its bytes do not fit would be wrong."""
-    site = Site(load=False)
-    parked = ask(site, texts(), on_exhausted="fail")
-    if cut:
-        site.cut()
-    site.load()
-    assert_told_to_count(site, parked)
-
-
-def test_a_call_that_waited_for_a_place_counts_when_its_money_is_gone() -> None:
-    site = Site(config(budgets={"acme": capped(day=23)}, services={"s": service(concurrent=1)}))
-    other = site.granted(candidate(usd=1))
-    parked = ask(site, texts())
-    site.settle(other, 2)
-    assert_told_to_count(site, parked)
-
-
-def test_a_call_that_waited_for_holds_counts_when_the_fewest_tokens_fit() -> None:
-    """Not only when its bytes do; which it never was looked at for before."""
-    site = Site()
-    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
-    parked = ask(site, texts(), input_bytes=8_900)  # $2.14 at least, and up to $9.93
-    assert isinstance(parked, Parked)
-    site.settle(first, 0)
-    assert site.pending() == 5
-    assert_told_to_count(site, parked)
-    site.settle(second, 0)
 
 
 def test_the_first_candidate_that_a_count_may_help_is_counted() -> None:
@@ -224,95 +132,6 @@ def test_a_parked_call_keeps_its_count_through_continue_as_new() -> None:
     site.settle(other, 1)
     (served,) = site.answers().values()
     assert granted(served).counted_tokens == 5_000
-
-
-def test_a_call_that_counts_keeps_its_place_and_what_is_kept_for_it() -> None:
-    """What its tokens need is not given to one behind it meanwhile, also not through continue-as-new."""
-    site = Site()
-    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
-    parked = ask(site, texts(), input_bytes=8_900)
-    behind = site.parked(candidate(usd=2))
-    site.wait(3 * MINUTE)
-    site.settle(first, 0)
-    assert isinstance(parked, Parked)
-    assert told_to_count(site) == [parked.hold_id]
-    site.cut()
-    site.wait(1)
-    assert not site.answers()
-    granted(asks_again(site, parked))
-    site.settle(second, 0)
-    assert site.served() == [behind]
-
-
-def test_a_full_queue_denies_no_call_that_has_counted_in_it() -> None:
-    site = Site(config(max_parked=1))
-    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
-    parked = ask(site, texts(), input_bytes=8_900)
-    site.settle(first, 0)
-    assert len(told_to_count(site)) == 1
-    assert isinstance(site.reserve(candidate(usd=9)), Denied)
-    assert isinstance(asks_again(site, parked, counted=8_000, input_bytes=8_900), Parked)
-    site.settle(second, 0)
-    assert len(site.served()) == 1
-
-
-def test_so_many_count_at_once_by_one_service() -> None:
-    """A thousand that wait for the same do not all ask its counter, and when some have, the next ones do."""
-    site = Site()
-    first, _ = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
-    parked = [ask(site, texts(), input_bytes=8_900) for _ in range(COUNTING_AT_ONCE_MAX + 3)]
-    site.settle(first, 0)
-    ids = [each.hold_id for each in parked if isinstance(each, Parked)]
-    assert told_to_count(site) == ids[:COUNTING_AT_ONCE_MAX]
-    site.cut()
-    site.wait(1)
-    assert not site.answers()
-    granted(asks_again(site, parked[0], counted=500, input_bytes=8_900))
-    site.desk.advance(site.now_ms)
-    assert told_to_count(site) == [ids[COUNTING_AT_ONCE_MAX]]
-    assert isinstance(asks_again(site, parked[2], counted=8_900, input_bytes=8_900), Parked)
-    site.desk.advance(site.now_ms)
-    assert told_to_count(site) == [ids[COUNTING_AT_ONCE_MAX + 1]]
-    site.void(ids[1])
-    site.wait(1)
-    assert told_to_count(site) == [ids[COUNTING_AT_ONCE_MAX + 2]]
-    site.wait(DAY)
-    assert site.answers()[ids[3]].kind == "denied", "one that counts for ever has waited too long"
-    assert not site.desk.state.parked
-
-
-def test_one_alone_counts_by_a_service_of_which_nobody_knows_whether_it_works_again() -> None:
-    site = Site(config(services={"s": service(failures=1)}))
-    site.report(site.granted(candidate(usd=1)))
-    parked = [ask(site, texts()) for _ in range(3)]
-    site.wait(31 * SECOND)
-    assert told_to_count(site) == [parked[0].hold_id] if isinstance(parked[0], Parked) else False
-
-
-def test_a_call_that_could_not_be_counted_is_decided_by_its_bytes() -> None:
-    site = Site(load=False)
-    parked = ask(site, texts())
-    site.load()
-    assert isinstance(parked, Parked)
-    assert told_to_count(site) == [parked.hold_id]
-    uncounted = texts().model_copy(update={"countable": False})
-    denied = ask(site, uncounted, hold_id=parked.hold_id)
-    assert isinstance(denied, Denied)
-    assert denied.reason == "bound_above_cap"
-    assert not site.desk.state.parked
-
-
-def test_two_candidates_are_counted_one_after_the_other() -> None:
-    site = Site(config(services={name: service() for name in "ab"}), load=False)
-    parked = ask(site, texts("a"), texts("b"))
-    site.load()
-    assert isinstance(parked, Parked)
-    assert told_to_count(site) == [parked.hold_id]
-    second = ask(site, texts("a", counted=15_000), texts("b"), hold_id=parked.hold_id)
-    assert isinstance(second, CountFirst)
-    assert second.candidate.service == "b"
-    last = ask(site, texts("a", counted=15_000), texts("b", counted=3_000), hold_id=parked.hold_id)
-    assert granted(last).service == "b"
 
 
 # ---------------------------------------------------------------- how large it is
