@@ -59,8 +59,12 @@ $$
 _ATTACH = """
 -- A moment's work where the rows are checked and the index is there.
 CREATE FUNCTION usage_entries_attach() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    routed jsonb;
 BEGIN
     LOCK TABLE api_usage IN ACCESS EXCLUSIVE MODE;
+    -- No trigger has seen what came here from the table of before, because it was granted after its end.
+    SELECT jsonb_agg(jsonb_build_array(ledger, call_id, id)) INTO routed FROM usage_entries;
     CREATE SEQUENCE usage_entries_id_seq OWNED BY usage_entries.id;
     GRANT USAGE ON SEQUENCE usage_entries_id_seq TO PUBLIC;  -- as nobody needs a privilege for an identity's
     PERFORM setval('usage_entries_id_seq', nextval(pg_get_serial_sequence('api_usage', 'id')));
@@ -89,6 +93,9 @@ BEGIN
         SELECT FROM usage_entries AS final
         WHERE final.attempt_id = entry.attempt_id AND final.granted_at = entry.granted_at AND final.state = 'final'
     );
+    IF routed IS NOT NULL THEN
+        PERFORM usage_hourly_add(routed);
+    END IF;
 END
 $$
 """

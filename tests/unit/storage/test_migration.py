@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
+from datetime import timedelta
 
 import pytest
-from old_workers import OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
+from old_schemas import upgrade_to
+from old_workers import NOW, OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
 from paymaster_process import ROOT, Databases, until
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -14,6 +16,7 @@ from paymaster.devstack import GuardedProcess, clean_environment
 from paymaster.reports.usage import usage_report
 from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
+from paymaster.storage.hourly_sums import fill
 from paymaster.storage.schema import check_schema, migrate
 
 MIGRATES = "import asyncio, sys; from paymaster.storage.schema import migrate; asyncio.run(migrate(sys.argv[1]))"
@@ -80,6 +83,21 @@ async def test_one_that_is_killed_at_each_step_is_repeated(databases: Databases)
     assert (total.cost_nanos, total.attempts, total.unconfirmed_nanos) == (nanos, rows + stored, 0)
     async with engine.connect() as connection:
         assert (await connection.scalars(LEFT_OVER)).all() == []
+    await engine.dispose()
+
+
+async def test_rows_after_the_end_of_the_table_of_before_are_summed(databases: Databases) -> None:
+    """Also what was stored before that table is a partition, if the migration rests there for more than a month."""
+    rows = 10
+    engine = await old_table(databases, rows)
+    await upgrade_to(engine, "0015")
+    await fill(engine)
+    await upgrade_to(engine, "0017")
+    for _ in range(2):
+        await OldWorker(engine, NOW + timedelta(days=100)).store()
+    await migrate(engine.url.render_as_string(hide_password=False))
+    [total] = await usage_report(engine, ledger="default", by=())
+    assert (total.cost_nanos, total.attempts) == (rows * OLD_ROW_NANOS + STORED_NANOS, rows + 1)
     await engine.dispose()
 
 
