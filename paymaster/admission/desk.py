@@ -54,7 +54,6 @@ from paymaster.messages import (
     Granted,
     LoadedSpend,
     LoadSpend,
-    Parked,
     ParkedAnswer,
     PauseService,
     RaiseCap,
@@ -429,7 +428,7 @@ class Desk:
         if call := self.queue.get(hold_id):
             if has_counted(call.reserve, request):
                 return self._parking.counted(call, request)
-            return Parked(hold_id=hold_id, deadline_at_ms=call.reserve.deadline_at_ms, detail=call.detail)
+            return call.answer()
         if ended := self.state.end_of(hold_id):
             return ended.denied or Ended(hold_id=hold_id)
         if request.asked_at_ms < self.state.forgotten_until_ms:
@@ -449,9 +448,7 @@ class Desk:
         found = self._parking.choose(request, place)
         if not isinstance(found, Choice):
             return self._parking.park_or_deny(request, found)
-        granted = self._granting.grant(request, found)
-        self._parking.remind(granted.grant.expires_at_ms)
-        return granted
+        return self._parking.granted(request, found)
 
     # ------------------------------------------------------------ the clock
 

@@ -9,7 +9,7 @@ from pydantic import PlainSerializer
 from paymaster.admission.breaker import Gate
 from paymaster.admission.first_fit import Place
 from paymaster.admission.routing import Obstacle
-from paymaster.messages import Reserve
+from paymaster.messages import Parked, Reserve
 from paymaster.values.cut import cut
 
 CLAIM_AFTER_MS = 60_000
@@ -58,6 +58,10 @@ class ParkedCall:
         """The longest cooldown of its services. They may be others than the gates know."""
         services = {candidate.service for candidate in self.reserve.candidates}
         return max((gates[service].breaker.cooldown_ms for service in services if service in gates), default=0)
+
+    def answer(self) -> Parked:
+        """What the call is told, each time that it asks."""
+        return Parked(hold_id=self.reserve.hold_id, deadline_at_ms=self.reserve.deadline_at_ms, detail=self.detail)
 
     def counts_in(self) -> str | None:
         """The account of the service by which it counts its tokens. None: it does not."""

@@ -16,7 +16,7 @@ from paymaster.admission.queue import ParkedQueue
 from paymaster.admission.routing import Choice, Obstacle, choose, until_counted
 from paymaster.admission.rules_1 import due_by_scan, serve_by_scan
 from paymaster.admission.state import DeskState
-from paymaster.messages import Answer, Candidate, Parked, Reserve, Window
+from paymaster.messages import Answer, Candidate, Granted, Reserve, Window
 from paymaster.values.cut import cut
 from paymaster.values.limits import (
     ASKED_AT_ONCE_MAX,
@@ -103,6 +103,11 @@ class Parking:
         self.remind(self._state.now_ms + 1)
         return Obstacle("transient", "claimed", "the ledger was asked for more than it could look at at once", account)
 
+    def granted(self, request: Reserve, choice: Choice) -> Granted:
+        granted = self._granting.grant(request, choice)
+        self.remind(granted.grant.expires_at_ms)
+        return granted
+
     def park_or_deny(self, request: Reserve, obstacles: list[Obstacle]) -> Answer:
         """Parks a call that nothing fits for now, if it may wait and waiting may help; unless to count its tokens may
         help at once."""
@@ -133,7 +138,7 @@ class Parking:
         self._remind_of(call)
         self.remind(request.deadline_at_ms)
         self._tell_parked(call, deciding, obstacles)
-        return Parked(hold_id=hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+        return call.answer()
 
     def _told_as_parked(self, request: Reserve, deciding: Obstacle) -> Obstacle | None:
         """What the call will wait for: one event is one alert. 0.1.0 gave two."""
@@ -227,9 +232,7 @@ class Parking:
         found = self.choose(call.reserve, call.place())
         if isinstance(found, Choice):
             self.queue.remove(call)
-            granted = self._granting.grant(call.reserve, found)
-            self.remind(granted.grant.expires_at_ms)
-            self._outbox.answer(call.reserve.call, granted)
+            self._outbox.answer(call.reserve.call, self.granted(call.reserve, found))
             return True
         found = self._told_to_count(call, found)
         deciding = self._told_of(call, found)
@@ -247,9 +250,7 @@ class Parking:
         call = replace(call, reserve=request, waits_for=frozenset(), waits=())
         found = self.choose(request, call.place())
         if isinstance(found, Choice):
-            granted = self._granting.grant(request, found)
-            self.remind(granted.grant.expires_at_ms)
-            return granted
+            return self.granted(request, found)
         helped = first_helped(request, found)
         if helped is not None:
             found = with_count_in_the_way(found, helped, self._state.now_ms + COUNTED_WITHIN_MS)
@@ -263,7 +264,7 @@ class Parking:
         self._tell_parked(call, deciding, found)
         if helped is not None:
             return count_first(request, helped)
-        return Parked(hold_id=request.hold_id, deadline_at_ms=request.deadline_at_ms, detail=call.detail)
+        return call.answer()
 
     def _told_to_count(self, call: ParkedCall, found: list[Obstacle]) -> list[Obstacle]:
         """What is in its way then, where to count may help: that it does, or that many others do."""

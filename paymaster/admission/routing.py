@@ -305,11 +305,9 @@ def until_counted(
     blocked = _lacks_money(candidate, request, ledger, accounts, least, bound, now_ms)
     if (shut := _shut(candidate.service, gate, now_ms)) is not None:
         return blocked or shut
-    if blocked is None or blocked.reason != "run_ended":
-        shortfall = ledger.shortfall(accounts, least)
-        if shortfall is None or shortfall.kind != kind:
-            return obstacle._replace(helped_by_count=True)
-    return blocked or obstacle
+    if blocked is not None and (blocked.reason == "run_ended" or _MONEY.get(blocked.reason) == kind):
+        return blocked
+    return obstacle._replace(helped_by_count=True)
 
 
 def percent_lacked(grant: Grant, cost_nanos: int) -> int:

@@ -14,6 +14,8 @@ from paymaster.messages import Reserve
 
 def as_rules_1_take_it(request: Reserve) -> Reserve:
     """Without its run, and without what may be counted: they know neither."""
+    if request.run is None and not any(each.countable for each in request.candidates):
+        return request
     candidates = tuple([each.model_copy(update={"countable": False}) for each in request.candidates])
     return request.model_copy(update={"run": None, "candidates": candidates})
 

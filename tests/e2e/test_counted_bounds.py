@@ -128,9 +128,7 @@ async def test_a_prompt_of_100_000_tokens_fits_where_its_bytes_do_not(
         assert [each.body["messages"] for each in asked] == [service.requests[-1].body["messages"]]
 
 
-async def test_a_call_that_waited_for_its_service_is_counted_when_that_goes_on(
-    site: Site, services: dict[str, FakeService]
-) -> None:
+async def test_a_call_that_waited_for_its_service_is_counted_then(site: Site, services: dict[str, FakeService]) -> None:
     """The ledger signals that to a parked call, also to one that does not wait for money."""
     service = services["claude"]
     await site.ledger.pause_service(PauseService(service=service.name))

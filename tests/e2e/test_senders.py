@@ -89,12 +89,12 @@ async def test_one_alone_has_two_updates_in_flight_until_another_comes(forgetful
         await hold(one, 1)
         first.clear()
         second.clear()
-        both = [asyncio.create_task(hold(sender, 3 * BATCH_ITEMS_MAX)) for sender in (one, other)]
+        both = [asyncio.create_task(hold(sender, 5 * BATCH_ITEMS_MAX)) for sender in (one, other)]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)  # from then on the one that is left is alone
         assert (first.most_in_flight, second.most_in_flight) == (1, 1)
         await asyncio.gather(*both)
         status = await Ledger(client).status()
-    assert status.holds == 36 * BATCH_ITEMS_MAX + 3
+    assert status.holds == 40 * BATCH_ITEMS_MAX + 3
     assert balance_of(status, f"budget:{senders.PLENTY}").pending_nanos == status.holds * senders.BOUND_NANOS
 
 

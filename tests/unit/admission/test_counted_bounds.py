@@ -78,7 +78,7 @@ def test_a_count_may_be_worth_it_though_the_call_has_to_wait() -> None:
     assert site.served() == [parked.hold_id]
 
 
-def test_what_even_the_fewest_tokens_do_not_fit_is_in_the_way_of_a_service_left_alone() -> None:
+def test_too_much_even_for_the_fewest_tokens_is_denied_at_once() -> None:
     site = Site()
     site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
     denied = ask(site, texts(), input_bytes=80_000)
@@ -86,7 +86,7 @@ def test_what_even_the_fewest_tokens_do_not_fit_is_in_the_way_of_a_service_left_
     assert denied.reason == "bound_above_cap"
 
 
-def test_a_cheaper_model_is_asked_where_a_service_left_alone_cannot_count() -> None:
+def test_a_cheaper_model_is_asked_where_nobody_can_count() -> None:
     """The money is short for the bytes of the other one."""
     site = Site(config(services={name: service() for name in "ab"}))
     site.settle(site.granted(candidate("b", usd=8)), 8)

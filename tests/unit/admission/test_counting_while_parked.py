@@ -32,7 +32,7 @@ def assert_told_to_count(site: Site, parked: Answer) -> None:
 
 
 @pytest.mark.parametrize("mode", ["wait", "fail"])
-def test_a_service_that_is_to_be_left_alone_is_asked_to_count_afterwards(mode: str) -> None:
+def test_a_service_left_alone_is_asked_to_count_afterwards(mode: str) -> None:
     """Until then nobody knows what the call can cost: it waits for its service, also one that waits for no money."""
     site = Site()
     site.report(site.granted(candidate(usd=1)), pause_ms=10 * MINUTE, trips_breaker=False)
@@ -54,7 +54,7 @@ def test_a_call_that_waited_for_what_was_spent_counts_then(*, cut: bool) -> None
     assert_told_to_count(site, parked)
 
 
-def test_a_call_that_waited_for_a_place_counts_when_its_money_is_gone() -> None:
+def test_who_waited_for_a_place_counts_when_money_is_gone() -> None:
     site = Site(config(budgets={"acme": capped(day=23)}, services={"s": service(concurrent=1)}))
     other = site.granted(candidate(usd=1))
     parked = ask(site, texts())
@@ -62,7 +62,7 @@ def test_a_call_that_waited_for_a_place_counts_when_its_money_is_gone() -> None:
     assert_told_to_count(site, parked)
 
 
-def test_a_call_that_waited_for_holds_counts_when_the_fewest_tokens_fit() -> None:
+def test_who_waited_for_holds_counts_when_the_fewest_tokens_fit() -> None:
     """Not only when its bytes do; which it never was looked at for before."""
     site = Site()
     first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
@@ -74,7 +74,7 @@ def test_a_call_that_waited_for_holds_counts_when_the_fewest_tokens_fit() -> Non
     site.settle(second, 0)
 
 
-def test_a_call_that_counts_keeps_its_place_and_what_is_kept_for_it() -> None:
+def test_a_call_that_counts_keeps_its_place_and_its_claims() -> None:
     """What its tokens need is not given to one behind it meanwhile, also not through continue-as-new."""
     site = Site()
     first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
@@ -130,7 +130,7 @@ def test_so_many_count_at_once_by_one_service() -> None:
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["asks-no-more", "is-gone"])
-def test_a_call_that_asks_no_more_takes_no_place_among_those_that_count(*, is_told: bool) -> None:
+def test_a_call_that_asks_no_more_holds_up_no_other_count(*, is_told: bool) -> None:
     """Its workflow was terminated, say: it is told again a minute later, and leaves when nobody is there to be told."""
     site = Site(load=False)
     parked = ask(site, texts())
@@ -147,15 +147,16 @@ def test_a_call_that_asks_no_more_takes_no_place_among_those_that_count(*, is_to
     assert not site.desk.state.parked
 
 
-def test_one_alone_counts_by_a_service_of_which_nobody_knows_whether_it_works_again() -> None:
+def test_one_alone_counts_while_a_service_is_tried_again() -> None:
     site = Site(config(services={"s": service(failures=1)}))
     site.report(site.granted(candidate(usd=1)))
-    parked = [ask(site, texts()) for _ in range(3)]
+    first, *_ = [ask(site, texts()) for _ in range(3)]
+    assert isinstance(first, Parked)
     site.wait(31 * SECOND)
-    assert told_to_count(site) == [parked[0].hold_id] if isinstance(parked[0], Parked) else False
+    assert told_to_count(site) == [first.hold_id]
 
 
-def test_a_call_that_could_not_be_counted_is_decided_by_its_bytes() -> None:
+def test_a_call_that_nobody_could_count_is_decided_by_its_bytes() -> None:
     site = Site(load=False)
     parked = ask(site, texts())
     site.load()
