@@ -82,8 +82,9 @@ def pressed(token: str, user: str, response_url: str) -> str:
     return urlencode({"payload": json.dumps(payload)})
 
 
-def signed(body: str, secret: str = SLACK_SECRET, ago_s: float = 0) -> dict[str, str]:
-    at = str(int(time.time() - ago_s))
+def signed(body: str, secret: str = SLACK_SECRET, ago_s: int = 0, now_s: int | None = None) -> dict[str, str]:
+    """The headers of a press that Slack signed `ago_s` seconds before `now_s`, by the clock if that is not given."""
+    at = str((int(time.time()) if now_s is None else now_s) - ago_s)
     signature = SignatureVerifier(secret).generate_signature(timestamp=at, body=body)
     return {"x-slack-request-timestamp": at, "x-slack-signature": str(signature)}
 
@@ -150,11 +151,12 @@ async def test_a_parked_call_goes_on_by_a_button(approving: Approving) -> None:
     assert await approving.cap() == 2_000_000
 
     body = pressed(token, "U0ADA1", approving.slack.url)
-    first = signed(body)
+    now_s = int(time.time())  # read once: a press signed in the second of another is that press, sent again
+    first = signed(body, now_s=now_s)
     began = time.monotonic()
     assert (await approving.gateway.post(SLACK, content=body, headers=first)).status_code == 200
     assert time.monotonic() - began < 3.0
-    again = [approving.press(token, ago_s=ago_s) for ago_s in (1, 2, 3)]
+    again = [approving.press(token, ago_s=ago_s, now_s=now_s) for ago_s in (1, 2, 3)]
     assert [each.status_code for each in await asyncio.gather(*again)] == [200, 200, 200]
     assert (await approving.gateway.post(SLACK, content=body, headers=first)).status_code == 409
     (result,) = await results_of([parked])
