@@ -67,7 +67,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._always: Mapping[str, object] = {"base": BASE, "asset": self._address_of}
-        for name in ("usd", "moment", "until", "span", "ago", "count", "calls", "exact_usd", "coded"):
+        for name in ("usd", "usd_left", "moment", "until", "span", "ago", "count", "calls", "exact_usd", "coded"):
             self._templates.filters[name] = getattr(words, name)
 
     def response(self, view: View, shared: Mapping[str, object]) -> Response:

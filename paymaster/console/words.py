@@ -12,19 +12,30 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 def usd(nanos: int | None) -> Markup:
     """To the cent from a dollar on, and to three digits below, with the exact amount for whoever points at it."""
-    if nanos is None:
-        return Markup("no cap")
+    return Markup("no cap") if nanos is None else _with_exact(nanos, rounded_usd(nanos))
+
+
+def usd_left(nanos: int) -> Markup:
+    """Likewise, but never more than there is: a cap of $1.00 of which something is spent has less than $1.00 left."""
+    unit = _unit(nanos)
+    return _with_exact(nanos, format_usd(nanos // unit * unit))
+
+
+def _with_exact(nanos: int, about: str) -> Markup:
     exact = format_usd(nanos)
-    about = rounded_usd(nanos)
     if about == exact:
         return Markup("<data value='{}'>{}</data>").format(exact, exact)
     return Markup("<data value='{0}' title='{0}'>{1}</data>").format(exact, about)
 
 
 def rounded_usd(nanos: int) -> str:
-    size = abs(nanos)
-    unit = NANOS_PER_USD // 100 if size >= NANOS_PER_USD else 10 ** max(0, len(str(size)) - 3)
+    size, unit = abs(nanos), _unit(nanos)
     return format_usd((size + unit // 2) // unit * unit * (-1 if nanos < 0 else 1))
+
+
+def _unit(nanos: int) -> int:
+    size = abs(nanos)
+    return NANOS_PER_USD // 100 if size >= NANOS_PER_USD else 10 ** max(0, len(str(size)) - 3)
 
 
 def exact_usd(nanos: int) -> str:
