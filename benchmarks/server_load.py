@@ -29,6 +29,8 @@ _NAMED_MAX = 8
 _TELLS_WITHIN_S = 1.5
 """The server tells its metrics once a second."""
 _RESTS_WITHIN_S = 60.0
+_ANSWERS_WITHIN_S = 60.0
+"""Of hundreds of namespaces it has many megabytes to tell, which takes it seconds when it is busy."""
 
 
 async def load_of_the_server(site: Site, *, calls: int = 400) -> list[Figure]:
@@ -81,7 +83,7 @@ async def _counted(site: Site) -> dict[str, Counter[str]]:
 
 async def told_by_server(site: Site, *names: str) -> list[Sample]:
     """What the server's metrics of these names, and of longer ones, say of the site's namespace and of none."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=_ANSWERS_WITHIN_S) as client:
         text = (await client.get(site.stack.temporal.metrics_url)).raise_for_status().text
     # Others use this server too. Of hundreds of namespaces it tells so much that to read it all takes minutes.
     namespaces = tuple(f'namespace="{name}"' for name in (site.client.namespace, _NO_NAMESPACE))
