@@ -1,14 +1,13 @@
 """Databases of 0.1.0 with a year of rows, and a worker of it that stores beside whatever is done to them."""
 
 import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 
 from old_schemas import upgrade_to
 from paymaster_process import Databases
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stored_rows import NO_TRIGGERS
 
@@ -18,6 +17,9 @@ from paymaster.storage.schema import OLDER_SCHEMA_REVISION
 NOW = datetime.now(UTC)
 OLD_ROW_NANOS, STORED_NANOS = 7, 10**9
 """What a row of `old_table` costs, and one that the worker stores."""
+_TRIED_AGAIN = {"23505", "40P01"}
+"""A row that is there, and a deadlock: what two that store one row at once may be told beside a second unique index.
+Its activity tries again, whatever it is."""
 # As 0.1.0 stores a row: so it must go on until its workers are replaced.
 _OLD_INSERT = text(
     """
@@ -74,11 +76,12 @@ class OldWorker:
     async def store_again(self, number: int) -> None:
         granted_at = self._first_day + timedelta(days=number % 200)
         row = {"attempt": f"old-{number}", "granted_at": granted_at, "cost_usd": 1}
-        while (
-            True
-        ):  # as its activity is: with an index more, two that store one row at once may be told that it is there
-            with contextlib.suppress(IntegrityError):
+        while True:
+            try:
                 async with self._engine.begin() as connection:
                     for state in ("final", "unconfirmed", "final"):
                         await connection.execute(_OLD_INSERT, row | {"state": state})
                 return
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _TRIED_AGAIN:
+                    raise
