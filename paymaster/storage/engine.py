@@ -49,6 +49,9 @@ _PORT_MAX = 65_535
 
 _NO_SETTINGS: Mapping[str, str] = {}
 
+APPLICATION_NAME = "paymaster"
+"""By which PostgreSQL's list of connections knows ours."""
+
 POOLER_PORT = 6432
 """PgBouncer's usual port, also at Azure Database for PostgreSQL."""
 
@@ -122,8 +125,8 @@ def create_engine(
 ) -> AsyncEngine:
     """An engine with a pool of up to ten connections. Connects at the first use; `await engine.dispose()` when done.
 
-    `server_settings` are PostgreSQL's, for each connection that goes through no pooler, which knows none of them. Of
-    several hosts the primary is asked, unless the URL says `target_session_attrs`.
+    `server_settings` are PostgreSQL's, for each connection that goes through no pooler, which knows none of them but
+    `application_name`. Of several hosts the primary is asked, unless the URL says `target_session_attrs`.
 
     Connecting takes at most `CONNECT_TIMEOUT_S`, a command at most `command_timeout_s`: a database that does not answer
     raises TimeoutError instead of holding its caller. Raises ValueError as `parse_url` does.
@@ -133,7 +136,7 @@ def create_engine(
     connect_args: dict[str, Any] = {
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": command_timeout_s,
-        "server_settings": {"application_name": "paymaster"},
+        "server_settings": {"application_name": server_settings.get("application_name", APPLICATION_NAME)},
     }
     if pooled:
         # What one transaction prepares is not there, or is another's, in the next. A pooler knows no other settings.

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from paymaster.storage.access import SET_PRIVILEGES, unseen_schema
-from paymaster.storage.engine import create_engine
+from paymaster.storage.engine import APPLICATION_NAME, create_engine
 from paymaster.storage.hourly_sums import fill
 from paymaster.storage.partitions import SHORT_LOCKS, prepare, with_locks
 
@@ -44,6 +44,14 @@ _MIGRATION_TIMEOUT_S = 3_600.0  # a migration may rewrite a large table
 
 _PATIENT = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "statement_timeout": "0"}
 """Whatever the role or the database says: what is broken off would begin anew, and be broken off again."""
+
+_WORKS = f"{APPLICATION_NAME} migrate"
+"""The name of the connections that migrate, which are there only beside another one that has the lock."""
+
+_END_LEFT_OVER = text(
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() "
+    "AND usename = current_user AND application_name = :name AND state <> 'idle'"
+).bindparams(name=_WORKS)
 
 _ONLINE = (("0015", fill), ("0017", prepare))
 """What is done after a migration and before the next one, in transactions of its own, while workers go on. Each is
@@ -72,16 +80,19 @@ async def migrate(url: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S, server_settings=_PATIENT)
+    keeper = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S, server_settings=_PATIENT)
+    working = {**_PATIENT, "application_name": _WORKS}
+    engine = create_engine(url, command_timeout_s=_MIGRATION_TIMEOUT_S, server_settings=working)
     try:
         # Whoever migrates at the same time waits here, and then finds nothing left to do.
-        async with _alone(engine) as connection:
+        async with _alone(keeper) as connection:
             _refuse_newer(await _revision(connection))
             # Last, since it ends the snapshot of what was asked, which an index that is made online would wait for.
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             await _upgrade(engine, config)
     finally:
         await engine.dispose()
+        await keeper.dispose()
 
 
 @asynccontextmanager
@@ -90,9 +101,13 @@ async def _alone(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
 
     It asks for the lock again and again: a statement that waits for one has a snapshot, for whose end an index that is
     made online waits.
+
+    Of a migration that was killed the lock is free at once, while PostgreSQL goes on with its statement to the end. We
+    would wait for that, and it, if it makes an index, for the end of this transaction: so it is ended first.
     """
+    lock = select(func.pg_try_advisory_xact_lock(_MIGRATION_LOCK))
     async with engine.connect() as connection:
-        while not await connection.scalar(select(func.pg_try_advisory_xact_lock(_MIGRATION_LOCK))):
+        while not await connection.scalar(lock) or await connection.scalar(_END_LEFT_OVER):
             await connection.rollback()
             await asyncio.sleep(_LOOKS_AGAIN_AFTER_S)
         yield connection

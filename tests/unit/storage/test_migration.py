@@ -8,7 +8,7 @@ import pytest
 from old_schemas import upgrade_to
 from old_workers import NOW, OLD_ROW_NANOS, STORED_NANOS, OldWorker, old_table
 from paymaster_process import ROOT, Databases, until
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,7 +17,7 @@ from paymaster.reports.usage import usage_report
 from paymaster.storage.account_sums import posted_by_account
 from paymaster.storage.engine import create_engine
 from paymaster.storage.hourly_sums import fill
-from paymaster.storage.schema import check_schema, migrate
+from paymaster.storage.schema import SCHEMA_TABLE, check_schema, migrate
 
 MIGRATES = "import asyncio, sys; from paymaster.storage.schema import migrate; asyncio.run(migrate(sys.argv[1]))"
 STEPS = {
@@ -28,6 +28,12 @@ STEPS = {
 LEFT_OVER = text(
     "SELECT relname FROM pg_class LEFT JOIN pg_index ON indexrelid = pg_class.oid "
     "WHERE relname LIKE 'usage_hourly_%fill%' OR NOT indisvalid OR NOT indisready"
+)
+_ASKER = f"SELECT FROM pg_locks WHERE relation = '{SCHEMA_TABLE}'::regclass AND NOT granted"
+ASKS_FOR_REVISION = text(f"SELECT EXISTS ({_ASKER})")
+IS_ENDED_OR_WAITS_FOR_ASKER = text(
+    f"SELECT bool_and(EXISTS ({_ASKER} AND pg_locks.pid = ANY(pg_blocking_pids(making.pid)))) IS NOT FALSE "
+    "FROM pg_stat_progress_create_index AS making WHERE datname = current_database()"
 )
 
 
@@ -54,9 +60,11 @@ async def killed_when(engine: AsyncEngine, step: str) -> None:
         async with engine.connect() as connection:
             return await connection.scalar(text(STEPS[step])) is True
 
-    await until(so_far, step)
-    process.kill()
-    await process.wait()
+    try:
+        await until(so_far, step)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.timeout(120)
@@ -66,15 +74,16 @@ async def test_one_that_is_killed_at_each_step_is_repeated(databases: Databases)
     engine, done = await old_table(databases, rows), asyncio.Event()
     url = engine.url.render_as_string(hide_password=False)
     workers = [OldWorker(engine), OldWorker(engine)]
-    storing = [asyncio.create_task(worker.run(done)) for worker in workers]
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
-        await connection.execute(text("SELECT txid_current_snapshot()"))  # so that an index is not made in a moment
-        for step in STEPS:
-            await killed_when(engine, step)
-    await migrate(url)
-    done.set()
-    await asyncio.gather(*storing)
+    async with asyncio.TaskGroup() as storing:
+        for worker in workers:
+            storing.create_task(worker.run(done))
+        async with engine.connect() as connection:
+            connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+            await connection.execute(text("SELECT txid_current_snapshot()"))  # so that an index is not made in a moment
+            for step in STEPS:
+                await killed_when(engine, step)
+        await migrate(url)
+        done.set()
     await check_schema(engine)
     stored = max(worker.stored for worker in workers)  # both store the same
     nanos = rows * OLD_ROW_NANOS + stored * STORED_NANOS
@@ -86,13 +95,45 @@ async def test_one_that_is_killed_at_each_step_is_repeated(databases: Databases)
     await engine.dispose()
 
 
-async def test_rows_after_the_end_of_the_table_of_before_are_summed(databases: Databases) -> None:
-    """Also what was stored before that table is a partition, if the migration rests there for more than a month."""
-    rows = 10
+async def before_the_index(databases: Databases, rows: int) -> AsyncEngine:
+    """A database in which the sums are filled, and the table of before is no partition yet."""
     engine = await old_table(databases, rows)
     await upgrade_to(engine, "0015")
     await fill(engine)
     await upgrade_to(engine, "0017")
+    return engine
+
+
+@pytest.mark.timeout(60)
+async def test_what_a_killed_one_left_running_is_ended(databases: Databases) -> None:
+    """PostgreSQL goes on making the index, which would wait for the next one's transaction, and that for the index."""
+    engine = await before_the_index(databases, 10)
+    async with engine.connect() as worker, engine.connect() as schema:
+        await worker.execute(text("LOCK TABLE api_usage IN ROW EXCLUSIVE MODE"))  # it stores, and the index waits
+        await killed_when(engine, "the index is made")
+        await schema.execute(text(f"LOCK TABLE {SCHEMA_TABLE}"))  # whoever asks for the revision waits, in a snapshot
+        again = asyncio.create_task(migrate(engine.url.render_as_string(hide_password=False)))
+
+        async def is_true(query: TextClause) -> bool:
+            async with engine.connect() as connection:
+                return await connection.scalar(query) is True
+
+        await until(lambda: is_true(ASKS_FOR_REVISION), "the next one asks for the revision")
+        await worker.rollback()
+        await until(
+            lambda: is_true(IS_ENDED_OR_WAITS_FOR_ASKER),
+            "the index waits for the next one, or nobody makes it any more",
+        )
+    async with asyncio.timeout(20):
+        await again
+    await check_schema(engine)
+    await engine.dispose()
+
+
+async def test_rows_after_the_end_of_the_table_of_before_are_summed(databases: Databases) -> None:
+    """Also what was stored before that table is a partition, if the migration rests there for more than a month."""
+    rows = 10
+    engine = await before_the_index(databases, rows)
     for _ in range(2):
         await OldWorker(engine, NOW + timedelta(days=100)).store()
     await migrate(engine.url.render_as_string(hide_password=False))
