@@ -21,7 +21,14 @@ from paymaster.messages import (
     Withdrawn,
 )
 from paymaster.messages.bounds import check_grant, is_within_bounds
-from paymaster.messages.temporal_names import PARKED_SUMMARY, PARKED_TIMER_LONGER, RECORD_USAGE, RESERVE, VOID
+from paymaster.messages.temporal_names import (
+    NOT_WANTED,
+    PARKED_SUMMARY,
+    PARKED_TIMER_LONGER,
+    RECORD_USAGE,
+    RESERVE,
+    VOID,
+)
 from paymaster.observability.temporal_ui import summary
 from workflows.signals import message_of
 
@@ -110,11 +117,15 @@ class Holds:
                 continue
             return answer
 
-    async def _counted(self, answer: CountFirst) -> None:
-        """Not patched: the ledger answers and signals so since there are counts."""
+    async def _counted(self, answer: CountFirst) -> Denied | None:
+        """None: it has counted, and asks again. Who asked without having counted would be told to count, for ever.
+
+        Not patched: the ledger answers and signals so since there are counts.
+        """
         assert self._on_count_first is not None  # only who can count asks with countable candidates
         if not self.cancelled:
             await self._on_count_first(answer.candidate)
+        return Denied(hold_id=answer.hold_id, reason=NOT_WANTED, detail="") if self.cancelled else None
 
     async def _ask(self, hold_id: str, asked_at_ms: int) -> Granted | Parked | Denied | CountFirst | Ended:
         self._recalled = False  # here and not while it waits: the answer may still be of the ledger that is lost

@@ -1,5 +1,6 @@
 """Long prompts whose bytes could cost more than there is: their tokens are counted once, and what they cost fits."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -45,6 +46,9 @@ PROMPT = " word" * TOKENS
 """Of 500,000 bytes: at $1 for a million tokens they could cost $0.50, and the tokens cost $0.10."""
 CAP = Decimal("0.12")
 KEY = "sk-live-counted-0123456789"
+BOTH = "both"
+WORKFLOW_TASK_S = 11
+"""After so long Temporal gives a task to another poll."""
 BUDGETS = ("fits-claude", "fits-gpt", "paused", "gone", "fails", "waits", "over", "then")
 
 
@@ -96,6 +100,7 @@ async def site(
     )
     routes: Any = tables["routes"]
     routes[services["gpt"].name] = [f"{services['gpt'].name}/gpt-4o"]
+    routes[BOTH] = [*routes[services["claude"].name], *routes[services["gpt"].name]]
     environment = {
         "TIKTOKEN_CACHE_DIR": str(kept_encodings(folder / "encodings")),
         "PAYMASTER_KEY_CLAUDE_KEY": KEY,
@@ -220,6 +225,32 @@ async def test_nothing_is_counted_for_a_caller_that_is_gone(site: Site, services
     await site.ledger.resume_service(ResumeService(service=service.name))
     assert service.count == asked
     assert (await site.ledger.status()).parked == 0
+
+
+@pytest.mark.parametrize("how", ["before", "meanwhile"])
+async def test_a_call_that_is_given_up_asks_the_ledger_no_more(
+    site: Site, services: dict[str, FakeService], how: str
+) -> None:
+    """Though it would be told to count: before it was, or for its next candidate."""
+    service = services["claude"]
+    (worker,) = site.workers
+    service.hold()
+    if how == "before":
+        with frozen(worker.process.pid):
+            call = await start(site.client, ask(service, "fits-claude"))
+            await call.signal("caller_gone")
+            await asyncio.sleep(WORKFLOW_TASK_S)  # the worker's first task has only the start, and is lost
+    else:
+        call = await start(site.client, ask(service, "fits-claude", route=BOTH))
+        await until(lambda: service.held, "its tokens are being counted")
+        await call.signal("caller_gone")
+    try:
+        async with asyncio.timeout(30):
+            result = await call.result()
+    finally:
+        service.release()
+    assert (result.reason, result.attempts) == ("caller_gone", 0)
+    assert await counted(site, result) == int(how == "meanwhile")
 
 
 async def test_a_bill_above_a_count_is_an_overage_and_raises_the_margin(
