@@ -22,7 +22,7 @@ class Claims:
         claims_at_ms = call.claims_at_ms()
         if claims_at_ms is None or claims_at_ms > now_ms:
             return frozenset()
-        call.keeps |= call.waits_for
+        call.keeps |= call.kept_for_it()
         self._accounts[call.place()] = call.keeps
         for key in call.keeps:
             insort(self._places.setdefault(key, []), call.place())

@@ -20,6 +20,7 @@ COUNTING = "counting"
 """The reason of a call that was told to count its tokens."""
 TO_COUNT = "to_count"
 """The reason of one that will be, as soon as fewer count."""
+_COUNTS = frozenset((COUNTING, TO_COUNT))
 SHORT = "short"
 """Why a call is looked at when money is not short any more: a candidate of it is for when it is."""
 
@@ -62,6 +63,12 @@ class ParkedCall:
     def answer(self) -> Parked:
         """What the call is told, each time that it asks."""
         return Parked(hold_id=self.reserve.hold_id, deadline_at_ms=self.reserve.deadline_at_ms, detail=self.detail)
+
+    def kept_for_it(self) -> frozenset[str]:
+        """Accounts that are kept for it when it has waited long enough. Not where it only waits for a count: nobody
+        behind it takes that."""
+        counts = {account for reason, account in self.waits if reason in _COUNTS}
+        return self.waits_for - (counts - {account for reason, account in self.waits if reason not in _COUNTS})
 
     def counts_in(self) -> str | None:
         """The account of the service by which it counts its tokens. None: it does not."""

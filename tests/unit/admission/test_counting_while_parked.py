@@ -92,6 +92,24 @@ def test_a_call_that_counts_keeps_its_place_and_its_claims() -> None:
     assert site.served() == [behind]
 
 
+def test_nobody_waits_for_a_call_of_another_budget_that_counts() -> None:
+    """A call that has waited for long keeps the money of its budget, and not the service that it counts by; neither
+    when it has counted and waits on, nor when it waits for others to have counted."""
+    budgets = {"acme": capped(day=10), "other": capped(day=1_000)}
+    site = Site(config(budgets=budgets))
+    first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
+    parked = [ask(site, texts(), input_bytes=8_900) for _ in range(COUNTING_AT_ONCE_MAX + 1)]
+    site.wait(3 * MINUTE)
+    site.settle(first, 0)
+    assert len(told_to_count(site)) == COUNTING_AT_ONCE_MAX
+    site.granted(candidate(), budget="other")
+    assert isinstance(asks_again(site, parked[0], counted=8_000, input_bytes=8_900), Parked)
+    site.granted(candidate(), budget="other")
+    small = site.parked(candidate())
+    site.settle(second, 0)
+    assert small not in site.answers(), "the money is kept"
+
+
 def test_a_full_queue_denies_no_call_that_has_counted_in_it() -> None:
     site = Site(config(max_parked=1))
     first, second = site.granted(candidate(usd=4)), site.granted(candidate(usd=5))
