@@ -62,10 +62,20 @@ def with_count_in_the_way(
     return [in_the_way if each.helped_by_count else each for each in obstacles]
 
 
-def has_counted(before: Reserve, now: Reserve) -> bool:
-    """Whether the call has counted, or tried to, for a candidate since it asked before."""
-    return _countable(now) < _countable(before)
+def as_counted(before: Reserve, now: Reserve) -> Reserve | None:
+    """What a parked call asked before, with what it has counted, or tried to, since. None: nothing.
+
+    All else stays as it was parked with: the route may be another one since, whose candidates nobody was told to count.
+    """
+    if not any(map(may_be_counted, before.candidates)):
+        return None
+    asked = {(each.service, each.model): each for each in now.candidates}
+    candidates = tuple([_as_counted(each, asked.get((each.service, each.model))) for each in before.candidates])
+    return None if candidates == before.candidates else before.model_copy(update={"candidates": candidates})
 
 
-def _countable(request: Reserve) -> set[tuple[str, str]]:
-    return {(each.service, each.model) for each in request.candidates if may_be_counted(each)}
+def _as_counted(before: Candidate, now: Candidate | None) -> Candidate:
+    if not may_be_counted(before) or (now is not None and may_be_counted(now)):
+        return before
+    count = None if now is None else now.counted_tokens
+    return before.model_copy(update={"countable": False, "counted_tokens": count})

@@ -13,7 +13,7 @@ from paymaster.admission.caps import Caps
 from paymaster.admission.clock import BEHIND_FOR_MS, DOUBT_MS, JUMP_MS, TAKEN_WITHIN_MS
 from paymaster.admission.config_commands import ConfigCommands
 from paymaster.admission.copying import StatusCopies
-from paymaster.admission.counting import has_counted
+from paymaster.admission.counting import as_counted
 from paymaster.admission.going_back import put_back
 from paymaster.admission.granting import Granting
 from paymaster.admission.in_force import InForce
@@ -426,9 +426,8 @@ class Desk:
         if hold := self.ledger.holds.get(hold_id):
             return Granted(grant=hold.grant) if hold.state == "pending" else Ended(hold_id=hold_id)
         if call := self.queue.get(hold_id):
-            if has_counted(call.reserve, request):
-                return self._parking.counted(call, request)
-            return call.answer()
+            counted = as_counted(call.reserve, request)
+            return call.answer() if counted is None else self._parking.counted(call, counted)
         if ended := self.state.end_of(hold_id):
             return ended.denied or Ended(hold_id=hold_id)
         if request.asked_at_ms < self.state.forgotten_until_ms:

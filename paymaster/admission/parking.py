@@ -190,7 +190,7 @@ class Parking:
         round_ = self.queue.round(state.freed, state.look_from, now_ms)
         state.freed, state.look_from = set(), None
         while self._may_look and (call := round_.next()) is not None:
-            claimed = self.queue.claims.end(call) | frozenset(filter(None, [call.counts_in()]))
+            claimed, counted = self.queue.claims.end(call), frozenset(filter(None, [call.counts_in()]))
             self._looked_at += len(call.reserve.candidates)
             if self._serve(call):
                 self._served += 1
@@ -198,7 +198,8 @@ class Parking:
             else:
                 self._in_vain += 1
                 kept = self.queue.claims.claim(call, now_ms)
-            round_.free(claimed - kept)  # it keeps those accounts from nobody behind it any more
+            # It keeps those accounts from nobody behind it any more, and may count there no more.
+            round_.free((claimed - kept) | counted)
         state.freed, state.look_from = round_.freed, round_.everybody_from
         self.remind(now_ms + 1 if self.is_left else self.queue.change_ms())
 
@@ -251,20 +252,19 @@ class Parking:
         found = self.choose(request, call.place())
         if isinstance(found, Choice):
             return self.granted(request, found)
-        helped = first_helped(request, found)
+        helped, now_ms = first_helped(request, found), self._state.now_ms
+        counts = helped is not None and self.queue.counting.has_room(f"service:{helped.service}", now_ms)
         if helped is not None:
-            found = with_count_in_the_way(found, helped, self._state.now_ms + COUNTED_WITHIN_MS)
+            found = with_count_in_the_way(found, helped, now_ms + COUNTED_WITHIN_MS if counts else None)
         deciding = self._told_of(call, found)
         if self._helps_no_more(call, deciding):
             why = self._why(request, found)
             return self._granting.deny(request.hold_id, deciding.reason, why.detail, why.in_the_way)
-        self.queue.add(call, found, self._state.now_ms)
-        self.queue.claims.claim(call, self._state.now_ms)
+        self.queue.add(call, found, now_ms)
+        self.queue.claims.claim(call, now_ms)
         self._remind_of(call)
         self._tell_parked(call, deciding, found)
-        if helped is not None:
-            return count_first(request, helped)
-        return call.answer()
+        return count_first(request, helped) if helped is not None and counts else call.answer()
 
     def _told_to_count(self, call: ParkedCall, found: list[Obstacle]) -> list[Obstacle]:
         """What is in its way then, where to count may help: that it does, or that many others do."""

@@ -1,7 +1,7 @@
 """A parked call counts its tokens when that may help, at its place, and few of them at once."""
 
 import pytest
-from desk_counts import ask, granted, texts
+from desk_counts import BYTES, ask, granted, texts
 from desk_kit import DAY, MINUTE, SECOND, Site, candidate, capped, config, service
 
 from paymaster.admission.counting import COUNTED_WITHIN_MS
@@ -198,3 +198,41 @@ def test_two_candidates_are_counted_one_after_the_other() -> None:
     assert second.candidate.service == "b"
     last = ask(site, texts("a", counted=15_000), texts("b", counted=3_000), hold_id=parked.hold_id)
     assert granted(last).service == "b"
+
+
+def test_no_more_count_at_once_for_a_second_candidate() -> None:
+    """By the first service all of them count in no time."""
+    site = Site(config(services={name: service() for name in "ab"}), load=False)
+    parked = [ask(site, texts("a"), texts("b")) for _ in range(COUNTING_AT_ONCE_MAX + 3)]
+    site.load()
+    by_second, waiting = list[str](), list[str]()
+    while told := told_to_count(site):
+        for hold_id in told:
+            answer = ask(site, texts("a", counted=15_000), texts("b"), hold_id=hold_id)
+            (by_second if isinstance(answer, CountFirst) else waiting).append(hold_id)
+        site.desk.advance(site.now_ms)
+    assert (len(by_second), len(waiting)) == (COUNTING_AT_ONCE_MAX, 3)
+    assert len(by_second + waiting) == len(parked)
+    ask(site, texts("a", counted=15_000), texts("b", counted=15_000), hold_id=by_second[0])
+    site.desk.advance(site.now_ms)
+    assert told_to_count(site) == waiting[:1]
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["of-two", "of-others"])
+def test_a_call_whose_route_is_another_one_since_is_decided_with_its_count(*, left: bool) -> None:
+    """Its worker has another configuration than the one that asked first: with one more that may be counted, or
+    without the one that was."""
+    site = Site(config(services={name: service() for name in "ab"}), load=False)
+    parked = ask(site, texts("a"))
+    site.load()
+    assert isinstance(parked, Parked)
+    assert told_to_count(site) == [parked.hold_id]
+    candidates = (texts("b"), texts("a", counted=3_000)) if left else ()
+    request = site.request(hold_id=parked.hold_id).model_copy(update={"candidates": candidates, "input_bytes": BYTES})
+    answer = site.desk.handle(request, site.now_ms)
+    if left:
+        assert granted(answer).counted_tokens == 3_000
+    else:
+        assert isinstance(answer, Denied)
+        assert answer.reason == "bound_above_cap"
+    assert not site.desk.state.parked
