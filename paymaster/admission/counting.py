@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from paymaster.admission.breaker import Gate
-from paymaster.admission.parked_call import COUNTING, TO_COUNT, ParkedCall
+from paymaster.admission.parked_call import COUNTING, COUNTS_LATE, TO_COUNT, ParkedCall
 from paymaster.admission.routing import Obstacle, may_be_counted, name_of
 from paymaster.messages import Candidate, CountFirst, Reserve
 from paymaster.values.limits import COUNTING_AT_ONCE_MAX
 
 COUNTED_WITHIN_MS = 60_000
-"""After so long a call that was told to count, and asks no more, is told again. Its activity has 30 s."""
+"""After so long a call that was told to count, and asks no more, is told again, and the next one is, too: its activity
+has 30 s, so that nothing counts for it any more, and its workflow may hang for as long as it waits."""
 
 
 def first_helped(request: Reserve, obstacles: Iterable[Obstacle]) -> Candidate | None:
@@ -53,10 +54,11 @@ class Counting:
 
 
 def with_count_in_the_way(
-    obstacles: Iterable[Obstacle], candidate: Candidate, counts_until_ms: int | None
+    obstacles: Iterable[Obstacle], candidate: Candidate, counts_until_ms: int | None, *, is_late: bool = False
 ) -> list[Obstacle]:
     """What is in the way of a call that counts for a candidate, or, None, is to as soon as fewer do."""
-    reason, what = (TO_COUNT, "to be counted") if counts_until_ms is None else (COUNTING, "being counted")
+    told = COUNTS_LATE if is_late else COUNTING
+    reason, what = (TO_COUNT, "to be counted") if counts_until_ms is None else (told, "being counted")
     detail = f"{name_of(candidate)}: its tokens are {what}"
     in_the_way = Obstacle("transient", reason, detail, f"service:{candidate.service}", counts_until_ms)
     return [in_the_way if each.helped_by_count else each for each in obstacles]

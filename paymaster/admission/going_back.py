@@ -6,6 +6,7 @@ yet happens as soon as it would have without the jump.
 
 from paymaster.admission.accounts import Account
 from paymaster.admission.breaker import Gate
+from paymaster.admission.counting import COUNTED_WITHIN_MS
 from paymaster.admission.holds import Hold
 from paymaster.admission.parked_call import ParkedCall
 from paymaster.admission.state import DeskState
@@ -72,6 +73,7 @@ def _put_call_back(call: ParkedCall, to_ms: int) -> None:
         call.reserve = request.model_copy(update={"deadline_at_ms": deadline_at_ms, "asked_at_ms": to_ms})
     call.parked_at_ms = min(call.parked_at_ms, to_ms)
     call.retry_at_ms = None if call.retry_at_ms is None else min(call.retry_at_ms, to_ms)
-    call.counts_until_ms = None if call.counts_until_ms is None else min(call.counts_until_ms, to_ms)
+    until_ms = call.counts_until_ms
+    call.counts_until_ms = None if until_ms is None else min(until_ms, to_ms + COUNTED_WITHIN_MS)
     call.busy_since_ms = None if call.busy_since_ms is None else min(call.busy_since_ms, to_ms)
     call.open_since_ms = None if call.open_since_ms is None else min(call.open_since_ms, to_ms)

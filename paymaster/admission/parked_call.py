@@ -20,7 +20,9 @@ COUNTING = "counting"
 """The reason of a call that was told to count its tokens."""
 TO_COUNT = "to_count"
 """The reason of one that will be, as soon as fewer count."""
-_COUNTS = frozenset((COUNTING, TO_COUNT))
+COUNTS_LATE = "counts_late"
+"""The reason of one that was told so, and has not asked again in time: others count meanwhile."""
+_COUNTS = frozenset((COUNTING, TO_COUNT, COUNTS_LATE))
 SHORT = "short"
 """Why a call is looked at when money is not short any more: a candidate of it is for when it is."""
 
@@ -71,7 +73,7 @@ class ParkedCall:
         return self.waits_for - (counts - {account for reason, account in self.waits if reason not in _COUNTS})
 
     def counts_in(self) -> str | None:
-        """The account of the service by which it counts its tokens. None: it does not."""
+        """The account of the service by which it counts its tokens. None: it does not, or should have by now."""
         return next((account for reason, account in self.waits if reason == COUNTING), None)
 
     def short_below(self) -> int | None:
@@ -89,7 +91,7 @@ class ParkedCall:
         deciding = decide(obstacles)
         self.waits = (*((o.reason, o.account) for o in obstacles), *((SHORT, key) for key in short_in))
         self.waits_for = frozenset(o.account for o in obstacles if o.account is not None and o.kind != "impossible")
-        self.counts_until_ms = next((o.until_ms for o in obstacles if o.reason == COUNTING), None)
+        self.counts_until_ms = next((o.until_ms for o in obstacles if o.reason in (COUNTING, COUNTS_LATE)), None)
         self.retry_at_ms = min((o.until_ms for o in obstacles if o.until_ms is not None), default=None)
         # That is nobody's hold: patience begins after it.
         loading = any(o.reason in ("loading", "accounts_full", "runaway") for o in obstacles)

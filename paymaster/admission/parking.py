@@ -272,12 +272,13 @@ class Parking:
         if helped is None:
             return found
         until_ms, now_ms = call.counts_until_ms, self._state.now_ms
+        is_late = until_ms is not None and (until_ms <= now_ms or call.counts_in() is None)
         if until_ms is None or until_ms <= now_ms:
-            has_room = self.queue.counting.has_room(f"service:{helped.service}", now_ms)
-            until_ms = now_ms + COUNTED_WITHIN_MS if has_room else None
-            if has_room:
+            tells = is_late or self.queue.counting.has_room(f"service:{helped.service}", now_ms)
+            until_ms = now_ms + COUNTED_WITHIN_MS if tells else None
+            if tells:
                 self._outbox.answer(call.reserve.call, count_first(call.reserve, helped))
-        return with_count_in_the_way(found, helped, until_ms)
+        return with_count_in_the_way(found, helped, until_ms, is_late=is_late)
 
     def _told_of(self, call: ParkedCall, found: list[Obstacle]) -> Obstacle:
         """What decides about a parked call, when those were told who want to know."""

@@ -12,7 +12,7 @@ from paymaster.admission.accounts import UNCAPPED, Account
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import COUNTED_MARGIN_PERCENT, Gate
 from paymaster.admission.first_fit import FirstFit, Place
-from paymaster.admission.parked_call import COUNTING, TO_COUNT, ParkedCall
+from paymaster.admission.parked_call import COUNTING, COUNTS_LATE, TO_COUNT, ParkedCall
 from paymaster.admission.routing import NOT_SHORT, budgets_of, least_bound_nanos, tokens_estimated
 from paymaster.admission.runs import Run
 
@@ -60,6 +60,7 @@ _KINDS: dict[str, Kind] = {
     "loading": "loading",
     "claimed": "claimed",
     COUNTING: "counting",
+    COUNTS_LATE: "counting",
     TO_COUNT: "to_count",
     "accounts_full": "full",
     "run_budget_exhausted": "exhausted",

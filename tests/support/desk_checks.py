@@ -72,7 +72,7 @@ class DeskChecks(TwoDesks):
         count = sum(waiting.counts for waiting in self.model.queue)
         is_shut = any(self.model.is_shut(c.service) for c in request.candidates if not c.purchase)
         is_full = count >= counting.COUNTING_AT_ONCE_MAX or (is_shut and count > 0)
-        assert reason == "counting" or is_full, f"{request.hold_id} is parked though to count its tokens may help"
+        assert reason != "to_count" or is_full, f"{request.hold_id} is parked though to count its tokens may help"
 
     def check_waiting(self, waiting: Waiting, *, in_doubt: bool) -> None:
         """It waits because it must, and as long as it must nothing that it waits for is given away."""
@@ -82,8 +82,8 @@ class DeskChecks(TwoDesks):
         waiting.claims = parked.keeps
         model.take_part(request)
         assert in_doubt or request.deadline_at_ms > model.now_ms, f"{request.hold_id} waits after its deadline"
-        to_count = [reason for reason, _ in parked.waits if reason in ("counting", "to_count")]
-        assert waiting.counts or "counting" not in to_count, f"{request.hold_id} was not told that it counts"
+        to_count = [reason for reason, _ in parked.waits if reason in ("counting", "counts_late", "to_count")]
+        assert waiting.counts or {*to_count} <= {"to_count"}, f"{request.hold_id} was not told that it counts"
         if to_count:
             self.check_counting(request, to_count[0])
             return

@@ -165,6 +165,25 @@ def test_a_call_that_asks_no_more_holds_up_no_other_count(*, is_told: bool) -> N
     assert not site.desk.state.parked
 
 
+def test_calls_that_hang_hold_up_no_other_count() -> None:
+    """A minute later the next one counts, of whatever budget; and those count when they ask again after all."""
+    site = Site(config(budgets={"acme": capped(day=10), "other": capped(day=10)}), load=False)
+    hang = [ask(site, texts()) for _ in range(COUNTING_AT_ONCE_MAX)]
+    parked = ask(site, texts(), budget="other")
+    site.load()
+    assert isinstance(parked, Parked)
+    assert len(told_to_count(site)) == COUNTING_AT_ONCE_MAX
+    site.wait(COUNTED_WITHIN_MS - 1)
+    assert not site.answers()
+    site.wait(1)
+    assert parked.hold_id in told_to_count(site)
+    site.cut()
+    site.wait(COUNTED_WITHIN_MS - 1)
+    assert not site.answers()
+    granted(asks_again(site, parked, budget="other"))
+    granted(asks_again(site, hang[-1]))
+
+
 def test_one_alone_counts_while_a_service_is_tried_again() -> None:
     site = Site(config(services={"s": service(failures=1)}))
     site.report(site.granted(candidate(usd=1)))
