@@ -22,7 +22,10 @@ TO_COUNT = "to_count"
 """The reason of one that will be, as soon as fewer count."""
 COUNTS_LATE = "counts_late"
 """The reason of one that was told so, and has not asked again in time: others count meanwhile."""
-_COUNTS = frozenset((COUNTING, TO_COUNT, COUNTS_LATE))
+MODEL_PAUSED = "model_paused"
+"""The reason of one whose model has reached a limit of its own."""
+_TAKEN_BY_NOBODY = frozenset((COUNTING, TO_COUNT, COUNTS_LATE, MODEL_PAUSED))
+"""Reasons to wait in a service of which those who call it meanwhile take nothing."""
 SHORT = "short"
 """Why a call is looked at when money is not short any more: a candidate of it is for when it is."""
 
@@ -67,10 +70,11 @@ class ParkedCall:
         return Parked(hold_id=self.reserve.hold_id, deadline_at_ms=self.reserve.deadline_at_ms, detail=self.detail)
 
     def kept_for_it(self) -> frozenset[str]:
-        """Accounts that are kept for it when it has waited long enough. Not where it only waits for a count: nobody
-        behind it takes that."""
-        counts = {account for reason, account in self.waits if reason in _COUNTS}
-        return self.waits_for - (counts - {account for reason, account in self.waits if reason not in _COUNTS})
+        """Accounts that are kept for it when it has waited long enough. Not where it only waits for a count, or for its
+        model: nobody behind it takes that."""
+        others = {account for reason, account in self.waits if reason not in _TAKEN_BY_NOBODY}
+        alone = {account for reason, account in self.waits if reason in _TAKEN_BY_NOBODY}
+        return self.waits_for - (alone - others)
 
     def counts_in(self) -> str | None:
         """The account of the service by which it counts its tokens. None: it does not, or should have by now."""

@@ -52,6 +52,18 @@ def test_who_has_no_other_model_waits_for_the_pause_to_end() -> None:
     assert paused.served() == waiting
 
 
+def test_however_long_it_waits_others_call_other_models() -> None:
+    """Its service is not kept for it, which it has again before those behind it when the pause ends."""
+    paused = site()
+    reached(paused, paused.granted(model("small")), 10 * MINUTE)
+    waiting = paused.parked(model("small"))
+    paused.wait(9 * MINUTE)
+    paused.granted(model("large"))
+    later = paused.parked(model("small"))
+    paused.wait(MINUTE)
+    assert paused.served() == [waiting, later]
+
+
 def test_an_admin_ends_the_pauses_of_models_too_and_sees_them() -> None:
     paused = site()
     reached(paused, paused.granted(model("small")), DAY)
