@@ -102,7 +102,7 @@ class Desk:
         self._configs = ConfigCommands(state, self.in_force, self._alerts, self._parking)
         self._caps = Caps(state, self.ledger, self.outbox, self.in_force, self._parking)
         self._runs = RunCommands(state, self.ledger, self.outbox, self._alerts, self._caps, self._parking)
-        self._services = ServiceCommands(state, self.ledger, self.outbox)
+        self._services = ServiceCommands(state, self.ledger, self.outbox, self._parking)
         self._loading = SpendLoading(state, self.ledger, self.outbox, self._alerts, self.in_force, self._parking)
         self._settling = Settling(state, self.ledger, self.outbox, self._alerts, self._parking, self._loading)
         self._minute_ends_ms = state.books.window_starts_ms["minute"] + 60_000

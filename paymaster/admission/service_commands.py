@@ -5,6 +5,7 @@ from paymaster.admission.authority import signed
 from paymaster.admission.books import Ledger
 from paymaster.admission.breaker import Gate
 from paymaster.admission.outbox import Outbox
+from paymaster.admission.parking import Parking
 from paymaster.admission.state import DeskState
 from paymaster.messages import PauseService, ResumeService, ServiceState
 from paymaster.messages.temporal_names import PAUSE_SERVICE, RESUME_SERVICE
@@ -13,8 +14,8 @@ from paymaster.values.limits import PAUSED_BY_BYTES_MAX
 
 
 class ServiceCommands:
-    def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox) -> None:
-        self._state, self._ledger, self._outbox = state, ledger, outbox
+    def __init__(self, state: DeskState, ledger: Ledger, outbox: Outbox, parking: Parking) -> None:
+        self._state, self._ledger, self._outbox, self._parking = state, ledger, outbox, parking
 
     def pause(self, change: PauseService) -> ServiceState:
         """Sends nothing more to a service; takes back what was granted and not sent. Raises ValueError for no such."""
@@ -32,8 +33,10 @@ class ServiceCommands:
         """Ends an admin's pause, and also a pause of the service's own and an open breaker."""
         change = signed(self._state, RESUME_SERVICE.name, change)
         gate = self._gate(change.service)
-        paused_by = gate.paused_by
+        paused_by, margin_percent = gate.paused_by, gate.counted_margin_percent
         gate.open_up()
+        if gate.counted_margin_percent != margin_percent:  # who waits with a count needs less than it was filed with
+            self._parking.file_again()
         self._tell(change.service, alert_texts.service_resumed(change, paused_by))
         self._ledger.mark([f"service:{change.service}"])
         self._state.freed.add(f"service:{change.service}")

@@ -216,6 +216,18 @@ def test_an_admin_who_resumes_a_service_takes_its_margin_back() -> None:
     assert granted(ask(site, texts(counted=5_000))).bound_nanos == grant.bound_nanos
 
 
+def test_who_waits_with_a_count_is_served_when_its_margin_is_taken_back() -> None:
+    """Nothing else changes: it fits with what its count says then."""
+    site = Site(config(budgets={"acme": capped(day=20), "other": capped(day=1_000)}))
+    over = granted(ask(site, texts(counted=5_000), budget="other"))
+    site.settle(over, over.bound_nanos / USD + 5)  # 5,000 tokens, as many as were counted
+    site.granted(candidate(usd=10))
+    parked = ask(site, texts(counted=5_000))  # $11.12 of $10
+    assert isinstance(parked, Parked)
+    site.desk.resume_service(ResumeService(service="s", who="ada", reason="mended"), site.now_ms)
+    assert site.served() == [parked.hold_id]
+
+
 def test_other_bills_leave_the_margin_as_it_is() -> None:
     """One within its bound, and an overage of a bound that is made of bytes."""
     site = Site(config(budgets={"acme": capped(day=1_000)}))
