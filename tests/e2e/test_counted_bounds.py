@@ -23,7 +23,8 @@ from paymaster_process import (
     running_site,
     until,
 )
-from temporalio.client import WorkflowFailureError
+from temporalio.api.enums.v1 import EventType, PendingWorkflowTaskState
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from paymaster import LLMRequest, Outcome
 from paymaster.client import start, try_generate
@@ -47,8 +48,6 @@ PROMPT = " word" * TOKENS
 CAP = Decimal("0.12")
 KEY = "sk-live-counted-0123456789"
 BOTH = "both"
-WORKFLOW_TASK_S = 11
-"""After so long Temporal gives a task to another poll."""
 BUDGETS = ("fits-claude", "fits-gpt", "paused", "gone", "fails", "waits", "over", "then")
 
 
@@ -205,6 +204,18 @@ async def test_a_call_that_is_cancelled_while_it_is_counted_costs_nothing(
     assert (await site.balance("budget:acme/fits-claude")).pending_nanos == 0
 
 
+async def has_its_task(call: WorkflowHandle[Any, Any]) -> bool:
+    """Whether a worker has a task of it: what comes from now on is in the next one."""
+    task = (await call.describe()).raw_description.pending_workflow_task
+    return task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_STARTED
+
+
+async def lost_its_task(call: WorkflowHandle[Any, Any]) -> bool:
+    """Whether a worker has had a task of it for so long that another poll gets it."""
+    types = [event.event_type async for event in call.fetch_history_events()]
+    return EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT in types
+
+
 async def test_nothing_is_counted_for_a_caller_that_is_gone(site: Site, services: dict[str, FakeService]) -> None:
     """Also if both are told to the call at once."""
     service = services["claude"]
@@ -214,7 +225,8 @@ async def test_nothing_is_counted_for_a_caller_that_is_gone(site: Site, services
     await until(lambda: is_parked(site), "the call waits for its service")
     (worker,) = site.workers
     with frozen(worker.process.pid):
-        await call.signal("no_such_signal")  # the worker's task has this one, and the next task both others
+        await call.signal("no_such_signal")
+        await until(lambda: has_its_task(call), "the worker's task has this one, and the next task both others")
         reference = CallRef(workflow_id=call.id, run_id=call.result_run_id or "")
         candidate = Candidate(service=service.name, model=MODEL, max_output_tokens=100, price=None)
         to_count = CountFirst(hold_id=f"{reference.run_id}/1", candidate=candidate)
@@ -239,7 +251,7 @@ async def test_a_call_that_is_given_up_asks_the_ledger_no_more(
         with frozen(worker.process.pid):
             call = await start(site.client, ask(service, "fits-claude"))
             await call.signal("caller_gone")
-            await asyncio.sleep(WORKFLOW_TASK_S)  # the worker's first task has only the start, and is lost
+            await until(lambda: lost_its_task(call), "its first task, which may have only the start, is lost", 30)
     else:
         call = await start(site.client, ask(service, "fits-claude", route=BOTH))
         await until(lambda: service.held, "its tokens are being counted")
