@@ -234,7 +234,8 @@ takes about 0.1 ms. What is left goes on in the next one."""
 IN_VAIN_MAX = 500
 """Parked calls that are looked at in one activation and wait on: their money is spent now, say."""
 COUNTING_AT_ONCE_MAX = 20
-"""Parked calls that count their tokens by one service at once; the next ones do when these have."""
+"""Parked calls that count their tokens by one service at once; the next ones do when these have, or
+have not within a minute."""
 LOOKED_AT_MAX = 4_000
 """Candidates of parked calls that are looked at in one activation. Each takes about 0.03 ms."""
 ASKED_AT_ONCE_MAX = 12_000
